@@ -1,0 +1,84 @@
+"""Both colours from one source.
+
+A *flow* is a generator that yields :class:`Io` steps and returns a result. :func:`run` performs the
+steps blocking, :func:`arun` awaits them; the logic between the steps is written once::
+
+    def greet(store: Store) -> Flow[str]:
+        name = yield from store.name()      # an Io[str]
+        return f"Hola {name}"
+
+    run(greet(store))                       # or: await arun(greet(store))
+
+Flows contain no concurrency, and their cleanup performs no I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+
+class Io(Generic[T]):
+    """One step of I/O that can be performed blocking or awaited."""
+
+    __slots__ = ("block", "wait")
+
+    def __init__(self, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> None:
+        self.block = block
+        self.wait = wait
+
+    def __iter__(self) -> Generator[Io[Any], Any, T]:
+        result: T = yield self
+        return result
+
+
+Flow: TypeAlias = Generator[Io[Any], Any, T]
+
+
+def run(flow: Flow[T] | Io[T]) -> T:
+    """Perform a flow, or a single step, on the calling thread."""
+    if isinstance(flow, Io):
+        return flow.block()
+    try:
+        step = next(flow)
+        while True:
+            try:
+                value = step.block()
+            except BaseException as error:  # noqa: BLE001 - cancellation too, so cleanup still runs
+                step = flow.throw(error)
+            else:
+                step = flow.send(value)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
+
+
+async def arun(flow: Flow[T] | Io[T]) -> T:
+    """Perform a flow, or a single step, on the running event loop."""
+    if isinstance(flow, Io):
+        return await flow.wait()
+    try:
+        step = next(flow)
+        while True:
+            try:
+                value = await step.wait()
+            except BaseException as error:  # noqa: BLE001 - cancellation too, so cleanup still runs
+                step = flow.throw(error)
+            else:
+                step = flow.send(value)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
+
+
+def sleep(seconds: float) -> Io[None]:
+    """Let ``seconds`` pass."""
+    return Io(lambda: time.sleep(seconds), lambda: asyncio.sleep(seconds))

@@ -1,0 +1,173 @@
+"""Every error this package raises.
+
+::
+
+    ConvSyncError
+    ├── ConfigurationError              something is missing or malformed before any I/O
+    │   └── MissingExtraError           an optional dependency is not installed
+    ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
+    ├── InvalidEventError               an inbound event nobody could process
+    ├── UnknownConversationError        no surface was told which conversation it serves
+    ├── ConversationMismatchError       two sources, or an answer, name different conversations
+    ├── ClosedError                     a client, store or runner was used after close
+    ├── APIError                        the API server; ``ambiguous``: a write may have landed
+    │   ├── APIConnectionError          no answer arrived
+    │   │   └── APITimeoutError         no answer arrived in time
+    │   ├── InvalidResponseError        an answer arrived that is not the documented one
+    │   └── APIStatusError              the API server refused
+    │       ├── BadRequestError         400, 422 and every other 4xx
+    │       ├── AuthenticationError     401
+    │       ├── PermissionDeniedError   403
+    │       ├── NotFoundError           404
+    │       │   └── ConversationNotFoundError
+    │       ├── ConflictError           409
+    │       ├── RateLimitError          429
+    │       └── ServerError             5xx
+    └── StoreError                      the event store
+        ├── StoreUnavailableError       it did not answer
+        ├── StoreFormatError            its records were written by a newer version
+        └── FencedError                 the lease was lost to another process
+"""
+
+from __future__ import annotations
+
+
+class ConvSyncError(Exception):
+    """Base of every error this package raises."""
+
+
+class ConfigurationError(ConvSyncError, ValueError):
+    """A setting is missing or malformed; the message names its argument and its variable."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the message is the pip command.
+
+    Args:
+        feature: What the caller asked for, e.g. ``"ConvSyncMiddleware"``.
+        extra: The extra that brings it, e.g. ``"agents"``.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the [{extra}] extra: pip install 'langchain-convsync[{extra}]'"
+        )
+
+
+class InvalidPhoneNumberError(ConvSyncError, ValueError):
+    """The text is neither an E.164 phone number nor a WhatsApp chat id."""
+
+
+class InvalidEventError(ConvSyncError, ValueError):
+    """The inbound event cannot be processed, now or later."""
+
+
+class UnknownConversationError(ConvSyncError, LookupError):
+    """Nothing named the conversation to act on."""
+
+
+class ConversationMismatchError(ConvSyncError):
+    """Two sources name different conversations, or an answer belongs to another one."""
+
+
+class ClosedError(ConvSyncError, RuntimeError):
+    """The client, store or runner is closed."""
+
+
+class APIError(ConvSyncError):
+    """The API server did not do what was asked.
+
+    Attributes:
+        status_code: HTTP status of the answer; None when none arrived.
+        request_id: The server's id of the request, for its logs.
+        retry_after: Seconds the server asked to wait, if it did.
+        ambiguous: True when a write may have been applied although it failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        ambiguous: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.ambiguous = ambiguous
+
+    def __str__(self) -> str:
+        facts = [
+            f"{name} {value}"
+            for name, value in (("status", self.status_code), ("request", self.request_id))
+            if value is not None
+        ]
+        message = super().__str__()
+        return f"{message} ({', '.join(facts)})" if facts else message
+
+
+class APIConnectionError(APIError):
+    """The API server could not be reached, or the connection broke before an answer."""
+
+
+class APITimeoutError(APIConnectionError):
+    """The API server did not answer within the time limit."""
+
+
+class InvalidResponseError(APIError):
+    """The answer is not the documented one: HTML, truncated, oversized, or of another shape."""
+
+
+class APIStatusError(APIError):
+    """The API server answered with an error."""
+
+
+class BadRequestError(APIStatusError):
+    """The API server rejected the request itself."""
+
+
+class AuthenticationError(APIStatusError):
+    """The API server did not accept the API key."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The API key may not act for this tenant."""
+
+
+class NotFoundError(APIStatusError):
+    """The API server has no such resource, or is mounted under another prefix."""
+
+
+class ConversationNotFoundError(NotFoundError):
+    """There is no active conversation for this phone number or session id."""
+
+
+class ConflictError(APIStatusError):
+    """The API server refused because of the resource's present state."""
+
+
+class RateLimitError(APIStatusError):
+    """The API server asked to slow down; ``retry_after`` says for how long, if it did."""
+
+
+class ServerError(APIStatusError):
+    """The API server failed."""
+
+
+class StoreError(ConvSyncError):
+    """The event store did not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The event store did not answer."""
+
+
+class StoreFormatError(StoreError):
+    """The event store holds records of a newer format than this version reads."""
+
+
+class FencedError(StoreError):
+    """Another process took the conversation over; this one must drop its work."""

@@ -1,0 +1,240 @@
+"""What travels on the wire: the API server's JSON, and inbound events.
+
+The JSON names follow the Agent Conversation Sync API exactly; Python names are its snake_case.
+Unknown fields and unknown enum values survive a round trip. Phone numbers, session ids and message
+texts stay out of every ``repr``, because reprs end up in logs and traces.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic.alias_generators import to_camel
+
+Role: TypeAlias = Literal["user", "bot"]
+
+#: Context keys that belong to the API server; a state update never carries them.
+SERVER_KEYS = frozenset({"previousMessages", "lastUserMessage"})
+
+
+def _text(value: Any) -> Any:
+    """Servers store whatever was posted; the reader gets text."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _object(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Object = Annotated[dict[str, Any], BeforeValidator(_object)]
+
+
+class WireModel(BaseModel):
+    """Base of every model that mirrors the API server's JSON."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True
+    )
+
+
+class ConversationMessage(WireModel):
+    """One entry of ``previousMessages``.
+
+    Attributes:
+        role: ``"user"`` or ``"bot"``; other values survive, but reach no model.
+        content: The text.
+        timestamp: When the server recorded it; None where the server keeps none.
+    """
+
+    role: str
+    content: Text = Field(default="", repr=False)
+    timestamp: datetime | None = None
+
+
+class TenantInfo(WireModel):
+    """The tenant that a phone number talks to.
+
+    Attributes:
+        subdomain: The tenant (``subDomain`` on the wire).
+        bot_id: The bot that serves the conversation.
+        session_id: The conversation's key on the API server.
+        is_active: False once the conversation was closed.
+    """
+
+    subdomain: str = Field(alias="subDomain")
+    bot_id: str
+    session_id: str = Field(repr=False)
+    is_active: Annotated[bool, BeforeValidator(bool)] = True
+
+
+class _ConversationFields(WireModel):
+    session_id: str = Field(repr=False)
+    current_intent: str | None = None
+    current_step: str | None = None
+    previous_intent: str | None = None
+    previous_step: str | None = None
+    context: Object = Field(default_factory=dict, repr=False)
+    metadata: Object = Field(default_factory=dict, repr=False)
+    last_activity: datetime | None = None
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def messages(self) -> list[ConversationMessage]:
+        """``previousMessages`` in the server's order; entries that are no objects are left out."""
+        entries = self.context.get("previousMessages") or ()
+        return [
+            ConversationMessage.model_validate({"role": "", **entry})
+            for entry in entries
+            if isinstance(entry, dict)
+        ]
+
+
+class PartialConversation(_ConversationFields):
+    """The answer to a write: the session id and whatever else the server sends back.
+
+    The documented answers hold a few fields, servers in the wild answer with the whole document.
+    """
+
+    user_id: str | None = Field(default=None, repr=False)
+    bot_id: str | None = None
+    subdomain: str | None = Field(default=None, alias="subDomain")
+    is_active: bool | None = None
+
+
+class Conversation(_ConversationFields):
+    """The API server's ConversationState: one customer talking to one tenant.
+
+    Attributes:
+        session_id: The conversation's key on the API server.
+        user_id: The customer: E.164, or a chat id where the server stores those.
+        bot_id: The bot that serves the conversation.
+        subdomain: The tenant (``subDomain`` on the wire).
+        current_intent: What the customer wants, e.g. ``"order"``.
+        current_step: How far they are, e.g. ``"selecting"``.
+        context: The tenant's own data; holds ``previousMessages`` and ``lastUserMessage`` too.
+        metadata: Data about the conversation, e.g. ``{"language": "es"}``.
+        is_active: False once the conversation was closed.
+        expires_at: When the server forgets it (24 hours after the last message, by default).
+    """
+
+    user_id: str = Field(repr=False)
+    bot_id: str
+    subdomain: str = Field(alias="subDomain")
+    is_active: Annotated[bool, BeforeValidator(bool)] = True
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the server would no longer find this conversation at ``now``."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
+class StateUpdate(BaseModel):
+    """What a run decided about the conversation; None leaves a field as it is.
+
+    Attributes:
+        intent: The new intent, e.g. ``"payment"``.
+        step: The new step, e.g. ``"processing_payment"``.
+        context: A patch: its top-level keys replace those of the conversation's context.
+        metadata: A patch of the conversation's metadata.
+        is_active: False closes the conversation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intent: str | None = None
+    step: str | None = None
+    context: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
+    is_active: bool | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything was decided."""
+        return bool(self.model_dump(exclude_defaults=True))
+
+    def updated_by(self, later: StateUpdate) -> StateUpdate:
+        """This update with everything that ``later`` decided on top of it."""
+        return StateUpdate(
+            intent=self.intent if later.intent is None else later.intent,
+            step=self.step if later.step is None else later.step,
+            context={**self.context, **later.context},
+            metadata={**self.metadata, **later.metadata},
+            is_active=self.is_active if later.is_active is None else later.is_active,
+        )
+
+    def wire(self) -> dict[str, Any]:
+        """The documented body of a sync; only what was decided, and ``isActive`` always.
+
+        Servers take a missing ``isActive`` for true, so leaving it out would only hide that.
+        """
+        body: dict[str, Any] = {"isActive": True if self.is_active is None else self.is_active}
+        for name in ("intent", "step"):
+            if (value := getattr(self, name)) is not None:
+                body[name] = value
+        if context := {k: v for k, v in self.context.items() if k not in SERVER_KEYS}:
+            body["context"] = context
+        if self.metadata:
+            body["metadata"] = self.metadata
+        return body
+
+
+class Media(BaseModel):
+    """A file that came with a message; ``url`` is None when it was not downloaded."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    url: str | None = Field(default=None, repr=False)
+    mimetype: str | None = None
+    filename: str | None = Field(default=None, repr=False)
+    error: str | None = Field(default=None, repr=False)
+
+
+class InboundEvent(BaseModel):
+    """One customer message, as one delivery reported it.
+
+    Attributes:
+        event_id: The message's own id at its source: the same for every delivery of it.
+        text: What the customer wrote; the caption for media, ``""`` where there is none.
+        phone_number: The customer, E.164; None while only a LID is known.
+        chat_id: Where a reply goes, e.g. ``51999999999@c.us``; None answers to the phone number.
+        lid: The customer's ``…@lid`` identity, where the source told it.
+        account: The receiving side that the event came through, as configured for its source.
+        bot_id: The bot that serves the conversation, where the source knows it.
+        subdomain: The tenant, where the source knows it.
+        waha_session: WAHA's session name.
+        delivery_id: The id of this one delivery (WAHA's ``evt_…``); for logs only.
+        sent_at: When the customer sent it.
+        sender_name: The customer's own display name.
+        reply_to: Id of the message that this one quotes.
+        media: The file that came along.
+        notes: What came along and is no text, one description each, e.g. ``"[location: Lima]"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event_id: str = Field(min_length=1, max_length=1024)
+    text: str = Field(default="", repr=False)
+    phone_number: str | None = Field(default=None, repr=False)
+    chat_id: str | None = Field(default=None, repr=False)
+    lid: str | None = Field(default=None, repr=False)
+    account: str = Field(default="default", repr=False)  # sessions are named after phone numbers
+    bot_id: str | None = None
+    subdomain: str | None = None
+    waha_session: str | None = Field(default=None, repr=False)
+    delivery_id: str | None = None
+    sent_at: datetime | None = None
+    sender_name: str | None = Field(default=None, repr=False)
+    reply_to: str | None = Field(default=None, repr=False)
+    media: Media | None = None
+    notes: tuple[str, ...] = Field(default=(), repr=False)
+
+    @property
+    def content(self) -> str:
+        """What the model reads: the text, then a line for everything that is no text."""
+        return "\n".join(part for part in (self.text, *self.notes) if part)

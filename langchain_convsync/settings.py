@@ -1,0 +1,132 @@
+"""Configuration: an argument, else the environment, else an error that names both."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from langchain_convsync.errors import ConfigurationError
+
+DOCUMENTED_PREFIX = "/api/v1/whatsapp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerProfile:
+    """What differs between API servers; the defaults are the documented server.
+
+    Attributes:
+        prefix: Path under which the endpoints are mounted.
+        phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``.
+        history: Whether ``POST …/messages`` persists the history, or only a sync that carries
+            the list does.
+        records_inbound: Whether the server itself records the customer's messages.
+        context_sync: Whether a sync merges the context's top-level keys or replaces it whole.
+        intents: The intents that the server accepts; None accepts all.
+        history_cap: How many messages the server keeps; None keeps all.
+        idempotency_keys: Whether the server answers a repeated ``Idempotency-Key`` once.
+        settle: Seconds after which a request without an answer is surely applied, or never will be.
+    """
+
+    prefix: str = DOCUMENTED_PREFIX
+    phone_format: Literal["e164", "digits", "jid"] = "e164"
+    history: Literal["messages", "sync"] = "messages"
+    records_inbound: bool = False
+    context_sync: Literal["merge", "replace"] = "merge"
+    intents: frozenset[str] | None = None
+    history_cap: int | None = None
+    idempotency_keys: bool = False
+    settle: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallTarget:
+    """What an API key is asked for: a callable ``api_key`` picks the key by it.
+
+    Attributes:
+        subdomain: The tenant, where it is known already; None on a first lookup.
+        bot_id: The bot, where it is known.
+    """
+
+    subdomain: str | None = None
+    bot_id: str | None = None
+
+
+APIKey: TypeAlias = str | SecretStr | Callable[[CallTarget], str | SecretStr] | None
+
+
+def optional_setting(value: str | None, variable: str) -> str | None:
+    """The argument, else the environment variable, else None."""
+    return value if value is not None else os.environ.get(variable) or None
+
+
+def required_setting(value: str | None, *, argument: str, variable: str) -> str:
+    """The argument, else the environment variable.
+
+    Raises:
+        ConfigurationError: Neither is set.
+    """
+    if found := optional_setting(value, variable):
+        return found
+    message = f"{argument} is not set: pass {argument}=… or set the environment variable {variable}"
+    raise ConfigurationError(message)
+
+
+def base_url_setting(value: str | None) -> str:
+    """The API server's URL, without a trailing slash.
+
+    Raises:
+        ConfigurationError: It is missing, no absolute http(s) URL, carries credentials, a query or
+            a fragment, or speaks plain http to a host that is not this machine.
+    """
+    url = required_setting(value, argument="base_url", variable="CONVSYNC_BASE_URL")
+    malformed = "base_url is no absolute URL: pass one such as https://api.example.com"
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ConfigurationError(malformed) from error
+    if not valid:
+        raise ConfigurationError(malformed)
+    if parts.username is not None or parts.query or parts.fragment:
+        message = (
+            "base_url must not carry credentials, a query or a fragment: "
+            "pass the key as api_key=… or in CONVSYNC_API_KEY"
+        )
+        raise ConfigurationError(message)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        message = (
+            f"base_url must be https: plain http is for this machine only, not {parts.hostname}"
+        )
+        raise ConfigurationError(message)
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host name or address is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def api_key_setting(value: APIKey) -> Callable[[CallTarget], SecretStr | None]:
+    """The key to use for a call's target: a fixed one, a callable's choice, or none."""
+    if callable(value):
+        choose = value
+        return lambda target: _secret(choose(target))
+    if value is None:
+        value = optional_setting(None, "CONVSYNC_API_KEY")
+    fixed = None if value is None else _secret(value)
+    return lambda _target: fixed
+
+
+def _secret(value: str | SecretStr) -> SecretStr:
+    return value if isinstance(value, SecretStr) else SecretStr(value)

@@ -1,0 +1,113 @@
+"""What WAHA reports besides a customer's message; their reprs name nobody and quote nothing."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from langchain_convsync.models import Media
+
+#: Why an event is no message to answer. Few and fixed, so that they can label a metric.
+Reason: TypeAlias = Literal[
+    "not an object",
+    "not a message",
+    "group",
+    "newsletter",
+    "broadcast",
+    "own echo",
+    "own message of unknown source",
+    "unknown sender",
+    "no content",
+    "waiting",
+    "edited",
+    "revoked",
+    "reaction",
+    "ack",
+    "session status",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorMessage:
+    """Somebody wrote to a customer from the business's own phone: a human takes over.
+
+    WAHA's ``source`` is not always right, so compare ``message_id`` with the ids of your own sends
+    before you believe it.
+
+    Attributes:
+        event_id: The message's own id, the same for every delivery of it.
+        message_id: Its stanza id, as :func:`stanza_id` finds it in the answer to a send.
+        chat_id: The chat it was written in.
+        phone_number: The customer, E.164; None while only a LID is known.
+        lid: The customer's ``…@lid`` identity, where the source told it.
+        text: What the human wrote; the caption for media.
+        media: The file that came along.
+        notes: What came along and is no text, as in :class:`InboundEvent`.
+        account: The receiving side that the event came through.
+        waha_session: WAHA's session name.
+        bot_id: The bot that serves the account, where the session's metadata says so.
+        subdomain: The tenant, where the session's metadata says so.
+        delivery_id: The id of this one delivery; for logs only.
+        sent_at: When it was sent.
+        reply_to: Stanza id of the message that it quotes.
+    """
+
+    event_id: str
+    message_id: str | None = None
+    chat_id: str | None = field(default=None, repr=False)
+    phone_number: str | None = field(default=None, repr=False)
+    lid: str | None = field(default=None, repr=False)
+    text: str = field(default="", repr=False)
+    media: Media | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    account: str = field(default="default", repr=False)
+    waha_session: str | None = field(default=None, repr=False)
+    bot_id: str | None = None
+    subdomain: str | None = None
+    delivery_id: str | None = None
+    sent_at: datetime | None = None
+    reply_to: str | None = field(default=None, repr=False)
+
+    @property
+    def content(self) -> str:
+        """What enters the history: the text, then a line for everything that is no text."""
+        return "\n".join(part for part in (self.text, *self.notes) if part)
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """An event that asks for no answer, with what later layers may want to know of it.
+
+    Attributes:
+        reason: Why it is not answered.
+        event: WAHA's name of the event.
+        account: The receiving side that the event came through.
+        waha_session: WAHA's session name.
+        message_id: Stanza id of the message, edit, revocation or reaction itself.
+        target_id: Stanza id of the message that it is about: edited, revoked, reacted to, or read.
+        from_me: Whether the business did it; None where that is unknown.
+        chat_id: The chat it happened in.
+        phone_number: The customer, E.164, where known.
+        lid: The customer's ``…@lid`` identity, where known.
+        text: The words: of our own echo, of the edited message, or the reaction's emoji.
+        sent_at: When it happened.
+        ack: How far a message got: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
+        status: The session's status, e.g. ``"WORKING"``.
+    """
+
+    reason: Reason
+    event: str = ""
+    _: KW_ONLY
+    account: str = field(default="default", repr=False)
+    waha_session: str | None = field(default=None, repr=False)
+    message_id: str | None = None
+    target_id: str | None = None
+    from_me: bool | None = None
+    chat_id: str | None = field(default=None, repr=False)
+    phone_number: str | None = field(default=None, repr=False)
+    lid: str | None = field(default=None, repr=False)
+    text: str = field(default="", repr=False)
+    sent_at: datetime | None = None
+    ack: int | None = None
+    status: str | None = None

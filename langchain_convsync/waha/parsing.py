@@ -1,0 +1,166 @@
+"""From a WAHA envelope to a customer's message, an operator's, or a reason to do nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.waha.content import Content, read_content
+from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
+from langchain_convsync.waha.origin import (
+    Envelope,
+    Party,
+    digest,
+    event_id,
+    message_stanza,
+    moment,
+    sent_from_me,
+    stanza_id,
+    token,
+)
+from langchain_convsync.waha.wire import Json, as_object, as_text, at, first_text, one_line
+
+_OTHER_EVENTS: dict[str, Reason] = {
+    "message.edited": "edited",
+    "message.revoked": "revoked",
+    "message.reaction": "reaction",
+    "message.ack": "ack",
+    "message.ack.group": "ack",
+    "message.waiting": "waiting",
+    "session.status": "session status",
+}
+_NAME_LENGTH = 120
+
+
+def parse_event(body: object, *, groups: bool = False) -> InboundEvent | OperatorMessage | Ignored:
+    """What one delivery reports; never raises, whatever shape the JSON has.
+
+    A message is one event, however often it is reported: ``message`` and ``message.any``, its
+    ``…@c.us`` and its ``…@lid`` copy, global and session webhooks all yield the same ``event_id``
+    and ``account``.
+
+    A message of the business itself without a ``source``, as older WAHA sends, is ignored: taking
+    our own echo for a human would silence the agent after its first answer.
+
+    Args:
+        body: The parsed JSON, e.g. of :func:`parse_json`.
+        groups: Whether messages in groups are for us, too.
+    """
+    if not isinstance(body, dict):
+        return Ignored(reason="not an object")
+    envelope = Envelope.of(body)
+    if envelope.event in {"message", "message.any"}:
+        return _message(envelope, groups=groups)
+    return _other(envelope)
+
+
+def _message(envelope: Envelope, *, groups: bool) -> InboundEvent | OperatorMessage | Ignored:
+    payload = envelope.payload
+    from_me = bool(sent_from_me(payload, envelope.event))
+    party = Party.of(payload, envelope.own, from_me=from_me)
+    content = read_content(payload)
+    if reason := _reason_to_ignore(payload, party, content, from_me=from_me, groups=groups):
+        return _ignored(envelope, reason, payload, text=content.text)
+    sent_at = moment(payload.get("timestamp"))
+    stanza = message_stanza(payload) or digest(
+        party.chat_id or party.phone_number or party.lid or "",
+        content.text,
+        *content.notes,
+        str(sent_at or envelope.fallback),
+    )
+    facts: dict[str, Any] = {
+        "event_id": event_id(stanza, from_me=from_me),
+        "text": content.text,
+        "phone_number": party.phone_number,
+        "chat_id": party.chat_id,
+        "lid": party.lid,
+        "account": envelope.account,
+        "bot_id": envelope.bot_id,
+        "subdomain": envelope.subdomain,
+        "waha_session": envelope.waha_session,
+        "delivery_id": envelope.delivery_id,
+        "sent_at": sent_at,
+        "reply_to": stanza_id(at(payload, "replyTo", "id")),
+        "media": content.media,
+        "notes": content.notes,
+    }
+    if from_me:
+        return OperatorMessage(message_id=stanza, **facts)
+    return InboundEvent(sender_name=_sender_name(payload), **facts)
+
+
+def _reason_to_ignore(
+    payload: Json, party: Party, content: Content, *, from_me: bool, groups: bool
+) -> Reason | None:
+    source = payload.get("source") if from_me else "app"
+    somebody = party.chat_id if from_me else party.phone_number or party.lid
+    reasons: tuple[tuple[bool, Reason], ...] = (
+        ("newsletter" in party.servers, "newsletter"),
+        ("broadcast" in party.servers, "broadcast"),
+        ("g.us" in party.servers and not groups, "group"),
+        (source == "api", "own echo"),
+        (source != "app", "own message of unknown source"),
+        (somebody is None, "unknown sender"),
+        (not content, "no content"),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
+
+
+def _sender_name(payload: Json) -> str | None:
+    data = as_object(payload.get("_data"))
+    name = first_text(
+        data.get("pushName"),
+        data.get("notifyName"),
+        at(data, "Info", "PushName"),
+        at(data, "sender", "pushname"),
+    )
+    return one_line(name, _NAME_LENGTH) or None if name else None
+
+
+def _other(envelope: Envelope) -> Ignored:
+    payload, reason = envelope.payload, _OTHER_EVENTS.get(envelope.event, "not a message")
+    targets: dict[Reason, object] = {
+        "edited": payload.get("editedMessageId"),
+        "revoked": payload.get("revokedMessageId") or at(payload, "before", "id"),
+        "reaction": at(payload, "reaction", "messageId"),
+        "ack": payload.get("id"),
+    }
+    texts: dict[Reason, object] = {
+        "edited": payload.get("body"),
+        "reaction": at(payload, "reaction", "text"),
+    }
+    if reason == "revoked":
+        about = as_object(payload.get("after")) or as_object(payload.get("before"))
+    else:
+        about = {} if reason in {"session status", "not a message"} else payload
+    return _ignored(
+        envelope,
+        reason,
+        about,
+        target_id=stanza_id(targets.get(reason)),
+        text=as_text(texts.get(reason)),
+        ack=_whole(payload.get("ack")) if reason == "ack" else None,
+        status=token(payload.get("status")) if reason == "session status" else None,
+    )
+
+
+def _ignored(envelope: Envelope, reason: Reason, about: Json, **facts: Any) -> Ignored:
+    from_me = sent_from_me(about, envelope.event)
+    party = Party.of(about, envelope.own, from_me=bool(from_me))
+    return Ignored(
+        reason=reason,
+        event=envelope.event,
+        account=envelope.account,
+        waha_session=envelope.waha_session,
+        message_id=message_stanza(about),
+        from_me=from_me,
+        chat_id=party.chat_id,
+        phone_number=party.phone_number,
+        lid=party.lid,
+        sent_at=moment(about.get("timestamp")),
+        **facts,
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
