@@ -1,0 +1,25 @@
+"""The API server as Python methods: typed, checked, retried within a deadline, in both colours."""
+
+from langchain_convsync.client._api import Api
+from langchain_convsync.client._awaited import AsyncConvSyncClient
+from langchain_convsync.client._blocking import ConvSyncClient
+from langchain_convsync.errors import ConfigurationError
+
+__all__ = ["Api", "AsyncConvSyncClient", "ConvSyncClient", "api_of"]
+
+
+def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
+    """The colour-neutral API of a client of either colour.
+
+    Args:
+        client: A client; None builds the API from ``CONVSYNC_BASE_URL`` and ``CONVSYNC_API_KEY``.
+
+    Raises:
+        ConfigurationError: It is something else, or the environment lacks a setting.
+    """
+    if client is None:
+        return Api()
+    if isinstance(client, ConvSyncClient | AsyncConvSyncClient):
+        return client.api
+    message = "client must be a ConvSyncClient, an AsyncConvSyncClient, or None"  # type: ignore[unreachable]  # callers without a type checker
+    raise ConfigurationError(message)

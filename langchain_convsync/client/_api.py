@@ -1,0 +1,248 @@
+"""The API server's endpoints, in both colours at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import httpx
+
+from langchain_convsync._flow import Flow
+from langchain_convsync.client import _outgoing as outgoing
+from langchain_convsync.client._answers import Question, data_of, parsed
+from langchain_convsync.client._caller import Caller, Pace
+from langchain_convsync.client._exchange import Request
+from langchain_convsync.client._identity import joined, require_same
+from langchain_convsync.client._tenants import Flights, Key, TenantCache
+from langchain_convsync.errors import APIStatusError, ConversationNotFoundError
+from langchain_convsync.models import (
+    Conversation,
+    PartialConversation,
+    Role,
+    StateUpdate,
+    TenantInfo,
+)
+from langchain_convsync.phone import formatted, normalize, path_segment
+from langchain_convsync.settings import APIKey, CallTarget, ServerProfile
+
+L = TypeVar("L", TenantInfo, Conversation)
+
+DOCUMENTED_SERVER = ServerProfile()
+SYSTEM_PACE = Pace()
+
+_READ, _WRITE = Question(write=False), Question(write=True)
+_HEALTH = Question(write=False, about="path")
+
+
+class Api:
+    """One API server under one configuration; every method is a flow.
+
+    :func:`langchain_convsync._flow.run` performs a flow blocking, ``arun`` awaits it; connections
+    for either are opened when they are first needed, and async ones end with their event loop.
+    ``ConvSyncClient`` and ``AsyncConvSyncClient`` are its two faces, and document its arguments.
+
+    ``target`` is the tenant and bot that a caller already knows: a callable ``api_key`` picks the
+    key by it, and an answer of another tenant or bot raises ``ConversationMismatchError``.
+    ``timeout`` is in seconds, for the whole call; ``attempts`` counts the first one, too.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: APIKey = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+        profile: ServerProfile = DOCUMENTED_SERVER,
+        http_client: httpx.Client | httpx.AsyncClient | None = None,
+        pace: Pace = SYSTEM_PACE,
+    ) -> None:
+        self.profile = profile
+        self._caller = Caller(
+            base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=max_retries,
+            profile=profile,
+            http_client=http_client,
+            pace=pace,
+        )
+        self._tenants = TenantCache(pace.clock)
+        self._flights = Flights()
+
+    @property
+    def base_url(self) -> str:
+        """Where the API server is, without a trailing slash."""
+        return self._caller.base_url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+    def lookup_tenant(self, phone_number: str, bot_id: str | None = None) -> Flow[TenantInfo]:
+        """The tenant that a phone number talks to; see ``ConvSyncClient.lookup_tenant``."""
+        self._caller.connections.require_open()
+        identity, until = normalize(phone_number), self._caller.until()
+        if not bot_id:
+            nobody = CallTarget()
+            return (yield from self._look_up("tenant", identity, nobody, TenantInfo, until=until))
+        key = (bot_id, identity)
+        if (known := self._tenants.get(key)) is not None:
+            return known
+        flight = yield from self._flights.board(key)
+        if not flight.leads:
+            found = yield from flight.landing(self._caller.left(until))
+            # None: whoever asked for us failed or was cancelled, which says nothing about us.
+            return found or (yield from self._find_tenant(key, until))
+        found = None
+        try:
+            found = self._tenants.get(key) or (yield from self._find_tenant(key, until))
+            return found
+        finally:
+            flight.land(found)
+
+    def _find_tenant(self, key: Key, until: float) -> Flow[TenantInfo]:
+        bot_id, identity = key
+        # The documented tenant look-up takes no bot, and answers with the newest conversation.
+        found = yield from self._look_up(
+            "conversation", identity, CallTarget(bot_id=bot_id), Conversation, until=until
+        )
+        tenant = TenantInfo(
+            subdomain=found.subdomain,
+            bot_id=found.bot_id,
+            session_id=found.session_id,
+            is_active=found.is_active,
+        )
+        self._tenants.put(key, tenant)
+        return tenant
+
+    def forget_tenant(self, phone_number: str, bot_id: str) -> None:
+        """Look the tenant up anew next time; a 404 on any later call does the same by itself.
+
+        Raises:
+            InvalidPhoneNumberError: The phone number is none.
+        """
+        self._tenants.forget((bot_id, normalize(phone_number)))
+
+    def get_conversation(
+        self,
+        phone_number: str,
+        bot_id: str | None = None,
+        *,
+        target: CallTarget | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+    ) -> Flow[Conversation]:
+        """The conversation of a phone number; see ``ConvSyncClient.get_conversation``."""
+        identity, target = normalize(phone_number), joined(target, bot_id or None)
+        flow = self._look_up(
+            "conversation",
+            identity,
+            target,
+            Conversation,
+            until=self._caller.until(timeout),
+            attempts=attempts,
+        )
+        try:
+            return (yield from flow)
+        except ConversationNotFoundError:
+            self._tenants.forget((target.bot_id or "", identity))
+            raise
+
+    def _look_up(
+        self,
+        what: Literal["tenant", "conversation"],
+        identity: str,
+        target: CallTarget,
+        model: type[L],
+        *,
+        until: float,
+        attempts: int | None = None,
+    ) -> Flow[L]:
+        customer = path_segment(formatted(identity, self.profile.phone_format))
+        path = f"/lookup/{what}/{customer}{outgoing.query('botId', target.bot_id)}"
+        found = yield from self._caller.ask(
+            self._caller.request("GET", path, target),
+            lambda outcome: parsed(outcome, _READ, model),
+            until=until,
+            attempts=attempts,
+        )
+        require_same(found, target=target, identity=identity)
+        return found
+
+    def sync_conversation(
+        self,
+        session_id: str,
+        update: StateUpdate | Mapping[str, Any],
+        *,
+        target: CallTarget | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+    ) -> Flow[PartialConversation]:
+        """Write a conversation's state; see ``ConvSyncClient.sync_conversation``."""
+        body = outgoing.sync_body(update, self.profile)
+        path = f"/agent/conversations/{path_segment(session_id)}/sync"
+        request = self._caller.request("PUT", path, target, body, idempotency_key)
+        return (yield from self._write(request, session_id, target, timeout, attempts))
+
+    def add_message(
+        self,
+        session_id: str,
+        role: Role,
+        content: str,
+        *,
+        target: CallTarget | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+    ) -> Flow[PartialConversation]:
+        """Append a message to a conversation; see ``ConvSyncClient.add_message``."""
+        body = outgoing.message_body(role, content)
+        path = f"/agent/conversations/{path_segment(session_id)}/messages"
+        request = self._caller.request("POST", path, target, body, idempotency_key)
+        return (yield from self._write(request, session_id, target, timeout, attempts))
+
+    def _write(
+        self,
+        request: Request,
+        session_id: str,
+        target: CallTarget | None,
+        timeout: float | None,
+        attempts: int | None,
+    ) -> Flow[PartialConversation]:
+        try:
+            found = yield from self._caller.ask(
+                request,
+                lambda outcome: parsed(outcome, _WRITE, PartialConversation),
+                until=self._caller.until(timeout),
+                attempts=attempts,
+            )
+        except ConversationNotFoundError:
+            self._tenants.forget_session(session_id)
+            raise
+        require_same(found, target=target or CallTarget(), session_id=session_id)
+        return found
+
+    def health(self) -> Flow[bool]:
+        """Whether the API server calls itself healthy; see ``ConvSyncClient.health``."""
+        request = self._caller.request("GET", "/health", CallTarget())
+        try:
+            yield from self._caller.ask(
+                request,
+                lambda outcome: data_of(outcome, _HEALTH),
+                until=self._caller.until(),
+                attempts=1,
+            )
+        except APIStatusError as error:
+            if error.status_code is not None and 300 <= error.status_code < 500:
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        self._caller.connections.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        await self._caller.connections.aclose()

@@ -1,0 +1,147 @@
+"""Calling the API server: one configuration, one retry loop, within one deadline."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync.client import _outgoing as outgoing
+from langchain_convsync.client._connections import Connections
+from langchain_convsync.client._exchange import Method, Outcome, Request
+from langchain_convsync.client._retry import pause
+from langchain_convsync.errors import APIError, ConfigurationError
+from langchain_convsync.settings import (
+    APIKey,
+    CallTarget,
+    ServerProfile,
+    api_key_setting,
+    base_url_setting,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How time passes between attempts; tests pass their own.
+
+    Attributes:
+        clock: Seconds that only ever grow.
+        sleep: Lets seconds pass.
+        randomness: A fresh random number, 0.0 up to 1.0.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Io[None]] = sleep
+    randomness: Callable[[], float] = random.random
+
+
+class Caller:
+    """Sends requests to one API server; the arguments are those of ``ConvSyncClient``."""
+
+    def __init__(
+        self,
+        base_url: str | None,
+        *,
+        api_key: APIKey,
+        timeout: float,
+        max_retries: int,
+        profile: ServerProfile,
+        http_client: httpx.Client | httpx.AsyncClient | None,
+        pace: Pace,
+    ) -> None:
+        self.base_url = base_url_setting(base_url)
+        self._mount = outgoing.mount_point(self.base_url, profile.prefix)
+        self._key_for = api_key_setting(api_key)
+        if not callable(api_key):  # a malformed key is told now, not at the first call
+            outgoing.headers(self._key_for(CallTarget()), None, body=False)
+        self._timeout = _seconds(timeout)
+        self._attempts = _attempts(max_retries + 1)
+        self._idempotency_keys = profile.idempotency_keys
+        self._pace = pace
+        self.connections = Connections(http_client, secure=self.base_url.startswith("https:"))
+
+    def request(
+        self,
+        method: Method,
+        path: str,
+        target: CallTarget | None,
+        body: bytes | None = None,
+        idempotency_key: str | None = None,
+    ) -> Request:
+        """A request for a path below the mount point; all attempts of a call send the same one."""
+        if body is not None:
+            idempotency_key = idempotency_key or str(uuid.uuid4())
+        key = self._key_for(target or CallTarget())
+        return Request(
+            method=method,
+            url=self._mount + path,
+            headers=outgoing.headers(key, idempotency_key, body=body is not None),
+            content=body,
+        )
+
+    def until(self, timeout: float | None = None) -> float:
+        """When a call that starts now must be over."""
+        return self._pace.clock() + (self._timeout if timeout is None else _seconds(timeout))
+
+    def left(self, until: float) -> float:
+        """Seconds until then; may be negative."""
+        return until - self._pace.clock()
+
+    def ask(
+        self,
+        request: Request,
+        read: Callable[[Outcome], T],
+        *,
+        until: float,
+        attempts: int | None = None,
+    ) -> Flow[T]:
+        """Send a request until an answer can be read, no repetition may help, or time is up."""
+        self.connections.require_open()
+        limit = self._attempts if attempts is None else _attempts(attempts)
+        attempt, unclear = 1, False
+        while True:
+            outcome = yield from self.connections.exchange(request, self.left(until))
+            try:
+                return read(outcome)
+            except APIError as failed:
+                error = failed  # handled below, so that it is no context of the next one
+            seconds = pause(
+                error,
+                method=request.method,
+                attempt=attempt,
+                attempts=limit,
+                left=self.left(until),
+                randomness=self._pace.randomness(),
+                idempotency_keys=self._idempotency_keys,
+            )
+            # A clear refusal of the last attempt does not tell whether an earlier one was applied.
+            unclear = error.ambiguous = unclear or error.ambiguous
+            if seconds is None:
+                raise error
+            telemetry.count("api_retries", method=request.method, error=type(error).__name__)
+            yield from self._pace.sleep(seconds)
+            attempt += 1
+
+
+def _seconds(timeout: float) -> float:
+    if not (math.isfinite(timeout) and timeout > 0):
+        message = "timeout must be a positive number of seconds"
+        raise ConfigurationError(message)
+    return timeout
+
+
+def _attempts(number: int) -> int:
+    if number < 1:
+        message = "max_retries must be 0 or more, and attempts 1 or more"
+        raise ConfigurationError(message)
+    return number

@@ -1,0 +1,150 @@
+"""The wires of one configuration: a blocking one, and one for every event loop.
+
+An async connection works on its own event loop alone, and LangChain runs an async callback handler
+under a blocking ``invoke`` on a new loop per event. So every loop gets a wire that ends with it:
+``asyncio.run`` and ``asyncio.Runner`` close a loop's async generators at its end, and each wire is
+kept open by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import NamedTuple
+
+import httpx
+
+from langchain_convsync._flow import Io
+from langchain_convsync.client._exchange import Outcome, Request
+from langchain_convsync.client._wires import (
+    AsyncWire,
+    LentAsyncWire,
+    LentWire,
+    OwnAsyncWire,
+    OwnWire,
+    Wire,
+)
+from langchain_convsync.errors import ClosedError, ConfigurationError
+
+
+class _LoopWire(NamedTuple):
+    wire: AsyncWire
+    ending: AsyncGenerator[None]
+
+
+class Connections:
+    """Opens wires when they are first needed and closes them all.
+
+    Args:
+        lent: An httpx client to use instead of our own connections. A blocking one serves async
+            calls too, on threads; an async one serves async calls only.
+        secure: Whether base_url is https.
+    """
+
+    def __init__(self, lent: httpx.Client | httpx.AsyncClient | None, *, secure: bool) -> None:
+        self._lent = lent
+        self._secure = secure
+        self._lock = threading.Lock()
+        self._tls: ssl.SSLContext | None = None
+        self._wire: Wire | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopWire] = {}
+        self._closed = False
+
+    def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
+        """Send a request over the wire of whoever performs the step."""
+        return Io(
+            lambda: self._blocking().exchange(request, seconds),
+            lambda: self._aexchange(request, seconds),
+        )
+
+    async def _aexchange(self, request: Request, seconds: float) -> Outcome:
+        if isinstance(self._lent, httpx.Client):
+            return await asyncio.to_thread(self._blocking().exchange, request, seconds)
+        wire = await self._awaited()
+        return await wire.exchange(request, seconds)
+
+    def require_open(self) -> None:
+        """Raise :class:`ClosedError` after :meth:`close`."""
+        if self._closed:
+            message = "the client is closed: make calls before close(), or inside its `with` block"
+            raise ClosedError(message)
+
+    def _blocking(self) -> Wire:
+        with self._lock:
+            self.require_open()
+            if self._wire is None:
+                self._wire = self._new_wire()
+            return self._wire
+
+    def _new_wire(self) -> Wire:
+        if isinstance(self._lent, httpx.Client):
+            return LentWire(self._lent)
+        if self._lent is not None:
+            message = (
+                "http_client is an httpx.AsyncClient, which cannot serve blocking calls: "
+                "await the call, or pass an httpx.Client"
+            )
+            raise ConfigurationError(message)
+        return OwnWire(self._context())
+
+    async def _awaited(self) -> AsyncWire:
+        loop = asyncio.get_running_loop()
+        self.require_open()
+        found = self._loops.get(loop)
+        if found is not None:
+            return found.wire
+        with self._lock:
+            opened = self._new_async_wire()
+            ending = self._until_end_of(loop, opened)
+            self._loops = {other: at for other, at in self._loops.items() if not other.is_closed()}
+            self._loops[loop] = _LoopWire(opened, ending)
+        await anext(ending)  # does not suspend: nobody sees a wire without its end
+        return opened
+
+    def _new_async_wire(self) -> AsyncWire:
+        """The one place that picks an async transport."""
+        if isinstance(self._lent, httpx.AsyncClient):
+            return LentAsyncWire(self._lent)
+        return OwnAsyncWire(self._context())
+
+    async def _until_end_of(
+        self, loop: asyncio.AbstractEventLoop, wire: AsyncWire
+    ) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loops.pop(loop, None)
+            await wire.aclose()
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self._secure and self._tls is None:  # once: it reads the certificates from disk
+            self._tls = httpx.create_ssl_context(trust_env=False)
+        return self._tls
+
+    def close(self) -> None:
+        """Close everything; a wire of another running loop is closed by that loop, in a moment."""
+        with self._lock:
+            self._closed = True
+            wire, loops = self._wire, list(self._loops.items())
+        if wire is not None:
+            wire.close()
+        for loop, (_, ending) in loops:
+            if loop.is_running():  # one at rest closes its wire when it ends
+                with suppress(RuntimeError):  # it ended just now
+                    loop.call_soon_threadsafe(_close_soon, ending)
+
+    async def aclose(self) -> None:
+        """Close everything, the wire of the running loop before returning."""
+        with self._lock:
+            mine = self._loops.pop(asyncio.get_running_loop(), None)
+        self.close()
+        if mine is not None:
+            await mine.ending.aclose()
+
+
+def _close_soon(ending: AsyncGenerator[None]) -> None:
+    asyncio.ensure_future(ending.aclose())  # noqa: RUF006 - it is always in the loop's own queue

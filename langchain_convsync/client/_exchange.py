@@ -1,0 +1,228 @@
+"""One request and what came of it, whichever way it travelled.
+
+A body is decoded as it arrives and never grows beyond :data:`LARGEST_BODY`: a few kilobytes of gzip
+can otherwise become gigabytes of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import httpcore
+import httpx
+
+#: Bytes of a decoded body that are read at most.
+LARGEST_BODY = 8 * 1024 * 1024
+
+Method: TypeAlias = Literal["GET", "PUT", "POST"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is sent.
+
+    Attributes:
+        method: HTTP method.
+        url: Absolute URL; holds phone numbers, so it never reaches a log or an error.
+        headers: Headers, the secret ones included.
+        content: Body.
+    """
+
+    method: Method
+    url: str
+    headers: Mapping[str, str]
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """No usable answer.
+
+    Attributes:
+        kind: What is missing: ``connection`` (nothing or half of it arrived), ``timeout`` (not in
+            time), ``content`` (all of it arrived, and nobody can use it).
+        reason: What happened, for people; never what was sent or received.
+        sent: Whether the request may have reached the server.
+        cause: The operating system's own error, where there is one.
+    """
+
+    kind: Literal["connection", "timeout", "content"]
+    reason: str
+    sent: bool = True
+    cause: OSError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What arrived.
+
+    Attributes:
+        status: HTTP status.
+        headers: Headers.
+        body: The decoded body.
+        flaw: Why there is no body, although there is a status.
+    """
+
+    status: int
+    headers: httpx.Headers
+    body: bytes = b""
+    flaw: Failure | None = None
+
+
+Outcome: TypeAlias = Answer | Failure
+
+TIMED_OUT = Failure(kind="timeout", reason="no answer in time")
+
+#: Raised before the first byte of a request leaves.
+_UNSENT = (
+    httpx.ConnectError,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+_NO_CONNECTION = (ConnectionRefusedError, socket.gaierror)
+
+
+def failure(error: httpx.RequestError) -> Failure:
+    """What a transport's error says, without the URL and the answer that it may hold."""
+    cause = _system_error(error)
+    # Other transports than httpcore's call a connection that broke later a ConnectTimeout, too.
+    in_connect = isinstance(error.__cause__, httpcore.ConnectTimeout)
+    unsent = in_connect or isinstance(error, _UNSENT) or isinstance(cause, _NO_CONNECTION)
+    if isinstance(error, httpx.TimeoutException) and (
+        in_connect or not isinstance(error, httpx.ConnectTimeout)
+    ):
+        reason = "no free connection in time" if unsent else TIMED_OUT.reason
+        reason = "no connection in time" if in_connect else reason
+        return Failure(kind="timeout", reason=reason, sent=not unsent)
+    told = _told(cause) if cause else type(error).__name__
+    reason = f"no connection: {told}" if unsent else f"the connection broke: {told}"
+    return Failure(kind="connection", reason=reason, sent=not unsent, cause=cause)
+
+
+def _told(cause: OSError) -> str:
+    if cause.errno is None or isinstance(cause, ssl.SSLError | socket.gaierror):
+        return cause.strerror or type(cause).__name__
+    return os.strerror(cause.errno)  # asyncio's own text for it is "Connect call failed"
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The operating system's error at the bottom of it; httpx's own may hold URL and answer."""
+    deepest: OSError | None = None
+    found: BaseException | None = error
+    while found is not None:
+        deepest = found if isinstance(found, OSError) else deepest
+        several = found.exceptions if isinstance(found, BaseExceptionGroup) else (None,)
+        found = found.__cause__ or found.__context__ or several[0]
+    return deepest
+
+
+class Unusable(Exception):  # noqa: N818 - it carries a failure, control flow between these modules
+    """The body cannot be used; ``failure`` says why."""
+
+    def __init__(self, kind: Literal["connection", "content"], reason: str) -> None:
+        super().__init__(reason)
+        self.failure = Failure(kind=kind, reason=reason)
+
+
+class Body:
+    """Collects an answer's body and decodes it on the way.
+
+    Args:
+        encoding: The answer's ``Content-Encoding``.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding.strip().lower() in {"gzip", "x-gzip"}
+        self._refused = not self._gzip and encoding.strip().lower() not in {"", "identity"}
+        self._gunzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self._parts: list[bytes] = []
+        self._room = LARGEST_BODY
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes off the wire.
+
+        Raises:
+            Unusable: They are more than allowed, or not in the encoding that was asked for.
+        """
+        if self._refused:
+            raise Unusable("content", "it has a Content-Encoding that was not asked for")
+        if self._gzip:
+            try:
+                chunk = self._gunzip.decompress(chunk, self._room + 1)
+            except zlib.error:
+                raise Unusable("content", "it is no gzip although it says so") from None
+        self._room -= len(chunk)
+        if self._room < 0:
+            raise Unusable("content", f"it is larger than {LARGEST_BODY} bytes")
+        self._parts.append(chunk)
+
+    def content(self) -> bytes:
+        """All of it, once nothing more comes.
+
+        Raises:
+            Unusable: The end is missing.
+        """
+        if self._gzip and self._parts and not self._gunzip.eof:
+            raise Unusable("connection", "the connection broke: the end of the answer is missing")
+        return b"".join(self._parts)
+
+
+def read(response: httpx.Response, overdue: Callable[[], bool] = lambda: False) -> Answer:
+    """Read an answer's body and close it; ``overdue`` is asked before every chunk."""
+    body = _body_of(response)
+    try:
+        for chunk in _chunks(response):  # type: ignore[union-attr]  # a blocking client's stream is
+            if overdue():
+                return _flawed(response, TIMED_OUT)
+            body.feed(chunk)
+        return _whole(response, body)
+    except httpx.RequestError as error:
+        return _flawed(response, failure(error))
+    except Unusable as error:
+        return _flawed(response, error.failure)
+    finally:
+        response.close()
+
+
+async def aread(response: httpx.Response) -> Answer:
+    """Read an answer's body and close it."""
+    body = _body_of(response)
+    try:
+        async for chunk in _chunks(response):  # type: ignore[union-attr]  # an async client's is
+            body.feed(chunk)
+        return _whole(response, body)
+    except httpx.RequestError as error:
+        return _flawed(response, failure(error))
+    except Unusable as error:
+        return _flawed(response, error.failure)
+    finally:
+        await response.aclose()
+
+
+def _chunks(response: httpx.Response) -> httpx.SyncByteStream | httpx.AsyncByteStream:
+    # A hook of a lent client may have read it: then it is decoded already.
+    return httpx.ByteStream(response.content) if _was_read(response) else response.stream
+
+
+def _body_of(response: httpx.Response) -> Body:
+    return Body("" if _was_read(response) else response.headers.get("Content-Encoding", ""))
+
+
+def _was_read(response: httpx.Response) -> bool:
+    return response.is_stream_consumed
+
+
+def _whole(response: httpx.Response, body: Body) -> Answer:
+    return Answer(status=response.status_code, headers=response.headers, body=body.content())
+
+
+def _flawed(response: httpx.Response, flaw: Failure) -> Answer:
+    return Answer(status=response.status_code, headers=response.headers, flaw=flaw)

@@ -1,0 +1,71 @@
+"""Whether an answer is about what was asked: another tenant's data never gets through."""
+
+from __future__ import annotations
+
+import re
+
+from langchain_convsync import telemetry
+from langchain_convsync.errors import ConversationMismatchError
+from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
+from langchain_convsync.phone import same_subscriber
+from langchain_convsync.settings import CallTarget
+
+#: Database ids: the same number in either case, and servers answer with their own spelling.
+_HEX = re.compile(r"[0-9a-fA-F]+")
+
+
+def joined(target: CallTarget | None, bot_id: str | None) -> CallTarget:
+    """Whom a call is about, from both places that can say so.
+
+    Raises:
+        ConversationMismatchError: They disagree.
+    """
+    target = target or CallTarget()
+    if bot_id is None:
+        return target
+    if not _same_bot(target.bot_id, bot_id):
+        message = "bot_id and target name different bots"
+        raise ConversationMismatchError(message)
+    return CallTarget(subdomain=target.subdomain, bot_id=bot_id)
+
+
+def require_same(
+    found: Conversation | PartialConversation | TenantInfo,
+    *,
+    target: CallTarget,
+    identity: str | None = None,
+    session_id: str | None = None,
+) -> None:
+    """Refuse an answer that belongs to someone else.
+
+    Args:
+        found: The answer; fields that it lacks are not compared.
+        target: The tenant and bot that the caller knows.
+        identity: The customer that was asked for.
+        session_id: The session that was written to.
+
+    Raises:
+        ConversationMismatchError: It names another tenant, bot, customer or session.
+    """
+    if target.subdomain is not None and found.subdomain not in {None, target.subdomain}:
+        raise _mismatch("tenant")
+    if not _same_bot(target.bot_id, found.bot_id):
+        raise _mismatch("bot")
+    if session_id is not None and found.session_id != session_id:
+        raise _mismatch("session")
+    customer = found.user_id if isinstance(found, Conversation) else identity
+    if identity is not None and not same_subscriber(identity, customer):
+        raise _mismatch("customer")
+
+
+def _same_bot(one: str | None, other: str | None) -> bool:
+    if one is None or other is None or one == other:
+        return True
+    return one.lower() == other.lower() and _HEX.fullmatch(one) is not None
+
+
+def _mismatch(what: str) -> ConversationMismatchError:
+    telemetry.count("mismatched_answers", field=what)
+    return ConversationMismatchError(
+        f"the API server's answer belongs to another {what} than was asked for; it was dropped"
+    )

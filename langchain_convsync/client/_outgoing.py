@@ -1,0 +1,123 @@
+"""What is sent, checked before it leaves: nothing here performs I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import SecretStr, ValidationError
+
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.models import StateUpdate
+from langchain_convsync.settings import ServerProfile
+
+
+def mount_point(base_url: str, prefix: str) -> str:
+    """The URL under which the endpoints are, without a trailing slash.
+
+    Raises:
+        ConfigurationError: The prefix is more than a path.
+    """
+    path = prefix.strip("/")
+    if not path.isascii() or not path.isprintable() or set(path) & set(" ?#\\"):
+        message = f"ServerProfile(prefix=…) must be a plain path such as {ServerProfile.prefix}"
+        raise ConfigurationError(message)
+    return f"{base_url}/{path}" if path else base_url
+
+
+def query(name: str, value: str | None) -> str:
+    """A query string with one parameter; empty without a value.
+
+    Raises:
+        ConfigurationError: The value is no text that can be sent.
+    """
+    if value is None:
+        return ""
+    try:
+        return f"?{name}={quote(value, safe='')}"
+    except (UnicodeEncodeError, TypeError):
+        pass
+    message = f"{name} cannot be sent: it must be text without lone surrogates"
+    raise ConfigurationError(message)
+
+
+def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -> dict[str, str]:
+    """The headers of a request.
+
+    Raises:
+        ConfigurationError: A key holds characters that no header can carry.
+    """
+    found = {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "User-Agent": "langchain-convsync",
+    }
+    if body:
+        found["Content-Type"] = "application/json"
+    if key is not None:
+        secret = _header_value(key.get_secret_value(), "api_key (or CONVSYNC_API_KEY)")
+        found["Authorization"] = f"Bearer {secret}"
+    if idempotency_key is not None:
+        found["Idempotency-Key"] = _header_value(idempotency_key, "idempotency_key")
+    return found
+
+
+def _header_value(value: str, name: str) -> str:
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        message = f"{name} must be printable ASCII without spaces and line breaks, and not empty"
+        raise ConfigurationError(message)
+    return value
+
+
+def sync_body(update: StateUpdate | Mapping[str, Any], profile: ServerProfile) -> bytes:
+    """The body of a sync.
+
+    Raises:
+        ConfigurationError: It is no state update, no JSON, or has an intent that the server
+            does not know.
+    """
+    update = _state_update(update)
+    if profile.intents is not None and update.intent not in {None, *profile.intents}:
+        message = f"this API server accepts the intents {', '.join(sorted(profile.intents))} only"
+        raise ConfigurationError(message)
+    return _json(update.wire())
+
+
+def _state_update(update: StateUpdate | Mapping[str, Any]) -> StateUpdate:
+    if isinstance(update, StateUpdate):
+        return update
+    try:
+        return StateUpdate.model_validate(update)
+    except ValidationError as error:  # it repeats the values, so it is no cause of ours
+        names = sorted({str(flaw["loc"][0]) if flaw["loc"] else "it" for flaw in error.errors()})
+    message = (
+        f"the update is no StateUpdate (see {', '.join(names)}): it takes intent, step, context, "
+        "metadata and is_active, with JSON values"
+    )
+    raise ConfigurationError(message)
+
+
+def message_body(role: str, content: str) -> bytes:
+    """The body of a message.
+
+    Raises:
+        ConfigurationError: The role is none that the API knows, or the content no text.
+    """
+    if role not in {"user", "bot"} or not isinstance(content, str):
+        message = 'a message needs the role "user" or "bot", and text as its content'
+        raise ConfigurationError(message)
+    return _json({"role": role, "content": content})
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        pass
+    message = (
+        "the content cannot be sent as JSON: it holds NaN, Infinity, a lone surrogate, an object "
+        "that is no JSON value, or is nested too deeply"
+    )
+    raise ConfigurationError(message)

@@ -1,0 +1,225 @@
+"""How a request travels: over our own connections, or over an httpx client that somebody lent us.
+
+Every wire performs one exchange within so many seconds and answers with an outcome: what fails on
+the way is a value, so no error with a URL or an answer in it is ever on the traceback of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import weakref
+from typing import Protocol
+
+import httpcore
+import httpx
+
+from langchain_convsync.client._deadline import AsyncBackend, BlockingBackend, Deadline, current
+from langchain_convsync.client._exchange import (
+    TIMED_OUT,
+    Outcome,
+    Request,
+    aread,
+    failure,
+    read,
+)
+from langchain_convsync.client._redaction import redacted
+from langchain_convsync.errors import ClosedError
+
+#: Connections of one wire; more requests than that wait for a free one.
+CONNECTIONS = 100
+#: Seconds. Node and uvicorn close idle connections after 5 s; a POST on a closing one is ambiguous.
+KEEP_ALIVE = 4.0
+
+
+class Wire(Protocol):
+    """Performs exchanges, blocking."""
+
+    def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within so many seconds."""
+
+    def close(self) -> None:
+        """Close what this wire opened."""
+
+
+class AsyncWire(Protocol):
+    """Performs exchanges on one event loop."""
+
+    async def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within so many seconds."""
+
+    async def aclose(self) -> None:
+        """Close what this wire opened."""
+
+
+class _Transport(httpx.HTTPTransport):
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        # httpx has no argument for the network backend; the inherited methods use the pool alone.
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=tls,
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=CONNECTIONS,
+            keepalive_expiry=KEEP_ALIVE,
+            network_backend=BlockingBackend(),
+        )
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=None,  # the wire counts: a cancelled wait loses httpcore a connection
+            max_keepalive_connections=CONNECTIONS,
+            keepalive_expiry=KEEP_ALIVE,
+            network_backend=AsyncBackend(),
+        )
+
+
+class OwnWire:
+    """Our own connections: the deadline holds for every operation on the socket.
+
+    Args:
+        tls: How servers prove who they are; None where base_url is plain http.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._transport = _Transport(tls)
+        # Somebody may never close us: then the sockets go with the wire, or with the interpreter.
+        self._end = weakref.finalize(self, self._transport.close)
+
+    def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within so many seconds."""
+        token = current.set(Deadline(seconds))
+        try:
+            return read(self._transport.handle_request(_request(request, pool=seconds)))
+        except httpx.RequestError as error:
+            return failure(error)
+        finally:
+            current.reset(token)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._end()
+
+
+class OwnAsyncWire:
+    """Our own connections on one event loop.
+
+    An exchange runs in a task of its own that is never cancelled at a place where httpcore would
+    lose a connection; its caller can be cancelled anywhere.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._transport = _AsyncTransport(tls)
+        self._free = asyncio.Semaphore(CONNECTIONS)
+
+    async def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within so many seconds."""
+        deadline = Deadline(seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            return failure(httpx.PoolTimeout(""))
+        work = asyncio.create_task(self._exchange(request, deadline))
+        work.add_done_callback(lambda _: self._free.release())
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError:
+            deadline.interrupt(work)
+            await asyncio.wait((work,))  # it only cleans up: no network is waited for any more
+            raise
+        return work.result()
+
+    async def _exchange(self, request: Request, deadline: Deadline) -> Outcome:
+        current.set(deadline)
+        try:
+            response = await self._transport.handle_async_request(_request(request))
+            return await aread(response)
+        except httpx.RequestError as error:
+            return failure(error)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+
+class LentWire:
+    """Somebody's ``httpx.Client``, with its proxies, certificates and hooks; theirs to close.
+
+    Its socket is out of reach, so the deadline is approximate: no single read outlasts it, and it
+    is checked between the chunks of a body. Headers that trickle can outlast it.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within about so many seconds."""
+        _require_open(closed=self._client.is_closed)
+        end = time.monotonic() + seconds
+        prepared = self._client.build_request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            content=request.content,
+            timeout=seconds,
+        )
+        with redacted():
+            try:
+                response = self._client.send(prepared, stream=True, follow_redirects=False)
+            except httpx.RequestError as error:
+                return failure(error)
+            return read(response, overdue=lambda: time.monotonic() > end)
+
+    def close(self) -> None:
+        """Leave the client to its owner."""
+
+
+class LentAsyncWire:
+    """Somebody's ``httpx.AsyncClient``; the deadline is a cancellation of its exchange."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def exchange(self, request: Request, seconds: float) -> Outcome:
+        """Send a request; what came of it within so many seconds."""
+        _require_open(closed=self._client.is_closed)
+        prepared = self._client.build_request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            content=request.content,
+            timeout=seconds,
+        )
+        with redacted():
+            try:
+                async with asyncio.timeout(seconds):
+                    response = await self._client.send(
+                        prepared, stream=True, follow_redirects=False
+                    )
+                    return await aread(response)
+            except httpx.RequestError as error:
+                return failure(error)
+            except TimeoutError:
+                return TIMED_OUT
+
+    async def aclose(self) -> None:
+        """Leave the client to its owner."""
+
+
+def _require_open(*, closed: bool) -> None:
+    if closed:
+        message = "the httpx client passed as http_client is closed"
+        raise ClosedError(message)
+
+
+def _request(request: Request, *, pool: float | None = None) -> httpx.Request:
+    return httpx.Request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        content=request.content,
+        extensions={"timeout": {"pool": pool}},
+    )

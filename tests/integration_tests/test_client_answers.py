@@ -1,0 +1,327 @@
+"""Bad servers: every status, envelope and body that is not the documented success."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from langchain_convsync.client import Api
+from langchain_convsync.client._exchange import LARGEST_BODY
+from langchain_convsync.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    ConversationNotFoundError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+)
+from tests.client_calls import (
+    BODY,
+    CONVERSATION,
+    PHONE,
+    assert_says_nothing_private,
+    every_call,
+    post,
+    put,
+    read,
+)
+from tests.faulty_server import (
+    CLOSE,
+    FaultyServer,
+    Perform,
+    Script,
+    answers,
+    head,
+    in_both_colours,
+    sends,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: FaultyServer) -> Iterator[Api]:
+    built = Api(server.url, timeout=5.0, max_retries=0)
+    yield built
+    built.close()
+
+
+BOMB = gzip.compress(bytes(8 * LARGEST_BODY))
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (answers(b"<html>999999999</html>", content_type="text/html"), "no JSON object"),
+        (answers(b""), "no JSON object"),
+        (sends(head(204)), "no JSON object"),
+        (answers(b"[]"), "no JSON object"),
+        (answers(json.dumps(CONVERSATION)[:-4]), "no JSON object"),
+        (answers(b'{"type": "1", "data": {"x": NaN}}'), "no JSON object"),
+        (answers(b'{"type": "1", "data": {"x": -Infinity}}'), "no JSON object"),
+        (answers(b'{"type": "1", "data": ' + b"[" * 1000 + b"]" * 1000 + b"}"), "no JSON object"),
+        (answers(b'{"type": "1", "data": ' + b"9" * 5000 + b"}"), "no JSON object"),
+        (answers(b'{"type": "1", "message": "\xff"}'), "no JSON object"),
+        (answers({"message": "ok", "data": {}}), "no type"),
+        (answers({"type": "1", "data": {"sessionId": 999999999}}), "sessionId: string_type"),
+        (answers({"type": "1", "data": "999999999"}), "data: model_type"),
+        (answers(b"x", content_encoding="br"), "Content-Encoding"),
+        (answers(b"plain text all the same", content_encoding="gzip"), "no gzip"),
+        (answers(bytes(LARGEST_BODY + 1)), "larger than 8388608 bytes"),
+        (answers(BOMB, content_encoding="gzip"), "larger than 8388608 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@every_call
+def test_an_answer_of_another_shape_is_refused(
+    *, script: Script, why: str, call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """With the reason, without the answer; a write may have been applied all the same."""
+    server.plays(script)
+
+    with pytest.raises(InvalidResponseError, match=why) as told:
+        perform(call(api))
+
+    assert told.value.ambiguous is (call is not read)
+    assert_says_nothing_private(told.value)
+
+
+@in_both_colours
+def test_a_gzip_bomb_is_never_unpacked(
+    api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """64 MiB of zeros in a few KiB: the memory used stays near the cap."""
+    server.plays(answers(BOMB, content_encoding="gzip"))
+
+    tracemalloc.start()
+    with pytest.raises(InvalidResponseError):
+        perform(read(api))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 3 * LARGEST_BODY
+
+
+@in_both_colours
+def test_a_gzipped_answer_is_read(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
+    """Only gzip is asked for."""
+    server.plays(answers(gzip.compress(BODY), content_encoding="gzip"))
+
+    assert perform(read(api)).bot_id == "bot123"
+    assert server.received[0].headers["accept-encoding"] == "gzip"
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    ("status", "error", "ambiguous", "step"),
+    [
+        (301, APIStatusError, False, "base_url"),
+        (307, APIStatusError, False, "base_url"),
+        (400, BadRequestError, False, "check"),
+        (401, AuthenticationError, False, "CONVSYNC_API_KEY"),
+        (403, PermissionDeniedError, False, "tenant"),
+        (404, ConversationNotFoundError, False, "webhook"),
+        (405, BadRequestError, False, "check"),
+        (409, ConflictError, False, "read it again"),
+        (422, BadRequestError, False, "check"),
+        (429, RateLimitError, False, "slow down"),
+        (500, ServerError, True, "log"),
+        (502, ServerError, True, "log"),
+        (503, ServerError, True, "log"),
+    ],
+)
+@every_call
+def test_every_status_has_its_error(
+    *,
+    status: int,
+    error: type[APIError],
+    ambiguous: bool,
+    step: str,
+    call: Any,
+    api: Api,
+    server: FaultyServer,
+    perform: Perform[Any],
+) -> None:
+    """With the facts, the next step, and whether a write may have been applied."""
+    body = {"type": "3", "message": f"no {PHONE}", "data": None}
+    server.plays(
+        answers(body, status, x_request_id="req-7", retry_after=2, location=f"{server.url}/else")
+    )
+
+    with pytest.raises(error, match=step) as told:
+        perform(call(api))
+
+    assert type(told.value) is error
+    assert told.value.status_code == status
+    assert told.value.request_id == "req-7"
+    assert told.value.retry_after == 2.0
+    assert told.value.ambiguous is (ambiguous and call is not read)
+    assert f"status {status}, request req-7" in str(told.value)
+    assert len(server.received) == 1
+    assert_says_nothing_private(told.value)
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    "body", ["<html>Cannot GET</html>", '{"detail": "Not Found"}'], ids=["html", "another api"]
+)
+def test_a_wrong_prefix_is_told_from_a_missing_conversation(
+    body: str, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """A 404 that is none of the documented envelopes names the setting."""
+    server.plays(answers(body, 404))
+
+    with pytest.raises(NotFoundError, match=r"ServerProfile\(prefix=") as told:
+        perform(read(api))
+
+    assert type(told.value) is NotFoundError
+
+
+@in_both_colours
+@pytest.mark.parametrize("status", [404, 429, 503])
+def test_a_status_counts_even_if_its_body_is_useless(
+    status: int, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """A refusal with a bomb for a body is still that refusal."""
+    server.plays(answers(BOMB, status, content_encoding="gzip"))
+
+    with pytest.raises(APIStatusError) as told:
+        perform(read(api))
+
+    assert told.value.status_code == status
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    ("envelope", "error"),
+    [
+        ({"type": "3", "message": "No active conversation found", "data": None}, True),
+        ({"type": "3", "message": "Conversation not found", "data": None}, True),
+        ({"type": "3", "message": f"Broken for {PHONE}", "data": None}, False),
+        ({"type": "3", "message": None, "data": CONVERSATION["data"]}, False),
+        ({"type": "2", "data": CONVERSATION["data"]}, False),
+        ({"type": True, "data": CONVERSATION["data"]}, False),
+        ({"type": ["1"], "data": CONVERSATION["data"]}, False),
+    ],
+)
+@every_call
+def test_an_error_with_status_200_is_an_error(
+    *, envelope: Any, error: bool, call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """The envelope's type decides; a conversation that is not there is recognised."""
+    server.plays(answers(envelope))
+    expected = ConversationNotFoundError if error else APIStatusError
+
+    with pytest.raises(expected) as told:
+        perform(call(api))
+
+    assert type(told.value) is expected
+    assert told.value.status_code == 200
+    assert_says_nothing_private(told.value)
+
+
+@in_both_colours
+def test_a_look_up_without_data_found_nothing(
+    api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """Success with ``data: null`` is how some servers say 404."""
+    server.plays(answers({"type": "1", "message": "ok", "data": None}))
+
+    with pytest.raises(ConversationNotFoundError):
+        perform(read(api))
+
+
+@in_both_colours
+def test_a_type_may_be_a_number(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
+    """Some servers send 1 for "1"."""
+    server.plays(answers({**CONVERSATION, "type": 1}))
+
+    assert perform(read(api)).subdomain == "restaurant-abc"
+
+
+@in_both_colours
+def test_a_redirect_is_not_followed(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
+    """It would carry the key, and repeat a write, wherever the server points."""
+    server.plays(answers({}, 307, location=f"{server.url}/elsewhere"))
+
+    with pytest.raises(APIStatusError, match="redirects"):
+        perform(post(api))
+
+    assert len(server.received) == 1
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    ("script", "healthy"),
+    [
+        (answers({"type": "1", "message": "healthy", "data": {"status": "ok"}}), True),
+        (answers({"status": "ok"}), True),
+        (answers({"type": "3", "message": "database down", "data": None}), False),
+        (answers({"type": "3", "message": "database down", "data": None}, 503), False),
+        (answers("down", 500), False),
+    ],
+)
+def test_health_is_what_the_server_says(
+    script: Script, healthy: bool, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """False is the server's own word, asked for once."""
+    server.plays(script)
+
+    assert perform(api.health()) is healthy
+    assert len(server.received) == 1
+
+
+@in_both_colours
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        (answers({"error": "no token"}, 401), AuthenticationError),
+        (answers("<html>", 404), NotFoundError),
+        (answers({"type": "3", "message": "none", "data": None}, 404), NotFoundError),
+        (answers("<html>a front page</html>"), InvalidResponseError),
+        (sends(CLOSE), APIConnectionError),
+    ],
+)
+def test_a_server_that_cannot_be_asked_for_its_health_is_an_error(
+    script: Script, error: type[APIError], api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """A wrong prefix or key is the caller's to mend, and says so."""
+    server.plays(script)
+
+    with pytest.raises(error) as told:
+        perform(api.health())
+
+    assert type(told.value) is error
+
+
+@in_both_colours
+def test_a_conversation_that_expires_between_read_and_write_is_not_found(
+    api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """The write says so, clearly not applied, and the tenant is looked up anew next time."""
+    gone = answers({"type": "3", "message": "Conversation not found", "data": None}, 404)
+    server.plays(answers(CONVERSATION), gone, answers(CONVERSATION))
+    perform(api.lookup_tenant(PHONE, "bot123"))
+
+    with pytest.raises(ConversationNotFoundError) as told:
+        perform(put(api))
+    perform(api.lookup_tenant(PHONE, "bot123"))
+
+    assert not told.value.ambiguous
+    assert [request.method for request in server.received] == ["GET", "PUT", "GET"]
