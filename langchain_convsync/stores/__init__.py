@@ -1,0 +1,78 @@
+"""Event stores: the durable side of a turn. ``base`` holds the contract."""
+
+from __future__ import annotations
+
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.settings import required_setting
+from langchain_convsync.stores.base import (
+    FORMAT_VERSION,
+    RETENTION,
+    Accepted,
+    Backlog,
+    Commit,
+    Cursor,
+    Done,
+    EventState,
+    EventStore,
+    Handles,
+    Lane,
+    Lease,
+    NewEvent,
+    Op,
+    QueuedEvent,
+    Taken,
+)
+from langchain_convsync.stores.redis import RedisEventStore
+from langchain_convsync.stores.sqlite import SQLiteEventStore
+
+__all__ = [
+    "FORMAT_VERSION",
+    "RETENTION",
+    "Accepted",
+    "Backlog",
+    "Commit",
+    "Cursor",
+    "Done",
+    "EventState",
+    "EventStore",
+    "Handles",
+    "Lane",
+    "Lease",
+    "NewEvent",
+    "Op",
+    "QueuedEvent",
+    "RedisEventStore",
+    "SQLiteEventStore",
+    "Taken",
+    "open_store",
+]
+
+_REDIS = {"redis", "rediss", "unix", "valkey", "valkeys"}
+
+
+def open_store(url: str | None = None) -> EventStore:
+    """The event store that a URL names; nothing is connected yet.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``valkey://`` for Redis and Valkey;
+            ``sqlite:///relative.db``, ``sqlite:////absolute.db``, a file's path or ``:memory:`` for
+            SQLite. ``CONVSYNC_STORE_URL`` when absent.
+
+    Raises:
+        ConfigurationError: No URL is set, or it names no store.
+    """
+    url = required_setting(url, argument="store", variable="CONVSYNC_STORE_URL")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return SQLiteEventStore(url)
+    if scheme == "sqlite" and rest in {"", "/"}:
+        return SQLiteEventStore(":memory:")
+    if scheme == "sqlite" and rest.startswith("/"):
+        return SQLiteEventStore(rest.removeprefix("/"))
+    if scheme in _REDIS:
+        return RedisEventStore(url)
+    message = (
+        f"{scheme}:// is no event store: pass redis://…, rediss://…, unix://…, sqlite:///… or the "
+        "path of a file, as store=… or in CONVSYNC_STORE_URL"
+    )
+    raise ConfigurationError(message)

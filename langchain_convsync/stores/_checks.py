@@ -1,0 +1,84 @@
+"""What both stores check before the first write, and their units."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+
+from langchain_convsync.stores.base import Commit, Lease, NewEvent
+
+_HANDLE = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
+#: Beyond this, milliseconds since 1970 would leave the integers that a double holds exactly.
+_LONGEST = 1e9
+
+
+def account_of(handle: str) -> str:
+    """The part that all handles of one account share: its shard and its hash."""
+    return _checked(handle)[:15]
+
+
+def shard_of(handle: str) -> int:
+    """The shard that everything of the handle's account lies in."""
+    return int(_checked(handle)[:2])
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration in the stores' unit."""
+    if not 0 <= seconds <= _LONGEST or math.isnan(seconds):
+        message = f"{seconds} is no duration in seconds from 0 to {_LONGEST:.0f}"
+        raise ValueError(message)
+    return round(seconds * 1000)
+
+
+def encoded(text: str) -> bytes:
+    """Opaque text as bytes; lone surrogates survive."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(data: bytes) -> str:
+    """The inverse of :func:`encoded`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def check_event(event: NewEvent) -> None:
+    """Raise ValueError unless the event's handles belong together."""
+    handles = [event.eid, event.cid, *([event.alias] if event.alias is not None else [])]
+    if len({account_of(handle) for handle in handles}) > 1:
+        message = "an event, its conversation and its alias must belong to one account"
+        raise ValueError(message)
+
+
+def check_commit(commit: Commit) -> None:
+    """Raise ValueError where a commit contradicts itself."""
+    if not commit.eids:
+        message = "a commit answers at least one event"
+        raise ValueError(message)
+    if not set(commit.outcomes) <= set(commit.eids):
+        message = "a commit stores outcomes of its own events only"
+        raise ValueError(message)
+    turn = f"{commit.eids[0]}/"
+    for queue in (commit.ops, commit.says):
+        ids = Counter(op.id for op in queue)
+        if any(count > 1 or not op_id.startswith(turn) for op_id, count in ids.items()):
+            message = "the operations of a commit need ids of their own: <turn id>/<index>"
+            raise ValueError(message)
+
+
+def check_queue(lease: Lease) -> None:
+    """Raise ValueError unless the lease is for a lane that delivers operations."""
+    if lease.lane == "turn":
+        message = "operations are delivered under a lease on the write or the say lane"
+        raise ValueError(message)
+
+
+def turn_of(op_id: str) -> str:
+    """What the ids of one turn's operations begin with."""
+    return op_id.rpartition("/")[0] + "/"
+
+
+def _checked(handle: str) -> str:
+    if not _HANDLE.fullmatch(handle):
+        message = "not a handle: make event and conversation ids with EventStore.handles()"
+        raise ValueError(message)
+    return handle

@@ -1,0 +1,135 @@
+"""What travels between the store and its scripts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, TypeAlias
+
+from langchain_convsync.stores._checks import decoded, encoded, shard_of
+from langchain_convsync.stores.base import (
+    SHARDS,
+    Accepted,
+    Cursor,
+    Lane,
+    Lease,
+    Op,
+    QueuedEvent,
+    Taken,
+)
+
+META = b"cs:meta"
+Argument: TypeAlias = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest under which the server remembers it."""
+
+    source: bytes
+    sha: bytes
+
+
+@cache
+def script(name: str, *, prelude: bool = True) -> Script:
+    """One operation's script, with what all operations share in front of it."""
+    folder = resources.files(__package__) / "lua"
+    parts = ["_prelude", name] if prelude else [name]
+    source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    return Script(source, sha.encode())
+
+
+def shard_keys(handle: str | None) -> list[bytes]:
+    """What the keys of the handle's shard begin with, or of every shard without one.
+
+    The braces are a Redis Cluster hash tag: all keys of a shard lie in one slot.
+    """
+    shards = range(SHARDS) if handle is None else [shard_of(handle)]
+    return [b"cs:{s%02d}:" % shard for shard in shards]
+
+
+def to_bytes(arguments: Sequence[Argument]) -> list[bytes]:
+    """Script arguments as the server receives them."""
+    return [
+        argument
+        if isinstance(argument, bytes)
+        else encoded(argument if isinstance(argument, str) else str(int(argument)))
+        for argument in arguments
+    ]
+
+
+def optional(text: str | None) -> bytes:
+    """An optional text: empty, or the text after an equals sign."""
+    return b"" if text is None else b"=" + encoded(text)
+
+
+def as_cursor(answer: Any) -> Cursor | None:
+    """The cursor in a script's answer."""
+    if not answer:
+        return None
+    op_id, pos, sent, tries, note = answer
+    return Cursor(
+        op_id=decoded(op_id),
+        pos=int(pos),
+        sent_at=None if sent is None else int(sent) / 1000,
+        tries=int(tries),
+        note=_text(note),
+    )
+
+
+def as_taken(answer: Any, lane: Lane) -> Taken | None:
+    """The taken lane in a script's answer."""
+    if not answer:
+        return None
+    cid, token, epoch, until, now, turns, events, ops, cursor, anchor, snapshot = answer
+    return Taken(
+        lease=Lease(
+            cid=decoded(cid),
+            lane=lane,
+            token=decoded(token),
+            epoch=int(epoch),
+            until=int(until) / 1000,
+        ),
+        now=int(now) / 1000,
+        events=tuple(_event(*event) for event in events),
+        ops=tuple(
+            Op(id=decoded(op_id), body=decoded(body))
+            for op_id, body in zip(ops[::2], ops[1::2], strict=True)
+        ),
+        cursor=as_cursor(cursor),
+        anchor=_text(anchor),
+        snapshot=_text(snapshot),
+        turns=int(turns or 0),
+    )
+
+
+def as_accepted(answer: Any) -> Accepted:
+    """What became of an event, from the script's answer."""
+    status, cid, state, outcome, differs, due_in, taken = answer
+    return Accepted(
+        status=status.decode(),
+        cid=decoded(cid),
+        state=None if state is None else state.decode(),
+        outcome=_text(outcome),
+        differs=bool(differs),
+        due_in=int(due_in) / 1000,
+        taken=as_taken(taken, "turn"),
+    )
+
+
+def _event(eid: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes) -> QueuedEvent:
+    return QueuedEvent(
+        eid=decoded(eid),
+        payload=decoded(payload),
+        accepted_at=int(at) / 1000,
+        starts=int(starts),
+        errors=int(errors),
+    )
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else decoded(data)

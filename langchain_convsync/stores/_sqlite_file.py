@@ -1,0 +1,124 @@
+"""A store's SQLite database: opening it, its format, and its clock."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from langchain_convsync.errors import ConfigurationError, StoreFormatError
+from langchain_convsync.stores.base import FORMAT_VERSION
+
+MEMORY = ":memory:"
+#: Marks the file as ours: "csyn".
+APPLICATION_ID = 0x6373796E
+#: Seconds to wait for another process's transaction.
+BUSY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One atomic step.
+
+    Attributes:
+        sql: The connection, within a transaction.
+        now: Store time in milliseconds.
+        retention: Milliseconds that finished events and idle conversations are remembered.
+    """
+
+    sql: sqlite3.Connection
+    now: int
+    retention: int
+
+    def one(self, statement: str, *values: Any) -> Any:
+        """The first row, None without any."""
+        return self.sql.execute(statement, values).fetchone()
+
+    def all(self, statement: str, *values: Any) -> list[Any]:
+        """Every row."""
+        return self.sql.execute(statement, values).fetchall()
+
+    def do(self, statement: str, *values: Any) -> None:
+        """Execute a statement that answers nothing."""
+        self.sql.execute(statement, values)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreClock:
+    """Store time: milliseconds that never go backwards, shared by the processes of one machine.
+
+    It counts with the system's monotonic clock, which all processes share and nobody sets, so a
+    step of the wall clock expires no lease. That clock begins anew when the machine starts; the
+    file keeps the latest store time it has seen, and goes on from there. The wall clock only
+    chooses where to begin, so that times in the file can be read.
+    """
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+
+    def base(self, stored: int | None, seen: int) -> int:
+        """What to add to the monotonic clock, from what the file holds."""
+        ticks = round(self.monotonic() * 1000)
+        if stored is not None and stored + ticks >= seen:
+            return stored
+        return max(seen, round(self.wall() * 1000)) - ticks
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open the database; the caller serialises its use.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    if path != MEMORY:
+        Path(path).touch(
+            mode=0o600
+        )  # customers' words are for this user only; SQLite's own files follow
+    connection = sqlite3.connect(
+        path, timeout=BUSY, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
+    return connection
+
+
+def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
+    """Create what is missing; the store's secret and the base of its clock.
+
+    Raises:
+        ConfigurationError: The file is another application's database.
+        StoreFormatError: It was written by a newer version.
+    """
+    sql.execute("PRAGMA journal_mode = WAL")
+    sql.execute("BEGIN IMMEDIATE")
+    with sql:
+        _check_format(sql)
+        meta = dict(sql.execute("SELECT name, value FROM meta").fetchall())
+        key = meta.get("key") or secrets.token_bytes(32)
+        base = clock.base(meta.get("base"), meta.get("seen", 0))
+        sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
+    return key, base
+
+
+def _check_format(sql: sqlite3.Connection) -> None:
+    version = sql.execute("PRAGMA user_version").fetchone()[0]
+    application = sql.execute("PRAGMA application_id").fetchone()[0]
+    if application != APPLICATION_ID:
+        if sql.execute("SELECT 1 FROM sqlite_master").fetchone():
+            message = "the file is another application's database: give the store a file of its own"
+            raise ConfigurationError(message)
+        for statement in (resources.files(__package__) / "schema.sql").read_text().split(";\n"):
+            sql.execute(statement)
+        sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    elif version > FORMAT_VERSION:
+        message = (
+            f"this store was written in format {version}, and this version reads up to "
+            f"{FORMAT_VERSION}: upgrade langchain-convsync"
+        )
+        raise StoreFormatError(message)

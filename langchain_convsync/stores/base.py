@@ -1,0 +1,391 @@
+"""What an event store promises: the vocabulary and the contract of both implementations.
+
+A store keeps, per conversation, a FIFO of accepted events (the *inbox*) and two FIFOs of
+operations: API writes not yet confirmed (the *outbox*) and replies not yet confirmed sent (the *say
+queue*). Each of the three is worked on in its own *lane*, under a lease of its own, so a new turn
+never waits for an old turn's writes::
+
+    accept ─► inbox ─► take("turn") ─► commit_turn ─► outbox ─► take("write") ─► op_begin ─► op_done
+                                                 └──► say queue ─► take("say") ─► …
+
+Every operation is one atomic step on the store's own clock, and safe to repeat: the same call
+again, after a lost answer, changes nothing and answers the same. "The same call" is the same
+:class:`Io` performed again, or another one made with the same arguments, tokens included.
+
+A lease is lost when another take followed it, not by the clock alone: after ``until`` anybody may
+take the lane over, and until somebody does, its holder may still renew it and finish. Whoever lost
+the lease gets FENCED.
+
+Payloads, outcomes, bodies, notes and anchors are opaque text, which comes back as it was given,
+lone surrogates and NUL included. Times are seconds on the store's clock, exact to the millisecond.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from langchain_convsync._flow import Io
+
+FORMAT_VERSION = 1
+SHARDS = 64
+#: Seconds that a finished event is remembered: longer than any sender repeats it.
+RETENTION = 7 * 24 * 3600.0
+
+Lane: TypeAlias = Literal["turn", "write", "say"]
+EventState: TypeAlias = Literal["queued", "done", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Names for events and conversations that reveal nothing about people.
+
+    A handle is ``<shard>.<account>.<hash>``: keyed hashes, so neither a phone number nor an account
+    name can be read from it or guessed without the store's key. Everything of one account lies in
+    one shard, hence in one slot of a Redis Cluster.
+
+    Args:
+        key: The store's secret, created once in the store.
+    """
+
+    key: bytes = field(repr=False)
+
+    def event(self, account: str, family: str, source_id: str) -> str:
+        """The *eid*: one per message, whichever deliveries report it."""
+        return self._handle(account, "event", family, source_id)
+
+    def conversation(self, account: str, customer: str) -> str:
+        """The *cid*: it only orders the events of one customer of one account."""
+        return self._handle(account, "conversation", customer)
+
+    def _handle(self, account: str, *parts: str) -> str:
+        shard = crc16(account.encode("utf-8", "surrogatepass")) % SHARDS
+        return f"{shard:02d}.{self._hash(account)[:12]}.{self._hash(account, *parts)[:32]}"
+
+    def _hash(self, *parts: str) -> str:
+        # Length-prefixed, so that no two lists of parts are the same bytes.
+        encoded = (part.encode("utf-8", "surrogatepass") for part in parts)
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
+        return hmac.new(self.key, message, hashlib.sha256).hexdigest()
+
+
+def crc16(data: bytes) -> int:
+    """CRC-16/XMODEM, the checksum that Redis Cluster hashes keys with."""
+    return binascii.crc_hqx(data, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to accept.
+
+    Attributes:
+        eid: The event's handle.
+        cid: The handle of the conversation it belongs to.
+        alias: Another handle of the same customer (their LID); it points to ``cid`` from now on,
+            unless the conversation of that name still has work of its own.
+        digest: Hash of the normalised content: a repeated eid with another digest is counted.
+        payload: The event itself, JSON.
+    """
+
+    eid: str
+    cid: str
+    alias: str | None = None
+    digest: str = ""
+    payload: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedEvent:
+    """An accepted event that no turn has answered yet.
+
+    Attributes:
+        starts: How often a turn began with it at its head and neither committed nor released.
+        errors: How often a turn with it at its head was released as failed.
+    """
+
+    eid: str
+    payload: str = field(repr=False)
+    accepted_at: float
+    starts: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation of a turn's outbox or say queue.
+
+    Attributes:
+        id: ``<turn id>/<index>``: the operations of one turn share the part before the slash.
+        body: What to do, JSON.
+    """
+
+    id: str
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far the operation at the head of a lane has come.
+
+    Attributes:
+        op_id: The operation; the cursor is void when another one is at the head.
+        pos: Index of its part that is next (an append has one part per message).
+        sent_at: Store time at which that part was begun; None while it surely is not on the wire.
+        tries: How often that part was begun.
+        note: What the deliverer remembers about that part, JSON.
+    """
+
+    op_id: str
+    pos: int = 0
+    sent_at: float | None = None
+    tries: int = 0
+    note: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to work on one lane of one conversation, until ``until`` (store time, seconds)."""
+
+    cid: str
+    lane: Lane
+    token: str
+    epoch: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A lane taken, with everything needed to work on it.
+
+    Attributes:
+        lease: The lease; pass it to every further operation.
+        now: Store time of the take.
+        events: ``turn`` lane: the whole inbox, in order of arrival.
+        ops: ``turn`` and ``write``: the outbox; ``say``: the say queue; in order.
+        cursor: Of the first of ``ops``; None before it was ever begun.
+        anchor: JSON noted by the last confirmed operation of that queue.
+        snapshot: JSON stored by the last commit, while it is valid; ``turn`` lane only.
+        turns: How many turns were committed so far.
+    """
+
+    lease: Lease
+    now: float
+    events: tuple[QueuedEvent, ...] = ()
+    ops: tuple[Op, ...] = ()
+    cursor: Cursor | None = None
+    anchor: str | None = field(default=None, repr=False)
+    snapshot: str | None = field(default=None, repr=False)
+    turns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What became of an event that was offered.
+
+    Attributes:
+        status: ``new``, ``duplicate`` (known before) or ``busy`` (backlog full, nothing recorded).
+        cid: The conversation it is queued in, after aliases.
+        state: The event's state; None when busy.
+        outcome: The JSON that the turn which finished it stored.
+        differs: It was known, but with another digest.
+        due_in: Seconds until its conversation can be taken: the quiet window, a retry's delay or
+            somebody's lease; 0.0 when it could be now, was, or when the event needs no turn any
+            more.
+        taken: The turn lane, when a token was given, the event is queued, and the lane was free and
+        due.
+    """
+
+    status: Literal["new", "duplicate", "busy"]
+    cid: str
+    state: EventState | None = None
+    outcome: str | None = field(default=None, repr=False)
+    differs: bool = False
+    due_in: float = 0.0
+    taken: Taken | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Everything that one turn changes, at its one linearisation point.
+
+    Attributes:
+        eids: The events it answers: exactly the head of the inbox. The first one is the turn id.
+        outcomes: Outcome JSON by eid, for those that repeat it later.
+        ops: New operations for the outbox; their ids begin with the turn id and a slash.
+        says: New operations for the say queue.
+        dead: True keeps the events as dead letters, payload included, for an operator.
+        snapshot: JSON for the next turn, should the API not answer then.
+        snapshot_ttl: Seconds for which it is valid.
+    """
+
+    eids: Sequence[str]
+    outcomes: Mapping[str, str] = field(repr=False)
+    ops: Sequence[Op] = ()
+    says: Sequence[Op] = ()
+    dead: bool = False
+    snapshot: str | None = field(default=None, repr=False)
+    snapshot_ttl: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a store still has to do: numbers of events, operations and dead letters."""
+
+    queued: int = 0
+    writes: int = 0
+    says: int = 0
+    parked: int = 0
+    dead: int = 0
+
+
+Done: TypeAlias = Literal["done", "already", "fenced"]
+
+
+class EventStore(Protocol):
+    """The operations; each is one :class:`Io` step, to be run or awaited."""
+
+    def handles(self) -> Io[Handles]:
+        """The store's names for events and conversations; creates the store's secret once."""
+        ...
+
+    def accept(
+        self,
+        event: NewEvent,
+        *,
+        token: str | None = None,
+        lease: float = 30.0,
+        quiet: float = 0.0,
+        max_quiet: float = 0.0,
+        backlog: int = 1000,
+    ) -> Io[Accepted]:
+        """Record an event once, and take its conversation's turn lane in the same step if possible.
+
+        Follows the alias of ``event.cid``. A new event is appended to the inbox; the conversation
+        becomes due at ``min(first + max_quiet, last + quiet)``, first and last being the arrival of
+        the oldest and the newest queued event, and the two windows those of the newest. A dead
+        letter that is offered again is a duplicate.
+
+        Args:
+            event: The event.
+            token: New for every take that is attempted; None only records. The same token again
+                answers the same lease. Without one, another call is another delivery.
+            lease: Seconds.
+            quiet: Seconds without a further event after which the conversation is due.
+            max_quiet: Seconds after the first queued event at which it is due in any case.
+            backlog: At most so many queued events per conversation; beyond, the answer is ``busy``.
+
+        Raises:
+            ValueError: The event's handles are none, or belong to different accounts.
+        """
+        ...
+
+    def take(
+        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+    ) -> Io[Taken | None]:
+        """Lease a lane that has work due and no live lease; None if there is none.
+
+        With ``cid``, that conversation's lane. Without, any: accounts take turns (the next one is
+        that whose oldest work, or whose last turn, is longest ago), within an account the longest
+        due comes first. A lapsed lease is taken over with the next epoch. Taking a turn lane counts
+        a start on its head event, once per token. A token that holds a lane is answered with that
+        lane again.
+        """
+        ...
+
+    def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
+        """Renew a lease to at least ``seconds`` from now; None when it is lost."""
+        ...
+
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
+        """End a turn and give the turn lane back: all of ``commit``, or nothing.
+
+        The same call again answers ``done`` again. ``already``: another lease committed this turn's
+        head event. ``fenced``: the lease is lost, or the events are not the head of the inbox.
+        Finished events lose their payload and expire after the store's retention.
+
+        Raises:
+            ValueError: ``commit`` contradicts itself: no events, outcomes of others, or operations
+                whose ids are not the turn's own.
+        """
+        ...
+
+    def op_begin(
+        self,
+        lease: Lease,
+        op_id: str,
+        pos: int,
+        *,
+        attempt: int,
+        need: float,
+        note: str | None = None,
+    ) -> Io[Cursor | None]:
+        """Note that part ``pos`` of the head operation goes on the wire now; None when fenced.
+
+        Fenced also means that ``op_id`` is not at the head, or past ``pos``. Renews the lease when
+        less than ``need`` seconds are left. ``attempt`` is the number of this try, from 1; it
+        becomes the cursor's ``tries``, and the first call for an attempt sets ``sent_at``. A
+        ``note`` of None keeps the part's note.
+        """
+        ...
+
+    def op_done(
+        self, lease: Lease, op_id: str, pos: int, *, last: bool, anchor: str | None = None
+    ) -> Io[Done]:
+        """Note that part ``pos`` is confirmed; ``last`` removes the operation from the queue.
+
+        ``anchor`` replaces the queue's anchor; None keeps it. ``already`` when ``op_id`` is not at
+        the head any more, or its cursor is past ``pos``, unless it was this very call that moved
+        it.
+        """
+        ...
+
+    def op_retry(
+        self,
+        lease: Lease,
+        op_id: str,
+        pos: int,
+        *,
+        delay: float,
+        sent: bool,
+        note: str | None = None,
+    ) -> Io[Done]:
+        """Note that part ``pos`` is to be tried again, and not before ``delay`` seconds from now.
+
+        ``sent`` False takes back ``sent_at``: the part surely was not applied. A ``note`` of None
+        keeps the part's note. ``already`` as for :meth:`op_done`.
+        """
+        ...
+
+    def op_park(self, lease: Lease, op_id: str, *, reason: str) -> Io[Done]:
+        """Set the head operation aside for an operator, and the rest of its turn with it.
+
+        Later turns proceed. ``reason`` is kept with the parked operations. ``already`` when
+        ``op_id`` is not at the head any more, unless it was this very call that parked it.
+        """
+        ...
+
+    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
+        """Give a lane back; False when the lease was lost already.
+
+        On the turn lane it takes back the start counted by the take; ``failed`` counts an error on
+        the head event instead. The lane is due again after ``delay`` seconds, or after the delay
+        that :meth:`op_retry` set if that is later, if it has work. Changes nothing after the lane
+        was given back by :meth:`commit_turn` or an earlier release.
+        """
+        ...
+
+    def backlog(self) -> Io[Backlog]:
+        """What is left to do."""
+        ...
+
+    def close(self) -> None:
+        """End this store's use, and close the connections it opened in the sync colour."""
+        ...
+
+    async def aclose(self) -> None:
+        """End this store's use, and close every connection it opened."""
+        ...

@@ -1,0 +1,153 @@
+"""One thread per process that renews every lease in use."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from langchain_convsync import telemetry
+from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.stores.base import EventStore, Lease
+
+
+class Watch:
+    """A lease being renewed, as a context manager; a cancelled block gives its lease back.
+
+    Attributes:
+        lost: True once the lease is gone; the work under it must not be committed.
+    """
+
+    def __init__(
+        self, store: EventStore, lease: Lease, *, seconds: float, deadline: float | None
+    ) -> None:
+        now = time.monotonic()
+        self.lost = False
+        self._store = store
+        self._lease = lease
+        self._seconds = seconds
+        self._deadline = None if deadline is None else now + deadline
+        self._ends = now + seconds
+        self._on_lost: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self.released = False
+        self.next_beat = now + seconds / 3
+
+    def __enter__(self) -> Self:
+        _heartbeat.add(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _heartbeat.remove(self)
+        if exc is not None and not isinstance(exc, Exception):
+            # Cancelled: nobody is left to wait for I/O, so the heartbeat's thread gives it back.
+            self.released, self.next_beat = True, 0.0
+            _heartbeat.add(self)
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call back once the lease is gone, from the heartbeat's thread; at once if it is."""
+        with self._lock:
+            self._on_lost.append(callback)
+            already = self.lost
+        if already:
+            callback()
+
+    def beat(self) -> None:
+        """Renew the lease, unless its deadline has passed; notice when it is gone."""
+        if self.released:
+            self._release()
+            return
+        now = time.monotonic()
+        self.next_beat = now + self._seconds / 3
+        expired = now >= self._ends
+        if self._deadline is not None and now >= self._deadline:
+            if expired:
+                self._lose()
+            return
+        try:
+            renewed = self._store.beat(self._lease, seconds=self._seconds).block()
+        except Exception:  # noqa: BLE001 - the one thread serves every lease and must go on
+            telemetry.count("heartbeat_failures")
+            if expired:
+                self._lose()
+            return
+        if renewed is None:
+            self._lose()
+        else:
+            self._ends = now + self._seconds
+
+    def _release(self) -> None:
+        _heartbeat.remove(self)
+        try:
+            self._store.release(self._lease).block()
+        except ConvSyncError:
+            telemetry.count("release_failures")  # the lease ends by itself
+
+    def _lose(self) -> None:
+        with self._lock:
+            if self.lost:
+                return
+            self.lost = True
+            callbacks = tuple(self._on_lost)
+        telemetry.count("leases_lost")
+        for callback in callbacks:
+            callback()
+
+
+class _Heartbeat:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: set[Watch] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: Watch) -> None:
+        with self._changed:
+            self._watches.add(watch)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="convsync-heartbeat", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+
+    def remove(self, watch: Watch) -> None:
+        with self._changed:
+            self._watches.discard(watch)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                due = self._due()
+            for watch in due:
+                if not watch.lost:
+                    watch.beat()
+
+    def _due(self) -> list[Watch]:
+        """The watches to renew now; waits until there is one."""
+        while True:
+            now = time.monotonic()
+            live = [watch for watch in self._watches if not watch.lost]
+            if due := [watch for watch in live if watch.next_beat <= now]:
+                return due
+            soonest = min((watch.next_beat for watch in live), default=None)
+            self._changed.wait(None if soonest is None else soonest - now)
+
+
+_heartbeat = _Heartbeat()
+
+
+def _forget_after_fork() -> None:
+    global _heartbeat  # noqa: PLW0603 - threads do not survive a fork; the child starts its own
+    _heartbeat = _Heartbeat()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,15 @@
+-- Notes that a part of the head operation goes on the wire; answers the cursor, false when fenced.
+local cid, lane, token, epoch, op, pos, attempt, need, note = unpack(ARGV, 3)
+if refusal(cid, lane, token, epoch, op, pos) then return false end
+local conversation = conversation_key(cid)
+move_to(cid, lane, op, pos)
+local cursor = cursor_of(cid, lane)
+if cursor[4] ~= attempt or not cursor[3] then
+  call('HSET', conversation, lane .. '.tries', attempt, lane .. '.sent', now)
+end
+note = optional(note)
+if note then call('HSET', conversation, lane .. '.note', note) end
+local ends = held_until(cid, lane, token, epoch)
+call('HSET', conversation, lane .. '.until', math.max(ends, now + need))
+schedule(cid, lane)
+return cursor_of(cid, lane)

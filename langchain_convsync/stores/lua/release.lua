@@ -1,0 +1,20 @@
+-- Gives a lane back; 0 when the lease was lost already.
+local cid, lane, token, epoch, delay, failed = unpack(ARGV, 3)
+local conversation = conversation_key(cid)
+local has = call('HMGET', conversation,
+  lane .. '.token', lane .. '.epoch', lane .. '.until', lane .. '.not_before')
+if has[1] ~= token or has[2] ~= epoch then return 0 end
+if not has[3] then return 1 end -- given back before
+call('HDEL', conversation, lane .. '.until')
+call('HSET', conversation, lane .. '.not_before', math.max(tonumber(has[4] or 0), now + delay))
+local head = lane == 'turn' and call('LINDEX', queue_key(cid, lane), 0)
+if head then
+  local event = event_key(head)
+  if call('HGET', event, 'started_by') == token then
+    call('HINCRBY', event, 'starts', -1)
+    call('HDEL', event, 'started_by')
+  end
+  if failed == '1' then call('HINCRBY', event, 'errors', 1) end
+end
+schedule(cid, lane)
+return 1

@@ -1,0 +1,271 @@
+"""The embedded event store: one SQLite file, or memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Io
+from langchain_convsync.errors import ClosedError, StoreUnavailableError
+from langchain_convsync.stores import _sqlite_events as events
+from langchain_convsync.stores import _sqlite_lanes as lanes
+from langchain_convsync.stores import _sqlite_work as work
+from langchain_convsync.stores._checks import (
+    account_of,
+    check_commit,
+    check_event,
+    check_queue,
+    milliseconds,
+)
+from langchain_convsync.stores._sqlite_file import (
+    MEMORY,
+    StoreClock,
+    Transaction,
+    connect,
+    prepare,
+)
+from langchain_convsync.stores.base import (
+    RETENTION,
+    Accepted,
+    Backlog,
+    Commit,
+    Cursor,
+    Done,
+    Handles,
+    Lane,
+    Lease,
+    NewEvent,
+    Taken,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class SQLiteEventStore:
+    """Events, operations and leases in one SQLite file, shared by the processes of one machine.
+
+    Each operation is one transaction, on the calling thread in the blocking colour and on a thread
+    of the store's own in the asynchronous one. What was acknowledged survives a killed process and
+    a power cut. ``":memory:"`` keeps nothing beyond this object.
+
+    Args:
+        path: The file, on a local disk; its folder must exist.
+        retention: Seconds that finished events and idle conversations are remembered.
+        clock: Store time in seconds, for tests; None counts with the machine's own clock.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        retention: float = RETENTION,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._retention = milliseconds(retention)
+        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._lock = threading.Lock()
+        self._sql: sqlite3.Connection | None = None
+        self._key, self._base = b"", 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def handles(self) -> Io[Handles]:
+        """See :meth:`EventStore.handles`."""
+        return self._step(lambda _tx: Handles(self._key))
+
+    def accept(
+        self,
+        event: NewEvent,
+        *,
+        token: str | None = None,
+        lease: float = 30.0,
+        quiet: float = 0.0,
+        max_quiet: float = 0.0,
+        backlog: int = 1000,
+    ) -> Io[Accepted]:
+        """See :meth:`EventStore.accept`."""
+        check_event(event)
+        by, length = token or secrets.token_hex(8), milliseconds(lease)
+        windows = (milliseconds(quiet), milliseconds(max_quiet))
+        return self._step(
+            lambda tx: events.accept(
+                tx,
+                event,
+                by=by,
+                token=token or None,
+                length=length,
+                quiet=windows[0],
+                max_quiet=windows[1],
+                backlog=backlog,
+            )
+        )
+
+    def take(
+        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+    ) -> Io[Taken | None]:
+        """See :meth:`EventStore.take`."""
+        length = milliseconds(lease)
+        if cid is None:
+            return self._step(lambda tx: work.take_any(tx, lane, token, length))
+        account_of(cid)  # refuses what is no handle
+        return self._step(lambda tx: lanes.take(tx, cid, lane, token, length))
+
+    def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
+        """See :meth:`EventStore.beat`."""
+        length = milliseconds(seconds)
+        return self._step(lambda tx: work.beat(tx, lease, length))
+
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
+        """See :meth:`EventStore.commit_turn`."""
+        check_commit(commit)
+        return self._step(lambda tx: events.commit_turn(tx, lease, commit))
+
+    def op_begin(
+        self,
+        lease: Lease,
+        op_id: str,
+        pos: int,
+        *,
+        attempt: int,
+        need: float,
+        note: str | None = None,
+    ) -> Io[Cursor | None]:
+        """See :meth:`EventStore.op_begin`."""
+        check_queue(lease)
+        length = milliseconds(need)
+        return self._step(
+            lambda tx: work.op_begin(tx, lease, op_id, pos, attempt=attempt, need=length, note=note)
+        )
+
+    def op_done(
+        self, lease: Lease, op_id: str, pos: int, *, last: bool, anchor: str | None = None
+    ) -> Io[Done]:
+        """See :meth:`EventStore.op_done`."""
+        check_queue(lease)
+        return self._step(lambda tx: work.op_done(tx, lease, op_id, pos, last=last, anchor=anchor))
+
+    def op_retry(
+        self,
+        lease: Lease,
+        op_id: str,
+        pos: int,
+        *,
+        delay: float,
+        sent: bool,
+        note: str | None = None,
+    ) -> Io[Done]:
+        """See :meth:`EventStore.op_retry`."""
+        check_queue(lease)
+        wait = milliseconds(delay)
+        return self._step(
+            lambda tx: work.op_retry(tx, lease, op_id, pos, delay=wait, sent=sent, note=note)
+        )
+
+    def op_park(self, lease: Lease, op_id: str, *, reason: str) -> Io[Done]:
+        """See :meth:`EventStore.op_park`."""
+        check_queue(lease)
+        return self._step(lambda tx: work.op_park(tx, lease, op_id, reason))
+
+    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
+        """See :meth:`EventStore.release`."""
+        wait = milliseconds(delay)
+        return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed))
+
+    def backlog(self) -> Io[Backlog]:
+        """See :meth:`EventStore.backlog`."""
+        return self._step(work.backlog)
+
+    def close(self) -> None:
+        """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            if self._sql is not None:
+                self._warn_of_loss(self._sql)
+                self._sql.close()
+                self._sql = None
+        if thread is not None:
+            thread.shutdown()
+
+    async def aclose(self) -> None:
+        """See :meth:`EventStore.aclose`."""
+        await asyncio.to_thread(self.close)
+
+    def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
+        def block() -> T:
+            with self._lock:
+                return self._transact(operation)
+
+        async def wait() -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._own_thread(), block)
+
+        return Io(block, wait)
+
+    def _transact(self, operation: Callable[[Transaction], T]) -> T:
+        try:
+            sql = self._opened()
+            sql.execute("BEGIN IMMEDIATE")
+            with sql:
+                ticks = round(self._clock.monotonic() * 1000)
+                tx = Transaction(sql, self._base + ticks, self._retention)
+                before = sql.total_changes
+                answer = operation(tx)
+                if sql.total_changes != before:  # an idle poll writes nothing
+                    tx.do("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", tx.now)
+            return answer
+        except (sqlite3.Error, OSError) as error:
+            message = (
+                f"the event store {self._path} did not do its work ({error}): check that its "
+                "folder exists, is writable and has space, and that no other program locks the file"
+            )
+            raise StoreUnavailableError(message) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        self._check_open()
+        if self._sql is None:
+            sql = connect(self._path)
+            try:
+                self._key, self._base = prepare(sql, self._clock)
+            except BaseException:  # whatever it is, the file must not stay open
+                sql.close()
+                raise
+            self._sql = sql
+        return self._sql
+
+    def _own_thread(self) -> ThreadPoolExecutor:
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                name = f"convsync-store-{Path(self._path).name}"
+                self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+            return self._thread
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "this store is closed"
+            raise ClosedError(message)
+
+    def _warn_of_loss(self, sql: sqlite3.Connection) -> None:
+        if self._path != MEMORY:
+            return
+        left = work.backlog(Transaction(sql, 0, 0))
+        if lost := left.queued + left.writes + left.says:
+            telemetry.count("lost_with_memory", lost)
+            logger.warning(
+                "a store in memory is closed with %d events and %d operations still to do; "
+                "they are lost: use a file, or Redis",
+                left.queued,
+                left.writes + left.says,
+            )

@@ -1,0 +1,96 @@
+"""What must be true of every key that the Redis store leaves behind."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+from langchain_convsync.stores.base import Lane
+
+QUEUES: dict[Lane, str] = {"turn": "in", "write": "out", "say": "say"}
+Client: TypeAlias = Any  # redis-py's answers are annotated for both colours at once
+KEY = re.compile(
+    r"cs:\{s(?P<shard>[0-9]{2})\}:"
+    r"(?P<kind>ev|c|alias|token|ready|accounts|places|count|dead|parked)(:(?P<rest>.*))?"
+)
+
+
+def check_keys(client: Client) -> None:
+    """Finished records expire and hold no payload, live ones do not expire; the indexes agree."""
+    keys = {key.decode(): client.pttl(key) for key in client.scan_iter(count=1000)}
+    keys.pop("cs:meta", None)
+    found = {key: KEY.fullmatch(key) for key in keys}
+    assert all(found.values()), "unknown keys: " + str([k for k, m in found.items() if not m])
+    for key, match in found.items():
+        assert match is not None
+        if (rest := match["rest"]) and match["kind"] in {"ev", "c", "alias"}:
+            assert rest[:2] == match["shard"], f"{key} lies in a foreign shard"
+        _check_life(client, key, match["kind"], keys)
+    for key in keys:
+        if ":ev:" in key and client.hget(key, "state") == b"queued":
+            _check_one_place(client, key)
+        if re.fullmatch(r"cs:\{s..\}:c:[^:]*", key):
+            _check_ready(client, key)
+    for shard in {key[:9] for key in keys}:
+        _check_counts(client, shard, keys)
+
+
+def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> None:
+    forever = keys[key] == -1
+    match kind:
+        case "ev":
+            state = client.hget(key, "state")
+            assert forever == (state in {b"queued", b"dead"}), (
+                f"{key} is {state!r}, TTL {keys[key]}"
+            )
+            assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
+        case "alias" | "token":
+            assert not forever, f"{key} lives forever"
+        case "c" if key.endswith(":snap"):
+            assert not forever, f"{key} lives forever"
+        case "c" if key.count(":") == 3:
+            assert forever == _is_busy(client, key), f"{key} has TTL {keys[key]}"
+        case _:
+            assert forever, f"{key} expires"
+
+
+def _is_busy(client: Client, conversation: str) -> bool:
+    return any(client.exists(f"{conversation}:{queue}") for queue in QUEUES.values())
+
+
+def _check_one_place(client: Client, key: str) -> None:
+    shard, eid = key[:9], key[12:]
+    cid = client.hget(key, "cid")
+    assert cid is not None
+    inbox = client.lrange(f"{shard}c:{cid.decode()}:in", 0, -1)
+    assert inbox.count(eid.encode()) == 1, f"{eid} is {inbox.count(eid.encode())} times in an inbox"
+
+
+def _check_ready(client: Client, conversation: str) -> None:
+    """A lane is in the index exactly while it has work, and not before its lease ends."""
+    shard, cid = conversation[:9], conversation[11:]
+    for lane, queue in QUEUES.items():
+        due = client.zscore(f"{shard}ready:{lane}:{cid[:15]}", cid)
+        assert (due is not None) == bool(client.exists(f"{conversation}:{queue}")), (
+            f"{lane} of {cid}"
+        )
+        until = client.hget(conversation, f"{lane}.until")
+        assert due is None or until is None or due >= int(until)
+        ranked = client.zscore(f"{shard}accounts:{lane}", cid[:15])
+        assert due is None or (ranked is not None and ranked >= 0)
+
+
+def _check_counts(client: Client, shard: str, keys: dict[str, Any]) -> None:
+    def total(queue: str, width: int) -> int:
+        names = [k for k in keys if k.startswith(f"{shard}c:") and k.endswith(f":{queue}")]
+        elements: int = sum(client.llen(name) for name in names)
+        return elements // width
+
+    counted = {name.decode(): int(n) for name, n in client.hgetall(f"{shard}count").items()}
+    expected = {
+        "queued": total("in", 1),
+        "writes": total("out", 2),
+        "says": total("say", 2),
+        "parked": total("parked", 9),
+    }
+    assert {name: counted.get(name, 0) for name in expected} == expected
