@@ -1,0 +1,48 @@
+"""The ``convsync`` command. Every command is one module of this package, registered below."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from langchain_convsync.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["command_line", "main"]
+
+
+def command_line() -> typer.Typer:
+    """The commands.
+
+    Raises:
+        MissingExtraError: typer or rich is not installed.
+    """
+    try:
+        import typer
+
+        from langchain_convsync.cli import _demo, _serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("langchain_convsync"):
+            raise
+        raise MissingExtraError("The convsync command", "cli") from error
+
+    app = typer.Typer(
+        name="convsync",
+        help="Keeps a LangChain agent and a WhatsApp API server in step.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,  # its traceback shows local variables
+    )
+    app.command("demo")(_demo.demo)
+    app.command("serve")(_serve.serve)
+    return app
+
+
+def main() -> None:
+    """Run the command line; what the user has to mend ends in one line and status 2."""
+    try:
+        command_line()()
+    except ConfigurationError as error:
+        sys.stderr.write(f"convsync: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,208 @@
+"""The reference API server: the Agent Conversation Sync API, to the letter."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
+
+from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.store import (
+    Applied,
+    Clock,
+    ConversationStore,
+    KeyReusedError,
+    UnknownSessionError,
+    wall_clock,
+)
+from langchain_convsync.server.transport import (
+    Envelope,
+    StrictRoute,
+    add_error_handlers,
+    documented,
+    failure,
+    success,
+)
+from langchain_convsync.server.webhook import WahaSecrets, add_webhook
+from langchain_convsync.server.wire import (
+    ConversationData,
+    HealthData,
+    MessagesData,
+    NewMessage,
+    StateSync,
+    Success,
+    SyncedData,
+    TenantData,
+)
+from langchain_convsync.settings import DOCUMENTED_PREFIX
+
+NOBODY = "No active conversation found for this phone number"
+UNKNOWN = "Conversation not found"
+KEY_REUSED = "This Idempotency-Key was used for another request: a new request needs a new key"
+
+PhoneNumber = Annotated[
+    str,
+    Path(
+        alias="phoneNumber",
+        description="The customer in any spelling, or a chat id.",
+        examples=["+51999999999", "51999999999@c.us"],
+    ),
+]
+BotId = Annotated[
+    str | SkipJsonSchema[None], Query(alias="botId", description="Only conversations of this bot.")
+]
+SessionId = Annotated[str, Path(alias="sessionId")]
+IdempotencyKey = Annotated[
+    str | SkipJsonSchema[None],
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="For 24 hours a request with the same key is applied once and answered alike.",
+    ),
+]
+
+
+def create_reference_api(
+    database_url: str = "sqlite://",
+    *,
+    clock: Clock = wall_clock,
+    tenants: Mapping[str, Tenant] | None = None,
+    waha_secrets: WahaSecrets | None = None,
+) -> FastAPI:
+    """The reference API server as an ASGI application.
+
+    Args:
+        database_url: An SQLAlchemy URL; in memory by default.
+        clock: Tells the time, in UTC.
+        tenants: The tenant and bot of each WAHA session. A session not named here belongs to the
+            ``subdomain`` and ``bot.id`` of its own metadata.
+        waha_secrets: The HMAC key, or keys, that every WAHA event must be signed with one of; None
+            accepts unsigned events.
+
+    Raises:
+        ConfigurationError: The database cannot be opened, or a secret is empty.
+    """
+    store = ConversationStore(database_url, clock=clock)
+    app = reference_api(store, tenants=tenants or {}, waha_secrets=waha_secrets)
+    weakref.finalize(app, store.close)
+    return app
+
+
+def reference_api(
+    store: ConversationStore, *, tenants: Mapping[str, Tenant], waha_secrets: WahaSecrets | None
+) -> FastAPI:
+    """The reference API server over a store that its caller opened, and closes."""
+    app = FastAPI(
+        title="Agent Conversation Sync API",
+        description="The reference server of langchain-convsync.",
+        version="1",  # of the API, as in its path
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(Envelope)
+    add_error_handlers(app)
+
+    @app.exception_handler(UnknownSessionError)
+    def _(_request: Request, _error: UnknownSessionError) -> Response:
+        return failure(404, UNKNOWN)
+
+    @app.exception_handler(KeyReusedError)
+    def _(_request: Request, _error: KeyReusedError) -> Response:
+        return failure(422, KEY_REUSED)
+
+    router = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
+    _add_lookups(router, store)
+    _add_writes(router, store)
+    add_webhook(router, store, tenants=tenants, secrets=waha_secrets)
+    app.include_router(router)
+    return app
+
+
+def _add_lookups(router: APIRouter, store: ConversationStore) -> None:
+    answers = documented({404: NOBODY})
+
+    @router.get(
+        "/lookup/tenant/{phoneNumber}", response_model=Success[TenantData], responses=answers
+    )
+    def lookup_tenant(phone_number: PhoneNumber) -> Response:
+        """The tenant that a phone number talks to: that of its newest active conversation."""
+        found = _found(store, phone_number, None)
+        names = ("subDomain", "botId", "sessionId", "isActive")
+        return success(
+            "Tenant information retrieved successfully", {name: found[name] for name in names}
+        )
+
+    @router.get(
+        "/lookup/conversation/{phoneNumber}",
+        response_model=Success[ConversationData],
+        responses=answers,
+    )
+    def lookup_conversation(phone_number: PhoneNumber, bot_id: BotId = None) -> Response:
+        """The active conversation of a phone number: the newest, or that with one bot."""
+        return success("Conversation retrieved successfully", _found(store, phone_number, bot_id))
+
+    @router.get("/health", response_model=Success[HealthData], responses=documented({}))
+    def health() -> Response:
+        """Whether the server and its database answer."""
+        store.ping()
+        return success("WhatsApp service is healthy", {"status": "ok"})
+
+
+def _add_writes(router: APIRouter, store: ConversationStore) -> None:
+    answers = documented(
+        {
+            400: "The request is malformed",
+            404: UNKNOWN,
+            413: "The body is larger than 1 MiB",
+            422: "The Idempotency-Key was used for another request",
+        },
+        headers={"Idempotent-Replayed": "true where an earlier request had been applied."},
+    )
+
+    @router.put(
+        "/agent/conversations/{sessionId}/sync",
+        response_model=Success[SyncedData],
+        responses=answers,
+    )
+    def sync_conversation(
+        session_id: SessionId, update: StateSync, key: IdempotencyKey = None
+    ) -> Response:
+        """Merge what the agent decided into the conversation.
+
+        Top-level keys of `context` and `metadata` replace those of the conversation; keys that are
+        not named stay, and so do `intent`, `step` and `isActive`. Extends the conversation by 24
+        hours.
+        """
+        applied = store.sync(session_id, update, key=key)
+        return _applied("Conversation synced successfully from agent", applied)
+
+    @router.post(
+        "/agent/conversations/{sessionId}/messages",
+        response_model=Success[MessagesData],
+        responses=answers,
+    )
+    def add_message(
+        session_id: SessionId, message: NewMessage, key: IdempotencyKey = None
+    ) -> Response:
+        """Append a message to the history, with the server's time.
+
+        Extends the conversation by 24 hours.
+        """
+        applied = store.add_message(session_id, message, key=key)
+        return _applied("Message added successfully", applied)
+
+
+def _found(store: ConversationStore, phone_number: str, bot_id: str | None) -> dict[str, Any]:
+    found = store.find(phone_number, bot_id)
+    if found is None:
+        raise HTTPException(404, NOBODY)
+    return found
+
+
+def _applied(message: str, applied: Applied) -> Response:
+    headers = {"Idempotent-Replayed": "true"} if applied.replayed else None
+    return success(message, applied.data, headers)

@@ -1,0 +1,209 @@
+"""The conversations of the reference server: every public method is one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from langchain_convsync.server import conversation
+from langchain_convsync.server.customers import Customer, Tenant, completed, is_open, linked, newest
+from langchain_convsync.server.tables import AnswerRow, ConversationRow, open_database
+from langchain_convsync.server.wire import NewMessage, StateSync
+
+Clock = Callable[[], datetime]
+
+
+class UnknownSessionError(LookupError):
+    """No unexpired conversation has this session id."""
+
+
+class KeyReusedError(ValueError):
+    """An idempotency key came back with another request."""
+
+
+class Applied(NamedTuple):
+    """What a write answers, and whether an earlier request with its key had been applied."""
+
+    data: dict[str, Any]
+    replayed: bool
+
+
+def wall_clock() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+class ConversationStore:
+    """Conversations in a database.
+
+    Args:
+        database_url: An SQLAlchemy URL.
+        clock: Tells the time, in UTC.
+
+    Raises:
+        ConfigurationError: The database cannot be opened.
+    """
+
+    def __init__(self, database_url: str, *, clock: Clock = wall_clock) -> None:
+        self._engine = open_database(database_url)
+        self._clock = clock
+        # SQLite has one connection here; other databases lock rows (`FOR UPDATE`).
+        self._gate: AbstractContextManager[Any] = (
+            threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
+        )
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    def ping(self) -> None:
+        """Ask the database for anything at all."""
+        with self._transaction() as db:
+            db.execute(text("SELECT 1"))
+
+    def find(
+        self, phone_number: str, bot_id: str | None = None, *, closed: bool = False
+    ) -> dict[str, Any] | None:
+        """The customer's conversation with this bot, or with any.
+
+        Args:
+            phone_number: The customer in any spelling, or a chat id.
+            bot_id: The bot.
+            closed: Whether closed and expired conversations are found, too.
+        """
+        where = [] if closed else [is_open(self._clock())]
+        if bot_id is not None:
+            where.append(ConversationRow.bot_id == bot_id)
+        with self._transaction() as db:
+            row = newest(db, Customer.of(phone_number), *where)
+            return None if row is None else conversation.document(db, row)
+
+    def create(self, customer: Customer, tenant: Tenant, state: StateSync) -> dict[str, Any]:
+        """Begin a conversation in a given state, whether there is one already or not."""
+        with self._transaction() as db:
+            row = conversation.begin(completed(db, customer, tenant), tenant, self._clock())
+            db.add(row)
+            db.flush()
+            conversation.merge(db, row, state)
+            row.previous_intent = row.previous_step = None
+            return conversation.document(db, row)
+
+    def receive(self, customer: Customer, tenant: Tenant) -> str:
+        """Note that a customer wrote: prolongs the conversation, or begins one.
+
+        Returns:
+            Its session id.
+        """
+        with self._transaction() as db:
+            at = self._clock()
+            row = linked(db, customer, tenant, at)
+            if row is None:
+                row = conversation.begin(completed(db, customer, tenant), tenant, at)
+                db.add(row)
+            conversation.touch(row, at)
+            return row.session_id
+
+    def sync(self, session_id: str, update: StateSync, *, key: str | None = None) -> Applied:
+        """Merge a state update into a conversation.
+
+        Raises:
+            UnknownSessionError: It is unknown or expired.
+            KeyReusedError: ``key`` belongs to another request.
+        """
+
+        def change(db: Session, row: ConversationRow) -> dict[str, Any]:
+            conversation.merge(db, row, update)
+            whole = conversation.document(db, row)
+            answered = ("sessionId", "currentIntent", "currentStep", "context", "lastActivity")
+            return {field: whole[field] for field in answered}
+
+        return self._write(session_id, key, update, change)
+
+    def add_message(
+        self, session_id: str, message: NewMessage, *, key: str | None = None
+    ) -> Applied:
+        """Append a message to a conversation's history.
+
+        Raises:
+            UnknownSessionError: It is unknown or expired.
+            KeyReusedError: ``key`` belongs to another request.
+        """
+
+        def change(db: Session, row: ConversationRow) -> dict[str, Any]:
+            conversation.append(db, row, message)
+            return {
+                "sessionId": row.session_id,
+                "context": {
+                    "previousMessages": conversation.history(db, row),
+                    "lastUserMessage": row.context.get("lastUserMessage"),
+                },
+            }
+
+        return self._write(session_id, key, message, change)
+
+    def expire(self, session_id: str) -> None:
+        """Let a conversation expire now.
+
+        Raises:
+            UnknownSessionError: It is unknown or expired already.
+        """
+        with self._transaction() as db:
+            self._unexpired(db, session_id).expires_at = self._clock()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with self._gate, Session(self._engine) as session, session.begin():
+            yield session
+
+    def _unexpired(self, db: Session, session_id: str) -> ConversationRow:
+        query = select(ConversationRow).where(
+            ConversationRow.session_id == session_id, ConversationRow.expires_at > self._clock()
+        )
+        row = db.scalar(query.with_for_update())
+        if row is None:
+            raise UnknownSessionError
+        return row
+
+    def _write(
+        self,
+        session_id: str,
+        key: str | None,
+        request: StateSync | NewMessage,
+        change: Callable[[Session, ConversationRow], dict[str, Any]],
+    ) -> Applied:
+        with self._transaction() as db:
+            at = self._clock()
+            if key is not None:
+                db.execute(delete(AnswerRow).where(AnswerRow.expires_at <= at))
+                if (before := db.get(AnswerRow, (session_id, key))) is not None:
+                    if before.fingerprint != _fingerprint(request):
+                        raise KeyReusedError
+                    return Applied(before.answer, replayed=True)
+            row = self._unexpired(db, session_id)
+            conversation.touch(row, at)
+            data = change(db, row)
+            if key is not None:
+                answer = AnswerRow(
+                    session_id=session_id,
+                    key=key,
+                    fingerprint=_fingerprint(request),
+                    answer=data,
+                    expires_at=at + conversation.LIFETIME,
+                )
+                db.add(answer)
+            return Applied(data, replayed=False)
+
+
+def _fingerprint(request: StateSync | NewMessage) -> str:
+    """The same for the same request, however its JSON is spelled."""
+    body = request.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spelled = json.dumps([type(request).__name__, body], sort_keys=True)
+    return hashlib.sha256(spelled.encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""The reference server's tables, and how their database is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Engine,
+    ForeignKey,
+    StaticPool,
+    String,
+    Text,
+    TypeDecorator,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from langchain_convsync.errors import ConfigurationError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment as whole microseconds since 1970, which every database compares alike."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """On the way into the database."""
+        return None if value is None else (value - _EPOCH) // _TICK
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """On the way out of it."""
+        return None if value is None else _EPOCH + value * _TICK
+
+
+class Base(DeclarativeBase):
+    """All tables of the reference server."""
+
+    type_annotation_map = {datetime: Instant, dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's API
+
+
+class ConversationRow(Base):
+    """One conversation; its messages are :class:`MessageRow`."""
+
+    __tablename__ = "conversations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    session_id: Mapped[str] = mapped_column(String(512), unique=True)
+    subdomain: Mapped[str] = mapped_column(String(128))
+    bot_id: Mapped[str] = mapped_column(String(128))
+    #: E.164 as it was first written; None while the customer is known by the LID alone.
+    phone_number: Mapped[str | None] = mapped_column(String(64), index=True)
+    lid: Mapped[str | None] = mapped_column(String(64), index=True)
+    current_intent: Mapped[str] = mapped_column(Text)
+    current_step: Mapped[str] = mapped_column(Text)
+    previous_intent: Mapped[str | None] = mapped_column(Text)
+    previous_step: Mapped[str | None] = mapped_column(Text)
+    context: Mapped[dict[str, Any]]
+    #: `metadata` on the wire; SQLAlchemy keeps that name for itself.
+    extra: Mapped[dict[str, Any]] = mapped_column("metadata")
+    is_active: Mapped[bool]
+    last_message_at: Mapped[datetime]
+    last_activity: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class MessageRow(Base):
+    """One entry of ``previousMessages``, as it goes over the wire."""
+
+    __tablename__ = "messages"
+
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    entry: Mapped[dict[str, Any]]
+
+
+class AnswerRow(Base):
+    """The answer that a write with an ``Idempotency-Key`` got."""
+
+    __tablename__ = "answers"
+
+    session_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    answer: Mapped[dict[str, Any]]
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
+def open_database(database_url: str) -> Engine:
+    """An engine whose database has the tables.
+
+    Args:
+        database_url: An SQLAlchemy URL: ``sqlite://`` (in memory), ``sqlite:///file.db``, or that
+            of another database.
+
+    Raises:
+        ConfigurationError: The URL is malformed, its driver is missing, or nothing answers there.
+    """
+    try:
+        url = make_url(database_url)
+        if url.get_backend_name() == "sqlite":
+            engine = _sqlite(database_url)
+        else:
+            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        Base.metadata.create_all(engine)
+    except ArgumentError:
+        # The URL may carry a password: it is not repeated.
+        message = "database_url is no SQLAlchemy URL: pass one such as sqlite:///conversations.db"
+        raise ConfigurationError(message) from None
+    except ModuleNotFoundError as error:
+        message = f"database_url needs a driver that is not installed: pip install {error.name}"
+        raise ConfigurationError(message) from error
+    except OperationalError as error:
+        raise ConfigurationError(f"database_url cannot be opened: {error.orig}") from error
+    return engine
+
+
+def _sqlite(database_url: str) -> Engine:
+    # One connection for all threads: `:memory:` lives in its connection, and a file has one writer
+    # anyway. `ConversationStore` lets one transaction at a time through.
+    engine = create_engine(
+        database_url,
+        hide_parameters=True,
+        poolclass=StaticPool,
+        connect_args={"check_same_thread": False, "timeout": 10.0},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver would begin by itself, and too late
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

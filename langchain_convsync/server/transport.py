@@ -1,0 +1,164 @@
+"""Between HTTP and the routes: a bounded, strict body in; the envelope and a request id out."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from langchain_convsync.server.strict_json import InvalidBodyError, strict_json
+from langchain_convsync.server.wire import Failure
+from langchain_convsync.settings import DOCUMENTED_PREFIX
+
+MAX_BODY = 1024 * 1024
+
+_REQUEST_ID = {
+    "X-Request-Id": {"schema": {"type": "string"}, "description": "Names it in the server's log."}
+}
+
+logger = logging.getLogger(__name__)
+
+
+class StrictRequest(Request):
+    """A request whose body is at most 1 MiB, and JSON that has one meaning only."""
+
+    async def body(self) -> bytes:
+        """The body, read up to the limit.
+
+        Raises:
+            HTTPException: 413.
+        """
+        if not hasattr(self, "_body"):
+            received = bytearray()
+            async for chunk in self.stream():
+                received += chunk
+                if len(received) > MAX_BODY:
+                    raise HTTPException(413, "The body is larger than 1 MiB.")
+            self._body = bytes(received)
+        return self._body
+
+    async def json(self) -> Any:
+        """The JSON object in the body.
+
+        Raises:
+            HTTPException: 400.
+        """
+        try:
+            return strict_json(await self.body())
+        except InvalidBodyError as error:
+            raise HTTPException(400, str(error)) from error
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body through :class:`StrictRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, given the stricter request."""
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+def success(message: str, data: Any, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The documented envelope of an answer that worked."""
+    return JSONResponse({"type": "1", "message": message, "data": data}, headers=headers)
+
+
+def failure(status_code: int, message: str, headers: Any = None) -> JSONResponse:
+    """The documented envelope of an error."""
+    return JSONResponse({"type": "3", "message": message, "data": None}, status_code, headers)
+
+
+def documented(
+    refusals: dict[int, str], *, headers: dict[str, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI tells of a route's answers besides the shape of the data.
+
+    Args:
+        refusals: The statuses with which it refuses, and why.
+        headers: What its success carries besides the request id, each with its description.
+    """
+    more = {
+        name: {"schema": {"type": "string"}, "description": description}
+        for name, description in (headers or {}).items()
+    }
+    answers: dict[int | str, dict[str, Any]] = {200: {"headers": {**_REQUEST_ID, **more}}}
+    for status_code, description in refusals.items():
+        answers[status_code] = _refusal(description)
+    answers["default"] = _refusal("Any other refusal")
+    return answers
+
+
+def _refusal(description: str) -> dict[str, Any]:
+    return {"model": Failure, "description": description, "headers": _REQUEST_ID}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every refusal in the envelope."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def _(_request: Request, error: StarletteHTTPException) -> Response:
+        no_route = error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase
+        message = (
+            f"No such endpoint; they are under {DOCUMENTED_PREFIX}" if no_route else error.detail
+        )
+        return failure(error.status_code, message, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_request: Request, error: RequestValidationError) -> Response:
+        # Pydantic's sentence, without the input: that may be what a customer wrote.
+        return failure(400, "; ".join(_complaint(each) for each in error.errors()[:5]))
+
+
+def _complaint(error: dict[str, Any]) -> str:
+    place = ".".join(map(str, error["loc"][1:]))
+    if not place:
+        return "The body must be a JSON object, sent as application/json"
+    return f"{place[:80]}: {error['msg']}"
+
+
+class Envelope:
+    """ASGI middleware: a request id on every answer, and the envelope for crashes too.
+
+    It sees everything that leaves the app; crashes are logged with the same id.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if started:
+                raise
+            answer = failure(500, "Internal server error; the server's log has the request id.")
+            await answer(scope, receive, send_with_id)

@@ -1,0 +1,97 @@
+"""``convsync serve``: starts, stops and dies like a server one can rely on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve_process import Serving, serving
+
+API = "/api/v1/whatsapp"
+WRITERS = 4
+EVENT = {
+    "event": "message",
+    "session": "default",
+    "metadata": {"subdomain": "restaurant-abc", "bot.id": "bot123"},
+    "payload": {"id": "false_51999999999@c.us_A", "from": "51999999999@c.us", "body": "Hola"},
+}
+
+
+def client_of(server: Serving) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.base_url}{API}", trust_env=False)
+
+
+def test_it_says_where_it_answers_and_logs_no_customer() -> None:
+    """One line; nothing that holds a phone number, whatever is asked."""
+    with serving() as server, client_of(server) as client:
+        client.post("/webhook/waha", json=EVENT).raise_for_status()
+        client.get("/lookup/tenant/+51999999999").raise_for_status()
+        client.get("/lookup/tenant/+51000000000")
+        server.process.terminate()
+        out, err = server.process.communicate(timeout=30)
+
+    assert out == ""  # the one line was read already
+    assert err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to stop politely")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
+    """Also while a client keeps its connection open; the exit status says that all is well."""
+    with serving() as server, client_of(server) as client:
+        client.get("/health").raise_for_status()
+
+        server.process.send_signal(number)
+
+        assert server.process.wait(timeout=30) == 0
+
+
+def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
+    """A write is either answered and kept, or can be repeated with its key and is applied once."""
+    options = ["--database-url", f"sqlite:///{tmp_path / 'api.db'}"]
+    acknowledged: list[str] = []
+    unanswered: list[str] = []
+    enough = threading.Event()
+
+    def write(server: Serving, session_id: str, writer: int) -> None:
+        path = f"/agent/conversations/{session_id}/messages"
+        with client_of(server) as client:
+            for number in range(10_000):
+                key = f"{writer}-{number}"
+                body = {"role": "user", "content": key}
+                try:
+                    answer = client.post(path, json=body, headers={"Idempotency-Key": key})
+                except httpx.TransportError:
+                    unanswered.append(key)
+                    return
+                answer.raise_for_status()
+                acknowledged.append(key)
+                if len(acknowledged) >= 100:
+                    enough.set()
+
+    with serving(*options) as server, ThreadPoolExecutor(WRITERS) as threads:
+        with client_of(server) as client:
+            session_id = client.post("/webhook/waha", json=EVENT).json()["data"]["sessionId"]
+        for writer in range(WRITERS):
+            threads.submit(write, server, session_id, writer)
+        assert enough.wait(timeout=60)
+        server.process.kill()
+
+    with serving(*options) as server, client_of(server) as client:
+        for key in unanswered:
+            client.post(
+                f"/agent/conversations/{session_id}/messages",
+                json={"role": "user", "content": key},
+                headers={"Idempotency-Key": key},
+            ).raise_for_status()
+        answer = client.get("/lookup/conversation/+51999999999").json()
+    history = [entry["content"] for entry in answer["data"]["context"]["previousMessages"]]
+
+    assert len(unanswered) == WRITERS
+    assert sorted(history) == sorted([*acknowledged, *unanswered])

@@ -1,0 +1,101 @@
+"""``convsync serve``: what the user got wrong ends in one clear line, before anything listens."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from langchain_convsync.cli import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of the command line."""
+    monkeypatch.setattr(sys, "argv", ["convsync", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tenant", "default"], "--tenant must look like SESSION=SUBDOMAIN:BOT"),
+        (["--tenant", "=restaurant-abc:bot"], "--tenant must look like SESSION=SUBDOMAIN:BOT"),
+        (["--tenant", "default=restaurant-abc"], "--tenant must look like SESSION=SUBDOMAIN:BOT"),
+        (["--tenant", "default=a b:bot"], "subdomain must be"),
+        (["--database-url", "conversations.db"], "sqlite:///conversations.db"),
+        (["--waha-secret", ""], "waha_secrets is empty"),
+    ],
+)
+def test_a_mistaken_option_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: str,
+) -> None:
+    """It says what to pass instead, and exits with 2."""
+    assert run(monkeypatch, "serve", *options) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith("convsync: ")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the port, and the way to get a free one."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        assert run(monkeypatch, "serve", "--port", str(port)) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"convsync: cannot listen on 127.0.0.1 port {port}: ")
+    assert "port 0 picks a free one" in error
+
+
+def test_a_port_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Name lookup would silently take it modulo 65,536."""
+    assert run(monkeypatch, "serve", "--port", "99999") == 2
+
+    assert "65535" in capsys.readouterr().err
+
+
+def test_it_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command is listed."""
+    assert run(monkeypatch, "--help") == 0
+
+    assert "serve" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("absent", "extra"),
+    [("typer", "cli"), ("rich", "cli"), ("fastapi", "server"), ("uvicorn", "server")],
+)
+def test_a_missing_extra_is_the_pip_command(absent: str, extra: str) -> None:
+    """The console script exists on a bare install, too."""
+    code = f"""
+import sys
+sys.modules[{absent!r}] = None  # as if it were not installed
+from langchain_convsync.cli import main
+sys.argv = ["convsync", "serve", "--port", "0"]
+main()
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 2
+    assert f"pip install 'langchain-convsync[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1

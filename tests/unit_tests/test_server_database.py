@@ -1,0 +1,92 @@
+"""The reference server's database: opened with clear errors, shared without losses."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.server import Tenant
+from langchain_convsync.server.store import ConversationStore
+from tests.clocked_store import ClockedStore
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'api.db'}"
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_parallel_writes_lose_nothing(kind: str, file_url: str) -> None:
+    """Every key and every message of 40 simultaneous writes is there, once and in order."""
+    with closing(ClockedStore("sqlite://" if kind == "memory" else file_url)) as store:
+        session_id = store.begin()
+
+        def write(number: int) -> None:
+            store.merge(session_id, context={f"key{number}": number})
+            store.say(session_id, str(number))
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, range(40)))
+        context = store.seen()["context"]
+
+    times = [entry["timestamp"] for entry in context["previousMessages"]]
+    said = [entry["content"] for entry in context["previousMessages"]]
+    assert {f"key{number}" for number in range(40)} <= context.keys()
+    assert sorted(said, key=int) == [str(number) for number in range(40)]
+    assert times == sorted(set(times))
+
+
+def test_two_stores_may_share_a_file(file_url: str) -> None:
+    """As two processes would: each has its own connection, and their writes wait for each other."""
+    with closing(ClockedStore(file_url)) as first, closing(ClockedStore(file_url)) as second:
+        session_id = first.begin()
+
+        def write(number: int) -> None:
+            (first, second)[number % 2].say(session_id, str(number))
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, range(40)))
+
+        assert len(first.seen()["context"]["previousMessages"]) == 40
+
+
+def test_a_file_outlives_its_store(file_url: str) -> None:
+    """Conversations are still there after a restart."""
+    with closing(ClockedStore(file_url)) as before:
+        session_id = before.begin()
+
+    with closing(ClockedStore(file_url)) as after:
+        assert after.seen()["sessionId"] == session_id
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("conversations.db", "sqlite:///conversations.db"),
+        ("sqlite:////no/such/folder/api.db", "cannot be opened"),
+        ("nosuchdb://localhost/x", "no SQLAlchemy URL"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_a_configuration_error(url: str, told: str) -> None:
+    """The message says what to pass instead."""
+    with pytest.raises(ConfigurationError, match=told):
+        ConversationStore(url)
+
+
+def test_a_missing_driver_is_named_and_the_password_is_not() -> None:
+    """Database URLs carry passwords; error messages do not."""
+    with pytest.raises(ConfigurationError, match="pip install") as caught:
+        ConversationStore("mssql+pymssql://convsync:s3cret@localhost/x")
+
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "ñ", "x" * 129, "a\n"])
+def test_a_tenant_has_names_that_fit_into_a_session_id(name: str) -> None:
+    """Bot ids become part of session ids, and those of URLs."""
+    with pytest.raises(ConfigurationError, match="bot_id"):
+        Tenant("restaurant-abc", name)
