@@ -1,0 +1,175 @@
+"""WhatsApp conversations as memory and tools for LangChain agents, synced effectively once.
+
+Every public name is loaded on first use, so that importing the package stays cheap and needs no
+extra. Start with :class:`TurnRunner` for the whole thing, or pick a single surface.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from langchain_convsync import waha
+    from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
+    from langchain_convsync.chat_history import ConvSyncChatMessageHistory
+    from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
+    from langchain_convsync.context import ConversationRef, in_conversation
+    from langchain_convsync.dedup import aonce, once
+    from langchain_convsync.errors import (
+        APIConnectionError,
+        APIError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        ClosedError,
+        ConfigurationError,
+        ConflictError,
+        ConversationMismatchError,
+        ConversationNotFoundError,
+        ConvSyncError,
+        FencedError,
+        InvalidEventError,
+        InvalidPhoneNumberError,
+        InvalidResponseError,
+        MissingExtraError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitError,
+        ServerError,
+        StoreError,
+        StoreFormatError,
+        StoreUnavailableError,
+        UnknownConversationError,
+    )
+    from langchain_convsync.models import (
+        Conversation,
+        ConversationMessage,
+        InboundEvent,
+        StateUpdate,
+        TenantInfo,
+    )
+    from langchain_convsync.settings import ServerProfile
+    from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
+    from langchain_convsync.tools import ConvSyncToolkit, GetConversation, LookupTenant, SyncState
+    from langchain_convsync.turns import Turn, TurnRunner
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
+    "chat_history": ("ConvSyncChatMessageHistory",),
+    "client": ("AsyncConvSyncClient", "ConvSyncClient"),
+    "context": ("ConversationRef", "in_conversation"),
+    "dedup": ("aonce", "once"),
+    "errors": (
+        "APIConnectionError",
+        "APIError",
+        "APIStatusError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BadRequestError",
+        "ClosedError",
+        "ConfigurationError",
+        "ConflictError",
+        "ConvSyncError",
+        "ConversationMismatchError",
+        "ConversationNotFoundError",
+        "FencedError",
+        "InvalidEventError",
+        "InvalidPhoneNumberError",
+        "InvalidResponseError",
+        "MissingExtraError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "ServerError",
+        "StoreError",
+        "StoreFormatError",
+        "StoreUnavailableError",
+        "UnknownConversationError",
+    ),
+    "models": (
+        "Conversation",
+        "ConversationMessage",
+        "InboundEvent",
+        "StateUpdate",
+        "TenantInfo",
+    ),
+    "settings": ("ServerProfile",),
+    "stores": ("RedisEventStore", "SQLiteEventStore"),
+    "tools": ("ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
+    "turns": ("Turn", "TurnRunner"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncConvSyncCallbackHandler",
+    "AsyncConvSyncClient",
+    "AuthenticationError",
+    "BadRequestError",
+    "ClosedError",
+    "ConfigurationError",
+    "ConflictError",
+    "ConvSyncCallbackHandler",
+    "ConvSyncChatMessageHistory",
+    "ConvSyncClient",
+    "ConvSyncError",
+    "ConvSyncToolkit",
+    "Conversation",
+    "ConversationMessage",
+    "ConversationMismatchError",
+    "ConversationNotFoundError",
+    "ConversationRef",
+    "FencedError",
+    "GetConversation",
+    "InboundEvent",
+    "InvalidEventError",
+    "InvalidPhoneNumberError",
+    "InvalidResponseError",
+    "LookupTenant",
+    "MissingExtraError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RedisEventStore",
+    "SQLiteEventStore",
+    "ServerError",
+    "ServerProfile",
+    "StateUpdate",
+    "StoreError",
+    "StoreFormatError",
+    "StoreUnavailableError",
+    "SyncState",
+    "TenantInfo",
+    "Turn",
+    "TurnRunner",
+    "UnknownConversationError",
+    "__version__",
+    "aonce",
+    "in_conversation",
+    "once",
+    "waha",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "waha":
+            return import_module("langchain_convsync.waha")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value

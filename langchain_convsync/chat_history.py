@@ -1,0 +1,153 @@
+"""A conversation as a LangChain chat message history: the classic path, for chains.
+
+LangChain deprecates ``BaseChatMessageHistory`` and ``RunnableWithMessageHistory``; for agents, use
+``ConvSyncMiddleware``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync.access import Access
+from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
+from langchain_convsync.context import ConversationLike, ConversationRef
+from langchain_convsync.errors import ConfigurationError, ConvSyncError
+from langchain_convsync.messages import from_langchain, to_langchain
+
+logger = logging.getLogger(__name__)
+
+
+class ConvSyncChatMessageHistory(BaseChatMessageHistory):
+    """The messages of one conversation, read from and written to the API server.
+
+    ::
+
+        RunnableWithMessageHistory(chain, ConvSyncChatMessageHistory)
+
+    Reading costs one API call, adding n messages n calls, and one more where the session is not
+    known. Inside a ``TurnRunner`` both cost none: the turn has read the conversation, and records
+    the customer's message and the reply itself.
+
+    Args:
+        session_id: The conversation: a phone number, a chat id, or a reference.
+        bot_id: The bot, where a phone number may talk to several.
+        client: The API server, in either colour; None takes it from the environment.
+        limit: Read the last so many messages; None reads all.
+        on_error: Called with the error when a message could not be written. The error is raised
+            all the same, but ``RunnableWithMessageHistory`` turns it into one line of a log.
+
+    Attributes:
+        last_error: Why the last ``add_messages`` failed; None once one succeeded.
+
+    Raises:
+        InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
+        ConversationMismatchError: ``bot_id`` is not the reference's.
+        ConfigurationError: ``limit`` is less than 1, or ``client`` is None and the environment
+            names no API server.
+    """
+
+    def __init__(
+        self,
+        session_id: ConversationLike,
+        *,
+        bot_id: str | None = None,
+        client: ConvSyncClient | AsyncConvSyncClient | None = None,
+        limit: int | None = None,
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> None:
+        super().__init__()
+        if limit is not None and limit < 1:
+            message = "limit must be 1 or more; None reads the whole history"
+            raise ConfigurationError(message)
+        ref = ConversationRef.of(session_id)
+        self.last_error: Exception | None = None
+        self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))
+        self._api = api_of(client)
+        self._limit = limit
+        self._on_error = on_error
+        self._known: set[str] = set()
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # LangChain's own idiom
+        """The history, oldest first: one API call per access.
+
+        Raises:
+            APIError: The API server did not tell.
+        """
+        return run(self._read())
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """:attr:`messages`, awaited."""
+        return await arun(self._read())
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Write messages in their order; after a failure, none of the later ones.
+
+        A message is recognised by its id: one that was read from this history or written by it is
+        not written again, the same words under another id are. Tool calls, tool results and system
+        messages are not part of the conversation.
+
+        Raises:
+            APIError: The API server did not take one of them.
+        """
+        run(self._add(messages))
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """:meth:`add_messages`, awaited."""
+        await arun(self._add(messages))
+
+    def clear(self) -> None:
+        """Refuse: the API documents no way to delete messages.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        message = "the API server keeps the history; a conversation ends when it expires"
+        raise NotImplementedError(message)
+
+    async def aclear(self) -> None:
+        """:meth:`clear`."""
+        self.clear()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._ref!r})"
+
+    def _read(self) -> Flow[list[BaseMessage]]:
+        access = Access.to(self._api, self._ref)
+        if access.turn is not None and access.turn.history_given:
+            return []  # it stands in the agent's input; here it would come a second time
+        conversation = yield from access.read()
+        history = to_langchain(conversation.messages)[-(self._limit or 0) :]
+        self._known.update(message.id for message in history if message.id)
+        return history
+
+    def _add(self, messages: Sequence[BaseMessage]) -> Flow[None]:
+        try:
+            access = Access.to(self._api, self._ref)
+            if access.turn is not None:
+                return  # the turn records what the customer wrote and what was answered
+            for message in messages:
+                if message.id is None or message.id not in self._known:
+                    yield from self._write(access, message)
+        except ConvSyncError as error:
+            self.last_error = error
+            telemetry.count("history_failures", error=type(error).__name__)
+            logger.warning("A message was not written to the history: %s", error)
+            if self._on_error is not None:
+                self._on_error(error)
+            raise
+        self.last_error = None
+
+    def _write(self, access: Access, message: BaseMessage) -> Flow[None]:
+        recorded = from_langchain(message)
+        if recorded is not None:
+            yield from access.append(recorded)
+        if message.id is not None:
+            self._known.add(message.id)

@@ -1,0 +1,322 @@
+"""Delivering an outbox: each write applied once, in order, to the right tenant."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, sleep
+from langchain_convsync.client import Api
+from langchain_convsync.errors import (
+    APIError,
+    ConversationMismatchError,
+    ConversationNotFoundError,
+    ConvSyncError,
+    FencedError,
+)
+from langchain_convsync.models import Conversation, PartialConversation, Role
+from langchain_convsync.outbox.plan import (
+    ATTEMPT,
+    Anchor,
+    Send,
+    Verify,
+    Wait,
+    Write,
+    anchor_for,
+    is_applied,
+    is_recorded,
+    plan,
+)
+from langchain_convsync.stores.base import Cursor, EventStore, Lease, Op, Taken
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between tries of a write that surely was not applied: doubled each time, up to the last.
+FIRST_DELAY, LAST_DELAY = 0.2, 30.0
+
+
+@dataclass(slots=True)
+class _Job:
+    """The write at the head of the queue, and the lease under which it is worked on."""
+
+    taken: Taken
+    op: Op
+    write: Write
+    cursor: Cursor
+    anchor: str | None
+    verified: bool = False
+
+    @property
+    def lease(self) -> Lease:
+        return self.taken.lease
+
+    @property
+    def last(self) -> bool:
+        return self.cursor.pos + 1 >= self.write.parts
+
+
+class _Parked(Exception):  # noqa: N818 - control flow inside this module
+    """The write cannot be delivered; an operator has to look at it."""
+
+
+class Outbox:
+    """Delivers the outboxes of a store to one API server.
+
+    Args:
+        api: The API server; the outbox is the only retry layer above the wire.
+        store: The store.
+        lease: Seconds for which a queue is leased while it is worked on.
+        clock: Seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        store: EventStore,
+        *,
+        lease: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+
+    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
+        """Deliver what one conversation has to write, for at most ``budget`` seconds.
+
+        Returns:
+            Whether nothing is left for this process to do: what remains is parked, not due yet, or
+            another process is at it.
+        """
+        until = self._clock() + budget
+        while self._clock() < until:
+            token = secrets.token_hex(16)
+            taken = yield from self._store.take("write", token, cid=cid, lease=self._lease)
+            if taken is None:
+                return True
+            delay = yield from self._work(taken, until)
+            yield from self._store.release(taken.lease, delay=delay)
+            if delay > 0:
+                return False
+        return False
+
+    def _work(self, taken: Taken, until: float) -> Flow[float]:
+        """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
+        anchor, offset = taken.anchor, taken.now - self._clock()
+        for op in taken.ops:
+            cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
+            write = Write.model_validate_json(op.body)
+            job = _Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor)
+            try:
+                while job.cursor.pos < job.write.parts:
+                    wait = yield from self._step(job, offset)
+                    if wait > until - self._clock():
+                        return wait
+                    yield from sleep(wait)
+            except FencedError:
+                return 0.0
+            except _Parked as reason:
+                yield from self._park(job, str(reason))
+                return 0.0
+            anchor = job.anchor
+        return 0.0
+
+    def _step(self, job: _Job, offset: float) -> Flow[float]:
+        now = self._clock() + offset
+        step = plan(
+            job.write, job.cursor, now=now, profile=self._api.profile, verified=job.verified
+        )
+        match step:
+            case Wait(seconds):
+                return seconds
+            case Send():
+                return (yield from self._send(job, step))
+            case Verify():
+                return (yield from self._verify(job))
+
+    def _send(self, job: _Job, step: Send) -> Flow[float]:
+        cursor = yield from self._store.op_begin(
+            job.lease, job.op.id, step.pos, attempt=step.attempt, need=ATTEMPT + 1.0
+        )
+        if cursor is None:
+            raise FencedError
+        job.cursor = cursor
+        try:
+            answer = yield from self._request(job)
+        except ConversationNotFoundError:
+            return (yield from self._move(job))
+        except ConversationMismatchError as error:
+            telemetry.count("mismatch", operation=job.write.kind)
+            raise _Parked(str(error)) from error
+        except APIError as error:
+            return (yield from self._failed(job, error))
+        except ConvSyncError as error:
+            raise _Parked(str(error)) from error
+        yield from self._confirm(job, _anchor_of(job, answer))
+        return 0.0
+
+    def _request(self, job: _Job) -> Flow[PartialConversation]:
+        write, key = job.write, f"{job.op.id}/{job.cursor.pos}"
+        if write.kind == "append":
+            message = write.messages[job.cursor.pos]
+            return self._api.add_message(
+                write.session_id,
+                cast("Role", message.role),  # the client refuses any other
+                message.content,
+                target=write.target,
+                idempotency_key=key,
+                timeout=ATTEMPT,
+                attempts=1,
+            )
+        return self._api.sync_conversation(
+            write.session_id,
+            write.marked_update(),
+            target=write.target,
+            idempotency_key=key,
+            timeout=ATTEMPT,
+            attempts=1,
+        )
+
+    def _failed(self, job: _Job, error: APIError) -> Flow[float]:
+        """Keep the write for later: to be verified first where it may have been applied."""
+        if not (error.ambiguous or _passing(error)):
+            raise _Parked(str(error)) from error
+        telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
+        backoff = min(LAST_DELAY, FIRST_DELAY * 2.0 ** (job.cursor.tries - 1))
+        delay = max(backoff, error.retry_after or 0.0)
+        sent_at = job.cursor.sent_at if error.ambiguous else None
+        yield from self._again(job, delay=delay, sent_at=sent_at)
+        return delay
+
+    def _again(self, job: _Job, *, delay: float, sent_at: float | None) -> Flow[None]:
+        done = yield from self._store.op_retry(
+            job.lease, job.op.id, job.cursor.pos, delay=delay, sent=sent_at is not None
+        )
+        if done == "fenced":
+            raise FencedError
+        job.cursor = replace(job.cursor, sent_at=sent_at)
+
+    def _confirm(self, job: _Job, anchor: Anchor | None) -> Flow[None]:
+        noted = None if anchor is None else anchor.model_dump_json()
+        done = yield from self._store.op_done(
+            job.lease, job.op.id, job.cursor.pos, last=job.last, anchor=noted
+        )
+        if done == "fenced":
+            raise FencedError
+        telemetry.count("writes", operation=job.write.kind)
+        job.anchor = noted or job.anchor
+        job.cursor = Cursor(op_id=job.op.id, pos=job.cursor.pos + 1)
+        job.verified = False
+
+    def _verify(self, job: _Job) -> Flow[float]:
+        telemetry.count("verifications", operation=job.write.kind)
+        try:
+            conversation = yield from self._read(job.write)
+        except ConversationNotFoundError:
+            return (yield from self._gone(job))
+        except ConversationMismatchError as error:
+            raise _Parked(str(error)) from error
+        except APIError as error:
+            if not _passing(error):
+                raise _Parked(str(error)) from error
+            return max(FIRST_DELAY, error.retry_after or 0.0)
+        if conversation.session_id != job.write.session_id:
+            return (yield from self._gone(job))
+        if job.write.kind == "sync_state":
+            return (yield from self._verify_sync(job, conversation))
+        return (yield from self._verify_append(job, conversation))
+
+    def _verify_append(self, job: _Job, conversation: Conversation) -> Flow[float]:
+        history, message = conversation.messages, job.write.messages[job.cursor.pos]
+        anchor = anchor_for(job.write, job.cursor.pos, job.anchor)
+        try:
+            place = is_recorded(history, message, anchor)
+        except LookupError as error:
+            raise _Parked(str(error)) from error
+        if place is None:
+            yield from self._again(job, delay=0.0, sent_at=None)
+        else:
+            yield from self._confirm(job, Anchor.at(conversation.session_id, history, place))
+        return 0.0
+
+    def _verify_sync(self, job: _Job, conversation: Conversation) -> Flow[float]:
+        if is_applied(conversation, job.write):
+            yield from self._confirm(job, None)
+            return 0.0
+        if not conversation.is_active:
+            return (yield from self._gone(job))  # somebody closed it: an old sync never reopens
+        if job.cursor.sent_at is not None:
+            yield from self._again(job, delay=0.0, sent_at=None)
+        job.verified = True
+        return 0.0
+
+    def _move(self, job: _Job) -> Flow[float]:
+        """The session is gone: messages follow the customer to the new one, a sync does not."""
+        write = job.write
+        try:
+            conversation = yield from self._read(write)
+        except ConversationNotFoundError as error:
+            if write.kind == "sync_state":
+                return (yield from self._gone(job))
+            raise _Parked(str(error)) from error
+        except ConversationMismatchError as error:
+            raise _Parked(str(error)) from error
+        except APIError as error:
+            return (yield from self._failed(job, error))
+        if write.kind == "sync_state":
+            return (yield from self._gone(job))
+        if conversation.session_id == write.session_id:
+            reason = "the API server finds the conversation but refuses the message"
+            raise _Parked(reason)
+        telemetry.count("messages_moved")
+        base = Anchor.at_end(conversation.session_id, conversation.messages)
+        job.write = write.model_copy(update={"session_id": conversation.session_id, "base": base})
+        job.anchor = base.model_dump_json()
+        yield from self._again(job, delay=0.0, sent_at=None)
+        return 0.0
+
+    def _gone(self, job: _Job) -> Flow[float]:
+        """The session that the write was decided for is over."""
+        if job.write.kind == "append":
+            reason = "the session ended before it could be verified that the message was recorded"
+            raise _Parked(reason)
+        telemetry.count("syncs_dropped")
+        yield from self._confirm(job, None)
+        return 0.0
+
+    def _read(self, write: Write) -> Flow[Conversation]:
+        return self._api.get_conversation(
+            write.phone_number, write.bot_id, target=write.target, timeout=ATTEMPT, attempts=1
+        )
+
+    def _park(self, job: _Job, reason: str) -> Flow[None]:
+        telemetry.count("parked", operation=job.write.kind)
+        logger.error(
+            "A write of turn %s is parked for an operator, with the rest of its turn: %s",
+            job.write.turn,
+            reason,
+        )
+        yield from self._store.op_park(job.lease, job.op.id, reason=reason)
+
+
+def _passing(error: APIError) -> bool:
+    """Whether the same request may well succeed later."""
+    status = error.status_code
+    return status is None or status in {408, 425, 429} or status >= 500
+
+
+def _anchor_of(job: _Job, answer: PartialConversation) -> Anchor | None:
+    """Where the answer to a POST shows the message that it recorded."""
+    if job.write.kind != "append":
+        return None
+    message, history = job.write.messages[job.cursor.pos], answer.messages
+    for place in range(len(history) - 1, -1, -1):
+        if (history[place].role, history[place].content) == (message.role, message.content):
+            return Anchor.at(answer.session_id, history, place)
+    return None

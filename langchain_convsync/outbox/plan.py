@@ -1,0 +1,263 @@
+"""What to do about a write: decided from records alone, without I/O.
+
+The API's POST is not idempotent and its PUT is not commutative, so a write that got no clear
+answer is looked up before it is sent again. A message counts as applied if it stands after the
+*anchor*, the last message that some read or answer confirmed; a sync counts as applied if the
+conversation's metadata names its turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+from langchain_convsync.settings import CallTarget, ServerProfile
+from langchain_convsync.stores.base import Cursor
+
+#: Seconds that one request of the outbox may take.
+ATTEMPT = 5.0
+#: Seconds after which somebody else may have changed what a turn has read.
+FRESH = 30.0
+#: Key of the mark that a sync leaves in the conversation's metadata.
+MARK = "convsync"
+
+
+class Anchor(BaseModel):
+    """The last message known to stand in the history.
+
+    Attributes:
+        session_id: The session whose history it is.
+        role: Its role; None for the start of the history.
+        digest: Hash of its content.
+        timestamp: Its timestamp, as the server sent it.
+        occurrence: It is the how-manyth entry that looks like this, from 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str = Field(repr=False)
+    role: str | None = None
+    digest: str = ""
+    timestamp: str | None = None
+    occurrence: int = 0
+
+    @classmethod
+    def at_end(cls, session_id: str, history: Sequence[ConversationMessage]) -> Anchor:
+        """The anchor at the end of a history."""
+        return cls.at(session_id, history, len(history) - 1)
+
+    @classmethod
+    def at(cls, session_id: str, history: Sequence[ConversationMessage], index: int) -> Anchor:
+        """The anchor at one entry of a history; -1 is its start."""
+        if index < 0:
+            return cls(session_id=session_id)
+        looks = _looks(history[index])
+        occurrence = sum(_looks(message) == looks for message in history[: index + 1])
+        role, digest, timestamp = looks
+        return cls(
+            session_id=session_id,
+            role=role,
+            digest=digest,
+            timestamp=timestamp,
+            occurrence=occurrence,
+        )
+
+    def index(self, history: Sequence[ConversationMessage]) -> int | None:
+        """Where it stands in a history; -1 for its start, None where the server forgot it."""
+        if self.role is None:
+            return -1
+        looks = (self.role, self.digest, self.timestamp)
+        places = [place for place, message in enumerate(history) if _looks(message) == looks]
+        return places[self.occurrence - 1] if len(places) >= self.occurrence else None
+
+
+def _looks(message: ConversationMessage) -> tuple[str, str, str | None]:
+    timestamp = None if message.timestamp is None else message.timestamp.isoformat()
+    return message.role, digest(message.content), timestamp
+
+
+def digest(content: str) -> str:
+    """A short hash of a text."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+class Write(BaseModel):
+    """One operation of the outbox, as it is stored.
+
+    Attributes:
+        kind: ``append`` posts ``messages`` one by one, ``sync_state`` puts ``update``.
+        phone_number: The customer, as the conversation was read.
+        session_id: The conversation's key on the API server.
+        bot_id: The bot.
+        subdomain: The tenant; every answer must be of the same.
+        turn: The turn that decided it.
+        number: The number of that turn in its conversation, from 1.
+        decided_at: Store time of the read that the turn was based on.
+        base: End of the history at that read, if nothing was on its way then.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["append", "sync_state"]
+    phone_number: str = Field(repr=False)
+    session_id: str = Field(repr=False)
+    bot_id: str
+    subdomain: str
+    turn: str
+    number: int
+    decided_at: float
+    messages: tuple[ConversationMessage, ...] = ()
+    update: StateUpdate = StateUpdate()
+    base: Anchor | None = None
+
+    @property
+    def target(self) -> CallTarget:
+        """Whom every answer must be about."""
+        return CallTarget(subdomain=self.subdomain, bot_id=self.bot_id)
+
+    @property
+    def parts(self) -> int:
+        """How many requests it takes."""
+        return len(self.messages) if self.kind == "append" else 1
+
+    def marked_update(self) -> StateUpdate:
+        """The update with the mark by which a later read recognises it."""
+        mark = StateUpdate(metadata={MARK: {"turn": self.turn, "n": self.number}})
+        return self.update.updated_by(mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put part ``pos`` on the wire, as try number ``attempt``."""
+
+    pos: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Read the conversation and see whether part ``pos`` was applied."""
+
+    pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Too early to tell: ask again in ``seconds``."""
+
+    seconds: float
+
+
+Step: TypeAlias = Send | Verify | Wait
+
+
+def plan(
+    write: Write,
+    cursor: Cursor,
+    *,
+    now: float,
+    profile: ServerProfile,
+    verified: bool = False,
+) -> Step:
+    """The next step for the write at the head of an outbox.
+
+    Args:
+        write: The write.
+        cursor: How far it has come.
+        now: Store time.
+        profile: What the API server does.
+        verified: The conversation was just read, and the write is not in it.
+    """
+    if cursor.sent_at is not None and not profile.idempotency_keys:
+        settled = cursor.sent_at + ATTEMPT + profile.settle
+        return Wait(settled - now) if now < settled else Verify(cursor.pos)
+    stale = cursor.tries > 0 or now - write.decided_at > FRESH
+    if write.kind == "sync_state" and stale and not verified:
+        return Verify(cursor.pos)
+    return Send(cursor.pos, cursor.tries + 1)
+
+
+def anchor_for(write: Write, pos: int, confirmed: str | None) -> Anchor | None:
+    """The anchor of a part: the turn's own read, else what the last confirmed write noted."""
+    if pos == 0 and write.base is not None:
+        return write.base
+    return None if confirmed is None else Anchor.model_validate_json(confirmed)
+
+
+def is_recorded(
+    history: Sequence[ConversationMessage], message: ConversationMessage, anchor: Anchor | None
+) -> int | None:
+    """Where a message stands after the anchor; None if it does not.
+
+    Raises:
+        LookupError: The anchor is unknown or gone, so nobody can tell.
+    """
+    start = None if anchor is None else anchor.index(history)
+    if start is None:
+        reason = "the last confirmed message is not in the history any more"
+        raise LookupError(reason)
+    return _find(history, message, start + 1)
+
+
+def is_applied(conversation: Conversation, write: Write) -> bool:
+    """Whether the conversation carries the mark of this sync, or of a later one."""
+    mark: Any = conversation.metadata.get(MARK)
+    if not isinstance(mark, dict):
+        return False
+    number = mark.get("n")
+    return mark.get("turn") == write.turn or (isinstance(number, int) and number > write.number)
+
+
+def overlay(
+    conversation: Conversation,
+    writes: Sequence[Write],
+    *,
+    pos: int = 0,
+    anchor: Anchor | None = None,
+) -> Conversation:
+    """The conversation as it will be once the writes on their way have arrived.
+
+    Args:
+        conversation: As just read; some of the writes may be in it already.
+        writes: The outbox, in order.
+        pos: How many messages of the first write are confirmed.
+        anchor: The last confirmed message.
+    """
+    history = conversation.messages
+    place = None if anchor is None else anchor.index(history)
+    place = -1 if place is None else place  # a forgotten anchor: all of the history is newer
+    changes: dict[str, Any] = {}
+    for number, write in enumerate(writes):
+        for message in write.messages[pos if number == 0 else 0 :]:
+            found = _find(history, message, place + 1)
+            if found is None:
+                history.append(message)
+                place = len(history) - 1
+            else:
+                place = found
+    patch = StateUpdate()
+    for write in writes:
+        if write.kind == "sync_state":
+            patch = patch.updated_by(write.update)
+    entries = [message.model_dump(by_alias=True, mode="json") for message in history]
+    changes["context"] = {**conversation.context, **patch.context, "previousMessages": entries}
+    changes["metadata"] = {**conversation.metadata, **patch.metadata}
+    if patch.intent is not None:
+        changes["current_intent"] = patch.intent
+    if patch.step is not None:
+        changes["current_step"] = patch.step
+    return conversation.model_copy(update=changes)
+
+
+def _find(
+    history: Sequence[ConversationMessage], message: ConversationMessage, start: int
+) -> int | None:
+    for place in range(start, len(history)):
+        if (history[place].role, history[place].content) == (message.role, message.content):
+            return place
+    return None

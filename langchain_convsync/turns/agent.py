@@ -1,0 +1,221 @@
+"""Calling the user's agent: any Runnable, graphs with their own memory included."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.history import RunnableWithMessageHistory
+
+from langchain_convsync._flow import Flow, Io
+from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
+from langchain_convsync.errors import ConfigurationError, FencedError
+from langchain_convsync.messages import last_reply, text_of
+from langchain_convsync.stores.heartbeat import Watch
+
+Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
+
+
+class AgentTimeoutError(TimeoutError):
+    """The agent did not finish within the turn's deadline."""
+
+
+class EmptyReplyError(ValueError):
+    """The agent ended without a text for the customer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of an agent: what goes in, and what was known before."""
+
+    agent: Runnable[Any, Any]
+    input: Any
+    config: RunnableConfig
+
+
+class Agents:
+    """The agent of each tenant: one for all, or what a factory makes, once per tenant."""
+
+    def __init__(self, agent: Agent) -> None:
+        given: object = agent  # whatever the annotation says
+        if not (isinstance(given, Runnable) or callable(given)):
+            message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
+            raise ConfigurationError(message)
+        self._agent = agent
+        self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, ref: ConversationRef) -> Runnable[Any, Any]:
+        """The agent that answers this conversation."""
+        if isinstance(self._agent, Runnable):
+            return self._agent
+        key = (ref.subdomain, ref.bot_id)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = self._agent(ref)
+            return self._made[key]
+
+
+def has_memory(agent: Runnable[Any, Any]) -> bool:
+    """Whether the agent brings the history itself: a checkpointer or a message history."""
+    inner = _unbound(agent)
+    if isinstance(inner, RunnableWithMessageHistory):
+        return True
+    return bool(getattr(inner, "checkpointer", None))
+
+
+def is_graph(agent: Runnable[Any, Any]) -> bool:
+    """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
+    return hasattr(_unbound(agent), "checkpointer")
+
+
+def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    while isinstance(agent, RunnableBinding):
+        agent = agent.bound
+    return agent
+
+
+def call_for(
+    agent: Runnable[Any, Any],
+    history: Sequence[BaseMessage],
+    new: Sequence[BaseMessage],
+    *,
+    thread: str,
+) -> Call:
+    """The default call: history and new messages, or only the new ones where the agent remembers.
+
+    Args:
+        agent: The agent.
+        history: The conversation before this turn.
+        new: The customer's new messages; their ids are the same when the turn is run again.
+        thread: A handle for the agent's own memory; it reveals no phone number.
+    """
+    given = list(new) if has_memory(agent) else [*history, *new]
+    config: RunnableConfig = {}
+    if has_memory(agent):
+        config = {"configurable": {"thread_id": thread, "session_id": thread}}
+    return Call(agent, {"messages": given} if is_graph(agent) else given, config)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a checkpointed agent knew before this run.
+
+    Attributes:
+        values: Its state.
+        waiting: Whether it was interrupted, and waits for an answer.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    waiting: bool = False
+
+
+def baseline(call: Call) -> Flow[Before]:
+    """The agent's state before the run; a checkpointer brings old values back afterwards."""
+    graph: Any = _unbound(call.agent)
+    if not getattr(graph, "checkpointer", None):
+        return Before()
+    state = yield from Io(
+        lambda: graph.get_state(call.config), lambda: graph.aget_state(call.config)
+    )
+    return Before(state.values, bool(state.interrupts))
+
+
+def invoke(
+    call: Call, record: TurnRecord, watch: Watch, *, before: Before, deadline: float
+) -> Flow[Any]:
+    """Run the agent inside the turn; surfaces called from it record instead of writing.
+
+    An interrupted agent is resumed with the customer's words.
+
+    Raises:
+        AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
+            stopped, it is discarded when it comes back).
+        FencedError: Another process took the conversation over meanwhile.
+    """
+    given = _resumption(call.input) if before.waiting else call.input
+
+    def block() -> Any:
+        token = current_turn.set(record)
+        try:
+            return call.agent.invoke(given, call.config)
+        finally:
+            current_turn.reset(token)
+
+    async def wait() -> Any:
+        token = current_turn.set(record)
+        try:
+            return await _unless_lost(call.agent.ainvoke(given, call.config), watch, deadline)
+        finally:
+            current_turn.reset(token)
+
+    return (yield from Io(block, wait))
+
+
+def _resumption(given: Any) -> Any:
+    from langgraph.types import Command  # a graph is waiting, so langgraph is there
+
+    words = [text_of(message) for message in given["messages"]]
+    return Command(resume="\n".join(words))
+
+
+async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+
+    def cancel() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nothing is left to cancel
+            loop.call_soon_threadsafe(task.cancel)
+
+    watch.on_lost(cancel)
+    try:
+        async with asyncio.timeout(deadline):
+            return await task
+    except TimeoutError as error:
+        if task.cancelled():
+            message = f"the agent did not finish within {deadline:g} s"
+            raise AgentTimeoutError(message) from error
+        raise
+    except asyncio.CancelledError:
+        if watch.lost:
+            message = "another process took the conversation over; the agent was cancelled"
+            raise FencedError(message) from None
+        raise
+
+
+def is_interrupted(output: object) -> bool:
+    """Whether the graph stopped to wait for a human."""
+    return isinstance(output, Mapping) and bool(output.get("__interrupt__"))
+
+
+def reply_of(output: object) -> str:
+    """The text for the customer.
+
+    Raises:
+        EmptyReplyError: There is none.
+    """
+    if text := _reply(output).strip():
+        return text
+    message = "the agent ended without a text for the customer"
+    raise EmptyReplyError(message)
+
+
+def _reply(output: object) -> str:
+    if isinstance(output, str):
+        return output
+    if isinstance(output, BaseMessage):
+        return text_of(output)
+    if isinstance(output, Mapping):
+        for key in ("output", "reply"):
+            if isinstance(output.get(key), str):
+                return str(output[key])
+        output = output.get("messages")
+    if isinstance(output, Sequence) and all(isinstance(item, BaseMessage) for item in output):
+        return last_reply(output)
+    return str(getattr(output, "reply", "") or "")

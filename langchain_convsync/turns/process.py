@@ -1,0 +1,294 @@
+"""What happens between taking a conversation and committing its turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from langchain_core.messages import HumanMessage
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync.client import Api
+from langchain_convsync.context import ConversationRef, TurnRecord
+from langchain_convsync.errors import (
+    APIError,
+    ConfigurationError,
+    ConversationMismatchError,
+    ConversationNotFoundError,
+    FencedError,
+)
+from langchain_convsync.messages import to_langchain
+from langchain_convsync.models import (
+    Conversation,
+    ConversationMessage,
+    InboundEvent,
+    StateUpdate,
+)
+from langchain_convsync.settings import CallTarget
+from langchain_convsync.state import Decision, Extractor, as_update, extract
+from langchain_convsync.stores.base import EventStore, Taken
+from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.turns.agent import (
+    Agent,
+    Agents,
+    Call,
+    baseline,
+    call_for,
+    has_memory,
+    invoke,
+    is_interrupted,
+    reply_of,
+)
+from langchain_convsync.turns.ending import Attempt, Ending, Seen
+from langchain_convsync.turns.turn import Batch, Status, Turn
+
+logger = logging.getLogger(__name__)
+
+Prepare: TypeAlias = Callable[[Conversation, Sequence[InboundEvent]], Any]
+
+#: Seconds that the read at the start of a turn may take, retries included.
+READ_TIME = 10.0
+#: Seconds for which it may be missing: the first message may beat the server's own webhook.
+NOT_FOUND_TIME = 3.0
+#: Seconds after which a turn that could not begin is tried again.
+RETRY_LATER = 1.0
+#: Seconds before an agent that failed is run again; doubled each time.
+FIRST_BACKOFF = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of a turn; ``TurnRunner`` describes them."""
+
+    fallback_reply: str | None
+    deadline: float
+    max_errors: int
+    max_starts: int
+    patience: float
+    lease: float
+
+
+class Processor:
+    """Runs turns: read, agent, commit."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        api: Api,
+        store: EventStore,
+        *,
+        extractor: Extractor | None,
+        prepare: Prepare | None,
+        limits: Limits,
+    ) -> None:
+        self._agents = Agents(agent)
+        self._api = api
+        self._store = store
+        self._extractor = extractor
+        self._prepare = prepare
+        self._limits = limits
+
+    def process(self, taken: Taken) -> Flow[Turn | None]:
+        """Run one turn on a taken conversation.
+
+        Returns:
+            What it came to; None when somebody else has it now, or it is due again shortly.
+        """
+        batch = Batch.of(taken.events)
+        _, event = batch.events[-1]
+        ref = ConversationRef(
+            event.phone_number or event.lid or event.chat_id or "",
+            bot_id=event.bot_id,
+            subdomain=event.subdomain,
+            turn_id=batch.turn_id,
+        )
+        limits, lease = self._limits, taken.lease
+        deadline = limits.deadline + READ_TIME
+        with Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch:
+            try:
+                return (yield from self._begin(Attempt(taken, batch, ref), watch))
+            except FencedError:
+                telemetry.count("turns_fenced")
+                return None
+            except Exception:
+                yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
+                raise
+
+    def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
+        try:
+            yield from self._read(attempt)
+        except APIError as error:
+            return (yield from self._unread(attempt, error))
+        except ConversationMismatchError as error:
+            logger.critical("Turn %s is set aside: %s", attempt.batch.turn_id, error)
+            telemetry.count("mismatch", operation="read")
+            return (yield from self._give_up(attempt, error))
+        head, limits = attempt.batch.head, self._limits
+        if head.errors >= limits.max_errors or head.starts > limits.max_starts:
+            return (yield from self._give_up(attempt))
+        try:
+            ending = yield from self._answer(attempt, watch)
+        except FencedError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever the user's agent raises ends here
+            return (yield from self._failed(attempt, failure))
+        return (yield from self._commit(attempt, ending))
+
+    def _read(self, attempt: Attempt) -> Flow[None]:
+        """Read the conversation, or take the last turn's snapshot where the API does not answer."""
+        try:
+            read = yield from self._find(attempt.ref)
+        except ConversationNotFoundError:
+            raise
+        except APIError:
+            snapshot = Seen.snapshot(attempt.taken, datetime.now(UTC))
+            if snapshot is None:
+                raise
+            telemetry.count("snapshots_used")
+            attempt.see(snapshot)
+        else:
+            attempt.see(Seen.read(read, attempt.taken))
+
+    def _find(self, ref: ConversationRef) -> Flow[Conversation]:
+        """The one API round trip before the agent; patient where the server's webhook is late."""
+        target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
+        until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
+        while True:
+            try:
+                return (
+                    yield from self._api.get_conversation(
+                        ref.phone_number, ref.bot_id, target=target, timeout=READ_TIME
+                    )
+                )
+            except ConversationNotFoundError:
+                if time.monotonic() + delay > until:
+                    raise
+            yield from sleep(delay)
+            delay *= 2
+
+    def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
+        """Without a conversation there is no tenant: the events wait, at last for an operator."""
+        taken, batch = attempt.taken, attempt.batch
+        if taken.now - batch.head.accepted_at >= self._limits.patience:
+            return (yield from self._give_up(attempt, error))
+        yield from self._store.release(taken.lease, delay=RETRY_LATER)
+        logger.warning("Turn %s waits for the API server: %s", batch.turn_id, error)
+        missing = isinstance(error, ConversationNotFoundError)
+        status: Status = "no_conversation" if missing else "queued"
+        return Turn(status=status, turn_id=batch.turn_id, error=error)
+
+    def _answer(self, attempt: Attempt, watch: Watch) -> Flow[Ending]:
+        seen, inbound = attempt.seen, _inbound(attempt.batch)
+        if seen is None or not seen.conversation.is_active:
+            return Ending(status="dropped", messages=inbound)
+        call, record = self._call(attempt, seen.conversation)
+        before = yield from baseline(call)
+        output = yield from invoke(
+            call, record, watch, before=before, deadline=self._limits.deadline
+        )
+        if is_interrupted(output):
+            return Ending(status="interrupted", messages=inbound)
+        reply = reply_of(output)
+        decided = yield from self._decide(output, before.values)
+        return Ending(
+            status="answered",
+            messages=[*inbound, *record.added, ConversationMessage(role="bot", content=reply)],
+            reply=reply,
+            update=self._accepted(record.update.updated_by(decided)),
+        )
+
+    def _call(self, attempt: Attempt, conversation: Conversation) -> tuple[Call, TurnRecord]:
+        agent, thread = self._agents.of(attempt.ref), attempt.taken.lease.cid
+        owns_history = has_memory(agent) and self._prepare is None
+        record = TurnRecord(
+            attempt.ref, conversation, thread=thread, history_given=not owns_history
+        )
+        events = attempt.batch.events
+        new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
+        call = call_for(agent, to_langchain(conversation.messages), new, thread=thread)
+        if self._prepare is not None:
+            given = self._prepare(conversation, [event for _, event in events])
+            call = replace(call, input=given)
+        return call, record
+
+    def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
+        extractor = self._extractor
+        if extractor is not None:
+            decision = yield from _ask(extractor, output)
+            if decision is not None:
+                return as_update(decision)
+        return extract(output, baseline=before, tool_calls=False)  # those are in the record
+
+    def _accepted(self, update: StateUpdate) -> StateUpdate:
+        """The update without an intent that this API server is known to refuse."""
+        intents = self._api.profile.intents
+        if update.intent is None or intents is None or update.intent in intents:
+            return update
+        telemetry.count("intents_refused")
+        logger.warning("The intent %r is not one of the profile's; it is not synced", update.intent)
+        return update.model_copy(update={"intent": None})
+
+    def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
+        batch, limit = attempt.batch, self._limits.max_errors
+        failures = batch.head.errors + 1
+        telemetry.count("agent_failures", error=type(error).__name__)
+        logger.warning(
+            "Turn %s: the agent failed with %s, run %d of %d",
+            batch.turn_id,
+            type(error).__name__,
+            failures,
+            limit,
+            exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
+        )
+        if failures >= limit:
+            return (yield from self._give_up(attempt, error))
+        delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
+        yield from self._store.release(attempt.taken.lease, delay=delay, failed=True)
+        return None
+
+    def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn]:
+        """The one ending of every failure: fallback, user message recorded, dead letter."""
+        telemetry.count("turns_failed")
+        fallback = self._limits.fallback_reply
+        messages = _inbound(attempt.batch)
+        if fallback:
+            messages.append(ConversationMessage(role="bot", content=fallback))
+        ending = Ending(status="failed", messages=messages, reply=fallback)
+        return (yield from self._commit(attempt, ending, error))
+
+    def _commit(
+        self, attempt: Attempt, ending: Ending, error: BaseException | None = None
+    ) -> Flow[Turn]:
+        outcome = ending.outcome(attempt.batch)
+        commit = ending.commit(attempt, outcome, self._api.profile)
+        if (yield from self._store.commit_turn(attempt.taken.lease, commit)) != "done":
+            raise FencedError
+        return outcome.turn(error=error)
+
+
+def _inbound(batch: Batch) -> list[ConversationMessage]:
+    return [
+        ConversationMessage(role="user", content=event.content)
+        for _, event in batch.events
+        if event.content
+    ]
+
+
+def _ask(extractor: Extractor, output: object) -> Flow[Decision]:
+    def block() -> Decision:
+        decision = extractor(output)
+        if isinstance(decision, Awaitable):
+            message = "the extractor is async: use arun(), or pass a plain function"
+            raise ConfigurationError(message)
+        return decision
+
+    async def wait() -> Decision:
+        decision = extractor(output)
+        return await decision if isinstance(decision, Awaitable) else decision
+
+    return (yield from Io(block, wait))

@@ -1,0 +1,304 @@
+"""One turn, effectively once: event in, reply out, everything else in between survives a crash."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from langchain_convsync import phone, telemetry
+from langchain_convsync._flow import Flow, Io, arun, run, sleep
+from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
+from langchain_convsync.errors import ClosedError, InvalidEventError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox import Outbox
+from langchain_convsync.outbox.plan import digest
+from langchain_convsync.state import Extractor
+from langchain_convsync.stores import EventStore, open_store
+from langchain_convsync.stores.base import Accepted, Handles, NewEvent
+from langchain_convsync.turns.agent import Agent
+from langchain_convsync.turns.process import Limits, Prepare, Processor
+from langchain_convsync.turns.turn import Outcome, Status, Turn
+
+logger = logging.getLogger(__name__)
+
+OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
+
+#: Seconds between looks at a conversation that another call or process works on.
+FIRST_LOOK, LAST_LOOK = 0.01, 0.25
+
+
+class TurnRunner:
+    """Answers inbound events with a LangChain agent: once, in order, for the right tenant.
+
+    ``run`` and ``arun`` record the event durably, run the agent on the conversation, commit the
+    reply together with the writes, and deliver the writes to the API server. Calls for one
+    conversation queue up; events that wait together are answered together. Inside ``with`` or
+    ``async with`` a call returns as soon as its turn is committed, and leaving the block delivers
+    the writes; otherwise a call delivers them before it returns.
+
+    Args:
+        agent: Any Runnable, or a callable that makes one for a tenant's ``ConversationRef``.
+            Compiled graphs get ``{"messages": […]}``, others the list of messages.
+        client: The API server, in either colour; None takes it from the environment.
+        store: Where events and writes live until they are done; None takes it from
+            ``CONVSYNC_STORE_URL``.
+        extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
+            or None.
+        prepare: The agent's input: (conversation, events) → input.
+        fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
+        on_reply: Called with each ``answered`` or ``failed`` turn right after its commit; for
+            sending the reply without waiting for the API writes.
+        quiet: Seconds without a further event before a conversation is answered.
+        max_quiet: Seconds after the first event at which it is answered in any case.
+        deadline: Seconds that one run of the agent may take.
+        max_errors: Runs of the agent that may fail before the fallback is sent.
+        max_starts: Runs that may begin without an end (crashes) before the fallback is sent.
+        patience: Seconds for which an event waits for an API server that does not answer.
+        backlog: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        lease: Seconds after which another process takes over from one that died.
+        drain: Seconds that a call, or leaving the block, may spend on delivering writes; what is
+            left then stays in the store.
+
+    Raises:
+        ConfigurationError: The agent is not callable, or client or store are configured nowhere.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        client: ConvSyncClient | AsyncConvSyncClient | None = None,
+        store: EventStore | None = None,
+        extractor: Extractor | None = None,
+        prepare: Prepare | None = None,
+        fallback_reply: str | None = None,
+        on_reply: OnReply | None = None,
+        quiet: float = 0.0,
+        max_quiet: float = 5.0,
+        deadline: float = 120.0,
+        max_errors: int = 3,
+        max_starts: int = 5,
+        patience: float = 900.0,
+        backlog: int = 1000,
+        lease: float = 30.0,
+        drain: float = 10.0,
+    ) -> None:
+        self._api: Api = api_of(client)
+        self._owns_api = client is None
+        self.store: EventStore = open_store(None) if store is None else store
+        self._owns_store = store is None
+        self._on_reply = on_reply
+        self._quiet, self._max_quiet = quiet, max_quiet
+        self._backlog, self._lease, self._drain_budget = backlog, lease, drain
+        self._outbox = Outbox(self._api, self.store, lease=lease)
+        limits = Limits(
+            fallback_reply=fallback_reply,
+            deadline=deadline,
+            max_errors=max_errors,
+            max_starts=max_starts,
+            patience=patience,
+            lease=lease,
+        )
+        self._processor = Processor(
+            agent, self._api, self.store, extractor=extractor, prepare=prepare, limits=limits
+        )
+        self._handles: Handles | None = None
+        self._undelivered: dict[str, None] = {}
+        self._in_block = False
+        self._closed = False
+
+    def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
+        """Answer an event, or tell what became of it.
+
+        Args:
+            event: The event; give every delivery of one message the same ``event_id``.
+            wait: Seconds to wait while another call or process works on the conversation, and for
+                the quiet window; None waits until the event is done.
+
+        Returns:
+            The turn. Send ``turn.reply`` where ``turn.status`` is ``answered`` or ``failed``, and
+            only there: one call per turn gets that status.
+
+        Raises:
+            InvalidEventError: The event names no customer.
+            StoreError: The store did not take the event; deliver it again.
+            ClosedError: The runner is closed.
+        """
+        return run(self._run(event, wait))
+
+    async def arun(self, event: InboundEvent, wait: float | None = None) -> Turn:
+        """:meth:`run` on the running event loop."""
+        return await arun(self._run(event, wait))
+
+    def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
+        if self._closed:
+            message = "this TurnRunner is closed: make a new one"
+            raise ClosedError(message)
+        if self._handles is None:
+            self._handles = yield from self.store.handles()
+        new = _new_event(event, self._handles)
+        until = None if wait is None else time.monotonic() + wait
+        turn, cid = yield from self._settle(new, until)
+        telemetry.count("turns", status=turn.status)
+        if turn.status in {"answered", "failed"} and self._on_reply is not None:
+            yield from _notify(self._on_reply, turn)
+        if self._in_block:
+            self._undelivered[cid] = None
+        else:
+            yield from self._outbox.drain(cid, budget=self._drain_budget)
+        return turn
+
+    def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
+        """Offer the event until it is done: by this call's own turn, or by another's."""
+        first: Accepted | None = None
+        look = FIRST_LOOK
+        while True:
+            accepted = yield from self._offer(new)
+            first = first or accepted
+            if accepted.taken is not None:
+                turn = yield from self._processor.process(accepted.taken)
+                if turn is not None:
+                    return turn, accepted.cid
+                continue  # fenced, or to be tried again: see what became of it
+            if accepted.status == "busy":
+                return Turn(status="busy"), accepted.cid
+            if accepted.state != "queued":
+                return _repeated(first, accepted), accepted.cid
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return Turn(status="queued"), accepted.cid
+            pause = min(look, accepted.due_in or look)
+            yield from sleep(pause if left is None else min(pause, left))
+            look = min(LAST_LOOK, look * 2)
+
+    def _offer(self, new: NewEvent) -> Io[Accepted]:
+        return self.store.accept(
+            new,
+            token=secrets.token_hex(16),
+            lease=self._lease,
+            quiet=self._quiet,
+            max_quiet=self._max_quiet,
+            backlog=self._backlog,
+        )
+
+    def _leave(self) -> Flow[None]:
+        """Deliver what this runner's turns have to write, as far as the time allows."""
+        until = time.monotonic() + self._drain_budget
+        for cid in list(self._undelivered):
+            budget = max(0.0, until - time.monotonic())
+            yield from self._outbox.drain(cid, budget=budget)
+        self._undelivered.clear()
+        left = yield from self.store.backlog()
+        if left.writes:
+            telemetry.count("writes_left", left.writes)
+            logger.warning(
+                "%d writes are left in the store, for the next turns of their conversations; "
+                "what is left in memory ends with the process",
+                left.writes,
+            )
+
+    def close(self) -> None:
+        """Close what this runner opened itself."""
+        self._closed = True
+        if self._owns_api:
+            self._api.close()
+        if self._owns_store:
+            self.store.close()
+
+    async def aclose(self) -> None:
+        """Close what this runner opened itself, in both colours."""
+        self._closed = True
+        if self._owns_api:
+            await self._api.aclose()
+        if self._owns_store:
+            await self.store.aclose()
+
+    def __enter__(self) -> Self:
+        self._in_block = True
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._in_block = False
+        try:
+            run(self._leave())
+        finally:
+            self.close()
+
+    async def __aenter__(self) -> Self:
+        self._in_block = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._in_block = False
+        try:
+            await arun(self._leave())
+        finally:
+            await self.aclose()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+        """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
+        async with self:
+            yield
+
+
+def _new_event(event: InboundEvent, handles: Handles) -> NewEvent:
+    customer = event.phone_number or event.lid or event.chat_id
+    if customer is None:
+        message = "the event names no customer: set phone_number or chat_id"
+        raise InvalidEventError(message)
+    customer = phone.normalize(customer)
+    alias = None
+    if event.phone_number and event.lid:
+        alias = handles.conversation(event.account, phone.normalize(event.lid))
+    return NewEvent(
+        eid=handles.event(event.account, "message", event.event_id),
+        cid=handles.conversation(event.account, customer),
+        alias=alias,
+        digest=digest(event.content),
+        payload=event.model_dump_json(exclude_defaults=True),
+    )
+
+
+def _repeated(first: Accepted, accepted: Accepted) -> Turn:
+    """What another turn made of the event: this very call's event, or a repetition of it."""
+    status: Status = "merged" if first.status == "new" else "duplicate"
+    if accepted.outcome is None:
+        return Turn(status=status)
+    return Outcome.model_validate_json(accepted.outcome).turn(status)
+
+
+def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
+    """Tell the caller; the turn is committed, so a failing callback cannot undo it."""
+
+    def block() -> None:
+        result = on_reply(turn)
+        if isinstance(result, Awaitable):
+            message = "on_reply is async: use arun(), or pass a plain function"
+            raise TypeError(message)
+
+    async def wait() -> None:
+        result = on_reply(turn)
+        if isinstance(result, Awaitable):
+            await result
+
+    try:
+        yield from Io(block, wait)
+    except Exception:
+        telemetry.count("on_reply_failures")
+        logger.exception("on_reply failed for turn %s", turn.turn_id)

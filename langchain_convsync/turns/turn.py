@@ -1,0 +1,117 @@
+"""What a turn is, and how its outcome is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_convsync.models import InboundEvent, StateUpdate
+from langchain_convsync.stores.base import QueuedEvent
+
+Status: TypeAlias = Literal[
+    "answered",
+    "merged",
+    "duplicate",
+    "queued",
+    "dropped",
+    "paused",
+    "interrupted",
+    "no_conversation",
+    "busy",
+    "failed",
+]
+#: How a committed turn ended.
+FinalStatus: TypeAlias = Literal["answered", "dropped", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What became of one event.
+
+    Attributes:
+        status: ``answered``: this call committed the turn; send ``reply``. ``merged``: another call
+            answered this event together with others. ``duplicate``: it was answered before.
+            ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, nothing
+            is sent. ``interrupted``: the agent waits for a human. ``no_conversation``: the API
+            server knows none; the event stays queued. ``busy``: too many queued events, nothing
+            recorded. ``failed``: the agent could not answer; ``reply`` is the fallback.
+        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``.
+        state: What the run decided about the conversation.
+        turn_id: The turn, the same when it is run again after a crash.
+        events: The event ids that this turn answered, in order.
+        error: The exception behind ``failed``, ``queued`` or ``no_conversation``, in the call that
+            met it.
+    """
+
+    status: Status
+    reply: str | None = field(default=None, repr=False)
+    state: StateUpdate = field(default_factory=StateUpdate)
+    turn_id: str | None = None
+    events: tuple[str, ...] = ()
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+
+
+class Outcome(BaseModel):
+    """A committed turn, as the store keeps it for repeated events."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: FinalStatus
+    reply: str | None = Field(default=None, repr=False)
+    state: StateUpdate = StateUpdate()
+    turn_id: str
+    events: tuple[str, ...] = ()
+
+    def turn(self, status: Status | None = None, *, error: BaseException | None = None) -> Turn:
+        """The outcome as a caller sees it."""
+        return Turn(
+            status=status or self.status,
+            reply=self.reply,
+            state=self.state,
+            turn_id=self.turn_id,
+            events=self.events,
+            error=error,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events that one turn answers.
+
+    Args:
+        queued: In order of arrival; the first one names the turn.
+        events: (handle, event), in the order in which the agent reads them.
+    """
+
+    queued: tuple[QueuedEvent, ...]
+    events: tuple[tuple[str, InboundEvent], ...]
+
+    @classmethod
+    def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
+        """The batch, its events in the order in which they are read: as sent, then as arrived."""
+        events = [(item.eid, InboundEvent.model_validate_json(item.payload)) for item in queued]
+        if all(event.sent_at for _, event in events):  # else only the order of arrival is known
+            events.sort(key=_sent)
+        return cls(queued, tuple(events))
+
+    @property
+    def turn_id(self) -> str:
+        """The turn's id: its head event, whoever runs it and how often."""
+        return self.queued[0].eid
+
+    @property
+    def head(self) -> QueuedEvent:
+        """The event whose failures count."""
+        return self.queued[0]
+
+    @property
+    def eids(self) -> tuple[str, ...]:
+        """The handles to commit, in order of arrival."""
+        return tuple(event.eid for event in self.queued)
+
+
+def _sent(item: tuple[str, InboundEvent]) -> float:
+    sent_at = item[1].sent_at
+    return 0.0 if sent_at is None else sent_at.timestamp()

@@ -1,0 +1,37 @@
+"""The stores that behaviour is tested on: each one a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from langchain_convsync.stores import open_store
+from langchain_convsync.stores.base import EventStore
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for all tests that leave it alive; they share nothing but the process."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def durable_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that outlives its process, empty: a file, or a real Redis."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'events.db'}"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.empty()
+    return server.url
+
+
+@pytest.fixture
+def event_store(durable_store_url: str) -> Iterator[EventStore]:
+    """An empty store of every kind."""
+    store = open_store(durable_store_url)
+    yield store
+    store.close()

@@ -1,0 +1,521 @@
+"""One turn, effectively once: real HTTP, both colours, every store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableLambda
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import run
+from langchain_convsync.errors import ConversationMismatchError, InvalidEventError
+from langchain_convsync.models import InboundEvent, StateUpdate
+from langchain_convsync.settings import ServerProfile
+from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.stores.base import EventStore
+from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.turns import Turn, TurnRunner
+
+CUSTOMER = "+51999999999"
+Answer = Callable[[TurnRunner, InboundEvent], Turn]
+
+
+def blocking(runner: TurnRunner, event: InboundEvent) -> Turn:
+    return runner.run(event)
+
+
+def awaited(runner: TurnRunner, event: InboundEvent) -> Turn:
+    return asyncio.run(runner.arun(event))
+
+
+@pytest.fixture(params=[blocking, awaited], ids=["sync", "async"])
+def answer(request: pytest.FixtureRequest) -> Answer:
+    chosen: Answer = request.param
+    return chosen
+
+
+@pytest.fixture
+def server() -> Iterator[ReferenceServer]:
+    with ReferenceServer() as running:
+        running.create_conversation(
+            phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123"
+        )
+        yield running
+
+
+def event(number: int, text: str, **fields: Any) -> InboundEvent:
+    fields = {"phone_number": CUSTOMER, **fields}
+    return InboundEvent(event_id=f"evt_{number}", text=text, **fields)
+
+
+class Agent:
+    """Answers "re: <what was said last>", notes what it saw, and fails when told to."""
+
+    def __init__(self, *failures: BaseException | str) -> None:
+        self.seen: list[list[tuple[str, str]]] = []
+        self.script = list(failures)
+        self.runnable = RunnableLambda(self.reply)
+
+    def reply(self, messages: list[BaseMessage]) -> AIMessage:
+        self.seen.append([(message.type, str(message.content)) for message in messages])
+        if self.script:
+            planned = self.script.pop(0)
+            if isinstance(planned, BaseException):
+                raise planned
+            return AIMessage(planned)
+        return AIMessage(f"re: {messages[-1].content}")
+
+
+def order(_output: object) -> StateUpdate:
+    return StateUpdate(intent="order", step="selecting", context={"orderTotal": 25})
+
+
+def history(server: ReferenceServer) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in server.conversation(CUSTOMER).messages]
+
+
+def calls(server: ReferenceServer) -> list[str]:
+    return [f"{seen.method} {seen.path.rsplit('/', 1)[-1]}" for seen in server.requests]
+
+
+def test_an_event_is_answered_remembered_and_synced(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The main job: one read, then the customer's words, the reply and the state."""
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=event_store, extractor=order
+    )
+
+    turn = answer(runner, event(1, "Quiero una pizza"))
+
+    assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
+    assert turn.state == order(None)
+    assert turn.events == ("evt_1",)
+    kept = server.conversation(CUSTOMER)
+    assert history(server) == [("user", "Quiero una pizza"), ("bot", "re: Quiero una pizza")]
+    assert (kept.current_intent, kept.current_step) == ("order", "selecting")
+    assert kept.context["orderTotal"] == 25
+    assert kept.metadata["convsync"] == {"turn": turn.turn_id, "n": 1}
+    assert calls(server) == ["GET {phoneNumber}", "POST messages", "POST messages", "PUT sync"]
+
+
+def test_the_agent_sees_what_was_said_before(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The API's history is the agent's memory."""
+    agent = Agent()
+    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store)
+    answer(runner, event(1, "Hola"))
+
+    answer(runner, event(2, "¿Qué hay?"))
+
+    assert agent.seen[1] == [("human", "Hola"), ("ai", "re: Hola"), ("human", "¿Qué hay?")]
+
+
+def test_a_repeated_event_gets_the_stored_reply_and_no_second_run(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """WAHA repeats itself; the customer gets one answer."""
+    agent = Agent()
+    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store)
+    first = answer(runner, event(1, "Hola"))
+
+    again = answer(runner, event(1, "Hola"))
+
+    assert (again.status, again.reply, again.turn_id) == ("duplicate", "re: Hola", first.turn_id)
+    assert len(agent.seen) == 1
+    assert len(history(server)) == 2
+
+
+def test_the_same_message_under_a_lid_is_a_duplicate(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """One message can arrive as ``…@c.us`` and as ``…@lid``."""
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
+    answer(runner, event(1, "Hola", lid="38000000000010@lid"))
+
+    twin = answer(runner, event(1, "Hola", phone_number=None, lid="38000000000010@lid"))
+
+    assert twin.status == "duplicate"
+
+
+def test_one_customer_of_two_accounts_is_two_conversations(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """An event id is only unique within its account: never another tenant's reply."""
+    agent = Agent()
+    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store)
+    answer(runner, event(1, "Hola", account="a"))
+
+    other = answer(runner, event(1, "Hola", account="b"))
+
+    assert other.status == "answered"
+    assert len(agent.seen) == 2
+
+
+def test_events_that_wait_together_are_answered_together(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """A burst gets one reply: one call commits it, the others learn that they were merged."""
+    entered, proceed = threading.Event(), threading.Event()
+    agent = Agent()
+
+    def slow(messages: list[BaseMessage]) -> AIMessage:
+        entered.set()
+        assert proceed.wait(10)
+        return agent.reply(messages)
+
+    runner = TurnRunner(RunnableLambda(slow), client=server.client(), store=event_store)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(runner.run, event(1, "Hola"))
+        assert entered.wait(10)
+        burst = [pool.submit(runner.run, event(n, f"msg {n}")) for n in (2, 3)]
+        while run(event_store.backlog()).queued < 3:
+            pass
+        proceed.set()
+        turns = [future.result(timeout=20) for future in (first, *burst)]
+
+    assert sorted(turn.status for turn in turns) == ["answered", "answered", "merged"]
+    assert len(agent.seen) == 2
+    assert [role for role, _ in history(server)] == ["user", "bot", "user", "user", "bot"]
+
+
+def test_without_time_to_wait_an_event_stays_queued_and_the_next_turn_takes_it(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """``wait=0`` records and returns; nothing is lost."""
+    agent = Agent()
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, quiet=0.2, max_quiet=0.2
+    )
+
+    queued = runner.run(event(1, "Hola"), wait=0)
+    turn = answer(runner, event(2, "¿Hay alguien?"))
+
+    assert queued.status == "queued"
+    assert (turn.status, turn.events) == ("answered", ("evt_1", "evt_2"))
+
+
+def test_an_agent_that_keeps_failing_ends_in_the_fallback(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """One ending: fallback, the customer's words kept, a dead letter; the next event proceeds."""
+    agent = Agent(ValueError("1"), ValueError("2"), ValueError("3"))
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, fallback_reply="Un momento"
+    )
+
+    failed = answer(runner, event(1, "Hola"))
+    following = answer(runner, event(2, "¿Hola?"))
+
+    assert (failed.status, failed.reply) == ("failed", "Un momento")
+    assert isinstance(failed.error, ValueError)
+    assert following.status == "answered"
+    assert run(event_store.backlog()).dead == 1
+    assert history(server)[:2] == [("user", "Hola"), ("bot", "Un momento")]
+
+
+def test_an_agent_that_fails_once_answers_in_the_next_run(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """A passing failure is nobody's business."""
+    runner = TurnRunner(
+        Agent(ValueError("once")).runnable, client=server.client(), store=event_store
+    )
+
+    assert answer(runner, event(1, "Hola")).status == "answered"
+
+
+def test_an_empty_reply_is_a_failure(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """A customer never gets nothing."""
+    runner = TurnRunner(
+        Agent("  ", "").runnable,
+        client=server.client(),
+        store=event_store,
+        max_errors=2,
+        fallback_reply="Un momento",
+    )
+
+    assert answer(runner, event(1, "Hola")).reply == "Un momento"
+
+
+def test_failed_writes_never_delay_the_reply_and_are_delivered_in_order_later(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The API server goes away after the read: the reply is there, the writes wait."""
+    agent = Agent()
+
+    def unplugged(messages: list[BaseMessage]) -> AIMessage:
+        server.stop()
+        return agent.reply(messages)
+
+    client = server.client()
+    cut_off = TurnRunner(RunnableLambda(unplugged), client=client, store=event_store, drain=0.05)
+    turn = answer(cut_off, event(1, "Hola"))
+    server.start()
+    runner = TurnRunner(agent.runnable, client=client, store=event_store)
+
+    following = answer(runner, event(2, "¿Sigues ahí?"))
+
+    assert (turn.status, following.status) == ("answered", "answered")
+    assert agent.seen[1] == [("human", "Hola"), ("ai", "re: Hola"), ("human", "¿Sigues ahí?")]
+    assert [text for _, text in history(server)] == [
+        "Hola",
+        "re: Hola",
+        "¿Sigues ahí?",
+        "re: ¿Sigues ahí?",
+    ]
+
+
+def test_an_event_waits_for_an_api_server_that_is_down(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Nothing is lost and nobody gets a wrong answer; the next event answers both."""
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
+    server.stop()
+    waiting = answer(runner, event(1, "Hola"))
+    server.start()
+
+    turn = answer(runner, event(2, "¿Hola?"))
+
+    assert waiting.status == "queued"
+    assert turn.events == ("evt_1", "evt_2")
+
+
+def test_with_a_snapshot_a_turn_needs_no_api_server(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The last turn left the conversation behind; its session still lives."""
+    agent = Agent()
+    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store, drain=0.05)
+    answer(runner, event(1, "Hola"))
+    server.stop()
+
+    turn = answer(runner, event(2, "¿Qué hay?"))
+
+    assert turn.status == "answered"
+    assert agent.seen[1] == [("human", "Hola"), ("ai", "re: Hola"), ("human", "¿Qué hay?")]
+
+
+def test_an_unknown_customer_waits_for_the_servers_own_webhook(
+    server: ReferenceServer,
+    event_store: EventStore,
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``no_conversation`` keeps the event; once there is a conversation both are answered."""
+    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
+    stranger = "+51911111111"
+    waiting = answer(runner, event(1, "Hola", phone_number=stranger))
+    server.create_conversation(phone_number=stranger, subdomain="restaurant-abc", bot_id="bot123")
+
+    turn = answer(runner, event(2, "¿Hola?", phone_number=stranger))
+
+    assert waiting.status == "no_conversation"
+    assert turn.events == ("evt_1", "evt_2")
+
+
+def test_another_tenants_conversation_is_never_answered(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The event says which tenant it is for; an answer of another one ends the turn."""
+    agent = Agent()
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, fallback_reply="Un momento"
+    )
+
+    turn = answer(runner, event(1, "Hola", subdomain="restaurant-xyz"))
+
+    assert turn.status == "failed"
+    assert isinstance(turn.error, ConversationMismatchError)
+    assert (agent.seen, history(server)) == ([], [])
+
+
+def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The conversation expires between read and write, and a new one begins."""
+    old = server.conversation(CUSTOMER)
+
+    def renewing(messages: list[BaseMessage]) -> AIMessage:
+        server.expire(old.session_id)
+        server.create_conversation(
+            phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123"
+        )
+        return AIMessage("re")
+
+    runner = TurnRunner(
+        RunnableLambda(renewing), client=server.client(), store=event_store, extractor=order
+    )
+
+    turn = answer(runner, event(1, "Hola"))
+
+    assert turn.status == "answered"
+    assert history(server) == [("user", "Hola"), ("bot", "re")]
+    assert server.conversation(CUSTOMER).current_intent == "idle"
+    assert run(event_store.backlog()).parked == 0
+
+
+def test_a_session_that_is_gone_for_good_parks_the_messages(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Nothing is lost: an operator finds them."""
+    old = server.conversation(CUSTOMER)
+
+    def expiring(_messages: list[BaseMessage]) -> AIMessage:
+        server.expire(old.session_id)
+        return AIMessage("re")
+
+    runner = TurnRunner(RunnableLambda(expiring), client=server.client(), store=event_store)
+
+    turn = answer(runner, event(1, "Hola"))
+
+    assert turn.status == "answered"
+    assert run(event_store.backlog()).parked == 1
+
+
+def test_inside_a_block_calls_return_after_commit_and_leaving_delivers(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The reply does not wait for the writes; the next turn sees them all the same."""
+    agent = Agent()
+    with TurnRunner(agent.runnable, client=server.client(), store=event_store) as runner:
+        runner.run(event(1, "Hola"))
+        runner.run(event(2, "¿Qué hay?"))
+        before_leaving = history(server)
+
+    assert before_leaving == []
+    assert agent.seen[1] == [("human", "Hola"), ("ai", "re: Hola"), ("human", "¿Qué hay?")]
+    assert [text for _, text in history(server)] == [
+        "Hola",
+        "re: Hola",
+        "¿Qué hay?",
+        "re: ¿Qué hay?",
+    ]
+
+
+def test_on_reply_is_told_before_anything_is_written(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The customer's reply comes first."""
+    told: list[tuple[str | None, int]] = []
+    runner = TurnRunner(
+        Agent().runnable,
+        client=server.client(),
+        store=event_store,
+        on_reply=lambda turn: told.append((turn.reply, len(server.requests))),
+    )
+
+    answer(runner, event(1, "Hola"))
+
+    assert told == [("re: Hola", 1)]
+
+
+def test_a_failing_on_reply_is_counted_and_undoes_nothing(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The turn is committed before."""
+
+    def broken(_turn: Turn) -> None:
+        raise RuntimeError
+
+    before = telemetry.counted("on_reply_failures")
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=event_store, on_reply=broken
+    )
+
+    assert answer(runner, event(1, "Hola")).status == "answered"
+    assert telemetry.counted("on_reply_failures") == before + 1
+    assert len(history(server)) == 2
+
+
+def test_a_full_backlog_refuses_and_records_nothing(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The sender is told to come back."""
+    runner = TurnRunner(
+        Agent().runnable,
+        client=server.client(),
+        store=event_store,
+        backlog=1,
+        quiet=60,
+        max_quiet=60,
+    )
+    runner.run(event(1, "Hola"), wait=0)
+
+    assert runner.run(event(2, "¿Hola?"), wait=0).status == "busy"
+    assert run(event_store.backlog()).queued == 1
+
+
+def test_a_factory_makes_one_agent_per_tenant(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Each tenant has an agent of its own; it is made once."""
+    made: list[str | None] = []
+
+    def make(ref: Any) -> RunnableLambda[Any, Any]:
+        made.append(ref.subdomain)
+        return RunnableLambda(lambda _: AIMessage(f"de {ref.subdomain}"))
+
+    runner = TurnRunner(make, client=server.client(), store=event_store)
+    answer(runner, event(1, "Hola"))
+
+    assert answer(runner, event(2, "¿Quién eres?")).reply == "de restaurant-abc"
+    assert made == ["restaurant-abc"]
+
+
+def test_a_server_that_records_customers_itself_gets_only_the_reply(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Otherwise every message would stand there twice."""
+    client = server.client(profile=ServerProfile(records_inbound=True))
+    runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+
+    answer(runner, event(1, "Hola"))
+
+    assert history(server) == [("bot", "re: Hola")]
+
+
+def test_an_intent_that_the_server_refuses_does_not_cost_the_rest(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Step and context are synced all the same."""
+    client = server.client(profile=ServerProfile(intents=frozenset({"menu"})))
+    runner = TurnRunner(Agent().runnable, client=client, store=event_store, extractor=order)
+
+    answer(runner, event(1, "Hola"))
+
+    kept = server.conversation(CUSTOMER)
+    assert (kept.current_intent, kept.current_step) == ("idle", "selecting")
+
+
+def test_an_event_without_a_customer_is_refused_clearly(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Nobody could ever answer it."""
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
+
+    with pytest.raises(InvalidEventError, match="phone_number"):
+        answer(runner, event(1, "Hola", phone_number=None))
+
+
+def test_leaving_an_in_memory_store_with_writes_is_loud(
+    server: ReferenceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They end with the process."""
+    store = SQLiteEventStore(":memory:")
+    with TurnRunner(Agent().runnable, client=server.client(), store=store, drain=0.05) as runner:
+        runner.run(event(1, "Hola"))
+        server.stop()
+
+    assert "left in memory" in caplog.text
+    store.close()

@@ -1,0 +1,99 @@
+"""What the tests of the LangChain surfaces share: a conversation, a turn, each form of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from langchain_convsync.client import ConvSyncClient
+from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
+from langchain_convsync.models import Conversation
+
+PHONE = "+51999999999"
+BOT = "67890abcdef"
+TENANT = "restaurant-abc"
+
+HISTORY = [
+    {"role": "user", "content": "Hola", "timestamp": "2025-12-29T10:00:00.000Z"},
+    {"role": "bot", "content": "¡Hola! Bienvenido", "timestamp": "2025-12-29T10:00:01.000Z"},
+]
+
+
+def conversation(**fields: Any) -> Conversation:
+    """The document's example, with some of its fields replaced."""
+    return Conversation.model_validate(
+        {
+            "sessionId": "bot123_51999999999_1234567890_xyz",
+            "userId": PHONE,
+            "botId": BOT,
+            "subDomain": TENANT,
+            "currentIntent": "order",
+            "currentStep": "selecting",
+            "context": {"orderTotal": 25.0, "previousMessages": HISTORY},
+            "metadata": {"language": "es"},
+            "isActive": True,
+            **fields,
+        }
+    )
+
+
+def unreachable() -> ConvSyncClient:
+    """A client whose every call fails at once: nothing listens there."""
+    return ConvSyncClient("http://127.0.0.1:9", max_retries=0)
+
+
+@contextmanager
+def in_turn(
+    found: Conversation | None = None, *, history_given: bool = True
+) -> Iterator[TurnRecord]:
+    """A turn of a TurnRunner, as its agent sees it."""
+    found = found or conversation()
+    record = TurnRecord(ConversationRef(PHONE).at(found), found, history_given=history_given)
+    token = current_turn.set(record)
+    try:
+        yield record
+    finally:
+        current_turn.reset(token)
+
+
+def calls(name: str, **args: Any) -> AIMessage:
+    """A model's wish to call a tool."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "call-1"}])
+
+
+async def invoke(
+    colour: str, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None
+) -> Any:
+    """One call in either colour."""
+    if colour == "sync":
+        return runnable.invoke(value, config)
+    return await runnable.ainvoke(value, config)
+
+
+async def perform(form: str, runnable: Runnable[Any, Any], value: Any, config: Any) -> None:
+    """One run in any of LangChain's call forms."""
+    if form == "invoke":
+        runnable.invoke(value, config)
+    elif form == "stream":
+        for _ in runnable.stream(value, config):
+            pass
+    elif form == "batch":
+        runnable.batch([value], config)
+    elif form == "ainvoke":
+        await runnable.ainvoke(value, config)
+    elif form == "astream":
+        async for _ in runnable.astream(value, config):
+            pass
+    else:
+        await runnable.abatch([value], config)
+
+
+both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
+every_form = pytest.mark.parametrize(
+    "form", ["invoke", "stream", "batch", "ainvoke", "astream", "abatch"]
+)

@@ -1,0 +1,222 @@
+"""Which conversation a run serves, and what a turn records."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import pytest
+
+from langchain_convsync.context import (
+    ConversationRef,
+    TurnRecord,
+    current_turn,
+    in_conversation,
+    resolve,
+)
+from langchain_convsync.errors import (
+    ConversationMismatchError,
+    InvalidPhoneNumberError,
+    UnknownConversationError,
+)
+from langchain_convsync.models import ConversationMessage, StateUpdate
+from tests.surfaces import BOT, PHONE, TENANT, conversation, in_turn
+
+OTHER = "+51988888888"
+
+
+def test_a_reference_names_one_customer_in_any_spelling() -> None:
+    """Whoever writes the number differently means the same customer."""
+    assert ConversationRef("+51 999-999-999") == ConversationRef(PHONE)
+
+
+def test_a_reference_to_nobody_is_refused() -> None:
+    """A typing error is told at once, not at the first request."""
+    with pytest.raises(InvalidPhoneNumberError):
+        ConversationRef("nobody")
+
+
+def test_a_reference_does_not_show_the_customer() -> None:
+    """Reprs end up in logs and traces."""
+    ref = ConversationRef(PHONE).at(conversation())
+
+    assert "999999999" not in repr(ref)
+
+
+def test_a_reference_is_completed_by_the_conversation_that_was_read() -> None:
+    """What the API server told is known from then on."""
+    ref = ConversationRef(PHONE).at(conversation())
+
+    assert (ref.bot_id, ref.subdomain) == (BOT, TENANT)
+    assert ref.session_id == conversation().session_id
+
+
+def test_two_sources_complete_each_other() -> None:
+    """One knows the bot, the other the tenant."""
+    ref = ConversationRef(PHONE, bot_id=BOT).agreeing(ConversationRef(PHONE, subdomain=TENANT))
+
+    assert ref == ConversationRef(PHONE, bot_id=BOT, subdomain=TENANT)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ConversationRef(OTHER),
+        ConversationRef(PHONE, bot_id="another"),
+        ConversationRef(PHONE, subdomain="another"),
+        ConversationRef(PHONE, session_id="another"),
+    ],
+)
+def test_two_sources_that_disagree_are_an_error(other: ConversationRef) -> None:
+    """Nothing decides silently between two customers or two tenants."""
+    with pytest.raises(ConversationMismatchError):
+        ConversationRef(PHONE).at(conversation()).agreeing(other)
+
+
+def test_a_side_effect_has_the_same_key_when_its_turn_runs_again() -> None:
+    """A payment provider recognises the repetition after a crash."""
+    first = ConversationRef(PHONE, turn_id="turn-1")
+
+    assert first.tool_key(0) == ConversationRef(PHONE, turn_id="turn-1").tool_key(0)
+    assert len({first.tool_key(0), first.tool_key(1)}) == 2
+    assert first.tool_key(0) != ConversationRef(PHONE, turn_id="turn-2").tool_key(0)
+
+
+def test_without_a_turn_there_is_no_key() -> None:
+    """A key that changes with every run would protect nothing."""
+    with pytest.raises(UnknownConversationError, match="TurnRunner"):
+        ConversationRef(PHONE).tool_key(0)
+
+
+def test_a_block_serves_its_conversation_and_then_the_one_around_it() -> None:
+    """Blocks nest like any other."""
+    with in_conversation(PHONE, bot_id=BOT) as outer:
+        with in_conversation(OTHER):
+            assert resolve().phone_number == OTHER
+        assert resolve() == outer == ConversationRef(PHONE, bot_id=BOT)
+
+
+def test_a_block_refuses_another_bot_than_its_reference_has() -> None:
+    """The two ways to name the bot must agree."""
+    with (
+        pytest.raises(ConversationMismatchError, match="bot_id"),
+        in_conversation(ConversationRef(PHONE, bot_id=BOT), bot_id="another"),
+    ):
+        pass
+
+
+async def test_a_block_reaches_tasks_and_threads_called_from_it() -> None:
+    """LangChain runs tools on threads and branches as tasks."""
+
+    async def named() -> str:
+        return resolve().phone_number
+
+    with in_conversation(PHONE), ThreadPoolExecutor() as pool:
+        task = asyncio.create_task(named())
+        thread = pool.submit(copy_context().run, lambda: resolve().phone_number)
+
+        assert await task == thread.result() == PHONE
+
+
+@pytest.mark.parametrize(
+    "configurable",
+    [
+        {"conversation": PHONE},
+        {"conversation": ConversationRef(PHONE)},
+        {"phone_number": PHONE},
+        {"phone_number": PHONE, "bot_id": BOT},
+    ],
+)
+def test_a_config_may_name_the_conversation(configurable: dict[str, object]) -> None:
+    """The last place to look."""
+    ref = resolve(config={"configurable": configurable})
+
+    assert ref == ConversationRef(PHONE, bot_id=configurable.get("bot_id"))  # type: ignore[arg-type]  # a mixed table
+
+
+def test_a_graph_context_of_another_kind_is_the_users_own() -> None:
+    """A user's context schema is left alone."""
+    with in_conversation(PHONE):
+        assert resolve(context={"phone_number": OTHER}).phone_number == PHONE
+
+
+@pytest.mark.parametrize("source", ["constructor", "context", "block", "turn", "config"])
+def test_no_source_outvotes_the_turn(source: str) -> None:
+    """Inside a turn every other customer is refused, wherever the name comes from."""
+    other = ConversationRef(OTHER)
+
+    def ask() -> ConversationRef:
+        if source == "block":
+            with in_conversation(other):
+                return resolve()
+        if source == "turn":
+            return resolve(PHONE, context=other)
+        return resolve(
+            other if source == "constructor" else None,
+            context=other if source == "context" else None,
+            config={"configurable": {"conversation": other}} if source == "config" else None,
+        )
+
+    with in_turn(), pytest.raises(ConversationMismatchError):
+        ask()
+
+
+def test_a_run_that_nobody_named_says_how_to() -> None:
+    """The error names the ways out."""
+    with pytest.raises(UnknownConversationError, match="in_conversation"):
+        resolve(config={"configurable": {"thread_id": "7"}})
+
+
+def test_no_turn_runs_outside_a_runner() -> None:
+    """Surfaces write directly then."""
+    assert current_turn.get() is None
+
+
+def test_a_turn_adds_up_what_its_surfaces_decide() -> None:
+    """Later decisions win, key by key."""
+    with in_turn() as record:
+        record.decide(StateUpdate(intent="order", context={"items": 1, "total": 25}))
+        record.decide(StateUpdate(step="paying", context={"total": 50}))
+
+    assert record.update == StateUpdate(
+        intent="order", step="paying", context={"items": 1, "total": 50}
+    )
+
+
+def test_no_decision_is_lost_among_parallel_tools() -> None:
+    """An agent calls its tools on many threads at once."""
+    found = conversation()
+    record = TurnRecord(ConversationRef(PHONE), found, history_given=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(200):
+            pool.submit(record.decide, StateUpdate(context={str(number): number}))
+
+    assert len(record.update.context) == 200
+
+
+def test_a_turn_presents_the_conversation_with_its_records_on_top() -> None:
+    """A tool sees what another tool of the same turn has decided."""
+    with in_turn() as record:
+        record.decide(StateUpdate(intent="payment", context={"paid": True}, is_active=False))
+        record.add(ConversationMessage(role="bot", content="Un momento"))
+        seen = record.present()
+
+    assert (seen.current_intent, seen.current_step, seen.is_active) == (
+        "payment",
+        "selecting",
+        False,
+    )
+    assert (seen.context["paid"], seen.context["orderTotal"]) == (True, 25.0)
+    assert [message.content for message in seen.messages] == [
+        "Hola",
+        "¡Hola! Bienvenido",
+        "Un momento",
+    ]
+
+
+def test_a_turn_without_records_presents_what_was_read() -> None:
+    """Nothing is made up."""
+    with in_turn() as record:
+        assert record.present() == record.conversation

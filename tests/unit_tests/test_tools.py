@@ -1,0 +1,356 @@
+"""The tools: what a model can name, what it cannot, and what a turn makes of a call."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import ToolCall, ToolMessage
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_tests.unit_tests import ToolsUnitTests
+from langgraph.graph import MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+
+from langchain_convsync import telemetry
+from langchain_convsync.context import ConversationRef, in_conversation
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.models import (
+    Conversation,
+    ConversationMessage,
+    StateUpdate,
+    TenantInfo,
+)
+from langchain_convsync.testing import ScriptedChatModel
+from langchain_convsync.tools import (
+    AddMessage,
+    ConvSyncToolkit,
+    GetConversation,
+    LookupTenant,
+    SyncState,
+)
+from tests.surfaces import (
+    BOT,
+    PHONE,
+    TENANT,
+    both_colours,
+    calls,
+    conversation,
+    in_turn,
+    invoke,
+    unreachable,
+)
+
+OTHER = "+51988888888"
+KINDS: list[type[BaseTool]] = [LookupTenant, GetConversation, SyncState, AddMessage]
+EXAMPLES: dict[type[BaseTool], dict[str, Any]] = {
+    LookupTenant: {},
+    GetConversation: {"last_messages": 5},
+    SyncState: {"intent": "payment", "step": "confirming", "context": {"total": 50.0}},
+    AddMessage: {"content": "Su pedido salió"},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+class _Standards(ToolsUnitTests):
+    kind: type[BaseTool]
+
+    @property
+    def tool_constructor(self) -> type[BaseTool]:
+        return self.kind
+
+    @property
+    def tool_constructor_params(self) -> dict[str, Any]:
+        return {"client": unreachable()}
+
+    @property
+    def tool_invoke_params_example(self) -> dict[str, Any]:
+        return EXAMPLES[self.kind]
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        return {"CONVSYNC_BASE_URL": "http://127.0.0.1:9"}, {}, {"handle_tool_error": True}
+
+
+class TestLookupTenant(_Standards):
+    kind = LookupTenant
+
+
+class TestGetConversation(_Standards):
+    kind = GetConversation
+
+
+class TestSyncState(_Standards):
+    kind = SyncState
+
+
+class TestAddMessage(_Standards):
+    kind = AddMessage
+
+
+def tool_call(tool: BaseTool, **args: Any) -> ToolCall:
+    return ToolCall(name=tool.name, args=args, id="call-1", type="tool_call")
+
+
+async def ask(colour: str, kind: type[BaseTool], **args: Any) -> ToolMessage:
+    """What the model gets back from a tool that nobody told its conversation."""
+    tool = kind(client=unreachable())
+    answer = await invoke(colour, tool, tool_call(tool, **args))
+    assert isinstance(answer, ToolMessage)
+    return answer
+
+
+def test_the_toolkit_brings_the_tools_under_their_names() -> None:
+    """Models, prompts and logs rely on the names."""
+    tools = ConvSyncToolkit(unreachable()).get_tools()
+
+    assert [tool.name for tool in tools] == [
+        "lookup_tenant",
+        "get_conversation",
+        "sync_state",
+        "add_message",
+    ]
+
+
+def test_a_toolkit_without_configuration_says_what_to_set() -> None:
+    """The error names the argument and the variable, before any call."""
+    with pytest.raises(ConfigurationError, match="CONVSYNC_BASE_URL"):
+        ConvSyncToolkit()
+
+
+@every_kind
+def test_a_model_is_offered_no_identity(kind: type[BaseTool]) -> None:
+    """No phone number, session, tenant, bot or injected value is in any schema."""
+    offered = convert_to_openai_tool(kind(client=unreachable()))
+
+    properties = offered["function"]["parameters"]["properties"]
+    assert set(properties) <= {"last_messages", "intent", "step", "context", "content", "role"}
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"phone_number": OTHER},
+        {"session_id": "bot_51988888888"},
+        {"subdomain": "another"},
+        {"runtime": {"context": {"phone_number": OTHER}}},
+        {"config": {"configurable": {"phone_number": OTHER}}},
+        {"conversation": OTHER},
+    ],
+)
+@both_colours
+async def test_a_forged_argument_is_refused(
+    kind: type[BaseTool], forged: dict[str, Any], colour: str
+) -> None:
+    """On the direct path too, where no agent filters what the model made up."""
+    with in_turn() as record:
+        answer = await ask(colour, kind, **EXAMPLES[kind], **forged)
+
+    assert answer.status == "error"
+    assert next(iter(forged)) in str(answer.content)
+    assert OTHER not in str(answer.content)
+    assert (record.update, record.added) == (StateUpdate(), [])
+
+
+@every_kind
+async def test_an_agent_passes_no_forged_argument(kind: type[BaseTool]) -> None:
+    """Through the agent's own tool node the same values are refused as well."""
+    tool = kind(client=unreachable())
+    forged = {**EXAMPLES[kind], "phone_number": OTHER, "runtime": {"context": OTHER}}
+    model = ScriptedChatModel([calls(tool.name, **forged), "Listo"])
+    agent: Runnable[Any, Any] = create_agent(model, [tool])
+
+    with in_turn() as record:
+        result = await agent.ainvoke({"messages": [("user", "?")]})
+
+    assert result["messages"][2].status == "error"
+    assert (record.update, record.added) == (StateUpdate(), [])
+
+
+@both_colours
+async def test_inside_a_turn_the_tenant_is_known(colour: str) -> None:
+    """The turn has read the conversation: no request is made."""
+    with in_turn():
+        answer = await ask(colour, LookupTenant)
+
+    assert TENANT in str(answer.content)
+    assert answer.artifact == TenantInfo(
+        subdomain=TENANT, bot_id=BOT, session_id=conversation().session_id
+    )
+
+
+@both_colours
+async def test_inside_a_turn_the_conversation_is_told_with_what_was_decided(colour: str) -> None:
+    """Reads see the conversation plus the record."""
+    with in_turn() as record:
+        record.decide(StateUpdate(intent="payment"))
+        answer = await ask(colour, GetConversation, last_messages=1)
+
+    told = json.loads(str(answer.content))
+    assert told["intent"] == "payment"
+    assert told["last_messages"] == [{"bot": "¡Hola! Bienvenido"}]
+    assert isinstance(answer.artifact, Conversation)
+
+
+@both_colours
+async def test_a_model_is_told_no_phone_number(colour: str) -> None:
+    """What it does not know it cannot repeat."""
+    with in_turn():
+        answer = await ask(colour, GetConversation)
+
+    assert "999999999" not in str(answer.content)
+
+
+@both_colours
+async def test_inside_a_turn_a_state_is_recorded(colour: str) -> None:
+    """The turn writes it once, when it commits."""
+    with in_turn() as record:
+        answer = await ask(colour, SyncState, **EXAMPLES[SyncState])
+
+    decided = StateUpdate(intent="payment", step="confirming", context={"total": 50.0})
+    assert record.update == answer.artifact == decided
+    assert answer.content == "Noted: intent payment; step confirming; context total."
+
+
+@both_colours
+async def test_inside_a_turn_a_message_is_recorded(colour: str) -> None:
+    """Besides the customer's own message and the reply."""
+    with in_turn() as record:
+        await ask(colour, AddMessage, content="Su pedido salió")
+
+    assert record.added == [ConversationMessage(role="bot", content="Su pedido salió")]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({}, "at least one"),
+        ({"context": {}}, "at least one"),
+        ({"context": {"previousMessages": []}}, "previousMessages"),
+        ({"context": {"lastUserMessage": "Hola"}}, "lastUserMessage"),
+        ({"intent": ""}, "intent"),
+        ({"step": 7}, "step"),
+        ({"context": "total=50"}, "context"),
+        ({"intent": "order", "is_active": False}, "is_active"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused_in_words(args: dict[str, Any], told: str) -> None:
+    """The model reads what to change; the history and the conversation's end are not its to set."""
+    tool = SyncState(client=unreachable())
+
+    with in_turn() as record:
+        answer = tool.invoke(tool_call(tool, **args))
+
+    assert answer.status == "error"
+    assert told in answer.content
+    assert not record.update
+
+
+@every_kind
+@both_colours
+async def test_a_run_of_no_conversation_is_told_to_the_model(
+    kind: type[BaseTool], colour: str
+) -> None:
+    """The agent goes on, and the failure is counted."""
+    before = telemetry.counted("tool_failures", error="UnknownConversationError")
+
+    answer = await ask(colour, kind, **EXAMPLES[kind])
+
+    assert answer.status == "error"
+    assert "no conversation" in str(answer.content)
+    assert telemetry.counted("tool_failures", error="UnknownConversationError") == before + 1
+
+
+@every_kind
+@both_colours
+async def test_a_server_that_is_down_is_told_to_the_model(
+    kind: type[BaseTool], colour: str
+) -> None:
+    """In words it can act on: no address, no traceback, no phone number."""
+    with in_conversation(PHONE):
+        answer = await ask(colour, kind, **EXAMPLES[kind])
+
+    assert (answer.status, answer.artifact) == ("error", None)
+    assert answer.content == (
+        "The server cannot be reached right now. Go on without; you may try once more later."
+    )
+
+
+@both_colours
+async def test_a_tool_of_another_conversation_is_refused_inside_a_turn(colour: str) -> None:
+    """The turn's customer is the only one."""
+    tool = SyncState(client=unreachable(), conversation=OTHER)
+
+    with in_turn() as record:
+        answer = await invoke(colour, tool, tool_call(tool, intent="order"))
+
+    assert answer.status == "error"
+    assert not record.update
+
+
+@both_colours
+async def test_a_graphs_context_names_the_conversation(colour: str) -> None:
+    """``context=`` reaches the tools of agents and of graphs of one's own."""
+    tool = GetConversation(client=unreachable())
+    graph = StateGraph(MessagesState, context_schema=ConversationRef)
+    graph.add_node("tools", ToolNode([tool]))
+    graph.set_entry_point("tools")
+    compiled: Runnable[Any, Any] = graph.compile()
+
+    state, context = {"messages": [calls(tool.name)]}, ConversationRef(PHONE)
+    if colour == "sync":
+        result = compiled.invoke(state, context=context)
+    else:
+        result = await compiled.ainvoke(state, context=context)
+
+    assert "cannot be reached" in result["messages"][-1].content  # so it knew whom to ask about
+
+
+def test_any_conversation_has_to_be_allowed() -> None:
+    """Only then a phone number is in the schemas."""
+    tools = ConvSyncToolkit(unreachable(), allow_any_conversation=True).get_tools()
+
+    assert all("phone_number" in tool.args for tool in tools)
+
+
+@both_colours
+async def test_an_allowed_phone_number_never_leaves_the_turn(colour: str) -> None:
+    """What a run is pinned to wins, even in a notebook."""
+    tool = SyncState(client=unreachable(), allow_any_conversation=True)
+
+    with in_turn() as record:
+        other = await invoke(colour, tool, tool_call(tool, intent="order", phone_number=OTHER))
+        same = await invoke(colour, tool, tool_call(tool, intent="menu", phone_number=PHONE))
+
+    assert (other.status, same.status) == ("error", "success")
+    assert record.update == StateUpdate(intent="menu")
+
+
+def test_an_allowed_phone_number_must_be_one() -> None:
+    """The model learns the form."""
+    tool = GetConversation(client=unreachable(), allow_any_conversation=True)
+
+    answer = tool.invoke(tool_call(tool, phone_number="../tenant"))
+
+    assert answer.status == "error"
+    assert "country code" in answer.content
+
+
+def test_a_context_that_is_too_large_is_told_by_its_keys() -> None:
+    """A model's window is not filled with stored data."""
+    with in_turn(conversation(context={"menu": "x" * 10_000})):
+        answer = GetConversation(client=unreachable()).invoke({})
+
+    assert json.loads(answer)["context_keys"] == ["menu"]
+
+
+@every_kind
+def test_a_tool_shows_no_customer(kind: type[BaseTool]) -> None:
+    """Reprs and dumps end up in logs and traces."""
+    tool = kind(client=unreachable(), conversation=PHONE)
+
+    assert "999999999" not in f"{tool!r} {tool.model_dump()}"
