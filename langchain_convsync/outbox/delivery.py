@@ -87,24 +87,23 @@ class Outbox:
         self._lease = lease
         self._clock = clock
 
-    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
+    def drain(self, cid: str, *, budget: float) -> Flow[None]:
         """Deliver what one conversation has to write, for at most ``budget`` seconds.
 
-        Returns:
-            Whether nothing is left for this process to do: what remains is parked, not due yet, or
-            another process is at it.
+        What is not due within that time, because the API server does not answer or another process
+        is at it, stays in the store.
         """
         until = self._clock() + budget
         while self._clock() < until:
             token = secrets.token_hex(16)
             taken = yield from self._store.take("write", token, cid=cid, lease=self._lease)
-            if taken is None:
-                return True
-            delay = yield from self._work(taken, until)
-            yield from self._store.release(taken.lease, delay=delay)
-            if delay > 0:
-                return False
-        return False
+            if taken is not None:
+                delay = yield from self._work(taken, until)
+                yield from self._store.release(taken.lease, delay=delay)
+            due = yield from self._store.due("write", cid)
+            if due is None or self._clock() + due > until:
+                return
+            yield from sleep(due)
 
     def _work(self, taken: Taken, until: float) -> Flow[float]:
         """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""

@@ -49,8 +49,12 @@ def check_event(event: NewEvent) -> None:
         raise ValueError(message)
 
 
-def check_commit(commit: Commit) -> None:
-    """Raise ValueError where a commit contradicts itself."""
+def check_commit(lease: Lease, commit: Commit) -> None:
+    """Raise ValueError where a commit contradicts itself, or its lease is for another lane."""
+    if lease.lane != "turn":
+        message = "a turn is committed under a lease on the turn lane"
+        raise ValueError(message)
+    milliseconds(commit.snapshot_ttl)
     if not commit.eids:
         message = "a commit answers at least one event"
         raise ValueError(message)

@@ -14,7 +14,7 @@ from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_lanes import (
     LANES,
     blob,
-    due,
+    due_in,
     head_of,
     is_busy,
     is_held,
@@ -48,7 +48,7 @@ def accept(
     if known is None:
         queued = tx.one("SELECT count(*) FROM events WHERE cid = ? AND state = 'queued'", cid)
         if queued[0] >= backlog:
-            return Accepted(status="busy", cid=cid, due_in=_due_in(tx, cid))
+            return Accepted(status="busy", cid=cid, due_in=due_in(tx, cid, "turn") or 0.0)
     if event.alias is not None:
         _link(tx, event.alias, cid)
     if known is None:
@@ -66,7 +66,7 @@ def accept(
     if known["state"] != "queued":
         return accepted
     lane = None if token is None else take(tx, cid, "turn", token, length)
-    return replace(accepted, taken=lane, due_in=0.0 if lane else _due_in(tx, cid))
+    return replace(accepted, taken=lane, due_in=0.0 if lane else due_in(tx, cid, "turn") or 0.0)
 
 
 def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Done:
@@ -90,9 +90,7 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Done:
         tx.now + lives if valid else None,
         lease.cid,
     )
-    tx.do(
-        "UPDATE lanes SET until = NULL, not_before = 0 WHERE cid = ? AND lane = 'turn'", lease.cid
-    )
+    tx.do("UPDATE lanes SET until = NULL WHERE cid = ? AND lane = 'turn'", lease.cid)
     _append(tx, lease.cid, "write", commit.ops)
     _append(tx, lease.cid, "say", commit.says)
     for lane in LANES:
@@ -121,10 +119,6 @@ def _link(tx: Transaction, alias: str, cid: str) -> None:
     """Only to a conversation that is no alias itself, hence never in a circle."""
     if alias != cid and not is_busy(tx, alias):
         tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", alias, cid, tx.now + tx.retention)
-
-
-def _due_in(tx: Transaction, cid: str) -> float:
-    return max(0, (due(tx, cid, "turn") or 0) - tx.now) / 1000
 
 
 def _enqueue(

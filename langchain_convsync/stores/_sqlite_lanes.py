@@ -32,6 +32,12 @@ def due(tx: Transaction, cid: str, lane: Lane) -> int | None:
     return max(at, quiet)
 
 
+def due_in(tx: Transaction, cid: str, lane: Lane) -> float | None:
+    """Seconds until a lane can be taken; None without work."""
+    at = due(tx, cid, lane)
+    return None if at is None else max(0, at - tx.now) / 1000
+
+
 def schedule(tx: Transaction, cid: str, lane: Lane) -> None:
     """Bring the index of due work up to date."""
     at, account = due(tx, cid, lane), account_of(cid)

@@ -378,6 +378,10 @@ class EventStore(Protocol):
         """
         ...
 
+    def due(self, lane: Lane, cid: str) -> Io[float | None]:
+        """Seconds until a lane can be taken: its delay, its lease; None when it has no work."""
+        ...
+
     def backlog(self) -> Io[Backlog]:
         """What is left to do."""
         ...

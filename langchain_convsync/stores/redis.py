@@ -129,7 +129,7 @@ class RedisEventStore:
 
     def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
         """See :meth:`EventStore.commit_turn`."""
-        check_commit(commit)
+        check_commit(lease, commit)
         arguments: list[Argument] = [lease.cid, lease.token, lease.epoch, commit.dead]
         arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
         arguments += [len(commit.eids), len(commit.ops), len(commit.says)]
@@ -184,6 +184,14 @@ class RedisEventStore:
     def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         return self._under(lease, "release", [milliseconds(delay), failed], bool)
+
+    def due(self, lane: Lane, cid: str) -> Io[float | None]:
+        """See :meth:`EventStore.due`."""
+
+        def seconds(milliseconds: int | None) -> float | None:
+            return None if milliseconds is None else milliseconds / 1000
+
+        return self._operation("due", cid, [cid, lane], seconds)
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""

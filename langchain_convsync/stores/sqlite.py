@@ -129,7 +129,7 @@ class SQLiteEventStore:
 
     def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
         """See :meth:`EventStore.commit_turn`."""
-        check_commit(commit)
+        check_commit(lease, commit)
         return self._step(lambda tx: events.commit_turn(tx, lease, commit))
 
     def op_begin(
@@ -182,6 +182,11 @@ class SQLiteEventStore:
         """See :meth:`EventStore.release`."""
         wait = milliseconds(delay)
         return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed))
+
+    def due(self, lane: Lane, cid: str) -> Io[float | None]:
+        """See :meth:`EventStore.due`."""
+        account_of(cid)  # refuses what is no handle
+        return self._step(lambda tx: lanes.due_in(tx, cid, lane))
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""

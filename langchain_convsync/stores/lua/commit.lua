@@ -42,7 +42,7 @@ end
 call('LTRIM', queue, events, -1)
 count('queued', -events)
 call('HINCRBY', conversation, 'turns', 1)
-call('HDEL', conversation, 'turn.until', 'turn.not_before')
+call('HDEL', conversation, 'turn.until')
 enqueue('say', enqueue('write', FIRST + 2 * events, ops), says)
 
 snapshot = optional(snapshot)
