@@ -52,7 +52,13 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-    from langchain_convsync.tools import ConvSyncToolkit, GetConversation, LookupTenant, SyncState
+    from langchain_convsync.tools import (
+        AddMessage,
+        ConvSyncToolkit,
+        GetConversation,
+        LookupTenant,
+        SyncState,
+    )
     from langchain_convsync.turns import Turn, TurnRunner
 
 __version__ = "0.1.0"
@@ -99,7 +105,7 @@ _MODULES = {
     ),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
-    "tools": ("ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
+    "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
     "turns": ("Turn", "TurnRunner"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -109,6 +115,7 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "AddMessage",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AuthenticationError",

@@ -144,9 +144,7 @@ class Access:
             return
         if message.role == "user" and self._api.profile.records_inbound:
             return  # the server did, when the message arrived
-        if self._ref.session_id is None:
-            yield from self.read()
-        session_id = self._ref.session_id or ""
+        session_id = self._ref.session_id or (yield from self.read()).session_id
         role = cast("Role", message.role)  # the client refuses any other
         yield from self._api.add_message(session_id, role, message.content, target=self._target)
 

@@ -17,7 +17,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, ConversationRef
+from langchain_convsync.context import ConversationLike, ConversationRef, current_turn
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
 from langchain_convsync.messages import from_langchain, to_langchain
 
@@ -66,6 +66,9 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         if limit is not None and limit < 1:
             message = "limit must be 1 or more; None reads the whole history"
             raise ConfigurationError(message)
+        turn = current_turn.get()
+        if turn is not None and session_id == turn.thread:  # how a turn names it to a memory
+            session_id = turn.ref
         ref = ConversationRef.of(session_id)
         self.last_error: Exception | None = None
         self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))

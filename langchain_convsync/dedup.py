@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
@@ -12,7 +11,7 @@ from typing import Any
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.errors import ConvSyncError, FencedError, InvalidEventError
-from langchain_convsync.stores.base import Accepted, Commit, EventStore, NewEvent, Taken
+from langchain_convsync.stores.base import Accepted, Commit, EventStore, NewEvent, Taken, new_token
 from langchain_convsync.stores.heartbeat import Watch
 
 
@@ -132,7 +131,7 @@ def _claim(
         eid=handles.event(account, namespace, event_id),
         cid=handles.conversation(account, event_id),
     )
-    accepted = yield from store.accept(event, token=secrets.token_hex(16), lease=lease)
+    accepted = yield from store.accept(event, token=new_token(), lease=lease)
     claim = _as_claim(accepted)
     telemetry.count("claims", status=claim.status)
     return claim, accepted.taken

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, cast
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from langchain_convsync import telemetry
@@ -23,7 +23,14 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.messages import last_reply, text_of, to_langchain
 from langchain_convsync.models import ConversationMessage, StateUpdate
-from langchain_convsync.prompts import SYNC_DESCRIPTION, noted, refusal, state_section, sync_args
+from langchain_convsync.prompts import (
+    SYNC_DESCRIPTION,
+    noted,
+    refusal,
+    state_section,
+    sync_args,
+    with_section,
+)
 from langchain_convsync.state import STATE_TYPES, SYNC_TOOL, as_update, extract
 
 try:
@@ -170,11 +177,10 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
 
     def _end(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:
         notes = state.get("convsync") or {}
-        fresh = [message for message in state["messages"] if message.id not in notes["known"]]
+        known, words = set(notes["known"]), notes["pending"].values()
+        fresh = [message for message in state["messages"] if message.id not in known]
         update = extract({**state, "messages": fresh}, baseline=notes["before"])
-        said = [
-            ConversationMessage(role="user", content=text) for text in notes["pending"].values()
-        ]
+        said = [ConversationMessage(role="user", content=text) for text in words if text]
         if reply := last_reply(fresh):
             said.append(ConversationMessage(role="bot", content=reply))
         try:
@@ -237,16 +243,8 @@ def _informed(request: ModelRequest[Any]) -> ModelRequest[Any]:
     notes: Mapping[str, Any] = cast("ConvSyncState", request.state).get("convsync") or {}
     stored = [ConversationMessage.model_validate(entry) for entry in notes.get("history", ())]
     messages = cast("list[AnyMessage]", [*to_langchain(stored), *request.messages])
-    system = _with_section(request.system_message, notes.get("prompt", ""))
+    system = with_section(request.system_message, notes.get("prompt", ""))
     return request.override(messages=messages, system_message=system)
-
-
-def _with_section(system: SystemMessage | None, section: str) -> SystemMessage | None:
-    if system is None or not section:
-        return SystemMessage(section) if section else system
-    if isinstance(system.content, str):
-        return SystemMessage(f"{system.content}\n\n{section}")
-    return SystemMessage([*system.content, {"type": "text", "text": section}])
 
 
 def _sync_tool(intents: Sequence[str]) -> BaseTool:

@@ -11,13 +11,22 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, create_model
 
-from langchain_convsync import errors, telemetry
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.context import ConversationLike
+from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import ConversationMessage, Role
-from langchain_convsync.prompts import SYNC_DESCRIPTION, SyncStateArgs, as_data, noted, refusal
+from langchain_convsync.prompts import (
+    SYNC_DESCRIPTION,
+    SyncStateArgs,
+    advice,
+    as_data,
+    noted,
+    refusal,
+    sync_args,
+)
 from langchain_convsync.state import SYNC_TOOL, as_update
 
 Client: TypeAlias = ConvSyncClient | AsyncConvSyncClient | None
@@ -70,8 +79,11 @@ class _ConversationTool(BaseTool):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._api = api_of(self.client)  # here, pydantic would make a ValidationError of its error
-        if self.allow_any_conversation:
-            self.args_schema = _naming_any(self.args_schema)
+        schema = self._schema()
+        self.args_schema = _naming_any(schema) if self.allow_any_conversation else schema
+
+    def _schema(self) -> Any:
+        return self.args_schema
 
     @abstractmethod
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
@@ -98,9 +110,9 @@ class _ConversationTool(BaseTool):
                 config=config,
             )
             return (yield from self._act(access, args))
-        except errors.ConvSyncError as error:
+        except ConvSyncError as error:
             telemetry.count("tool_failures", tool=self.name, error=type(error).__name__)
-            raise ToolException(_advice(error)) from error
+            raise ToolException(advice(error)) from error
 
     def _to_args_and_kwargs(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
@@ -148,6 +160,9 @@ class SyncState(_ConversationTool):
     name: str = SYNC_TOOL
     description: str = SYNC_DESCRIPTION
     args_schema: Annotated[ArgsSchema | None, SkipValidation()] = SyncStateArgs
+
+    def _schema(self) -> type[BaseModel]:
+        return sync_args(sorted(self._api.profile.intents or ()))
 
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         update = as_update(args)
@@ -243,39 +258,3 @@ def _graph_context() -> object:
         return getattr(graphs.get_runtime(), "context", None)
     except (RuntimeError, KeyError):  # the tool was called outside of any graph
         return None
-
-
-_ADVICE: tuple[tuple[type[errors.ConvSyncError], str], ...] = (
-    (
-        errors.UnknownConversationError,
-        "This run belongs to no conversation, so there is nothing to act on. Go on without.",
-    ),
-    (
-        errors.ConversationMismatchError,
-        "Refused: that is not the conversation of this run. Do not try again.",
-    ),
-    (
-        errors.InvalidPhoneNumberError,
-        "That is no phone number. Give it with country code, e.g. +51999999999.",
-    ),
-    (
-        errors.ConversationNotFoundError,
-        "The customer has no open conversation; it may have expired. Go on without.",
-    ),
-    (
-        errors.BadRequestError,
-        "The server did not accept these values. Change them, or go on without.",
-    ),
-    (
-        errors.APIStatusError,
-        "The server refused. Do not try again; go on without.",
-    ),
-)
-
-
-def _advice(error: errors.ConvSyncError) -> str:
-    """What the model should do about an error; the facts of it stay in logs and metrics."""
-    for kind, advice in _ADVICE:
-        if isinstance(error, kind):
-            return advice
-    return "The server cannot be reached right now. Go on without; you may try once more later."

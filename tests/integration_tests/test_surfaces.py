@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, tool
+from langchain_core.tracers import BaseTracer, Run
 from langchain_tests.integration_tests import ToolsIntegrationTests
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
@@ -27,7 +35,15 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
 )
 from langchain_convsync.middleware import ConvSyncMiddleware
-from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
+from langchain_convsync.models import (
+    Conversation,
+    InboundEvent,
+    PartialConversation,
+    StateUpdate,
+    TenantInfo,
+)
+from langchain_convsync.server.store import UnknownSessionError
+from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import (
     AddMessage,
@@ -36,6 +52,7 @@ from langchain_convsync.tools import (
     LookupTenant,
     SyncState,
 )
+from langchain_convsync.turns import Turn, TurnRunner
 from tests.surfaces import (
     BOT,
     HISTORY,
@@ -57,25 +74,33 @@ PIZZA: dict[str, Any] = {"messages": [("user", "Una pizza")]}
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    """The documented API with the document's conversation in it."""
+@pytest.fixture(scope="module")
+def reference() -> Iterator[ReferenceServer]:
     with ReferenceServer() as running:
-        running.create_conversation(
-            phone_number=PHONE,
-            subdomain=TENANT,
-            bot_id=BOT,
-            intent="order",
-            step="selecting",
-            context={"orderTotal": 25.0, "previousMessages": HISTORY},
-        )
         yield running
+
+
+@pytest.fixture
+def server(reference: ReferenceServer) -> Iterator[ReferenceServer]:
+    """The documented API with the document's conversation in it, the only one of this bot."""
+    created = reference.create_conversation(
+        phone_number=PHONE,
+        subdomain=TENANT,
+        bot_id=BOT,
+        intent="order",
+        step="selecting",
+        context={"orderTotal": 25.0, "previousMessages": HISTORY},
+    )
+    reference.requests.clear()
+    yield reference.start()
+    with suppress(UnknownSessionError):  # the test let it expire
+        reference.expire(created.session_id)
 
 
 @pytest.fixture
 async def client(server: ReferenceServer) -> AsyncIterator[AsyncConvSyncClient]:
     """One client for both colours, closed in the test's own event loop."""
-    async with AsyncConvSyncClient(server.base_url) as opened:
+    async with AsyncConvSyncClient(server.base_url, max_retries=0) as opened:
         yield opened
 
 
@@ -103,13 +128,17 @@ class _Standards(ToolsIntegrationTests):
     kind: type[BaseTool]
     example: dict[str, Any] = {}  # noqa: RUF012 - LangChain's tests are configured by attributes
 
-    @pytest.fixture
-    def tool(self, client: AsyncConvSyncClient) -> BaseTool:
-        return self.kind(client=client, conversation=ConversationRef(PHONE, bot_id=BOT))
+    @pytest.fixture(autouse=True)
+    def _served(self, client: AsyncConvSyncClient) -> None:
+        self.client = client
 
     @property
     def tool_constructor(self) -> type[BaseTool]:
         return self.kind
+
+    @property
+    def tool_constructor_params(self) -> dict[str, Any]:
+        return {"client": self.client, "conversation": ConversationRef(PHONE, bot_id=BOT)}
 
     @property
     def tool_invoke_params_example(self) -> dict[str, Any]:
@@ -164,7 +193,7 @@ async def test_an_agent_uses_the_tools(
     server: ReferenceServer, client: Client, colour: str
 ) -> None:
     """The model names what it decided, and never whom it serves."""
-    script = [calls("get_conversation"), calls("sync_state", step="paying"), "Listo"]
+    script: list[Any] = [calls("get_conversation"), calls("sync_state", step="paying"), "Listo"]
     agent: Runnable[Any, Any] = create_agent(
         ScriptedChatModel(script), ConvSyncToolkit(client, conversation=PHONE).get_tools()
     )
@@ -172,21 +201,6 @@ async def test_an_agent_uses_the_tools(
     await invoke(colour, agent, PIZZA)
 
     assert state(server) == ("order", "paying")
-
-
-@both_colours
-async def test_a_closed_conversation_stays_closed(
-    server: ReferenceServer, client: Client, colour: str
-) -> None:
-    """The API takes a sync that does not say otherwise for an order to reopen."""
-    tool = SyncState(client=client, conversation=PHONE)
-    with server.client() as operator:
-        operator.sync_conversation(server.conversation(PHONE).session_id, {"is_active": False})
-
-    answer = await invoke(colour, tool, call(tool, intent="payment"))
-
-    assert answer.status == "success"
-    assert server.conversation(PHONE).is_active is False
 
 
 @both_colours
@@ -533,6 +547,24 @@ async def test_the_middleware_remembers_over_several_turns(
 
 
 @both_colours
+async def test_a_thread_that_was_condensed_is_not_told_or_written_again(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """Summaries take messages away; what is left of the old ones stays known."""
+    model, agent = assisted(["Con gusto", "De nada"], client, checkpointer=InMemorySaver())
+
+    with in_conversation(PHONE):
+        first = await invoke(colour, agent, PIZZA, THREAD)
+        gone = RemoveMessage(id=first["messages"][-1].id)
+        agent.update_state(THREAD, {"messages": [gone]})  # type: ignore[attr-defined]  # a graph
+        await invoke(colour, agent, {"messages": [("user", "Gracias")]}, THREAD)
+
+    assert [text for _, text in words(server)] == ["Una pizza", "Con gusto", "Gracias", "De nada"]
+    heard = [message.content for message in model.calls[-1] if message.type != "system"]
+    assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Gracias"]
+
+
+@both_colours
 async def test_the_middleware_pins_the_tenant_it_has_read(
     server: ReferenceServer, client: Client, colour: str
 ) -> None:
@@ -567,7 +599,7 @@ async def test_a_conversation_that_expired_meanwhile_costs_no_answer(
 
     _, agent = assisted([answer], client, on_error=errors.append)
 
-    with in_conversation(PHONE):
+    with in_conversation(PHONE, bot_id=BOT):
         result = await invoke(colour, agent, PIZZA)
 
     assert result["messages"][-1].content == "Con gusto"
@@ -587,6 +619,19 @@ async def test_the_words_of_a_failed_run_are_written_by_the_next(
         await invoke(colour, agent, {"messages": [("user", "¿Hola?")]}, THREAD)
 
     assert words(server) == [("user", "Una pizza"), ("user", "¿Hola?"), ("bot", "Con gusto")]
+
+
+@both_colours
+async def test_a_message_without_text_is_not_recorded(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """The API refuses it, and with it would go the reply."""
+    _, agent = assisted(["¿Qué deseas?"], client)
+
+    with in_conversation(PHONE):
+        await invoke(colour, agent, {"messages": [("user", "")]})
+
+    assert words(server) == [("bot", "¿Qué deseas?")]
 
 
 @both_colours
@@ -610,8 +655,6 @@ async def test_an_interrupted_run_is_written_when_it_went_on_to_its_end(
     server: ReferenceServer, client: Client, colour: str
 ) -> None:
     """What was decided before a human was asked is not forgotten, and nothing is written twice."""
-    from langchain_core.tools import tool
-    from langgraph.types import Command
 
     @tool
     def confirm() -> str:
@@ -633,3 +676,90 @@ async def test_an_interrupted_run_is_written_when_it_went_on_to_its_end(
     assert waiting == []
     assert words(server) == [("user", "Una pizza"), ("bot", "Confirmado")]
     assert state(server)[0] == "payment"
+
+
+class Tracer(BaseTracer):
+    """Keeps every run that a tracer would export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: list[str] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.exported.append(run.model_dump_json(fallback=repr))
+
+
+@both_colours
+async def test_a_tracer_is_told_no_phone_number(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """Neither in metadata, tags, names and threads, nor in what the agent keeps in its state."""
+    tracer = Tracer()
+    handler = ConvSyncCallbackHandler(client)
+    script = [calls("sync_state", intent="payment"), "Con gusto"]
+    _, agent = assisted(script, client, checkpointer=InMemorySaver())
+
+    config: Any = {**THREAD, "callbacks": [tracer, handler]}
+    with in_conversation(PHONE):
+        await invoke(colour, agent, PIZZA, config)
+
+    assert "Con gusto" in "".join(tracer.exported)
+    assert "999999999" not in "".join(tracer.exported)
+
+
+async def answered(colour: str, runner: TurnRunner, number: int, text: str) -> Turn:
+    event = InboundEvent(event_id=f"evt-{number}", phone_number=PHONE, text=text)
+    return runner.run(event) if colour == "sync" else await runner.arun(event)
+
+
+@pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
+@both_colours
+async def test_all_surfaces_together_inside_a_runner_write_once(
+    server: ReferenceServer, client: Client, colour: str, memory: str
+) -> None:
+    """Tools, middleware and handler of one agent: one read, one message each way, one sync."""
+    model = ScriptedChatModel(
+        [calls("sync_state", intent="payment"), calls("get_conversation"), "Con gusto", "De nada"]
+    )
+    agent: Runnable[Any, Any] = create_agent(
+        model,
+        ConvSyncToolkit(client).get_tools(),
+        middleware=[ConvSyncMiddleware(client)],
+        checkpointer=InMemorySaver() if memory == "checkpointed" else None,
+    ).with_config(callbacks=[ConvSyncCallbackHandler(client), AsyncConvSyncCallbackHandler(client)])
+    runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
+
+    first = await answered(colour, runner, 1, "Una pizza")
+    second = await answered(colour, runner, 2, "Gracias")
+    await runner.store.aclose()
+
+    assert (first.reply, first.state) == ("Con gusto", StateUpdate(intent="payment"))
+    assert (second.reply, second.state) == ("De nada", StateUpdate())
+    assert requests(server) == ["GET", "POST", "POST", "PUT", "GET", "POST", "POST"]
+    assert words(server) == [
+        ("user", "Una pizza"),
+        ("bot", "Con gusto"),
+        ("user", "Gracias"),
+        ("bot", "De nada"),
+    ]
+
+
+@both_colours
+async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """The runner names the conversation to it by a handle, and writes what was said itself."""
+    model = ScriptedChatModel(["Con gusto"])
+    with pytest.warns(DeprecationWarning, match="RunnableWithMessageHistory"):
+        chain = RunnableWithMessageHistory(
+            model, lambda session_id: ConvSyncChatMessageHistory(session_id, client=client)
+        )
+    runner = TurnRunner(chain, client=client, store=SQLiteEventStore(":memory:"))
+
+    await answered(colour, runner, 1, "Una pizza")
+    await runner.store.aclose()
+
+    heard = [message.content for message in model.calls[0]]
+    assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
+    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
+    assert requests(server) == ["GET", "POST", "POST"]

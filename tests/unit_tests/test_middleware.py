@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain.agents import AgentState, create_agent
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
+from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
 from langchain_convsync import telemetry
 from langchain_convsync.client import ConvSyncClient
@@ -38,6 +40,17 @@ from tests.surfaces import (
 
 ASKED: dict[str, Any] = {"messages": [("user", "Una pizza")]}
 DECIDES = calls("sync_state", intent="payment", step="confirming")
+
+
+class OrderState(AgentState[Any]):
+    intent: str
+
+
+@tool
+def choose(intent: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+    """Choose an intent."""
+    chosen = ToolMessage("Chosen.", tool_call_id=tool_call_id)
+    return Command(update={"intent": intent, "messages": [chosen]})
 
 
 def agent(
@@ -246,6 +259,27 @@ async def test_what_earlier_turns_decided_is_not_decided_again(colour: str) -> N
         await invoke(colour, remembering, {"messages": [("user", "Gracias")]}, config)
 
     assert not second.update
+
+
+@both_colours
+async def test_state_that_a_checkpointer_brings_back_is_not_decided_again(colour: str) -> None:
+    """Keys of the user's own state schema reappear in every turn."""
+    model = ScriptedChatModel([calls("choose", intent="menu"), "Listo", "De nada"])
+    remembering: Runnable[Any, Any] = create_agent(
+        model,
+        [choose],
+        state_schema=OrderState,
+        middleware=[ConvSyncMiddleware(unreachable())],
+        checkpointer=InMemorySaver(),
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    with in_turn() as first:
+        await invoke(colour, remembering, ASKED, config)
+    with in_turn() as second:
+        await invoke(colour, remembering, {"messages": [("user", "Gracias")]}, config)
+
+    assert (first.update, second.update) == (StateUpdate(intent="menu"), StateUpdate())
 
 
 @both_colours

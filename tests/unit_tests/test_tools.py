@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import ToolCall, ToolMessage
@@ -16,6 +17,7 @@ from langgraph.graph import MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
 from langchain_convsync import telemetry
+from langchain_convsync.client import ConvSyncClient
 from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import (
@@ -24,6 +26,7 @@ from langchain_convsync.models import (
     StateUpdate,
     TenantInfo,
 )
+from langchain_convsync.settings import ServerProfile
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import (
     AddMessage,
@@ -250,6 +253,18 @@ def test_a_state_that_makes_no_sense_is_refused_in_words(args: dict[str, Any], t
     assert not record.update
 
 
+def test_a_model_chooses_among_the_intents_that_the_server_accepts() -> None:
+    """It reads them in the schema, and in the refusal."""
+    profile = ServerProfile(intents=frozenset({"menu", "order"}))
+    tool = SyncState(client=ConvSyncClient("http://127.0.0.1:9", profile=profile))
+
+    with in_turn() as record:
+        answer = tool.invoke(tool_call(tool, intent="dance"))
+
+    assert "'menu'" in answer.content
+    assert not record.update
+
+
 @every_kind
 @both_colours
 async def test_a_run_of_no_conversation_is_told_to_the_model(
@@ -278,6 +293,46 @@ async def test_a_server_that_is_down_is_told_to_the_model(
     assert answer.content == (
         "The server cannot be reached right now. Go on without; you may try once more later."
     )
+
+
+def answering(status: int) -> ConvSyncClient:
+    """A client of a server that tells the conversation, and answers writes with one status."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            data = conversation().model_dump(by_alias=True, mode="json")
+            return httpx.Response(200, json={"type": "1", "message": "", "data": data})
+        return httpx.Response(status, json={"type": "3", "message": PHONE, "data": None})
+
+    transport = httpx.MockTransport(serve)
+    return ConvSyncClient(
+        "http://127.0.0.1:9", http_client=httpx.Client(transport=transport), max_retries=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "context", "told"),
+    [
+        (400, {"total": 50}, "Change them"),
+        (403, {"total": 50}, "Do not try again"),
+        (404, {"total": 50}, "no open conversation"),
+        (429, {"total": 50}, "once more later"),
+        (500, {"total": 50}, "once more later"),
+        (200, {"total": float("nan")}, "cannot be sent"),
+    ],
+)
+@both_colours
+async def test_a_write_that_fails_is_told_in_words_to_act_on(
+    status: int, context: dict[str, Any], told: str, colour: str
+) -> None:
+    """Whether to change something, to try again, or to go on without."""
+    tool = SyncState(client=answering(status), conversation=PHONE)
+
+    answer = await invoke(colour, tool, tool_call(tool, context=context))
+
+    assert answer.status == "error"
+    assert told in answer.content
+    assert "999999999" not in answer.content
 
 
 @both_colours

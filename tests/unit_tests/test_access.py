@@ -1,0 +1,156 @@
+"""The one way in which every surface reads and writes outside a turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync.access import Access
+from langchain_convsync.client import ConvSyncClient, api_of
+from langchain_convsync.context import ConversationRef, in_conversation
+from langchain_convsync.errors import ConversationMismatchError
+from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.settings import ServerProfile
+from tests.surfaces import BOT, PHONE, TENANT, both_colours, conversation
+
+CUSTOMER = ConversationMessage(role="user", content="Una pizza")
+
+
+class FakeServer:
+    """Answers look-ups with one conversation and writes with success, and keeps the bodies."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.found = conversation(**fields).model_dump(by_alias=True, mode="json")
+        self.requests: list[tuple[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        self.requests.append((request.method, body))
+        data = self.found if body is None else {"sessionId": self.found["sessionId"]}
+        return httpx.Response(200, json={"type": "1", "message": "", "data": data})
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.requests]
+
+
+@pytest.fixture(autouse=True)
+def _customer() -> Iterator[None]:
+    with in_conversation(PHONE):
+        yield
+
+
+def access(server: FakeServer, ref: ConversationRef | None = None, **profile: Any) -> Access:
+    http = httpx.Client(transport=httpx.MockTransport(server))
+    client = ConvSyncClient(
+        "http://127.0.0.1:9", http_client=http, profile=ServerProfile(**profile)
+    )
+    return Access.to(api_of(client), ref)
+
+
+async def perform(colour: str, flow: Flow[Any]) -> Any:
+    return run(flow) if colour == "sync" else await arun(flow)
+
+
+@pytest.mark.parametrize("active", [True, False])
+@both_colours
+async def test_a_conversation_stays_as_open_as_it_was(colour: str, active: bool) -> None:
+    """Servers take a sync that does not say so for an order to reopen."""
+    server = FakeServer(isActive=active)
+
+    await perform(colour, access(server).decide(StateUpdate(intent="payment")))
+
+    assert server.requests[1] == ("PUT", {"isActive": active, "intent": "payment"})
+
+
+@both_colours
+async def test_a_decision_may_open_or_close_a_conversation(colour: str) -> None:
+    """Whoever says so means it."""
+    server = FakeServer(isActive=False)
+
+    await perform(colour, access(server).decide(StateUpdate(is_active=True)))
+
+    assert server.requests[1] == ("PUT", {"isActive": True})
+
+
+@both_colours
+async def test_a_sync_never_carries_the_history(colour: str) -> None:
+    """It is the server's, and a stale copy would undo what others wrote."""
+    server = FakeServer()
+    update = StateUpdate(context={"total": 50, "previousMessages": [], "lastUserMessage": "x"})
+
+    await perform(colour, access(server).decide(update))
+
+    assert server.requests[1] == ("PUT", {"isActive": True, "context": {"total": 50}})
+
+
+@both_colours
+async def test_one_operation_reads_once(colour: str) -> None:
+    """Messages and state of one run share the read before them."""
+    server = FakeServer()
+    one = access(server)
+
+    await perform(colour, one.append(CUSTOMER))
+    await perform(colour, one.decide(StateUpdate(intent="payment")))
+
+    assert server.methods == ["GET", "POST", "PUT"]
+
+
+@both_colours
+async def test_a_known_session_is_not_looked_up(colour: str) -> None:
+    """A message goes straight to it."""
+    server = FakeServer()
+    ref = ConversationRef(PHONE, session_id=conversation().session_id)
+
+    await perform(colour, access(server, ref).append(CUSTOMER))
+
+    assert server.methods == ["POST"]
+
+
+@both_colours
+async def test_a_server_that_records_what_arrives_is_not_told_again(colour: str) -> None:
+    """It would have the customer say everything twice."""
+    server = FakeServer()
+    one = access(server, records_inbound=True)
+
+    await perform(colour, one.append(CUSTOMER))
+    await perform(colour, one.append(ConversationMessage(role="bot", content="Claro")))
+
+    assert server.requests[1:] == [("POST", {"role": "bot", "content": "Claro"})]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        ConversationRef(PHONE, bot_id="another"),
+        ConversationRef(PHONE, subdomain="another"),
+        ConversationRef(PHONE, session_id="another"),
+    ],
+)
+@both_colours
+async def test_nothing_is_written_to_another_conversation(
+    colour: str, ref: ConversationRef
+) -> None:
+    """What is known about the conversation binds every answer."""
+    server = FakeServer()
+
+    with pytest.raises(ConversationMismatchError):
+        await perform(colour, access(server, ref).decide(StateUpdate(intent="payment")))
+
+    assert "PUT" not in server.methods
+
+
+@both_colours
+async def test_the_tenant_seen_before_binds_what_follows(colour: str) -> None:
+    """The same customer may have a newer conversation with another tenant by then."""
+    server = FakeServer()
+
+    held = access(server).within(bot_id=BOT, subdomain=TENANT)
+    await perform(colour, held.read())
+    with pytest.raises(ConversationMismatchError):
+        held.within(bot_id=BOT, subdomain="another")
