@@ -22,7 +22,7 @@ def command_line() -> typer.Typer:
     try:
         import typer
 
-        from langchain_convsync.cli import _demo, _serve
+        from langchain_convsync.cli import _demo, _serve, _worker
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -36,6 +36,7 @@ def command_line() -> typer.Typer:
     )
     app.command("demo")(_demo.demo)
     app.command("serve")(_serve.serve)
+    app.command("worker")(_worker.worker)
     return app
 
 

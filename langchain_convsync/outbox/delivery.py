@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from langchain_convsync.outbox.plan import (
     is_recorded,
     plan,
 )
-from langchain_convsync.stores.base import Cursor, EventStore, Lease, Op, Taken
+from langchain_convsync.stores.base import Cursor, EventStore, Lease, Op, Taken, new_token
 
 logger = logging.getLogger(__name__)
 
@@ -95,15 +94,18 @@ class Outbox:
         """
         until = self._clock() + budget
         while self._clock() < until:
-            token = secrets.token_hex(16)
-            taken = yield from self._store.take("write", token, cid=cid, lease=self._lease)
+            taken = yield from self._store.take("write", new_token(), cid=cid, lease=self._lease)
             if taken is not None:
-                delay = yield from self._work(taken, until)
-                yield from self._store.release(taken.lease, delay=delay)
+                yield from self.deliver(taken, budget=until - self._clock())
             due = yield from self._store.due("write", cid)
             if due is None or self._clock() + due > until:
                 return
             yield from sleep(due)
+
+    def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
+        """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""
+        delay = yield from self._work(taken, self._clock() + budget)
+        yield from self._store.release(taken.lease, delay=delay)
 
     def _work(self, taken: Taken, until: float) -> Flow[float]:
         """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""

@@ -242,7 +242,7 @@ def overlay(
                 place = found
     patch = StateUpdate()
     for write in writes:
-        if write.kind == "sync_state":
+        if write.kind == "sync_state" and not is_applied(conversation, write):
             patch = patch.updated_by(write.update)
     entries = [message.model_dump(by_alias=True, mode="json") for message in history]
     changes["context"] = {**conversation.context, **patch.context, "previousMessages": entries}

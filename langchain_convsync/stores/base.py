@@ -25,6 +25,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import hmac
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -71,6 +72,11 @@ class Handles:
         encoded = (part.encode("utf-8", "surrogatepass") for part in parts)
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()
+
+
+def new_token() -> str:
+    """A token for one take."""
+    return secrets.token_hex(16)
 
 
 def crc16(data: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -12,12 +12,11 @@ from typing import Any, TypeAlias
 from langchain_core.messages import HumanMessage
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.context import ConversationRef, TurnRecord
 from langchain_convsync.errors import (
     APIError,
-    ConfigurationError,
     ConversationMismatchError,
     ConversationNotFoundError,
     FencedError,
@@ -30,7 +29,7 @@ from langchain_convsync.models import (
     StateUpdate,
 )
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.state import Decision, Extractor, as_update, extract
+from langchain_convsync.state import Extractor, as_update, ask, extract
 from langchain_convsync.stores.base import EventStore, Taken
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.turns.agent import (
@@ -219,7 +218,7 @@ class Processor:
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
         extractor = self._extractor
         if extractor is not None:
-            decision = yield from _ask(extractor, output)
+            decision = yield from ask(extractor, output)
             if decision is not None:
                 return as_update(decision)
         return extract(output, baseline=before, tool_calls=False)  # those are in the record
@@ -277,18 +276,3 @@ def _inbound(batch: Batch) -> list[ConversationMessage]:
         for _, event in batch.events
         if event.content
     ]
-
-
-def _ask(extractor: Extractor, output: object) -> Flow[Decision]:
-    def block() -> Decision:
-        decision = extractor(output)
-        if isinstance(decision, Awaitable):
-            message = "the extractor is async: use arun(), or pass a plain function"
-            raise ConfigurationError(message)
-        return decision
-
-    async def wait() -> Decision:
-        decision = extractor(output)
-        return await decision if isinstance(decision, Awaitable) else decision
-
-    return (yield from Io(block, wait))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Self, TypeAlias
 
 from langchain_convsync import phone, telemetry
@@ -19,17 +17,18 @@ from langchain_convsync.outbox import Outbox
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
-from langchain_convsync.stores.base import Accepted, Handles, NewEvent
+from langchain_convsync.stores.base import Accepted, Handles, NewEvent, Taken, new_token
 from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.process import Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
+from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
 
 logger = logging.getLogger(__name__)
 
-OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
+#: Seconds without due work after which leaving a block does not wait for retries any more.
+LAST_CHANCE = 1.0
 
-#: Seconds between looks at a conversation that another call or process works on.
-FIRST_LOOK, LAST_LOOK = 0.01, 0.25
+OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
 
 class TurnRunner:
@@ -37,9 +36,12 @@ class TurnRunner:
 
     ``run`` and ``arun`` record the event durably, run the agent on the conversation, commit the
     reply together with the writes, and deliver the writes to the API server. Calls for one
-    conversation queue up; events that wait together are answered together. Inside ``with`` or
-    ``async with`` a call returns as soon as its turn is committed, and leaving the block delivers
-    the writes; otherwise a call delivers them before it returns.
+    conversation queue up; events that wait together are answered together.
+
+    Outside a block a call delivers its turn's writes before it returns. Inside ``with`` or ``async
+    with`` it returns as soon as its turn is committed: the block has workers that deliver writes,
+    those of dead processes too, and, where ``on_reply`` can send the replies, also answer events
+    that nobody waits for. Leaving the block finishes what is under way.
 
     Args:
         agent: Any Runnable, or a callable that makes one for a tenant's ``ConversationRef``.
@@ -51,8 +53,8 @@ class TurnRunner:
             or None.
         prepare: The agent's input: (conversation, events) → input.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
-        on_reply: Called with each ``answered`` or ``failed`` turn right after its commit; for
-            sending the reply without waiting for the API writes.
+        on_reply: Called with each turn that has a reply to send, right after its commit and before
+            the API writes. Where it is given, send replies there and only there.
         quiet: Seconds without a further event before a conversation is answered.
         max_quiet: Seconds after the first event at which it is answered in any case.
         deadline: Seconds that one run of the agent may take.
@@ -61,8 +63,9 @@ class TurnRunner:
         patience: Seconds for which an event waits for an API server that does not answer.
         backlog: Queued events per conversation; beyond, new ones are refused as ``busy``.
         lease: Seconds after which another process takes over from one that died.
-        drain: Seconds that a call, or leaving the block, may spend on delivering writes; what is
-            left then stays in the store.
+        workers: Events that a block answers at once, besides those of its calls.
+        drain: Seconds that a call, or leaving the block, may spend on finishing; what is left then
+            stays in the store.
 
     Raises:
         ConfigurationError: The agent is not callable, or client or store are configured nowhere.
@@ -86,6 +89,7 @@ class TurnRunner:
         patience: float = 900.0,
         backlog: int = 1000,
         lease: float = 30.0,
+        workers: int = 4,
         drain: float = 10.0,
     ) -> None:
         self._api: Api = api_of(client)
@@ -107,10 +111,15 @@ class TurnRunner:
         self._processor = Processor(
             agent, self._api, self.store, extractor=extractor, prepare=prepare, limits=limits
         )
+        self._workers = workers if self.sends_replies else 0
         self._handles: Handles | None = None
-        self._undelivered: dict[str, None] = {}
-        self._in_block = False
+        self._crew: Crew | None = None
         self._closed = False
+
+    @property
+    def sends_replies(self) -> bool:
+        """Whether replies are sent by ``on_reply``, so that workers may answer events too."""
+        return self._on_reply is not None
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.
@@ -144,14 +153,15 @@ class TurnRunner:
         new = _new_event(event, self._handles)
         until = None if wait is None else time.monotonic() + wait
         turn, cid = yield from self._settle(new, until)
-        telemetry.count("turns", status=turn.status)
-        if turn.status in {"answered", "failed"} and self._on_reply is not None:
-            yield from _notify(self._on_reply, turn)
-        if self._in_block:
-            self._undelivered[cid] = None
-        else:
+        yield from self._tell(turn)
+        if self._crew is None:
             yield from self._outbox.drain(cid, budget=self._drain_budget)
         return turn
+
+    def _tell(self, turn: Turn) -> Flow[None]:
+        telemetry.count("turns", status=turn.status)
+        if turn.status in {"answered", "failed"} and turn.reply and self._on_reply is not None:
+            yield from _notify(self._on_reply, turn)
 
     def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
         """Offer the event until it is done: by this call's own turn, or by another's."""
@@ -179,26 +189,51 @@ class TurnRunner:
     def _offer(self, new: NewEvent) -> Io[Accepted]:
         return self.store.accept(
             new,
-            token=secrets.token_hex(16),
+            token=new_token(),
             lease=self._lease,
             quiet=self._quiet,
             max_quiet=self._max_quiet,
             backlog=self._backlog,
         )
 
+    def _new_crew(self) -> Crew:
+        if self._closed or self._crew is not None:
+            message = "a TurnRunner serves one block; make a new one"
+            raise ClosedError(message)
+        self._crew = Crew(
+            self.store,
+            {"write": self._work_writes, "turn": self._work_turn},
+            hands={"write": 1, "turn": self._workers},
+            lease=self._lease,
+        )
+        return self._crew
+
+    def _work_turn(self, taken: Taken) -> Flow[None]:
+        turn = yield from self._processor.process(taken)
+        if turn is not None:
+            yield from self._tell(turn)
+
+    def _work_writes(self, taken: Taken) -> Flow[None]:
+        return self._outbox.deliver(taken, budget=self._lease)
+
     def _leave(self) -> Flow[None]:
-        """Deliver what this runner's turns have to write, as far as the time allows."""
-        until = time.monotonic() + self._drain_budget
-        for cid in list(self._undelivered):
-            budget = max(0.0, until - time.monotonic())
-            yield from self._outbox.drain(cid, budget=budget)
-        self._undelivered.clear()
+        """Deliver what is due, or due within a moment, as far as the time allows."""
+        now = time.monotonic()
+        until, worked = now + self._drain_budget, now
         left = yield from self.store.backlog()
+        while left.writes and time.monotonic() < min(until, worked + LAST_CHANCE):
+            taken = yield from self.store.take("write", new_token(), lease=self._lease)
+            if taken is None:
+                yield from sleep(FIRST_LOOK)
+            else:
+                yield from self._outbox.deliver(taken, budget=until - time.monotonic())
+                worked = time.monotonic()
+            left = yield from self.store.backlog()
         if left.writes:
             telemetry.count("writes_left", left.writes)
             logger.warning(
-                "%d writes are left in the store, for the next turns of their conversations; "
-                "what is left in memory ends with the process",
+                "%d writes are left in the store; they are delivered by the next turns of their "
+                "conversations, or by: convsync worker MODULE:RUNNER",
                 left.writes,
             )
 
@@ -219,33 +254,25 @@ class TurnRunner:
             await self.store.aclose()
 
     def __enter__(self) -> Self:
-        self._in_block = True
+        self._new_crew().start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._in_block = False
+    def __exit__(self, *_: object) -> None:
         try:
+            if self._crew is not None:
+                self._crew.stop(self._drain_budget)
             run(self._leave())
         finally:
             self.close()
 
     async def __aenter__(self) -> Self:
-        self._in_block = True
+        await self._new_crew().astart()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._in_block = False
+    async def __aexit__(self, *_: object) -> None:
         try:
+            if self._crew is not None:
+                await self._crew.astop(self._drain_budget)
             await arun(self._leave())
         finally:
             await self.aclose()

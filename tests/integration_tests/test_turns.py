@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import run
-from langchain_convsync.errors import ConversationMismatchError, InvalidEventError
+from langchain_convsync.errors import ClosedError, ConversationMismatchError, InvalidEventError
 from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
@@ -383,17 +384,15 @@ def test_a_session_that_is_gone_for_good_parks_the_messages(
     assert run(event_store.backlog()).parked == 1
 
 
-def test_inside_a_block_calls_return_after_commit_and_leaving_delivers(
+def test_inside_a_block_the_next_turn_does_not_wait_for_the_writes_of_the_last(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
-    """The reply does not wait for the writes; the next turn sees them all the same."""
+    """It sees them all the same; leaving the block delivers them."""
     agent = Agent()
     with TurnRunner(agent.runnable, client=server.client(), store=event_store) as runner:
         runner.run(event(1, "Hola"))
         runner.run(event(2, "¿Qué hay?"))
-        before_leaving = history(server)
 
-    assert before_leaving == []
     assert agent.seen[1] == [("human", "Hola"), ("ai", "re: Hola"), ("human", "¿Qué hay?")]
     assert [text for _, text in history(server)] == [
         "Hola",
@@ -401,6 +400,73 @@ def test_inside_a_block_calls_return_after_commit_and_leaving_delivers(
         "¿Qué hay?",
         "re: ¿Qué hay?",
     ]
+
+
+async def test_an_async_block_delivers_when_it_is_left(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """A task left behind would be cancelled with its loop."""
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
+    async with runner:
+        await runner.arun(event(1, "Hola"))
+
+    assert len(history(server)) == 2
+
+
+def test_a_block_delivers_what_a_dead_process_left(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """Nobody has to write to that customer first."""
+    client = server.client()
+    server.stop()
+    server.start()
+
+    def unplugged(_messages: list[BaseMessage]) -> AIMessage:
+        server.stop()
+        return AIMessage("re")
+
+    TurnRunner(RunnableLambda(unplugged), client=client, store=event_store, drain=0.01).run(
+        event(1, "Hola")
+    )
+    server.start()
+
+    with TurnRunner(Agent().runnable, client=client, store=event_store):
+        pass
+
+    assert history(server) == [("user", "Hola"), ("bot", "re")]
+
+
+def test_a_block_with_on_reply_answers_events_that_nobody_waits_for(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """A webhook records and returns at once; a worker answers."""
+    told: SimpleQueue[Turn] = SimpleQueue()
+    runner = TurnRunner(
+        Agent().runnable,
+        client=server.client(),
+        store=event_store,
+        quiet=0.05,
+        max_quiet=0.05,
+        on_reply=told.put,
+    )
+    with runner:
+        queued = runner.run(event(1, "Hola"), wait=0)
+        turn = told.get(timeout=20)
+
+    assert queued.status == "queued"
+    assert (turn.status, turn.reply) == ("answered", "re: Hola")
+    assert told.empty()
+
+
+def test_a_runner_serves_one_block(server: ReferenceServer, event_store: EventStore) -> None:
+    """Its workers ended with it."""
+    with TurnRunner(Agent().runnable, client=server.client(), store=event_store) as runner:
+        pass
+
+    with pytest.raises(ClosedError):
+        runner.run(event(1, "Hola"))
+    with pytest.raises(ClosedError):
+        runner.__enter__()
 
 
 def test_on_reply_is_told_before_anything_is_written(
@@ -508,14 +574,20 @@ def test_an_event_without_a_customer_is_refused_clearly(
         answer(runner, event(1, "Hola", phone_number=None))
 
 
-def test_leaving_an_in_memory_store_with_writes_is_loud(
+def test_leaving_a_block_with_writes_to_do_is_loud(
     server: ReferenceServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They end with the process."""
+    """The warning names the command that delivers them; a store in memory says what is lost."""
     store = SQLiteEventStore(":memory:")
-    with TurnRunner(Agent().runnable, client=server.client(), store=store, drain=0.05) as runner:
-        runner.run(event(1, "Hola"))
-        server.stop()
 
-    assert "left in memory" in caplog.text
+    def unplugged(_messages: list[BaseMessage]) -> AIMessage:
+        server.stop()
+        return AIMessage("re")
+
+    client, agent = server.client(), RunnableLambda(unplugged)
+    with TurnRunner(agent, client=client, store=store, drain=0.05) as runner:
+        runner.run(event(1, "Hola"))
     store.close()
+
+    assert "convsync worker MODULE:RUNNER" in caplog.text
+    assert "lost" in caplog.text

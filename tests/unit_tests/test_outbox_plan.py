@@ -188,6 +188,15 @@ def test_the_overlay_shows_the_state_that_is_on_its_way() -> None:
     assert [m.content for m in seen.messages] == ["hola"]
 
 
+def test_the_overlay_leaves_state_alone_that_arrived_before_the_read() -> None:
+    """Somebody may have changed it since: what is on the server is newer."""
+    sync = write("sync_state", update=StateUpdate(intent="payment"))
+    mark = {"convsync": {"turn": "t2", "n": 2}}
+    read = conversation([], current_intent="support", metadata=mark)
+
+    assert overlay(read, [sync]).current_intent == "support"
+
+
 def test_a_sync_never_carries_what_belongs_to_the_server() -> None:
     """``previousMessages`` in a sync would replace the history."""
     update = StateUpdate(context={"previousMessages": [], "lastUserMessage": "x", "a": 1})

@@ -1,0 +1,73 @@
+"""``convsync worker``: a process that answers and delivers what is due in a store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.turns import TurnRunner
+
+
+def worker(
+    runner: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:RUNNER",
+            help="A TurnRunner with on_reply, or a function that makes one.",
+        ),
+    ],
+) -> None:
+    """Answer queued events and deliver writes until SIGTERM or Ctrl-C.
+
+    Events and writes of processes that died are taken over once their lease has ended. On SIGTERM
+    it finishes what it is at. Run as many as you like on one store.
+    """
+    found = load(runner)
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    with found:
+        typer.echo(f"convsync worker {os.getpid()} is at work; SIGTERM or Ctrl-C ends it")
+        while not stopping.wait(1.0):  # a bare wait would keep Ctrl-C from Windows
+            pass
+    typer.echo("convsync worker ended")
+
+
+def load(target: str) -> TurnRunner:
+    """The runner that ``MODULE:RUNNER`` names.
+
+    Raises:
+        ConfigurationError: It names none, or one that cannot send its replies.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        message = f"{target!r} is no MODULE:RUNNER, e.g. my_bot.agent:runner"
+        raise ConfigurationError(message)
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        message = f"there is no module {module_name!r} here: run this in the folder that holds it"
+        raise ConfigurationError(message) from error
+    except AttributeError as error:
+        message = f"the module {module_name!r} has no {attribute!r}"
+        raise ConfigurationError(message) from error
+    runner = found if isinstance(found, TurnRunner) or not callable(found) else found()
+    if not isinstance(runner, TurnRunner):
+        message = f"{target} is no TurnRunner, and makes none"
+        raise ConfigurationError(message)
+    if not runner.sends_replies:
+        message = f"the TurnRunner {target} cannot send replies: give it on_reply=…"
+        raise ConfigurationError(message)
+    return runner
