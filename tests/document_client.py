@@ -1,5 +1,5 @@
 # The API document's own Python client, to the letter: its style is not ours to check.
-# ruff: noqa: ANN204, D415, I001, PLR0917, UP006, UP035, UP045
+# ruff: noqa: ANN204, D415, I001, UP006, UP035, UP045
 # mypy: ignore-errors
 # fmt: off
 import requests

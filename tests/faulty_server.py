@@ -8,6 +8,7 @@ just ends leaves the connection open for the next request.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 import ssl
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import pytest
 
@@ -89,11 +90,13 @@ class FaultyServer:
         url: Where it is, or was.
         received: Every request, in order.
         accepted: How many connections were opened.
+        heard: On how many of them anything was said.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
         self.accepted = 0
+        self.heard = 0
         self._scripts: list[Script] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._tls = tls
@@ -149,9 +152,13 @@ class FaultyServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError, EOFError), connection, self._spoken(connection) as spoken:
-            with spoken.makefile("rb") as stream:
-                self._converse(spoken, stream)
+        with (
+            suppress(OSError, EOFError),
+            connection,
+            self._spoken(connection) as spoken,
+            spoken.makefile("rb") as stream,
+        ):
+            self._converse(spoken, stream)
         with self._changed:
             self._connections.discard(connection)
             self._changed.notify_all()
@@ -159,7 +166,11 @@ class FaultyServer:
     def _spoken(self, connection: socket.socket) -> socket.socket:
         return self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
 
-    def _converse(self, connection: socket.socket, stream: BinaryIO) -> None:
+    def _converse(self, connection: socket.socket, stream: io.BufferedReader) -> None:
+        stream.peek()
+        with self._changed:
+            self.heard += 1
+            self._changed.notify_all()
         while True:
             request = _request(stream)
             with self._changed:
@@ -183,7 +194,7 @@ class FaultyServer:
         raise EOFError
 
 
-def _request(stream: BinaryIO) -> Received:
+def _request(stream: io.BufferedReader) -> Received:
     lines: list[str] = []
     while (line := stream.readline()) not in {b"\r\n", b""}:
         lines.append(line.decode("latin-1").rstrip("\r\n"))

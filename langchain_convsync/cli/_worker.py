@@ -8,12 +8,14 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.turns import TurnRunner
+
+if TYPE_CHECKING:
+    from langchain_convsync.turns import TurnRunner
 
 
 def worker(
@@ -47,6 +49,8 @@ def load(target: str) -> TurnRunner:
     Raises:
         ConfigurationError: It names none, or one that cannot send its replies.
     """
+    from langchain_convsync.turns import TurnRunner  # LangChain takes a while to import
+
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         message = f"{target!r} is no MODULE:RUNNER, e.g. my_bot.agent:runner"

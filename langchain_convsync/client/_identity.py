@@ -7,7 +7,7 @@ import re
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
-from langchain_convsync.phone import same_subscriber
+from langchain_convsync.phone import lid_of, phone_of, same_subscriber
 from langchain_convsync.settings import CallTarget
 
 #: Database ids: the same number in either case, and servers answer with their own spelling.
@@ -54,8 +54,14 @@ def require_same(
     if session_id is not None and found.session_id != session_id:
         raise _mismatch("session")
     customer = found.user_id if isinstance(found, Conversation) else identity
-    if identity is not None and not same_subscriber(identity, customer):
+    if identity is not None and not _same_customer(identity, customer):
         raise _mismatch("customer")
+
+
+def _same_customer(asked: str, answered: str | None) -> bool:
+    # A LID says nothing of its phone number: a server that knows both may answer with either.
+    linked = lid_of(asked) is not None and phone_of(answered) is not None
+    return linked or same_subscriber(asked, answered)
 
 
 def _same_bot(one: str | None, other: str | None) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 import weakref
+from collections import deque
 from typing import Protocol
 
 import httpcore
@@ -69,8 +70,7 @@ class _AsyncTransport(httpx.AsyncHTTPTransport):
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
-            max_connections=None,  # the wire counts: a cancelled wait loses httpcore a connection
-            max_keepalive_connections=CONNECTIONS,
+            max_connections=1,
             keepalive_expiry=KEEP_ALIVE,
             network_backend=AsyncBackend(),
         )
@@ -104,15 +104,20 @@ class OwnWire:
 
 
 class OwnAsyncWire:
-    """Our own connections on one event loop.
+    """Our own connections on one event loop, each with a transport of its own.
 
-    An exchange runs in a task of its own that is never cancelled at a place where httpcore would
-    lose a connection; its caller can be cancelled anywhere.
+    httpcore's pool scans all its connections for every request, in quadratic time, and loses one
+    for good when a call is cancelled while it waits in the pool's queue: the waiting is done here.
+    An exchange runs in a task that is never cancelled at a place where httpcore would lose track;
+    its caller can be cancelled anywhere.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._transport = _AsyncTransport(tls)
+        self._tls = tls
         self._free = asyncio.Semaphore(CONNECTIONS)
+        self._open: set[_AsyncTransport] = set()
+        self._idle: deque[tuple[float, _AsyncTransport]] = deque()
+        self._closed = False
 
     async def exchange(self, request: Request, seconds: float) -> Outcome:
         """Send a request; what came of it within so many seconds."""
@@ -133,16 +138,32 @@ class OwnAsyncWire:
         return work.result()
 
     async def _exchange(self, request: Request, deadline: Deadline) -> Outcome:
+        if self._closed:
+            message = "the client was closed before this call was sent"
+            raise ClosedError(message)
         current.set(deadline)
+        transport = self._idle.pop()[1] if self._idle else _AsyncTransport(self._tls)
+        self._open.add(transport)
         try:
-            response = await self._transport.handle_async_request(_request(request))
-            return await aread(response)
+            return await aread(await transport.handle_async_request(_request(request)))
         except httpx.RequestError as error:
             return failure(error)
+        finally:
+            self._idle.append((time.monotonic(), transport))
+            await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        """Close what nobody used for a while: the left end, because the right is used first."""
+        while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < time.monotonic()):
+            transport = self._idle.popleft()[1]
+            self._open.discard(transport)
+            await transport.aclose()
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        self._closed = True
+        for transport in list(self._open):
+            await transport.aclose()
 
 
 class LentWire:

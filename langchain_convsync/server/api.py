@@ -9,7 +9,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
+from langchain_convsync import waha
+from langchain_convsync.server import webhook
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.service import CurrentService, Service, WahaSecrets
 from langchain_convsync.server.store import (
     Applied,
     Clock,
@@ -26,7 +29,6 @@ from langchain_convsync.server.transport import (
     failure,
     success,
 )
-from langchain_convsync.server.webhook import WahaSecrets, add_webhook
 from langchain_convsync.server.wire import (
     ConversationData,
     HealthData,
@@ -66,6 +68,20 @@ IdempotencyKey = Annotated[
 ]
 
 
+LOOKUP_ANSWERS = documented({404: NOBODY})
+WRITE_ANSWERS = documented(
+    {
+        400: "The request is malformed",
+        404: UNKNOWN,
+        413: "The body is larger than 1 MiB",
+        422: "The Idempotency-Key was used for another request",
+    },
+    headers={"Idempotent-Replayed": "true where an earlier request had been applied."},
+)
+
+router = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
+
+
 def create_reference_api(
     database_url: str = "sqlite://",
     *,
@@ -86,15 +102,15 @@ def create_reference_api(
     Raises:
         ConfigurationError: The database cannot be opened, or a secret is empty.
     """
+    if waha_secrets is not None:
+        waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
     store = ConversationStore(database_url, clock=clock)
-    app = reference_api(store, tenants=tenants or {}, waha_secrets=waha_secrets)
+    app = reference_api(Service(store=store, tenants=tenants or {}, waha_secrets=waha_secrets))
     weakref.finalize(app, store.close)
     return app
 
 
-def reference_api(
-    store: ConversationStore, *, tenants: Mapping[str, Tenant], waha_secrets: WahaSecrets | None
-) -> FastAPI:
+def reference_api(service: Service) -> FastAPI:
     """The reference API server over a store that its caller opened, and closes."""
     app = FastAPI(
         title="Agent Conversation Sync API",
@@ -103,101 +119,82 @@ def reference_api(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.service = service
     app.add_middleware(Envelope)
     add_error_handlers(app)
-
-    @app.exception_handler(UnknownSessionError)
-    def _(_request: Request, _error: UnknownSessionError) -> Response:
-        return failure(404, UNKNOWN)
-
-    @app.exception_handler(KeyReusedError)
-    def _(_request: Request, _error: KeyReusedError) -> Response:
-        return failure(422, KEY_REUSED)
-
-    router = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
-    _add_lookups(router, store)
-    _add_writes(router, store)
-    add_webhook(router, store, tenants=tenants, secrets=waha_secrets)
-    app.include_router(router)
+    app.add_exception_handler(UnknownSessionError, _unknown)
+    app.add_exception_handler(KeyReusedError, _key_reused)
+    for routes in (router, webhook.router):
+        app.include_router(routes)
     return app
 
 
-def _add_lookups(router: APIRouter, store: ConversationStore) -> None:
-    answers = documented({404: NOBODY})
-
-    @router.get(
-        "/lookup/tenant/{phoneNumber}", response_model=Success[TenantData], responses=answers
-    )
-    def lookup_tenant(phone_number: PhoneNumber) -> Response:
-        """The tenant that a phone number talks to: that of its newest active conversation."""
-        found = _found(store, phone_number, None)
-        names = ("subDomain", "botId", "sessionId", "isActive")
-        return success(
-            "Tenant information retrieved successfully", {name: found[name] for name in names}
-        )
-
-    @router.get(
-        "/lookup/conversation/{phoneNumber}",
-        response_model=Success[ConversationData],
-        responses=answers,
-    )
-    def lookup_conversation(phone_number: PhoneNumber, bot_id: BotId = None) -> Response:
-        """The active conversation of a phone number: the newest, or that with one bot."""
-        return success("Conversation retrieved successfully", _found(store, phone_number, bot_id))
-
-    @router.get("/health", response_model=Success[HealthData], responses=documented({}))
-    def health() -> Response:
-        """Whether the server and its database answer."""
-        store.ping()
-        return success("WhatsApp service is healthy", {"status": "ok"})
-
-
-def _add_writes(router: APIRouter, store: ConversationStore) -> None:
-    answers = documented(
-        {
-            400: "The request is malformed",
-            404: UNKNOWN,
-            413: "The body is larger than 1 MiB",
-            422: "The Idempotency-Key was used for another request",
-        },
-        headers={"Idempotent-Replayed": "true where an earlier request had been applied."},
+@router.get(
+    "/lookup/tenant/{phoneNumber}", response_model=Success[TenantData], responses=LOOKUP_ANSWERS
+)
+def lookup_tenant(service: CurrentService, phone_number: PhoneNumber) -> Response:
+    """The tenant that a phone number talks to: that of its newest active conversation."""
+    found = _found(service, phone_number, None)
+    names = ("subDomain", "botId", "sessionId", "isActive")
+    return success(
+        "Tenant information retrieved successfully", {name: found[name] for name in names}
     )
 
-    @router.put(
-        "/agent/conversations/{sessionId}/sync",
-        response_model=Success[SyncedData],
-        responses=answers,
-    )
-    def sync_conversation(
-        session_id: SessionId, update: StateSync, key: IdempotencyKey = None
-    ) -> Response:
-        """Merge what the agent decided into the conversation.
 
-        Top-level keys of `context` and `metadata` replace those of the conversation; keys that are
-        not named stay, and so do `intent`, `step` and `isActive`. Extends the conversation by 24
-        hours.
-        """
-        applied = store.sync(session_id, update, key=key)
-        return _applied("Conversation synced successfully from agent", applied)
-
-    @router.post(
-        "/agent/conversations/{sessionId}/messages",
-        response_model=Success[MessagesData],
-        responses=answers,
-    )
-    def add_message(
-        session_id: SessionId, message: NewMessage, key: IdempotencyKey = None
-    ) -> Response:
-        """Append a message to the history, with the server's time.
-
-        Extends the conversation by 24 hours.
-        """
-        applied = store.add_message(session_id, message, key=key)
-        return _applied("Message added successfully", applied)
+@router.get(
+    "/lookup/conversation/{phoneNumber}",
+    response_model=Success[ConversationData],
+    responses=LOOKUP_ANSWERS,
+)
+def lookup_conversation(
+    service: CurrentService, phone_number: PhoneNumber, bot_id: BotId = None
+) -> Response:
+    """The active conversation of a phone number: the newest, or that with one bot."""
+    return success("Conversation retrieved successfully", _found(service, phone_number, bot_id))
 
 
-def _found(store: ConversationStore, phone_number: str, bot_id: str | None) -> dict[str, Any]:
-    found = store.find(phone_number, bot_id)
+@router.get("/health", response_model=Success[HealthData], responses=documented({}))
+def health(service: CurrentService) -> Response:
+    """Whether the server and its database answer."""
+    service.store.ping()
+    return success("WhatsApp service is healthy", {"status": "ok"})
+
+
+@router.put(
+    "/agent/conversations/{sessionId}/sync",
+    response_model=Success[SyncedData],
+    responses=WRITE_ANSWERS,
+)
+def sync_conversation(
+    service: CurrentService, session_id: SessionId, update: StateSync, key: IdempotencyKey = None
+) -> Response:
+    """Merge what the agent decided into the conversation.
+
+    Top-level keys of `context` and `metadata` replace those of the conversation; keys that are not
+    named stay, and so do `intent`, `step` and `isActive`. Extends the conversation by 24 hours.
+    """
+    applied = service.store.sync(session_id, update, key=key)
+    return _applied("Conversation synced successfully from agent", applied)
+
+
+@router.post(
+    "/agent/conversations/{sessionId}/messages",
+    response_model=Success[MessagesData],
+    responses=WRITE_ANSWERS,
+)
+def add_message(
+    service: CurrentService, session_id: SessionId, message: NewMessage, key: IdempotencyKey = None
+) -> Response:
+    """Append a message to the history, with the server's time.
+
+    Extends the conversation by 24 hours.
+    """
+    applied = service.store.add_message(session_id, message, key=key)
+    return _applied("Message added successfully", applied)
+
+
+def _found(service: Service, phone_number: str, bot_id: str | None) -> dict[str, Any]:
+    found = service.store.find(phone_number, bot_id)
     if found is None:
         raise HTTPException(404, NOBODY)
     return found
@@ -206,3 +203,11 @@ def _found(store: ConversationStore, phone_number: str, bot_id: str | None) -> d
 def _applied(message: str, applied: Applied) -> Response:
     headers = {"Idempotent-Replayed": "true"} if applied.replayed else None
     return success(message, applied.data, headers)
+
+
+def _unknown(_request: Request, _error: Exception) -> Response:
+    return failure(404, UNKNOWN)
+
+
+def _key_reused(_request: Request, _error: Exception) -> Response:
+    return failure(422, KEY_REUSED)

@@ -84,8 +84,8 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
     """The customer's conversation with this bot, after what the event tells about number and LID.
 
     One that was known by its LID alone learns its number. Where number and LID have a conversation
-    each, the number's goes on and the other one is closed. A LID that moved to another number
-    leaves the conversation of the old one.
+    each, the number's goes on, and the other one is found no more. A LID that moved to another
+    number leaves the conversation of the old one.
     """
     by_number, by_lid = (
         newest(db, part, belongs_to(tenant), is_open(at))
@@ -97,7 +97,6 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
         by_number = by_lid
     elif by_lid is not None and by_lid is not by_number:
         by_lid.lid = None
-        by_lid.is_active = by_lid.phone_number is not None
     if by_number is not None:
         by_number.phone_number = by_number.phone_number or customer.phone_number
         by_number.lid = customer.lid or by_number.lid

@@ -22,9 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigurationError: The port is taken, or the host is not one of this machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
         # With its protocol named, or asyncio leaves Nagle's algorithm on: 40 ms per answer.
         listener = socket.socket(family, kind, protocol)
         try:

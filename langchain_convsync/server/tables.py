@@ -140,11 +140,11 @@ def _sqlite(database_url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # the driver would begin by itself, and too late
         connection.execute("PRAGMA journal_mode=WAL")
 
     @event.listens_for(engine, "begin")
     def _(connection: Any) -> None:
+        # By itself the driver begins at the first write: too late for what was read before.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

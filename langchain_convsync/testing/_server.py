@@ -17,6 +17,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation
 from langchain_convsync.server.api import reference_api
 from langchain_convsync.server.customers import Customer, Tenant
+from langchain_convsync.server.service import Service
 from langchain_convsync.server.serving import listen, server_for
 from langchain_convsync.server.store import Clock, ConversationStore, wall_clock
 from langchain_convsync.server.wire import StateSync
@@ -80,8 +81,8 @@ class ReferenceServer:
     ) -> None:
         self.requests: list[SeenRequest] = []
         self._store = ConversationStore(database_url, clock=clock)
-        app = reference_api(self._store, tenants=tenants or {}, waha_secrets=None)
-        self._app = _Recorder(app, self.requests)
+        service = Service(store=self._store, tenants=tenants or {}, waha_secrets=None)
+        self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
         # Finalizers also run at interpreter exit, the youngest first, for whoever forgot to stop.
         weakref.finalize(self, self._store.close)

@@ -99,7 +99,7 @@ class Processor:
             What it came to; None when somebody else has it now, or it is due again shortly.
         """
         batch = Batch.of(taken.events)
-        _, event = batch.events[-1]
+        event = batch.latest
         ref = ConversationRef(
             event.phone_number or event.lid or event.chat_id or "",
             bot_id=event.bot_id,

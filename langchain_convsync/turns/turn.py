@@ -97,6 +97,12 @@ class Batch:
         return cls(queued, tuple(events))
 
     @property
+    def latest(self) -> InboundEvent:
+        """The newest event that tells the customer's phone number, else the newest one."""
+        events = [event for _, event in self.events]
+        return next((event for event in reversed(events) if event.phone_number), events[-1])
+
+    @property
     def turn_id(self) -> str:
         """The turn's id: its head event, whoever runs it and how often."""
         return self.queued[0].eid

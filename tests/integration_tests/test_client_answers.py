@@ -13,7 +13,6 @@ import pytest
 from langchain_convsync.client import Api
 from langchain_convsync.client._exchange import LARGEST_BODY
 from langchain_convsync.errors import (
-    APIConnectionError,
     APIError,
     APIStatusError,
     AuthenticationError,
@@ -37,7 +36,6 @@ from tests.client_calls import (
     read,
 )
 from tests.faulty_server import (
-    CLOSE,
     FaultyServer,
     Perform,
     Script,
@@ -264,50 +262,6 @@ def test_a_redirect_is_not_followed(api: Api, server: FaultyServer, perform: Per
         perform(post(api))
 
     assert len(server.received) == 1
-
-
-@in_both_colours
-@pytest.mark.parametrize(
-    ("script", "healthy"),
-    [
-        (answers({"type": "1", "message": "healthy", "data": {"status": "ok"}}), True),
-        (answers({"status": "ok"}), True),
-        (answers({"type": "3", "message": "database down", "data": None}), False),
-        (answers({"type": "3", "message": "database down", "data": None}, 503), False),
-        (answers("down", 500), False),
-    ],
-)
-def test_health_is_what_the_server_says(
-    script: Script, healthy: bool, api: Api, server: FaultyServer, perform: Perform[Any]
-) -> None:
-    """False is the server's own word, asked for once."""
-    server.plays(script)
-
-    assert perform(api.health()) is healthy
-    assert len(server.received) == 1
-
-
-@in_both_colours
-@pytest.mark.parametrize(
-    ("script", "error"),
-    [
-        (answers({"error": "no token"}, 401), AuthenticationError),
-        (answers("<html>", 404), NotFoundError),
-        (answers({"type": "3", "message": "none", "data": None}, 404), NotFoundError),
-        (answers("<html>a front page</html>"), InvalidResponseError),
-        (sends(CLOSE), APIConnectionError),
-    ],
-)
-def test_a_server_that_cannot_be_asked_for_its_health_is_an_error(
-    script: Script, error: type[APIError], api: Api, server: FaultyServer, perform: Perform[Any]
-) -> None:
-    """A wrong prefix or key is the caller's to mend, and says so."""
-    server.plays(script)
-
-    with pytest.raises(error) as told:
-        perform(api.health())
-
-    assert type(told.value) is error
 
 
 @in_both_colours

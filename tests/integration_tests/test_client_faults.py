@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from langchain_convsync._flow import arun
 from langchain_convsync.client import Api
 from langchain_convsync.errors import APIConnectionError, APITimeoutError
 from tests.client_calls import BODY, WHOLE, assert_says_nothing_private, every_call, post, read
@@ -138,16 +140,32 @@ def test_a_tls_handshake_that_hangs_ends_at_the_deadline(
     server: FaultyServer, perform: Perform[Any]
 ) -> None:
     """Before the handshake nothing was sent, so a write is not ambiguous."""
-    server.plays(sends(HANG))
+    server.plays(sends(HANG))  # plain http: it waits for a line that never comes
     api = Api(server.url.replace("http:", "https:"), timeout=0.2, max_retries=0)
-    # The server waits for a line that never comes; the client waits for the server's hello.
+    started = time.monotonic()
 
     with pytest.raises(APITimeoutError) as told:
         perform(post(api))
 
+    assert time.monotonic() - started < 1.0
     assert not told.value.ambiguous
     assert server.wait_for(lambda it: it.accepted == 1 and it.connected == 0)
     api.close()
+
+
+async def test_a_call_cancelled_in_a_tls_handshake_leaks_nothing(server: FaultyServer) -> None:
+    """The half-open connection is closed at once, not by the garbage collector some day."""
+    server.plays(sends(HANG))
+    api = Api(server.url.replace("http:", "https:"), max_retries=0)
+    call = asyncio.create_task(arun(post(api)))
+    await asyncio.to_thread(server.wait_for, lambda it: it.heard == 1)
+
+    call.cancel()
+
+    await asyncio.wait((call,))
+    assert await asyncio.to_thread(server.wait_for, lambda it: it.connected == 0)
+    assert call.cancelled()
+    await api.aclose()
 
 
 @in_both_colours

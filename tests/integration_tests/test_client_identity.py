@@ -99,6 +99,20 @@ def test_a_customer_may_be_spelt_in_any_way(
 
 
 @in_both_colours
+@pytest.mark.parametrize("user_id", [PHONE, "38000000000010@lid"])
+def test_a_customer_asked_for_by_lid_may_be_answered_with_the_linked_number(
+    user_id: str, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """Once a server knows both, it may answer with either; another LID is somebody else."""
+    server.plays(answers(conversation(userId=user_id)))
+
+    assert perform(api.get_conversation("38000000000010@lid")).user_id == user_id
+    server.plays(answers(conversation(userId="38000000000011@lid")))
+    with pytest.raises(ConversationMismatchError, match="customer"):
+        perform(api.get_conversation("38000000000010@lid"))
+
+
+@in_both_colours
 @pytest.mark.parametrize("call", [post, put])
 def test_another_session_s_answer_to_a_write_is_dropped(
     call: Any, api: Api, server: FaultyServer, perform: Perform[Any]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
@@ -23,6 +24,7 @@ CUSTOMER = "+51999999999"
 #: Runs one event and hangs at a stage, so that it can be killed exactly there.
 WORKER = """
 import sys, time
+import httpx
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_convsync import ConvSyncClient, InboundEvent, ServerProfile, TurnRunner
@@ -32,6 +34,9 @@ from langchain_convsync.stores import open_store
 
 delivery.ATTEMPT = 0.1  # a write is leased for longer than an attempt
 stage, base_url, store_url = sys.argv[1:]
+
+def forget_key(request):
+    request.headers.pop("idempotency-key", None)
 
 def hang(*args, **kwargs):
     print("here", flush=True)
@@ -48,7 +53,11 @@ def agent(messages):
 
 runner = TurnRunner(
     RunnableLambda(agent),
-    client=ConvSyncClient(base_url, profile=ServerProfile(settle=0.0)),
+    client=ConvSyncClient(
+        base_url,
+        profile=ServerProfile(settle=0.0),
+        http_client=httpx.Client(event_hooks={"request": [forget_key]}),
+    ),
     store=store,
     lease=1.0,
     on_reply=hang if stage == "committed" else None,
@@ -66,6 +75,10 @@ def server() -> Iterator[ReferenceServer]:
         yield running
 
 
+def _forget_key(request: httpx.Request) -> None:
+    request.headers.pop("idempotency-key", None)
+
+
 def killed_at(stage: str, server: ReferenceServer, store_url: str) -> None:
     """Run the event in a process of its own and kill it there."""
     command = [sys.executable, "-c", WORKER, stage, server.base_url, store_url]
@@ -73,6 +86,13 @@ def killed_at(stage: str, server: ReferenceServer, store_url: str) -> None:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "here\n"
         worker.kill()
+
+
+@pytest.fixture
+def keyless() -> Iterator[httpx.Client]:
+    """Sends no ``Idempotency-Key``."""
+    with httpx.Client(event_hooks={"request": [_forget_key]}) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -89,17 +109,18 @@ def test_the_next_process_finishes_what_a_killed_one_began(
     reply: str,
     server: ReferenceServer,
     durable_store_url: str,
+    keyless: httpx.Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing lost, nothing doubled, in order: before, at and after the commit.
 
-    The server is used without ``Idempotency-Key`` here, so a message that was recorded without
+    ``Idempotency-Key`` never reaches the server here, so a message that was recorded without
     anybody knowing has to be found by reading.
     """
     monkeypatch.setattr("langchain_convsync.outbox.plan.ATTEMPT", 0.1)  # nothing is on the wire
     killed_at(stage, server, durable_store_url)
     store = open_store(durable_store_url)
-    client = server.client(profile=ServerProfile(settle=0.0))
+    client = server.client(profile=ServerProfile(settle=0.0), http_client=keyless)
     agent: RunnableLambda[Any, Any] = RunnableLambda(lambda _: AIMessage("from the second process"))
     runner = TurnRunner(agent, client=client, store=store, lease=1.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from langchain_convsync.cli import _demo, command_line
+from langchain_convsync.cli import _restaurant, command_line
 
 
 def test_the_demo_answers_remembers_and_syncs() -> None:
@@ -30,7 +30,7 @@ def test_the_demo_fails_when_the_state_read_back_is_not_what_it_should_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its exit code can be trusted."""
-    monkeypatch.setattr(_demo, "DELIVERIES", _demo.DELIVERIES[:2])
+    monkeypatch.setattr(_restaurant, "DELIVERIES", _restaurant.DELIVERIES[:2])
 
     result = CliRunner().invoke(command_line(), ["demo"])
 
@@ -43,7 +43,7 @@ def test_the_demo_uses_openai_where_a_key_is_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     monkeypatch.setenv("OPENAI_MODEL", "some-model")
 
-    model = _demo._model()
+    model = _restaurant._model()
 
     assert type(model).__name__ == "ChatOpenAI"
     assert model.model_dump()["model_name"] == "some-model"

@@ -255,6 +255,7 @@ async def test_what_is_not_an_endpoint_is_refused_in_the_envelope(
         (b'{"isActive": null}', "isActive: Input should be a valid boolean"),
         (b'{"subDomain": "evil"}', "subDomain: Extra inputs are not permitted"),
         (b'{"context": {"previousMessages": [{"role": "system"}]}}', "previousMessages.0.role"),
+        (b'{"context": {"previousMessages": [{"timestamp": "ayer"}]}}', "must be a date and time"),
     ],
 )
 async def test_a_malformed_sync_is_told_what_is_wrong(
@@ -265,7 +266,9 @@ async def test_a_malformed_sync_is_told_what_is_wrong(
 
     answer = await api.put(await path_of(api, "sync"), content=body, headers=JSON)
 
-    assert told in refused(answer, 400)
+    message = refused(answer, 400)
+    assert told in message
+    assert "ayer" not in message
     assert await conversation(api) == before
 
 

@@ -10,6 +10,7 @@ import schemathesis
 from hypothesis import settings
 
 from langchain_convsync.server.api import reference_api
+from langchain_convsync.server.service import Service
 from tests.clocked_store import PHONE, ClockedStore
 
 API = "/api/v1/whatsapp"
@@ -23,7 +24,7 @@ REFUSALS = {
 }
 
 store = ClockedStore()
-app = reference_api(store, tenants={}, waha_secrets=None)
+app = reference_api(Service(store=store, tenants={}, waha_secrets=None))
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve_process import Serving, serving
+from tests.serve_process import COMMAND, Serving, serving
 
 API = "/api/v1/whatsapp"
 WRITERS = 4
@@ -38,6 +39,18 @@ def test_it_says_where_it_answers_and_logs_no_customer() -> None:
 
     assert out == ""  # the one line was read already
     assert err == ""
+
+
+def test_it_says_so_in_a_sentence() -> None:
+    """With the URL to paste, and whether conversations are kept."""
+    command = [*COMMAND, "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.kill()
+
+    assert line.startswith("The API server answers at http://127.0.0.1:")
+    assert "in memory" in line
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to stop politely")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import run
+from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import ClosedError, ConversationMismatchError, InvalidEventError
 from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import ServerProfile
@@ -146,6 +152,20 @@ def test_the_same_message_under_a_lid_is_a_duplicate(
     assert twin.status == "duplicate"
 
 
+def test_a_lid_and_its_phone_number_are_one_conversation(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Once an event told both, messages under either keep their order."""
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=event_store, quiet=0.2, max_quiet=0.2
+    )
+    runner.run(event(1, "Hola", lid="38000000000010@lid"), wait=0)
+
+    turn = answer(runner, event(2, "¿Hola?", phone_number=None, lid="38000000000010@lid"))
+
+    assert (turn.status, turn.events) == ("answered", ("evt_1", "evt_2"))
+
+
 def test_one_customer_of_two_accounts_is_two_conversations(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
@@ -231,6 +251,89 @@ def test_an_agent_that_fails_once_answers_in_the_next_run(
     )
 
     assert answer(runner, event(1, "Hola")).status == "answered"
+
+
+async def test_an_agent_that_exceeds_its_deadline_is_cancelled(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """It ends as every failure does."""
+
+    async def endless(_messages: list[BaseMessage]) -> AIMessage:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    agent: RunnableLambda[Any, Any] = RunnableLambda(endless)
+    runner = TurnRunner(
+        agent, client=server.client(), store=event_store, deadline=0.05, max_errors=1
+    )
+
+    turn = await runner.arun(event(1, "Hola"))
+
+    assert turn.status == "failed"
+    assert isinstance(turn.error, TimeoutError)
+
+
+def test_an_event_that_keeps_killing_its_process_ends_in_the_fallback(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """Starts without an end are counted: one event cannot stop its conversation for ever."""
+    agent = Agent()
+    settings: Any = {"client": server.client(), "store": event_store, "max_starts": 1}
+    queueing = TurnRunner(agent.runnable, quiet=0.05, max_quiet=0.05, **settings)
+    queueing.run(event(1, "Hola"), wait=0)
+    while run(event_store.take("turn", "of a process that dies", lease=0.05)) is None:
+        pass
+
+    turn = answer(TurnRunner(agent.runnable, **settings), event(1, "Hola"))
+
+    assert turn.status == "failed"
+    assert agent.seen == []
+
+
+def test_an_interrupted_agent_is_resumed_by_the_next_event(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The graph asks, the customer answers: the answer goes where the graph waits."""
+
+    def ask(_state: MessagesState) -> dict[str, Any]:
+        city = interrupt("¿A qué ciudad?")
+        return {"messages": [AIMessage(f"Enviamos a {city}")]}
+
+    graph: Any = StateGraph(MessagesState)  # its overloads know no node like this one
+    agent = graph.add_node("ask", ask).add_edge(START, "ask").compile(checkpointer=InMemorySaver())
+    runner = TurnRunner(agent, client=server.client(), store=event_store)
+
+    asked = answer(runner, event(1, "Quiero una pizza"))
+    told = answer(runner, event(2, "Lima"))
+
+    assert (asked.status, asked.reply) == ("interrupted", None)
+    assert (told.status, told.reply) == ("answered", "Enviamos a Lima")
+    assert [text for _, text in history(server)] == ["Quiero una pizza", "Lima", "Enviamos a Lima"]
+
+
+def test_a_checkpointed_agent_gets_only_what_is_new(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """It remembers the rest itself; its thread is named by a hash, never by a phone number."""
+    seen: list[list[str]] = []
+
+    def reply(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        seen.append([str(message.content) for message in state["messages"]])
+        assert "999999999" not in config["configurable"]["thread_id"]
+        return {"messages": [AIMessage("re")]}
+
+    graph: Any = StateGraph(MessagesState)
+    agent = (
+        graph.add_node("reply", reply)
+        .add_edge(START, "reply")
+        .compile(checkpointer=InMemorySaver())
+    )
+    runner = TurnRunner(agent, client=server.client(), store=event_store)
+    answer(runner, event(1, "Hola"))
+
+    answer(runner, event(2, "¿Qué hay?"))
+
+    assert seen == [["Hola"], ["Hola", "re", "¿Qué hay?"]]
 
 
 def test_an_empty_reply_is_a_failure(
@@ -341,6 +444,39 @@ def test_another_tenants_conversation_is_never_answered(
     assert (agent.seen, history(server)) == ([], [])
 
 
+def test_a_closed_conversation_is_recorded_and_not_answered(
+    event_store: EventStore, answer: Answer
+) -> None:
+    """Some servers still find it; somebody has closed it, so nobody answers."""
+    agent, posted = Agent(), []
+    closed = {
+        "sessionId": "s1",
+        "userId": CUSTOMER,
+        "botId": "bot123",
+        "subDomain": "restaurant-abc",
+        "isActive": False,
+    }
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method != "GET":
+            posted.append(json.loads(request.content)["content"])
+        return httpx.Response(200, json={"type": "1", "message": "ok", "data": closed})
+
+    transport = httpx.MockTransport(serve)
+    for_async = answer is awaited
+    client: Any = (
+        AsyncConvSyncClient("https://api", http_client=httpx.AsyncClient(transport=transport))
+        if for_async
+        else ConvSyncClient("https://api", http_client=httpx.Client(transport=transport))
+    )
+    runner = TurnRunner(agent.runnable, client=client, store=event_store)
+
+    turn = answer(runner, event(1, "Hola"))
+
+    assert (turn.status, turn.reply) == ("dropped", None)
+    assert (agent.seen, posted) == ([], ["Hola"])
+
+
 def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
@@ -364,6 +500,31 @@ def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
     assert history(server) == [("user", "Hola"), ("bot", "re")]
     assert server.conversation(CUSTOMER).current_intent == "idle"
     assert run(event_store.backlog()).parked == 0
+
+
+def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_parked(
+    event_store: EventStore,
+) -> None:
+    """Asking again for ever would hold up every later write."""
+    found = {
+        "sessionId": "s1",
+        "userId": CUSTOMER,
+        "botId": "bot123",
+        "subDomain": "restaurant-abc",
+    }
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"type": "1", "message": "ok", "data": found})
+        return httpx.Response(404, json={"type": "3", "message": "no", "data": None})
+
+    lent = httpx.Client(transport=httpx.MockTransport(serve))
+    client = ConvSyncClient("https://api", http_client=lent)
+    runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+
+    runner.run(event(1, "Hola"))
+
+    assert run(event_store.backlog()).parked == 1
 
 
 def test_a_session_that_is_gone_for_good_parks_the_messages(

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from langchain_convsync.client import _exchange
 from langchain_convsync.client._exchange import Body, Unusable, failure
-from langchain_convsync.client._tenants import SIZE, TenantCache
-from langchain_convsync.models import TenantInfo
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -137,33 +135,3 @@ def test_a_failure_names_the_system_s_own_reason() -> None:
 
     assert failed.cause is refused
     assert failed.reason == "no connection: Connection refused"
-
-
-def tenant(session_id: str) -> TenantInfo:
-    return TenantInfo(subdomain="restaurant-abc", bot_id="bot123", session_id=session_id)
-
-
-def test_the_least_recently_used_tenant_goes_first() -> None:
-    """The memory is bounded."""
-    cache = TenantCache(lambda: 0.0)
-    for number in range(SIZE):
-        cache.put(("bot", str(number)), tenant(str(number)))
-    cache.get(("bot", "0"))
-
-    cache.put(("bot", "one more"), tenant("one more"))
-
-    assert cache.get(("bot", "0")) is not None
-    assert cache.get(("bot", "1")) is None
-    assert cache.get(("bot", "one more")) is not None
-
-
-def test_a_session_that_is_gone_is_forgotten_under_every_key() -> None:
-    """Others stay."""
-    cache = TenantCache(lambda: 0.0)
-    cache.put(("bot", "a"), tenant("gone"))
-    cache.put(("bot", "b"), tenant("gone"))
-    cache.put(("bot", "c"), tenant("there"))
-
-    cache.forget_session("gone")
-
-    assert [cache.get(("bot", key)) is None for key in "abc"] == [True, True, False]

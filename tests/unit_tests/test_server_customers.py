@@ -82,6 +82,8 @@ def test_where_number_and_lid_have_a_conversation_each_the_numbers_goes_on(
     assert by_lid != by_number
 
     assert store.receive(Customer(PHONE, LID), ABC) == by_number
+    store.clock.advance(seconds=1)
+    store.merge(by_lid, intent="order")  # an agent's late sync
     assert store.seen(LID)["sessionId"] == by_number
 
 
@@ -91,6 +93,8 @@ def test_a_lid_that_moved_to_another_number_leaves_the_old_one(store: ClockedSto
 
     new = store.receive(Customer(ANOTHER, LID), ABC)
 
+    store.clock.advance(seconds=1)
+    store.receive(Customer(PHONE, None), ABC)
     assert new != old
     assert store.seen(LID)["userId"] == ANOTHER
     assert store.seen(PHONE)["sessionId"] == old

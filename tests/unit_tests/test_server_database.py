@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from sqlite3 import connect
+from typing import Any
 
 import pytest
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.server import Tenant
+from langchain_convsync.server import Tenant, create_reference_api
 from langchain_convsync.server.store import ConversationStore
+from langchain_convsync.testing import ReferenceServer
 from tests.clocked_store import ClockedStore
+
+OPEN_FILES = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -54,6 +61,17 @@ def test_two_stores_may_share_a_file(file_url: str) -> None:
         assert len(first.seen()["context"]["previousMessages"]) == 40
 
 
+def test_a_reader_of_the_file_holds_no_writer_up(file_url: str, tmp_path: Path) -> None:
+    """Looking at the conversations with another tool is safe."""
+    with closing(ClockedStore(file_url)) as store, closing(connect(tmp_path / "api.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM conversations").fetchall()
+
+        session_id = store.begin()
+
+        assert store.seen()["sessionId"] == session_id
+
+
 def test_a_file_outlives_its_store(file_url: str) -> None:
     """Conversations are still there after a restart."""
     with closing(ClockedStore(file_url)) as before:
@@ -61,6 +79,21 @@ def test_a_file_outlives_its_store(file_url: str) -> None:
 
     with closing(ClockedStore(file_url)) as after:
         assert after.seen()["sessionId"] == session_id
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="looks at the open files in /proc")
+@pytest.mark.parametrize("server", [create_reference_api, ReferenceServer])
+def test_a_forgotten_server_closes_its_file(
+    server: Callable[[str], object], file_url: str, tmp_path: Path
+) -> None:
+    """Also without a word from its owner."""
+    forgotten: Any = server(file_url)
+    assert any(tmp_path in file.resolve().parents for file in OPEN_FILES.iterdir())
+
+    del forgotten
+    gc.collect()
+
+    assert not any(tmp_path in file.resolve().parents for file in OPEN_FILES.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_convsync.server.strict_json import MAX_DEPTH, InvalidBodyError, strict_json
@@ -19,7 +19,7 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
@@ -27,6 +27,7 @@ def nested(levels: int) -> bytes:
     return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
 
 
+@settings(max_examples=30)
 @given(value=st.dictionaries(st.text(), JSON), ascii_only=st.booleans())
 def test_every_json_object_is_read_as_it_was_written(
     value: dict[str, Any], ascii_only: bool

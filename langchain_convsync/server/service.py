@@ -1,0 +1,39 @@
+"""What the routes work with: one store, and who WAHA's sessions belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends, Request
+from pydantic import SecretStr
+
+from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.store import ConversationStore
+
+WahaSecrets: TypeAlias = str | SecretStr | Sequence[str | SecretStr]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One running server.
+
+    Args:
+        store: Its conversations.
+        tenants: The tenant and bot of each WAHA session; others are told by their metadata.
+        waha_secrets: The HMAC keys of WAHA's events; None accepts unsigned ones.
+    """
+
+    store: ConversationStore
+    tenants: Mapping[str, Tenant]
+    waha_secrets: WahaSecrets | None
+
+
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+#: What a route asks for.
+CurrentService = Annotated[Service, Depends(_service_of)]
