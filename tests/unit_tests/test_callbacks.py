@@ -77,7 +77,8 @@ def graph(node: Any, *, checkpointer: Any = None) -> Runnable[Any, Any]:
     built: Any = StateGraph(State)  # its overloads know no node of any state
     built.add_node("node", node)
     built.set_entry_point("node")
-    return built.compile(checkpointer=checkpointer)
+    compiled: Runnable[Any, Any] = built.compile(checkpointer=checkpointer)
+    return compiled
 
 
 def chain() -> Runnable[Any, Any]:
