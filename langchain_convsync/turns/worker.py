@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from langchain_convsync import telemetry
@@ -63,8 +64,9 @@ class Crew:
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
         self._stopping.set()
+        until = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, until - time.monotonic()))
 
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
