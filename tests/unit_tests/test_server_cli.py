@@ -79,16 +79,23 @@ def test_it_explains_itself(
 
 
 @pytest.mark.parametrize(
-    ("absent", "extra"),
-    [("typer", "cli"), ("rich", "cli"), ("fastapi", "server"), ("uvicorn", "server")],
+    ("absent", "extra", "command"),
+    [
+        ("typer", "cli", "serve"),
+        ("rich", "cli", "demo"),
+        ("fastapi", "server", "demo"),
+        ("langchain", "agents", "demo"),
+        ("fastapi", "server", "serve"),
+        ("uvicorn", "server", "serve"),
+    ],
 )
-def test_a_missing_extra_is_the_pip_command(absent: str, extra: str) -> None:
+def test_a_missing_extra_is_the_pip_command(absent: str, extra: str, command: str) -> None:
     """The console script exists on a bare install, too."""
     code = f"""
 import sys
 sys.modules[{absent!r}] = None  # as if it were not installed
 from langchain_convsync.cli import main
-sys.argv = ["convsync", "serve", "--port", "0"]
+sys.argv = ["convsync", {command!r}]
 main()
 """
 
