@@ -33,6 +33,9 @@ def check_keys(client: Client) -> None:
             _check_ready(client, key)
     for shard in {key[:9] for key in keys}:
         _check_counts(client, shard, keys)
+        for lane in QUEUES:  # accounts without work leave nothing behind
+            places = set(client.hkeys(f"{shard}places:{lane}"))
+            assert places <= set(client.zrange(f"{shard}accounts:{lane}", 0, -1))
 
 
 def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> None:
@@ -67,17 +70,18 @@ def _check_one_place(client: Client, key: str) -> None:
 
 
 def _check_ready(client: Client, conversation: str) -> None:
-    """A lane is in the index exactly while it has work, and not before its lease ends."""
+    """A lane is in the index exactly while it has work, at the time at which it can be taken."""
     shard, cid = conversation[:9], conversation[11:]
+    has = {name.decode(): value for name, value in client.hgetall(conversation).items()}
     for lane, queue in QUEUES.items():
-        due = client.zscore(f"{shard}ready:{lane}:{cid[:15]}", cid)
-        assert (due is not None) == bool(client.exists(f"{conversation}:{queue}")), (
-            f"{lane} of {cid}"
-        )
-        until = client.hget(conversation, f"{lane}.until")
-        assert due is None or until is None or due >= int(until)
-        ranked = client.zscore(f"{shard}accounts:{lane}", cid[:15])
-        assert due is None or (ranked is not None and ranked >= 0)
+        work = client.lrange(f"{conversation}:{queue}", 0, -1)
+        due = max(int(has.get(f"{lane}.{name}", 0)) for name in ("until", "not_before"))
+        if lane == "turn" and work:
+            ends = [int(client.hget(f"{shard}ev:{work[n].decode()}", "at")) for n in (0, -1)]
+            due = max(due, min(ends[0] + int(has["max_quiet"]), ends[1] + int(has["quiet"])))
+        indexed = client.zscore(f"{shard}ready:{lane}:{cid[:15]}", cid)
+        assert indexed == (due if work else None), f"{lane} of {cid}"
+        assert not work or client.zscore(f"{shard}accounts:{lane}", cid[:15]) is not None
 
 
 def _check_counts(client: Client, shard: str, keys: dict[str, Any]) -> None:

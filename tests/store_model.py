@@ -39,7 +39,6 @@ class Event:
     state: EventState = "queued"
     outcome: str | None = None
     starts: int = 0
-    started_by: str | None = None
     errors: int = 0
     ended_by: tuple[int, str] | None = None
 
@@ -113,7 +112,7 @@ class StoreModel:
         cid = self._follow(event.cid)
         known = self.events.get(event.eid)
         if known is None and len(self._talk(cid).inbox) >= backlog:
-            return Accepted(status="busy", cid=cid, due_in=self._due_in(cid))
+            return Accepted(status="busy", cid=cid, due_in=self.due("turn", cid) or 0.0)
         if event.alias not in (None, cid) and not self._talk(event.alias).busy:
             self.aliases[event.alias] = cid
         by = token or object()
@@ -127,13 +126,14 @@ class StoreModel:
         taken = None
         if token is not None and known.state == "queued":
             taken = self.take("turn", token, cid=known.cid, lease=lease)
+        waits = known.state == "queued" and taken is None
         return Accepted(
             status="new" if known.by == by else "duplicate",
             cid=known.cid,
             state=known.state,
             outcome=known.outcome,
             differs=known.digest != event.digest,
-            due_in=0.0 if taken or known.state != "queued" else self._due_in(known.cid),
+            due_in=(waits and self.due("turn", known.cid)) or 0.0,
             taken=taken,
         )
 
@@ -155,7 +155,6 @@ class StoreModel:
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         if lane == "turn":
-            talk.inbox[0].started_by = token
             talk.inbox[0].starts += 1
         ring = (lane, cid[:15])
         self.places[ring] = max(self.places[ring], self.now * 1000) + 1
@@ -178,10 +177,8 @@ class StoreModel:
         state.until = None
         state.not_before = max(state.not_before, self.now + ms(delay))
         if lease.lane == "turn":
-            head = talk.inbox[0]
-            if head.started_by == lease.token:
-                head.starts, head.started_by = head.starts - 1, None
-            head.errors += failed
+            talk.inbox[0].starts -= 1
+            talk.inbox[0].errors += failed
         return True
 
     # Turns
@@ -198,7 +195,7 @@ class StoreModel:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
             event.outcome = commit.outcomes.get(event.eid)
         del talk.inbox[: len(commit.eids)]
-        state.until, state.not_before = None, 0
+        state.until = None
         for lane, ops in (("write", commit.ops), ("say", commit.says)):
             if ops and not talk.ops[lane]:  # type: ignore[index]  # the two lanes with operations
                 queue = talk.lanes[lane]  # type: ignore[index]  # as above
@@ -290,6 +287,10 @@ class StoreModel:
         self._update_places()
         return "done"
 
+    def due(self, lane: Lane, cid: str) -> float | None:
+        at = self._talk(cid).due(lane)
+        return None if at is None else max(0, at - self.now) / 1000
+
     def backlog(self) -> Backlog:
         states = [event.state for event in self.events.values()]
         return Backlog(
@@ -327,9 +328,6 @@ class StoreModel:
         while cid in self.aliases:
             cid = self.aliases[cid]
         return cid
-
-    def _due_in(self, cid: str) -> float:
-        return max(0, (self._talk(cid).due("turn") or 0) - self.now) / 1000
 
     def _held(self, lease: Lease) -> LaneState | None:
         state = self._talk(lease.cid).lanes[lease.lane]

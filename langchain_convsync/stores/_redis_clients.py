@@ -24,7 +24,6 @@ RETRIES = (0.05, 0.25)
 _CONNECTION: dict[str, Any] = {
     "socket_timeout": 2.0,
     "socket_connect_timeout": 2.0,
-    "socket_keepalive": True,
     "protocol": 2,
 }
 #: More commands than this at once wait for a connection, at most so many seconds.
@@ -49,7 +48,7 @@ class RedisClients:
     """One blocking client, and one asynchronous client per running event loop.
 
     Args:
-        url: Where Redis is; ``CONVSYNC_STORE_URL`` when no client is given either.
+        url: Where Redis is; ``CONVSYNC_STORE_URL`` when no blocking client is given either.
         client: A blocking client to use instead; it stays its owner's to close.
         async_client: An asynchronous client to use instead; it stays its owner's to close.
 
@@ -63,7 +62,7 @@ class RedisClients:
         client: redis.Redis | None,
         async_client: redis.asyncio.Redis | None,
     ) -> None:
-        if url is not None or (client is None and async_client is None):
+        if url is not None or client is None:  # leases are renewed in the blocking colour
             url = _checked(required_setting(url, argument="url", variable="CONVSYNC_STORE_URL"))
         self._url = url
         self._injected: tuple[Any, Any] = (client, async_client)
@@ -125,7 +124,7 @@ class RedisClients:
         with self._lock:
             if self._blocking is None:
                 pool = redis.BlockingConnectionPool.from_url(
-                    self._reachable_url("client"),
+                    self._reachable_url(),
                     retry=Retry(NoBackoff(), 0),
                     **_CONNECTION,
                     **_POOL,
@@ -141,7 +140,7 @@ class RedisClients:
         if known := self._by_loop.get(loop):
             return known[0]
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            self._reachable_url("async_client"),
+            self._reachable_url(),
             retry=AsyncRetry(NoBackoff(), 0),
             **_CONNECTION,
             **_POOL,
@@ -166,11 +165,9 @@ class RedisClients:
                 self._by_loop.pop(loop, None)
             await client.aclose()
 
-    def _reachable_url(self, argument: str) -> str:
+    def _reachable_url(self) -> str:
         if self._url is None:
-            message = (
-                f"this store has a client of the other colour only: pass {argument}=… or url=…"
-            )
+            message = "this store has a blocking client only: pass async_client=… or url=… as well"
             raise ConfigurationError(message)
         return self._url
 

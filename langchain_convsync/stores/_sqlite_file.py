@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -75,15 +76,11 @@ def connect(path: str) -> sqlite3.Connection:
         sqlite3.Error: It cannot be opened.
     """
     if path != MEMORY:
-        Path(path).touch(
-            mode=0o600
-        )  # customers' words are for this user only; SQLite's own files follow
+        Path(path).touch(mode=0o600)  # customers' words; SQLite's own files get the same mode
     connection = sqlite3.connect(
         path, timeout=BUSY, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     return connection
 
 
@@ -94,7 +91,8 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
         ConfigurationError: The file is another application's database.
         StoreFormatError: It was written by a newer version.
     """
-    sql.execute("PRAGMA journal_mode = WAL")
+    sql.execute("PRAGMA foreign_keys = ON")
+    sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     sql.execute("BEGIN IMMEDIATE")
     with sql:
         _check_format(sql)
@@ -102,7 +100,20 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
         key = meta.get("key") or secrets.token_bytes(32)
         base = clock.base(meta.get("base"), meta.get("seen", 0))
         sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
+    _use_wal(sql)  # last: nothing of another application's database is touched
     return key, base
+
+
+def _use_wal(sql: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            sql.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:  # this statement does not wait by itself
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _check_format(sql: sqlite3.Connection) -> None:

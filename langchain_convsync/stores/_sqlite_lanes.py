@@ -52,9 +52,9 @@ def schedule(tx: Transaction, cid: str, lane: Lane) -> None:
 def is_busy(tx: Transaction, cid: str) -> bool:
     """Whether a conversation has events or operations."""
     found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE cid = ?1 AND state = 'queued')"
-        " OR EXISTS (SELECT 1 FROM ops WHERE cid = ?1)",
-        cid,
+        "SELECT EXISTS (SELECT 1 FROM events WHERE cid = ? AND state = 'queued')"
+        " OR EXISTS (SELECT 1 FROM ops WHERE cid = ?)",
+        *(cid, cid),
     )
     return bool(found[0])
 
@@ -103,10 +103,7 @@ def take(tx: Transaction, cid: str, lane: Lane, token: str, length: int) -> Take
         *(token, tx.now + length, cid, lane),
     )
     if lane == "turn":
-        tx.do(
-            "UPDATE events SET starts = starts + 1, started_by = ? WHERE eid = ?",
-            *(token, head_of(tx, cid, lane)),
-        )
+        tx.do("UPDATE events SET starts = starts + 1 WHERE eid = ?", head_of(tx, cid, lane))
     # One more than before, so that takes within one millisecond go around too.
     tx.do(
         "UPDATE accounts SET place = max(place, ?) + 1 WHERE lane = ? AND account = ?",
@@ -184,9 +181,9 @@ def refusal(
 def move_to(tx: Transaction, lease: Lease, op_id: str, pos: int) -> None:
     """Put the cursor on a part; what was noted about an earlier part is forgotten."""
     tx.do(
-        "UPDATE lanes SET op = ?1, pos = ?2, tries = 0, sent = NULL, note = NULL"
-        " WHERE cid = ?3 AND lane = ?4 AND (op IS NOT ?1 OR pos IS NOT ?2)",
-        *(op_id, pos, lease.cid, lease.lane),
+        "UPDATE lanes SET op = ?, pos = ?, tries = 0, sent = NULL, note = NULL"
+        " WHERE cid = ? AND lane = ? AND (op IS NOT ? OR pos IS NOT ?)",
+        *(op_id, pos, lease.cid, lease.lane, op_id, pos),
     )
 
 

@@ -33,7 +33,8 @@ def take_any(tx: Transaction, lane: Lane, token: str, length: int) -> Taken | No
         return taken(tx, holding["cid"], lane)
     account = tx.one(
         "SELECT account FROM (SELECT account, place, (SELECT min(due) FROM lanes WHERE lanes.lane ="
-        " accounts.lane AND lanes.account = accounts.account) AS due FROM accounts WHERE lane = ?)"
+        " accounts.lane AND lanes.account = accounts.account AND due IS NOT NULL) AS due"
+        " FROM accounts WHERE lane = ?)"
         " WHERE due <= ? ORDER BY max(place, due * 1000), account LIMIT 1",
         *(lane, tx.now),
     )
@@ -63,13 +64,10 @@ def release(tx: Transaction, lease: Lease, *, delay: int, failed: bool) -> bool:
         *(tx.now + delay, lease.cid, lease.lane),
     )
     if lease.lane == "turn":
-        head = head_of(tx, lease.cid, "turn")
         tx.do(
-            "UPDATE events SET starts = starts - 1, started_by = NULL"
-            " WHERE eid = ? AND started_by = ?",
-            *(head, lease.token),
+            "UPDATE events SET starts = starts - 1, errors = errors + ? WHERE eid = ?",
+            *(failed, head_of(tx, lease.cid, "turn")),
         )
-        tx.do("UPDATE events SET errors = errors + ? WHERE eid = ?", failed, head)
     schedule(tx, lease.cid, lease.lane)
     return True
 
@@ -89,9 +87,9 @@ def op_begin(
         return None
     move_to(tx, lease, op_id, pos)
     tx.do(
-        "UPDATE lanes SET sent = ?1, tries = ?2"
-        " WHERE cid = ?3 AND lane = ?4 AND (tries <> ?2 OR sent IS NULL)",
-        *(tx.now, attempt, lease.cid, lease.lane),
+        "UPDATE lanes SET sent = ?, tries = ?"
+        " WHERE cid = ? AND lane = ? AND (tries <> ? OR sent IS NULL)",
+        *(tx.now, attempt, lease.cid, lease.lane, attempt),
     )
     _note(tx, lease, note)
     _renew(tx, lease, need)

@@ -385,7 +385,10 @@ class EventStore(Protocol):
         ...
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
-        """Seconds until a lane can be taken: its delay, its lease; None when it has no work."""
+        """Seconds until a lane can be taken, 0.0 if it can be now; None when it has no work.
+
+        It waits for somebody's lease, for a retry's delay, and in the turn lane for quiet.
+        """
         ...
 
     def backlog(self) -> Io[Backlog]:

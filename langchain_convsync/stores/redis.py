@@ -59,14 +59,16 @@ class RedisEventStore:
     Every key begins with ``cs:``, reveals no phone number, and lies in its account's hash slot.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; ``CONVSYNC_STORE_URL`` when absent.
+        url: ``redis://``, ``rediss://`` or ``unix://``; ``CONVSYNC_STORE_URL`` when neither it nor
+            ``client`` is given.
         client: A blocking redis-py client to use instead; it stays its owner's to close.
-        async_client: An asynchronous redis-py client to use instead; it stays its owner's to close.
+        async_client: An asynchronous redis-py client to use instead, beside one of the two: leases
+            are renewed in the blocking colour. It stays its owner's to close.
         retention: Seconds that finished events and idle conversations are remembered.
         clock: Store time in seconds, for tests; None takes the server's.
 
     Raises:
-        ConfigurationError: Neither a URL nor a client is given, or the URL is no Redis URL.
+        ConfigurationError: Neither a URL nor a blocking client is given, or it is no Redis URL.
     """
 
     def __init__(

@@ -25,7 +25,6 @@ CREATE TABLE events (
     accepted_at INTEGER NOT NULL,
     accepted_by TEXT NOT NULL, -- tells a repeated call from another delivery
     starts INTEGER NOT NULL DEFAULT 0,
-    started_by TEXT,
     errors INTEGER NOT NULL DEFAULT 0,
     ended_by TEXT, -- epoch and token of the lease that committed it
     expires INTEGER -- null unless it is done

@@ -57,7 +57,8 @@ class SQLiteEventStore:
 
     Each operation is one transaction, on the calling thread in the blocking colour and on a thread
     of the store's own in the asynchronous one. What was acknowledged survives a killed process and
-    a power cut. ``":memory:"`` keeps nothing beyond this object.
+    a power cut. ``":memory:"`` keeps nothing beyond this object. A process that forks must not have
+    used the store before, as with every SQLite database.
 
     Args:
         path: The file, on a local disk; its folder must exist.

@@ -131,9 +131,7 @@ local function take(cid, lane, token, lease)
   call('HSET', conversation, lane .. '.token', token, lane .. '.until', now + lease)
   call('SET', token_key(lane, token), cid, 'PX', math.max(lease, 1))
   if lane == 'turn' then
-    local head = event_key(call('LINDEX', queue_key(cid, lane), 0))
-    call('HSET', head, 'started_by', token)
-    call('HINCRBY', head, 'starts', 1)
+    call('HINCRBY', event_key(call('LINDEX', queue_key(cid, lane), 0)), 'starts', 1)
   end
   local places, account = places_key(lane), account_of(cid)
   local place = tonumber(call('HGET', places, account) or 0)

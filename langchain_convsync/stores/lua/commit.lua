@@ -35,7 +35,7 @@ for i = FIRST, FIRST + 2 * events - 1, 2 do
   if dead == '1' then
     call('ZADD', prefix .. 'dead', now, ARGV[i])
   else
-    call('HDEL', event, 'payload', 'starts', 'started_by', 'errors')
+    call('HDEL', event, 'payload', 'starts', 'errors')
     call('PEXPIRE', event, retention)
   end
 end

@@ -9,12 +9,8 @@ call('HDEL', conversation, lane .. '.until')
 call('HSET', conversation, lane .. '.not_before', math.max(tonumber(has[4] or 0), now + delay))
 local head = lane == 'turn' and call('LINDEX', queue_key(cid, lane), 0)
 if head then
-  local event = event_key(head)
-  if call('HGET', event, 'started_by') == token then
-    call('HINCRBY', event, 'starts', -1)
-    call('HDEL', event, 'started_by')
-  end
-  if failed == '1' then call('HINCRBY', event, 'errors', 1) end
+  call('HINCRBY', event_key(head), 'starts', -1)
+  call('HINCRBY', event_key(head), 'errors', failed)
 end
 schedule(cid, lane)
 return 1

@@ -1,0 +1,176 @@
+"""Redis restarts, dies, and loses answers on the wire: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from langchain_convsync._flow import Io
+from langchain_convsync.errors import StoreUnavailableError
+from langchain_convsync.stores import Backlog, EventStore, RedisEventStore
+from tests.redis_server import RedisServer
+from tests.store_cases import CALLS, FIRST, Do, committed, event, lane_of, ready
+
+pytest_plugins = ("tests.store_fixtures",)
+
+
+def test_a_restarted_server_is_taught_the_scripts_again(do: Do) -> None:
+    """EVALSHA answers NOSCRIPT; the caller notices nothing, and nothing is lost."""
+    with RedisServer() as server:
+        store = RedisEventStore(server.url)
+        committed(store, do)
+        server.restart()
+        taken = lane_of(store, do)
+        do(Io(store.close, store.aclose))
+
+    assert [op.id for op in taken.ops] == [FIRST]
+
+
+def accept_on_and_on(store: EventStore, acknowledged: list[str]) -> None:
+    """Until the store fails."""
+    for n in itertools.count(len(acknowledged)):
+        new = event(str(n), customer=str(n % 7))
+        store.accept(new).block()
+        acknowledged.append(new.eid)
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(no_pause: None) -> None:
+    """With an append-only file, at any moment, several times."""
+    acknowledged: list[str] = []
+    with RedisServer() as server:
+        store = RedisEventStore(server.url)
+        for _ in range(3):
+            killer = threading.Timer(0.05, server.kill9)
+            killer.start()
+            with pytest.raises(StoreUnavailableError, match="check that it runs"):
+                accept_on_and_on(store, acknowledged)
+            killer.join()
+            server.start()
+        found: list[str] = []
+        while taken := store.take("turn", f"token {len(found)}").block():
+            found += [queued.eid for queued in taken.events]
+        store.close()
+
+    assert set(acknowledged) <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_a_server_that_is_down_fails_clearly_and_works_again_when_it_is_up(
+    do: Do, no_pause: None
+) -> None:
+    """No restart of the agent is needed."""
+    with RedisServer() as server:
+        store = RedisEventStore(server.url)
+        do(store.accept(event("1")))
+        server.kill9()
+        with pytest.raises(StoreUnavailableError) as error:
+            do(store.accept(event("2")))
+        server.start()
+        again = do(store.accept(event("2")))
+        do(Io(store.close, store.aclose))
+
+    assert isinstance(error.value.__cause__, redis.ConnectionError)
+    assert again.status == "new"
+
+
+# Lost answers
+
+
+class DroppingProxy:
+    """Passes bytes between a client and the server, and swallows so many scripts' answers."""
+
+    def __init__(self, port: int) -> None:
+        self.drops = 0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        self._pumps: list[threading.Thread] = []
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for pump in self._pumps:
+            pump.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            pump = threading.Thread(target=self._pump, args=(client,))
+            pump.start()
+            self._pumps.append(pump)
+
+    def _pump(self, client: socket.socket) -> None:
+        """Until either side ends, or an answer is swallowed."""
+        script = False
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    if not (data := source.recv(1 << 20)):
+                        return
+                    if source is client:
+                        script = b"EVAL" in data
+                        server.sendall(data)
+                    elif self.drops and script and not data.startswith(b"-NOSCRIPT"):
+                        self.drops -= 1
+                        return
+                    else:
+                        client.sendall(data)
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[DroppingProxy]:
+    passing = DroppingProxy(server.port)
+    yield passing
+    passing.close()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_answer_lost_on_the_wire_is_answered_again(
+    name: str, server: RedisServer, proxy: DroppingProxy, do: Do, no_pause: None
+) -> None:
+    """Whatever the server applied before the connection broke is applied once."""
+    answers, backlogs = [], []
+    for drops in (0, 2):
+        server.empty()
+        store = RedisEventStore(proxy.url, clock=lambda: 1000.0)
+        has = ready(store)
+        if name.startswith("take"):
+            store.release(has[0]).block()
+        proxy.drops = drops
+        answers.append(do(CALLS[name](store, has)))
+        backlogs.append(store.backlog().block())
+        do(Io(store.close, store.aclose))
+
+    assert proxy.drops == 0
+    assert answers[0] == answers[1]
+    assert backlogs[0] == backlogs[1]
+
+
+def test_the_caller_can_repeat_what_failed_for_good(
+    proxy: DroppingProxy, do: Do, no_pause: None
+) -> None:
+    """More answers were lost than the store retries: the same step still answers the same."""
+    store = RedisEventStore(proxy.url)
+    do(store.handles())
+    step = store.accept(event(), token="mine")
+    proxy.drops = 3
+    with pytest.raises(StoreUnavailableError):
+        do(step)
+    accepted = do(step)
+    backlog = do(store.backlog())
+    do(Io(store.close, store.aclose))
+
+    assert (accepted.status, accepted.taken.lease.epoch) == ("new", 1)
+    assert backlog == Backlog(queued=1)

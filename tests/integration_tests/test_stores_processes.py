@@ -1,0 +1,119 @@
+"""Several processes on one store: each piece of work is one's own, a killed one loses nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from langchain_convsync.stores import Backlog, open_store
+from tests.redis_server import RedisServer
+from tests.store_cases import event
+
+pytest_plugins = ("tests.store_fixtures",)
+
+#: Takes turns until there are none left, commits them, and prints what it answered.
+WORKER = """
+import sys
+from langchain_convsync.stores import Commit, open_store
+
+store = open_store(sys.argv[1])
+store.handles().block()
+print("ready", flush=True)
+sys.stdin.readline()
+number = 0
+while taken := store.take("turn", f"{sys.argv[2]} {(number := number + 1)}").block():
+    eids = [event.eid for event in taken.events]
+    assert store.commit_turn(taken.lease, Commit(eids=eids, outcomes={})).block() == "done"
+    print(*eids, flush=True)
+store.close()
+"""
+#: Accepts events for ever, and prints each one that was acknowledged.
+RECEIVER = """
+import sys
+from langchain_convsync.stores import Handles, NewEvent, open_store
+
+store, handles, number = open_store(sys.argv[1]), Handles(b"key"), 0
+while True:
+    number += 1
+    eid = handles.event("ventas", "message", f"{sys.argv[2]} {number}")
+    cid = handles.conversation("ventas", str(number % 5))
+    store.accept(NewEvent(eid=eid, cid=cid, payload="x" * 500)).block()
+    print(eid, flush=True)
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own that runs this code."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(params=["file", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that several processes can reach."""
+    if request.param == "file":
+        return str(tmp_path / "store.db")
+    server: RedisServer = request.getfixturevalue("server")
+    return server.url
+
+
+def test_two_processes_share_the_work_and_never_take_the_same(url: str) -> None:
+    """Every event is answered by one of them."""
+    workers = [start(WORKER, url, name) for name in ("a", "b")]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    store = open_store(url)
+    eids = [event(str(n), customer=str(n)).eid for n in range(150)]
+    for n in range(150):
+        store.accept(event(str(n), customer=str(n))).block()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    answered = [worker.communicate(timeout=60)[0].split() for worker in workers]
+    left = store.backlog().block()
+    store.close()
+
+    assert left == Backlog()
+    assert Counter(answered[0] + answered[1]) == Counter(eids)
+
+
+def test_a_new_file_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    """Whoever comes first creates it, and all see one store."""
+    path = str(tmp_path / "new.db")
+    workers = [start(WORKER, path, str(n)) for n in range(3)]
+    outputs = [worker.communicate("\n", timeout=60)[0] for worker in workers]
+
+    assert outputs == ["ready\n"] * 3
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+
+
+def test_what_a_killed_process_acknowledged_is_kept(url: str) -> None:
+    """By kill -9, at any moment, several times: the store stays usable and whole."""
+    acknowledged: list[str] = []
+    for round_ in range(3):
+        receiver = start(RECEIVER, url, str(round_))
+        assert receiver.stdout is not None
+        acknowledged += [receiver.stdout.readline().strip() for _ in range(50 + 37 * round_)]
+        receiver.kill()
+        acknowledged += receiver.stdout.read().split("\n")[:-1]
+        receiver.communicate()
+    store = open_store(url)
+    found = []
+    for n in range(5):
+        taken = store.take("turn", str(n)).block()
+        assert taken is not None
+        found += [queued.eid for queued in taken.events]
+    store.close()
+
+    assert set(acknowledged) <= set(found)
+    assert len(set(found)) == len(found) <= len(acknowledged) + 3

@@ -1,0 +1,265 @@
+"""The store on a real Redis: its keys, its connections, and servers that say no."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from langchain_convsync._flow import Io
+from langchain_convsync.errors import ClosedError, StoreFormatError, StoreUnavailableError
+from langchain_convsync.stores import Backlog, NewEvent, RedisEventStore
+from tests.redis_server import RedisServer
+from tests.store_cases import (
+    CALLS,
+    FIRST,
+    HANDLES,
+    Do,
+    committed,
+    conversation,
+    event,
+    ready,
+)
+from tests.store_checks import check_keys
+
+pytest_plugins = ("tests.store_fixtures",)
+
+#: The commands that the store needs, for an ACL.
+COMMANDS = frozenset(
+    {"eval", "evalsha", "info", "client|setinfo", "time", "exists", "persist", "pexpire", "mget"}
+    | {"get", "set", "del", "hget", "hset", "hsetnx", "hmget", "hdel", "hincrby"}
+    | {"lindex", "llen", "lrange", "ltrim", "rpush", "zadd", "zrange", "zrem", "zcard"}
+)
+
+
+# Lives
+
+
+def test_finished_records_expire_and_live_ones_do_not(server: RedisServer, do: Do) -> None:
+    """Nothing that is still needed can vanish, and nothing that is done piles up."""
+    store = RedisEventStore(server.url, retention=1000.0)
+    committed(store, do, "1", writes=1, says=1)
+    with server.client() as client:
+        check_keys(client)
+        busy: Any = client.pttl(f"cs:{{s{conversation()[:2]}}}:c:{conversation()}")
+        for lane in ("write", "say"):
+            taken = do(store.take(lane, lane))
+            do(store.op_done(taken.lease, FIRST, 0, last=True))
+        check_keys(client)
+        names: Any = client.keys()
+        lives = {name.decode(): client.pttl(name) for name in names if name != b"cs:meta"}
+    do(Io(store.close, store.aclose))
+
+    assert busy == -1
+    assert {name.split(":")[2] for name in lives} == {"ev", "c", "token", "count"}
+    assert all(0 < life <= 1_000_000 for name, life in lives.items() if "count" not in name)
+
+
+def test_nothing_in_the_keys_names_a_customer(server: RedisServer, do: Do) -> None:
+    """A backup of the keys, or a slow log, shows no phone number and no account."""
+    store = RedisEventStore(server.url)
+    phone, account = "51999999999", "restaurant-abc"
+    handles = do(store.handles())
+    new = NewEvent(
+        eid=handles.event(account, "message", f"false_{phone}@c.us_ABC"),
+        cid=handles.conversation(account, f"+{phone}"),
+        alias=handles.conversation(account, f"{phone}@c.us"),
+    )
+    do(store.accept(new, token="mine"))
+    do(Io(store.close, store.aclose))
+    with server.client() as client:
+        names = b" ".join(client.scan_iter(count=1000))
+
+    assert phone.encode() not in names
+    assert account.encode() not in names
+
+
+# Loops, threads and closing
+
+
+def test_every_event_loop_has_its_own_connections(server: RedisServer) -> None:
+    """A new loop per call, in several threads: none is left open, none is used by another loop."""
+    store = RedisEventStore(server.url)
+
+    async def work(name: str) -> None:
+        await asyncio.gather(*(store.accept(event(f"{name}.{n}")).wait() for n in range(5)))
+
+    def one_thread(name: str) -> None:
+        for n in range(10):
+            asyncio.run(work(f"{name}.{n}"))
+
+    threads = [threading.Thread(target=one_thread, args=(str(n),)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    backlog = store.backlog().block()
+    store.close()
+    gc.collect()  # a connection that was not closed warns, and the warning fails this test
+    with server.client() as client:
+        connected: Any = client.client_list()
+
+    assert backlog == Backlog(queued=150)
+    assert len(connected) == 1
+
+
+async def test_a_closed_store_says_so(server: RedisServer) -> None:
+    """In both colours; closing closes every connection."""
+    store = RedisEventStore(server.url)
+    await store.backlog().wait()
+    store.backlog().block()
+    await store.aclose()
+
+    with pytest.raises(ClosedError):
+        await store.backlog().wait()
+    with pytest.raises(ClosedError):
+        store.backlog().block()
+    with server.client() as client:
+        connected: Any = client.client_list()
+    assert len(connected) == 1
+
+
+@pytest.mark.parametrize("decode", [False, True])
+async def test_a_given_client_is_used_and_left_open(server: RedisServer, decode: bool) -> None:
+    """However it is configured; it is its owner's to close."""
+    client = redis.Redis.from_url(server.url, decode_responses=decode)
+    async_client = redis.asyncio.Redis.from_url(server.url, decode_responses=decode)
+    store = RedisEventStore(client=client, async_client=async_client)
+    store.accept(event(payload="\ud83d")).block()
+    taken = await store.take("turn", "mine").wait()
+    await store.aclose()
+
+    assert taken is not None
+    assert taken.events[0].payload == "\ud83d"
+    assert client.ping()
+    assert await async_client.ping()
+    client.close()
+    await async_client.aclose()
+
+
+# Starting
+
+
+def test_an_unsafe_server_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Loudly, at the first use, with what to do."""
+    with RedisServer(aof=False, maxmemory_policy="allkeys-lru") as server:
+        store = RedisEventStore(server.url)
+        with caplog.at_level(logging.WARNING):
+            store.backlog().block()
+            store.backlog().block()
+        store.close()
+
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert all("can lose acknowledged events" in message for message in told)
+
+
+def test_a_safe_server_is_not_warned_of(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning is worth reading."""
+    store = RedisEventStore(server.url)
+    with caplog.at_level(logging.INFO):
+        store.backlog().block()
+    store.close()
+
+    assert caplog.records == []
+
+
+def test_a_replica_refuses_with_the_reason(server: RedisServer, no_pause: None) -> None:
+    """Nothing is accepted that the primary does not know."""
+    with RedisServer(replicaof=f"127.0.0.1 {server.port}") as replica:
+        store = RedisEventStore(replica.url)
+        with pytest.raises(StoreUnavailableError, match="connect to the primary"):
+            store.accept(event()).block()
+        store.close()
+
+
+def test_a_full_server_refuses_before_anything_is_written(no_pause: None) -> None:
+    """Nothing is evicted, nothing half recorded."""
+    with RedisServer(maxmemory="1") as server:
+        store = RedisEventStore(server.url)
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            store.accept(event()).block()
+        store.close()
+        with server.client() as client:
+            left = client.keys("*")
+
+    assert left == []
+
+
+def test_the_documented_permissions_suffice(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ACL for `cs:*` and the commands in use; without INFO the check is skipped, with a word."""
+    with server.client() as client:
+        for name, commands in (("full", COMMANDS), ("blind", COMMANDS - {"info"})):
+            client.acl_setuser(
+                name,
+                enabled=True,
+                passwords=["+secret"],
+                keys=["cs:*"],
+                commands=[f"+{c}" for c in commands],
+            )
+    store = RedisEventStore(server.url.replace("//", "//full:secret@"))
+    write, taken = ready(store)
+    for call in CALLS.values():
+        call(store, (write, taken)).block()
+    store.close()
+    blind = RedisEventStore(server.url.replace("//", "//blind:secret@"))
+    with caplog.at_level(logging.INFO):
+        blind.backlog().block()
+    blind.close()
+
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_wrong_credentials_are_named_without_being_told(
+    server: RedisServer, no_pause: None
+) -> None:
+    """No password reaches a log."""
+    store = RedisEventStore(server.url.replace("//", "//nobody:hunter2@"))
+    with pytest.raises(StoreUnavailableError, match="password in the URL") as error:
+        store.backlog().block()
+    store.close()
+
+    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in repr(store)
+
+
+def test_a_newer_format_is_refused(server: RedisServer, do: Do) -> None:
+    """Before anything is read or written; the error says what to do."""
+    with server.client() as client:
+        client.hset("cs:meta", mapping={"key": "k", "format": "99"})
+    store = RedisEventStore(server.url)
+    with pytest.raises(StoreFormatError, match=r"format 99.*upgrade langchain-convsync"):
+        do(store.accept(event()))
+    do(Io(store.close, store.aclose))
+
+
+def test_all_processes_share_one_secret(server: RedisServer, do: Do) -> None:
+    """Whichever came first created it."""
+    first, second = RedisEventStore(server.url), RedisEventStore(server.url)
+    handles = do(first.handles())
+
+    assert do(second.handles()) == handles
+    assert handles != HANDLES
+    for store in (first, second):
+        do(Io(store.close, store.aclose))
+
+
+def test_a_unix_socket_serves_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Redis beside the agent needs no port."""
+    path = tmp_path_factory.mktemp("s") / "redis.sock"
+    with RedisServer(unixsocket=str(path)):
+        store = RedisEventStore(f"unix://{path}")
+        status = store.accept(event()).block().status
+        store.close()
+
+    assert status == "new"

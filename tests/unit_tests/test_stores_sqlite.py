@@ -1,0 +1,289 @@
+"""What is particular to SQLite: the file, its clock, its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from langchain_convsync import telemetry
+from langchain_convsync.errors import (
+    ClosedError,
+    ConfigurationError,
+    StoreFormatError,
+    StoreUnavailableError,
+)
+from langchain_convsync.stores import Backlog, SQLiteEventStore
+from langchain_convsync.stores._sqlite_file import StoreClock
+from tests.store_cases import Clock, commit_of, event
+
+pytest_plugins = ("tests.store_fixtures",)
+
+OpenFile = Callable[..., SQLiteEventStore]
+
+
+@pytest.fixture
+def open_file(tmp_path: Path) -> Iterator[OpenFile]:
+    """Opens one file as often as asked, and closes everything in the end."""
+    opened: list[SQLiteEventStore] = []
+
+    def open_once(clock: Callable[[], float] | None = None) -> SQLiteEventStore:
+        opened.append(SQLiteEventStore(tmp_path / "store.db", clock=clock))
+        return opened[-1]
+
+    yield open_once
+    for store in opened:
+        store.close()
+
+
+def test_a_file_keeps_what_was_accepted(open_file: OpenFile) -> None:
+    """And its secret, so that the handles stay the same."""
+    first = open_file()
+    first.accept(event()).block()
+    handles = first.handles().block()
+    first.close()
+    second = open_file()
+
+    assert second.handles().block() == handles
+    assert second.backlog().block() == Backlog(queued=1)
+
+
+def test_two_stores_share_a_file(open_file: OpenFile) -> None:
+    """Processes of one machine work on one queue."""
+    one, other = open_file(), open_file()
+    taken = one.accept(event(), token="one").block().taken
+
+    assert taken is not None
+    assert other.handles().block() == one.handles().block()
+    assert other.accept(event(), token="other").block().taken is None
+    assert other.commit_turn(taken.lease, commit_of(taken)).block() == "done"
+
+
+def test_a_file_is_for_its_user_only(open_file: OpenFile, tmp_path: Path) -> None:
+    """It holds what customers wrote."""
+    open_file().accept(event()).block()
+
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
+def test_a_newer_format_is_refused(open_file: OpenFile, tmp_path: Path) -> None:
+    """The error says what to do."""
+    open_file().handles().block()
+    with sqlite3.connect(tmp_path / "store.db") as sql:
+        sql.execute("PRAGMA user_version = 99")
+    sql.close()
+
+    with pytest.raises(StoreFormatError, match=r"format 99.*upgrade langchain-convsync"):
+        open_file().handles().block()
+
+
+def test_another_applications_database_is_left_alone(open_file: OpenFile, tmp_path: Path) -> None:
+    """A wrong path in the configuration mixes nothing up."""
+    with sqlite3.connect(tmp_path / "store.db") as sql:
+        sql.execute("CREATE TABLE events (theirs)")
+    sql.close()
+
+    with pytest.raises(ConfigurationError, match="another application's"):
+        open_file().accept(event()).block()
+    with sqlite3.connect(tmp_path / "store.db") as sql:
+        tables = sql.execute("SELECT name FROM sqlite_master").fetchall()
+        mode = sql.execute("PRAGMA journal_mode").fetchone()
+    sql.close()
+    assert (tables, mode) == ([("events",)], ("delete",))
+
+
+def test_a_file_that_cannot_be_opened_is_named() -> None:
+    """The error names the path and what to check."""
+    store = SQLiteEventStore("/nonexistent/store.db")
+
+    with pytest.raises(StoreUnavailableError, match=r"/nonexistent/store\.db.*check"):
+        store.accept(event()).block()
+
+
+def test_a_damaged_file_is_reported(open_file: OpenFile, tmp_path: Path) -> None:
+    """As a store that does not work, with its cause."""
+    (tmp_path / "store.db").write_bytes(b"no database" * 1000)
+
+    with pytest.raises(StoreUnavailableError) as error:
+        open_file().backlog().block()
+    assert isinstance(error.value.__cause__, sqlite3.DatabaseError)
+
+
+def test_a_failed_operation_leaves_nothing_behind(open_file: OpenFile) -> None:
+    """A token that cannot be stored fails the whole step, not a part of it."""
+    store = open_file()
+
+    with pytest.raises(ValueError, match="surrogates"):
+        store.accept(event(), token="\ud800").block()
+    assert store.backlog().block() == Backlog()
+
+
+def test_finished_events_are_forgotten_after_the_retention(clock: Clock) -> None:
+    """Then nobody repeats them any more; an idle conversation begins anew."""
+    store = SQLiteEventStore(":memory:", clock=clock, retention=60.0)
+    for customer in ("ana", "eva"):
+        taken = store.accept(event(customer, customer=customer), token=customer).block().taken
+        assert taken is not None
+        store.commit_turn(taken.lease, commit_of(taken)).block()
+    clock.advance(60.0)
+    again = store.accept(event("ana"), token="later").block()
+    sql = store._sql
+    assert sql is not None
+    kept = [sql.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("events", "lanes")]
+    store.close()
+
+    assert (again.status, again.taken and again.taken.turns) == ("new", 0)
+    assert kept == [1, 3]
+
+
+def test_accounts_without_work_leave_nothing_behind() -> None:
+    """One per claimed event of `once` would add up."""
+    store = SQLiteEventStore(":memory:")
+    taken = store.accept(event(), token="mine").block().taken
+    assert taken is not None
+    store.commit_turn(taken.lease, commit_of(taken)).block()
+    assert store._sql is not None
+    left = store._sql.execute("SELECT count(*) FROM accounts").fetchone()[0]
+    store.close()
+
+    assert left == 0
+
+
+# The clock
+
+
+def test_store_time_goes_on_where_the_file_left_off_after_a_reboot() -> None:
+    """The monotonic clock begins anew; the wall clock may be wrong by then."""
+    clock = StoreClock(monotonic=lambda: 5.0, wall=lambda: 0.0)
+
+    assert clock.base(stored=1_000_000, seen=1_090_000) + 5_000 == 1_090_000
+
+
+def test_store_time_follows_the_wall_clock_over_the_time_the_machine_was_off() -> None:
+    """A lease of before the reboot is over, a retention has gone on."""
+    clock = StoreClock(monotonic=lambda: 5.0, wall=lambda: 7_000.0)
+
+    assert clock.base(stored=1_000_000, seen=1_090_000) + 5_000 == 7_000_000
+
+
+def test_store_time_does_not_follow_a_step_of_the_wall_clock() -> None:
+    """While the machine runs, every process counts alike."""
+    clock = StoreClock(monotonic=lambda: 5.0, wall=lambda: 9e9)
+
+    assert clock.base(stored=1_000_000, seen=1_004_000) == 1_000_000
+
+
+def test_a_lease_outlives_a_reboot_by_no_more_than_its_length(open_file: OpenFile) -> None:
+    """Through the file: store time never goes backwards."""
+    before, after = Clock(now=1_000_000.0), Clock(now=3.0)
+    store = open_file(before)
+    taken = store.accept(event(), token="before").block().taken
+    store.close()
+    store = open_file(after)
+    early = store.take("turn", "early").block()
+    after.advance(30.0)
+    late = store.take("turn", "late").block()
+
+    assert taken is not None
+    assert early is None
+    assert late is not None
+    assert late.now == taken.lease.until
+
+
+def test_an_idle_poll_writes_nothing(open_file: OpenFile, tmp_path: Path, clock: Clock) -> None:
+    """A waiting worker costs no disk."""
+    store = open_file(clock)
+    store.accept(event(), quiet=60.0, max_quiet=60.0).block()
+    before = (tmp_path / "store.db-wal").read_bytes()
+    clock.advance(1.0)
+    store.take("turn", "a").block()
+
+    assert (tmp_path / "store.db-wal").read_bytes() == before
+
+
+# Colours and closing
+
+
+def test_both_colours_share_one_memory() -> None:
+    """One connection, one lock: whatever interleaves, each step is whole."""
+    store = SQLiteEventStore(":memory:")
+
+    async def accept_many() -> None:
+        steps = [store.accept(event(f"a{n}", customer=f"a{n}")).wait() for n in range(50)]
+        await asyncio.gather(*steps)
+
+    def one(n: int) -> None:
+        if n % 10 == 0:
+            asyncio.run(accept_many())
+        store.accept(event(f"b{n}", customer=f"b{n}")).block()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(one, range(40)))
+    left = store.backlog().block()
+    store.close()
+
+    assert left == Backlog(queued=90)
+
+
+async def test_the_asynchronous_colour_has_one_thread_which_ends(tmp_path: Path) -> None:
+    """It starts at the first use and is gone after aclose."""
+
+    def threads() -> list[str]:
+        return [t.name for t in threading.enumerate() if t.name.startswith("convsync-store")]
+
+    store = SQLiteEventStore(tmp_path / "store.db")
+    before = threads()
+    await asyncio.gather(*(store.backlog().wait() for _ in range(5)))
+    during = threads()
+    await store.aclose()
+
+    assert (before, len(during), threads()) == ([], 1, [])
+
+
+async def test_a_closed_store_says_so() -> None:
+    """In both colours, and closing twice is harmless."""
+    store = SQLiteEventStore(":memory:")
+    await store.backlog().wait()
+    await store.aclose()
+    store.close()
+
+    with pytest.raises(ClosedError):
+        store.backlog().block()
+    with pytest.raises(ClosedError):
+        await store.backlog().wait()
+
+
+def test_memory_closed_with_work_left_warns(caplog: pytest.LogCaptureFixture) -> None:
+    """What is lost is told and counted."""
+    before = telemetry.counted("lost_with_memory")
+    store = SQLiteEventStore(":memory:")
+    store.accept(event()).block()
+    with caplog.at_level(logging.WARNING):
+        store.close()
+
+    assert "1 events and 0 operations still to do" in caplog.text
+    assert telemetry.counted("lost_with_memory") == before + 1
+
+
+def test_a_store_that_waits_too_long_for_another_process_says_so(
+    open_file: OpenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds a transaction open."""
+    monkeypatch.setattr("langchain_convsync.stores._sqlite_file.BUSY", 0.01)
+    store = open_file()
+    store.backlog().block()
+    sql = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    sql.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        store.accept(event()).block()
+    sql.execute("ROLLBACK")
+    sql.close()
+
+    assert store.accept(event()).block().status == "new"
