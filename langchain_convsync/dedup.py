@@ -126,11 +126,8 @@ def _claim(
         message = "event_id is empty: give the event's own id, the same for every delivery"
         raise InvalidEventError(message)
     handles = yield from store.handles()
-    account = f"{namespace}/{event_id}"  # spreads the events over the shards
-    event = NewEvent(
-        eid=handles.event(account, namespace, event_id),
-        cid=handles.conversation(account, event_id),
-    )
+    handle = handles.claim(namespace, event_id)
+    event = NewEvent(eid=handle, cid=handle)
     accepted = yield from store.accept(event, token=new_token(), lease=lease)
     claim = _as_claim(accepted)
     telemetry.count("claims", status=claim.status)

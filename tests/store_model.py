@@ -23,6 +23,7 @@ from langchain_convsync.stores.base import (
     Op,
     QueuedEvent,
     Taken,
+    is_claim,
 )
 
 LANES: tuple[Lane, ...] = ("turn", "write", "say")
@@ -307,7 +308,7 @@ class StoreModel:
         """Accounts take turns; within an account the longest due comes first."""
         dues: dict[str, list[tuple[int, str]]] = {}
         for cid, talk in self.talks.items():
-            if (due := talk.due(lane)) is not None:
+            if not is_claim(cid) and (due := talk.due(lane)) is not None:
                 dues.setdefault(cid[:15], []).append((due, cid))
         ring = [
             (max(self.places[lane, account], min(work)[0] * 1000), account)

@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from langchain_convsync.stores._checks import account_of, decoded, encoded
 from langchain_convsync.stores._sqlite_file import Transaction
-from langchain_convsync.stores.base import Cursor, Lane, Lease, Op, QueuedEvent, Taken
+from langchain_convsync.stores.base import (
+    Cursor,
+    Lane,
+    Lease,
+    Op,
+    QueuedEvent,
+    Taken,
+    is_claim,
+)
 
 LANES: tuple[Lane, ...] = ("turn", "write", "say")
 
@@ -42,6 +50,8 @@ def schedule(tx: Transaction, cid: str, lane: Lane) -> None:
     """Bring the index of due work up to date."""
     at, account = due(tx, cid, lane), account_of(cid)
     tx.do("UPDATE lanes SET due = ? WHERE cid = ? AND lane = ?", at, cid, lane)
+    if is_claim(cid):
+        return
     waiting = "SELECT 1 FROM lanes WHERE lane = ? AND account = ? AND due IS NOT NULL"
     if at is not None or tx.one(waiting, lane, account):
         tx.do("INSERT OR IGNORE INTO accounts (lane, account) VALUES (?, ?)", lane, account)

@@ -34,6 +34,8 @@ from langchain_convsync._flow import Io
 
 FORMAT_VERSION = 1
 SHARDS = 64
+#: The account in the handle of an event that is claimed by itself, outside every conversation.
+NO_ACCOUNT = "0" * 12
 #: Seconds that a finished event is remembered: longer than any sender repeats it.
 RETENTION = 7 * 24 * 3600.0
 
@@ -63,15 +65,31 @@ class Handles:
         """The *cid*: it only orders the events of one customer of one account."""
         return self._handle(account, "conversation", customer)
 
+    def claim(self, namespace: str, event_id: str) -> str:
+        """Both the eid and the cid of an event that is claimed by itself.
+
+        It is nobody's work but its claimer's: a take of any conversation never finds it.
+        """
+        return f"{_shard(event_id)}.{NO_ACCOUNT}.{self._hash('claim', namespace, event_id)[:32]}"
+
     def _handle(self, account: str, *parts: str) -> str:
-        shard = crc16(account.encode("utf-8", "surrogatepass")) % SHARDS
-        return f"{shard:02d}.{self._hash(account)[:12]}.{self._hash(account, *parts)[:32]}"
+        hashed = self._hash(account, *parts)[:32]
+        return f"{_shard(account)}.{self._hash(account)[:12]}.{hashed}"
 
     def _hash(self, *parts: str) -> str:
         # Length-prefixed, so that no two lists of parts are the same bytes.
         encoded = (part.encode("utf-8", "surrogatepass") for part in parts)
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()
+
+
+def _shard(account: str) -> str:
+    return f"{crc16(account.encode('utf-8', 'surrogatepass')) % SHARDS:02d}"
+
+
+def is_claim(handle: str) -> bool:
+    """Whether the handle names an event that is claimed by itself."""
+    return handle[3:15] == NO_ACCOUNT
 
 
 def new_token() -> str:
@@ -294,9 +312,9 @@ class EventStore(Protocol):
     ) -> Io[Taken | None]:
         """Lease a lane that has work due and no live lease; None if there is none.
 
-        With ``cid``, that conversation's lane. Without, any: accounts take turns (the next one is
-        that whose oldest work, or whose last turn, is longest ago), within an account the longest
-        due comes first. A lapsed lease is taken over with the next epoch. Taking a turn lane counts
+        With ``cid``, that conversation's lane. Without, any but those of claims: accounts take
+        turns (the next one is that whose oldest work, or whose last turn, is longest ago), within
+        an account the longest due comes first. A lapsed lease is taken over with the next epoch. Taking a turn lane counts
         a start on its head event, once per token. A token that holds a lane is answered with that
         lane again.
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_convsync.stores import EventStore
+from langchain_convsync.stores import EventStore, NewEvent
 from tests.store_cases import (
     Clock,
     Do,
@@ -26,6 +26,17 @@ def test_an_empty_store_has_nothing_to_take(store: EventStore, do: Do) -> None:
     """A worker that finds nothing is told so at once."""
     assert do(store.take("turn", "a")) is None
     assert do(store.take("write", "b", cid=conversation())) is None
+
+
+def test_a_claim_is_found_by_its_claimer_only(store: EventStore, do: Do, clock: Clock) -> None:
+    """A worker could do nothing with it: what is claimed is code in a webhook somewhere."""
+    handle = do(store.handles()).claim("once", "evt_1")
+    claimed = NewEvent(eid=handle, cid=handle)
+    do(store.accept(claimed, token="dies", lease=1.0))
+    clock.advance(2.0)
+
+    assert do(store.take("turn", "worker")) is None
+    assert do(store.accept(claimed, token="next")).taken is not None
 
 
 def test_a_leased_lane_is_nobody_elses(store: EventStore, do: Do, clock: Clock) -> None:

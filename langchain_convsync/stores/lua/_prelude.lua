@@ -33,6 +33,7 @@ local function ready_key(lane, account) return prefix .. 'ready:' .. lane .. ':'
 local function accounts_key(lane) return prefix .. 'accounts:' .. lane end
 local function places_key(lane) return prefix .. 'places:' .. lane end
 local function account_of(cid) return cid:sub(1, 15) end
+local function is_claim(cid) return cid:sub(4, 15) == '000000000000' end
 
 local function count(name, change) call('HINCRBY', prefix .. 'count', name, change) end
 
@@ -58,6 +59,7 @@ end
 -- Brings the index of due work up to date. An account's place in the ring is the microsecond of its
 -- last take; it comes up at that or at its oldest due work, whichever is later.
 local function schedule(cid, lane)
+  if is_claim(cid) then return end
   local account, at = account_of(cid), due(cid, lane)
   local ready = ready_key(lane, account)
   if at then call('ZADD', ready, at, cid) else call('ZREM', ready, cid) end
@@ -133,10 +135,12 @@ local function take(cid, lane, token, lease)
   if lane == 'turn' then
     call('HINCRBY', event_key(call('LINDEX', queue_key(cid, lane), 0)), 'starts', 1)
   end
-  local places, account = places_key(lane), account_of(cid)
-  local place = tonumber(call('HGET', places, account) or 0)
-  -- One more than before, so that takes within one millisecond go around too.
-  call('HSET', places, account, math.max(place, now * 1000) + 1)
+  if not is_claim(cid) then
+    local places, account = places_key(lane), account_of(cid)
+    local place = tonumber(call('HGET', places, account) or 0)
+    -- One more than before, so that takes within one millisecond go around too.
+    call('HSET', places, account, math.max(place, now * 1000) + 1)
+  end
   schedule(cid, lane)
   return taken(cid, lane)
 end
