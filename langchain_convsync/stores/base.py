@@ -314,9 +314,9 @@ class EventStore(Protocol):
 
         With ``cid``, that conversation's lane. Without, any but those of claims: accounts take
         turns (the next one is that whose oldest work, or whose last turn, is longest ago), within
-        an account the longest due comes first. A lapsed lease is taken over with the next epoch. Taking a turn lane counts
-        a start on its head event, once per token. A token that holds a lane is answered with that
-        lane again.
+        an account the longest due comes first. A lapsed lease is taken over with the next epoch.
+        Taking a turn lane counts a start on its head event, once per token. A token that holds a
+        lane is answered with that lane again.
         """
         ...
 
