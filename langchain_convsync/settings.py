@@ -20,15 +20,33 @@ DOCUMENTED_PREFIX = "/api/v1/whatsapp"
 class ServerProfile:
     """What differs between API servers; the defaults are the documented server.
 
+    A public server that was observed, for example, stores customers that WAHA brings under their
+    chat id, forgets messages that are posted, records the customer's own, and knows seven intents::
+
+        ServerProfile(
+            prefix="/api/v1/whatsapp-providers",
+            phone_format="jid",
+            history="sync",
+            records_inbound=True,
+            intents=frozenset(
+                {"menu", "order", "support", "info", "payment", "delivery", "idle"}
+            ),
+            history_cap=20,
+        )
+
     Attributes:
         prefix: Path under which the endpoints are mounted.
         phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``.
         history: Whether ``POST …/messages`` persists the history, or only a sync that carries
-            the list does.
-        records_inbound: Whether the server itself records the customer's messages.
-        context_sync: Whether a sync merges the context's top-level keys or replaces it whole.
+            the list does. With ``sync`` a turn's messages are one PUT of the list as just read
+            plus them; what somebody else writes between that read and the PUT is overwritten.
+        records_inbound: Whether the server itself records the customer's messages: then they are
+            not written again, and its records of them are not given to the agent as history.
+        context_sync: Whether a sync merges the context's top-level keys or replaces it whole. With
+            ``replace`` it carries the rest of the context as just read, history included.
         intents: The intents that the server accepts; None accepts all.
-        history_cap: How many messages the server keeps; None keeps all.
+        history_cap: How many messages the server keeps; None keeps all. With ``history="sync"``
+            the oldest ones beyond it are left out.
         idempotency_keys: Whether the server answers a repeated ``Idempotency-Key`` once.
         settle: Seconds after which a request without an answer is surely applied, or never will be.
     """

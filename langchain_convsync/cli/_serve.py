@@ -44,6 +44,14 @@ def serve(
             "accepted.",
         ),
     ] = None,
+    quirks: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Differ from the document as servers in the wild do: observed for all that one "
+            "public server shows, or a comma list such as prefix,intent_enum.",
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as JSON.")] = False,
 ) -> None:
     """Run the reference API server until it is interrupted."""
@@ -51,7 +59,12 @@ def serve(
     from langchain_convsync.server.serving import listen, server_for, url_of
 
     tenants = {session: Tenant(*names) for session, *names in map(_tenant, tenant or [])}
-    app = create_reference_api(database_url, tenants=tenants, waha_secrets=waha_secret)
+    app = create_reference_api(
+        database_url,
+        tenants=tenants,
+        waha_secrets=waha_secret,
+        quirks=[name.strip() for name in quirks.split(",") if name.strip()],
+    )
     listener = listen(host, port)
     # uvicorn raises the signal again once it has shut down.
     for number in (signal.SIGINT, signal.SIGTERM):

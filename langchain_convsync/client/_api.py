@@ -178,9 +178,13 @@ class Api:
         idempotency_key: str | None = None,
         timeout: float | None = None,
         attempts: int | None = None,
+        carried: Mapping[str, Any] | None = None,
     ) -> Flow[PartialConversation]:
-        """Write a conversation's state; see ``ConvSyncClient.sync_conversation``."""
-        body = outgoing.sync_body(update, self.profile)
+        """Write a conversation's state; see ``ConvSyncClient.sync_conversation``.
+
+        ``carried`` is context that goes along unchanged, ``previousMessages`` included.
+        """
+        body = outgoing.sync_body(update, self.profile, carried)
         path = f"/agent/conversations/{path_segment(session_id)}/sync"
         request = self._caller.request("PUT", path, target, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))

@@ -71,8 +71,17 @@ def _header_value(value: str, name: str) -> str:
     return value
 
 
-def sync_body(update: StateUpdate | Mapping[str, Any], profile: ServerProfile) -> bytes:
+def sync_body(
+    update: StateUpdate | Mapping[str, Any],
+    profile: ServerProfile,
+    carried: Mapping[str, Any] | None = None,
+) -> bytes:
     """The body of a sync.
+
+    Args:
+        update: What was decided.
+        profile: What the API server accepts.
+        carried: Context that goes along unchanged, the server's own keys included.
 
     Raises:
         ConfigurationError: It is no state update, no JSON, or has an intent that the server
@@ -82,7 +91,10 @@ def sync_body(update: StateUpdate | Mapping[str, Any], profile: ServerProfile) -
     if profile.intents is not None and update.intent not in {None, *profile.intents}:
         message = f"this API server accepts the intents {', '.join(sorted(profile.intents))} only"
         raise ConfigurationError(message)
-    return _json(update.wire())
+    body = update.wire()
+    if carried is not None:
+        body["context"] = {**carried, **body.get("context", {})}
+    return _json(body)
 
 
 def _state_update(update: StateUpdate | Mapping[str, Any]) -> StateUpdate:

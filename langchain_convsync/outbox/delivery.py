@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from langchain_convsync import telemetry
@@ -19,6 +19,7 @@ from langchain_convsync.errors import (
     FencedError,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
+from langchain_convsync.outbox.job import Job
 from langchain_convsync.outbox.plan import (
     ATTEMPT,
     Anchor,
@@ -26,37 +27,16 @@ from langchain_convsync.outbox.plan import (
     Verify,
     Wait,
     Write,
-    anchor_for,
+    carries_what_was_read,
     is_applied,
-    is_recorded,
     plan,
 )
-from langchain_convsync.stores.base import Cursor, EventStore, Lease, Op, Taken, new_token
+from langchain_convsync.stores.base import Cursor, EventStore, Taken, new_token
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between tries of a write that surely was not applied: doubled each time, up to the last.
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
-
-
-@dataclass(slots=True)
-class _Job:
-    """The write at the head of the queue, and the lease under which it is worked on."""
-
-    taken: Taken
-    op: Op
-    write: Write
-    cursor: Cursor
-    anchor: str | None
-    verified: bool = False
-
-    @property
-    def lease(self) -> Lease:
-        return self.taken.lease
-
-    @property
-    def last(self) -> bool:
-        return self.cursor.pos + 1 >= self.write.parts
 
 
 class _Parked(Exception):  # noqa: N818 - control flow inside this module
@@ -113,7 +93,8 @@ class Outbox:
         for op in taken.ops:
             cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
             write = Write.model_validate_json(op.body)
-            job = _Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor)
+            carries = carries_what_was_read(write, self._api.profile)
+            job = Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor, carries)
             try:
                 while job.cursor.pos < job.write.parts:
                     wait = yield from self._step(job, offset)
@@ -128,10 +109,14 @@ class Outbox:
             anchor = job.anchor
         return 0.0
 
-    def _step(self, job: _Job, offset: float) -> Flow[float]:
+    def _step(self, job: Job, offset: float) -> Flow[float]:
         now = self._clock() + offset
         step = plan(
-            job.write, job.cursor, now=now, profile=self._api.profile, verified=job.verified
+            job.write,
+            job.cursor,
+            now=now,
+            profile=self._api.profile,
+            verified=job.read is not None,
         )
         match step:
             case Wait(seconds):
@@ -141,9 +126,14 @@ class Outbox:
             case Verify():
                 return (yield from self._verify(job))
 
-    def _send(self, job: _Job, step: Send) -> Flow[float]:
+    def _send(self, job: Job, step: Send) -> Flow[float]:
         cursor = yield from self._store.op_begin(
-            job.lease, job.op.id, step.pos, attempt=step.attempt, need=ATTEMPT + 1.0
+            job.lease,
+            job.op.id,
+            step.pos,
+            attempt=step.attempt,
+            need=ATTEMPT + 1.0,
+            note=job.note,
         )
         if cursor is None:
             raise FencedError
@@ -159,43 +149,44 @@ class Outbox:
             return (yield from self._failed(job, error))
         except ConvSyncError as error:
             raise _Parked(str(error)) from error
-        yield from self._confirm(job, _anchor_of(job, answer))
+        yield from self._confirm(job, job.anchor_in(answer))
         return 0.0
 
-    def _request(self, job: _Job) -> Flow[PartialConversation]:
-        write, key = job.write, f"{job.op.id}/{job.cursor.pos}"
-        if write.kind == "append":
+    def _request(self, job: Job) -> Flow[PartialConversation]:
+        write = job.write
+        if write.kind == "append" and not job.carries:
             message = write.messages[job.cursor.pos]
             return self._api.add_message(
                 write.session_id,
                 cast("Role", message.role),  # the client refuses any other
                 message.content,
                 target=write.target,
-                idempotency_key=key,
+                idempotency_key=job.key,
                 timeout=ATTEMPT,
                 attempts=1,
             )
         return self._api.sync_conversation(
             write.session_id,
-            write.marked_update(),
+            job.update(),
             target=write.target,
-            idempotency_key=key,
+            idempotency_key=job.key,
             timeout=ATTEMPT,
             attempts=1,
+            carried=job.carried(self._api.profile),
         )
 
-    def _failed(self, job: _Job, error: APIError) -> Flow[float]:
+    def _failed(self, job: Job, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
         if not (error.ambiguous or _passing(error)):
             raise _Parked(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
-        backoff = min(LAST_DELAY, FIRST_DELAY * 2.0 ** (job.cursor.tries - 1))
-        delay = max(backoff, error.retry_after or 0.0)
+        delay = max(_backoff(job.cursor.tries), error.retry_after or 0.0)
         sent_at = job.cursor.sent_at if error.ambiguous else None
+        job.read = None  # it is old by then
         yield from self._again(job, delay=delay, sent_at=sent_at)
         return delay
 
-    def _again(self, job: _Job, *, delay: float, sent_at: float | None) -> Flow[None]:
+    def _again(self, job: Job, *, delay: float, sent_at: float | None) -> Flow[None]:
         done = yield from self._store.op_retry(
             job.lease, job.op.id, job.cursor.pos, delay=delay, sent=sent_at is not None
         )
@@ -203,7 +194,7 @@ class Outbox:
             raise FencedError
         job.cursor = replace(job.cursor, sent_at=sent_at)
 
-    def _confirm(self, job: _Job, anchor: Anchor | None) -> Flow[None]:
+    def _confirm(self, job: Job, anchor: Anchor | None) -> Flow[None]:
         noted = None if anchor is None else anchor.model_dump_json()
         done = yield from self._store.op_done(
             job.lease, job.op.id, job.cursor.pos, last=job.last, anchor=noted
@@ -212,10 +203,10 @@ class Outbox:
             raise FencedError
         telemetry.count("writes", operation=job.write.kind)
         job.anchor = noted or job.anchor
-        job.cursor = Cursor(op_id=job.op.id, pos=job.cursor.pos + 1)
-        job.verified = False
+        job.cursor = Cursor(op_id=job.op.id, pos=job.end)
+        job.read = None
 
-    def _verify(self, job: _Job) -> Flow[float]:
+    def _verify(self, job: Job) -> Flow[float]:
         telemetry.count("verifications", operation=job.write.kind)
         try:
             conversation = yield from self._read(job.write)
@@ -226,27 +217,32 @@ class Outbox:
         except APIError as error:
             if not _passing(error):
                 raise _Parked(str(error)) from error
-            return max(FIRST_DELAY, error.retry_after or 0.0)
+            job.unread += 1
+            return max(_backoff(job.unread), error.retry_after or 0.0)
+        job.unread = 0
         if conversation.session_id != job.write.session_id:
+            if job.write.kind == "append" and job.cursor.sent_at is None:
+                return (yield from self._follow(job, conversation))
             return (yield from self._gone(job))
         if job.write.kind == "sync_state":
             return (yield from self._verify_sync(job, conversation))
         return (yield from self._verify_append(job, conversation))
 
-    def _verify_append(self, job: _Job, conversation: Conversation) -> Flow[float]:
-        history, message = conversation.messages, job.write.messages[job.cursor.pos]
-        anchor = anchor_for(job.write, job.cursor.pos, job.anchor)
-        try:
-            place = is_recorded(history, message, anchor)
-        except LookupError as error:
-            raise _Parked(str(error)) from error
-        if place is None:
-            yield from self._again(job, delay=0.0, sent_at=None)
-        else:
+    def _verify_append(self, job: Job, conversation: Conversation) -> Flow[float]:
+        history, place = conversation.messages, None
+        if job.cursor.sent_at is not None:
+            try:
+                place = job.recorded(history)
+            except LookupError as error:
+                raise _Parked(str(error)) from error
+            if place is None:
+                yield from self._again(job, delay=0.0, sent_at=None)
+        job.read = conversation
+        if place is not None:
             yield from self._confirm(job, Anchor.at(conversation.session_id, history, place))
         return 0.0
 
-    def _verify_sync(self, job: _Job, conversation: Conversation) -> Flow[float]:
+    def _verify_sync(self, job: Job, conversation: Conversation) -> Flow[float]:
         if is_applied(conversation, job.write):
             yield from self._confirm(job, None)
             return 0.0
@@ -254,10 +250,10 @@ class Outbox:
             return (yield from self._gone(job))  # somebody closed it: an old sync never reopens
         if job.cursor.sent_at is not None:
             yield from self._again(job, delay=0.0, sent_at=None)
-        job.verified = True
+        job.read = conversation
         return 0.0
 
-    def _move(self, job: _Job) -> Flow[float]:
+    def _move(self, job: Job) -> Flow[float]:
         """The session is gone: messages follow the customer to the new one, a sync does not."""
         write = job.write
         try:
@@ -275,14 +271,20 @@ class Outbox:
         if conversation.session_id == write.session_id:
             reason = "the API server finds the conversation but refuses the message"
             raise _Parked(reason)
+        return (yield from self._follow(job, conversation))
+
+    def _follow(self, job: Job, conversation: Conversation) -> Flow[float]:
+        """Messages follow the customer to the session that the conversation has now."""
         telemetry.count("messages_moved")
         base = Anchor.at_end(conversation.session_id, conversation.messages)
-        job.write = write.model_copy(update={"session_id": conversation.session_id, "base": base})
+        moved = {"session_id": conversation.session_id, "base": base}
+        job.write, job.read = job.write.model_copy(update=moved), None
         job.anchor = base.model_dump_json()
-        yield from self._again(job, delay=0.0, sent_at=None)
+        if job.cursor.sent_at is not None:
+            yield from self._again(job, delay=0.0, sent_at=None)
         return 0.0
 
-    def _gone(self, job: _Job) -> Flow[float]:
+    def _gone(self, job: Job) -> Flow[float]:
         """The session that the write was decided for is over."""
         if job.write.kind == "append":
             reason = "the session ended before it could be verified that the message was recorded"
@@ -296,7 +298,7 @@ class Outbox:
             write.phone_number, write.bot_id, target=write.target, timeout=ATTEMPT, attempts=1
         )
 
-    def _park(self, job: _Job, reason: str) -> Flow[None]:
+    def _park(self, job: Job, reason: str) -> Flow[None]:
         telemetry.count("parked", operation=job.write.kind)
         logger.error(
             "A write of turn %s is parked for an operator, with the rest of its turn: %s",
@@ -306,18 +308,12 @@ class Outbox:
         yield from self._store.op_park(job.lease, job.op.id, reason=reason)
 
 
+def _backoff(tries: int) -> float:
+    """Seconds to wait after so many failures."""
+    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
+
+
 def _passing(error: APIError) -> bool:
     """Whether the same request may well succeed later."""
     status = error.status_code
     return status is None or status in {408, 425, 429} or status >= 500
-
-
-def _anchor_of(job: _Job, answer: PartialConversation) -> Anchor | None:
-    """Where the answer to a POST shows the message that it recorded."""
-    if job.write.kind != "append":
-        return None
-    message, history = job.write.messages[job.cursor.pos], answer.messages
-    for place in range(len(history) - 1, -1, -1):
-        if (history[place].role, history[place].content) == (message.role, message.content):
-            return Anchor.at(answer.session_id, history, place)
-    return None

@@ -173,13 +173,22 @@ def plan(
         profile: What the API server does.
         verified: The conversation was just read, and the write is not in it.
     """
-    if cursor.sent_at is not None and not profile.idempotency_keys:
+    carries = carries_what_was_read(write, profile)
+    # A key stands for one body: a write that carries what was read has another one each time.
+    if cursor.sent_at is not None and (carries or not profile.idempotency_keys):
         settled = cursor.sent_at + ATTEMPT + profile.settle
         return Wait(settled - now) if now < settled else Verify(cursor.pos)
     stale = cursor.tries > 0 or now - write.decided_at > FRESH
-    if write.kind == "sync_state" and stale and not verified:
+    if not verified and (carries or (write.kind == "sync_state" and stale)):
         return Verify(cursor.pos)
     return Send(cursor.pos, cursor.tries + 1)
+
+
+def carries_what_was_read(write: Write, profile: ServerProfile) -> bool:
+    """Whether a write replaces something on the server, so that it must carry all of it."""
+    if write.kind == "append":
+        return profile.history == "sync"
+    return profile.context_sync == "replace" and bool(write.update.context)
 
 
 def anchor_for(write: Write, pos: int, confirmed: str | None) -> Anchor | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
@@ -12,6 +12,8 @@ from pydantic.json_schema import SkipJsonSchema
 from langchain_convsync import waha
 from langchain_convsync.server import webhook
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.mount import MountedElsewhere
+from langchain_convsync.server.quirks import BrokenRequestError, Quirks
 from langchain_convsync.server.service import CurrentService, Service, WahaSecrets
 from langchain_convsync.server.store import (
     Applied,
@@ -88,6 +90,7 @@ def create_reference_api(
     clock: Clock = wall_clock,
     tenants: Mapping[str, Tenant] | None = None,
     waha_secrets: WahaSecrets | None = None,
+    quirks: Iterable[str] | Literal["observed"] = (),
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -98,14 +101,20 @@ def create_reference_api(
             ``subdomain`` and ``bot.id`` of its own metadata.
         waha_secrets: The HMAC key, or keys, that every WAHA event must be signed with one of; None
             accepts unsigned events.
+        quirks: Deviations seen in the wild, by the names in :data:`~.quirks.QUIRKS`;
+            ``"observed"`` for all that one public server shows.
 
     Raises:
-        ConfigurationError: The database cannot be opened, or a secret is empty.
+        ConfigurationError: The database cannot be opened, a secret is empty, or there is no such
+            quirk.
     """
     if waha_secrets is not None:
         waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
-    store = ConversationStore(database_url, clock=clock)
-    app = reference_api(Service(store=store, tenants=tenants or {}, waha_secrets=waha_secrets))
+    chosen = Quirks.of(quirks)
+    store = ConversationStore(database_url, clock=clock, quirks=chosen)
+    app = reference_api(
+        Service(store=store, tenants=tenants or {}, waha_secrets=waha_secrets, quirks=chosen)
+    )
     weakref.finalize(app, store.close)
     return app
 
@@ -121,9 +130,12 @@ def reference_api(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Envelope)
+    if "prefix" in service.quirks:
+        app.add_middleware(MountedElsewhere)
     add_error_handlers(app)
     app.add_exception_handler(UnknownSessionError, _unknown)
     app.add_exception_handler(KeyReusedError, _key_reused)
+    app.add_exception_handler(BrokenRequestError, _broken)
     for routes in (router, webhook.router):
         app.include_router(routes)
     return app
@@ -211,3 +223,7 @@ def _unknown(_request: Request, _error: Exception) -> Response:
 
 def _key_reused(_request: Request, _error: Exception) -> Response:
     return failure(422, KEY_REUSED)
+
+
+def _broken(_request: Request, error: Exception) -> Response:
+    return failure(500, str(error))

@@ -50,8 +50,10 @@ def append(db: Session, row: ConversationRow, message: NewMessage) -> None:
     """Add a message to the history, with the server's time."""
     row.last_message_at = _after(row.last_message_at, row.last_activity)
     entry = {**message.model_dump(), "timestamp": timestamp(row.last_message_at)}
-    count = select(func.count()).where(MessageRow.conversation_id == row.id)
-    db.add(MessageRow(conversation_id=row.id, position=db.scalar(count), entry=entry))
+    last = select(func.coalesce(func.max(MessageRow.position), -1))
+    last = last.where(MessageRow.conversation_id == row.id)
+    position = db.scalars(last).one() + 1
+    db.add(MessageRow(conversation_id=row.id, position=position, entry=entry))
     if message.role == "user":
         row.context = {**row.context, "lastUserMessage": message.content}
 

@@ -89,7 +89,7 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
     """
     by_number, by_lid = (
         newest(db, part, belongs_to(tenant), is_open(at))
-        for part in (Customer(customer.phone_number, None), Customer(None, customer.lid))
+        for part in (customer._replace(lid=None), customer._replace(phone_number=None))
     )
     if customer.phone_number is None:
         return by_lid

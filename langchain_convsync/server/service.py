@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from pydantic import SecretStr
 
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.store import ConversationStore
 
 WahaSecrets: TypeAlias = str | SecretStr | Sequence[str | SecretStr]
@@ -23,11 +24,13 @@ class Service:
         store: Its conversations.
         tenants: The tenant and bot of each WAHA session; others are told by their metadata.
         waha_secrets: The HMAC keys of WAHA's events; None accepts unsigned ones.
+        quirks: Where it differs from the document; the store has the same.
     """
 
     store: ConversationStore
     tenants: Mapping[str, Tenant]
     waha_secrets: WahaSecrets | None
+    quirks: Quirks = DOCUMENTED
 
 
 async def _service_of(request: Request) -> Service:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from langchain_convsync.server import conversation
 from langchain_convsync.server.customers import Customer, Tenant, completed, is_open, linked, newest
+from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.tables import AnswerRow, ConversationRow, open_database
 from langchain_convsync.server.wire import NewMessage, StateSync
 
@@ -47,14 +48,18 @@ class ConversationStore:
     Args:
         database_url: An SQLAlchemy URL.
         clock: Tells the time, in UTC.
+        quirks: Where it differs from the document.
 
     Raises:
         ConfigurationError: The database cannot be opened.
     """
 
-    def __init__(self, database_url: str, *, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self, database_url: str, *, clock: Clock = wall_clock, quirks: Quirks = DOCUMENTED
+    ) -> None:
         self._engine = open_database(database_url)
         self._clock = clock
+        self._quirks = quirks
         # SQLite has one connection here; other databases lock rows (`FOR UPDATE`).
         self._gate: AbstractContextManager[Any] = (
             threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
@@ -78,37 +83,49 @@ class ConversationStore:
             phone_number: The customer in any spelling, or a chat id.
             bot_id: The bot.
             closed: Whether closed and expired conversations are found, too.
+
+        Raises:
+            BrokenRequestError: A quirk: the server fails on such a bot.
         """
         where = [] if closed else [is_open(self._clock())]
         if bot_id is not None:
-            where.append(ConversationRow.bot_id == bot_id)
+            where.append(ConversationRow.bot_id == self._quirks.bot_id(bot_id))
         with self._transaction() as db:
-            row = newest(db, Customer.of(phone_number), *where)
-            return None if row is None else conversation.document(db, row)
+            row = newest(db, self._quirks.customer(phone_number), *where)
+            return None if row is None else self._document(db, row)
 
     def create(self, customer: Customer, tenant: Tenant, state: StateSync) -> dict[str, Any]:
         """Begin a conversation in a given state, whether there is one already or not."""
         with self._transaction() as db:
             row = conversation.begin(completed(db, customer, tenant), tenant, self._clock())
+            self._quirks.begun(row)
             db.add(row)
             db.flush()
             conversation.merge(db, row, state)
             row.previous_intent = row.previous_step = None
-            return conversation.document(db, row)
+            return self._document(db, row)
 
-    def receive(self, customer: Customer, tenant: Tenant) -> str:
+    def receive(self, customer: Customer, tenant: Tenant, text: str = "") -> str:
         """Note that a customer wrote: prolongs the conversation, or begins one.
+
+        Args:
+            customer: Who wrote.
+            tenant: To whom.
+            text: What; the documented flow leaves it to the agent to record it.
 
         Returns:
             Its session id.
         """
         with self._transaction() as db:
-            at = self._clock()
+            at, customer = self._clock(), self._quirks.sender(customer)
             row = linked(db, customer, tenant, at)
             if row is None:
                 row = conversation.begin(completed(db, customer, tenant), tenant, at)
+                self._quirks.begun(row)
                 db.add(row)
+                db.flush()
             conversation.touch(row, at)
+            self._quirks.received(db, row, text)
             return row.session_id
 
     def sync(self, session_id: str, update: StateSync, *, key: str | None = None) -> Applied:
@@ -120,10 +137,11 @@ class ConversationStore:
         """
 
         def change(db: Session, row: ConversationRow) -> dict[str, Any]:
-            conversation.merge(db, row, update)
-            whole = conversation.document(db, row)
+            self._quirks.merge(db, row, update)
+            whole = self._document(db, row)
             answered = ("sessionId", "currentIntent", "currentStep", "context", "lastActivity")
-            return {field: whole[field] for field in answered}
+            told = {field: whole[field] for field in answered if field in whole}
+            return self._quirks.answer(whole, told)
 
         return self._write(session_id, key, update, change)
 
@@ -138,14 +156,14 @@ class ConversationStore:
         """
 
         def change(db: Session, row: ConversationRow) -> dict[str, Any]:
-            conversation.append(db, row, message)
-            return {
-                "sessionId": row.session_id,
-                "context": {
-                    "previousMessages": conversation.history(db, row),
-                    "lastUserMessage": row.context.get("lastUserMessage"),
-                },
+            with self._quirks.append(db, row, message):
+                whole = self._document(db, row)
+            context = {
+                "previousMessages": whole["context"]["previousMessages"],
+                "lastUserMessage": whole["context"].get("lastUserMessage"),
             }
+            told = {"sessionId": whole["sessionId"], "context": context}
+            return self._quirks.answer(whole, told)
 
         return self._write(session_id, key, message, change)
 
@@ -156,16 +174,19 @@ class ConversationStore:
             UnknownSessionError: It is unknown or expired already.
         """
         with self._transaction() as db:
-            self._unexpired(db, session_id).expires_at = self._clock()
+            self._writable(db, session_id).expires_at = self._clock()
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
         with self._gate, Session(self._engine) as session, session.begin():
             yield session
 
-    def _unexpired(self, db: Session, session_id: str) -> ConversationRow:
+    def _document(self, db: Session, row: ConversationRow) -> dict[str, Any]:
+        return self._quirks.document(conversation.document(db, row))
+
+    def _writable(self, db: Session, session_id: str) -> ConversationRow:
         query = select(ConversationRow).where(
-            ConversationRow.session_id == session_id, ConversationRow.expires_at > self._clock()
+            ConversationRow.session_id == session_id, self._quirks.writable(self._clock())
         )
         row = db.scalar(query.with_for_update())
         if row is None:
@@ -179,6 +200,7 @@ class ConversationStore:
         request: StateSync | NewMessage,
         change: Callable[[Session, ConversationRow], dict[str, Any]],
     ) -> Applied:
+        key = self._quirks.key(key)
         with self._transaction() as db:
             at = self._clock()
             if key is not None:
@@ -187,8 +209,8 @@ class ConversationStore:
                     if before.fingerprint != _fingerprint(request):
                         raise KeyReusedError
                     return Applied(before.answer, replayed=True)
-            row = self._unexpired(db, session_id)
-            conversation.touch(row, at)
+            row = self._writable(db, session_id)
+            self._quirks.touch(row, at)
             data = change(db, row)
             if key is not None:
                 answer = AnswerRow(

@@ -64,7 +64,7 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
         logger.warning(NO_TENANT)
         return _answered("Event ignored", reason=NO_TENANT)
     customer = Customer(event.phone_number, event.lid)
-    session_id = await run_in_threadpool(service.store.receive, customer, tenant)
+    session_id = await run_in_threadpool(service.store.receive, customer, tenant, event.content)
     return _answered("Event accepted", session_id=session_id)
 
 

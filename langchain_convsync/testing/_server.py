@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import httpx
 
@@ -17,11 +17,11 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation
 from langchain_convsync.server.api import reference_api
 from langchain_convsync.server.customers import Customer, Tenant
+from langchain_convsync.server.quirks import Quirks
 from langchain_convsync.server.service import Service
 from langchain_convsync.server.serving import listen, server_for
 from langchain_convsync.server.store import Clock, ConversationStore, wall_clock
 from langchain_convsync.server.wire import StateSync
-from langchain_convsync.settings import DOCUMENTED_PREFIX, ServerProfile
 
 if TYPE_CHECKING:
     import uvicorn
@@ -64,13 +64,13 @@ class ReferenceServer:
         database_url: An SQLAlchemy URL to keep the conversations elsewhere.
         tenants: The tenant and bot of each WAHA session, for :meth:`deliver`.
         clock: Tells the time, in UTC.
+        quirks: Deviations seen in the wild, by the names in ``langchain_convsync.server.QUIRKS``;
+            ``"observed"`` for all that one public server shows.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
         profile: What a client should know about this server.
     """
-
-    profile = ServerProfile(idempotency_keys=True)
 
     def __init__(
         self,
@@ -78,10 +78,15 @@ class ReferenceServer:
         *,
         tenants: Mapping[str, Tenant] | None = None,
         clock: Clock = wall_clock,
+        quirks: Iterable[str] | Literal["observed"] = (),
     ) -> None:
         self.requests: list[SeenRequest] = []
-        self._store = ConversationStore(database_url, clock=clock)
-        service = Service(store=self._store, tenants=tenants or {}, waha_secrets=None)
+        self._quirks = Quirks.of(quirks)
+        self.profile = self._quirks.profile
+        self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
+        service = Service(
+            store=self._store, tenants=tenants or {}, waha_secrets=None, quirks=self._quirks
+        )
         self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
         # Finalizers also run at interpreter exit, the youngest first, for whoever forgot to stop.
@@ -158,6 +163,8 @@ class ReferenceServer:
         state = StateSync.model_validate(
             {"intent": intent, "step": step, "context": context or {}, "metadata": metadata or {}}
         )
+        if customer.phone_number is not None:
+            customer = self._quirks.customer(phone_number)  # some keep it as it was written
         created = self._store.create(customer, Tenant(subdomain, bot_id), state)
         return Conversation.model_validate(created)
 
@@ -185,7 +192,7 @@ class ReferenceServer:
         Returns:
             What became of it: ``accepted``, ``sessionId`` and ``reason``.
         """
-        url = f"{self.base_url}{DOCUMENTED_PREFIX}/webhook/waha"
+        url = f"{self.base_url}{self.profile.prefix}/webhook/waha"
         answer = httpx.post(url, json=event, trust_env=False).raise_for_status()
         data: dict[str, Any] = answer.json()["data"]
         return data

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import SequenceMatcher
 from typing import Any
 
 from langchain_convsync.context import ConversationRef
@@ -31,16 +32,24 @@ class Seen:
     base: Anchor | None = None
 
     @classmethod
-    def read(cls, conversation: Conversation, taken: Taken) -> Seen:
-        """What was just read, overlaid with the outbox as it was taken before."""
-        if not taken.ops:
-            end = Anchor.at_end(conversation.session_id, conversation.messages)
-            return cls(conversation, end)
-        writes = [Write.model_validate_json(op.body) for op in taken.ops]
-        cursor = taken.cursor
-        pos = cursor.pos if cursor is not None and cursor.op_id == taken.ops[0].id else 0
-        anchor = anchor_for(writes[0], pos, taken.anchor)
-        return cls(overlay(conversation, writes, pos=pos, anchor=anchor))
+    def read(cls, conversation: Conversation, taken: Taken, batch: Batch | None = None) -> Seen:
+        """What was just read, overlaid with the outbox as it was taken before.
+
+        Args:
+            conversation: As it was read.
+            taken: What was taken before.
+            batch: The turn's events, where the server records them itself: its own records of them
+                are left out, or the agent would read the customer's words twice.
+        """
+        base, seen = None, conversation
+        if taken.ops:
+            seen = _overlaid(conversation, taken)
+        else:
+            base = Anchor.at_end(conversation.session_id, conversation.messages)
+        if batch is not None:
+            own = _own_records(seen.messages, batch, _known(taken, conversation.session_id))
+            seen = _without(seen, own)
+        return cls(seen, base)
 
     @classmethod
     def snapshot(cls, taken: Taken, now: datetime) -> Seen | None:
@@ -91,8 +100,13 @@ class Ending:
     def commit(self, attempt: Attempt, outcome: Outcome, profile: ServerProfile) -> Commit:
         """Everything that this ending changes in the store."""
         seen, eids = attempt.seen, attempt.batch.eids
-        writes = [] if seen is None else self._writes(attempt, seen, profile)
-        snapshot, ttl = (None, 0.0) if seen is None else _snapshot(seen.conversation, writes)
+        writes: list[Write] = []
+        snapshot, ttl = None, 0.0
+        if seen is not None:
+            writes = self._writes(attempt, seen, profile)
+            # What the server records itself is in the conversation, too.
+            everything = self._writes(attempt, seen, replace(profile, records_inbound=False))
+            snapshot, ttl = _snapshot(seen.conversation, everything)
         return Commit(
             eids=eids,
             outcomes=dict.fromkeys(eids, outcome.model_dump_json(exclude_defaults=True)),
@@ -130,6 +144,64 @@ class Ending:
             update = self.update.model_copy(update={"is_active": active})
             writes.append(Write(kind="sync_state", update=update, **common))
         return writes
+
+
+def _overlaid(conversation: Conversation, taken: Taken) -> Conversation:
+    writes = [Write.model_validate_json(op.body) for op in taken.ops]
+    cursor = taken.cursor
+    pos = cursor.pos if cursor is not None and cursor.op_id == taken.ops[0].id else 0
+    return overlay(conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, taken.anchor))
+
+
+def _known(taken: Taken, session_id: str) -> list[ConversationMessage]:
+    """The end of the history as the last turn of this session left it."""
+    if taken.snapshot is None:
+        return []
+    left = Conversation.model_validate_json(taken.snapshot)
+    return left.messages if left.session_id == session_id else []
+
+
+def _own_records(
+    history: Sequence[ConversationMessage], batch: Batch, known: Sequence[ConversationMessage]
+) -> set[int]:
+    """Where the server's own records of the turn's events stand.
+
+    They are new since the last turn, and may stand before its reply: the customer wrote while the
+    agent was thinking. Without a last turn they are at the tail.
+    """
+    wanted = [{event.text, event.content} for _, event in batch.events]
+    looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
+    start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
+    same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()
+    old = {start + block.b + offset for block in same for offset in range(block.size)}
+    own: set[int] = set()
+    for place in range(len(history) - 1, start - 1, -1):
+        role, content = looks[place]
+        words = next((each for each in reversed(wanted) if content in each), None)
+        if role == "user" and place not in old and words is not None:
+            own.add(place)
+            wanted.remove(words)
+    return own
+
+
+def _tail(history: Sequence[ConversationMessage]) -> int:
+    """Where the customer's last words begin, after everything that was answered."""
+    start = len(history)
+    while start and history[start - 1].role == "user":
+        start -= 1
+    return start
+
+
+def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
+    if not places:
+        return conversation
+    kept = [
+        message.model_dump(by_alias=True, mode="json")
+        for place, message in enumerate(conversation.messages)
+        if place not in places
+    ]
+    context = {**conversation.context, "previousMessages": kept}
+    return conversation.model_copy(update={"context": context})
 
 
 def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:

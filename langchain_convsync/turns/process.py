@@ -151,7 +151,8 @@ class Processor:
             telemetry.count("snapshots_used")
             attempt.see(snapshot)
         else:
-            attempt.see(Seen.read(read, attempt.taken))
+            recorded = attempt.batch if self._api.profile.records_inbound else None
+            attempt.see(Seen.read(read, attempt.taken, recorded))
 
     def _find(self, ref: ConversationRef) -> Flow[Conversation]:
         """The one API round trip before the agent; patient where the server's webhook is late."""

@@ -1,0 +1,105 @@
+"""The write at the head of an outbox while it is worked on, and what its answers tell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_convsync.models import (
+    Conversation,
+    ConversationMessage,
+    PartialConversation,
+    StateUpdate,
+)
+from langchain_convsync.outbox.carry import carried, place_written
+from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, is_recorded
+from langchain_convsync.settings import ServerProfile
+from langchain_convsync.stores.base import Cursor, Lease, Op, Taken
+
+
+@dataclass(slots=True)
+class Job:
+    """The write, and the lease under which it is worked on.
+
+    Attributes:
+        taken: The outbox as it was taken.
+        op: The write as it is stored.
+        write: The write.
+        cursor: How far it has come.
+        anchor: JSON of the last confirmed message.
+        carries: Whether it carries what was just read.
+        read: The conversation as it was just read, without the write.
+        unread: How often in a row it could not be read.
+    """
+
+    taken: Taken
+    op: Op
+    write: Write
+    cursor: Cursor
+    anchor: str | None
+    carries: bool
+    read: Conversation | None = None
+    unread: int = 0
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of its queue."""
+        return self.taken.lease
+
+    @property
+    def end(self) -> int:
+        """The position after the part that is next: one PUT takes all messages at once."""
+        return self.write.parts if self.carries else self.cursor.pos + 1
+
+    @property
+    def last(self) -> bool:
+        """Whether the part that is next is the last one."""
+        return self.end >= self.write.parts
+
+    @property
+    def key(self) -> str:
+        """The idempotency key of the part; what carries a read has another body each time."""
+        key = f"{self.op.id}/{self.cursor.pos}"
+        return f"{key}/{self.cursor.tries}" if self.carries else key
+
+    @property
+    def note(self) -> str | None:
+        """The end of the history that a PUT replaces: what it writes stands right after it."""
+        if self.read is None or not self.carries or self.write.kind == "sync_state":
+            return None
+        return Anchor.at_end(self.read.session_id, self.read.messages).model_dump_json()
+
+    def carried(self, profile: ServerProfile) -> dict[str, Any] | None:
+        """The context that goes along with a sync; None where there is none to carry."""
+        if self.read is None or not self.carries:
+            return None
+        return carried(self.read, self.write, self.cursor.pos, profile)
+
+    def update(self) -> StateUpdate:
+        """What a sync says besides what it carries: messages leave the state as it is."""
+        if self.write.kind == "append":
+            return StateUpdate(is_active=None if self.read is None else self.read.is_active)
+        return self.write.marked_update()
+
+    def recorded(self, history: Sequence[ConversationMessage]) -> int | None:
+        """Where the messages of the part stand that was sent; None if they do not.
+
+        Raises:
+            LookupError: Nobody can tell.
+        """
+        messages, pos, note = self.write.messages, self.cursor.pos, self.cursor.note
+        if self.carries:
+            anchor = None if note is None else Anchor.model_validate_json(note)
+            return place_written(history, messages[pos:], anchor)
+        return is_recorded(history, messages[pos], anchor_for(self.write, pos, self.anchor))
+
+    def anchor_in(self, answer: PartialConversation) -> Anchor | None:
+        """Where the answer to the part shows the last message that it recorded."""
+        if self.write.kind != "append":
+            return None
+        message, history = self.write.messages[self.end - 1], answer.messages
+        for place in range(len(history) - 1, -1, -1):
+            if (history[place].role, history[place].content) == (message.role, message.content):
+                return Anchor.at(answer.session_id, history, place)
+        return None
