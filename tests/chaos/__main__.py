@@ -1,0 +1,73 @@
+"""The command line: ``python -m tests.chaos --turns 1000 --kills 80 --seed 1 --store both``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.chaos.driver import Plan, Store, play
+from tests.chaos.fake_api import Manners
+from tests.chaos.guards import GUARDS
+from tests.chaos.report import breaches, must_go_red, show, small
+
+
+def main() -> None:
+    """Run what was asked for; exit with 1 unless everything is as it must be."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us, Redis ends too
+    given = vars(_parser().parse_args())
+    store, red = given.pop("store"), given.pop("red")
+    manners = {field.name: given.pop(field.name, False) for field in fields(Manners)}
+    stores: list[Store] = ["sqlite", "redis"] if store == "both" else [store]
+    console = Console()
+    good = True
+    for store in stores:
+        plan = Plan(folder=Path(), store=store, manners=Manners(**manners), **given)
+        for one in must_go_red(replace(small(plan), **given)) if red else [plan]:
+            good &= _ran(console, one) != red
+    sys.exit(not good)
+
+
+def _ran(console: Console, plan: Plan) -> bool:
+    """Whether the run was green."""
+    with tempfile.TemporaryDirectory(prefix="convsync-chaos-") as folder:
+        plan = replace(plan, folder=Path(folder))
+        report = asyncio.run(play(plan))
+    show(console, plan, report)
+    return not breaches(plan, report)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # What is not given is not there: the defaults are the plan's.
+    parser = argparse.ArgumentParser("python -m tests.chaos", argument_default=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--turns", type=int, help="turns at least (default: 1000)")
+    add("--kills", type=int, help="how often something is killed or paused (default: 80)")
+    add("--seed", type=int, help="of the script, the faults and the kills (default: 1)")
+    add("--store", choices=["sqlite", "redis", "both"], default="both")
+    add("--profile", choices=["kills", "pauses"], help="default: kills")
+    add("--keys", action="store_true", help="the API server honours Idempotency-Key")
+    add("--replace", action="store_true", help="a sync replaces the whole context")
+    add("--by-sync", action="store_true", help="only a sync that carries it persists the history")
+    add("--naive", action="store_true", help="the document's sample flow instead of the engine")
+    add("--without", choices=[*GUARDS], metavar="GUARD", help=f"one of: {', '.join(GUARDS)}")
+    add(
+        "--red",
+        action="store_true",
+        default=False,
+        help="small runs of the naive flow and without each guard: each must go red",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

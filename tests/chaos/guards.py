@@ -1,0 +1,158 @@
+"""The engine's guards, each with a way to take it out: a run without it must go red.
+
+They are patched inside the worker process. A guard that has moved fails loudly here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from langchain_convsync.outbox import plan as planning
+from langchain_convsync.outbox.plan import Send
+from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
+from langchain_convsync.stores import _redis_wire as redis_wire
+from langchain_convsync.stores.base import Handles
+from langchain_convsync.turns.ending import Seen
+
+PACKAGE = "langchain_convsync"
+
+
+def put(place: str, value: Any) -> Any:
+    """Replace ``module.name`` or ``module.Class.name`` of the package; what was there before."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(f"{PACKAGE}.{module}")
+    for part in owners:
+        owner = getattr(owner, part)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return before
+
+
+def remove(guard: str) -> None:
+    """Take a guard out of this process."""
+    GUARDS[guard]()
+
+
+def _verify() -> None:
+    """A write without a clear answer is sent again, without a look."""
+    put("outbox.delivery:plan", lambda _write, cursor, **_: Send(cursor.pos, cursor.tries + 1))
+
+
+def _settle() -> None:
+    """The look comes at once, before a late write has had its time."""
+    real = planning.plan
+
+    def hasty(write: Any, cursor: Any, *, now: float, **given: Any) -> Any:
+        return real(write, cursor, now=now + 3600.0, **given)
+
+    put("outbox.delivery:plan", hasty)
+
+
+def _anchor() -> None:
+    """Any message that reads the same counts as the one that was sent."""
+    real = planning.is_recorded
+    start = planning.Anchor(session_id="")
+    put("outbox.job:is_recorded", lambda history, message, _: real(history, message, start))
+
+
+def _base() -> None:
+    """Writes do not know where the history ended when their turn was decided."""
+    real = Seen.read
+
+    def without(*given: Any) -> Seen:
+        return replace(real(*given), base=None)
+
+    put("turns.ending:Seen.read", staticmethod(without))
+
+
+def _overlay() -> None:
+    """A turn does not see the writes that are still on their way."""
+    put("turns.ending:overlay", lambda conversation, _writes, **_: conversation)
+
+
+def _dedup() -> None:
+    """Every delivery is another event."""
+    real = Handles.event
+
+    def fresh(self: Handles, account: str, family: str, source_id: str) -> str:
+        return real(self, account, family, source_id + uuid.uuid4().hex)
+
+    put("stores.base:Handles.event", fresh)
+
+
+def _order() -> None:
+    """Every event is a conversation of its own."""
+    real = Handles.conversation
+
+    def alone(self: Handles, account: str, customer: str) -> str:
+        return real(self, account, customer + uuid.uuid4().hex)
+
+    put("stores.base:Handles.conversation", alone)
+
+
+def _account() -> None:
+    """Events and customers of all tenants share their names."""
+    event, conversation = Handles.event, Handles.conversation
+    put("stores.base:Handles.event", lambda self, _, *parts: event(self, "", *parts))
+    put("stores.base:Handles.conversation", lambda self, _, *parts: conversation(self, "", *parts))
+
+
+def _lease() -> None:
+    """A lane can be taken while somebody is at work on it."""
+    for store in (SQLiteEventStore, RedisEventStore):
+        for name in ("accept", "take"):
+            setattr(store, name, _without_lease(getattr(store, name)))
+
+
+def _without_lease(operation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given, **named: operation(*given, **{**named, "lease": 0.0})
+
+
+def _heartbeat() -> None:
+    """A lease is never renewed while the agent works."""
+    put("stores.heartbeat:_Heartbeat.add", lambda _self, _watch: None)
+
+
+def _fence() -> None:
+    """Whoever once held a lane may go on with it; and leases lapse at once, so that many do."""
+    _lease()
+    for module in ("_sqlite_lanes", "_sqlite_events", "_sqlite_work"):
+        put(f"stores.{module}:is_held", _somebody_holds)
+    put("stores.redis:script", _unfenced)
+
+
+def _somebody_holds(tx: Any, lease: Any) -> bool:
+    query = "SELECT 1 FROM lanes WHERE cid = ? AND lane = ? AND until IS NOT NULL"
+    return tx.one(query, lease.cid, lease.lane) is not None
+
+
+def _unfenced(name: str, *, prelude: bool = True) -> redis_wire.Script:
+    source = redis_wire.script(name, prelude=prelude).source
+    check = b"if has[1] == token and has[2] == epoch and has[3] then"
+    if prelude and check not in source:
+        raise LookupError(check)
+    source = source.replace(check, b"if has[3] then")
+    return redis_wire.Script(
+        source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+    )
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    "verify": _verify,
+    "settle": _settle,
+    "anchor": _anchor,
+    "base": _base,
+    "overlay": _overlay,
+    "dedup": _dedup,
+    "order": _order,
+    "account": _account,
+    "lease": _lease,
+    "heartbeat": _heartbeat,
+    "fence": _fence,
+}
