@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,6 +248,8 @@ class SQLiteEventStore:
             except BaseException:  # whatever it is, the file must not stay open
                 sql.close()
                 raise
+            # Somebody may never close us: the file is closed with the store, or at the end.
+            weakref.finalize(self, sql.close)
             self._sql = sql
         return self._sql
 

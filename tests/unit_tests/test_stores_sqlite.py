@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sqlite3
 import threading
@@ -287,3 +288,17 @@ def test_a_store_that_waits_too_long_for_another_process_says_so(
     sql.close()
 
     assert store.accept(event()).block().status == "new"
+
+
+def test_a_store_that_nobody_closes_closes_its_file() -> None:
+    """Python warns of a connection that is left open, and warnings are errors here."""
+    store = SQLiteEventStore(":memory:")
+    store.handles().block()
+    assert store._sql is not None
+    sql = store._sql
+
+    del store
+    gc.collect()
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        sql.execute("SELECT 1")
