@@ -98,7 +98,7 @@ class Outbox:
             try:
                 while job.cursor.pos < job.write.parts:
                     wait = yield from self._step(job, offset)
-                    if wait > until - self._clock():
+                    if wait and wait > until - self._clock():
                         return wait
                     yield from sleep(wait)
             except FencedError:

@@ -63,7 +63,8 @@ class TurnRunner:
         patience: Seconds for which an event waits for an API server that does not answer.
         backlog: Queued events per conversation; beyond, new ones are refused as ``busy``.
         lease: Seconds after which another process takes over from one that died.
-        workers: Events that a block answers at once, besides those of its calls.
+        workers: How many conversations a block writes for at once, and how many it answers at once
+            besides its calls.
         drain: Seconds that a call, or leaving the block, may spend on finishing; what is left then
             stays in the store.
 
@@ -111,7 +112,7 @@ class TurnRunner:
         self._processor = Processor(
             agent, self._api, self.store, extractor=extractor, prepare=prepare, limits=limits
         )
-        self._workers = workers if self.sends_replies else 0
+        self._workers = workers
         self._handles: Handles | None = None
         self._crew: Crew | None = None
         self._closed = False
@@ -203,7 +204,7 @@ class TurnRunner:
         self._crew = Crew(
             self.store,
             {"write": self._work_writes, "turn": self._work_turn},
-            hands={"write": 1, "turn": self._workers},
+            hands={"write": self._workers, "turn": self._workers if self.sends_replies else 0},
             lease=self._lease,
         )
         return self._crew
@@ -214,7 +215,8 @@ class TurnRunner:
             yield from self._tell(turn)
 
     def _work_writes(self, taken: Taken) -> Flow[None]:
-        return self._outbox.deliver(taken, budget=self._lease)
+        # A write that has to wait is given back: others must not wait with it.
+        return self._outbox.deliver(taken, budget=0.0)
 
     def _leave(self) -> Flow[None]:
         """Deliver what is due, or due within a moment, as far as the time allows."""
