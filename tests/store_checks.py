@@ -11,7 +11,7 @@ QUEUES: dict[Lane, str] = {"turn": "in", "write": "out", "say": "say"}
 Client: TypeAlias = Any  # redis-py's answers are annotated for both colours at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|c|alias|token|ready|accounts|places|count|dead|parked)(:(?P<rest>.*))?"
+    r"(?P<kind>ev|c|alias|pause|token|ready|running|accounts|places|count|dead|parked)(:(?P<rest>.*))?"
 )
 
 
@@ -23,7 +23,7 @@ def check_keys(client: Client) -> None:
     assert all(found.values()), "unknown keys: " + str([k for k, m in found.items() if not m])
     for key, match in found.items():
         assert match is not None
-        if (rest := match["rest"]) and match["kind"] in {"ev", "c", "alias"}:
+        if (rest := match["rest"]) and match["kind"] in {"ev", "c", "alias", "pause"}:
             assert rest[:2] == match["shard"], f"{key} lies in a foreign shard"
         _check_life(client, key, match["kind"], keys)
     for key in keys:
@@ -47,7 +47,7 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
                 f"{key} is {state!r}, TTL {keys[key]}"
             )
             assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
-        case "alias" | "token":
+        case "alias" | "pause" | "token":
             assert not forever, f"{key} lives forever"
         case "c" if key.endswith(":snap"):
             assert not forever, f"{key} lives forever"
@@ -81,6 +81,9 @@ def _check_ready(client: Client, conversation: str) -> None:
             due = max(due, min(ends[0] + int(has["max_quiet"]), ends[1] + int(has["quiet"])))
         indexed = client.zscore(f"{shard}ready:{lane}:{cid[:15]}", cid)
         assert indexed == (due if work else None), f"{lane} of {cid}"
+        if lane == "turn":
+            running = client.zscore(f"{shard}running:{cid[:15]}", cid)
+            assert running == (int(has["turn.until"]) if "turn.until" in has else None)
         assert not work or client.zscore(f"{shard}accounts:{lane}", cid[:15]) is not None
 
 

@@ -14,6 +14,7 @@ from langchain_convsync.stores.base import (
     Accepted,
     Backlog,
     Commit,
+    Committed,
     Cursor,
     Done,
     EventState,
@@ -90,6 +91,7 @@ class StoreModel:
         self.events: dict[str, Event] = {}
         self.talks: dict[str, Talk] = {}
         self.aliases: dict[str, str] = {}
+        self.pauses: dict[str, int] = {}
         self.parked: list[tuple[str, Lane, Op, str]] = []
         #: Per lane and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[Lane, str], int] = {}
@@ -109,13 +111,14 @@ class StoreModel:
         quiet: float = 0.0,
         max_quiet: float = 0.0,
         backlog: int = 1000,
+        at_once: int = 0,
     ) -> Accepted:
         cid = self._follow(event.cid)
         known = self.events.get(event.eid)
         if known is None and len(self._talk(cid).inbox) >= backlog:
             return Accepted(status="busy", cid=cid, due_in=self.due("turn", cid) or 0.0)
-        if event.alias not in (None, cid) and not self._talk(event.alias).busy:
-            self.aliases[event.alias] = cid
+        if event.alias is not None:
+            self.link(event.alias, cid)
         by = token or object()
         if known is None:
             known = Event(event.eid, cid, event.digest, event.payload, by, self.now)
@@ -126,7 +129,7 @@ class StoreModel:
             self._update_places()
         taken = None
         if token is not None and known.state == "queued":
-            taken = self.take("turn", token, cid=known.cid, lease=lease)
+            taken = self.take("turn", token, cid=known.cid, lease=lease, at_once=at_once)
         waits = known.state == "queued" and taken is None
         return Accepted(
             status="new" if known.by == by else "duplicate",
@@ -138,13 +141,32 @@ class StoreModel:
             taken=taken,
         )
 
+    def pause(self, cid: str, *, seconds: float) -> None:
+        self.pauses[self._follow(cid)] = self.now + ms(seconds)
+
+    def link(self, alias: str, cid: str) -> bool:
+        cid = self._follow(cid)
+        if alias == cid:
+            return True
+        if self._talk(alias).busy:
+            return False
+        self.aliases[alias] = cid
+        self.pauses[cid] = max(self.pauses.get(cid, 0), self.pauses.pop(alias, 0))
+        return True
+
     # Leases
 
     def take(
-        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+        self,
+        lane: Lane,
+        token: str,
+        *,
+        cid: str | None = None,
+        lease: float = 30.0,
+        at_once: int = 0,
     ) -> Taken | None:
         if cid is None:
-            cid = self._held_by(lane, token) or self.next_due(lane)
+            cid = self._held_by(lane, token) or self.next_due(lane, at_once)
         talk = self.talks.get(cid or "")
         if cid is None or talk is None:
             return None
@@ -152,7 +174,7 @@ class StoreModel:
         if state.token == token and state.until is not None:
             return self._taken(cid, lane)
         due = talk.due(lane)
-        if due is None or due > self.now:
+        if due is None or due > self.now or self._is_full(cid[:15], lane, at_once):
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         if lane == "turn":
@@ -184,7 +206,7 @@ class StoreModel:
 
     # Turns
 
-    def commit_turn(self, lease: Lease, commit: Commit) -> Done:
+    def commit_turn(self, lease: Lease, commit: Commit) -> Committed:
         head, by = self.events[commit.eids[0]], (lease.epoch, lease.token)
         if head.state != "queued":
             return "done" if head.ended_by == by else "already"
@@ -192,6 +214,10 @@ class StoreModel:
         answered = talk.inbox[: len(commit.eids)]
         if state is None or [event.eid for event in answered] != list(commit.eids):
             return "fenced"
+        if commit.unless_paused and self._is_paused(lease.cid):
+            return "paused"
+        if commit.unless_newer and len(talk.inbox) > len(commit.eids):
+            return "newer"
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
             event.outcome = commit.outcomes.get(event.eid)
@@ -304,7 +330,7 @@ class StoreModel:
 
     # What tests ask besides
 
-    def next_due(self, lane: Lane) -> str | None:
+    def next_due(self, lane: Lane, at_once: int = 0) -> str | None:
         """Accounts take turns; within an account the longest due comes first."""
         dues: dict[str, list[tuple[int, str]]] = {}
         for cid, talk in self.talks.items():
@@ -313,7 +339,7 @@ class StoreModel:
         ring = [
             (max(self.places[lane, account], min(work)[0] * 1000), account)
             for account, work in dues.items()
-            if min(work)[0] <= self.now
+            if min(work)[0] <= self.now and not self._is_full(account, lane, at_once)
         ]
         return min(dues[min(ring)[1]])[1] if ring else None
 
@@ -329,6 +355,14 @@ class StoreModel:
         while cid in self.aliases:
             cid = self.aliases[cid]
         return cid
+
+    def _is_paused(self, cid: str) -> bool:
+        return self.now < self.pauses.get(cid, 0)
+
+    def _is_full(self, account: str, lane: Lane, at_once: int) -> bool:
+        ends = [t.lanes["turn"].until for cid, t in self.talks.items() if cid[:15] == account]
+        running = sum(end is not None and end > self.now for end in ends)
+        return lane == "turn" and 0 < at_once <= running
 
     def _held(self, lease: Lease) -> LaneState | None:
         state = self._talk(lease.cid).lanes[lease.lane]
@@ -370,6 +404,7 @@ class StoreModel:
             anchor=talk.lanes[queue].anchor,
             snapshot=talk.snapshot[0] if valid and talk.snapshot else None,
             turns=talk.turns,
+            paused=lane == "turn" and self._is_paused(cid),
         )
 
     def _refusal(self, lease: Lease, op_id: str, pos: int | None) -> Done | None:

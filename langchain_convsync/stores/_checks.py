@@ -43,7 +43,11 @@ def decoded(data: bytes) -> str:
 
 def check_event(event: NewEvent) -> None:
     """Raise ValueError unless the event's handles belong together."""
-    handles = [event.eid, event.cid, *([event.alias] if event.alias is not None else [])]
+    check_names(event.eid, event.cid, *([event.alias] if event.alias is not None else []))
+
+
+def check_names(*handles: str) -> None:
+    """Raise ValueError unless the handles belong together."""
     if len({account_of(handle) for handle in handles}) > 1:
         message = "an event, its conversation and its alias must belong to one account"
         raise ValueError(message)

@@ -85,7 +85,7 @@ def as_taken(answer: Any, lane: Lane) -> Taken | None:
     """The taken lane in a script's answer."""
     if not answer:
         return None
-    cid, token, epoch, until, now, turns, events, ops, cursor, anchor, snapshot = answer
+    cid, token, epoch, until, now, turns, events, ops, cursor, anchor, snapshot, paused = answer
     return Taken(
         lease=Lease(
             cid=decoded(cid),
@@ -104,6 +104,7 @@ def as_taken(answer: Any, lane: Lane) -> Taken | None:
         anchor=_text(anchor),
         snapshot=_text(snapshot),
         turns=int(turns or 0),
+        paused=bool(paused),
     )
 
 

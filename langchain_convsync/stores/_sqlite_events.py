@@ -16,14 +16,14 @@ from langchain_convsync.stores._sqlite_lanes import (
     blob,
     due_in,
     head_of,
-    is_busy,
     is_held,
     keep_while_busy,
     schedule,
     take,
     text,
 )
-from langchain_convsync.stores.base import Accepted, Commit, Done, Lane, Lease, NewEvent, Op
+from langchain_convsync.stores._sqlite_names import follow, is_paused, link
+from langchain_convsync.stores.base import Accepted, Commit, Committed, Lane, Lease, NewEvent, Op
 
 #: How many expired records an accept removes on its way: more than it adds, and never long.
 _SWEEP = 20
@@ -39,18 +39,19 @@ def accept(
     quiet: int,
     max_quiet: int,
     backlog: int,
+    at_once: int,
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
     _sweep(tx)
     tx.do("DELETE FROM events WHERE eid = ? AND expires <= ?", event.eid, tx.now)
-    cid = _follow(tx, event.cid)
+    cid = follow(tx, event.cid)
     known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)
     if known is None:
         queued = tx.one("SELECT count(*) FROM events WHERE cid = ? AND state = 'queued'", cid)
         if queued[0] >= backlog:
             return Accepted(status="busy", cid=cid, due_in=due_in(tx, cid, "turn") or 0.0)
     if event.alias is not None:
-        _link(tx, event.alias, cid)
+        link(tx, event.alias, cid)
     if known is None:
         _enqueue(tx, event, cid, by=by, quiet=quiet, max_quiet=max_quiet)
         known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)
@@ -65,20 +66,24 @@ def accept(
     )
     if known["state"] != "queued":
         return accepted
-    lane = None if token is None else take(tx, cid, "turn", token, length)
+    lane = None if token is None else take(tx, cid, "turn", token, length, at_once=at_once)
     return replace(accepted, taken=lane, due_in=0.0 if lane else due_in(tx, cid, "turn") or 0.0)
 
 
-def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Done:
+def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
     """End a turn: its events, operations and snapshot change together."""
     by = f"{lease.epoch} {lease.token}"
     head = tx.one("SELECT state, ended_by FROM events WHERE eid = ?", commit.eids[0])
     if head is not None and head["state"] != "queued":
         return "done" if head["ended_by"] == by else "already"
     query = "SELECT eid FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq LIMIT ?"
-    waiting = [row["eid"] for row in tx.all(query, lease.cid, len(commit.eids))]
-    if not is_held(tx, lease) or waiting != list(commit.eids):
+    waiting = [row["eid"] for row in tx.all(query, lease.cid, len(commit.eids) + 1)]
+    if not is_held(tx, lease) or waiting[: len(commit.eids)] != list(commit.eids):
         return "fenced"
+    if commit.unless_paused and is_paused(tx, lease.cid):
+        return "paused"
+    if commit.unless_newer and len(waiting) > len(commit.eids):
+        return "newer"
     for eid in commit.eids:
         _end(tx, eid, commit, by)
     lives = milliseconds(commit.snapshot_ttl)
@@ -106,19 +111,6 @@ def _sweep(tx: Transaction) -> None:
             f" (SELECT {name} FROM {table} WHERE expires <= ? ORDER BY expires LIMIT {_SWEEP})",
             tx.now,
         )
-
-
-def _follow(tx: Transaction, cid: str) -> str:
-    query = "UPDATE aliases SET expires = ? WHERE alias = ? AND expires > ? RETURNING cid"
-    while alias := tx.one(query, tx.now + tx.retention, cid, tx.now):
-        cid = alias["cid"]
-    return cid
-
-
-def _link(tx: Transaction, alias: str, cid: str) -> None:
-    """Only to a conversation that is no alias itself, hence never in a circle."""
-    if alias != cid and not is_busy(tx, alias):
-        tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", alias, cid, tx.now + tx.retention)
 
 
 def _enqueue(

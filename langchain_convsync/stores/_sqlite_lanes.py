@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from langchain_convsync.stores._checks import account_of, decoded, encoded
 from langchain_convsync.stores._sqlite_file import Transaction
+from langchain_convsync.stores._sqlite_names import is_busy, is_paused
 from langchain_convsync.stores.base import (
     Cursor,
     Lane,
@@ -59,16 +60,6 @@ def schedule(tx: Transaction, cid: str, lane: Lane) -> None:
         tx.do("DELETE FROM accounts WHERE lane = ? AND account = ?", lane, account)
 
 
-def is_busy(tx: Transaction, cid: str) -> bool:
-    """Whether a conversation has events or operations."""
-    found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE cid = ? AND state = 'queued')"
-        " OR EXISTS (SELECT 1 FROM ops WHERE cid = ?)",
-        *(cid, cid),
-    )
-    return bool(found[0])
-
-
 def keep_while_busy(tx: Transaction, cid: str) -> None:
     """To be called when work was added or taken away: only an idle conversation expires."""
     expires = None if is_busy(tx, cid) else tx.now + tx.retention
@@ -99,7 +90,17 @@ def is_held(tx: Transaction, lease: Lease) -> bool:
     return bool(has["token"] == lease.token and has["epoch"] == lease.epoch)
 
 
-def take(tx: Transaction, cid: str, lane: Lane, token: str, length: int) -> Taken | None:
+def is_full(tx: Transaction, account: str, lane: Lane, at_once: int) -> bool:
+    """Whether so many turns of the account run already; 0 stands for any number."""
+    if lane != "turn" or not at_once:
+        return False
+    query = "SELECT count(*) FROM lanes WHERE lane = 'turn' AND account = ? AND until > ?"
+    return bool(tx.one(query, account, tx.now)[0] >= at_once)
+
+
+def take(
+    tx: Transaction, cid: str, lane: Lane, token: str, length: int, *, at_once: int
+) -> Taken | None:
     """Lease the lane if it is due, or again to the token that holds it."""
     has = lane_of(tx, cid, lane)
     if has is None:
@@ -107,6 +108,8 @@ def take(tx: Transaction, cid: str, lane: Lane, token: str, length: int) -> Take
     if has["token"] == token and has["until"] is not None:
         return taken(tx, cid, lane)
     if has["due"] is None or has["due"] > tx.now:
+        return None
+    if is_full(tx, has["account"], lane, at_once):
         return None
     tx.do(
         "UPDATE lanes SET epoch = epoch + 1, token = ?, until = ? WHERE cid = ? AND lane = ?",
@@ -145,6 +148,7 @@ def taken(tx: Transaction, cid: str, lane: Lane) -> Taken:
         anchor=text(work["anchor"]),
         snapshot=decoded(talk["snapshot"]) if valid else None,
         turns=talk["turns"],
+        paused=lane == "turn" and is_paused(tx, cid),
     )
 
 

@@ -14,6 +14,7 @@ from langchain_convsync.stores._sqlite_lanes import (
     blob,
     drop_head,
     head_of,
+    is_full,
     is_held,
     keep_while_busy,
     lane_of,
@@ -26,23 +27,25 @@ from langchain_convsync.stores._sqlite_lanes import (
 from langchain_convsync.stores.base import Backlog, Cursor, Done, Lane, Lease, Taken
 
 
-def take_any(tx: Transaction, lane: Lane, token: str, length: int) -> Taken | None:
+def take_any(tx: Transaction, lane: Lane, token: str, length: int, at_once: int) -> Taken | None:
     """Lease the lane that is next: accounts take turns, the longest due first within one."""
     query = "SELECT cid FROM lanes WHERE token = ? AND until IS NOT NULL AND lane = ?"
     if holding := tx.one(query, token, lane):
         return taken(tx, holding["cid"], lane)
-    account = tx.one(
+    accounts = tx.sql.execute(
         "SELECT account FROM (SELECT account, place, (SELECT min(due) FROM lanes WHERE lanes.lane ="
         " accounts.lane AND lanes.account = accounts.account AND due IS NOT NULL) AS due"
         " FROM accounts WHERE lane = ?)"
-        " WHERE due <= ? ORDER BY max(place, due * 1000), account LIMIT 1",
-        *(lane, tx.now),
+        " WHERE due <= ? ORDER BY max(place, due * 1000), account",
+        (lane, tx.now),
     )
+    ring = (row["account"] for row in accounts)
+    account = next((found for found in ring if not is_full(tx, found, lane, at_once)), None)
     if account is None:
         return None
     ready = "SELECT cid FROM lanes WHERE lane = ? AND account = ? AND due IS NOT NULL"
-    first = tx.one(f"{ready} ORDER BY due, cid LIMIT 1", lane, account["account"])
-    return take(tx, first["cid"], lane, token, length)
+    first = tx.one(f"{ready} ORDER BY due, cid LIMIT 1", lane, account)
+    return take(tx, first["cid"], lane, token, length, at_once=at_once)
 
 
 def beat(tx: Transaction, lease: Lease, seconds: int) -> Lease | None:

@@ -194,6 +194,7 @@ class Taken:
         anchor: JSON noted by the last confirmed operation of that queue.
         snapshot: JSON stored by the last commit, while it is valid; ``turn`` lane only.
         turns: How many turns were committed so far.
+        paused: Whether a human has taken the conversation over; ``turn`` lane only.
     """
 
     lease: Lease
@@ -204,6 +205,7 @@ class Taken:
     anchor: str | None = field(default=None, repr=False)
     snapshot: str | None = field(default=None, repr=False)
     turns: int = 0
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +219,8 @@ class Accepted:
         outcome: The JSON that the turn which finished it stored.
         differs: It was known, but with another digest.
         due_in: Seconds until its conversation can be taken: the quiet window, a retry's delay or
-            somebody's lease; 0.0 when it could be now, was, or when the event needs no turn any
-            more.
+            somebody's lease; 0.0 when it could be now, was, waits for its account's other turns,
+            or when the event needs no turn any more.
         taken: The turn lane, when a token was given, the event is queued, and the lane was free and
         due.
     """
@@ -244,6 +246,8 @@ class Commit:
         dead: True keeps the events as dead letters, payload included, for an operator.
         snapshot: JSON for the next turn, should the API not answer then.
         snapshot_ttl: Seconds for which it is valid.
+        unless_paused: Commit nothing while a human has the conversation.
+        unless_newer: Commit nothing if the inbox holds more events than ``eids``.
     """
 
     eids: Sequence[str]
@@ -253,6 +257,8 @@ class Commit:
     dead: bool = False
     snapshot: str | None = field(default=None, repr=False)
     snapshot_ttl: float = 0.0
+    unless_paused: bool = False
+    unless_newer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +273,7 @@ class Backlog:
 
 
 Done: TypeAlias = Literal["done", "already", "fenced"]
+Committed: TypeAlias = Literal["done", "already", "fenced", "paused", "newer"]
 
 
 class EventStore(Protocol):
@@ -285,6 +292,7 @@ class EventStore(Protocol):
         quiet: float = 0.0,
         max_quiet: float = 0.0,
         backlog: int = 1000,
+        at_once: int = 0,
     ) -> Io[Accepted]:
         """Record an event once, and take its conversation's turn lane in the same step if possible.
 
@@ -301,6 +309,7 @@ class EventStore(Protocol):
             quiet: Seconds without a further event after which the conversation is due.
             max_quiet: Seconds after the first queued event at which it is due in any case.
             backlog: At most so many queued events per conversation; beyond, the answer is ``busy``.
+            at_once: Take it only while fewer turns of its account run; 0 for any number.
 
         Raises:
             ValueError: The event's handles are none, or belong to different accounts.
@@ -308,7 +317,13 @@ class EventStore(Protocol):
         ...
 
     def take(
-        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+        self,
+        lane: Lane,
+        token: str,
+        *,
+        cid: str | None = None,
+        lease: float = 30.0,
+        at_once: int = 0,
     ) -> Io[Taken | None]:
         """Lease a lane that has work due and no live lease; None if there is none.
 
@@ -316,7 +331,8 @@ class EventStore(Protocol):
         turns (the next one is that whose oldest work, or whose last turn, is longest ago), within
         an account the longest due comes first. A lapsed lease is taken over with the next epoch.
         Taking a turn lane counts a start on its head event, once per token. A token that holds a
-        lane is answered with that lane again.
+        lane is answered with that lane again. ``at_once`` leaves out the turn lanes of accounts of
+        which so many are leased already.
         """
         ...
 
@@ -324,11 +340,13 @@ class EventStore(Protocol):
         """Renew a lease to at least ``seconds`` from now; None when it is lost."""
         ...
 
-    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
         """End a turn and give the turn lane back: all of ``commit``, or nothing.
 
         The same call again answers ``done`` again. ``already``: another lease committed this turn's
         head event. ``fenced``: the lease is lost, or the events are not the head of the inbox.
+        ``paused`` and ``newer``: what ``commit`` was not to be made in is the case; the lease
+        holds.
         Finished events lose their payload and expire after the store's retention.
 
         Raises:
@@ -399,6 +417,24 @@ class EventStore(Protocol):
         the head event instead. The lane is due again after ``delay`` seconds, or after the delay
         that :meth:`op_retry` set if that is later, if it has work. Changes nothing after the lane
         was given back by :meth:`commit_turn` or an earlier release.
+        """
+        ...
+
+    def pause(self, cid: str, *, seconds: float) -> Io[None]:
+        """Give a conversation to a human for so many seconds from now; 0.0 gives it back.
+
+        The latest call wins. It may be a conversation that has no event yet; an alias stands for
+        the conversation it leads to, and one that is linked later brings its pause along.
+        """
+        ...
+
+    def link(self, alias: str, cid: str) -> Io[bool]:
+        """Let another handle of the same customer lead to their conversation.
+
+        False, and nothing is changed, while the conversation of that name has work of its own.
+
+        Raises:
+            ValueError: They are no handles, or belong to different accounts.
         """
         ...
 

@@ -15,6 +15,7 @@ from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
 from langchain_convsync.stores._checks import (
     check_commit,
     check_event,
+    check_names,
     check_queue,
     milliseconds,
     turn_of,
@@ -38,6 +39,7 @@ from langchain_convsync.stores.base import (
     Accepted,
     Backlog,
     Commit,
+    Committed,
     Cursor,
     Done,
     Handles,
@@ -98,19 +100,27 @@ class RedisEventStore:
         quiet: float = 0.0,
         max_quiet: float = 0.0,
         backlog: int = 1000,
+        at_once: int = 0,
     ) -> Io[Accepted]:
         """See :meth:`EventStore.accept`."""
         check_event(event)
         arguments: list[Argument] = [event.eid, event.cid, event.alias or "", event.digest]
         arguments += [event.payload, token or secrets.token_hex(8), token or ""]
-        arguments += [milliseconds(lease), milliseconds(quiet), milliseconds(max_quiet), backlog]
+        arguments += [milliseconds(lease), milliseconds(quiet), milliseconds(max_quiet)]
+        arguments += [backlog, at_once]
         return self._operation("accept", event.cid, arguments, as_accepted)
 
     def take(
-        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+        self,
+        lane: Lane,
+        token: str,
+        *,
+        cid: str | None = None,
+        lease: float = 30.0,
+        at_once: int = 0,
     ) -> Io[Taken | None]:
         """See :meth:`EventStore.take`."""
-        arguments: list[Argument] = [lane, token, milliseconds(lease), cid or ""]
+        arguments: list[Argument] = [lane, token, milliseconds(lease), cid or "", at_once]
         return self._operation("take", cid, arguments, lambda answer: as_taken(answer, lane))
 
     def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
@@ -129,17 +139,18 @@ class RedisEventStore:
 
         return self._under(lease, "beat", [milliseconds(seconds)], renewed)
 
-    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
         """See :meth:`EventStore.commit_turn`."""
         check_commit(lease, commit)
         arguments: list[Argument] = [lease.cid, lease.token, lease.epoch, commit.dead]
+        arguments += [commit.unless_paused, commit.unless_newer]
         arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
         arguments += [len(commit.eids), len(commit.ops), len(commit.says)]
         for eid in commit.eids:
             arguments += [eid, optional(commit.outcomes.get(eid))]
         for op in (*commit.ops, *commit.says):
             arguments += [op.id, op.body]
-        return self._operation("commit", lease.cid, arguments, _as_done)
+        return self._operation("commit", lease.cid, arguments, _as_committed)
 
     def op_begin(
         self,
@@ -186,6 +197,15 @@ class RedisEventStore:
     def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         return self._under(lease, "release", [milliseconds(delay), failed], bool)
+
+    def pause(self, cid: str, *, seconds: float) -> Io[None]:
+        """See :meth:`EventStore.pause`."""
+        return self._operation("pause", cid, [cid, milliseconds(seconds)], lambda _: None)
+
+    def link(self, alias: str, cid: str) -> Io[bool]:
+        """See :meth:`EventStore.link`."""
+        check_names(alias, cid)
+        return self._operation("link", cid, [alias, cid], bool)
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""
@@ -286,6 +306,11 @@ def risks(info: Mapping[str, Any]) -> list[str]:
 
 def _step(flow: Callable[[], Flow[T]]) -> Io[T]:
     return Io(lambda: run(flow()), lambda: arun(flow()))
+
+
+def _as_committed(answer: bytes) -> Committed:
+    committed: Committed = answer.decode()  # type: ignore[assignment]  # as below
+    return committed
 
 
 def _as_done(answer: bytes) -> Done:

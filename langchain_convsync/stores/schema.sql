@@ -53,6 +53,7 @@ CREATE TABLE lanes (
 ) STRICT;
 CREATE INDEX ready ON lanes (lane, account, due, cid) WHERE due IS NOT NULL;
 CREATE INDEX leased ON lanes (token) WHERE until IS NOT NULL;
+CREATE INDEX running ON lanes (account, until) WHERE lane = 'turn' AND until IS NOT NULL;
 
 CREATE TABLE accounts ( -- those with work in a lane, and when each was served last, in microseconds
     lane TEXT NOT NULL,
@@ -89,3 +90,6 @@ CREATE INDEX set_aside ON parked (cid, seq);
 CREATE TABLE aliases (alias TEXT PRIMARY KEY, cid TEXT NOT NULL, expires INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
 CREATE INDEX unused ON aliases (expires);
+
+CREATE TABLE pauses (cid TEXT PRIMARY KEY, until INTEGER NOT NULL) -- given to a human
+STRICT, WITHOUT ROWID;

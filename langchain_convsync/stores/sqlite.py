@@ -20,11 +20,13 @@ from langchain_convsync._flow import Io
 from langchain_convsync.errors import ClosedError, StoreUnavailableError
 from langchain_convsync.stores import _sqlite_events as events
 from langchain_convsync.stores import _sqlite_lanes as lanes
+from langchain_convsync.stores import _sqlite_names as names
 from langchain_convsync.stores import _sqlite_work as work
 from langchain_convsync.stores._checks import (
     account_of,
     check_commit,
     check_event,
+    check_names,
     check_queue,
     milliseconds,
 )
@@ -40,6 +42,7 @@ from langchain_convsync.stores.base import (
     Accepted,
     Backlog,
     Commit,
+    Committed,
     Cursor,
     Done,
     Handles,
@@ -96,6 +99,7 @@ class SQLiteEventStore:
         quiet: float = 0.0,
         max_quiet: float = 0.0,
         backlog: int = 1000,
+        at_once: int = 0,
     ) -> Io[Accepted]:
         """See :meth:`EventStore.accept`."""
         check_event(event)
@@ -111,25 +115,32 @@ class SQLiteEventStore:
                 quiet=windows[0],
                 max_quiet=windows[1],
                 backlog=backlog,
+                at_once=at_once,
             )
         )
 
     def take(
-        self, lane: Lane, token: str, *, cid: str | None = None, lease: float = 30.0
+        self,
+        lane: Lane,
+        token: str,
+        *,
+        cid: str | None = None,
+        lease: float = 30.0,
+        at_once: int = 0,
     ) -> Io[Taken | None]:
         """See :meth:`EventStore.take`."""
         length = milliseconds(lease)
         if cid is None:
-            return self._step(lambda tx: work.take_any(tx, lane, token, length))
+            return self._step(lambda tx: work.take_any(tx, lane, token, length, at_once))
         account_of(cid)  # refuses what is no handle
-        return self._step(lambda tx: lanes.take(tx, cid, lane, token, length))
+        return self._step(lambda tx: lanes.take(tx, cid, lane, token, length, at_once=at_once))
 
     def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
         """See :meth:`EventStore.beat`."""
         length = milliseconds(seconds)
         return self._step(lambda tx: work.beat(tx, lease, length))
 
-    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Done]:
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
         """See :meth:`EventStore.commit_turn`."""
         check_commit(lease, commit)
         return self._step(lambda tx: events.commit_turn(tx, lease, commit))
@@ -184,6 +195,17 @@ class SQLiteEventStore:
         """See :meth:`EventStore.release`."""
         wait = milliseconds(delay)
         return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed))
+
+    def pause(self, cid: str, *, seconds: float) -> Io[None]:
+        """See :meth:`EventStore.pause`."""
+        account_of(cid)  # refuses what is no handle
+        length = milliseconds(seconds)
+        return self._step(lambda tx: names.pause(tx, cid, length))
+
+    def link(self, alias: str, cid: str) -> Io[bool]:
+        """See :meth:`EventStore.link`."""
+        check_names(alias, cid)
+        return self._step(lambda tx: names.link(tx, alias, names.follow(tx, cid)))
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""

@@ -54,6 +54,8 @@ ACCOUNTS = ("ventas", "soporte", "cocina")
 LANES: tuple[Lane, ...] = ("turn", "write", "say")
 TEXTS = st.sampled_from(("{}", "", "ñ\0\ud83d", "x" * 200))
 LEASES = st.sampled_from((5.0, 30.0))
+AT_ONCE = st.sampled_from((0, 0, 1, 2))
+CUSTOMERS = st.sampled_from((0, 0, 1, 2))
 CHOICE = st.integers(0, 7)
 
 
@@ -132,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         account=st.sampled_from((0, 0, 1, 2)),
-        customer=st.sampled_from((0, 0, 1, 2)),
+        customer=CUSTOMERS,
         source=st.integers(0, 30),
         alias=st.sampled_from((None, None, 0, 1, 2)),
         text=TEXTS,
@@ -140,6 +142,7 @@ class StoreMachine(RuleBasedStateMachine):
         lease=LEASES,
         windows=st.sampled_from(((0, 0), (0, 0), (2, 5), (5, 2))),
         backlog=st.sampled_from((2, 1000, 1000)),
+        at_once=AT_ONCE,
     )
     def accept(
         self,
@@ -153,6 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
         lease: float,
         windows: tuple[int, int],
         backlog: int,
+        at_once: int,
     ) -> None:
         name = ACCOUNTS[account]
         event = NewEvent(
@@ -170,6 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
             quiet=windows[0],
             max_quiet=windows[1],
             backlog=backlog,
+            at_once=at_once,
         )
         if accepted.status == "new":
             self.accepted[accepted.cid].append(event.eid)
@@ -183,9 +188,10 @@ class StoreMachine(RuleBasedStateMachine):
         return pool[choice % len(pool)]
 
     @precondition(has_work)
-    @rule(choice=CHOICE, lease=LEASES)
-    def take_any(self, choice: int, lease: float) -> None:
-        if taken := self.step("take", self.a_lane(choice), self.token(), lease=lease):
+    @rule(choice=CHOICE, lease=LEASES, at_once=AT_ONCE)
+    def take_any(self, choice: int, lease: float, at_once: int) -> None:
+        lane = self.a_lane(choice)
+        if taken := self.step("take", lane, self.token(), lease=lease, at_once=at_once):
             self.leases.append(taken.lease)
 
     @precondition(has_work)
@@ -196,6 +202,16 @@ class StoreMachine(RuleBasedStateMachine):
         cid = (other < 6 and self.model.next_due(lane)) or cids[other % len(cids)]
         if taken := self.step("take", lane, self.token(), cid=cid, lease=lease):
             self.leases.append(taken.lease)
+
+    @rule(account=st.sampled_from((0, 1)), customer=CUSTOMERS, seconds=st.sampled_from((0.0, 40.0)))
+    def pause(self, account: int, customer: int, seconds: float) -> None:
+        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
+        self.step("pause", cid, seconds=seconds)
+
+    @rule(account=st.sampled_from((0, 1)), alias=CUSTOMERS, customer=CUSTOMERS)
+    def link(self, account: int, alias: int, customer: int) -> None:
+        names = [HANDLES.conversation(ACCOUNTS[account], str(n)) for n in (alias, customer)]
+        self.step("link", *names)
 
     @precondition(lambda self: self.accepted)
     @rule(lane=st.sampled_from(LANES), choice=CHOICE)
@@ -224,6 +240,7 @@ class StoreMachine(RuleBasedStateMachine):
         dead=st.sampled_from((False, False, True)),
         snapshot=st.none() | TEXTS,
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
+        guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
     )
     def commit_turn(
         self,
@@ -236,6 +253,7 @@ class StoreMachine(RuleBasedStateMachine):
         dead: bool,
         snapshot: str | None,
         ttl: float,
+        guards: tuple[bool, bool],
     ) -> None:
         lease = self.a_lease(choice, ("turn",))
         eids = [event.eid for event in self.model.talks[lease.cid].inbox][skip : skip + amount]
@@ -248,6 +266,8 @@ class StoreMachine(RuleBasedStateMachine):
             dead=dead,
             snapshot=snapshot,
             snapshot_ttl=ttl,
+            unless_paused=guards[0],
+            unless_newer=guards[1],
         )
         if (
             self.step("commit_turn", lease, commit) == "done"

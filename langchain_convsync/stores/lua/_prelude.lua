@@ -25,11 +25,13 @@ local COUNTERS = { turn = 'queued', write = 'writes', say = 'says' }
 
 local function event_key(eid) return prefix .. 'ev:' .. eid end
 local function alias_key(cid) return prefix .. 'alias:' .. cid end
+local function pause_key(cid) return prefix .. 'pause:' .. cid end
 local function conversation_key(cid) return prefix .. 'c:' .. cid end
 local function part_key(cid, part) return prefix .. 'c:' .. cid .. ':' .. part end
 local function queue_key(cid, lane) return part_key(cid, QUEUES[lane]) end
 local function token_key(lane, token) return prefix .. 'token:' .. lane .. ':' .. token end
 local function ready_key(lane, account) return prefix .. 'ready:' .. lane .. ':' .. account end
+local function running_key(account) return prefix .. 'running:' .. account end
 local function accounts_key(lane) return prefix .. 'accounts:' .. lane end
 local function places_key(lane) return prefix .. 'places:' .. lane end
 local function account_of(cid) return cid:sub(1, 15) end
@@ -44,23 +46,29 @@ end
 -- Due work ---------------------------------------------------------------------------------------
 
 -- When a lane can be taken: after its lease, its delay and the quiet window. Nil without work.
+-- Besides, the end of its lease.
 local function due(cid, lane)
   local queue = queue_key(cid, lane)
   if call('EXISTS', queue) == 0 then return nil end
   local has = call('HMGET', conversation_key(cid),
     lane .. '.until', lane .. '.not_before', 'quiet', 'max_quiet')
   local at = math.max(tonumber(has[1] or 0), tonumber(has[2] or 0))
-  if lane ~= 'turn' then return at end
+  if lane ~= 'turn' then return at, has[1] end
   local first = call('HGET', event_key(call('LINDEX', queue, 0)), 'at')
   local last = call('HGET', event_key(call('LINDEX', queue, -1)), 'at')
-  return math.max(at, math.min(first + has[4], last + has[3]))
+  return math.max(at, math.min(first + has[4], last + has[3])), has[1]
 end
 
--- Brings the index of due work up to date. An account's place in the ring is the microsecond of its
--- last take; it comes up at that or at its oldest due work, whichever is later.
+-- Brings the indexes of due work and of running turns up to date. An account's place in the ring is
+-- the microsecond of its last take; it comes up at that or at its oldest due work, whichever is later.
 local function schedule(cid, lane)
   if is_claim(cid) then return end
-  local account, at = account_of(cid), due(cid, lane)
+  local account = account_of(cid)
+  local at, ends = due(cid, lane)
+  if lane == 'turn' then
+    local running = running_key(account)
+    if ends then call('ZADD', running, ends, cid) else call('ZREM', running, cid) end
+  end
   local ready = ready_key(lane, account)
   if at then call('ZADD', ready, at, cid) else call('ZREM', ready, cid) end
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
@@ -83,6 +91,33 @@ local function keep_while_busy(cid)
   end
 end
 
+-- Names ------------------------------------------------------------------------------------------
+
+-- The conversation that a name leads to.
+local function follow(name)
+  local target = call('GET', alias_key(name))
+  while target do
+    call('PEXPIRE', alias_key(name), retention)
+    name, target = target, call('GET', alias_key(target))
+  end
+  return name
+end
+
+-- Lets a name lead to a conversation, which is no alias itself, hence never in a circle; a human's
+-- takeover goes along. Whether it leads there now.
+local function link(name, target)
+  if name == target then return true end
+  local busy = call('EXISTS', queue_key(name, 'turn'), queue_key(name, 'write'), queue_key(name, 'say'))
+  if busy > 0 then return false end
+  call('SET', alias_key(name), target, 'PX', retention)
+  local own = tonumber(call('GET', pause_key(name)) or 0)
+  if own > math.max(now, tonumber(call('GET', pause_key(target)) or 0)) then
+    call('SET', pause_key(target), own, 'PX', own - now)
+  end
+  call('DEL', pause_key(name))
+  return true
+end
+
 -- Leases -----------------------------------------------------------------------------------------
 
 -- The end of the lease, while nobody followed and it was not given back.
@@ -90,6 +125,16 @@ local function held_until(cid, lane, token, epoch)
   local has = call('HMGET', conversation_key(cid),
     lane .. '.token', lane .. '.epoch', lane .. '.until')
   if has[1] == token and has[2] == epoch and has[3] then return tonumber(has[3]) end
+end
+
+-- Whether so many turns of the account run already; 0 stands for any number.
+local function is_full(account, lane, at_once)
+  if lane ~= 'turn' or at_once == 0 then return false end
+  return call('ZCOUNT', running_key(account), '(' .. now, '+inf') >= at_once
+end
+
+local function is_paused(cid)
+  return now < tonumber(call('GET', pause_key(cid)) or 0)
 end
 
 local function cursor_of(cid, lane)
@@ -119,16 +164,17 @@ local function taken(cid, lane)
   return {
     cid, has[1], has[2], has[3], now, has[4], events,
     call('LRANGE', queue_key(cid, queue), 0, -1), cursor_of(cid, queue), has[5], snapshot,
+    lane == 'turn' and is_paused(cid) and 1 or 0,
   }
 end
 
 -- Leases the lane if it is due, or again to the token that holds it; false if it is neither.
-local function take(cid, lane, token, lease)
+local function take(cid, lane, token, lease, at_once)
   local conversation = conversation_key(cid)
   local has = call('HMGET', conversation, lane .. '.token', lane .. '.until')
   if has[1] == token and has[2] then return taken(cid, lane) end
   local at = due(cid, lane)
-  if not at or at > now then return false end
+  if not at or at > now or is_full(account_of(cid), lane, at_once) then return false end
   call('HINCRBY', conversation, lane .. '.epoch', 1)
   call('HSET', conversation, lane .. '.token', token, lane .. '.until', now + lease)
   call('SET', token_key(lane, token), cid, 'PX', math.max(lease, 1))

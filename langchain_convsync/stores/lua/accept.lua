@@ -1,23 +1,8 @@
 -- Records an event once, and takes its conversation's turn lane in the same step if it can.
 -- `by` tells a repeated call from another delivery of the same event.
-local eid, cid, alias, digest, payload, by, token, lease, quiet, max_quiet, backlog =
+local eid, cid, alias, digest, payload, by, token, lease, quiet, max_quiet, backlog, at_once =
   unpack(ARGV, 3)
-lease = tonumber(lease)
-
-local function follow(name)
-  local target = call('GET', alias_key(name))
-  while target do
-    call('PEXPIRE', alias_key(name), retention)
-    name, target = target, call('GET', alias_key(target))
-  end
-  return name
-end
-
--- Only to a conversation that is no alias itself, hence never in a circle.
-local function link(name, target)
-  local busy = call('EXISTS', queue_key(name, 'turn'), queue_key(name, 'write'), queue_key(name, 'say'))
-  if name ~= target and busy == 0 then call('SET', alias_key(name), target, 'PX', retention) end
-end
+lease, at_once = tonumber(lease), tonumber(at_once)
 
 local function due_in()
   return math.max(0, (due(cid, 'turn') or 0) - now)
@@ -47,5 +32,5 @@ else
 end
 
 if state ~= 'queued' then return { status, cid, state, outcome, differs, 0, false } end
-local lane = token ~= '' and take(cid, 'turn', token, lease)
+local lane = token ~= '' and take(cid, 'turn', token, lease, at_once)
 return { status, cid, state, outcome, differs, lane and 0 or due_in(), lane }

@@ -1,9 +1,10 @@
 -- Ends a turn: its events, operations and snapshot change together, and the lane is given back.
 -- After the fixed arguments: for every event its eid and optional outcome, for every operation of
 -- the outbox and then of the say queue its id and body.
-local cid, token, epoch, dead, snapshot, snapshot_ttl, events, ops, says = unpack(ARGV, 3)
+local cid, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, events, ops, says =
+  unpack(ARGV, 3)
 events, ops, says = tonumber(events), tonumber(ops), tonumber(says)
-local FIRST = 12 -- where the lists begin in ARGV
+local FIRST = 14 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local queue, conversation = queue_key(cid, 'turn'), conversation_key(cid)
 
@@ -14,6 +15,9 @@ local waiting = call('LRANGE', queue, 0, events - 1)
 for i = 1, events do
   if waiting[i] ~= ARGV[FIRST + 2 * (i - 1)] then return 'fenced' end
 end
+
+if unless_paused == '1' and is_paused(cid) then return 'paused' end
+if unless_newer == '1' and call('LLEN', queue) > events then return 'newer' end
 
 local function enqueue(lane, at, amount)
   if amount == 0 then return at end

@@ -1,7 +1,7 @@
 -- Leases a lane. KEYS: the shard of `cid`, or without one every shard to look at.
-local lane, token, lease, cid = unpack(ARGV, 3)
-lease = tonumber(lease)
-if cid ~= '' then return take(cid, lane, token, lease) end
+local lane, token, lease, cid, at_once = unpack(ARGV, 3)
+lease, at_once = tonumber(lease), tonumber(at_once)
+if cid ~= '' then return take(cid, lane, token, lease, at_once) end
 
 local token_keys = {}
 for i, shard in ipairs(KEYS) do
@@ -15,14 +15,25 @@ for i, holding in ipairs(call('MGET', unpack(token_keys))) do
   if has and has[1] == token and has[2] then return taken(holding, lane) end
 end
 
+-- The account of the shard that is next, with its place in the ring.
+local function next_account()
+  local place = 0
+  repeat
+    local at = call('ZRANGE', accounts_key(lane), place, place, 'WITHSCORES')
+    if not at[1] or math.floor(at[2] / 1000) > now then return nil end
+    if not is_full(at[1], lane, at_once) then return at[1], tonumber(at[2]) end
+    place = place + 1
+  until false
+end
+
 local best, account, longest
 for _, shard in ipairs(KEYS) do
   prefix = shard
-  local first = call('ZRANGE', accounts_key(lane), 0, 0, 'WITHSCORES')
-  if first[2] and (not longest or tonumber(first[2]) < longest) then
-    best, account, longest = shard, first[1], tonumber(first[2])
+  local found, place = next_account()
+  if found and (not longest or place < longest) then
+    best, account, longest = shard, found, place
   end
 end
-if not best or math.floor(longest / 1000) > now then return false end
+if not best then return false end
 prefix = best
-return take(call('ZRANGE', ready_key(lane, account), 0, 0)[1], lane, token, lease)
+return take(call('ZRANGE', ready_key(lane, account), 0, 0)[1], lane, token, lease, at_once)

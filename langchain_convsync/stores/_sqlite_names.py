@@ -1,0 +1,58 @@
+"""Names of conversations in SQLite: aliases, and who has been given to a human.
+
+The same functions, under the same names, as the Redis scripts share in ``lua/_prelude.lua``.
+"""
+
+from __future__ import annotations
+
+from langchain_convsync.stores._sqlite_file import Transaction
+
+
+def follow(tx: Transaction, cid: str) -> str:
+    """The conversation that a name leads to."""
+    query = "UPDATE aliases SET expires = ? WHERE alias = ? AND expires > ? RETURNING cid"
+    while alias := tx.one(query, tx.now + tx.retention, cid, tx.now):
+        cid = alias["cid"]
+    return cid
+
+
+def link(tx: Transaction, alias: str, cid: str) -> bool:
+    """Let a name lead to a conversation, which is no alias itself, hence never in a circle.
+
+    A human's takeover goes along. Answers whether the name leads there now.
+    """
+    if alias == cid:
+        return True
+    if is_busy(tx, alias):
+        return False
+    tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", alias, cid, tx.now + tx.retention)
+    tx.do(
+        "INSERT INTO pauses SELECT ?, until FROM pauses WHERE cid = ?"
+        " ON CONFLICT (cid) DO UPDATE SET until = max(until, excluded.until)",
+        *(cid, alias),
+    )
+    tx.do("DELETE FROM pauses WHERE cid = ?", alias)
+    return True
+
+
+def pause(tx: Transaction, cid: str, length: int) -> None:
+    """Give a conversation to a human for a while, or back."""
+    cid = follow(tx, cid)
+    tx.do("DELETE FROM pauses WHERE cid = ? OR until <= ?", cid, tx.now)
+    if length:
+        tx.do("INSERT INTO pauses VALUES (?, ?)", cid, tx.now + length)
+
+
+def is_paused(tx: Transaction, cid: str) -> bool:
+    """Whether a human has the conversation."""
+    return tx.one("SELECT 1 FROM pauses WHERE cid = ? AND until > ?", cid, tx.now) is not None
+
+
+def is_busy(tx: Transaction, cid: str) -> bool:
+    """Whether a conversation has events or operations."""
+    found = tx.one(
+        "SELECT EXISTS (SELECT 1 FROM events WHERE cid = ? AND state = 'queued')"
+        " OR EXISTS (SELECT 1 FROM ops WHERE cid = ?)",
+        *(cid, cid),
+    )
+    return bool(found[0])
