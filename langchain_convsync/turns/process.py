@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
 
@@ -20,6 +20,7 @@ from langchain_convsync.errors import (
     ConversationMismatchError,
     ConversationNotFoundError,
     FencedError,
+    StoreError,
 )
 from langchain_convsync.messages import to_langchain
 from langchain_convsync.models import (
@@ -60,6 +61,10 @@ RETRY_LATER = 1.0
 FIRST_BACKOFF = 0.2
 
 
+#: What becomes of a reply while whose agent ran another message came.
+Guard: TypeAlias = Literal["answer", "rerun"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The limits of a turn; ``TurnRunner`` describes them."""
@@ -70,6 +75,7 @@ class Limits:
     max_starts: int
     patience: float
     lease: float
+    guard: Guard
 
 
 class Processor:
@@ -114,6 +120,9 @@ class Processor:
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
+            except StoreError:  # no failure of the turn's: it begins again when the store is back
+                yield from self._store.release(lease, delay=RETRY_LATER)
+                raise
             except Exception:
                 yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
                 raise
@@ -136,7 +145,12 @@ class Processor:
             raise
         except Exception as failure:  # noqa: BLE001 - whatever the user's agent raises ends here
             return (yield from self._failed(attempt, failure))
-        return (yield from self._commit(attempt, ending))
+        return (yield from self._commit(attempt, ending, rerun=self._may_rerun(attempt)))
+
+    def _may_rerun(self, attempt: Attempt) -> bool:
+        """A customer who never stops writing must be answered at last."""
+        waits = attempt.taken.now - attempt.batch.head.accepted_at
+        return self._limits.guard == "rerun" and waits < self._limits.deadline
 
     def _read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
@@ -184,6 +198,8 @@ class Processor:
 
     def _answer(self, attempt: Attempt, watch: Watch) -> Flow[Ending]:
         seen, inbound = attempt.seen, _inbound(attempt.batch)
+        if attempt.taken.paused:
+            return _given_to_a_human(attempt)
         if seen is None or not seen.conversation.is_active:
             return Ending(status="dropped", messages=inbound)
         call, record = self._call(attempt, seen.conversation)
@@ -251,7 +267,7 @@ class Processor:
         yield from self._store.release(attempt.taken.lease, delay=delay, failed=True)
         return None
 
-    def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn]:
+    def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
         """The one ending of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
         fallback = self._limits.fallback_reply
@@ -262,13 +278,37 @@ class Processor:
         return (yield from self._commit(attempt, ending, error))
 
     def _commit(
-        self, attempt: Attempt, ending: Ending, error: BaseException | None = None
-    ) -> Flow[Turn]:
-        outcome = ending.outcome(attempt.batch)
+        self,
+        attempt: Attempt,
+        ending: Ending,
+        error: BaseException | None = None,
+        *,
+        rerun: bool = False,
+    ) -> Flow[Turn | None]:
+        outcome, lease = ending.outcome(attempt.batch), attempt.taken.lease
         commit = ending.commit(attempt, outcome, self._api.profile)
-        if (yield from self._store.commit_turn(attempt.taken.lease, commit)) != "done":
-            raise FencedError
-        return outcome.turn(error=error)
+        guarded = replace(
+            commit,
+            unless_paused=ending.reply is not None,
+            unless_newer=rerun and ending.reply is not None,
+        )
+        match (yield from self._store.commit_turn(lease, guarded)):
+            case "done":
+                return outcome.turn(error=error)
+            case "paused":
+                telemetry.count("replies_withheld")
+                return (yield from self._commit(attempt, _given_to_a_human(attempt)))
+            case "newer":
+                telemetry.count("turns_rerun")
+                yield from self._store.release(lease)
+                return None
+            case _:
+                raise FencedError
+
+
+def _given_to_a_human(attempt: Attempt) -> Ending:
+    """What was said is recorded; a human answers it."""
+    return Ending(status="paused", messages=_inbound(attempt.batch))
 
 
 def _inbound(batch: Batch) -> list[ConversationMessage]:

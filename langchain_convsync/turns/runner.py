@@ -19,7 +19,7 @@ from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
 from langchain_convsync.stores.base import Accepted, Handles, NewEvent, Taken, new_token
 from langchain_convsync.turns.agent import Agent
-from langchain_convsync.turns.process import Limits, Prepare, Processor
+from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
 
@@ -62,6 +62,11 @@ class TurnRunner:
         max_starts: Runs that may begin without an end (crashes) before the fallback is sent.
         patience: Seconds for which an event waits for an API server that does not answer.
         backlog: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        at_once: Turns of one account that may run at the same time, in all processes together; None
+            for any number.
+        guard: What becomes of a reply if another message came while the agent was running:
+            ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it and runs
+            the agent on all of them, for at most ``deadline`` seconds after the first message.
         lease: Seconds after which another process takes over from one that died.
         workers: How many conversations a block writes for at once, and how many it answers at once
             besides its calls.
@@ -89,6 +94,8 @@ class TurnRunner:
         max_starts: int = 5,
         patience: float = 900.0,
         backlog: int = 1000,
+        at_once: int | None = None,
+        guard: Guard = "answer",
         lease: float = 30.0,
         workers: int = 4,
         drain: float = 10.0,
@@ -99,6 +106,7 @@ class TurnRunner:
         self._owns_store = store is None
         self._on_reply = on_reply
         self._quiet, self._max_quiet = quiet, max_quiet
+        self._at_once = at_once or 0
         self._backlog, self._lease, self._drain_budget = backlog, lease, drain
         self._outbox = Outbox(self._api, self.store, lease=lease)
         limits = Limits(
@@ -108,6 +116,7 @@ class TurnRunner:
             max_starts=max_starts,
             patience=patience,
             lease=lease,
+            guard=guard,
         )
         self._processor = Processor(
             agent, self._api, self.store, extractor=extractor, prepare=prepare, limits=limits
@@ -144,6 +153,39 @@ class TurnRunner:
     async def arun(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """:meth:`run` on the running event loop."""
         return await arun(self._run(event, wait))
+
+    def pause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+        """Give a conversation to a human: what the customer writes is recorded, not answered.
+
+        The agent answers again after ``seconds``, or after :meth:`resume`; what was written
+        meanwhile it finds in the history. A reply that it is working on is dropped.
+
+        Args:
+            customer: The customer's phone number, or chat id.
+            seconds: For how long, from now; the latest call wins.
+            account: The receiving side, as in :class:`InboundEvent`.
+
+        Raises:
+            InvalidPhoneNumberError: ``customer`` is neither.
+        """
+        run(self._pause(customer, account, seconds))
+
+    async def apause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+        """:meth:`pause` on the running event loop."""
+        await arun(self._pause(customer, account, seconds))
+
+    def resume(self, customer: str, *, account: str = "default") -> None:
+        """Let the agent answer a conversation again, from the customer's next message on."""
+        run(self._pause(customer, account, 0.0))
+
+    async def aresume(self, customer: str, *, account: str = "default") -> None:
+        """:meth:`resume` on the running event loop."""
+        await arun(self._pause(customer, account, 0.0))
+
+    def _pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
+        handles = yield from self.store.handles()
+        cid = handles.conversation(account, phone.normalize(customer))
+        yield from self.store.pause(cid, seconds=seconds)
 
     def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         if self._closed:
@@ -195,6 +237,7 @@ class TurnRunner:
             quiet=self._quiet,
             max_quiet=self._max_quiet,
             backlog=self._backlog,
+            at_once=self._at_once,
         )
 
     def _new_crew(self) -> Crew:
@@ -206,6 +249,7 @@ class TurnRunner:
             {"write": self._work_writes, "turn": self._work_turn},
             hands={"write": self._workers, "turn": self._workers if self.sends_replies else 0},
             lease=self._lease,
+            at_once=self._at_once,
         )
         return self._crew
 

@@ -23,7 +23,7 @@ Status: TypeAlias = Literal[
     "failed",
 ]
 #: How a committed turn ended.
-FinalStatus: TypeAlias = Literal["answered", "dropped", "interrupted", "failed"]
+FinalStatus: TypeAlias = Literal["answered", "dropped", "paused", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Turn:
         status: ``answered``: this call committed the turn; send ``reply``. ``merged``: another call
             answered this event together with others. ``duplicate``: it was answered before.
             ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, nothing
-            is sent. ``interrupted``: the agent waits for a human. ``no_conversation``: the API
+            is sent. ``paused``: a human has the conversation; it is recorded, and not answered.
+            ``interrupted``: the agent waits for a human. ``no_conversation``: the API
             server knows none; the event stays queued. ``busy``: too many queued events, nothing
             recorded. ``failed``: the agent could not answer; ``reply`` is the fallback.
         reply: The text for the customer; the stored one for ``merged`` and ``duplicate``.

@@ -31,6 +31,7 @@ class Crew:
         work: What to do with a taken lane; it gives the lease back.
         hands: How many work on each lane at once.
         lease: Seconds after which another process takes over.
+        at_once: Turns of one account that may run at the same time; 0 for any number.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Crew:
         *,
         hands: Mapping[Lane, int],
         lease: float,
+        at_once: int = 0,
     ) -> None:
         self._store = store
         self._work = work
         self._lanes = [lane for lane, number in hands.items() for _ in range(number)]
         self._lease = lease
+        self._at_once = at_once
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,7 +104,9 @@ class Crew:
             look = min(LAST_LOOK, look * 2)
 
     def _one(self, lane: Lane) -> Flow[bool]:
-        taken = yield from self._store.take(lane, new_token(), lease=self._lease)
+        taken = yield from self._store.take(
+            lane, new_token(), lease=self._lease, at_once=self._at_once
+        )
         if taken is None:
             return False
         yield from self._work[lane](taken)

@@ -19,9 +19,14 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import run
+from langchain_convsync._flow import Io, run
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
-from langchain_convsync.errors import ClosedError, ConversationMismatchError, InvalidEventError
+from langchain_convsync.errors import (
+    ClosedError,
+    ConversationMismatchError,
+    InvalidEventError,
+    StoreUnavailableError,
+)
 from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
@@ -240,6 +245,30 @@ def test_an_agent_that_keeps_failing_ends_in_the_fallback(
     assert following.status == "answered"
     assert run(event_store.backlog()).dead == 1
     assert history(server)[:2] == [("user", "Hola"), ("bot", "Un momento")]
+
+
+def test_a_store_that_fails_is_no_failure_of_the_turn(
+    server: ReferenceServer,
+    event_store: EventStore,
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However often it was away, the customer gets an answer, not the fallback."""
+    monkeypatch.setattr("langchain_convsync.turns.process.RETRY_LATER", 0.0)
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=event_store, max_errors=1, max_starts=1
+    )
+
+    def away(*_: object) -> Io[Any]:
+        raise StoreUnavailableError
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(event_store, "commit_turn", away)
+            with pytest.raises(StoreUnavailableError):
+                answer(runner, event(1, "Hola"))
+
+    assert answer(runner, event(1, "Hola")).reply == "re: Hola"
 
 
 def test_an_agent_that_fails_once_answers_in_the_next_run(
