@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test chaos check lint format typecheck constraints clean
+.PHONY: help install demo serve test long chaos check lint format typecheck constraints clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ serve: install ## run the reference API server
 
 test: install ## run the tests in random order, with branch coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
+
+long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration_tests/test_stores_model.py tests/integration_tests/test_chaos.py $(ARGS)
 
 chaos: install ## kill everything all the time and count what is lost or doubled: TURNS=1000 KILLS=80 SEED=1 STORE=both
 	$(BIN)/python -m tests.chaos $(foreach o,TURNS KILLS SEED STORE,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)

@@ -56,13 +56,13 @@ def test_whatever_is_killed_nothing_is_lost_doubled_or_out_of_order(
     store: Store, tmp_path: Path
 ) -> None:
     """``kill -9`` of workers, API server and Redis, while the API server errs as it can."""
-    plan = Plan(folder=tmp_path, turns=60, kills=8, store=store)
+    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store)
 
     report = played(plan)
 
     assert breaches(plan, report) == []
-    assert report.verdict.turns >= 60
-    assert report.struck.total() == 8
+    assert report.verdict.turns >= 1000
+    assert report.struck.total() == 80
 
 
 @pytest.mark.parametrize("store", STORES)

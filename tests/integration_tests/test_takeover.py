@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 
 CUSTOMER = "+51999999999"
+OTHER = "+51988888888"
 LID = "38000000000001@lid"
 Answer = Callable[[TurnRunner, InboundEvent], Turn]
 
@@ -209,34 +208,16 @@ def test_a_customer_who_never_stops_writing_is_answered_at_last(
 
 
 def test_an_account_has_no_more_agents_at_work_than_it_may(
-    server: ReferenceServer, event_store: EventStore
+    server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
-    """Whoever asks; the others wait for their turn."""
-    customers = [f"+5199999990{number}" for number in range(6)]
-    for customer in customers:
-        server.create_conversation(
-            phone_number=customer, subdomain="restaurant-abc", bot_id="bot123"
-        )
-    at_work, most, lock = 0, 0, threading.Lock()
-    two = threading.Barrier(2)  # which two at a time pass, and three never wait at
+    """Another customer's event waits until the first one is answered."""
+    server.create_conversation(phone_number=OTHER, subdomain="restaurant-abc", bot_id="bot123")
+    other = InboundEvent(event_id="other", text="Hola", phone_number=OTHER)
+    meanwhile: list[Turn] = []
+    agent = Agent(lambda: meanwhile.append(runner.run(other, wait=0.0)))
+    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store, at_once=1)
 
-    def work(messages: list[BaseMessage]) -> AIMessage:
-        nonlocal at_work, most
-        with lock:
-            at_work += 1
-            most = max(most, at_work)
-        two.wait(timeout=20.0)
-        with lock:
-            at_work -= 1
-        return AIMessage(f"re: {messages[-1].content}")
+    answer(runner, event(1, "Hola"))
 
-    runner = TurnRunner(RunnableLambda(work), client=server.client(), store=event_store, at_once=2)
-    with ThreadPoolExecutor(6) as pool:
-        events = [
-            InboundEvent(event_id=customer, phone_number=customer, text="Hola")
-            for customer in customers
-        ]
-        turns = list(pool.map(runner.run, events))
-
-    assert {turn.status for turn in turns} == {"answered"}
-    assert most == 2
+    assert [turn.status for turn in meanwhile] == ["queued"]
+    assert answer(runner, other).status == "answered"
