@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_convsync.chat_history import ConvSyncChatMessageHistory
     from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
     from langchain_convsync.context import ConversationRef, in_conversation
-    from langchain_convsync.dedup import aonce, once
+    from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
         APIConnectionError,
         APIError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ConversationMismatchError,
         ConversationNotFoundError,
         ConvSyncError,
+        EventInProgressError,
         FencedError,
         InvalidEventError,
         InvalidPhoneNumberError,
@@ -68,7 +69,7 @@ _MODULES = {
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "ConvSyncClient"),
     "context": ("ConversationRef", "in_conversation"),
-    "dedup": ("aonce", "once"),
+    "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
         "APIConnectionError",
         "APIError",
@@ -82,6 +83,7 @@ _MODULES = {
         "ConvSyncError",
         "ConversationMismatchError",
         "ConversationNotFoundError",
+        "EventInProgressError",
         "FencedError",
         "InvalidEventError",
         "InvalidPhoneNumberError",
@@ -133,6 +135,7 @@ __all__ = [
     "ConversationMismatchError",
     "ConversationNotFoundError",
     "ConversationRef",
+    "EventInProgressError",
     "FencedError",
     "GetConversation",
     "InboundEvent",
@@ -159,6 +162,7 @@ __all__ = [
     "UnknownConversationError",
     "__version__",
     "aonce",
+    "deduplicated",
     "in_conversation",
     "once",
     "waha",

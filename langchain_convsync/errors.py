@@ -7,6 +7,7 @@
     │   └── MissingExtraError           an optional dependency is not installed
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
     ├── InvalidEventError               an inbound event nobody could process
+    ├── EventInProgressError            another call is processing the event
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
     ├── ClosedError                     a client, store or runner was used after close
@@ -60,6 +61,10 @@ class InvalidPhoneNumberError(ConvSyncError, ValueError):
 
 class InvalidEventError(ConvSyncError, ValueError):
     """The inbound event cannot be processed, now or later."""
+
+
+class EventInProgressError(ConvSyncError):
+    """Another call or process is at work on the event; its result is not known yet."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):

@@ -1,15 +1,16 @@
-"""Event deduplication for a webhook of your own: a claim that survives crashes."""
+"""A claim on an event that survives crashes."""
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from typing import Any
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._flow import Flow, arun, run, sleep
+from langchain_convsync.dedup.results import decode, encode
 from langchain_convsync.errors import ConvSyncError, FencedError, InvalidEventError
 from langchain_convsync.stores.base import Accepted, Commit, EventStore, NewEvent, Taken, new_token
 from langchain_convsync.stores.heartbeat import Watch
@@ -25,6 +26,9 @@ class ClaimStatus(StrEnum):
 
 ACQUIRED, IN_PROGRESS, DONE = ClaimStatus
 
+#: Seconds between looks at an event that somebody else is at: doubled each time, up to the last.
+FIRST_LOOK, LAST_LOOK = 0.01, 0.25
+
 
 class Claim:
     """The right to process one event, or the news that somebody has it.
@@ -33,11 +37,13 @@ class Claim:
         status: ``ACQUIRED``: process the event. ``IN_PROGRESS``: somebody is at it. ``DONE``: it
             was processed; ``result`` is what was stored.
         result: The stored result of an event that is done.
+        stored: The result as text.
     """
 
     def __init__(self, status: ClaimStatus, result: Any = None) -> None:
         self.status = status
         self.result = result
+        self.stored = "null"
 
     @property
     def acquired(self) -> bool:
@@ -45,25 +51,29 @@ class Claim:
         return self.status is ACQUIRED
 
     def complete(self, result: Any) -> None:
-        """Store a JSON value for later deliveries; done when the block ends without an exception.
+        """Store a result for later deliveries; done when the block ends without an exception.
+
+        Args:
+            result: JSON values and LangChain messages, in any nesting.
 
         Raises:
-            InvalidEventError: The result is no JSON value, or the event is not this block's.
+            InvalidEventError: The result is something else, or the event is not this block's.
         """
         if not self.acquired:
             message = f"only an acquired claim can be completed; this one is {self.status}"
             raise InvalidEventError(message)
-        try:
-            json.dumps(result, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            message = "the result of a claim must be a JSON value"
-            raise InvalidEventError(message) from error
+        self.stored = encode(result)
         self.result = result
 
 
 @contextmanager
 def once(
-    store: EventStore, event_id: str, *, lease: float = 30.0, namespace: str = "once"
+    store: EventStore,
+    event_id: str,
+    *,
+    lease: float = 30.0,
+    namespace: str = "once",
+    wait: float = 0.0,
 ) -> Iterator[Claim]:
     """Process an event in one place only, whoever else receives it.
 
@@ -82,13 +92,14 @@ def once(
         event_id: The event's own id, the same for every delivery.
         lease: Seconds after which a dead process loses the event.
         namespace: Keeps apart what is done once for different purposes.
+        wait: Seconds to wait for somebody else who is at the event, or for its lease to end.
 
     Raises:
         InvalidEventError: The id is empty.
         StoreError: The store cannot tell; the event must not be processed unclaimed.
         FencedError: At the end of the block: the lease was lost, the result was not stored.
     """
-    claim, taken = run(_claim(store, event_id, lease, namespace))
+    claim, taken = run(_claim(store, event_id, lease, namespace, wait))
     if taken is None:
         yield claim
         return
@@ -103,10 +114,15 @@ def once(
 
 @asynccontextmanager
 async def aonce(
-    store: EventStore, event_id: str, *, lease: float = 30.0, namespace: str = "once"
+    store: EventStore,
+    event_id: str,
+    *,
+    lease: float = 30.0,
+    namespace: str = "once",
+    wait: float = 0.0,
 ) -> AsyncIterator[Claim]:
     """:func:`once` on the running event loop."""
-    claim, taken = await arun(_claim(store, event_id, lease, namespace))
+    claim, taken = await arun(_claim(store, event_id, lease, namespace, wait))
     if taken is None:
         yield claim
         return
@@ -120,7 +136,7 @@ async def aonce(
 
 
 def _claim(
-    store: EventStore, event_id: str, lease: float, namespace: str
+    store: EventStore, event_id: str, lease: float, namespace: str, wait: float
 ) -> Flow[tuple[Claim, Taken | None]]:
     if not event_id:
         message = "event_id is empty: give the event's own id, the same for every delivery"
@@ -128,8 +144,15 @@ def _claim(
     handles = yield from store.handles()
     handle = handles.claim(namespace, event_id)
     event = NewEvent(eid=handle, cid=handle)
-    accepted = yield from store.accept(event, token=new_token(), lease=lease)
-    claim = _as_claim(accepted)
+    until, look = time.monotonic() + wait, FIRST_LOOK
+    while True:
+        accepted = yield from store.accept(event, token=new_token(), lease=lease)
+        claim = _as_claim(accepted)
+        left = until - time.monotonic()
+        if claim.status is not IN_PROGRESS or left <= 0:
+            break
+        yield from sleep(min(look, left))
+        look = min(LAST_LOOK, look * 2)
     telemetry.count("claims", status=claim.status)
     return claim, accepted.taken
 
@@ -138,13 +161,13 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.taken is not None:
         return Claim(ACQUIRED)
     if accepted.state == "done":
-        return Claim(DONE, json.loads(accepted.outcome or "null"))
+        return Claim(DONE, decode(accepted.outcome or "null"))
     return Claim(IN_PROGRESS)
 
 
 def _finish(store: EventStore, taken: Taken, claim: Claim) -> Flow[None]:
     eid = taken.events[0].eid
-    commit = Commit(eids=[eid], outcomes={eid: json.dumps(claim.result)})
+    commit = Commit(eids=[eid], outcomes={eid: claim.stored})
     if (yield from store.commit_turn(taken.lease, commit)) != "done":
         message = "the lease of this event was lost to another process; its result was not stored"
         raise FencedError(message)
