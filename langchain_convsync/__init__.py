@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UnknownConversationError,
     )
+    from langchain_convsync.llm_extraction import llm_extractor
     from langchain_convsync.models import (
         Conversation,
         ConversationMessage,
@@ -98,6 +99,7 @@ _MODULES = {
         "StoreUnavailableError",
         "UnknownConversationError",
     ),
+    "llm_extraction": ("llm_extractor",),
     "models": (
         "Conversation",
         "ConversationMessage",
@@ -164,6 +166,7 @@ __all__ = [
     "aonce",
     "deduplicated",
     "in_conversation",
+    "llm_extractor",
     "once",
     "waha",
 ]

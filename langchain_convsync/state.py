@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, ValidationError
 
 from langchain_convsync import telemetry
@@ -29,7 +30,9 @@ STATE_TYPES: Mapping[str, type] = {
 }
 
 Decision: TypeAlias = StateUpdate | Mapping[str, Any] | None
-Extractor: TypeAlias = Callable[[Any], Decision | Awaitable[Decision]]
+Extractor: TypeAlias = Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]
+#: A question about a run is no part of it: its callbacks must not hear of it.
+_APART: RunnableConfig = {"callbacks": []}
 
 
 def extract(
@@ -72,6 +75,8 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     """
 
     def block() -> Decision:
+        if isinstance(extractor, Runnable):
+            return extractor.invoke(output, _APART)
         decision = extractor(output)
         if isinstance(decision, Awaitable):
             if isinstance(decision, Coroutine):
@@ -81,6 +86,8 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
         return decision
 
     async def wait() -> Decision:
+        if isinstance(extractor, Runnable):
+            return await extractor.ainvoke(output, _APART)
         decision = extractor(output)
         return await decision if isinstance(decision, Awaitable) else decision
 

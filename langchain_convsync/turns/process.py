@@ -19,6 +19,7 @@ from langchain_convsync.errors import (
     APIError,
     ConversationMismatchError,
     ConversationNotFoundError,
+    ConvSyncError,
     FencedError,
     StoreError,
 )
@@ -233,9 +234,14 @@ class Processor:
         return call, record
 
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
-        extractor = self._extractor
-        if extractor is not None:
-            decision = yield from ask(extractor, output)
+        if self._extractor is not None:
+            try:
+                decision = yield from ask(self._extractor, output)
+            except Exception as error:  # noqa: BLE001 - the customer's reply is there already
+                telemetry.count("extraction_failures", error=type(error).__name__)
+                told = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+                logger.warning("The extractor failed, no state is synced: %s", told)
+                return StateUpdate()
             if decision is not None:
                 return as_update(decision)
         return extract(output, baseline=before, tool_calls=False)  # those are in the record

@@ -123,7 +123,9 @@ def test_namespaces_keep_runnables_apart() -> None:
 
 def test_a_result_that_cannot_be_stored_says_what_to_do(event_store: EventStore) -> None:
     """It would come back as something else."""
-    runnable = deduplicated(RunnableLambda(lambda _: {1, 2}), event_store, event_id=by_id)
+    runnable: Runnable[Any, Any] = deduplicated(
+        RunnableLambda(lambda _: {1, 2}), event_store, event_id=by_id
+    )
 
     with pytest.raises(InvalidEventError, match="JSON values"):
         runnable.invoke({"event_id": "evt_1"})

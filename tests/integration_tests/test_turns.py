@@ -247,6 +247,21 @@ def test_an_agent_that_keeps_failing_ends_in_the_fallback(
     assert history(server)[:2] == [("user", "Hola"), ("bot", "Un momento")]
 
 
+def test_an_extractor_that_fails_costs_no_reply(
+    server: ReferenceServer, event_store: EventStore, answer: Answer
+) -> None:
+    """The state stays as it was, and that is counted."""
+
+    def fail(_output: object) -> StateUpdate:
+        raise ValueError
+
+    failures = telemetry.counted("extraction_failures")
+    runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store, extractor=fail)
+
+    assert answer(runner, event(1, "Hola")).status == "answered"
+    assert telemetry.counted("extraction_failures") == failures + 1
+
+
 def test_a_store_that_fails_is_no_failure_of_the_turn(
     server: ReferenceServer,
     event_store: EventStore,
