@@ -1,11 +1,17 @@
-"""Tools that let an agent act on its own conversation, and on no other."""
+"""Tools that let an agent act on its own conversation, and on no other.
+
+Their artifacts are typed objects that name no customer, as tracers export what a tool returns, and
+an agent's memory keeps it: ``user_id`` and ``session_id`` are empty, and fields that the API
+document does not know are left out, as nobody can tell what they hold. Code that needs the customer
+has the ``ConversationRef`` of its run.
+"""
 
 from __future__ import annotations
 
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
@@ -17,7 +23,13 @@ from langchain_convsync.access import Access
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.context import ConversationLike
 from langchain_convsync.errors import ConvSyncError
-from langchain_convsync.models import ConversationMessage, Role
+from langchain_convsync.models import (
+    Conversation,
+    ConversationMessage,
+    PartialConversation,
+    Role,
+    TenantInfo,
+)
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
     SyncStateArgs,
@@ -30,6 +42,7 @@ from langchain_convsync.prompts import (
 from langchain_convsync.state import SYNC_TOOL, as_update
 
 Client: TypeAlias = ConvSyncClient | AsyncConvSyncClient | None
+Found = TypeVar("Found", TenantInfo, Conversation, PartialConversation)
 
 #: Messages of the history that ``get_conversation`` tells at most.
 MOST_MESSAGES = 50
@@ -136,7 +149,9 @@ class LookupTenant(_ConversationTool):
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         found = yield from access.tenant()
         state = "open" if found.is_active else "closed"
-        return f"Tenant {found.subdomain}, bot {found.bot_id}; conversation {state}.", found
+        return f"Tenant {found.subdomain}, bot {found.bot_id}; conversation {state}.", _anonymous(
+            found
+        )
 
 
 class GetConversation(_ConversationTool):
@@ -151,7 +166,7 @@ class GetConversation(_ConversationTool):
 
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         found = yield from access.read()
-        return as_data(found, messages=args["last_messages"]), found
+        return as_data(found, messages=args["last_messages"]), _anonymous(found)
 
 
 class SyncState(_ConversationTool):
@@ -167,7 +182,7 @@ class SyncState(_ConversationTool):
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         update = as_update(args)
         written = yield from access.decide(update)
-        return noted(update), update if written is None else written
+        return noted(update), update if written is None else _anonymous(written)
 
 
 class AddMessage(_ConversationTool):
@@ -233,6 +248,13 @@ class ConvSyncToolkit(BaseToolkit):
             )
             for kind in kinds
         ]
+
+
+def _anonymous(found: Found) -> Found:
+    """The object without what names the customer."""
+    kept: dict[str, Any] = {name: getattr(found, name) for name in type(found).model_fields}
+    kept |= {name: "" for name in ("user_id", "session_id") if kept.get(name)}
+    return type(found).model_construct(found.model_fields_set & kept.keys(), **kept)
 
 
 def _naming_any(schema: Any) -> type[BaseModel]:

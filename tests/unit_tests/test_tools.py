@@ -181,9 +181,7 @@ async def test_inside_a_turn_the_tenant_is_known(colour: str) -> None:
         answer = await ask(colour, LookupTenant)
 
     assert TENANT in str(answer.content)
-    assert answer.artifact == TenantInfo(
-        subdomain=TENANT, bot_id=BOT, session_id=conversation().session_id
-    )
+    assert answer.artifact == TenantInfo(subdomain=TENANT, bot_id=BOT, session_id="")
 
 
 @both_colours
@@ -206,6 +204,18 @@ async def test_a_model_is_told_no_phone_number(colour: str) -> None:
         answer = await ask(colour, GetConversation)
 
     assert "999999999" not in str(answer.content)
+
+
+@pytest.mark.parametrize("kind", [LookupTenant, GetConversation])
+def test_an_artifact_names_no_customer(kind: type[BaseTool]) -> None:
+    """Tracers export what a tool returns, and an agent's memory keeps it."""
+    tool = kind(client=unreachable())
+    with in_turn(conversation(whatsappName=f"Ana {PHONE}")):
+        artifact = tool.invoke(tool_call(tool)).artifact
+
+    told = artifact.model_dump_json()
+    assert TENANT in told
+    assert "999999999" not in told
 
 
 @both_colours

@@ -1,0 +1,263 @@
+"""A phone number, a LID, a WAHA session and an API key are found nowhere they do not belong."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tracers import BaseTracer, Run
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import run
+from langchain_convsync.callbacks import ConvSyncCallbackHandler
+from langchain_convsync.chat_history import ConvSyncChatMessageHistory
+from langchain_convsync.client import ConvSyncClient
+from langchain_convsync.context import ConversationRef, in_conversation
+from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.stores import open_store
+from langchain_convsync.stores.base import EventStore
+from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
+from langchain_convsync.tools import ConvSyncToolkit
+from langchain_convsync.turns import TurnRunner
+from tests.faulty_server import CLOSE, FaultyServer, Script, answers, sends
+from tests.promises import Answer, echo, in_both_colours
+from tests.redis_server import RedisServer
+from tests.stored import rows
+from tests.surfaces import calls
+
+PHONE, LID = "+51944333222", "38111222333444@lid"
+KEY, WAHA_SESSION = "canary-key-5d1c", "canary-session-77"
+CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION)
+
+#: What a faulty API server says: everything it knows about the customer.
+GOSSIP = {"type": "3", "message": f"{PHONE} {LID} {KEY}", "data": {"userId": PHONE}}
+FAULTS: dict[str, Script] = {
+    "401": answers(GOSSIP, 401),
+    "404": answers(GOSSIP, 404),
+    "422": answers(GOSSIP, 422),
+    "500": answers(GOSSIP, 500),
+    "html": answers(f"<p>{PHONE}</p>", 502, content_type="text/html"),
+    "another customer": answers({"type": "1", "message": "", "data": GOSSIP["data"]}),
+    "cut": sends(b"HTTP/1.1 200 OK\r\n", CLOSE),
+}
+
+
+def message(number: int, **fields: Any) -> InboundEvent:
+    """A message as WAHA's webhook tells it."""
+    told = {"chat_id": "51944333222@c.us", "lid": LID, "waha_session": WAHA_SESSION}
+    return InboundEvent(
+        **{"event_id": f"evt-{number}", "phone_number": PHONE, "text": "Hola", **told, **fields}
+    )
+
+
+class Tracer(BaseTracer):
+    """Keeps every run, inputs, outputs, metadata and all, as LangSmith would export it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: list[str] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.exported += [run.model_dump_json(fallback=repr), repr(run.model_dump())]
+
+
+def told_by(error: BaseException | None) -> str:
+    """All that a log would show of an error."""
+    return "" if error is None else "".join(traceback.format_exception(error))
+
+
+def outcome(answer: Answer, runner: TurnRunner, event: InboundEvent) -> str:
+    """What a caller can print of a call."""
+    try:
+        turn = answer(runner, event, 0.0)
+    except ConvSyncError as error:
+        return told_by(error)
+    return f"{turn!r} {told_by(turn.error)}"
+
+
+def assert_no_canary(texts: dict[str, str]) -> None:
+    """None of them names the customer, the session or the key."""
+    found = {where: c for where, text in texts.items() for c in CANARIES if c in text}
+    assert not found, {where: texts[where] for where in found}
+
+
+@pytest.fixture
+def server() -> Iterator[ReferenceServer]:
+    with ReferenceServer() as running:
+        running.create_conversation(phone_number=PHONE, subdomain="restaurant", bot_id="bot123")
+        yield running
+
+
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG, logger="langchain_convsync")
+    caplog.set_level(logging.DEBUG, logger="httpx")
+    return caplog
+
+
+@in_both_colours
+def test_logs_errors_metrics_and_handles_never_name_the_customer(
+    answer: Answer,
+    server: ReferenceServer,
+    durable_store_url: str,
+    everything_logged: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever becomes of an event: answered, repeated, failed, set aside, waiting, refused."""
+    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    store = open_store(durable_store_url)
+    client = server.client(api_key=KEY)
+    runner = TurnRunner(echo(), client=client, store=store, drain=0.01)
+    broken = TurnRunner(RunnableLambda(_fails), client=client, store=store, max_errors=1)
+    texts = {
+        "answered": outcome(answer, runner, message(1)),
+        "duplicate": outcome(answer, runner, message(1)),
+        "failed": outcome(answer, broken, message(2)),
+        "mismatch": outcome(answer, runner, message(3, subdomain="another")),
+        "no customer": outcome(
+            answer, runner, message(4, phone_number=None, chat_id=None, lid=None)
+        ),
+    }
+    for number, (name, script) in enumerate(FAULTS.items()):
+        texts[name] = outcome_of_fault(answer, store, script, number)
+        texts[f"parked by {name}"] = outcome_of_fault(answer, store, script, number, reads=server)
+    store.close()
+    texts["closed store"] = outcome(answer, runner, message(99))
+    texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
+    texts["metrics"] = str(telemetry._counts)
+    texts["handles"] = handles(request, durable_store_url)
+
+    assert "parked for an operator" in texts["log"]
+    assert_no_canary(texts)
+
+
+def _fails(_messages: object) -> AIMessage:
+    message = "the model is gone"
+    raise ValueError(message)
+
+
+def outcome_of_fault(
+    answer: Answer,
+    store: EventStore,
+    script: Script,
+    number: int,
+    *,
+    reads: ReferenceServer | None = None,
+) -> str:
+    """A turn whose API server fails: all of it, or only the writes."""
+    with FaultyServer() as faulty:
+        conversation = None if reads is None else reads.conversation(PHONE)
+        if conversation is None:
+            faulty.plays(script)
+        else:
+            data = conversation.model_dump(by_alias=True, mode="json")
+            faulty.plays(answers({"type": "1", "message": "", "data": data}), script)
+        client = ConvSyncClient(faulty.url, api_key=KEY, max_retries=0)
+        account = f"account {number} {reads is None}"
+        runner = TurnRunner(echo(), client=client, store=store, drain=0.05)
+        told = outcome(answer, runner, message(number, account=account))
+        client.close()
+    return told
+
+
+def handles(request: pytest.FixtureRequest, store_url: str) -> str:
+    """All names under which a store keeps something."""
+    if store_url.startswith("sqlite:///"):
+        found = rows(Path(store_url.removeprefix("sqlite:///")))
+        return repr([[v for v in row.values() if isinstance(v, str)] for _, row in found])
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with server.client() as client:
+        return repr(list(client.scan_iter(count=1000)))
+
+
+SCRIPT: list[str | AIMessage] = [
+    calls("lookup_tenant"),
+    calls("get_conversation"),
+    calls("sync_state", intent="order"),
+    calls("add_message", content="Su pedido salió"),
+    "Con gusto",
+]
+
+
+def agent_with_everything(client: ConvSyncClient, tracer: Tracer) -> Runnable[Any, Any]:
+    """Tools, middleware and callback handler at once, traced."""
+    middleware = ConvSyncMiddleware(client, sync_tool=False)
+    agent: Runnable[Any, Any] = create_agent(
+        ScriptedChatModel(SCRIPT), ConvSyncToolkit(client).get_tools(), middleware=[middleware]
+    )
+    return agent.with_config(callbacks=[tracer, ConvSyncCallbackHandler(client)])
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a turn", "alone"])
+def test_a_trace_never_names_the_customer(
+    inside: bool, server: ReferenceServer, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    """Inputs, outputs, artifacts, metadata, tags and names of every run of every surface."""
+    tracer, client = Tracer(), server.client(api_key=KEY)
+    agent = agent_with_everything(client, tracer)
+    history = ConvSyncChatMessageHistory(PHONE, client=client)
+
+    if inside:
+        store = open_store(":memory:")
+        turn = TurnRunner(agent, client=client, store=store).run(message(1))
+        assert turn.status == "answered"
+        store.close()
+    else:
+        with in_conversation(ConversationRef(PHONE)):
+            agent.invoke({"messages": [("user", "Hola")]})
+        history.add_user_message("Hola")
+
+    traced = "".join(tracer.exported)
+    assert all(tool in traced for tool in ("lookup_tenant", "get_conversation", "Con gusto"))
+    texts = {"trace": traced, "log": everything_logged.text, "history": repr(history)}
+    assert_no_canary(texts)
+
+
+def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer) -> None:
+    """Clients, stores, runners, references, events, turns: crash reports show them."""
+    client, store = server.client(api_key=KEY), open_store(":memory:")
+    runner = TurnRunner(echo(), client=client, store=store)
+    things: list[Any] = [
+        client,
+        server.async_client(api_key=KEY),
+        store,
+        runner,
+        ConversationRef(PHONE, session_id=f"bot_{PHONE}"),
+        message(1),
+        runner.run(message(1)),
+        client.get_conversation(PHONE),
+        client.lookup_tenant(PHONE),
+        ConvSyncToolkit(client, conversation=PHONE),
+        *ConvSyncToolkit(client, conversation=PHONE).get_tools(),
+        ConvSyncChatMessageHistory(PHONE, client=client),
+        ConvSyncCallbackHandler(client, conversation=PHONE),
+        ConvSyncMiddleware(client, conversation=PHONE),
+        run(store.handles()),
+    ]
+    store.close()
+
+    assert_no_canary({type(thing).__name__: f"{thing!r} {thing!s}" for thing in things})
+
+
+@pytest.mark.parametrize("thing", ["client", "store", "runner"])
+def test_a_key_is_never_pickled(thing: str, server: ReferenceServer) -> None:
+    """A process pool or a cache would write it down."""
+    client, store = server.client(api_key=KEY), open_store(":memory:")
+    runner = TurnRunner(echo(), client=client, store=store)
+    holder: object = {"client": client, "store": store, "runner": runner}[thing]
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as refusal:
+        pickle.dumps(holder)
+    store.close()
+
+    assert_no_canary({"refusal": told_by(refusal.value)})

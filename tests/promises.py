@@ -1,0 +1,64 @@
+"""What the proofs of the big promises share: customers, an agent, and both colours of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableLambda
+
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.turns import Turn, TurnRunner
+
+CUSTOMER = "+51999999999"
+Answer: TypeAlias = Callable[..., Turn]
+
+
+def blocking(runner: TurnRunner, event: InboundEvent, wait: float | None = None) -> Turn:
+    """One call, blocking."""
+    return runner.run(event, wait)
+
+
+def awaited(runner: TurnRunner, event: InboundEvent, wait: float | None = None) -> Turn:
+    """One call, on an event loop of its own."""
+    return asyncio.run(runner.arun(event, wait))
+
+
+in_both_colours = pytest.mark.parametrize("answer", [blocking, awaited], ids=["sync", "async"])
+
+
+def said(text: str, **fields: Any) -> InboundEvent:
+    """A message of the customer; the same text is the same message."""
+    return InboundEvent(**{"event_id": text, "phone_number": CUSTOMER, "text": text, **fields})
+
+
+def reply_to(messages: list[BaseMessage]) -> AIMessage:
+    """An agent that repeats what was said last."""
+    return AIMessage(f"re: {messages[-1].content}")
+
+
+def echo() -> RunnableLambda[Any, Any]:
+    """The agent as a Runnable."""
+    return RunnableLambda(reply_to)
+
+
+def served() -> ReferenceServer:
+    """A running server that knows the customer; stop it."""
+    server = ReferenceServer().start()
+    server.create_conversation(phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123")
+    return server
+
+
+def history(server: ReferenceServer, customer: str = CUSTOMER) -> list[tuple[str, str]]:
+    """What the server remembers of a conversation: (role, text)."""
+    return [(m.role, m.content) for m in server.conversation(customer).messages]
+
+
+def spoken(texts: list[str]) -> list[tuple[str, str]]:
+    """The history in which each of these was answered by itself."""
+    pairs = ([("user", text), ("bot", f"re: {text}")] for text in texts)
+    return [entry for pair in pairs for entry in pair]
