@@ -19,6 +19,7 @@ from langchain_convsync.errors import (
     FencedError,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
+from langchain_convsync.outbox.breaker import Breaker
 from langchain_convsync.outbox.job import Job
 from langchain_convsync.outbox.plan import (
     ATTEMPT,
@@ -43,6 +44,10 @@ class _Parked(Exception):  # noqa: N818 - control flow inside this module
     """The write cannot be delivered; an operator has to look at it."""
 
 
+class _Held(Exception):  # noqa: N818 - control flow inside this module
+    """The API server does not answer; the write has to wait for some seconds."""
+
+
 class Outbox:
     """Delivers the outboxes of a store to one API server.
 
@@ -65,6 +70,7 @@ class Outbox:
         self._store = store
         self._lease = lease
         self._clock = clock
+        self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
 
     def drain(self, cid: str, *, budget: float) -> Flow[None]:
         """Deliver what one conversation has to write, for at most ``budget`` seconds.
@@ -103,6 +109,8 @@ class Outbox:
                     yield from sleep(wait)
             except FencedError:
                 return 0.0
+            except _Held as held:
+                return float(held.args[0])
             except _Parked as reason:
                 yield from self._park(job, str(reason))
                 return 0.0
@@ -118,9 +126,11 @@ class Outbox:
             profile=self._api.profile,
             verified=job.read is not None,
         )
+        if isinstance(step, Wait):
+            return step.seconds
+        if silence := self.breaker.wait(job.write.target):
+            raise _Held(silence)
         match step:
-            case Wait(seconds):
-                return seconds
             case Send():
                 return (yield from self._send(job, step))
             case Verify():
@@ -139,7 +149,8 @@ class Outbox:
             raise FencedError
         job.cursor = cursor
         try:
-            answer = yield from self._request(job)
+            request = self._request(job)
+            answer = yield from self.breaker.watched(job.write.target, request)
         except ConversationNotFoundError:
             return (yield from self._move(job))
         except ConversationMismatchError as error:
@@ -294,9 +305,10 @@ class Outbox:
         return 0.0
 
     def _read(self, write: Write) -> Flow[Conversation]:
-        return self._api.get_conversation(
+        request = self._api.get_conversation(
             write.phone_number, write.bot_id, target=write.target, timeout=ATTEMPT, attempts=1
         )
+        return self.breaker.watched(write.target, request)
 
     def _park(self, job: Job, reason: str) -> Flow[None]:
         telemetry.count("parked", operation=job.write.kind)

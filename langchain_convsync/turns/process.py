@@ -16,6 +16,7 @@ from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.context import ConversationRef, TurnRecord
 from langchain_convsync.errors import (
+    APIConnectionError,
     APIError,
     ConversationMismatchError,
     ConversationNotFoundError,
@@ -30,6 +31,7 @@ from langchain_convsync.models import (
     InboundEvent,
     StateUpdate,
 )
+from langchain_convsync.outbox.breaker import Breaker
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.state import Extractor, as_update, ask, extract
 from langchain_convsync.stores.base import EventStore, Taken
@@ -54,6 +56,8 @@ Prepare: TypeAlias = Callable[[Conversation, Sequence[InboundEvent]], Any]
 
 #: Seconds that the read at the start of a turn may take, retries included.
 READ_TIME = 10.0
+#: The same where the turn can do without: what the last one left is still valid.
+SPARE_READ_TIME = 3.0
 #: Seconds for which it may be missing: the first message may beat the server's own webhook.
 NOT_FOUND_TIME = 3.0
 #: Seconds after which a turn that could not begin is tried again.
@@ -88,6 +92,7 @@ class Processor:
         api: Api,
         store: EventStore,
         *,
+        breaker: Breaker,
         extractor: Extractor | None,
         prepare: Prepare | None,
         limits: Limits,
@@ -95,6 +100,7 @@ class Processor:
         self._agents = Agents(agent)
         self._api = api
         self._store = store
+        self._breaker = breaker
         self._extractor = extractor
         self._prepare = prepare
         self._limits = limits
@@ -155,21 +161,31 @@ class Processor:
 
     def _read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
-        try:
-            read = yield from self._find(attempt.ref)
-        except ConversationNotFoundError:
-            raise
-        except APIError:
-            snapshot = Seen.snapshot(attempt.taken, datetime.now(UTC))
-            if snapshot is None:
-                raise
-            telemetry.count("snapshots_used")
-            attempt.see(snapshot)
+        snapshot = Seen.snapshot(attempt.taken, datetime.now(UTC))
+        if snapshot is None:
+            read = yield from self._find(attempt.ref, READ_TIME)
         else:
-            recorded = attempt.batch if self._api.profile.records_inbound else None
-            attempt.see(Seen.read(read, attempt.taken, recorded))
+            try:
+                read = yield from self._look(attempt.ref, snapshot.conversation)
+            except ConversationNotFoundError:
+                raise
+            except APIError:
+                telemetry.count("snapshots_used")
+                attempt.see(snapshot)
+                return
+        recorded = attempt.batch if self._api.profile.records_inbound else None
+        attempt.see(Seen.read(read, attempt.taken, recorded))
 
-    def _find(self, ref: ConversationRef) -> Flow[Conversation]:
+    def _look(self, ref: ConversationRef, known: Conversation) -> Flow[Conversation]:
+        """Read the conversation, unless the server is known not to answer for its tenant."""
+        target = CallTarget(subdomain=known.subdomain, bot_id=known.bot_id)
+        if self._breaker.wait(target):
+            message = "the API server did not answer a moment ago"
+            raise APIConnectionError(message)
+        finding = self._find(ref, SPARE_READ_TIME)
+        return (yield from self._breaker.watched(target, finding))
+
+    def _find(self, ref: ConversationRef, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; patient where the server's webhook is late."""
         target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
         until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
@@ -177,7 +193,7 @@ class Processor:
             try:
                 return (
                     yield from self._api.get_conversation(
-                        ref.phone_number, ref.bot_id, target=target, timeout=READ_TIME
+                        ref.phone_number, ref.bot_id, target=target, timeout=seconds
                     )
                 )
             except ConversationNotFoundError:

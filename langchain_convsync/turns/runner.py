@@ -119,7 +119,13 @@ class TurnRunner:
             guard=guard,
         )
         self._processor = Processor(
-            agent, self._api, self.store, extractor=extractor, prepare=prepare, limits=limits
+            agent,
+            self._api,
+            self.store,
+            breaker=self._outbox.breaker,
+            extractor=extractor,
+            prepare=prepare,
+            limits=limits,
         )
         self._workers = workers
         self._handles: Handles | None = None

@@ -29,6 +29,7 @@ SHORTENED = {
     "outbox.delivery:FIRST_DELAY": 0.02,
     "outbox.delivery:LAST_DELAY": 0.3,
     "turns.process:READ_TIME": 1.0,
+    "turns.process:SPARE_READ_TIME": 0.8,
     "turns.process:RETRY_LATER": 0.1,
     "turns.runner:LAST_LOOK": 0.1,
     "turns.worker:LAST_LOOK": 0.1,
