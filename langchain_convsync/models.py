@@ -184,6 +184,16 @@ class StateUpdate(BaseModel):
         return body
 
 
+def _known_fields(stored: Any) -> Any:
+    if not isinstance(stored, dict):
+        return stored
+    return {name: value for name, value in stored.items() if name in StateUpdate.model_fields}
+
+
+#: An update as a store keeps it: one that a newer version wrote may have fields of its own.
+StoredUpdate = Annotated[StateUpdate, BeforeValidator(_known_fields)]
+
+
 class Media(BaseModel):
     """A file that came with a message; ``url`` is None when it was not downloaded."""
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate, StoredUpdate
 from langchain_convsync.settings import CallTarget, ServerProfile
 from langchain_convsync.stores.base import Cursor
 
@@ -112,7 +112,7 @@ class Write(BaseModel):
     number: int
     decided_at: float
     messages: tuple[ConversationMessage, ...] = ()
-    update: StateUpdate = StateUpdate()
+    update: StoredUpdate = StateUpdate()
     base: Anchor | None = None
 
     @property

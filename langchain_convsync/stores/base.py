@@ -32,6 +32,9 @@ from typing import Literal, Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
 
+#: A store of a newer format is refused. Within one format, processes of different versions may work
+#: on one store while they are upgraded one by one: what is stored as JSON gains fields only, and
+#: readers ignore those that they do not know. Whatever else changes makes a new format.
 FORMAT_VERSION = 1
 SHARDS = 64
 #: The account in the handle of an event that is claimed by itself, outside every conversation.

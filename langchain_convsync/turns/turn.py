@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync.models import InboundEvent, StateUpdate
+from langchain_convsync.models import InboundEvent, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
 Status: TypeAlias = Literal[
@@ -61,7 +61,7 @@ class Outcome(BaseModel):
 
     status: FinalStatus
     reply: str | None = Field(default=None, repr=False)
-    state: StateUpdate = StateUpdate()
+    state: StoredUpdate = StateUpdate()
     turn_id: str
     events: tuple[str, ...] = ()
 
