@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, sleep
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 
 
+Unverifiable: TypeAlias = Literal["park", "resend", "skip"]
+
+
 class _Parked(Exception):  # noqa: N818 - control flow inside this module
     """The write cannot be delivered; an operator has to look at it."""
 
@@ -55,6 +58,7 @@ class Outbox:
         api: The API server; the outbox is the only retry layer above the wire.
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
+        unverifiable: What becomes of a message of which nobody can tell whether it was recorded.
         clock: Seconds that only ever grow.
     """
 
@@ -64,11 +68,13 @@ class Outbox:
         store: EventStore,
         *,
         lease: float = 30.0,
+        unverifiable: Unverifiable = "park",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._store = store
         self._lease = lease
+        self._unverifiable = unverifiable
         self._clock = clock
         self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
 
@@ -245,7 +251,11 @@ class Outbox:
             try:
                 place = job.recorded(history)
             except LookupError as error:
-                raise _Parked(str(error)) from error
+                if self._unverifiable == "park":
+                    raise _Parked(str(error)) from error
+                telemetry.count("unverified", policy=self._unverifiable)
+                if self._unverifiable == "skip":
+                    place = len(history) - 1
             if place is None:
                 yield from self._again(job, delay=0.0, sent_at=None)
         job.read = conversation

@@ -13,7 +13,7 @@ from langchain_convsync._flow import Flow, Io, arun, run, sleep
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ClosedError, InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import Outbox
+from langchain_convsync.outbox import Outbox, Unverifiable
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
@@ -67,6 +67,9 @@ class TurnRunner:
         guard: What becomes of a reply if another message came while the agent was running:
             ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it and runs
             the agent on all of them, for at most ``deadline`` seconds after the first message.
+        unverifiable: What becomes of a message that got no answer from the API server, when the
+            history does not reach back far enough any more to tell whether it was recorded:
+            ``park`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose it.
         lease: Seconds after which another process takes over from one that died.
         workers: How many conversations a block writes for at once, and how many it answers at once
             besides its calls.
@@ -96,6 +99,7 @@ class TurnRunner:
         backlog: int = 1000,
         at_once: int | None = None,
         guard: Guard = "answer",
+        unverifiable: Unverifiable = "park",
         lease: float = 30.0,
         workers: int = 4,
         drain: float = 10.0,
@@ -108,7 +112,7 @@ class TurnRunner:
         self._quiet, self._max_quiet = quiet, max_quiet
         self._at_once = at_once or 0
         self._backlog, self._lease, self._drain_budget = backlog, lease, drain
-        self._outbox = Outbox(self._api, self.store, lease=lease)
+        self._outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
         limits = Limits(
             fallback_reply=fallback_reply,
             deadline=deadline,
