@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from langchain_convsync.errors import ConfigurationError, MissingExtraError
+from langchain_convsync.errors import ConfigurationError, MissingExtraError, StoreError
 
 if TYPE_CHECKING:
     import typer
@@ -22,7 +22,7 @@ def command_line() -> typer.Typer:
     try:
         import typer
 
-        from langchain_convsync.cli import _demo, _serve, _worker
+        from langchain_convsync.cli import _demo, _serve, _status, _worker
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -37,6 +37,7 @@ def command_line() -> typer.Typer:
     app.command("demo")(_demo.demo)
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)
+    app.command("status")(_status.status)
     return app
 
 
@@ -44,6 +45,6 @@ def main() -> None:
     """Run the command line; what the user has to mend ends in one line and status 2."""
     try:
         command_line()()
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreError) as error:
         sys.stderr.write(f"convsync: {error}\n")
         sys.exit(2)

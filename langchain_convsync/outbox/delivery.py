@@ -78,11 +78,14 @@ class Outbox:
         self._clock = clock
         self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
 
-    def drain(self, cid: str, *, budget: float) -> Flow[None]:
+    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
         """Deliver what one conversation has to write, for at most ``budget`` seconds.
 
         What is not due within that time, because the API server does not answer or another process
         is at it, stays in the store.
+
+        Returns:
+            Whether everything is delivered.
         """
         until = self._clock() + budget
         while self._clock() < until:
@@ -90,9 +93,12 @@ class Outbox:
             if taken is not None:
                 yield from self.deliver(taken, budget=until - self._clock())
             due = yield from self._store.due("write", cid)
-            if due is None or self._clock() + due > until:
-                return
+            if due is None:
+                return True
+            if self._clock() + due > until:
+                return False
             yield from sleep(due)
+        return (yield from self._store.due("write", cid)) is None
 
     def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
         """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""

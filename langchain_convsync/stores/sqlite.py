@@ -86,6 +86,11 @@ class SQLiteEventStore:
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
 
+    @property
+    def path(self) -> str:
+        """The file, or ``":memory:"``."""
+        return self._path
+
     def handles(self) -> Io[Handles]:
         """See :meth:`EventStore.handles`."""
         return self._step(lambda _tx: Handles(self._key))

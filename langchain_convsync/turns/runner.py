@@ -135,6 +135,7 @@ class TurnRunner:
         self._handles: Handles | None = None
         self._crew: Crew | None = None
         self._closed = False
+        self._warned = False
 
     @property
     def sends_replies(self) -> bool:
@@ -208,7 +209,9 @@ class TurnRunner:
         turn, cid = yield from self._settle(new, until)
         yield from self._tell(turn)
         if self._crew is None:
-            yield from self._outbox.drain(cid, budget=self._drain_budget)
+            delivered = yield from self._outbox.drain(cid, budget=self._drain_budget)
+            if not delivered:
+                self._warn_of_leftovers()
         return turn
 
     def _tell(self, turn: Turn) -> Flow[None]:
@@ -286,11 +289,16 @@ class TurnRunner:
                 worked = time.monotonic()
             left = yield from self.store.backlog()
         if left.writes:
-            telemetry.count("writes_left", left.writes)
+            self._warn_of_leftovers()
+
+    def _warn_of_leftovers(self) -> None:
+        telemetry.count("leftovers")
+        if not self._warned:  # once: while an API server is away it would be said with every turn
+            self._warned = True
             logger.warning(
-                "%d writes are left in the store; they are delivered by the next turns of their "
-                "conversations, or by: convsync worker MODULE:RUNNER",
-                left.writes,
+                "Writes are left in the store; they are delivered by the next turns of their "
+                "conversations, or by: convsync worker MODULE:RUNNER. "
+                "How many there are tells: convsync status"
             )
 
     def close(self) -> None:

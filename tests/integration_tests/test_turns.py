@@ -796,3 +796,24 @@ def test_leaving_a_block_with_writes_to_do_is_loud(
 
     assert "convsync worker MODULE:RUNNER" in caplog.text
     assert "lost" in caplog.text
+
+
+def test_writes_that_no_worker_delivers_are_told_of_once(
+    server: ReferenceServer,
+    event_store: EventStore,
+    answer: Answer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not with every turn while the API server is away."""
+    leftovers = telemetry.counted("leftovers")
+    client = server.client(max_retries=0)
+    TurnRunner(Agent().runnable, client=client, store=event_store).run(event(1, "Hola"))
+    server.stop()
+    runner = TurnRunner(Agent().runnable, client=client, store=event_store, drain=0.05)
+
+    for number in (2, 3, 4):
+        assert answer(runner, event(number, f"{number}")).status == "answered"
+
+    told = [record for record in caplog.records if "convsync worker" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert telemetry.counted("leftovers") == leftovers + 3

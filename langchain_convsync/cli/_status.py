@@ -1,0 +1,51 @@
+"""``convsync status``: what a store still has to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from langchain_convsync._flow import run
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.settings import required_setting
+from langchain_convsync.stores import SQLiteEventStore, open_store
+
+_MEANINGS = {
+    "queued": "events that no turn has answered yet",
+    "writes": "API writes that are not confirmed yet",
+    "says": "replies that are not confirmed sent yet",
+    "parked": "writes and replies that wait for an operator",
+    "dead": "events whose agent could not answer, kept for an operator",
+}
+
+
+def status(
+    store: Annotated[
+        str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Tell what a store still has to do: events, writes, and what waits for an operator."""
+    url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
+    opened = open_store(url)
+    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).exists():
+        message = f"there is no event store {opened.path}: check --store or CONVSYNC_STORE_URL"
+        raise ConfigurationError(message)
+    try:
+        left = asdict(run(opened.backlog()))
+    finally:
+        opened.close()
+    if as_json:
+        typer.echo(json.dumps(left))
+        return
+    table = Table("", "how many", "")
+    for name, amount in left.items():
+        table.add_row(name, str(amount), _MEANINGS[name])
+    Console().print(table)
