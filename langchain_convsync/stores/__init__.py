@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
+from langchain_convsync.stores._redis_urls import SCHEMES
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     RETENTION,
@@ -47,14 +48,14 @@ __all__ = [
     "open_store",
 ]
 
-_REDIS = {"redis", "rediss", "unix", "valkey", "valkeys"}
-
 
 def open_store(url: str | None = None) -> EventStore:
     """The event store that a URL names; nothing is connected yet.
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://`` or ``valkey://`` for Redis and Valkey;
+            ``redis+sentinel://host:26379,host:26379/service`` and
+            ``redis+cluster://host:6379,host:6379`` for several of them;
             ``sqlite:///relative.db``, ``sqlite:////absolute.db``, a file's path or ``:memory:`` for
             SQLite. ``CONVSYNC_STORE_URL`` when absent.
 
@@ -69,7 +70,7 @@ def open_store(url: str | None = None) -> EventStore:
         return SQLiteEventStore(":memory:")
     if scheme == "sqlite" and rest.startswith("/"):
         return SQLiteEventStore(rest.removeprefix("/"))
-    if scheme in _REDIS:
+    if scheme in SCHEMES:
         return RedisEventStore(url)
     message = (
         f"{scheme}:// is no event store: pass redis://…, rediss://…, unix://…, sqlite:///… or the "

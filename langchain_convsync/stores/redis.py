@@ -20,7 +20,12 @@ from langchain_convsync.stores._checks import (
     milliseconds,
     turn_of,
 )
-from langchain_convsync.stores._redis_clients import RedisClients
+from langchain_convsync.stores._redis_clients import (
+    AsyncClient,
+    BlockingClient,
+    Command,
+    RedisClients,
+)
 from langchain_convsync.stores._redis_wire import (
     META,
     Argument,
@@ -51,6 +56,8 @@ from langchain_convsync.stores.base import (
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+#: The scripts that never write.
+_READS = frozenset({"due", "backlog"})
 
 
 class RedisEventStore:
@@ -61,30 +68,54 @@ class RedisEventStore:
     Every key begins with ``cs:``, reveals no phone number, and lies in its account's hash slot.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; ``CONVSYNC_STORE_URL`` when neither it nor
-            ``client`` is given.
-        client: A blocking redis-py client to use instead; it stays its owner's to close.
+        url: ``redis://``, ``rediss://`` or ``unix://`` for one server;
+            ``redis+sentinel://host:26379,host:26379/service/0`` for the primary that sentinels know
+            (``?sentinel_username=…&sentinel_password=…`` where they have their own);
+            ``redis+cluster://host:6379,host:6379`` for a Redis Cluster; with ``rediss`` for TLS.
+            ``CONVSYNC_STORE_URL`` when neither it nor ``client`` is given.
+        client: A blocking redis-py client to use instead, a ``RedisCluster`` or one made by a
+            ``Sentinel`` too; it stays its owner's to close.
         async_client: An asynchronous redis-py client to use instead, beside one of the two: leases
             are renewed in the blocking colour. It stays its owner's to close.
         retention: Seconds that finished events and idle conversations are remembered.
+        wait_replicas: So many replicas have to know of a change before it is acknowledged; where
+            fewer do within a second, the call raises. This narrows the window in which a failover
+            can lose what was acknowledged, and does not close it: the replica that is promoted may
+            be another one. 0 waits for none, and costs nothing.
         clock: Store time in seconds, for tests; None takes the server's.
 
     Raises:
         ConfigurationError: Neither a URL nor a blocking client is given, or it is no Redis URL.
+        ValueError: ``wait_replicas`` is negative.
+
+    While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new
+    primary by themselves. A call that raised may have taken effect, and is safe to repeat.
+
+    On a Redis Cluster a take without a conversation asks the shards one after the other, beginning
+    behind the one that gave work last. A token that holds a lane already may get another one when
+    such a take is repeated with it.
     """
 
     def __init__(
         self,
         url: str | None = None,
         *,
-        client: redis.Redis | None = None,
-        async_client: redis.asyncio.Redis | None = None,
+        client: BlockingClient | None = None,
+        async_client: AsyncClient | None = None,
         retention: float = RETENTION,
+        wait_replicas: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if wait_replicas < 0:
+            message = (
+                f"wait_replicas={wait_replicas}: pass the number of replicas to wait for, or 0"
+            )
+            raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         self._retention = milliseconds(retention)
+        self._wait_replicas = wait_replicas
         self._clock = clock
+        self._next_shard: dict[Lane, int] = {}
         self._handles: Handles | None = None
 
     def handles(self) -> Io[Handles]:
@@ -121,6 +152,8 @@ class RedisEventStore:
     ) -> Io[Taken | None]:
         """See :meth:`EventStore.take`."""
         arguments: list[Argument] = [lane, token, milliseconds(lease), cid or "", at_once]
+        if cid is None and self._clients.is_cluster:
+            return _step(lambda: self._take_any(lane, arguments))
         return self._operation("take", cid, arguments, lambda answer: as_taken(answer, lane))
 
     def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
@@ -217,12 +250,7 @@ class RedisEventStore:
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
-
-        def counted(sums: list[int]) -> Backlog:
-            queued, writes, says, parked, dead = sums
-            return Backlog(queued=queued, writes=writes, says=says, parked=parked, dead=dead)
-
-        return self._operation("backlog", None, [], counted)
+        return _step(self._counted)
 
     def close(self) -> None:
         """See :meth:`EventStore.close`."""
@@ -246,30 +274,82 @@ class RedisEventStore:
 
         def flow() -> Flow[T]:
             yield from self._opened()
-            clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
-            answer = yield from self._call(
-                script(name), keys, [clock, b"%d" % self._retention, *sent]
-            )
-            return parse(answer)
+            return parse((yield from self._run(name, keys, sent)))
 
         return _step(flow)
 
-    def _call(self, source: Script, keys: list[bytes], arguments: list[bytes]) -> Flow[Any]:
+    def _take_any(self, lane: Lane, arguments: list[Argument]) -> Flow[Taken | None]:
+        """On a cluster: one shard after the other, since no script can look at two."""
+        yield from self._opened()
+        keys, sent = shard_keys(None), to_bytes(arguments)
+        first = self._next_shard.setdefault(lane, secrets.randbelow(len(keys)))
+        failure: StoreUnavailableError | None = None
+        for shard in [*range(first, len(keys)), *range(first)]:
+            once = failure is not None  # the other nodes' work does not wait for a dead one
+            try:
+                answer = yield from self._run("take", [keys[shard]], sent, once=once)
+            except StoreUnavailableError as error:
+                failure = error
+                continue
+            if answer:
+                self._next_shard[lane] = (shard + 1) % len(keys)
+                return as_taken(answer, lane)
+        if failure is not None:
+            raise failure
+        return None
+
+    def _counted(self) -> Flow[Backlog]:
+        yield from self._opened()
+        sums = [0] * 5
+        for keys in self._reachable_together():
+            counts = yield from self._run("backlog", keys, [])
+            sums = [total + more for total, more in zip(sums, counts, strict=True)]
+        queued, writes, says, parked, dead = sums
+        return Backlog(queued=queued, writes=writes, says=says, parked=parked, dead=dead)
+
+    def _reachable_together(self) -> list[list[bytes]]:
+        """All shards, as one script can look at them: on a cluster one at a time."""
+        keys = shard_keys(None)
+        return [[key] for key in keys] if self._clients.is_cluster else [keys]
+
+    def _run(
+        self, name: str, keys: list[bytes], sent: list[bytes], *, once: bool = False
+    ) -> Flow[Any]:
+        clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
+        arguments = [clock, b"%d" % self._retention, *sent]
+        waits = self._wait_replicas > 0 and name not in _READS
+        return (yield from self._call(script(name), keys, arguments, waits=waits, once=once))
+
+    def _call(
+        self,
+        source: Script,
+        keys: list[bytes],
+        arguments: list[bytes],
+        *,
+        waits: bool,
+        once: bool = False,
+    ) -> Flow[Any]:
         rest = (len(keys), *keys, *arguments)
+        wait = _waiting(keys[0], self._wait_replicas) if waits else []
+        batch = self._clients.batch
         try:
-            return (
-                yield from self._clients.command("EVALSHA", source.sha, *rest, NEVER_DECODE=True)
-            )
+            answers = yield from batch(keys[0], ("EVALSHA", source.sha, *rest), *wait, once=once)
         except redis.exceptions.NoScriptError:  # a server that restarted or was never asked
-            return (
-                yield from self._clients.command("EVAL", source.source, *rest, NEVER_DECODE=True)
+            answers = yield from batch(keys[0], ("EVAL", source.source, *rest), *wait, once=once)
+        if waits and answers[-1] < self._wait_replicas:
+            message = (
+                f"{answers[-1]} replicas know of a change, not {self._wait_replicas} "
+                "(wait_replicas): it may survive a failover or not, and is safe to repeat"
             )
+            raise StoreUnavailableError(message)
+        return answers[0]
 
     def _opened(self) -> Flow[Handles]:
         if self._handles is None:
             secret, version = secrets.token_bytes(32), b"%d" % FORMAT_VERSION
             opened = script("open", prelude=False)
-            key, found = yield from self._call(opened, [META], [secret, version])
+            waits = self._wait_replicas > 0
+            key, found = yield from self._call(opened, [META], [secret, version], waits=waits)
             if int(found) > FORMAT_VERSION:
                 message = (
                     f"this store was written in format {int(found)}, and this version reads up to "
@@ -281,15 +361,29 @@ class RedisEventStore:
         return self._handles
 
     def _check_server(self) -> Flow[None]:
-        try:
-            info = yield from self._clients.command("INFO")
-        except StoreUnavailableError as error:
-            if not isinstance(error.__cause__, redis.ResponseError):
-                raise
-            logger.info("Redis does not let this store check its persistence: %s", error.__cause__)
-            return
-        for risk in risks(info):
+        found: dict[str, None] = {}
+        for key, *_ in self._reachable_together():  # every primary that holds a shard
+            try:
+                (info,) = yield from self._clients.batch(key, ("INFO",))
+            except StoreUnavailableError as error:
+                refused = isinstance(error.__cause__, redis.ResponseError)
+                if not refused and not self._clients.is_cluster:
+                    raise  # of a cluster, the other nodes' shards are still there
+                logger.info("This store cannot check Redis's persistence: %s", error.__cause__)
+                return
+            found.update(dict.fromkeys(risks(info)))
+        for risk in found:
             logger.warning("Redis can lose acknowledged events: %s", risk)
+
+
+def _waiting(key: bytes, replicas: int) -> list[Command]:
+    """Commands behind a script that tell how many replicas know of all it did, within a second.
+
+    WAIT asks for what its own connection wrote last, and a repeated script may have nothing left to
+    write; so something is written in between, in the key's slot.
+    """
+    mark = key + b"waited" if key != META else b"cs:{%s}:waited" % META
+    return [("SET", mark, b"", "PX", 1000), ("WAIT", replicas, 1000)]
 
 
 def risks(info: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ pytest_plugins = ("tests.store_fixtures",)
 COMMANDS = frozenset(
     {"eval", "evalsha", "info", "client|setinfo", "time", "exists", "persist", "pexpire", "mget"}
     | {"get", "set", "del", "hget", "hset", "hsetnx", "hmget", "hdel", "hincrby"}
-    | {"lindex", "llen", "lrange", "ltrim", "rpush", "zadd", "zrange", "zrem", "zcard"}
+    | {"zcount", "lindex", "llen", "lrange", "ltrim", "rpush", "zadd", "zrange", "zrem", "zcard"}
 )
 
 

@@ -1,0 +1,158 @@
+"""The store behind sentinels and on a cluster: a primary dies under load, and work goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from langchain_convsync._flow import Io, run
+from langchain_convsync.errors import StoreUnavailableError
+from langchain_convsync.stores import (
+    Backlog,
+    NewEvent,
+    RedisEventStore,
+    SQLiteEventStore,
+    open_store,
+)
+from langchain_convsync.stores.base import EventStore
+from tests.redis_topologies import RedisCluster, WatchedRedis, until
+from tests.store_cases import CALLS, Clock, Do, commit_of, event, ready
+
+pytest_plugins = ("tests.store_fixtures",)
+
+#: Accounts enough to lie on all nodes.
+ACCOUNTS = [f"account {number}" for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def cluster_processes() -> Iterator[RedisCluster]:
+    with RedisCluster() as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(cluster_processes: RedisCluster) -> RedisCluster:
+    """Three nodes, empty."""
+    cluster_processes.empty()
+    return cluster_processes
+
+
+class Load:
+    """Threads that offer events all the time, each until it is acknowledged."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.acknowledged: list[NewEvent] = []
+        self.failures = 0
+        self._store = store
+        self._ending = threading.Event()
+        self._pool = ThreadPoolExecutor(4)
+        self._jobs = [self._pool.submit(self._offer, worker) for worker in range(4)]
+
+    def _offer(self, worker: int) -> None:
+        number = 0
+        while not self._ending.is_set():
+            number += 1
+            account = ACCOUNTS[number % len(ACCOUNTS)]
+            new = event(f"{worker}/{number}", customer=f"{number}", account=account)
+            while not self._accepted(new) and not self._ending.is_set():
+                pass
+
+    def _accepted(self, new: NewEvent) -> bool:
+        try:
+            run(self._store.accept(new))
+        except StoreUnavailableError:
+            self.failures += 1
+            return False
+        self.acknowledged.append(new)
+        return True
+
+    def end(self) -> None:
+        """Stop offering; what went wrong besides is raised here."""
+        self._ending.set()
+        self._pool.shutdown()
+        for job in self._jobs:
+            job.result()
+
+    def grows(self, by: int = 200) -> None:
+        """Wait until so many more are acknowledged."""
+        wanted = len(self.acknowledged) + by
+        until(lambda: len(self.acknowledged) >= wanted)
+
+
+def missing(store: EventStore, load: Load) -> int:
+    """How many acknowledged events the store does not know any more."""
+    return sum(run(store.accept(new)).status == "new" for new in load.acknowledged)
+
+
+@pytest.mark.parametrize("replicas", [1, 0])
+def test_the_sentinels_new_primary_is_found_under_load(replicas: int) -> None:
+    """With ``wait_replicas=1`` nothing that was acknowledged is missing; without, it is counted."""
+    with WatchedRedis() as redis:
+        store = RedisEventStore(redis.url, wait_replicas=replicas)
+        load = Load(store)
+        load.grows()
+        redis.primary.kill9()
+        load.grows()
+        load.end()
+
+        offered, gone = len(load.acknowledged), missing(store, load)
+        left = run(store.backlog())
+        store.close()
+
+    assert load.failures > 0
+    assert gone <= (0 if replicas else offered)
+    assert left.queued >= offered  # each once; some more, whose acknowledgement was lost
+
+
+def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluster) -> None:
+    """Its append-only file has everything; meanwhile the other nodes' accounts go on."""
+    store = open_store(cluster.url)
+    load = Load(store)
+    load.grows()
+    cluster.nodes[0].kill9()
+    until(lambda: load.failures > 0)
+    cluster.nodes[0].start()
+    load.grows()
+    load.end()
+    gone = missing(store, load)
+    store.close()
+
+    assert gone == 0
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_operation_answers_on_a_cluster_as_anywhere(
+    cluster: RedisCluster, do: Do, clock: Clock, name: str
+) -> None:
+    """Whichever node it goes to."""
+    answers = []
+    for store in (
+        RedisEventStore(cluster.url, clock=clock),
+        SQLiteEventStore(":memory:", clock=clock),
+    ):
+        answers.append(do(CALLS[name](store, ready(store))))
+        do(Io(store.close, store.aclose))
+
+    assert answers[0] == answers[1]
+
+
+def test_work_on_every_node_is_found_and_counted(cluster: RedisCluster, do: Do) -> None:
+    """No script can look at two shards, so all of them are asked."""
+    store = RedisEventStore(cluster.url)
+    for account in ACCOUNTS:
+        do(store.accept(event(account=account)))
+    before = do(store.backlog())
+    done = []
+    for number, _ in enumerate(ACCOUNTS):
+        taken = do(store.take("turn", f"token {number}"))
+        done.append(do(store.commit_turn(taken.lease, commit_of(taken, writes=1))))
+    after = do(store.backlog())
+    nothing = do(store.take("turn", "last"))
+    do(Io(store.close, store.aclose))
+
+    assert (before, after) == (Backlog(queued=len(ACCOUNTS)), Backlog(writes=len(ACCOUNTS)))
+    assert done == ["done"] * len(ACCOUNTS)
+    assert nothing is None
