@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        WAHAError,
     )
     from langchain_convsync.llm_extraction import llm_extractor
     from langchain_convsync.models import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         StateUpdate,
         TenantInfo,
     )
+    from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.tools import (
@@ -98,6 +100,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "WAHAError",
     ),
     "llm_extraction": ("llm_extractor",),
     "models": (
@@ -107,6 +110,7 @@ _MODULES = {
         "StateUpdate",
         "TenantInfo",
     ),
+    "outbox": ("WAHAReply",),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
@@ -162,6 +166,8 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "WAHAError",
+    "WAHAReply",
     "__version__",
     "aonce",
     "deduplicated",

@@ -96,6 +96,7 @@ class Processor:
         extractor: Extractor | None,
         prepare: Prepare | None,
         limits: Limits,
+        says: bool = False,
     ) -> None:
         self._agents = Agents(agent)
         self._api = api
@@ -104,6 +105,7 @@ class Processor:
         self._extractor = extractor
         self._prepare = prepare
         self._limits = limits
+        self._says = says
 
     def process(self, taken: Taken) -> Flow[Turn | None]:
         """Run one turn on a taken conversation.
@@ -308,7 +310,7 @@ class Processor:
         rerun: bool = False,
     ) -> Flow[Turn | None]:
         outcome, lease = ending.outcome(attempt.batch), attempt.taken.lease
-        commit = ending.commit(attempt, outcome, self._api.profile)
+        commit = ending.commit(attempt, outcome, self._api.profile, says=self._says)
         guarded = replace(
             commit,
             unless_paused=ending.reply is not None,

@@ -6,22 +6,24 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Self, TypeAlias
+from functools import partial
+from typing import Any, Self, TypeAlias
 
-from langchain_convsync import phone, telemetry
+from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow, Io, arun, run, sleep
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ClosedError, InvalidEventError
+from langchain_convsync.errors import ClosedError, ConfigurationError, InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import Outbox, Unverifiable
+from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply, echo_note
 from langchain_convsync.outbox.plan import digest
+from langchain_convsync.outbox.queue import Queue
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
-from langchain_convsync.stores.base import Accepted, Handles, NewEvent, Taken, new_token
+from langchain_convsync.stores.base import Accepted, Handles, Lane, NewEvent, Taken, new_token
 from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
-from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
+from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew, Work
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class TurnRunner:
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
+        reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
+            queued with its turn's commit and sent once, whatever is killed.
         quiet: Seconds without a further event before a conversation is answered.
         max_quiet: Seconds after the first event at which it is answered in any case.
         deadline: Seconds that one run of the agent may take.
@@ -77,7 +81,8 @@ class TurnRunner:
             stays in the store.
 
     Raises:
-        ConfigurationError: The agent is not callable, or client or store are configured nowhere.
+        ConfigurationError: The agent is not callable, client or store are configured nowhere, or
+            both ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class TurnRunner:
         prepare: Prepare | None = None,
         fallback_reply: str | None = None,
         on_reply: OnReply | None = None,
+        reply: WAHAReply | None = None,
         quiet: float = 0.0,
         max_quiet: float = 5.0,
         deadline: float = 120.0,
@@ -104,6 +110,9 @@ class TurnRunner:
         workers: int = 4,
         drain: float = 10.0,
     ) -> None:
+        if on_reply is not None and reply is not None:
+            message = "reply= sends the replies, and on_reply= would send them again: pass one"
+            raise ConfigurationError(message)
         self._api: Api = api_of(client)
         self._owns_api = client is None
         self.store: EventStore = open_store(None) if store is None else store
@@ -113,6 +122,7 @@ class TurnRunner:
         self._at_once = at_once or 0
         self._backlog, self._lease, self._drain_budget = backlog, lease, drain
         self._outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
+        self._replies = None if reply is None else Replies(reply, self.store, lease=lease)
         limits = Limits(
             fallback_reply=fallback_reply,
             deadline=deadline,
@@ -130,6 +140,7 @@ class TurnRunner:
             extractor=extractor,
             prepare=prepare,
             limits=limits,
+            says=reply is not None,
         )
         self._workers = workers
         self._handles: Handles | None = None
@@ -139,8 +150,8 @@ class TurnRunner:
 
     @property
     def sends_replies(self) -> bool:
-        """Whether replies are sent by ``on_reply``, so that workers may answer events too."""
-        return self._on_reply is not None
+        """Whether this runner sends the replies, so that workers may answer events too."""
+        return self._on_reply is not None or self._replies is not None
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.
@@ -193,6 +204,29 @@ class TurnRunner:
         """:meth:`resume` on the running event loop."""
         await arun(self._pause(customer, account, 0.0))
 
+    def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
+
+        So a reply whose sending got no clear answer need not be looked for in the chat. Needs the
+        webhook event ``message.any``; give every own message that ``waha.parse_event`` finds.
+
+        Returns:
+            Whether a reply in this conversation was waiting for a sign.
+        """
+        return run(self._note_echo(echo))
+
+    async def anote_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        """:meth:`note_echo` on the running event loop."""
+        return await arun(self._note_echo(echo))
+
+    def _note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> Flow[bool]:
+        customer = echo.phone_number or echo.lid or echo.chat_id
+        if customer is None or echo.message_id is None:
+            return False
+        handles = yield from self.store.handles()
+        cid = handles.conversation(echo.account, phone.normalize(customer))
+        return (yield from self.store.hear(cid, echo_note(echo.message_id, echo.text)))
+
     def _pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
         handles = yield from self.store.handles()
         cid = handles.conversation(account, phone.normalize(customer))
@@ -208,11 +242,22 @@ class TurnRunner:
         until = None if wait is None else time.monotonic() + wait
         turn, cid = yield from self._settle(new, until)
         yield from self._tell(turn)
+        if self._replies is not None:  # at once: the customer waits
+            yield from self._replies.attempt(cid)
         if self._crew is None:
-            delivered = yield from self._outbox.drain(cid, budget=self._drain_budget)
+            yield from self._drain(cid)
+        return turn
+
+    def _drain(self, cid: str) -> Flow[None]:
+        until = time.monotonic() + self._drain_budget
+        for queue in self._queues:
+            delivered = yield from queue.drain(cid, budget=until - time.monotonic())
             if not delivered:
                 self._warn_of_leftovers()
-        return turn
+
+    @property
+    def _queues(self) -> list[Queue[Any]]:
+        return [self._outbox, *([] if self._replies is None else [self._replies])]
 
     def _tell(self, turn: Turn) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
@@ -257,10 +302,16 @@ class TurnRunner:
         if self._closed or self._crew is not None:
             message = "a TurnRunner serves one block; make a new one"
             raise ClosedError(message)
+        # What has to wait is given back: others must not wait with it.
+        work: dict[Lane, Work] = {
+            queue.lane: partial(queue.deliver, budget=0.0) for queue in self._queues
+        }
+        if self.sends_replies:
+            work["turn"] = self._work_turn
         self._crew = Crew(
             self.store,
-            {"write": self._work_writes, "turn": self._work_turn},
-            hands={"write": self._workers, "turn": self._workers if self.sends_replies else 0},
+            work,
+            hands=self._workers,
             lease=self._lease,
             at_once=self._at_once,
         )
@@ -270,26 +321,29 @@ class TurnRunner:
         turn = yield from self._processor.process(taken)
         if turn is not None:
             yield from self._tell(turn)
-
-    def _work_writes(self, taken: Taken) -> Flow[None]:
-        # A write that has to wait is given back: others must not wait with it.
-        return self._outbox.deliver(taken, budget=0.0)
+            if self._replies is not None:
+                yield from self._replies.attempt(taken.lease.cid)
 
     def _leave(self) -> Flow[None]:
         """Deliver what is due, or due within a moment, as far as the time allows."""
         now = time.monotonic()
         until, worked = now + self._drain_budget, now
-        left = yield from self.store.backlog()
-        while left.writes and time.monotonic() < min(until, worked + LAST_CHANCE):
-            taken = yield from self.store.take("write", new_token(), lease=self._lease)
-            if taken is None:
+        left = yield from self._left()
+        while left and time.monotonic() < min(until, worked + LAST_CHANCE):
+            for queue in self._queues:
+                taken = yield from self.store.take(queue.lane, new_token(), lease=self._lease)
+                if taken is not None:
+                    yield from queue.deliver(taken, budget=until - time.monotonic())
+                    worked = time.monotonic()
+            left = yield from self._left()
+            if left:
                 yield from sleep(FIRST_LOOK)
-            else:
-                yield from self._outbox.deliver(taken, budget=until - time.monotonic())
-                worked = time.monotonic()
-            left = yield from self.store.backlog()
-        if left.writes:
+        if left:
             self._warn_of_leftovers()
+
+    def _left(self) -> Flow[int]:
+        left = yield from self.store.backlog()
+        return left.writes + (0 if self._replies is None else left.says)
 
     def _warn_of_leftovers(self) -> None:
         telemetry.count("leftovers")

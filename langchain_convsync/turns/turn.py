@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from langchain_convsync import phone
 from langchain_convsync.models import InboundEvent, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
@@ -102,6 +103,17 @@ class Batch:
         """The newest event that tells the customer's phone number, else the newest one."""
         events = [event for _, event in self.events]
         return next((event for event in reversed(events) if event.phone_number), events[-1])
+
+    @property
+    def newest(self) -> InboundEvent:
+        """The event that the customer sent last."""
+        return self.events[-1][1]
+
+    @property
+    def chat_id(self) -> str:
+        """Where a reply goes: the chat that the customer wrote in last."""
+        event = self.newest
+        return phone.chat_id(event.chat_id or event.phone_number or event.lid or "")
 
     @property
     def turn_id(self) -> str:

@@ -29,7 +29,7 @@ class Crew:
     Args:
         store: Where the work is.
         work: What to do with a taken lane; it gives the lease back.
-        hands: How many work on each lane at once.
+        hands: How many work on each of these lanes at once.
         lease: Seconds after which another process takes over.
         at_once: Turns of one account that may run at the same time; 0 for any number.
     """
@@ -39,13 +39,13 @@ class Crew:
         store: EventStore,
         work: Mapping[Lane, Work],
         *,
-        hands: Mapping[Lane, int],
+        hands: int,
         lease: float,
         at_once: int = 0,
     ) -> None:
         self._store = store
         self._work = work
-        self._lanes = [lane for lane, number in hands.items() for _ in range(number)]
+        self._lanes = [lane for lane in work for _ in range(hands)]
         self._lease = lease
         self._at_once = at_once
         self._stopping = threading.Event()

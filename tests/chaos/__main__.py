@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="of the script, the faults and the kills (default: 1)")
     add("--store", choices=["sqlite", "redis", "both"], default="both")
     add("--profile", choices=["kills", "pauses"], help="default: kills")
+    add(
+        "--waha",
+        choices=["none", "silent", "echoing"],
+        help="whether replies are sent through WAHA, and whether it echoes them (default: echoing)",
+    )
     add("--keys", action="store_true", help="the API server honours Idempotency-Key")
     add("--replace", action="store_true", help="a sync replaces the whole context")
     add("--by-sync", action="store_true", help="only a sync that carries it persists the history")
