@@ -24,16 +24,17 @@ from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
-from langchain_convsync.waha.wire import as_list, as_object, as_text, at
+from langchain_convsync.waha.wire import as_object, as_text, at
 
 
 @dataclass(frozen=True, slots=True)
-class OwnMessage:
-    """A message of the business itself, as WAHA keeps it in a chat."""
+class ChatMessage:
+    """A message as WAHA keeps it in a chat; ``own`` is one of the business itself."""
 
     id: str | None
     text: str = field(repr=False)
     sent_at: datetime | None
+    own: bool = True
 
 
 class Waha:
@@ -70,10 +71,10 @@ class Waha:
         answer = yield from self._ask("POST", "/api/sendText", body, timeout)
         return _id_of(_parsed(answer))
 
-    def own_messages(
+    def chat(
         self, session: str, chat_id: str, *, most: int, timeout: float
-    ) -> Flow[list[OwnMessage]]:
-        """The last ``most`` messages that the business itself wrote in a chat, in any order.
+    ) -> Flow[list[ChatMessage]]:
+        """The last ``most`` messages in a chat, in any order; only own ones, where WAHA filters.
 
         Raises:
             WAHAError: They cannot be read; ``status_code`` tells an engine that keeps none.
@@ -86,9 +87,13 @@ class Waha:
             message = "WAHA's list of messages is none: check that base_url is WAHA's"
             raise WAHAError(message, status_code=answer.status)
         return [
-            OwnMessage(_id_of(entry), as_text(entry.get("body")), moment(entry.get("timestamp")))
-            for entry in map(as_object, as_list(listed))
-            if entry.get("fromMe") is True
+            ChatMessage(
+                _id_of(entry),
+                as_text(entry.get("body")),
+                moment(entry.get("timestamp")),
+                own=entry.get("fromMe") is True,
+            )
+            for entry in map(as_object, listed)
         ]
 
     def _ask(self, method: Method, path: str, body: bytes | None, timeout: float) -> Flow[Answer]:

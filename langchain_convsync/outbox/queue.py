@@ -181,7 +181,7 @@ class Queue(ABC, Generic[H]):
 
 def backoff(tries: int) -> float:
     """Seconds to wait after so many failures."""
-    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
+    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(tries - 1, 30))
 
 
 def passing(status: int | None) -> bool:

@@ -164,7 +164,7 @@ class Replies(Queue[Saying]):
         telemetry.count("reply_verifications")
         reply, sent_at = head.reply, head.cursor.sent_at or now
         try:
-            chat = yield from self._sender.waha.own_messages(
+            chat = yield from self._sender.waha.chat(
                 reply.waha_session, reply.chat_id, most=LOOK_BACK, timeout=SEND_TIME
             )
             since = datetime.fromtimestamp(sent_at, UTC)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync.client import OwnMessage
+from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
 from langchain_convsync.stores.base import Cursor
@@ -103,13 +103,13 @@ def heard_as(reply: Reply, notes: Iterable[str], known: Collection[str]) -> str 
 
 
 def standing_in(
-    reply: Reply, chat: Collection[OwnMessage], *, since: datetime, known: Collection[str]
-) -> OwnMessage | None:
+    reply: Reply, chat: Collection[ChatMessage], *, since: datetime, known: Collection[str]
+) -> ChatMessage | None:
     """The message of the chat that is this reply; None if it is not there.
 
     Args:
         reply: The reply.
-        chat: Our own messages in the chat, at most :data:`LOOK_BACK` of them.
+        chat: The last messages in the chat, at most :data:`LOOK_BACK` of them.
         since: When it was sent, on the store's clock.
         known: Ids of our other replies.
 
@@ -120,7 +120,8 @@ def standing_in(
     found = [
         message
         for message in chat
-        if message.text == reply.text
+        if message.own
+        and message.text == reply.text
         and message.id not in known
         and (message.sent_at is None or message.sent_at >= since)
     ]
