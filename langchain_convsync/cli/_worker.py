@@ -72,6 +72,6 @@ def load(target: str) -> TurnRunner:
         message = f"{target} is no TurnRunner, and makes none"
         raise ConfigurationError(message)
     if not runner.sends_replies:
-        message = f"the TurnRunner {target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
+        message = f"{target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
         raise ConfigurationError(message)
     return runner

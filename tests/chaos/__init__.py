@@ -20,9 +20,9 @@
 
 What is promised, hence what a run must show, is zero everywhere. One exception: a worker that is
 paused for longer than its lease. There replies may be doubled, as WAHA knows no keys, and so may
-messages and syncs, unless the API server honours ``Idempotency-Key`` (``--keys``); the doubled ones
-come late. They are counted. Without WAHA (``--waha none``) replies are sent at most once: those that
-were never sent are counted, too.
+messages and syncs, unless the API server honours ``Idempotency-Key`` (``--keys``); the doubled
+ones come late. They are counted. Without WAHA (``--waha none``) replies are sent at most once:
+those that were never sent are counted, too.
 
 ``--red`` shows that a run would tell: without any one of the guards, and with the sample flow, it
 must go red.

@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.driver import Plan, Report, Store, play
+from tests.chaos.driver import Plan, Report, Sending, Store, play
 from tests.chaos.fake_api import Manners
 from tests.chaos.guards import GUARDS
 from tests.chaos.oracle import (
@@ -30,6 +31,7 @@ from tests.chaos.script import Said, Talk, talks
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 KEYS = Manners(keys=True)
 STORES: tuple[Store, ...] = ("sqlite", "redis")
+SENDING: tuple[Sending, ...] = ("echoing", "silent")
 
 #: What goes wrong without each guard.
 MISSED: dict[str, Callable[[Report], bool]] = {
@@ -53,12 +55,15 @@ def played(plan: Plan) -> Report:
     return asyncio.run(play(plan))
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    ("store", "sending"),
+    [*product(STORES, SENDING)] if LONG else [*zip(STORES, SENDING, strict=True)],
+)
 def test_whatever_is_killed_nothing_is_lost_doubled_or_out_of_order(
-    store: Store, tmp_path: Path
+    store: Store, sending: Sending, tmp_path: Path
 ) -> None:
-    """``kill -9`` of workers, API server and Redis, while the API server errs as it can."""
-    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store)
+    """``kill -9`` of workers, API server, WAHA and Redis, while both servers err as they can."""
+    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store, waha=sending)
 
     report = played(plan)
 
