@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from langchain_convsync import waha
+    from langchain_convsync.app import create_app
     from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
     from langchain_convsync.chat_history import ConvSyncChatMessageHistory
     from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "app": ("create_app",),
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "ConvSyncClient"),
@@ -170,6 +172,7 @@ __all__ = [
     "WAHAReply",
     "__version__",
     "aonce",
+    "create_app",
     "deduplicated",
     "in_conversation",
     "llm_extractor",

@@ -27,6 +27,7 @@ class WahaChats:
         self.reading: Script | None = None
         self.reads = 0
         self.keys: set[str | None] = set()
+        self.url = ""
 
     @property
     def texts(self) -> list[str]:

@@ -217,7 +217,7 @@ class Processor:
 
     def _answer(self, attempt: Attempt, watch: Watch) -> Flow[Ending]:
         seen, inbound = attempt.seen, _inbound(attempt.batch)
-        if attempt.taken.paused:
+        if attempt.taken.paused or not attempt.batch.asked:
             return _given_to_a_human(attempt)
         if seen is None or not seen.conversation.is_active:
             return Ending(status="dropped", messages=inbound)
@@ -243,7 +243,7 @@ class Processor:
         record = TurnRecord(
             attempt.ref, conversation, thread=thread, history_given=not owns_history
         )
-        events = attempt.batch.events
+        events = attempt.batch.asked
         new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
         call = call_for(agent, to_langchain(conversation.messages), new, thread=thread)
         if self._prepare is not None:
@@ -294,7 +294,7 @@ class Processor:
     def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
         """The one ending of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
-        fallback = self._limits.fallback_reply
+        fallback = self._limits.fallback_reply if attempt.batch.asked else None
         messages = _inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
@@ -337,7 +337,7 @@ def _given_to_a_human(attempt: Attempt) -> Ending:
 
 def _inbound(batch: Batch) -> list[ConversationMessage]:
     return [
-        ConversationMessage(role="user", content=event.content)
+        ConversationMessage(role=event.role, content=event.content)
         for _, event in batch.events
         if event.content
     ]

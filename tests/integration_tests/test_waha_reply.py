@@ -145,7 +145,7 @@ def test_our_own_echo_tells_that_a_reply_was_sent(
     """Nobody has to wait until the send is surely over, or to read the chat."""
     runner = runner_of(server, event_store, url)
     chats.fates = [chats.lost]
-    monkeypatch.setattr(runner, "_drain_budget", 0.1)
+    monkeypatch.setattr(runner._deliveries, "budget", 0.1)
     answer(runner, said("Hola", chat_id=CHAT))
     waiting = run(event_store.backlog()).says
     own = waha.parse_event({**chats.echo(1), "session": "default"})
@@ -233,7 +233,7 @@ def test_a_reply_is_kept_until_waha_is_there_again(
 ) -> None:
     """The turn is answered, the writes are delivered, the reply waits in the store."""
     runner = runner_of(server, event_store, "http://127.0.0.1:9")
-    runner._drain_budget = 0.0
+    runner._deliveries.budget = 0.0
     turn = runner.run(said("Hola"))
     waiting = run(event_store.backlog()).says
     with waha_server(chats) as url:
@@ -248,7 +248,7 @@ async def test_workers_send_what_a_dead_process_left(
 ) -> None:
     """A block finds replies by itself; it also answers events that nobody waits for."""
     runner = runner_of(server, event_store, "http://127.0.0.1:9")
-    runner._drain_budget = 0.0
+    runner._deliveries.budget = 0.0
     await runner.arun(said("Hola"))
     async with runner_of(server, event_store, url):
         while (await arun(event_store.backlog())).says:
