@@ -97,7 +97,7 @@ class Outbox(Queue[Job]):
                 return (yield from self._verify(head))
 
     def _send(self, job: Job, step: Send) -> Flow[float]:
-        yield from self._begun(job, attempt=step.attempt, need=ATTEMPT + 1.0, note=job.note)
+        yield from self._begun(job, attempt=step.attempt, need=ATTEMPT, note=job.note)
         try:
             request = self._request(job)
             answer = yield from self.breaker.watched(job.write.target, request)
@@ -142,6 +142,8 @@ class Outbox(Queue[Job]):
             raise Parked(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
+        if error.ambiguous and not self._api.profile.idempotency_keys:
+            delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
         sent_at = job.cursor.sent_at if error.ambiguous else None
         job.read = None  # it is old by then
         yield from self._again(job, delay=delay, sent_at=sent_at)

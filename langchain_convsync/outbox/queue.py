@@ -12,6 +12,10 @@ from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.base import Cursor, EventStore, Lane, Lease, Op, Taken, new_token
 
+#: Seconds that may pass between noting that something goes on the wire and its going there; the
+#: lease outlasts both. Where it took longer, because a disk or the machine stood still, it is noted
+#: again: a look for it must not come before it.
+SLACK = 1.0
 #: Seconds between tries of what surely was not applied: doubled each time, up to the last.
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 
@@ -151,13 +155,25 @@ class Queue(ABC, Generic[H]):
         return 0.0
 
     def _begun(self, head: H, *, attempt: int, need: float, note: str | None = None) -> Flow[None]:
-        """Note that the next part goes on the wire now."""
-        cursor = yield from self._store.op_begin(
-            head.lease, head.op.id, head.cursor.pos, attempt=attempt, need=need, note=note
-        )
-        if cursor is None:
-            raise FencedError
-        head.cursor = cursor
+        """Note that the next part goes on the wire now, for a request of ``need`` seconds."""
+        slack = SLACK
+        while True:
+            began = self._clock()
+            cursor = yield from self._store.op_begin(
+                head.lease,
+                head.op.id,
+                head.cursor.pos,
+                attempt=attempt,
+                need=need + slack,
+                note=note,
+            )
+            if cursor is None:
+                raise FencedError
+            head.cursor = cursor
+            took = self._clock() - began
+            if took <= slack:
+                return
+            attempt, slack = attempt + 1, 2 * took
 
     def _again(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
         """Note that the part is to be tried again; ``sent_at`` None takes back that it was sent."""

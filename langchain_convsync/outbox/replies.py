@@ -130,7 +130,7 @@ class Replies(Queue[Saying]):
                 return (yield from self._verify(head, now))
 
     def _send(self, head: Saying, attempt: int) -> Flow[float]:
-        yield from self._begun(head, attempt=attempt, need=SEND_TIME + 1.0)
+        yield from self._begun(head, attempt=attempt, need=SEND_TIME)
         reply = head.reply
         try:
             message_id = yield from self._sender.waha.send_text(
@@ -149,6 +149,8 @@ class Replies(Queue[Saying]):
             raise Parked(str(error)) from error
         telemetry.count("reply_retries")
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
+        if error.ambiguous:
+            delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
         yield from self._again(head, delay=delay, sent_at=sent_at)
         return delay

@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Any
 
 #: Seconds after which a write that got no answer is applied at the latest.
 LATE = 0.3
+#: Seconds between two looks at the clock.
+TICK = 0.02
 #: Seconds until a request is dropped that is never answered.
 HANG = 1.0
 #: Seconds for which no connection is accepted.
@@ -75,11 +78,12 @@ class FaultyServer(ABC):
     def __init__(self, file: Path, port: int, faults: str) -> None:
         self.link: asyncio.StreamWriter | None = None
         self.sql = sqlite3.connect(file, isolation_level=None)
-        self.sql.execute("PRAGMA synchronous = NORMAL")  # kill -9 takes nothing from the kernel
+        self.sql.execute("PRAGMA synchronous = OFF")  # kill -9 takes nothing from the kernel
         self._port = port
         self._rng = random.Random(faults)
         self._listener: asyncio.Server | None = None
         self._later: set[asyncio.Task[None]] = set()
+        self._stood_still = 0.0
 
     @abstractmethod
     def answer(self, request: Request) -> bytes:
@@ -97,13 +101,23 @@ class FaultyServer(ABC):
 
     async def _serve(self, link: socket.socket) -> None:
         await self._listen()
+        watching = asyncio.create_task(self._watch())
         reader, self.link = await asyncio.open_connection(sock=link)
         self.link.write(READY)
         await reader.read()
+        watching.cancel()
         while self._later:
             await asyncio.wait(self._later)
         self.sql.close()
         os._exit(0)  # whoever is still connected is not waited for
+
+    async def _watch(self) -> None:
+        """Notice when the machine has let this process stand still."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK)
+            if time.monotonic() - before > TICK + LATE:
+                self._stood_still = time.monotonic()
 
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(
@@ -124,6 +138,9 @@ class FaultyServer(ABC):
         writer.transport.abort()
 
     async def _misanswer(self, request: Request) -> bytes:
+        await asyncio.sleep(0)  # whoever watches has its turn
+        if time.monotonic() - self._stood_still < LATE:
+            raise _Cut  # it may have waited here: too late to apply it
         fault = self._fault(READ_FAULTS if request.method == "GET" else WRITE_FAULTS)
         match fault:
             case "cut, not applied":

@@ -28,6 +28,7 @@ SHORTENED = {
     "outbox.delivery:ATTEMPT": ATTEMPT,
     "outbox.delivery:FIRST_DELAY": 0.02,
     "outbox.delivery:LAST_DELAY": 0.3,
+    "outbox.queue:SLACK": 0.2,
     "outbox.queue:FIRST_DELAY": 0.02,
     "outbox.queue:LAST_DELAY": 0.3,
     "outbox.reply:SEND_TIME": ATTEMPT,
