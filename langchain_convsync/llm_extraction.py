@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, Field, create_model
 
 from langchain_convsync import telemetry
-from langchain_convsync.messages import text_of
+from langchain_convsync.messages import flaw_in, text_of
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.state import as_update
 
@@ -61,7 +61,7 @@ def llm_extractor(
         A runnable for every ``extractor=``: output → ``StateUpdate``, or None.
     """
     question = RunnableLambda(partial(_question, instructions=instructions))
-    asking = model.with_structured_output(_schema(intents, steps, context))
+    asking = model.with_structured_output(_schema(intents, steps, context), include_raw=True)
     answered = question | asking | RunnableLambda(_decided)
     return answered.with_fallbacks([RunnableLambda(_undecided)])
 
@@ -106,7 +106,12 @@ def _said(message: object) -> dict[str, str] | None:
     return {roles[message.type]: text} if text else None
 
 
-def _decided(answer: object) -> StateUpdate | None:
+def _decided(answered: Any) -> StateUpdate | None:
+    if (error := answered["parsing_error"]) is not None:
+        raise error
+    if flaw := flaw_in([answered["raw"]]):  # half of an answer may parse, too
+        raise ValueError(flaw)
+    answer = answered["parsed"]
     if isinstance(answer, BaseModel):
         answer = answer.model_dump(mode="json", exclude_none=True)
     return as_update(answer) or None

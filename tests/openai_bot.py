@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx2
+import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -20,8 +22,10 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
+from tests.faulty_server import Script, answers, head, sends
 
 CUSTOMER = "+51999999999"
+whole_or_streamed = pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 FALLBACK = "Ahora mismo no puedo responder."
 
 
@@ -114,3 +118,40 @@ def heard(openai: LLMock, number: int = -1) -> list[dict[str, Any]]:
     """The messages of a request to the model."""
     messages: list[dict[str, Any]] = openai.requests[number].body["messages"]
     return messages
+
+
+REFUSAL = "Lo siento, con eso no puedo ayudar."
+
+
+def refuses() -> Script:
+    """OpenAI's answer that refuses, which LLMock does not know."""
+    message = {"role": "assistant", "content": None, "refusal": REFUSAL}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return answers(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1767000000,
+            "model": "gpt-4o",
+            "choices": [choice],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+    )
+
+
+def refuses_in_a_stream() -> Script:
+    """The same, in chunks."""
+    steps = [({"role": "assistant", "refusal": REFUSAL}, None), ({}, "stop")]
+    events = [
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1767000000,
+            "model": "gpt-4o",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+        for delta, finish in steps
+    ]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    body = "".join([*lines, "data: [DONE]\n\n"]).encode()
+    return sends(head(content_type="text/event-stream", content_length=len(body)) + body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -24,12 +23,22 @@ from langchain_convsync.turns.agent import (
     AgentTimeoutError,
     EmptyReplyError,
 )
-from tests.faulty_server import HANG, FaultyServer, answers, head, sends
-from tests.openai_bot import FALLBACK, Restaurant, answered, asked, calls, heard
+from tests.faulty_server import HANG, FaultyServer, sends
+from tests.openai_bot import (
+    FALLBACK,
+    REFUSAL,
+    Restaurant,
+    answered,
+    asked,
+    calls,
+    heard,
+    refuses,
+    refuses_in_a_stream,
+    whole_or_streamed,
+)
 from tests.surfaces import both_colours
 
 ORDER = {"intent": "order", "step": "selecting"}
-whole_or_streamed = pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 
 
 @pytest.fixture(scope="module")
@@ -410,43 +419,6 @@ async def test_a_structured_response_without_a_reply_is_told_to_the_developer(
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert isinstance(turn.error, EmptyReplyError)
     assert "give its response_format a field `reply`" in str(turn.error)
-
-
-REFUSAL = "Lo siento, con eso no puedo ayudar."
-
-
-def refuses() -> Any:
-    """OpenAI's answer that refuses, which LLMock does not know."""
-    message = {"role": "assistant", "content": None, "refusal": REFUSAL}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return answers(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1767000000,
-            "model": "gpt-4o",
-            "choices": [choice],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
-    )
-
-
-def refuses_in_a_stream() -> Any:
-    """The same, in chunks."""
-    steps = [({"role": "assistant", "refusal": REFUSAL}, None), ({}, "stop")]
-    events = [
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": 1767000000,
-            "model": "gpt-4o",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-        }
-        for delta, finish in steps
-    ]
-    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-    body = "".join([*lines, "data: [DONE]\n\n"]).encode()
-    return sends(head(content_type="text/event-stream", content_length=len(body)) + body)
 
 
 @both_colours
