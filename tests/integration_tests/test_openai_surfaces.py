@@ -132,13 +132,13 @@ async def test_the_middleware_alone_syncs_no_half_decision(
     llmock: LLMock, restaurant: Restaurant, colour: str
 ) -> None:
     """LangChain closes the JSON of a call that was cut off; what it says then is nobody's word."""
-    llmock.add(calls(("sync_state", ORDER))).truncate(after_chunks=3).reply("Anotado.")
+    llmock.add(calls(("sync_state", ORDER))).truncate(after_chunks=4).reply("Anotado.")
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
     with in_conversation(CUSTOMER):
         output = await invoke(colour, agent, SAID)
 
-    assert output["messages"][1].tool_calls[0]["name"] == "sync_state"
+    assert output["messages"][1].tool_calls[0]["args"] == {"intent": "order"}
     assert restaurant.state == ("menu", "browsing")
 
 
