@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.messages import SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import Runnable, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply
@@ -38,6 +41,9 @@ from tests.openai_bot import (
 )
 from tests.surfaces import both_colours
 
+SHORTLY: Runnable[Any, Any] = RunnableLambda(
+    lambda messages: [SystemMessage("Answer shortly."), *messages]
+)
 ORDER = {"intent": "order", "step": "selecting"}
 
 
@@ -233,6 +239,79 @@ async def test_an_answer_that_cannot_be_used_ends_in_the_fallback(
 
 
 @both_colours
+@whole_or_streamed
+async def test_the_responses_api_answers_as_well(
+    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+) -> None:
+    """OpenAI's newer API, whose messages are made of blocks."""
+    llmock.add(calls(("sync_state", ORDER), ("menu", {}))).reply("Tenemos pizza a S/ 25.")
+    model = restaurant.chat(llmock.base_url(), streaming=streaming, use_responses_api=True)
+
+    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+
+    assert (turn.status, turn.reply) == ("answered", "Tenemos pizza a S/ 25.")
+    assert restaurant.words[-1] == ("bot", "Tenemos pizza a S/ 25.")
+    assert restaurant.state == ("order", "selecting")
+    assert llmock.last_request.path == "/v1/responses"
+
+
+@both_colours
+@pytest.mark.parametrize(
+    "case",
+    [
+        "500",
+        "connection closed in a stream",
+        "stream without a finish reason",
+        "tool call cut off in a stream",
+        "length",
+        "length streamed",
+        "arguments that are no JSON",
+    ],
+)
+async def test_the_responses_api_sends_no_half_answer_either(
+    llmock: LLMock, restaurant: Restaurant, colour: str, case: str
+) -> None:
+    """It says in other words how an answer ended."""
+    spoil, streaming, _ = SPOILT[case]
+    spoil(llmock)
+    model = restaurant.chat(llmock.base_url(), streaming=streaming, use_responses_api=True)
+
+    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+
+    assert (turn.status, turn.reply) == ("failed", FALLBACK)
+    assert restaurant.words == [("user", "Quiero una pizza"), ("bot", FALLBACK)]
+    assert restaurant.state == ("menu", "browsing")
+
+
+@both_colours
+async def test_a_chain_that_returns_its_message_sends_no_half_of_it(
+    llmock: LLMock, restaurant: Restaurant, colour: str
+) -> None:
+    """Any Runnable: here a prompt and the model."""
+    cut_off(llmock)
+    llmock.reply("El total es S/ 125")
+    chain = SHORTLY | restaurant.chat(llmock.base_url(), streaming=True)
+
+    turn = await answered(colour, restaurant.runner(chain, max_errors=2))
+
+    assert (turn.status, turn.reply) == ("answered", "El total es S/ 125")
+
+
+@both_colours
+async def test_a_chain_that_returns_a_text_hides_how_its_model_ended(
+    llmock: LLMock, restaurant: Restaurant, colour: str
+) -> None:
+    """The limit of it: a text tells nothing but itself."""
+    cut_off(llmock)
+    chain = SHORTLY | restaurant.chat(llmock.base_url(), streaming=True) | StrOutputParser()
+
+    turn = await answered(colour, restaurant.runner(chain))
+
+    assert turn.status == "answered"
+    assert turn.reply != "El total es S/ 125"
+
+
+@both_colours
 async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, colour: str) -> None:
     """ChatOpenAI's own timeout ends a call, in both colours."""
     with FaultyServer() as silent:
@@ -241,7 +320,7 @@ async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, c
 
         turn = await answered(colour, turns)
 
-        assert len(silent.received) == 1
+        assert silent.wait_for(lambda seen: len(seen.received) == 1)
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert type(turn.error).__name__ == "OpenAITimeoutError"
     assert restaurant.state == ("menu", "browsing")
@@ -296,19 +375,19 @@ async def test_a_model_without_retries_is_asked_again_by_the_next_run(
     assert asked(llmock) == [429, 200]
 
 
-@both_colours
+@pytest.mark.parametrize(("colour", "seconds"), [("sync", 0.6), ("async", 60.0)])
 async def test_a_turns_deadline_bounds_what_chatopenai_waits(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, colour: str, seconds: float
 ) -> None:
     """An async run is cancelled in its wait; a blocking one ends when it ends, and is discarded."""
-    llmock.rate_limit(retry_after=0.3).reply("Demasiado tarde")
+    llmock.rate_limit(retry_after=seconds).reply("Demasiado tarde")
     model = restaurant.chat(llmock.base_url(), max_retries=1)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model), deadline=0.1))
+    turn = await answered(colour, restaurant.runner(restaurant.bot(model), deadline=0.5))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert isinstance(turn.error, AgentTimeoutError)
-    assert asked(llmock) == ([429, 200] if colour == "sync" else [429])
+    assert restaurant.state == ("menu", "browsing")
 
 
 @both_colours
