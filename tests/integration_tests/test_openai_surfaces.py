@@ -300,8 +300,7 @@ USELESS: dict[str, Callable[[LLMock], object]] = {
 }
 
 
-@both_colours
-@whole_or_streamed
+@pytest.mark.parametrize(("colour", "streaming"), [("sync", True), ("async", False)])
 @pytest.mark.parametrize("case", USELESS)
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # openai's, in streams
 async def test_an_extraction_that_fails_costs_no_reply(
@@ -350,6 +349,21 @@ async def test_an_extraction_that_is_refused_or_hangs_costs_no_reply(
         extractor = llm_extractor(restaurant.chat(openai.url, timeout=0.2))
 
         turn = await answered(colour, restaurant.runner(echo(), extractor=extractor))
+
+    assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
+    assert restaurant.state == ("menu", "browsing")
+    assert telemetry.counted("extraction_failures") == failures + 1
+
+
+async def test_an_async_extraction_waits_no_longer_than_it_is_told(restaurant: Restaurant) -> None:
+    """Whatever the model's own timeout: ChatOpenAI's default is ten minutes, thrice."""
+    failures = telemetry.counted("extraction_failures")
+    with FaultyServer() as openai:
+        openai.plays(sends(HANG))
+        model = restaurant.chat(openai.url, timeout=600, max_retries=2)
+        extractor = llm_extractor(model, timeout=0.2)
+
+        turn = await answered("async", restaurant.runner(echo(), extractor=extractor))
 
     assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
     assert restaurant.state == ("menu", "browsing")
