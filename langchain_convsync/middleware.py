@@ -21,7 +21,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.messages import last_reply, text_of, to_langchain
+from langchain_convsync.messages import flaw_in, last_reply, text_of, to_langchain
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
@@ -180,8 +180,11 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         known, words = set(notes["known"]), notes["pending"].values()
         fresh = [message for message in state["messages"] if message.id not in known]
         update = extract({**state, "messages": fresh}, baseline=notes["before"])
+        if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
+            telemetry.count("incomplete_answers")
+            logger.warning("The agent's answer is not whole: %s", flaw)
         said = [ConversationMessage(role="user", content=text) for text in words if text]
-        if reply := last_reply(fresh):
+        if reply := last_reply(fresh, state.get("structured_response")):
             said.append(ConversationMessage(role="bot", content=reply))
         try:
             access = self._access(runtime).within(**notes["tenant"])

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.messages import cut_off, messages_of
 from langchain_convsync.models import PartialConversation, StateUpdate
 
 SYNC_TOOL = "sync_state"
@@ -55,7 +56,7 @@ def extract(
     """
     before = baseline or {}
     values = output if isinstance(output, Mapping) else {"structured_response": output}
-    messages = _messages(output)[known_messages:]
+    messages = messages_of(output)[known_messages:]
     structured = values.get("structured_response")
     found = StateUpdate()
     # LangChain's own objects decide nothing: a retriever's document has metadata of another kind.
@@ -125,7 +126,10 @@ def _changed_keys(values: Mapping[str, Any], before: Mapping[str, Any]) -> State
 
 
 def _called(messages: Sequence[BaseMessage]) -> StateUpdate:
-    """The ``sync_state`` calls of the run that are still to be written, the later ones on top."""
+    """The ``sync_state`` calls of the run that are still to be written, the later ones on top.
+
+    One that was cut off may say anything: of the intent "order", half is "or".
+    """
     settled = {
         message.tool_call_id
         for message in messages
@@ -134,7 +138,9 @@ def _called(messages: Sequence[BaseMessage]) -> StateUpdate:
     }
     update = StateUpdate()
     for message in messages:
-        for call in message.tool_calls if isinstance(message, AIMessage) else ():
+        if not isinstance(message, AIMessage) or cut_off(message):
+            continue
+        for call in message.tool_calls:
             if call["name"] == SYNC_TOOL and call["id"] not in settled:
                 update = update.updated_by(as_update(call["args"]))
     return update
@@ -145,15 +151,6 @@ def _is_answer(artifact: object) -> bool:
     if isinstance(artifact, Mapping):
         return "session_id" in artifact
     return isinstance(artifact, PartialConversation)
-
-
-def _messages(output: object) -> list[BaseMessage]:
-    found = output.get("messages", ()) if isinstance(output, Mapping) else output
-    if isinstance(found, BaseMessage):
-        return [found]
-    if not isinstance(found, Sequence):
-        return []
-    return [message for message in found if isinstance(message, BaseMessage)]
 
 
 def _metadata(message: BaseMessage) -> Mapping[str, Any]:

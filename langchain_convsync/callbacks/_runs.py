@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
-
 from langchain_convsync import telemetry
 from langchain_convsync.context import ConversationRef, TurnRecord
+from langchain_convsync.messages import messages_of
 
 #: Roots that are remembered at once; the oldest one that never ended is forgotten beyond.
 MOST_ROOTS = 10_000
@@ -161,11 +160,3 @@ class Runs:
                 del self._root_ids[run_id]
             root.runs.clear()
         return root
-
-
-def messages_of(values: Mapping[str, Any]) -> list[BaseMessage]:
-    """The LangChain messages of a state, if it has any."""
-    found = values.get("messages")
-    if not isinstance(found, Sequence):
-        return []
-    return [message for message in found if isinstance(message, BaseMessage)]

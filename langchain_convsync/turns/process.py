@@ -228,7 +228,7 @@ class Processor:
         )
         if is_interrupted(output):
             return Ending(status="interrupted", messages=inbound)
-        reply = reply_of(output)
+        reply = reply_of(output, before.values)
         decided = yield from self._decide(output, before.values)
         return Ending(
             status="answered",
