@@ -53,13 +53,10 @@ class Deliveries:
         """What a worker does with each lane; what has to wait is given back at once."""
         return {queue.lane: partial(queue.deliver, budget=0.0) for queue in self._queues}
 
-    def reply(self, cid: str) -> Flow[None]:
-        """Send a conversation's replies now, if we send them: the customer waits."""
-        if self._replies is not None:
-            yield from self._replies.attempt(cid)
-
     def drain(self, cid: str) -> Flow[None]:
         """Deliver what one conversation has left, as far as the time allows."""
+        if self._replies is not None:  # once, before anything else: the customer waits
+            yield from self._replies.attempt(cid)
         until = time.monotonic() + self.budget
         for queue in self._queues:
             delivered = yield from queue.drain(cid, budget=until - time.monotonic())

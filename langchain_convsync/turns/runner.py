@@ -277,10 +277,9 @@ class TurnRunner:
         until = None if wait is None else time.monotonic() + wait
         turn, cid = yield from self._settle(new, until)
         yield from self._tell(turn)
-        yield from self._deliveries.reply(cid)
         if self._crew is None:
             yield from self._deliveries.drain(cid)
-        self._ring("write")
+        self._ring("say", "write")
         return turn
 
     def _tell(self, turn: Turn) -> Flow[None]:
@@ -328,10 +327,10 @@ class TurnRunner:
         )
         return self._crew
 
-    def _ring(self, lane: Lane) -> None:
+    def _ring(self, *lanes: Lane) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
         if self._crew is not None:
-            self._crew.ring(lane)
+            self._crew.ring(*lanes)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -342,8 +341,7 @@ class TurnRunner:
         turn = yield from self._processor.process(taken)
         if turn is not None:
             yield from self._tell(turn)
-            yield from self._deliveries.reply(taken.lease.cid)
-            self._ring("write")
+            self._ring("say", "write")
 
     def close(self) -> None:
         """Close what this runner opened itself."""

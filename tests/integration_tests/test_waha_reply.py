@@ -19,7 +19,7 @@ from langchain_convsync.outbox.replies import Unsure
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
-from tests.faulty_server import Script, answers
+from tests.faulty_server import HANG, Script, answers, sends
 from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
 from tests.waha_chats import WahaChats, never_came, waha_server
 
@@ -255,6 +255,27 @@ async def test_workers_send_what_a_dead_process_left(
             pass
 
     assert chats.texts == ["re: Hola"]
+
+
+def test_a_waha_that_hangs_holds_up_nobody(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Inside a block a call returns with the commit, and turns go on."""
+    monkeypatch.setattr("langchain_convsync.outbox.replies.SEND_TIME", 0.5)
+    chats.fates = [sends(HANG)] * 10
+    runner = runner_of(server, event_store, url)
+    runner._deliveries.budget = 0.0
+    with runner:
+        turns = [runner.run(said(text)) for text in ("Hola", "¿Sigues ahí?")]
+        sent_by_then = chats.texts
+
+    assert [turn.status for turn in turns] == ["answered"] * 2
+    assert sent_by_then == []
+    assert run(event_store.backlog()).says == 2
 
 
 DYING = """
