@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import phone
+from langchain_convsync._display import Card, Displayed
 from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
@@ -28,7 +29,7 @@ FinalStatus: TypeAlias = Literal["answered", "dropped", "paused", "interrupted",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(Displayed):
     """What became of one event.
 
     Attributes:
@@ -53,6 +54,16 @@ class Turn:
     turn_id: str | None = None
     events: tuple[str, ...] = ()
     error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def _card(self) -> Card:
+        speaker = "bot" if self.status in {"answered", "failed"} else "bot, said before"
+        facts = {
+            "events": str(len(self.events) or ""),
+            "intent": self.state.intent,
+            "step": self.state.step,
+            "context": ", ".join(self.state.context),
+        }
+        return Card(self.status, facts, [(speaker, self.reply)] if self.reply else [])
 
 
 class Outcome(BaseModel):
