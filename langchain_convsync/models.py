@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
+from langchain_convsync._display import Card, Displayed
+
 Role: TypeAlias = Literal["user", "bot"]
 
 #: Context keys that belong to the API server; a state update never carries them.
@@ -109,7 +111,7 @@ class PartialConversation(_ConversationFields):
     is_active: bool | None = None
 
 
-class Conversation(_ConversationFields):
+class Conversation(_ConversationFields, Displayed):
     """The API server's ConversationState: one customer talking to one tenant.
 
     Attributes:
@@ -133,6 +135,22 @@ class Conversation(_ConversationFields):
     def expired(self, now: datetime) -> bool:
         """Whether the server would no longer find this conversation at ``now``."""
         return self.expires_at is not None and self.expires_at <= now
+
+    def _card(self) -> Card:
+        return Card(
+            f"{self.subdomain}, {self.bot_id}",
+            {
+                "intent": _moved(self.previous_intent, self.current_intent),
+                "step": _moved(self.previous_step, self.current_step),
+                "context": ", ".join(key for key in self.context if key not in SERVER_KEYS),
+                "state": None if self.is_active else "closed",
+            },
+            [("customer" if m.role == "user" else m.role, m.content) for m in self.messages],
+        )
+
+
+def _moved(before: str | None, now: str | None) -> str | None:
+    return f"{before} → {now}" if before and now and before != now else now
 
 
 class StateUpdate(BaseModel):

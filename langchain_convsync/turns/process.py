@@ -318,7 +318,7 @@ class Processor:
         )
         match (yield from self._store.commit_turn(lease, guarded)):
             case "done":
-                return outcome.turn(error=error)
+                return attempt.batch.addressed(outcome.turn(error=error))
             case "paused":
                 telemetry.count("replies_withheld")
                 return (yield from self._commit(attempt, _given_to_a_human(attempt)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import phone
+from langchain_convsync._display import Card, Displayed
 from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
@@ -28,7 +29,7 @@ FinalStatus: TypeAlias = Literal["answered", "dropped", "paused", "interrupted",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(Displayed):
     """What became of one event.
 
     Attributes:
@@ -43,6 +44,9 @@ class Turn:
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
         events: The event ids that this turn answered, in order.
+        chat_id: Where ``reply`` goes: the chat that the customer wrote in last. Known in the call
+            that committed the turn, hence in ``on_reply``.
+        waha_session: WAHA's session to send it from, where the event named one.
         error: The exception behind ``failed``, ``queued`` or ``no_conversation``, in the call that
             met it.
     """
@@ -52,7 +56,19 @@ class Turn:
     state: StateUpdate = field(default_factory=StateUpdate)
     turn_id: str | None = None
     events: tuple[str, ...] = ()
+    chat_id: str | None = field(default=None, repr=False, compare=False)
+    waha_session: str | None = field(default=None, repr=False, compare=False)
     error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def _card(self) -> Card:
+        speaker = "bot" if self.status in {"answered", "failed"} else "bot, said before"
+        facts = {
+            "events": str(len(self.events) or ""),
+            "intent": self.state.intent,
+            "step": self.state.step,
+            "context": ", ".join(self.state.context),
+        }
+        return Card(self.status, facts, [(speaker, self.reply)] if self.reply else [])
 
 
 class Outcome(BaseModel):
@@ -132,8 +148,13 @@ class Batch:
     @property
     def chat_id(self) -> str:
         """Where a reply goes: the chat that the customer wrote in last."""
-        event = self.newest
-        return phone.chat_id(event.chat_id or event.phone_number or event.lid or "")
+        event = self.newest  # accepted, so one of these names somebody
+        told = (event.chat_id, event.phone_number, event.lid)
+        return phone.chat_id(next(filter(None, map(phone.identity_of, told)), ""))
+
+    def addressed(self, turn: Turn) -> Turn:
+        """The turn with where its reply goes."""
+        return replace(turn, chat_id=self.chat_id, waha_session=self.newest.waha_session)
 
     @property
     def turn_id(self) -> str:

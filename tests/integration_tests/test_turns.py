@@ -663,6 +663,31 @@ def test_a_block_with_on_reply_answers_events_that_nobody_waits_for(
     assert told.empty()
 
 
+@pytest.mark.parametrize(
+    ("told", "chat_id"),
+    [
+        ({}, "51999999999@c.us"),
+        ({"chat_id": "38000000000010@lid"}, "38000000000010@lid"),
+        ({"chat_id": "no chat at all"}, "51999999999@c.us"),
+    ],
+)
+def test_on_reply_is_told_where_the_reply_goes(
+    told: dict[str, str], chat_id: str, server: ReferenceServer, event_store: EventStore
+) -> None:
+    """A sender needs nothing but the turn; who repeats the event is told nobody's address."""
+    turns: list[Turn] = []
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=event_store, on_reply=turns.append
+    )
+    said = event(1, "Hola", waha_session="restaurant", **told)
+    runner.run(said)
+    repeated = runner.run(said)
+
+    assert [(turn.chat_id, turn.waha_session) for turn in turns] == [(chat_id, "restaurant")]
+    assert (repeated.status, repeated.chat_id) == ("duplicate", None)
+    assert chat_id not in f"{turns[0]!r} {turns[0]._repr_html_()}"
+
+
 def test_a_runner_serves_one_block(server: ReferenceServer, event_store: EventStore) -> None:
     """Its workers ended with it."""
     with TurnRunner(Agent().runnable, client=server.client(), store=event_store) as runner:

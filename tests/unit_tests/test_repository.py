@@ -22,10 +22,10 @@ VISIBLE = {
     "Makefile",
     "README.md",
     "langchain_convsync",
+    "notebooks",
     "pyproject.toml",
     "tests",
 }
-OPTIONAL = {"notebooks"}
 
 # Spelled so that this file does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:tmp|work|root|opt|home|Users)/\w|[A-Z]:\\Users")
@@ -64,10 +64,10 @@ def lines_matching(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
 
 
 def test_the_root_holds_what_was_asked_for_and_nothing_else(files: list[Path]) -> None:
-    """Who opens the folder sees seven names, and notebooks once there are some."""
+    """Who opens the folder sees eight names."""
     visible = {name.parts[0] for name in files if not name.parts[0].startswith(".")}
 
-    assert visible - OPTIONAL == VISIBLE
+    assert visible == VISIBLE
 
 
 def test_no_file_names_a_path_of_somebodys_machine(files: list[Path]) -> None:
@@ -90,6 +90,13 @@ def test_a_machine_path_is_recognised(before: str, folder: str) -> None:
 def test_the_package_knows_its_version(pyproject: dict[str, Any]) -> None:
     """`__version__`, which requests carry, is the one that was released."""
     assert langchain_convsync.__version__ == pyproject["project"]["version"]
+
+
+def test_the_source_distribution_holds_what_the_root_holds(pyproject: dict[str, Any]) -> None:
+    """Who builds from it can run the tests and the notebooks."""
+    included = pyproject["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+
+    assert {f"/{name}" for name in VISIBLE} - set(included) == {"/pyproject.toml"}  # always there
 
 
 def test_the_constraints_are_plain_versions_of_everything_declared(
