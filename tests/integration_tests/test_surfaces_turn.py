@@ -1,0 +1,92 @@
+"""Every surface inside a turn, alone and together: real HTTP, both colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.history import RunnableWithMessageHistory
+from langgraph.checkpoint.memory import InMemorySaver
+
+from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
+from langchain_convsync.chat_history import ConvSyncChatMessageHistory
+from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.models import (
+    InboundEvent,
+    StateUpdate,
+)
+from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
+from langchain_convsync.tools import (
+    ConvSyncToolkit,
+)
+from langchain_convsync.turns import Turn, TurnRunner
+from tests import served
+from tests.served import Client, requests, words
+from tests.surfaces import (
+    PHONE,
+    both_colours,
+    calls,
+)
+
+reference, server, client = served.reference, served.server, served.client
+
+
+async def answered(colour: str, runner: TurnRunner, number: int, text: str) -> Turn:
+    event = InboundEvent(event_id=f"evt-{number}", phone_number=PHONE, text=text)
+    return runner.run(event) if colour == "sync" else await runner.arun(event)
+
+
+@pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
+@both_colours
+async def test_all_surfaces_together_inside_a_runner_write_once(
+    server: ReferenceServer, client: Client, colour: str, memory: str
+) -> None:
+    """Tools, middleware and handler of one agent: one read, one message each way, one sync."""
+    model = ScriptedChatModel(
+        [calls("sync_state", intent="payment"), calls("get_conversation"), "Con gusto", "De nada"]
+    )
+    agent: Runnable[Any, Any] = create_agent(
+        model,
+        ConvSyncToolkit(client).get_tools(),
+        middleware=[ConvSyncMiddleware(client)],
+        checkpointer=InMemorySaver() if memory == "checkpointed" else None,
+    ).with_config(callbacks=[ConvSyncCallbackHandler(client), AsyncConvSyncCallbackHandler(client)])
+    runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
+
+    first = await answered(colour, runner, 1, "Una pizza")
+    second = await answered(colour, runner, 2, "Gracias")
+    await runner.store.aclose()
+
+    assert (first.reply, first.state) == ("Con gusto", StateUpdate(intent="payment"))
+    assert (second.reply, second.state) == ("De nada", StateUpdate())
+    assert requests(server) == ["GET", "POST", "POST", "PUT", "GET", "POST", "POST"]
+    assert words(server) == [
+        ("user", "Una pizza"),
+        ("bot", "Con gusto"),
+        ("user", "Gracias"),
+        ("bot", "De nada"),
+    ]
+
+
+@both_colours
+async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """The runner names the conversation to it by a handle, and writes what was said itself."""
+    model = ScriptedChatModel(["Con gusto"])
+    with pytest.warns(DeprecationWarning, match="RunnableWithMessageHistory"):
+        chain = RunnableWithMessageHistory(
+            model, lambda session_id: ConvSyncChatMessageHistory(session_id, client=client)
+        )
+    runner = TurnRunner(chain, client=client, store=SQLiteEventStore(":memory:"))
+
+    await answered(colour, runner, 1, "Una pizza")
+    await runner.store.aclose()
+
+    heard = [message.content for message in model.calls[0]]
+    assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
+    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
+    assert requests(server) == ["GET", "POST", "POST"]
