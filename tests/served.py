@@ -12,10 +12,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.runnables import Runnable
 
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
+from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.server.store import UnknownSessionError
-from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests.surfaces import BOT, HISTORY, PHONE, TENANT
 
 Client = ConvSyncClient | AsyncConvSyncClient
@@ -67,3 +70,23 @@ def state(server: ReferenceServer) -> tuple[str | None, str | None]:
 def requests(server: ReferenceServer) -> list[str]:
     """What went over the wire."""
     return [request.method for request in server.requests]
+
+
+def assisted(
+    script: list[Any], client: Client, *, checkpointer: Any = None, **options: Any
+) -> tuple[ScriptedChatModel, Runnable[Any, Any]]:
+    """An agent with the middleware."""
+    model = ScriptedChatModel(script)
+    agent: Runnable[Any, Any] = create_agent(
+        model, [], middleware=[ConvSyncMiddleware(client, **options)], checkpointer=checkpointer
+    )
+    return model, agent
+
+
+def heard(model: ScriptedChatModel, call: int = -1) -> list[str]:
+    """The words that the model was told in one of its calls, without the system prompt."""
+    return [
+        str(message.content)
+        for message in model.calls[call]
+        if message.type in {"human", "ai"} and message.content
+    ]

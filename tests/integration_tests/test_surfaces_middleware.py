@@ -25,7 +25,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests import served
-from tests.served import PIZZA, THREAD, Client, requests, state, words
+from tests.served import PIZZA, THREAD, Client, assisted, requests, state, words
 from tests.surfaces import (
     BOT,
     PHONE,
@@ -35,17 +35,6 @@ from tests.surfaces import (
 )
 
 reference, server, client = served.reference, served.server, served.client
-
-
-def assisted(
-    script: list[Any], client: Client, *, checkpointer: Any = None, **options: Any
-) -> tuple[ScriptedChatModel, Runnable[Any, Any]]:
-    """An agent with the middleware."""
-    model = ScriptedChatModel(script)
-    agent: Runnable[Any, Any] = create_agent(
-        model, [], middleware=[ConvSyncMiddleware(client, **options)], checkpointer=checkpointer
-    )
-    return model, agent
 
 
 @pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
