@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.runnables import Runnable
+from langchain_core.tracers import BaseTracer, Run
 
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.middleware import ConvSyncMiddleware
@@ -90,3 +91,14 @@ def heard(model: ScriptedChatModel, call: int = -1) -> list[str]:
         for message in model.calls[call]
         if message.type in {"human", "ai"} and message.content
     ]
+
+
+class Tracer(BaseTracer):
+    """Keeps every run that a tracer would export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: list[str] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.exported.append(run.model_dump_json(fallback=repr))

@@ -12,7 +12,6 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
-from langchain_core.tracers import BaseTracer, Run
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
@@ -25,7 +24,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests import served
-from tests.served import PIZZA, THREAD, Client, assisted, requests, state, words
+from tests.served import PIZZA, THREAD, Client, Tracer, assisted, requests, state, words
 from tests.surfaces import (
     BOT,
     PHONE,
@@ -206,17 +205,6 @@ async def test_an_interrupted_run_is_written_when_it_went_on_to_its_end(
     assert waiting == []
     assert words(server) == [("user", "Una pizza"), ("bot", "Confirmado")]
     assert state(server)[0] == "payment"
-
-
-class Tracer(BaseTracer):
-    """Keeps every run that a tracer would export."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.exported: list[str] = []
-
-    def _persist_run(self, run: Run) -> None:
-        self.exported.append(run.model_dump_json(fallback=repr))
 
 
 @both_colours
