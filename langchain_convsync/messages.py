@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -95,3 +96,26 @@ def last_reply(messages: Sequence[BaseMessage]) -> str:
     if messages and messages[-1].type in {"ai", "AIMessageChunk"}:
         return text_of(messages[-1])
     return ""
+
+
+def final_reply(state: Mapping[str, Any]) -> str:
+    """The text that an agent wants to send, from its final state.
+
+    A structured response speaks by its field ``reply``: the run ends with it, and what the model
+    wrote is its JSON or nothing. One that a checkpointer brought back is not at the end of the run.
+    """
+    messages = list(state.get("messages") or ())
+    structured = state.get("structured_response")
+    if not all(isinstance(message, BaseMessage) for message in messages):
+        return ""
+    if structured is None:
+        return last_reply(messages)
+    called = bool(messages) and messages[-1].type == "tool"
+    while messages and messages[-1].type == "tool":
+        messages.pop()
+    text = last_reply(messages)
+    named = isinstance(structured, Mapping)
+    reply = structured.get("reply") if named else getattr(structured, "reply", None)
+    if isinstance(reply, str) and (called or text.lstrip().startswith("{")):
+        return reply
+    return text

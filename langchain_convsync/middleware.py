@@ -20,7 +20,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.messages import last_reply, text_of
+from langchain_convsync.messages import final_reply, text_of
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
@@ -191,7 +191,7 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         fresh = [message for message in state["messages"] if message.id not in known]
         update = extract({**state, "messages": fresh}, baseline=notes["before"])
         said = _as_users(words)
-        if reply := last_reply(fresh):
+        if reply := final_reply({**state, "messages": fresh}):
             said.append(ConversationMessage(role="bot", content=reply))
         expected = [each for each in said if each.role == "bot" or not self._records_inbound()]
         mark = Watermark.of(notes["watermark"]).after_saying(expected)

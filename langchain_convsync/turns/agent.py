@@ -16,7 +16,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
 from langchain_convsync.errors import ConfigurationError, FencedError
-from langchain_convsync.messages import last_reply, text_of
+from langchain_convsync.messages import final_reply, last_reply, text_of
 from langchain_convsync.stores.heartbeat import Watch
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
@@ -202,7 +202,10 @@ def reply_of(output: object) -> str:
     """
     if text := _reply(output).strip():
         return text
-    message = "the agent ended without a text for the customer"
+    message = (
+        "the agent ended without a text for the customer: let it end with a message, or give its "
+        "structured response a field reply"
+    )
     raise EmptyReplyError(message)
 
 
@@ -215,7 +218,7 @@ def _reply(output: object) -> str:
         for key in ("output", "reply"):
             if isinstance(output.get(key), str):
                 return str(output[key])
-        output = output.get("messages")
+        return final_reply(output)
     if isinstance(output, Sequence) and all(isinstance(item, BaseMessage) for item in output):
         return last_reply(output)
     return str(getattr(output, "reply", "") or "")
