@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -90,3 +90,23 @@ async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
     assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
     assert requests(server) == ["GET", "POST", "POST"]
+
+
+@both_colours
+async def test_a_turn_asks_its_extractor_first_and_then_the_runs_traces(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """As every surface does."""
+    found = {"output": "Listo", "structured_response": {"intent": "menu"}, "intent": "order"}
+    agent: Runnable[Any, Any] = RunnableLambda(lambda _: found)
+    states = []
+
+    for number, extractor in enumerate([lambda _: {"intent": "payment"}, lambda _: None, None]):
+        runner = TurnRunner(
+            agent, client=client, store=SQLiteEventStore(":memory:"), extractor=extractor
+        )
+        turn = await answered(colour, runner, number, "Hola")
+        await runner.store.aclose()
+        states.append(turn.state.intent)
+
+    assert states == ["payment", "menu", "menu"]
