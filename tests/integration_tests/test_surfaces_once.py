@@ -29,7 +29,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores.base import EventStore, Taken
-from langchain_convsync.stores.claims import claim
+from langchain_convsync.stores.claims import claim, give_back
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
@@ -55,6 +55,14 @@ def memory() -> Iterator[EventStore]:
 
 def deciding(**decided: Any) -> Runnable[Any, Any]:
     return RunnableLambda(lambda _: decided or {"intent": "payment"})
+
+
+def held(store: EventStore) -> Taken:
+    """Another process is in its sync of the event."""
+    name = event_name(ConversationRef(PHONE, event_id="evt_1"))
+    taken = run(claim(store, name, namespace=NAMESPACE, lease=0.2)).taken
+    assert taken is not None
+    return taken
 
 
 @every_handler
@@ -166,6 +174,7 @@ async def test_a_sync_that_fails_gives_its_event_back(
         server.stop()
         await invoke(colour, deciding(), "?", config)
         server.start()
+        run(give_back(memory, held(memory)))  # it is free at once
         await invoke(colour, deciding(), "?", config)
 
     assert [type(error) for error in errors] == [APIConnectionError]
@@ -211,14 +220,6 @@ async def test_without_an_event_the_state_is_synced_and_the_omission_told(
     assert state(server)[0] == "payment"
     assert "event_id=" in caplog.text
     assert telemetry.counted("callback_events_unnamed") == before + 1
-
-
-def held(store: EventStore) -> Taken:
-    """Another process is in its sync of the event."""
-    name = event_name(ConversationRef(PHONE, event_id="evt_1"))
-    taken = run(claim(store, name, namespace=NAMESPACE, lease=0.2)).taken
-    assert taken is not None
-    return taken
 
 
 @every_handler
@@ -323,7 +324,8 @@ async def test_inside_a_runner_the_turn_is_once_per_event_by_itself(
         extractor=lambda _: {},
     )
 
-    turn = await runner.arun(InboundEvent(event_id="evt_1", phone_number=PHONE, text="Pago"))
+    with in_conversation(PHONE, event_id="evt_1"):
+        turn = await runner.arun(InboundEvent(event_id="evt_1", phone_number=PHONE, text="Pago"))
     await away.aclose()
 
     assert turn.state.step == "paying"

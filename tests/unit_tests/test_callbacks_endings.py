@@ -19,6 +19,7 @@ from langgraph.graph import StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
+from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import SyncState
@@ -195,7 +196,7 @@ async def test_what_a_human_approves_is_synced_after_the_approval(
 
 
 @tool("sync_state")
-def noting(intent: str) -> str:
+def noting(intent: str, step: str = "") -> str:
     """Note an intent, and write nothing."""
     return intent
 
@@ -232,7 +233,7 @@ async def test_a_run_resumed_elsewhere_decides_no_calls_of_earlier_turns(
         return str(interrupt("Really?"))
 
     script: list[Any] = [
-        calls("sync_state", intent="menu"),
+        calls("sync_state", intent="menu", step="browsing"),
         "Listo",
         calls("sync_state", intent="order"),
         calls("ask"),
@@ -289,3 +290,37 @@ async def test_nothing_as_the_input_of_a_chain_resumes_no_graph(
 
     assert first.update == StateUpdate(intent="order", step="paying")
     assert second.update == StateUpdate(step="paying")
+
+
+@every_handler
+@both_colours
+async def test_a_run_that_is_resumed_where_it_began_decides_nothing_of_earlier_turns(
+    kind: type[Handler], colour: str
+) -> None:
+    """The handler remembers what was so before the interrupt, inside a chain as well."""
+    graph = steps(
+        lambda state: {} if state.get("intent") else {"intent": "order"},
+        lambda _: {"step": interrupt("Really?")},
+        checkpointer=InMemorySaver(),
+    )
+    outer: Runnable[Any, Any] = RunnableLambda(lambda value: value) | graph
+    config: Any = {**THREAD, "callbacks": [kind(unreachable())]}
+    updates = []
+
+    for answer in ("a", "b"):
+        with in_turn() as record:
+            await invoke(colour, outer, {}, config)
+            await invoke(colour, outer, Command(resume=answer), config)
+        updates.append(record.update)
+
+    assert updates == [StateUpdate(intent="order", step="a"), StateUpdate(step="b")]
+
+
+def test_nothing_as_the_input_of_a_graphs_node_resumes_nothing() -> None:
+    """Only a graph can be told to go on."""
+    runs, graph, root = Runs(), uuid4(), Root()
+
+    runs.begin(graph, None, {}, {"thread_id": "1"}, lambda: root)
+    runs.begin(uuid4(), graph, None, {"thread_id": "1", "langgraph_step": 1}, Root)
+
+    assert not root.resumed

@@ -45,6 +45,17 @@ class Loose(BaseModel):
     client: object = object()
 
 
+class Derived(BaseModel):
+    """A model with a property of a telling name."""
+
+    intent: str = "order"
+
+    @property
+    def context(self) -> dict[str, str]:
+        """Somebody else's."""
+        return {"internal": "x"}
+
+
 @dataclass
 class Plain:
     """A structured response as a dataclass."""
@@ -236,7 +247,7 @@ def test_one_field_that_cannot_be_sent_costs_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "decision", [Loose(), Plain(), {"intent": Intent.ORDER}, {"intent": " order "}]
+    "decision", [Loose(), Derived(), Plain(), {"intent": Intent.ORDER}, {"intent": " order "}]
 )
 def test_a_decision_may_be_of_any_kind_that_has_the_fields(decision: object) -> None:
     """What else it holds is not looked at."""
