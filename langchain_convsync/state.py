@@ -66,9 +66,18 @@ def extract(
         found = as_update(structured)
     found = found or _changed_keys(values, before)
     if tool_calls:
-        found = found or _called(messages)
+        found = found or called(messages)
     spoken = messages[-1] if messages else None
     return found or (as_update(_metadata(spoken)) if isinstance(spoken, AIMessage) else found)
+
+
+def without(output: object, before: Mapping[str, Any]) -> object:
+    """The output without the messages that the state had before the run."""
+    known = {message.id for message in _messages(before)}
+    if not isinstance(output, Mapping) or not known:
+        return output
+    fresh = [message for message in _messages(output) if message.id not in known]
+    return {**output, "messages": fresh}
 
 
 def ask(extractor: Extractor, output: object) -> Flow[Decision]:
@@ -96,6 +105,23 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
         return await decision if isinstance(decision, Awaitable) else decision
 
     return (yield from Io(block, wait))
+
+
+def called(output: object) -> StateUpdate:
+    """What ``sync_state`` calls in a run's output leave to be written, the later ones on top."""
+    messages = _messages(output)
+    settled = {
+        message.tool_call_id
+        for message in messages
+        if isinstance(message, ToolMessage)
+        and (message.status == "error" or _is_answer(message.artifact))
+    }
+    update = StateUpdate()
+    for message in messages:
+        for call in message.tool_calls if isinstance(message, AIMessage) else ():
+            if call["name"] == SYNC_TOOL and call["id"] not in settled:
+                update = update.updated_by(as_update(call["args"]))
+    return update
 
 
 def as_update(decision: object) -> StateUpdate:
@@ -150,22 +176,6 @@ def _changed_keys(values: Mapping[str, Any], before: Mapping[str, Any]) -> State
         elif key in values and new != old:
             changed[key] = new
     return as_update(changed)
-
-
-def _called(messages: Sequence[BaseMessage]) -> StateUpdate:
-    """The ``sync_state`` calls of the run that are still to be written, the later ones on top."""
-    settled = {
-        message.tool_call_id
-        for message in messages
-        if isinstance(message, ToolMessage)
-        and (message.status == "error" or _is_answer(message.artifact))
-    }
-    update = StateUpdate()
-    for message in messages:
-        for call in message.tool_calls if isinstance(message, AIMessage) else ():
-            if call["name"] == SYNC_TOOL and call["id"] not in settled:
-                update = update.updated_by(as_update(call["args"]))
-    return update
 
 
 def _is_answer(artifact: object) -> bool:

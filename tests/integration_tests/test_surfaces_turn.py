@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from langchain.agents import create_agent
+from langchain.agents import AgentState, create_agent
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
+from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
@@ -24,7 +27,7 @@ from langchain_convsync.tools import (
 )
 from langchain_convsync.turns import Turn, TurnRunner
 from tests import served
-from tests.served import Client, requests, words
+from tests.served import Client, requests, state, words
 from tests.surfaces import (
     PHONE,
     both_colours,
@@ -110,3 +113,81 @@ async def test_a_turn_asks_its_extractor_first_and_then_the_runs_traces(
         states.append(turn.state.intent)
 
     assert states == ["payment", "menu", "menu"]
+
+
+class Noted(AgentState[Any]):
+    step: str
+
+
+@tool
+def ask() -> str:
+    """Ask a human."""
+    return str(interrupt("Really?"))
+
+
+@tool
+def choose(step: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+    """Choose a step."""
+    chosen = ToolMessage("Chosen.", tool_call_id=tool_call_id)
+    return Command(update={"step": step, "messages": [chosen]})
+
+
+@pytest.mark.parametrize("surface", ["toolkit", "middleware"])
+@both_colours
+async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_resumes(
+    server: ReferenceServer, client: Client, colour: str, surface: str
+) -> None:
+    """By tools and state keys alike; nothing of an earlier turn is decided again."""
+    script: list[Any] = [
+        calls("choose", step="browsing"),
+        calls("sync_state", intent="menu"),
+        "Hola",
+        calls("choose", step="paying"),
+        calls("sync_state", context={"total": 25}),
+        calls("ask"),
+        "Listo",
+        "De nada",
+    ]
+    tools: list[Any] = [ask, choose]
+    if surface == "toolkit":
+        tools += ConvSyncToolkit(client).get_tools()
+    agent: Runnable[Any, Any] = create_agent(
+        ScriptedChatModel(script),
+        tools,
+        middleware=[ConvSyncMiddleware(client)] if surface == "middleware" else [],
+        state_schema=Noted,
+        checkpointer=InMemorySaver(),
+    )
+    runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
+
+    turns = [
+        await answered(colour, runner, number, text)
+        for number, text in enumerate(["Hola", "Quiero pagar", "sí", "Gracias"])
+    ]
+    await runner.store.aclose()
+
+    assert [turn.status for turn in turns] == ["answered", "interrupted", "answered", "answered"]
+    assert not turns[1].state
+    assert turns[2].state == StateUpdate(step="paying", context={"total": 25})
+    assert not turns[3].state
+    assert state(server) == ("menu", "paying")
+
+
+@both_colours
+async def test_a_message_that_was_added_before_an_interrupt_is_recorded(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """By the turn that added it."""
+    script: list[Any] = [calls("add_message", content="Por teléfono: sí"), calls("ask"), "Listo"]
+    agent: Runnable[Any, Any] = create_agent(
+        ScriptedChatModel(script),
+        [ask, *ConvSyncToolkit(client).get_tools()],
+        checkpointer=InMemorySaver(),
+    )
+    runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
+
+    for number, text in enumerate(["Pago", "sí"]):
+        await answered(colour, runner, number, text)
+    await runner.store.aclose()
+
+    assert [text for _, text in words(server)] == ["Pago", "Por teléfono: sí", "sí", "Listo"]
