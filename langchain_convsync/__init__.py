@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from langchain_convsync import waha
+    from langchain_convsync.app import create_app
     from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
     from langchain_convsync.chat_history import ConvSyncChatMessageHistory
     from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        WAHAError,
     )
     from langchain_convsync.llm_extraction import llm_extractor
     from langchain_convsync.models import (
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         StateUpdate,
         TenantInfo,
     )
+    from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.tools import (
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "app": ("create_app",),
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "ConvSyncClient"),
@@ -98,6 +102,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "WAHAError",
     ),
     "llm_extraction": ("llm_extractor",),
     "models": (
@@ -107,6 +112,7 @@ _MODULES = {
         "StateUpdate",
         "TenantInfo",
     ),
+    "outbox": ("WAHAReply",),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
@@ -162,8 +168,11 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "WAHAError",
+    "WAHAReply",
     "__version__",
     "aonce",
+    "create_app",
     "deduplicated",
     "in_conversation",
     "llm_extractor",

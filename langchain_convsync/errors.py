@@ -24,6 +24,7 @@
     │       ├── ConflictError           409
     │       ├── RateLimitError          429
     │       └── ServerError             5xx
+    ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
         ├── StoreFormatError            its records were written by a newer version
@@ -160,6 +161,29 @@ class RateLimitError(APIStatusError):
 
 class ServerError(APIStatusError):
     """The API server failed."""
+
+
+class WAHAError(ConvSyncError):
+    """WAHA did not do what was asked.
+
+    Attributes:
+        status_code: HTTP status of the answer; None when none arrived.
+        retry_after: Seconds WAHA asked to wait, if it did.
+        ambiguous: True when a message may have been sent although the call failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        ambiguous: bool = False,
+    ) -> None:
+        super().__init__(message if status_code is None else f"{message} (status {status_code})")
+        self.status_code = status_code
+        self.retry_after = retry_after
+        self.ambiguous = ambiguous
 
 
 class StoreError(ConvSyncError):

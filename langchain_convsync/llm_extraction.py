@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import BaseModel, Field, create_model
 
 from langchain_convsync import telemetry
-from langchain_convsync.messages import text_of
+from langchain_convsync.messages import flaw_in, text_of
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.state import as_update
 
@@ -37,6 +38,7 @@ def llm_extractor(
     steps: Sequence[str] | None = None,
     context: type[BaseModel] | None = None,
     instructions: str = "",
+    timeout: float = 30.0,
 ) -> Runnable[Any, StateUpdate | None]:
     """An extractor that asks a chat model, by structured output, where the conversation stands.
 
@@ -56,14 +58,24 @@ def llm_extractor(
         steps: The steps to choose from; None leaves them to the model.
         context: A model of the facts to note, every field optional; None notes none.
         instructions: What your intents, steps and facts mean, in words for the model.
+        timeout: Seconds that an async run waits for the answer. A blocking one waits as long as the
+            model does: give that one a timeout of its own.
 
     Returns:
         A runnable for every ``extractor=``: output → ``StateUpdate``, or None.
     """
     question = RunnableLambda(partial(_question, instructions=instructions))
-    asking = model.with_structured_output(_schema(intents, steps, context))
+    asking = model.with_structured_output(_schema(intents, steps, context), include_raw=True)
     answered = question | asking | RunnableLambda(_decided)
-    return answered.with_fallbacks([RunnableLambda(_undecided)])
+    in_time = RunnableLambda(answered.invoke, partial(_within, timeout, answered))
+    return in_time.with_fallbacks([RunnableLambda(_undecided)])
+
+
+async def _within(
+    seconds: float, asked: Runnable[Any, Any], output: object, config: RunnableConfig
+) -> StateUpdate | None:
+    async with asyncio.timeout(seconds):
+        return cast("StateUpdate | None", await asked.ainvoke(output, config))
 
 
 def _schema(
@@ -106,7 +118,12 @@ def _said(message: object) -> dict[str, str] | None:
     return {roles[message.type]: text} if text else None
 
 
-def _decided(answer: object) -> StateUpdate | None:
+def _decided(answered: Any) -> StateUpdate | None:
+    if (error := answered["parsing_error"]) is not None:
+        raise error
+    if flaw := flaw_in([answered["raw"]]):  # half of an answer may parse, too
+        raise ValueError(flaw)
+    answer = answered["parsed"]
     if isinstance(answer, BaseModel):
         answer = answer.model_dump(mode="json", exclude_none=True)
     return as_update(answer) or None

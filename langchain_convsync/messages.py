@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
+    ToolMessage,
     message_chunk_to_message,
 )
 from langchain_core.messages.base import BaseMessageChunk
@@ -70,9 +71,12 @@ def from_langchain(message: BaseMessage) -> ConversationMessage | None:
 
 
 def text_of(message: BaseMessage) -> str:
-    """The text of a message; each block that is no text is named in brackets."""
+    """The text of a message; each block that is no text is named in brackets.
+
+    A model that refuses says why beside the content, and that is what it says.
+    """
     if isinstance(message.content, str):
-        return message.content
+        return message.content or str(message.additional_kwargs.get("refusal") or "")
     parts = [_block_text(block) for block in message.content]
     return "\n".join(part for part in parts if part)
 
@@ -84,38 +88,81 @@ def _block_text(block: str | dict[str, object]) -> str:
     if isinstance(block, str):
         return block
     kind = str(block.get("type", "content"))
-    if "text" in block:
-        return str(block["text"])
+    for key in ("text", "refusal"):
+        if key in block:
+            return str(block[key])
     if kind in _SILENT:
         return ""
     return f"[{kind.removesuffix('_url').removeprefix('input_')}]"
 
 
-def last_reply(messages: Sequence[BaseMessage]) -> str:
-    """The text that the agent wants to send: that of the last message, if it is the agent's."""
-    if messages and messages[-1].type in {"ai", "AIMessageChunk"}:
-        return text_of(messages[-1])
-    return ""
+def messages_of(output: object) -> list[BaseMessage]:
+    """The messages in what a run returned: one, a list of them, or a state that holds them."""
+    found = output.get("messages", ()) if isinstance(output, Mapping) else output
+    if isinstance(found, BaseMessage):
+        return [found]
+    if not isinstance(found, Sequence):
+        return []
+    return [message for message in found if isinstance(message, BaseMessage)]
 
 
-def final_reply(state: Mapping[str, Any]) -> str:
-    """The text that an agent wants to send, from its final state.
+def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> str:
+    """The text that the agent wants to send: that of the last message, if it is the agent's.
 
-    A structured response speaks by its field ``reply``: the run ends with it, and what the model
-    wrote is its JSON or nothing. One that a checkpointer brought back is not at the end of the run.
+    Args:
+        messages: The messages of the run.
+        structured: Its structured response, if there is one. The message that carries it is JSON
+            or a tool call, and nothing to send: its field ``reply`` is, where it has one.
     """
-    messages = list(state.get("messages") or ())
-    structured = state.get("structured_response")
-    if not all(isinstance(message, BaseMessage) for message in messages):
+    said = list(messages)
+    while structured is not None and said and isinstance(said[-1], ToolMessage):
+        said.pop()
+    if not said or said[-1].type not in {"ai", "AIMessageChunk"}:
         return ""
-    if structured is None:
-        return last_reply(messages)
-    called = bool(messages) and messages[-1].type == "tool"
-    while messages and messages[-1].type == "tool":
-        messages.pop()
-    text = last_reply(messages)
-    named = isinstance(structured, Mapping)
-    reply = structured.get("reply") if named else getattr(structured, "reply", None)
-    if isinstance(reply, str) and (called or text.lstrip().startswith("{")):
+    text = text_of(said[-1])
+    if structured is None or (len(said) == len(messages) and not _is_json_object(text)):
+        return text
+    fields = structured if isinstance(structured, Mapping) else {}
+    reply = fields.get("reply", getattr(structured, "reply", None))
+    if isinstance(reply, str):
         return reply
-    return text
+    return "" if _is_json_object(text) else text
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+#: How providers say that they stopped before the model was done.
+_CUT = {"length", "max_tokens", "max_output_tokens", "content_filter", "incomplete"}
+
+
+def cut_off(message: BaseMessage) -> str | None:
+    """Why a model's message is not whole; None where nothing says so.
+
+    OpenAI ends every message with a reason, streamed ones in their last chunk: without any, the
+    stream was cut off, and LangChain made a message of what had come, tool calls included.
+    """
+    told = message.response_metadata
+    for reason in (told.get("finish_reason"), told.get("stop_reason"), told.get("status")):
+        if str(reason) in _CUT:
+            return str(reason)
+    if told.get("model_provider") == "openai" and not {"finish_reason", "status"} & told.keys():
+        return "its stream ended early"
+    return None
+
+
+def flaw_in(messages: Sequence[BaseMessage]) -> str | None:
+    """Why what a model said in a run cannot be relied on; None where nothing says so."""
+    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+    for message in messages:
+        if not isinstance(message, AIMessage):
+            continue
+        if reason := cut_off(message):
+            return f"the model's answer was cut off ({reason})"
+        if any(call["id"] not in answered for call in message.invalid_tool_calls):
+            return "the model called a tool with arguments that are no JSON"
+    return None

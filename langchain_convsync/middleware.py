@@ -20,7 +20,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.messages import final_reply, text_of
+from langchain_convsync.messages import flaw_in, last_reply, text_of
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
@@ -190,8 +190,11 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         known, words = set(notes["known"]), notes["pending"].values()
         fresh = [message for message in state["messages"] if message.id not in known]
         update = extract({**state, "messages": fresh}, baseline=notes["before"])
+        if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
+            telemetry.count("incomplete_answers")
+            logger.warning("The agent's answer is not whole: %s", flaw)
         said = _as_users(words)
-        if reply := final_reply({**state, "messages": fresh}):
+        if reply := last_reply(fresh, state.get("structured_response")):
             said.append(ConversationMessage(role="bot", content=reply))
         expected = [each for each in said if each.role == "bot" or not self._records_inbound()]
         mark = Watermark.of(notes["watermark"]).after_saying(expected)

@@ -95,14 +95,14 @@ def required_setting(value: str | None, *, argument: str, variable: str) -> str:
     raise ConfigurationError(message)
 
 
-def base_url_setting(value: str | None) -> str:
-    """The API server's URL, without a trailing slash.
+def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> str:
+    """A server's URL, without a trailing slash.
 
     Raises:
         ConfigurationError: It is missing, no absolute http(s) URL, carries credentials, a query or
             a fragment, or speaks plain http to a host that is not this machine.
     """
-    url = required_setting(value, argument="base_url", variable="CONVSYNC_BASE_URL")
+    url = required_setting(value, argument="base_url", variable=variable)
     malformed = "base_url is no absolute URL: pass one such as https://api.example.com"
     try:
         parts = urlsplit(url)
@@ -114,7 +114,7 @@ def base_url_setting(value: str | None) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         message = (
             "base_url must not carry credentials, a query or a fragment: "
-            "pass the key as api_key=… or in CONVSYNC_API_KEY"
+            f"pass the key as api_key=… or in {variable.replace('BASE_URL', 'API_KEY')}"
         )
         raise ConfigurationError(message)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):

@@ -8,7 +8,7 @@ this run, metadata of the last message.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from pydantic_core import to_jsonable_python
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.messages import cut_off, messages_of
 from langchain_convsync.models import PartialConversation, StateUpdate
 
 SYNC_TOOL = "sync_state"
@@ -58,7 +59,7 @@ def extract(
     """
     before = baseline or {}
     values = output if isinstance(output, Mapping) else {"structured_response": output}
-    messages = _messages(output)[known_messages:]
+    messages = messages_of(output)[known_messages:]
     structured = values.get("structured_response")
     found = StateUpdate()
     # LangChain's own objects decide nothing: a retriever's document has metadata of another kind.
@@ -73,10 +74,10 @@ def extract(
 
 def without(output: object, before: Mapping[str, Any]) -> object:
     """The output without the messages that the state had before the run."""
-    known = {message.id for message in _messages(before)}
+    known = {message.id for message in messages_of(before)}
     if not isinstance(output, Mapping) or not known:
         return output
-    fresh = [message for message in _messages(output) if message.id not in known]
+    fresh = [message for message in messages_of(output) if message.id not in known]
     return {**output, "messages": fresh}
 
 
@@ -108,8 +109,11 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
 
 
 def called(output: object) -> StateUpdate:
-    """What ``sync_state`` calls in a run's output leave to be written, the later ones on top."""
-    messages = _messages(output)
+    """What ``sync_state`` calls in a run's output leave to be written, the later ones on top.
+
+    One that was cut off may say anything: of the intent "order", half is "or".
+    """
+    messages = messages_of(output)
     settled = {
         message.tool_call_id
         for message in messages
@@ -118,7 +122,9 @@ def called(output: object) -> StateUpdate:
     }
     update = StateUpdate()
     for message in messages:
-        for call in message.tool_calls if isinstance(message, AIMessage) else ():
+        if not isinstance(message, AIMessage) or cut_off(message):
+            continue
+        for call in message.tool_calls:
             if call["name"] == SYNC_TOOL and call["id"] not in settled:
                 update = update.updated_by(as_update(call["args"]))
     return update
@@ -183,15 +189,6 @@ def _is_answer(artifact: object) -> bool:
     if isinstance(artifact, Mapping):
         return "session_id" in artifact
     return isinstance(artifact, PartialConversation)
-
-
-def _messages(output: object) -> list[BaseMessage]:
-    found = output.get("messages", ()) if isinstance(output, Mapping) else output
-    if isinstance(found, BaseMessage):
-        return [found]
-    if not isinstance(found, Sequence):
-        return []
-    return [message for message in found if isinstance(message, BaseMessage)]
 
 
 def _metadata(message: BaseMessage) -> Mapping[str, Any]:

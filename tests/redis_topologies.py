@@ -86,13 +86,12 @@ class RedisCluster:
             for number in range(3):
                 node = RedisServer(
                     cluster_enabled="yes",
-                    cluster_node_timeout="1000",
                     cluster_require_full_coverage="no",
                 )
                 node.port = free_port()
                 self.nodes.append(stack.enter_context(node))
                 self._give_slots(number)
-            until(lambda: all(_covers_everything(node) for node in self.nodes))
+            self.settle()
             self._stack = stack.pop_all()
         return self
 
@@ -107,6 +106,10 @@ class RedisCluster:
             command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             for other in self.nodes[:number]:
                 command("CLUSTER", "MEET", "127.0.0.1", other.port)
+
+    def settle(self) -> None:
+        """Wait until all nodes know of each other; one that starts refuses for some seconds."""
+        until(lambda: all(_is_ready(node) for node in self.nodes))
 
     def empty(self) -> None:
         """Forget every key."""
@@ -141,7 +144,7 @@ def _info(server: RedisServer) -> dict[str, Any]:
         return dict(found)
 
 
-def _covers_everything(node: RedisServer) -> bool:
+def _is_ready(node: RedisServer) -> bool:
     with node.client() as client:
-        told: Any = client.execute_command("CLUSTER", "INFO")
-    return f"cluster_slots_ok:{SLOTS}" in str(told)
+        told = str(client.execute_command("CLUSTER", "INFO"))
+    return "cluster_state:ok" in told and f"cluster_slots_ok:{SLOTS}" in told

@@ -253,7 +253,7 @@ class StoreModel:
         state = self._talk(lease.cid).lanes[lease.lane]
         cursor = self._move_to(state, op_id, pos)
         if cursor.tries != attempt or cursor.sent_at is None:
-            cursor = replace(cursor, tries=attempt, sent_at=self.now / 1000)
+            cursor = replace(cursor, tries=attempt, sent_at=self.now / 1000, heard=())
         state.cursor = replace(cursor, note=cursor.note if note is None else note)
         state.until = max(state.until or 0, self.now + ms(need))
         return state.cursor
@@ -294,6 +294,7 @@ class StoreModel:
         state.cursor = replace(
             cursor,
             sent_at=cursor.sent_at if sent else None,
+            heard=cursor.heard if sent else (),
             note=cursor.note if note is None else note,
         )
         state.not_before = self.now + ms(delay)
@@ -313,6 +314,14 @@ class StoreModel:
             self.parked.append((lease.cid, lease.lane, queue.pop(0), reason))
         self._update_places()
         return "done"
+
+    def hear(self, cid: str, note: str) -> bool:
+        state = self._talk(self._follow(cid)).lanes["say"]
+        if state.cursor is None or state.cursor.sent_at is None:
+            return False
+        heard = dict.fromkeys([*state.cursor.heard, note])
+        state.cursor, state.not_before = replace(state.cursor, heard=tuple(heard)), 0
+        return True
 
     def due(self, lane: Lane, cid: str) -> float | None:
         at = self._talk(cid).due(lane)

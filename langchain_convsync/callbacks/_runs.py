@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
-
 from langchain_convsync import telemetry
 from langchain_convsync.context import ConversationRef, TurnRecord
+from langchain_convsync.messages import messages_of
 
 #: Roots that are remembered at once; the oldest one that never ended is forgotten beyond.
 MOST_ROOTS = 10_000
@@ -177,11 +176,3 @@ class Runs:
 def _thread_of_graph(about: Mapping[str, Any]) -> str | None:
     """The thread, where the run is a graph with a checkpointer, and none of a graph's nodes."""
     return None if "langgraph_step" in about else about.get("thread_id")
-
-
-def messages_of(values: Mapping[str, Any]) -> list[BaseMessage]:
-    """The LangChain messages of a state, if it has any."""
-    found = values.get("messages")
-    if not isinstance(found, Sequence):
-        return []
-    return [message for message in found if isinstance(message, BaseMessage)]

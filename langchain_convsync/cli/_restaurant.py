@@ -208,6 +208,10 @@ def _show(console: Console, note: str, event: InboundEvent, turn: Turn) -> None:
     if note:
         customer.append(f"\n{note}", style="dim")
     console.print(Panel(customer, title="Lucía", title_align="left", style="cyan", width=64))
+    if turn.status == "failed":
+        failure = f"  ↳ the agent failed: {type(turn.error).__name__}: {turn.error}\n"
+        console.print(Text(failure, style="red"))
+        return
     if turn.status != "answered":
         console.print(f"  [yellow]↳ {turn.status}: answered before, nothing is sent[/]\n")
         return

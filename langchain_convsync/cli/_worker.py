@@ -23,11 +23,11 @@ def worker(
         str,
         typer.Argument(
             metavar="MODULE:RUNNER",
-            help="A TurnRunner with on_reply, or a function that makes one.",
+            help="A TurnRunner with reply or on_reply, or a function that makes one.",
         ),
     ],
 ) -> None:
-    """Answer queued events and deliver writes until SIGTERM or Ctrl-C.
+    """Answer queued events, deliver writes and replies until SIGTERM or Ctrl-C.
 
     Events and writes of processes that died are taken over once their lease has ended. On SIGTERM
     it finishes what it is at. Run as many as you like on one store.
@@ -72,6 +72,6 @@ def load(target: str) -> TurnRunner:
         message = f"{target} is no TurnRunner, and makes none"
         raise ConfigurationError(message)
     if not runner.sends_replies:
-        message = f"the TurnRunner {target} cannot send replies: give it on_reply=…"
+        message = f"{target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
         raise ConfigurationError(message)
     return runner

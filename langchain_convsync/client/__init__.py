@@ -3,9 +3,10 @@
 from langchain_convsync.client._api import Api
 from langchain_convsync.client._awaited import AsyncConvSyncClient
 from langchain_convsync.client._blocking import ConvSyncClient
+from langchain_convsync.client._waha import ChatMessage, Waha
 from langchain_convsync.errors import ConfigurationError
 
-__all__ = ["Api", "AsyncConvSyncClient", "ConvSyncClient", "api_of"]
+__all__ = ["Api", "AsyncConvSyncClient", "ChatMessage", "ConvSyncClient", "Waha", "api_of"]
 
 
 def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:

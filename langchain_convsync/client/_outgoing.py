@@ -57,14 +57,19 @@ def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -
     if body:
         found["Content-Type"] = "application/json"
     if key is not None:
-        secret = _header_value(key.get_secret_value(), "api_key (or CONVSYNC_API_KEY)")
+        secret = header_value(key.get_secret_value(), "api_key (or CONVSYNC_API_KEY)")
         found["Authorization"] = f"Bearer {secret}"
     if idempotency_key is not None:
-        found["Idempotency-Key"] = _header_value(idempotency_key, "idempotency_key")
+        found["Idempotency-Key"] = header_value(idempotency_key, "idempotency_key")
     return found
 
 
-def _header_value(value: str, name: str) -> str:
+def header_value(value: str, name: str) -> str:
+    """The value, if a header can carry it.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
     if not value or not value.isascii() or not value.isprintable() or " " in value:
         message = f"{name} must be printable ASCII without spaces and line breaks, and not empty"
         raise ConfigurationError(message)

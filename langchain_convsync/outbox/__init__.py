@@ -1,6 +1,19 @@
-"""Durable delivery of writes: ``plan`` decides, ``delivery`` does."""
+"""Durable delivery of writes and replies: ``plan`` and ``reply`` decide, the queues do."""
 
 from langchain_convsync.outbox.delivery import Outbox, Unverifiable
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
+from langchain_convsync.outbox.replies import Replies, WAHAReply
+from langchain_convsync.outbox.reply import Reply, echo_note
 
-__all__ = ["Anchor", "Outbox", "Unverifiable", "Write", "anchor_for", "overlay"]
+__all__ = [
+    "Anchor",
+    "Outbox",
+    "Replies",
+    "Reply",
+    "Unverifiable",
+    "WAHAReply",
+    "Write",
+    "anchor_for",
+    "echo_note",
+    "overlay",
+]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, TypeAlias, cast
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
     APIError,
     ConversationMismatchError,
     ConversationNotFoundError,
     ConvSyncError,
-    FencedError,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
 from langchain_convsync.outbox.breaker import Breaker
@@ -32,26 +30,23 @@ from langchain_convsync.outbox.plan import (
     is_applied,
     plan,
 )
-from langchain_convsync.stores.base import Cursor, EventStore, Taken, new_token
+from langchain_convsync.outbox.queue import (
+    FIRST_DELAY,
+    LAST_DELAY,
+    Held,
+    Parked,
+    Queue,
+    backoff,
+    passing,
+)
+from langchain_convsync.stores.base import Cursor, EventStore, Op, Taken
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between tries of a write that surely was not applied: doubled each time, up to the last.
-FIRST_DELAY, LAST_DELAY = 0.2, 30.0
-
 
 Unverifiable: TypeAlias = Literal["park", "resend", "skip"]
 
 
-class _Parked(Exception):  # noqa: N818 - control flow inside this module
-    """The write cannot be delivered; an operator has to look at it."""
-
-
-class _Held(Exception):  # noqa: N818 - control flow inside this module
-    """The API server does not answer; the write has to wait for some seconds."""
-
-
-class Outbox:
+class Outbox(Queue[Job]):
     """Delivers the outboxes of a store to one API server.
 
     Args:
@@ -62,6 +57,8 @@ class Outbox:
         clock: Seconds that only ever grow.
     """
 
+    lane = "write"
+
     def __init__(
         self,
         api: Api,
@@ -71,95 +68,36 @@ class Outbox:
         unverifiable: Unverifiable = "park",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(store, lease=lease, clock=clock)
         self._api = api
-        self._store = store
-        self._lease = lease
         self._unverifiable = unverifiable
-        self._clock = clock
         self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
 
-    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
-        """Deliver what one conversation has to write, for at most ``budget`` seconds.
+    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Job:
+        write = Write.model_validate_json(op.body)
+        carries = carries_what_was_read(write, self._api.profile)
+        return Job(taken=taken, op=op, cursor=cursor, anchor=anchor, write=write, carries=carries)
 
-        What is not due within that time, because the API server does not answer or another process
-        is at it, stays in the store.
-
-        Returns:
-            Whether everything is delivered.
-        """
-        until = self._clock() + budget
-        while self._clock() < until:
-            taken = yield from self._store.take("write", new_token(), cid=cid, lease=self._lease)
-            if taken is not None:
-                yield from self.deliver(taken, budget=until - self._clock())
-            due = yield from self._store.due("write", cid)
-            if due is None:
-                return True
-            if self._clock() + due > until:
-                return False
-            yield from sleep(due)
-        return (yield from self._store.due("write", cid)) is None
-
-    def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
-        """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""
-        delay = yield from self._work(taken, self._clock() + budget)
-        yield from self._store.release(taken.lease, delay=delay)
-
-    def _work(self, taken: Taken, until: float) -> Flow[float]:
-        """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
-        anchor, offset = taken.anchor, taken.now - self._clock()
-        for op in taken.ops:
-            cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
-            write = Write.model_validate_json(op.body)
-            carries = carries_what_was_read(write, self._api.profile)
-            job = Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor, carries)
-            try:
-                while job.cursor.pos < job.write.parts:
-                    wait = yield from self._step(job, offset)
-                    if wait and wait > until - self._clock():
-                        return wait
-                    yield from sleep(wait)
-            except FencedError:
-                return 0.0
-            except _Held as held:
-                return float(held.args[0])
-            except _Parked as reason:
-                yield from self._park(job, str(reason))
-                return 0.0
-            anchor = job.anchor
-        return 0.0
-
-    def _step(self, job: Job, offset: float) -> Flow[float]:
-        now = self._clock() + offset
+    def _step(self, head: Job, now: float) -> Flow[float]:
         step = plan(
-            job.write,
-            job.cursor,
+            head.write,
+            head.cursor,
             now=now,
             profile=self._api.profile,
-            verified=job.read is not None,
+            verified=head.read is not None,
         )
         if isinstance(step, Wait):
             return step.seconds
-        if silence := self.breaker.wait(job.write.target):
-            raise _Held(silence)
+        if silence := self.breaker.wait(head.write.target):
+            raise Held(silence)
         match step:
             case Send():
-                return (yield from self._send(job, step))
+                return (yield from self._send(head, step))
             case Verify():
-                return (yield from self._verify(job))
+                return (yield from self._verify(head))
 
     def _send(self, job: Job, step: Send) -> Flow[float]:
-        cursor = yield from self._store.op_begin(
-            job.lease,
-            job.op.id,
-            step.pos,
-            attempt=step.attempt,
-            need=ATTEMPT + 1.0,
-            note=job.note,
-        )
-        if cursor is None:
-            raise FencedError
-        job.cursor = cursor
+        yield from self._begun(job, attempt=step.attempt, need=ATTEMPT, note=job.note)
         try:
             request = self._request(job)
             answer = yield from self.breaker.watched(job.write.target, request)
@@ -167,11 +105,11 @@ class Outbox:
             return (yield from self._move(job))
         except ConversationMismatchError as error:
             telemetry.count("mismatch", operation=job.write.kind)
-            raise _Parked(str(error)) from error
+            raise Parked(str(error)) from error
         except APIError as error:
             return (yield from self._failed(job, error))
         except ConvSyncError as error:
-            raise _Parked(str(error)) from error
+            raise Parked(str(error)) from error
         yield from self._confirm(job, job.anchor_in(answer))
         return 0.0
 
@@ -200,33 +138,21 @@ class Outbox:
 
     def _failed(self, job: Job, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
-        if not (error.ambiguous or _passing(error)):
-            raise _Parked(str(error)) from error
+        if not (error.ambiguous or passing(error.status_code)):
+            raise Parked(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
-        delay = max(_backoff(job.cursor.tries), error.retry_after or 0.0)
+        delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
+        if error.ambiguous and not self._api.profile.idempotency_keys:
+            delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
         sent_at = job.cursor.sent_at if error.ambiguous else None
         job.read = None  # it is old by then
         yield from self._again(job, delay=delay, sent_at=sent_at)
         return delay
 
-    def _again(self, job: Job, *, delay: float, sent_at: float | None) -> Flow[None]:
-        done = yield from self._store.op_retry(
-            job.lease, job.op.id, job.cursor.pos, delay=delay, sent=sent_at is not None
-        )
-        if done == "fenced":
-            raise FencedError
-        job.cursor = replace(job.cursor, sent_at=sent_at)
-
     def _confirm(self, job: Job, anchor: Anchor | None) -> Flow[None]:
         noted = None if anchor is None else anchor.model_dump_json()
-        done = yield from self._store.op_done(
-            job.lease, job.op.id, job.cursor.pos, last=job.last, anchor=noted
-        )
-        if done == "fenced":
-            raise FencedError
+        yield from self._done(job, end=job.end, last=job.last, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
-        job.anchor = noted or job.anchor
-        job.cursor = Cursor(op_id=job.op.id, pos=job.end)
         job.read = None
 
     def _verify(self, job: Job) -> Flow[float]:
@@ -236,12 +162,12 @@ class Outbox:
         except ConversationNotFoundError:
             return (yield from self._gone(job))
         except ConversationMismatchError as error:
-            raise _Parked(str(error)) from error
+            raise Parked(str(error)) from error
         except APIError as error:
-            if not _passing(error):
-                raise _Parked(str(error)) from error
+            if not passing(error.status_code):
+                raise Parked(str(error)) from error
             job.unread += 1
-            return max(_backoff(job.unread), error.retry_after or 0.0)
+            return max(backoff(job.unread), error.retry_after or 0.0)
         job.unread = 0
         if conversation.session_id != job.write.session_id:
             if job.write.kind == "append" and job.cursor.sent_at is None:
@@ -258,7 +184,7 @@ class Outbox:
                 place = job.recorded(history)
             except LookupError as error:
                 if self._unverifiable == "park":
-                    raise _Parked(str(error)) from error
+                    raise Parked(str(error)) from error
                 telemetry.count("unverified", policy=self._unverifiable)
                 if self._unverifiable == "skip":
                     place = len(history) - 1
@@ -288,16 +214,16 @@ class Outbox:
         except ConversationNotFoundError as error:
             if write.kind == "sync_state":
                 return (yield from self._gone(job))
-            raise _Parked(str(error)) from error
+            raise Parked(str(error)) from error
         except ConversationMismatchError as error:
-            raise _Parked(str(error)) from error
+            raise Parked(str(error)) from error
         except APIError as error:
             return (yield from self._failed(job, error))
         if write.kind == "sync_state":
             return (yield from self._gone(job))
         if conversation.session_id == write.session_id:
             reason = "the API server finds the conversation but refuses the message"
-            raise _Parked(reason)
+            raise Parked(reason)
         return (yield from self._follow(job, conversation))
 
     def _follow(self, job: Job, conversation: Conversation) -> Flow[float]:
@@ -315,7 +241,7 @@ class Outbox:
         """The session that the write was decided for is over."""
         if job.write.kind == "append":
             reason = "the session ended before it could be verified that the message was recorded"
-            raise _Parked(reason)
+            raise Parked(reason)
         telemetry.count("syncs_dropped")
         yield from self._confirm(job, None)
         return 0.0
@@ -326,22 +252,10 @@ class Outbox:
         )
         return self.breaker.watched(write.target, request)
 
-    def _park(self, job: Job, reason: str) -> Flow[None]:
-        telemetry.count("parked", operation=job.write.kind)
+    def _told(self, head: Job, reason: str) -> None:
+        telemetry.count("parked", operation=head.write.kind)
         logger.error(
             "A write of turn %s is parked for an operator, with the rest of its turn: %s",
-            job.write.turn,
+            head.write.turn,
             reason,
         )
-        yield from self._store.op_park(job.lease, job.op.id, reason=reason)
-
-
-def _backoff(tries: int) -> float:
-    """Seconds to wait after so many failures."""
-    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** (tries - 1))
-
-
-def _passing(error: APIError) -> bool:
-    """Whether the same request may well succeed later."""
-    status = error.status_code
-    return status is None or status in {408, 425, 429} or status >= 500

@@ -14,38 +14,28 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.outbox.carry import carried, place_written
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, is_recorded
+from langchain_convsync.outbox.queue import Head
 from langchain_convsync.settings import ServerProfile
-from langchain_convsync.stores.base import Cursor, Lease, Op, Taken
 
 
-@dataclass(slots=True)
-class Job:
-    """The write, and the lease under which it is worked on.
+@dataclass(slots=True, kw_only=True)
+class Job(Head):
+    """The write; its anchor is the last confirmed message.
 
     Attributes:
-        taken: The outbox as it was taken.
-        op: The write as it is stored.
         write: The write.
-        cursor: How far it has come.
-        anchor: JSON of the last confirmed message.
         carries: Whether it carries what was just read.
         read: The conversation as it was just read, without the write.
-        unread: How often in a row it could not be read.
     """
 
-    taken: Taken
-    op: Op
     write: Write
-    cursor: Cursor
-    anchor: str | None
     carries: bool
     read: Conversation | None = None
-    unread: int = 0
 
     @property
-    def lease(self) -> Lease:
-        """The lease of its queue."""
-        return self.taken.lease
+    def done(self) -> bool:
+        """Whether all of it is confirmed."""
+        return self.cursor.pos >= self.write.parts
 
     @property
     def end(self) -> int:

@@ -57,6 +57,9 @@ def server_for(app: ASGIApp, *, grace: int) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            # The same everywhere: what else is installed must not change how it answers.
+            loop="asyncio",
+            http="h11",
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -80,6 +80,18 @@ def check_queue(lease: Lease) -> None:
         raise ValueError(message)
 
 
+def check_line(note: str) -> None:
+    """Raise ValueError unless the note is one line."""
+    if not note or "\n" in note:
+        message = "what was heard is one line of text"
+        raise ValueError(message)
+
+
+def lines(text: str | None) -> tuple[str, ...]:
+    """The notes in a text that holds one a line."""
+    return tuple(line for line in (text or "").split("\n") if line)
+
+
 def turn_of(op_id: str) -> str:
     """What the ids of one turn's operations begin with."""
     return op_id.rpartition("/")[0] + "/"

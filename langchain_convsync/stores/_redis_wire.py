@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, TypeAlias
 
-from langchain_convsync.stores._checks import decoded, encoded, shard_of
+from langchain_convsync.stores._checks import decoded, encoded, lines, shard_of
 from langchain_convsync.stores.base import (
     SHARDS,
     Accepted,
@@ -71,13 +71,14 @@ def as_cursor(answer: Any) -> Cursor | None:
     """The cursor in a script's answer."""
     if not answer:
         return None
-    op_id, pos, sent, tries, note = answer
+    op_id, pos, sent, tries, note, heard = answer
     return Cursor(
         op_id=decoded(op_id),
         pos=int(pos),
         sent_at=None if sent is None else int(sent) / 1000,
         tries=int(tries),
         note=_text(note),
+        heard=lines(_text(heard)),
     )
 
 

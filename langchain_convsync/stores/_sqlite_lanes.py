@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from langchain_convsync.stores._checks import account_of, decoded, encoded
+from langchain_convsync.stores._checks import account_of, decoded, encoded, lines
 from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_names import is_busy, is_paused
 from langchain_convsync.stores.base import (
@@ -177,6 +177,7 @@ def as_cursor(lane: Any) -> Cursor | None:
         sent_at=None if lane["sent"] is None else lane["sent"] / 1000,
         tries=lane["tries"],
         note=text(lane["note"]),
+        heard=lines(text(lane["heard"])),
     )
 
 
@@ -195,7 +196,7 @@ def refusal(
 def move_to(tx: Transaction, lease: Lease, op_id: str, pos: int) -> None:
     """Put the cursor on a part; what was noted about an earlier part is forgotten."""
     tx.do(
-        "UPDATE lanes SET op = ?, pos = ?, tries = 0, sent = NULL, note = NULL"
+        "UPDATE lanes SET op = ?, pos = ?, tries = 0, sent = NULL, note = NULL, heard = NULL"
         " WHERE cid = ? AND lane = ? AND (op IS NOT ? OR pos IS NOT ?)",
         *(op_id, pos, lease.cid, lease.lane, op_id, pos),
     )
@@ -206,8 +207,8 @@ def drop_head(tx: Transaction, lease: Lease, op_id: str) -> None:
     place = (lease.cid, lease.lane)
     tx.do("DELETE FROM ops WHERE cid = ? AND lane = ? AND id = ?", *place, op_id)
     tx.do(
-        "UPDATE lanes SET op = NULL, pos = NULL, sent = NULL, tries = NULL, note = NULL"
-        " WHERE cid = ? AND lane = ?",
+        "UPDATE lanes SET op = NULL, pos = NULL, sent = NULL, tries = NULL, note = NULL,"
+        " heard = NULL WHERE cid = ? AND lane = ?",
         *place,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from langchain_convsync.stores._checks import turn_of
+from langchain_convsync.stores._checks import lines, turn_of
 from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_lanes import (
     as_cursor,
@@ -23,7 +23,9 @@ from langchain_convsync.stores._sqlite_lanes import (
     schedule,
     take,
     taken,
+    text,
 )
+from langchain_convsync.stores._sqlite_names import follow
 from langchain_convsync.stores.base import Backlog, Cursor, Done, Lane, Lease, Taken
 
 
@@ -90,7 +92,7 @@ def op_begin(
         return None
     move_to(tx, lease, op_id, pos)
     tx.do(
-        "UPDATE lanes SET sent = ?, tries = ?"
+        "UPDATE lanes SET sent = ?, tries = ?, heard = NULL"
         " WHERE cid = ? AND lane = ? AND (tries <> ? OR sent IS NULL)",
         *(tx.now, attempt, lease.cid, lease.lane, attempt),
     )
@@ -131,8 +133,9 @@ def op_retry(
         return refused
     move_to(tx, lease, op_id, pos)
     tx.do(
-        "UPDATE lanes SET not_before = ?, sent = iif(?, sent, NULL) WHERE cid = ? AND lane = ?",
-        *(tx.now + delay, sent, lease.cid, lease.lane),
+        "UPDATE lanes SET not_before = ?, sent = iif(?, sent, NULL), heard = iif(?, heard, NULL)"
+        " WHERE cid = ? AND lane = ?",
+        *(tx.now + delay, sent, sent, lease.cid, lease.lane),
     )
     _note(tx, lease, note)
     schedule(tx, lease.cid, lease.lane)
@@ -161,6 +164,21 @@ def op_park(tx: Transaction, lease: Lease, op_id: str, reason: str) -> Done:
     schedule(tx, lease.cid, lease.lane)
     keep_while_busy(tx, lease.cid)
     return "done"
+
+
+def hear(tx: Transaction, cid: str, note: str) -> bool:
+    """Keep what was heard of the reply that is on the wire; False where none is."""
+    cid = follow(tx, cid)
+    lane = lane_of(tx, cid, "say")
+    if lane is None or lane["sent"] is None:
+        return False
+    heard = dict.fromkeys([*lines(text(lane["heard"])), note])
+    tx.do(
+        "UPDATE lanes SET heard = ?, not_before = 0 WHERE cid = ? AND lane = 'say'",
+        *(blob("\n".join(heard)), cid),
+    )
+    schedule(tx, cid, "say")
+    return True
 
 
 def backlog(tx: Transaction) -> Backlog:

@@ -164,6 +164,7 @@ class Cursor:
         sent_at: Store time at which that part was begun; None while it surely is not on the wire.
         tries: How often that part was begun.
         note: What the deliverer remembers about that part, JSON.
+        heard: What was heard of it since ``sent_at``, see :meth:`EventStore.hear`.
     """
 
     op_id: str
@@ -171,6 +172,7 @@ class Cursor:
     sent_at: float | None = None
     tries: int = 0
     note: str | None = field(default=None, repr=False)
+    heard: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +422,21 @@ class EventStore(Protocol):
         the head event instead. The lane is due again after ``delay`` seconds, or after the delay
         that :meth:`op_retry` set if that is later, if it has work. Changes nothing after the lane
         was given back by :meth:`commit_turn` or an earlier release.
+        """
+        ...
+
+    def hear(self, cid: str, note: str) -> Io[bool]:
+        """Keep what shows that a reply was sent, while the reply at the head may be on the wire.
+
+        Its queue is due at once then. False, and nothing is kept, while no reply is waited for. An
+        alias stands for the conversation it leads to.
+
+        Args:
+            cid: The conversation.
+            note: One line of text; the same one again changes nothing.
+
+        Raises:
+            ValueError: The note has several lines.
         """
         ...
 

@@ -15,6 +15,7 @@ from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
 from langchain_convsync.stores._checks import (
     check_commit,
     check_event,
+    check_line,
     check_names,
     check_queue,
     milliseconds,
@@ -230,6 +231,11 @@ class RedisEventStore:
     def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         return self._under(lease, "release", [milliseconds(delay), failed], bool)
+
+    def hear(self, cid: str, note: str) -> Io[bool]:
+        """See :meth:`EventStore.hear`."""
+        check_line(note)
+        return self._operation("hear", cid, [cid, note], bool)
 
     def pause(self, cid: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""

@@ -47,6 +47,7 @@ CREATE TABLE lanes (
     sent INTEGER,
     tries INTEGER,
     note BLOB,
+    heard BLOB, -- of that operation since it was sent: one note a line
     anchor BLOB,
     last TEXT, -- the call that moved the queue last, to answer its repetition
     PRIMARY KEY (cid, lane)

@@ -26,6 +26,7 @@ from langchain_convsync.stores._checks import (
     account_of,
     check_commit,
     check_event,
+    check_line,
     check_names,
     check_queue,
     milliseconds,
@@ -200,6 +201,12 @@ class SQLiteEventStore:
         """See :meth:`EventStore.release`."""
         wait = milliseconds(delay)
         return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed))
+
+    def hear(self, cid: str, note: str) -> Io[bool]:
+        """See :meth:`EventStore.hear`."""
+        check_line(note)
+        account_of(cid)  # refuses what is no handle
+        return self._step(lambda tx: work.hear(tx, cid, note))
 
     def pause(self, cid: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""

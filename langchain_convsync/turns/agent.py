@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
 from langchain_convsync.errors import ConfigurationError, FencedError
-from langchain_convsync.messages import final_reply, last_reply, text_of
+from langchain_convsync.messages import flaw_in, last_reply, messages_of, text_of
 from langchain_convsync.stores.heartbeat import Watch
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
@@ -28,6 +29,10 @@ class AgentTimeoutError(TimeoutError):
 
 class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
+
+
+class IncompleteReplyError(ValueError):
+    """What the agent's model said was cut off, or calls a tool with arguments that are no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +167,14 @@ def invoke(
     given = _resumption(call.input) if before.waiting else call.input
 
     def block() -> Any:
-        token = current_turn.set(record)
+        token, until = current_turn.set(record), time.monotonic() + deadline
         try:
-            return call.agent.invoke(given, call.config)
+            output = call.agent.invoke(given, call.config)
         finally:
             current_turn.reset(token)
+        if time.monotonic() > until:
+            raise _too_late(deadline)
+        return output
 
     async def wait() -> Any:
         token = current_turn.set(record)
@@ -199,8 +207,7 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
             return await task
     except TimeoutError as error:
         if task.cancelled():
-            message = f"the agent did not finish within {deadline:g} s"
-            raise AgentTimeoutError(message) from error
+            raise _too_late(deadline) from error
         raise
     except asyncio.CancelledError:
         if watch.lost:
@@ -209,36 +216,48 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
         raise
 
 
+def _too_late(deadline: float) -> AgentTimeoutError:
+    return AgentTimeoutError(f"the agent did not finish within {deadline:g} s")
+
+
 def is_interrupted(output: object) -> bool:
     """Whether the graph stopped to wait for a human."""
     return isinstance(output, Mapping) and bool(output.get("__interrupt__"))
 
 
-def reply_of(output: object) -> str:
+def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     """The text for the customer.
 
+    Args:
+        output: What the agent returned.
+        before: Its state before the run: only what was said since counts.
+
     Raises:
-        EmptyReplyError: There is none.
+        IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
+            agent may have acted on the half of it, so nothing it said later is relied on.
+        EmptyReplyError: There is no text.
     """
-    if text := _reply(output).strip():
+    known = {message.id for message in messages_of(before or {})}
+    messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
+    if flaw := flaw_in(messages):
+        raise IncompleteReplyError(flaw)
+    if text := _reply(output, messages).strip():
         return text
-    message = (
-        "the agent ended without a text for the customer: let it end with a message, or give its "
-        "structured response a field reply"
-    )
+    message = "the agent ended without a text for the customer"
+    if isinstance(output, Mapping) and output.get("structured_response") is not None:
+        message += ": give its response_format a field `reply`"
     raise EmptyReplyError(message)
 
 
-def _reply(output: object) -> str:
+def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
     if isinstance(output, str):
         return output
-    if isinstance(output, BaseMessage):
-        return text_of(output)
+    structured = None
     if isinstance(output, Mapping):
         for key in ("output", "reply"):
             if isinstance(output.get(key), str):
                 return str(output[key])
-        return final_reply(output)
-    if isinstance(output, Sequence) and all(isinstance(item, BaseMessage) for item in output):
-        return last_reply(output)
+        structured = output.get("structured_response")
+    if messages:
+        return last_reply(messages, structured)
     return str(getattr(output, "reply", "") or "")

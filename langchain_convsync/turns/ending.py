@@ -10,7 +10,7 @@ from typing import Any
 
 from langchain_convsync.context import ConversationRef
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
-from langchain_convsync.outbox import Anchor, Write, anchor_for, overlay
+from langchain_convsync.outbox import Anchor, Reply, Write, anchor_for, overlay
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.base import Commit, Op, Taken
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
@@ -97,8 +97,10 @@ class Ending:
             events=tuple(event.event_id for _, event in batch.events),
         )
 
-    def commit(self, attempt: Attempt, outcome: Outcome, profile: ServerProfile) -> Commit:
-        """Everything that this ending changes in the store."""
+    def commit(
+        self, attempt: Attempt, outcome: Outcome, profile: ServerProfile, *, says: bool = False
+    ) -> Commit:
+        """Everything that this ending changes in the store; the reply too, where we send it."""
         seen, eids = attempt.seen, attempt.batch.eids
         writes: list[Write] = []
         snapshot, ttl = None, 0.0
@@ -114,10 +116,22 @@ class Ending:
                 Op(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
                 for index, write in enumerate(writes)
             ],
+            says=self._says(attempt.batch) if says else (),
             dead=self.status == "failed",
             snapshot=snapshot,
             snapshot_ttl=ttl,
         )
+
+    def _says(self, batch: Batch) -> list[Op]:
+        if not self.reply:
+            return []
+        reply = Reply(
+            turn=batch.turn_id,
+            waha_session=batch.newest.waha_session or "default",
+            chat_id=batch.chat_id,
+            text=self.reply,
+        )
+        return [Op(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(self, attempt: Attempt, seen: Seen, profile: ServerProfile) -> list[Write]:
         conversation = seen.conversation
@@ -169,7 +183,7 @@ def _own_records(
     They are new since the last turn, and may stand before its reply: the customer wrote while the
     agent was thinking. Without a last turn they are at the tail.
     """
-    wanted = [{event.text, event.content} for _, event in batch.events]
+    wanted = [{event.text, event.content} for _, event in batch.asked]
     looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
     start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
     same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()

@@ -96,6 +96,7 @@ class Processor:
         extractor: Extractor | None,
         prepare: Prepare | None,
         limits: Limits,
+        says: bool = False,
     ) -> None:
         self._agents = Agents(agent)
         self._api = api
@@ -104,6 +105,7 @@ class Processor:
         self._extractor = extractor
         self._prepare = prepare
         self._limits = limits
+        self._says = says
 
     def process(self, taken: Taken) -> Flow[Turn | None]:
         """Run one turn on a taken conversation.
@@ -215,7 +217,7 @@ class Processor:
 
     def _answer(self, attempt: Attempt, watch: Watch) -> Flow[Ending]:
         seen, inbound = attempt.seen, _inbound(attempt.batch)
-        if attempt.taken.paused:
+        if attempt.taken.paused or not attempt.batch.asked:
             return _given_to_a_human(attempt)
         if seen is None or not seen.conversation.is_active:
             return Ending(status="dropped", messages=inbound)
@@ -226,7 +228,7 @@ class Processor:
         )
         if is_interrupted(output):
             return Ending(status="interrupted", messages=[*inbound, *record.added])
-        reply = reply_of(output)
+        reply = reply_of(output, before.values)
         decided = yield from self._decide(output, before.values)
         noted = record.update
         if before.waiting:  # the calls before the interrupt were noted in that turn's record
@@ -244,7 +246,7 @@ class Processor:
         record = TurnRecord(
             attempt.ref, conversation, thread=thread, history_given=not owns_history
         )
-        events = attempt.batch.events
+        events = attempt.batch.asked
         new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
         call = call_for(agent, to_langchain(conversation.messages), new, thread=thread)
         if self._prepare is not None:
@@ -295,7 +297,7 @@ class Processor:
     def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
         """The one ending of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
-        fallback = self._limits.fallback_reply
+        fallback = self._limits.fallback_reply if attempt.batch.asked else None
         messages = _inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
@@ -311,7 +313,7 @@ class Processor:
         rerun: bool = False,
     ) -> Flow[Turn | None]:
         outcome, lease = ending.outcome(attempt.batch), attempt.taken.lease
-        commit = ending.commit(attempt, outcome, self._api.profile)
+        commit = ending.commit(attempt, outcome, self._api.profile, says=self._says)
         guarded = replace(
             commit,
             unless_paused=ending.reply is not None,
@@ -338,7 +340,7 @@ def _given_to_a_human(attempt: Attempt) -> Ending:
 
 def _inbound(batch: Batch) -> list[ConversationMessage]:
     return [
-        ConversationMessage(role="user", content=event.content)
+        ConversationMessage(role=event.role, content=event.content)
         for _, event in batch.events
         if event.content
     ]

@@ -8,25 +8,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Self, TypeAlias
 
-from langchain_convsync import phone, telemetry
+from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, arun, run, sleep
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ClosedError, InvalidEventError
+from langchain_convsync.errors import ClosedError, ConfigurationError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import Outbox, Unverifiable
-from langchain_convsync.outbox.plan import digest
+from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
-from langchain_convsync.stores.base import Accepted, Handles, NewEvent, Taken, new_token
+from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
 from langchain_convsync.turns.agent import Agent
+from langchain_convsync.turns.deliveries import Deliveries
+from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
 
 logger = logging.getLogger(__name__)
-
-#: Seconds without due work after which leaving a block does not wait for retries any more.
-LAST_CHANCE = 1.0
 
 OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
@@ -55,6 +53,8 @@ class TurnRunner:
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
+        reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
+            queued with its turn's commit and sent once, whatever is killed.
         quiet: Seconds without a further event before a conversation is answered.
         max_quiet: Seconds after the first event at which it is answered in any case.
         deadline: Seconds that one run of the agent may take.
@@ -77,7 +77,8 @@ class TurnRunner:
             stays in the store.
 
     Raises:
-        ConfigurationError: The agent is not callable, or client or store are configured nowhere.
+        ConfigurationError: The agent is not callable, client or store are configured nowhere, or
+            both ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class TurnRunner:
         prepare: Prepare | None = None,
         fallback_reply: str | None = None,
         on_reply: OnReply | None = None,
+        reply: WAHAReply | None = None,
         quiet: float = 0.0,
         max_quiet: float = 5.0,
         deadline: float = 120.0,
@@ -104,15 +106,26 @@ class TurnRunner:
         workers: int = 4,
         drain: float = 10.0,
     ) -> None:
+        if on_reply is not None and reply is not None:
+            message = "reply= sends the replies, and on_reply= would send them again: pass one"
+            raise ConfigurationError(message)
         self._api: Api = api_of(client)
         self._owns_api = client is None
         self.store: EventStore = open_store(None) if store is None else store
         self._owns_store = store is None
         self._on_reply = on_reply
-        self._quiet, self._max_quiet = quiet, max_quiet
-        self._at_once = at_once or 0
-        self._backlog, self._lease, self._drain_budget = backlog, lease, drain
-        self._outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
+        self._inbox = Inbox(
+            self.store,
+            lease=lease,
+            quiet=quiet,
+            max_quiet=max_quiet,
+            backlog=backlog,
+            at_once=at_once or 0,
+        )
+        outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
+        replies = None if reply is None else Replies(reply, self.store, lease=lease)
+        self._deliveries = Deliveries(self.store, outbox, replies, lease=lease, budget=drain)
+        self._sends = reply is not None or on_reply is not None
         limits = Limits(
             fallback_reply=fallback_reply,
             deadline=deadline,
@@ -126,21 +139,25 @@ class TurnRunner:
             agent,
             self._api,
             self.store,
-            breaker=self._outbox.breaker,
+            breaker=outbox.breaker,
             extractor=extractor,
             prepare=prepare,
             limits=limits,
+            says=reply is not None,
         )
         self._workers = workers
-        self._handles: Handles | None = None
         self._crew: Crew | None = None
         self._closed = False
-        self._warned = False
 
     @property
     def sends_replies(self) -> bool:
-        """Whether replies are sent by ``on_reply``, so that workers may answer events too."""
-        return self._on_reply is not None
+        """Whether this runner sends the replies, so that workers may answer events too."""
+        return self._sends
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the runner is inside its block, so that its workers answer what is accepted."""
+        return self._crew is not None and not self._closed
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.
@@ -165,6 +182,32 @@ class TurnRunner:
         """:meth:`run` on the running event loop."""
         return await arun(self._run(event, wait))
 
+    def accept(self, event: InboundEvent) -> Turn:
+        """Record an event, for the workers to answer; a webhook has to be answered at once.
+
+        Returns:
+            ``queued``; or ``duplicate``, with what was said; or ``busy``, and nothing is recorded.
+
+        Raises:
+            InvalidEventError: The event names no customer.
+            StoreError: The store did not take the event; have it delivered again.
+            ClosedError: The runner is closed.
+        """
+        return run(self._accept(event))
+
+    async def aaccept(self, event: InboundEvent) -> Turn:
+        """:meth:`accept` on the running event loop."""
+        return await arun(self._accept(event))
+
+    def _accept(self, event: InboundEvent) -> Flow[Turn]:
+        self._require_open()
+        new = yield from self._inbox.named(event)
+        accepted = yield from self._inbox.offer(new, take=False)
+        self._ring("turn")
+        if accepted.status == "busy":
+            return Turn(status="busy")
+        return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
+
     def pause(self, customer: str, *, seconds: float, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.
 
@@ -179,39 +222,64 @@ class TurnRunner:
         Raises:
             InvalidPhoneNumberError: ``customer`` is neither.
         """
-        run(self._pause(customer, account, seconds))
+        run(self._inbox.pause(customer, account, seconds))
 
     async def apause(self, customer: str, *, seconds: float, account: str = "default") -> None:
         """:meth:`pause` on the running event loop."""
-        await arun(self._pause(customer, account, seconds))
+        await arun(self._inbox.pause(customer, account, seconds))
 
     def resume(self, customer: str, *, account: str = "default") -> None:
         """Let the agent answer a conversation again, from the customer's next message on."""
-        run(self._pause(customer, account, 0.0))
+        run(self._inbox.pause(customer, account, 0.0))
 
     async def aresume(self, customer: str, *, account: str = "default") -> None:
         """:meth:`resume` on the running event loop."""
-        await arun(self._pause(customer, account, 0.0))
+        await arun(self._inbox.pause(customer, account, 0.0))
 
-    def _pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
-        handles = yield from self.store.handles()
-        cid = handles.conversation(account, phone.normalize(customer))
-        yield from self.store.pause(cid, seconds=seconds)
+    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+        """A human wrote to a customer from the business's own phone: the conversation is theirs.
+
+        The words enter the history, and the agent is paused for so many seconds from now.
+
+        Raises:
+            InvalidEventError: The message names no customer.
+            StoreError: The store did not take it; have it delivered again.
+        """
+        run(self._take_over(message, seconds))
+
+    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+        """:meth:`take_over` on the running event loop."""
+        await arun(self._take_over(message, seconds))
+
+    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[None]:
+        self._require_open()
+        yield from self._inbox.take_over(message, seconds)
+        self._ring("turn")
+
+    def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
+
+        So a reply whose sending got no clear answer need not be looked for in the chat. Needs the
+        webhook event ``message.any``; give every own message that ``waha.parse_event`` finds.
+
+        Returns:
+            Whether a reply in this conversation was waiting for a sign.
+        """
+        return run(self._inbox.hear(echo, echo.message_id, echo.text))
+
+    async def anote_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        """:meth:`note_echo` on the running event loop."""
+        return await arun(self._inbox.hear(echo, echo.message_id, echo.text))
 
     def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
-        if self._closed:
-            message = "this TurnRunner is closed: make a new one"
-            raise ClosedError(message)
-        if self._handles is None:
-            self._handles = yield from self.store.handles()
-        new = _new_event(event, self._handles)
+        self._require_open()
+        new = yield from self._inbox.named(event)
         until = None if wait is None else time.monotonic() + wait
         turn, cid = yield from self._settle(new, until)
         yield from self._tell(turn)
         if self._crew is None:
-            delivered = yield from self._outbox.drain(cid, budget=self._drain_budget)
-            if not delivered:
-                self._warn_of_leftovers()
+            yield from self._deliveries.drain(cid)
+        self._ring("say", "write")
         return turn
 
     def _tell(self, turn: Turn) -> Flow[None]:
@@ -224,7 +292,7 @@ class TurnRunner:
         first: Accepted | None = None
         look = FIRST_LOOK
         while True:
-            accepted = yield from self._offer(new)
+            accepted = yield from self._inbox.offer(new)
             first = first or accepted
             if accepted.taken is not None:
                 turn = yield from self._processor.process(accepted.taken)
@@ -234,7 +302,8 @@ class TurnRunner:
             if accepted.status == "busy":
                 return Turn(status="busy"), accepted.cid
             if accepted.state != "queued":
-                return _repeated(first, accepted), accepted.cid
+                status: Status = "merged" if first.status == "new" else "duplicate"
+                return _repeated(accepted, status), accepted.cid
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return Turn(status="queued"), accepted.cid
@@ -242,64 +311,37 @@ class TurnRunner:
             yield from sleep(pause if left is None else min(pause, left))
             look = min(LAST_LOOK, look * 2)
 
-    def _offer(self, new: NewEvent) -> Io[Accepted]:
-        return self.store.accept(
-            new,
-            token=new_token(),
-            lease=self._lease,
-            quiet=self._quiet,
-            max_quiet=self._max_quiet,
-            backlog=self._backlog,
-            at_once=self._at_once,
-        )
-
     def _new_crew(self) -> Crew:
         if self._closed or self._crew is not None:
             message = "a TurnRunner serves one block; make a new one"
             raise ClosedError(message)
+        work = dict(self._deliveries.work)
+        if self.sends_replies:
+            work["turn"] = self._work_turn
         self._crew = Crew(
             self.store,
-            {"write": self._work_writes, "turn": self._work_turn},
-            hands={"write": self._workers, "turn": self._workers if self.sends_replies else 0},
-            lease=self._lease,
-            at_once=self._at_once,
+            work,
+            hands=self._workers,
+            lease=self._inbox.lease,
+            at_once=self._inbox.at_once,
         )
         return self._crew
+
+    def _ring(self, *lanes: Lane) -> None:
+        """The workers need not wait until they look for work the next time: here it is."""
+        if self._crew is not None:
+            self._crew.ring(*lanes)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            message = "this TurnRunner is closed: make a new one"
+            raise ClosedError(message)
 
     def _work_turn(self, taken: Taken) -> Flow[None]:
         turn = yield from self._processor.process(taken)
         if turn is not None:
             yield from self._tell(turn)
-
-    def _work_writes(self, taken: Taken) -> Flow[None]:
-        # A write that has to wait is given back: others must not wait with it.
-        return self._outbox.deliver(taken, budget=0.0)
-
-    def _leave(self) -> Flow[None]:
-        """Deliver what is due, or due within a moment, as far as the time allows."""
-        now = time.monotonic()
-        until, worked = now + self._drain_budget, now
-        left = yield from self.store.backlog()
-        while left.writes and time.monotonic() < min(until, worked + LAST_CHANCE):
-            taken = yield from self.store.take("write", new_token(), lease=self._lease)
-            if taken is None:
-                yield from sleep(FIRST_LOOK)
-            else:
-                yield from self._outbox.deliver(taken, budget=until - time.monotonic())
-                worked = time.monotonic()
-            left = yield from self.store.backlog()
-        if left.writes:
-            self._warn_of_leftovers()
-
-    def _warn_of_leftovers(self) -> None:
-        telemetry.count("leftovers")
-        if not self._warned:  # once: while an API server is away it would be said with every turn
-            self._warned = True
-            logger.warning(
-                "Writes are left in the store; they are delivered by the next turns of their "
-                "conversations, or by: convsync worker MODULE:RUNNER. "
-                "How many there are tells: convsync status"
-            )
+            self._ring("say", "write")
 
     def close(self) -> None:
         """Close what this runner opened itself."""
@@ -324,8 +366,8 @@ class TurnRunner:
     def __exit__(self, *_: object) -> None:
         try:
             if self._crew is not None:
-                self._crew.stop(self._drain_budget)
-            run(self._leave())
+                self._crew.stop(self._deliveries.budget)
+            run(self._deliveries.finish())
         finally:
             self.close()
 
@@ -336,8 +378,8 @@ class TurnRunner:
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._crew is not None:
-                await self._crew.astop(self._drain_budget)
-            await arun(self._leave())
+                await self._crew.astop(self._deliveries.budget)
+            await arun(self._deliveries.finish())
         finally:
             await self.aclose()
 
@@ -348,27 +390,8 @@ class TurnRunner:
             yield
 
 
-def _new_event(event: InboundEvent, handles: Handles) -> NewEvent:
-    customer = event.phone_number or event.lid or event.chat_id
-    if customer is None:
-        message = "the event names no customer: set phone_number or chat_id"
-        raise InvalidEventError(message)
-    customer = phone.normalize(customer)
-    alias = None
-    if event.phone_number and event.lid:
-        alias = handles.conversation(event.account, phone.normalize(event.lid))
-    return NewEvent(
-        eid=handles.event(event.account, "message", event.event_id),
-        cid=handles.conversation(event.account, customer),
-        alias=alias,
-        digest=digest(event.content),
-        payload=event.model_dump_json(exclude_defaults=True),
-    )
-
-
-def _repeated(first: Accepted, accepted: Accepted) -> Turn:
-    """What another turn made of the event: this very call's event, or a repetition of it."""
-    status: Status = "merged" if first.status == "new" else "duplicate"
+def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
+    """What a turn made of an event before."""
     if accepted.outcome is None:
         return Turn(status=status)
     return Outcome.model_validate_json(accepted.outcome).turn(status)

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync.models import InboundEvent, StateUpdate, StoredUpdate
+from langchain_convsync import phone
+from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
 Status: TypeAlias = Literal[
@@ -77,6 +78,21 @@ class Outcome(BaseModel):
         )
 
 
+class QueuedMessage(InboundEvent):
+    """A message as the store keeps it until a turn has recorded it.
+
+    Attributes:
+        by: Who wrote it: a human colleague's words are recorded and not answered.
+    """
+
+    by: Literal["customer", "operator"] = "customer"
+
+    @property
+    def role(self) -> Role:
+        """Whose words the history takes them for."""
+        return "bot" if self.by == "operator" else "user"
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The events that one turn answers.
@@ -87,21 +103,37 @@ class Batch:
     """
 
     queued: tuple[QueuedEvent, ...]
-    events: tuple[tuple[str, InboundEvent], ...]
+    events: tuple[tuple[str, QueuedMessage], ...]
 
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
         """The batch, its events in the order in which they are read: as sent, then as arrived."""
-        events = [(item.eid, InboundEvent.model_validate_json(item.payload)) for item in queued]
+        events = [(item.eid, QueuedMessage.model_validate_json(item.payload)) for item in queued]
         if all(event.sent_at for _, event in events):  # else only the order of arrival is known
             events.sort(key=_sent)
         return cls(queued, tuple(events))
+
+    @property
+    def asked(self) -> list[tuple[str, QueuedMessage]]:
+        """What the customer wrote: what there is to answer."""
+        return [(eid, event) for eid, event in self.events if event.by == "customer"]
 
     @property
     def latest(self) -> InboundEvent:
         """The newest event that tells the customer's phone number, else the newest one."""
         events = [event for _, event in self.events]
         return next((event for event in reversed(events) if event.phone_number), events[-1])
+
+    @property
+    def newest(self) -> InboundEvent:
+        """The event that the customer sent last."""
+        return (self.asked or self.events)[-1][1]
+
+    @property
+    def chat_id(self) -> str:
+        """Where a reply goes: the chat that the customer wrote in last."""
+        event = self.newest
+        return phone.chat_id(event.chat_id or event.phone_number or event.lid or "")
 
     @property
     def turn_id(self) -> str:
@@ -119,6 +151,6 @@ class Batch:
         return tuple(event.eid for event in self.queued)
 
 
-def _sent(item: tuple[str, InboundEvent]) -> float:
+def _sent(item: tuple[str, QueuedMessage]) -> float:
     sent_at = item[1].sent_at
     return 0.0 if sent_at is None else sent_at.timestamp()

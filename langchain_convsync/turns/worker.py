@@ -12,6 +12,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run, sleep
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import EventStore, Lane, Taken, new_token
+from langchain_convsync.turns.bell import Bell
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Crew:
     Args:
         store: Where the work is.
         work: What to do with a taken lane; it gives the lease back.
-        hands: How many work on each lane at once.
+        hands: How many work on each of these lanes at once.
         lease: Seconds after which another process takes over.
         at_once: Turns of one account that may run at the same time; 0 for any number.
     """
@@ -39,16 +40,17 @@ class Crew:
         store: EventStore,
         work: Mapping[Lane, Work],
         *,
-        hands: Mapping[Lane, int],
+        hands: int,
         lease: float,
         at_once: int = 0,
     ) -> None:
         self._store = store
         self._work = work
-        self._lanes = [lane for lane, number in hands.items() for _ in range(number)]
+        self._lanes = [lane for lane in work for _ in range(hands)]
         self._lease = lease
         self._at_once = at_once
         self._stopping = threading.Event()
+        self._bells = {lane: Bell() for lane in work}
         self._threads: list[threading.Thread] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -64,9 +66,15 @@ class Crew:
             thread.start()
             self._threads.append(thread)
 
+    def ring(self, *lanes: Lane) -> None:
+        """There is work in these lanes now: one who looks for some need not wait."""
+        for lane in lanes:
+            if lane in self._bells:
+                self._bells[lane].ring()
+
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
-        self._stopping.set()
+        self._stop()
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -77,12 +85,16 @@ class Crew:
 
     async def astop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
-        self._stopping.set()
+        self._stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self.ring(*self._lanes)
 
     def _serve(self, lane: Lane) -> Flow[None]:
         look = FIRST_LOOK
@@ -100,7 +112,7 @@ class Crew:
             if worked:
                 look = FIRST_LOOK
                 continue
-            yield from sleep(look)
+            yield from self._bells[lane].rest(look)
             look = min(LAST_LOOK, look * 2)
 
     def _one(self, lane: Lane) -> Flow[bool]:

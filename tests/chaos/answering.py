@@ -15,7 +15,13 @@ from typing import Any, TypeAlias
 
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from langchain_convsync import AsyncConvSyncClient, ConvSyncClient, ServerProfile
+from langchain_convsync import (
+    AsyncConvSyncClient,
+    ConvSyncClient,
+    ServerProfile,
+    WAHAReply,
+    waha,
+)
 from langchain_convsync.models import Conversation, ConversationMessage, InboundEvent
 from langchain_convsync.stores import open_store
 from langchain_convsync.turns import Turn, TurnRunner
@@ -45,6 +51,7 @@ class Setup:
             moment for further events.
         folder: Where it notes its runs of the agent, and logs.
         manners: What the API server does.
+        waha_url: Where replies are sent; None only tells of them.
         naive: Use the document's sample flow instead of ``TurnRunner``.
         without: The guard to take out.
     """
@@ -54,6 +61,7 @@ class Setup:
     base_url: str
     store_url: str
     manners: Manners
+    waha_url: str | None = None
     naive: bool = False
     without: str | None = None
 
@@ -113,7 +121,7 @@ def _decided(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_runner(setup: Setup, agent: Agent, tell: Tell) -> TurnRunner:
-    """The engine; it tells of each reply that it sends."""
+    """The engine; it tells of each reply that it does not send itself."""
     profile = ServerProfile(
         settle=SETTLE,
         history_cap=CAP,
@@ -121,19 +129,29 @@ def new_runner(setup: Setup, agent: Agent, tell: Tell) -> TurnRunner:
         context_sync="replace" if setup.manners.replace else "merge",
         history="sync" if setup.manners.by_sync else "messages",
     )
+    sending: dict[str, Any] = {"on_reply": lambda turn: tell({"sent": told(turn)})}
+    if setup.waha_url is not None:
+        sending = {"reply": WAHAReply(setup.waha_url, settle=SETTLE)}
     client = AsyncConvSyncClient if setup.number == 1 else ConvSyncClient
     return TurnRunner(
         agent.runnable,
         client=client(setup.base_url, profile=profile),
         store=open_store(setup.store_url),
         prepare=agent.prepare,
-        on_reply=lambda turn: tell({"sent": told(turn)}),
+        **sending,
         lease=LEASE,
         quiet=0.03 if setup.number else 0.0,
         max_quiet=0.1,
         drain=3.0,
         max_starts=100,  # so many crashes at one event are no sign of a crashing event here
     )
+
+
+def echo_of(request: Line) -> waha.Ignored:
+    """Our own message, as WAHA's webhook reports it."""
+    echo = waha.parse_event(request["echo"])
+    assert isinstance(echo, waha.Ignored)
+    return echo
 
 
 def told(turn: Turn) -> Line:

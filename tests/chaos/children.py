@@ -15,7 +15,9 @@ from typing import Any, Self
 
 # Children are forked from one process that has imported everything: a kill costs milliseconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.chaos.worker", "tests.chaos.fake_api"])
+_CONTEXT.set_forkserver_preload(
+    ["tests.chaos.worker", "tests.chaos.fake_api", "tests.chaos.fake_waha"]
+)
 
 
 class Child:

@@ -16,16 +16,19 @@ from typing import Any, Literal, Self, TypeAlias
 
 from langchain_convsync._flow import arun
 from langchain_convsync.stores import Backlog, open_store
-from tests.chaos import fake_api, worker
-from tests.chaos.answering import LEASE, Setup
+from tests.chaos import fake_api, fake_waha, worker
+from tests.chaos.answering import LEASE, SETTLE, Setup
 from tests.chaos.children import Child
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners, Server
+from tests.chaos.fake_waha import Waha
 from tests.chaos.oracle import Returned, Run, Sent, Verdict, judge
 from tests.chaos.script import Said, Talk, talks
 from tests.redis_server import RedisServer
 
 Store: TypeAlias = Literal["sqlite", "redis"]
 Profile: TypeAlias = Literal["kills", "pauses"]
+#: Whether replies are sent through WAHA, and whether it echoes them.
+Sending: TypeAlias = Literal["none", "silent", "echoing"]
 
 WORKERS = 3
 #: Conversations at a time.
@@ -59,6 +62,7 @@ class Plan:
     store: Store = "sqlite"
     profile: Profile = "kills"
     manners: Manners = AS_DOCUMENTED
+    waha: Sending = "echoing"
     naive: bool = False
     without: str | None = None
     limit: float = 3600.0
@@ -75,7 +79,7 @@ class Report:
         draining: Seconds until everything was delivered, after that.
         left: What the store still held in the end.
         struck: How often each part was killed or paused.
-        faults: How often the API server did what.
+        faults: How often the API server and WAHA did what.
         errors: Deliveries that ended in an error, by its name.
         strange: Tracebacks of errors that nobody expects.
     """
@@ -113,11 +117,13 @@ class _Stage:
         self._strikes = sorted(self._rng.uniform(0, plan.turns) for _ in range(plan.kills))
         self._bursts = 0
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._port = _free_port()
+        self._ports = {name: _free_port() for name in ("api", "waha")}
+        self._echoing: set[asyncio.Task[None]] = set()
         self._redis: RedisServer | None = None
         self._store_url = f"sqlite:///{plan.folder / 'events.db'}"
         self._children: dict[str, Child] = {}
-        self._locks = {name: asyncio.Lock() for name in (*_slots(), "api", "redis")}
+        self._servers = ["api", *(["waha"] if self._sends else [])]
+        self._locks = {name: asyncio.Lock() for name in (*_slots(), *self._servers, "redis")}
         self._starts = 0
 
     async def __aenter__(self) -> Self:
@@ -130,9 +136,10 @@ class _Stage:
                 stack.callback(self._redis.__exit__)
                 await asyncio.to_thread(self._redis.start)
                 self._store_url = self._redis.url
-            fake_api.create(self._api_file, self._talks)
+            fake_api.create(self._file("api"), self._talks)
+            fake_waha.create(self._file("waha"))
             stack.callback(self._kill_all)
-            await asyncio.gather(*(self._start(name) for name in ("api", *_slots())))
+            await asyncio.gather(*(self._start(name) for name in (*self._servers, *_slots())))
             self._stack = stack.pop_all()
         return self
 
@@ -150,7 +157,9 @@ class _Stage:
         report.draining = time.monotonic() - began - report.seconds
         for child in self._children.values():
             await child.stop()
-        kept, finals, report.faults = fake_api.applied(self._api_file)
+        kept, finals, report.faults = fake_api.applied(self._file("api"))
+        said, faults = fake_waha.delivered(self._file("waha"), self._talks)
+        kept, report.faults = kept + said, dict(Counter(report.faults) + Counter(faults))
         report.verdict = judge(self._talks, self._returned, self._sent, kept, finals, self._runs())
         return report
 
@@ -219,6 +228,19 @@ class _Stage:
     def _hear(self, line: dict[str, Any]) -> None:
         self._sent.append(Sent(line["sent"]["turn_id"], line["sent"]["reply"]))
 
+    def _echo(self, line: dict[str, Any]) -> None:
+        task = asyncio.create_task(self._deliver_echo(line))
+        self._echoing.add(task)
+        task.add_done_callback(self._echoing.discard)
+
+    async def _deliver_echo(self, line: dict[str, Any]) -> None:
+        """Once, to whichever worker is there: webhooks promise nothing."""
+        if line["late"]:
+            await asyncio.sleep(SETTLE)
+        answer = await self._children[self._rng.choice(_slots())].ask({"echo": line["echo"]})
+        if answer is not None and "detail" in answer and answer["error"] != EXPECTED_ERROR:
+            self._report.strange.append(answer["detail"])
+
     async def _moment(self) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))
 
@@ -237,7 +259,7 @@ class _Stage:
 
     async def _strike(self) -> None:
         await self._moment()
-        parts = {"worker": 60, "api": 25, "redis": 25 if self._redis else 0}
+        parts = {"worker": 60, **dict.fromkeys(self._servers, 25), "redis": 25 * bool(self._redis)}
         if self._plan.profile == "pauses":
             parts["paused worker"] = 150
         part = self._rng.choices([*parts], [*parts.values()])[0]
@@ -270,22 +292,23 @@ class _Stage:
 
     async def _start(self, name: str) -> None:
         plan, self._starts = self._plan, self._starts + 1
-        if name == "api":
-            seed = f"{plan.seed}/api/{self._starts}"
-            server = Server(
-                file=self._api_file,
-                port=self._port,
-                faults=seed,
-                manners=plan.manners,
-            )
-            self._children[name] = await Child.start(fake_api.serve, server)
+        if name in self._servers:
+            where: Any = {"file": self._file(name), "port": self._ports[name]}
+            where["faults"] = f"{plan.seed}/{name}/{self._starts}"
+            if name == "api":
+                api = Server(**where, manners=plan.manners)
+                self._children[name] = await Child.start(fake_api.serve, api)
+            else:
+                waha = Waha(**where, echoes=plan.waha == "echoing")
+                self._children[name] = await Child.start(fake_waha.serve, waha, told=self._echo)
             return
         setup = Setup(
             number=_slots().index(name),
             folder=plan.folder,
-            base_url=f"http://127.0.0.1:{self._port}",
+            base_url=f"http://127.0.0.1:{self._ports['api']}",
             store_url=self._store_url,
             manners=plan.manners,
+            waha_url=f"http://127.0.0.1:{self._ports['waha']}" if self._sends else None,
             naive=plan.naive,
             without=plan.without,
         )
@@ -296,8 +319,11 @@ class _Stage:
             child.kill()
 
     @property
-    def _api_file(self) -> Path:
-        return self._plan.folder / "api.db"
+    def _sends(self) -> bool:
+        return self._plan.waha != "none" and not self._plan.naive
+
+    def _file(self, server: str) -> Path:
+        return self._plan.folder / f"{server}.db"
 
     def _runs(self) -> list[Run]:
         """The runs of the agent; a killed process had no time to note their end."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.outbox import plan as planning
+from langchain_convsync.outbox import reply as replying
 from langchain_convsync.outbox.plan import Send
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores import _redis_wire as redis_wire
@@ -52,6 +53,21 @@ def _settle() -> None:
         return real(write, cursor, now=now + 3600.0, **given)
 
     put("outbox.delivery:plan", hasty)
+
+
+def _reply_verify() -> None:
+    """A reply without a clear answer is sent again, without a look."""
+    put("outbox.replies:plan_reply", lambda cursor, **_: Send(0, cursor.tries + 1))
+
+
+def _reply_settle() -> None:
+    """The look into the chat comes at once, before a late send has had its time."""
+    real = replying.plan_reply
+
+    def hasty(cursor: Any, *, now: float, **given: Any) -> Any:
+        return real(cursor, now=now + 3600.0, **given)
+
+    put("outbox.replies:plan_reply", hasty)
 
 
 def _anchor() -> None:
@@ -146,6 +162,8 @@ def _unfenced(name: str, *, prelude: bool = True) -> redis_wire.Script:
 GUARDS: dict[str, Callable[[], None]] = {
     "verify": _verify,
     "settle": _settle,
+    "reply verify": _reply_verify,
+    "reply settle": _reply_settle,
     "anchor": _anchor,
     "base": _base,
     "overlay": _overlay,

@@ -34,14 +34,14 @@ def number_of(reply: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One write that the API server applied, caps and forgetting aside.
+    """One write that the API server applied, or one reply that WAHA sent.
 
     Attributes:
         text: ``user …`` or ``bot …``; for a sync the reply of its turn.
     """
 
     session_id: str
-    kind: Literal["message", "sync"]
+    kind: Literal["message", "sync", "reply"]
     text: str
 
 
@@ -96,15 +96,19 @@ class Verdict:
     """What came of a run.
 
     Attributes:
+        replies: What calls returned.
+        sends: What customers were sent.
         turns: Turns that were answered.
-        unsent: Turns whose reply was not sent: its process was killed between the commit and that.
-            So whoever sends on ``on_reply`` or ``answered`` sends at most once, not at least once.
+        unsent: Turns whose reply was not sent, where nothing was sent through WAHA: its process was
+            killed between the commit and that. So whoever sends on ``on_reply`` or ``answered``
+            sends at most once, not at least once.
         overlaps: Runs of an agent that began while another one was at the same conversation.
     """
 
     messages: Tally = field(default_factory=Tally)
     syncs: Tally = field(default_factory=Tally)
     replies: Tally = field(default_factory=Tally)
+    sends: Tally = field(default_factory=Tally)
     turns: int = 0
     unsent: int = 0
     overlaps: int = 0
@@ -123,12 +127,13 @@ def judge(
     Args:
         talks: What was said.
         returned: Every answer to every delivery, in the order in which they came.
-        sent: Every reply that was sent.
-        kept: Every write that the API server applied, in order.
+        sent: Every reply that a process sent by itself.
+        kept: Every write that the API server applied, and every reply that WAHA sent, in order.
         finals: The context of each session in the end.
         runs: Every run of the agent.
     """
     verdict = Verdict(overlaps=overlaps(runs))
+    through_waha = any(write.kind == "reply" for write in kept)
     home = {f"user {said.text}": talk.session_id for talk in talks for said in talk.said}
     home.update({f"bot {got.reply}": got.session_id for got in returned if got.reply})
     answers: dict[str, list[Returned]] = defaultdict(list)
@@ -145,7 +150,12 @@ def judge(
         _tally(verdict.syncs, replies, syncs, [_strays(home, session, f"bot {s}") for s in syncs])
         _chain(verdict, replies, finals.get(session, {}))
         _returns(verdict.replies, talk, got)
-    _sends(verdict, returned, sent)
+        if through_waha:
+            sends = writes[session, "reply"]
+            strange = [_strays(home, session, f"bot {text}") for text in sends]
+            _tally(verdict.sends, replies, sends, strange)
+    if not through_waha:
+        _sends(verdict, returned, sent)
     return verdict
 
 
@@ -244,7 +254,7 @@ def _returns(tally: Tally, talk: Talk, got: Sequence[Returned]) -> None:
 
 def _sends(verdict: Verdict, returned: Sequence[Returned], sent: Sequence[Sent]) -> None:
     """Each turn's reply was sent once, as it was recorded."""
-    tally, times = verdict.replies, Counter(reply.turn_id for reply in sent)
+    tally, times = verdict.sends, Counter(reply.turn_id for reply in sent)
     recorded = {answer.turn_id: answer.reply for answer in returned if answer.status in FINAL}
     tally.kept += len(sent)
     tally.doubled += sum(count - 1 for count in times.values())

@@ -31,6 +31,8 @@ def breaches(plan: Plan, report: Report) -> list[str]:
     verdict, left = report.verdict, report.left
     counted = {
         "replies": verdict.replies.wrong,
+        "sends lost": verdict.sends.lost,
+        "another tenant's sends": verdict.sends.foreign,
         "messages lost": verdict.messages.lost,
         "syncs lost": verdict.syncs.lost,
         "another tenant's messages": verdict.messages.foreign,
@@ -42,6 +44,8 @@ def breaches(plan: Plan, report: Report) -> list[str]:
     if plan.manners.keys or plan.profile == "kills":
         counted["messages"] = verdict.messages.wrong
         counted["syncs"] = verdict.syncs.wrong
+    if plan.profile == "kills":
+        counted["sends"] = verdict.sends.wrong
     if plan.profile == "kills" and verdict.overlaps > RARELY * verdict.turns:
         counted["agents that ran side by side"] = verdict.overlaps
     found = [f"{name}: {count}" for name, count in counted.items() if count]
@@ -53,6 +57,7 @@ def show(console: Console, plan: Plan, report: Report) -> None:
     flow = "the document's sample flow" if plan.naive else "TurnRunner"
     flow += f" without {plan.without}" if plan.without else ""
     manners = [name for name, on in asdict(plan.manners).items() if on]
+    manners += [] if plan.naive else [f"WAHA {plan.waha}"]
     title = " · ".join([flow, plan.store, plan.profile, *manners, f"seed {plan.seed}"])
     table = Table(title=title)
     table.add_column("")
@@ -62,7 +67,8 @@ def show(console: Console, plan: Plan, report: Report) -> None:
     for name, tally in (
         ("messages", verdict.messages),
         ("syncs", verdict.syncs),
-        ("replies", verdict.replies),
+        ("returned", verdict.replies),
+        ("replies", verdict.sends),
     ):
         table.add_row(name, str(tally.kept), *(_cell(count) for count in _counts(tally)))
     console.print(table)
@@ -90,7 +96,7 @@ def _summary(report: Report) -> str:
         f"{verdict.turns} turns of {report.events} events, {report.deliveries} deliveries, "
         f"{report.seconds:.0f} s, and {report.draining:.0f} s for what was left\n"
         f"struck down: {struck or 'nothing'}\n"
-        f"API faults: {faults or 'none'}\n"
+        f"faults of API and WAHA: {faults or 'none'}\n"
         f"deliveries that failed: {errors or 'none'}; parked: {left.parked}; "
         f"dead letters: {left.dead}; replies not sent: {verdict.unsent}; "
         f"agents side by side: {verdict.overlaps}"

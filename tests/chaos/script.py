@@ -53,6 +53,11 @@ class Talk:
         return f"waha-{self.subdomain}"
 
     @property
+    def chats(self) -> tuple[str, str]:
+        """The chats that a reply may go to."""
+        return f"{self.phone_number[1:]}@c.us", self.lid
+
+    @property
     def said(self) -> list[Said]:
         """Everything, in order."""
         return [said for burst in self.bursts for said in burst]
@@ -63,6 +68,8 @@ class Talk:
             "event_id": said.event_id,
             "text": said.text,
             "account": self.account,
+            "waha_session": self.account,
+            "chat_id": self.lid if by_lid else self.chats[0],
             "bot_id": self.bot_id,
             "lid": self.lid,
         }

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 from langchain_convsync.models import InboundEvent
-from tests.chaos.answering import ATTEMPT, Agent, Line, Naive, Setup, new_runner, told
-from tests.chaos.fake_api import READY
+from tests.chaos.answering import ATTEMPT, Agent, Line, Naive, Setup, echo_of, new_runner, told
+from tests.chaos.faulty import READY
 from tests.chaos.guards import put, remove
 
 #: What ``TurnRunner`` and ``ServerProfile`` do not let callers choose, in seconds.
@@ -28,6 +28,11 @@ SHORTENED = {
     "outbox.delivery:ATTEMPT": ATTEMPT,
     "outbox.delivery:FIRST_DELAY": 0.02,
     "outbox.delivery:LAST_DELAY": 0.3,
+    "outbox.queue:SLACK": 0.2,
+    "outbox.queue:FIRST_DELAY": 0.02,
+    "outbox.queue:LAST_DELAY": 0.3,
+    "outbox.reply:SEND_TIME": ATTEMPT,
+    "outbox.replies:SEND_TIME": ATTEMPT,
     "turns.process:READ_TIME": 1.0,
     "turns.process:SPARE_READ_TIME": 0.8,
     "turns.process:RETRY_LATER": 0.1,
@@ -63,6 +68,8 @@ def _serve(link: socket.socket, setup: Setup, agent: Agent) -> None:
     naive = Naive(setup, agent, tell)
 
     def answer(request: Line) -> Line:
+        if "echo" in request:
+            return {"heard": runner.note_echo(echo_of(request))}
         event = InboundEvent.model_validate(request["event"])
         return naive.answer(event) if setup.naive else told(runner.run(event, request["wait"]))
 
@@ -88,10 +95,15 @@ async def _aserve(link: socket.socket, setup: Setup, agent: Agent) -> None:
     def tell(line: Line) -> None:
         writer.write(json.dumps(line).encode() + b"\n")
 
+    async def answer(request: Line) -> Line:
+        if "echo" in request:
+            return {"heard": await runner.anote_echo(echo_of(request))}
+        event = InboundEvent.model_validate(request["event"])
+        return told(await runner.arun(event, request["wait"]))
+
     async def respond(request: Line) -> None:
         try:
-            event = InboundEvent.model_validate(request["event"])
-            answered = told(await runner.arun(event, request["wait"]))
+            answered = await answer(request)
         except Exception as error:  # noqa: BLE001 - the driver judges it
             answered = _failure(error)
         tell({"id": request["id"], **answered})

@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.driver import Plan, Report, Store, play
+from tests.chaos.driver import Plan, Report, Sending, Store, play
 from tests.chaos.fake_api import Manners
 from tests.chaos.guards import GUARDS
 from tests.chaos.oracle import (
@@ -30,11 +31,14 @@ from tests.chaos.script import Said, Talk, talks
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 KEYS = Manners(keys=True)
 STORES: tuple[Store, ...] = ("sqlite", "redis")
+SENDING: tuple[Sending, ...] = ("echoing", "silent")
 
 #: What goes wrong without each guard.
 MISSED: dict[str, Callable[[Report], bool]] = {
     "verify": lambda report: report.verdict.messages.doubled > 0,
     "settle": lambda report: report.verdict.messages.doubled > 0,
+    "reply verify": lambda report: report.verdict.sends.doubled > 0,
+    "reply settle": lambda report: report.verdict.sends.doubled > 0,
     "anchor": lambda report: report.verdict.messages.wrong > 0,
     "base": lambda report: report.left.parked > 0,
     "overlay": lambda report: report.verdict.messages.stale > 0,
@@ -51,12 +55,15 @@ def played(plan: Plan) -> Report:
     return asyncio.run(play(plan))
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    ("store", "sending"),
+    [*product(STORES, SENDING)] if LONG else [*zip(STORES, SENDING, strict=True)],
+)
 def test_whatever_is_killed_nothing_is_lost_doubled_or_out_of_order(
-    store: Store, tmp_path: Path
+    store: Store, sending: Sending, tmp_path: Path
 ) -> None:
-    """``kill -9`` of workers, API server and Redis, while the API server errs as it can."""
-    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store)
+    """``kill -9`` of workers, API server, WAHA and Redis, while both servers err as they can."""
+    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store, waha=sending)
 
     report = played(plan)
 
@@ -206,7 +213,7 @@ def test_the_oracle_sees_a_reply_that_was_sent_twice() -> None:
     seen = Perfect()
     seen.sent.append(seen.sent[0])
 
-    assert seen.verdict().replies.doubled == 1
+    assert seen.verdict().sends.doubled == 1
 
 
 def test_the_oracle_sees_an_event_that_was_answered_in_two_turns() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from llmock.pytest_plugin import LLMock
 from typer.testing import CliRunner
 
 from langchain_convsync.cli import _restaurant, command_line
+from tests.openai_bot import asked, calls
 
 
 def test_the_demo_answers_remembers_and_syncs() -> None:
@@ -47,3 +49,26 @@ def test_the_demo_uses_openai_where_a_key_is_set(monkeypatch: pytest.MonkeyPatch
 
     assert type(model).__name__ == "ChatOpenAI"
     assert model.model_dump()["model_name"] == "some-model"
+
+
+def test_the_demo_talks_to_openai(llmock: LLMock) -> None:
+    """A real ChatOpenAI plays the same conversation; what it decides is its own business."""
+    llmock.reply("¡Hola!").add(calls(("menu", {}), ("sync_state", {"intent": "order"})))
+    llmock.reply("Pizza a S/ 25.00.").reply("¡Perfecto!")
+
+    result = CliRunner().invoke(command_line(), ["demo"])
+
+    assert result.exit_code == 0, result.output
+    assert "Pizza a S/ 25.00." in result.output
+    assert asked(llmock) == [200] * 4
+
+
+def test_the_demo_says_why_openai_did_not_answer(llmock: LLMock) -> None:
+    """A wrong key, say: not that the message was answered before."""
+    llmock.fail(401, times=None)
+
+    result = CliRunner().invoke(command_line(), ["demo"])
+
+    assert result.exit_code == 1
+    assert "the agent failed: OpenAIAuthenticationError" in result.output
+    assert "3 messages were to be answered, 0 were" in result.output

@@ -24,6 +24,7 @@ from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox import Reply, WAHAReply
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
@@ -132,13 +133,14 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     for number, (name, script) in enumerate(FAULTS.items()):
         texts[name] = outcome_of_fault(answer, store, script, number)
         texts[f"parked by {name}"] = outcome_of_fault(answer, store, script, number, reads=server)
+        texts[f"WAHA {name}"] = outcome_of_sending(answer, store, script, number, client)
     store.close()
     texts["closed store"] = outcome(answer, runner, message(99))
     texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
     texts["metrics"] = str(telemetry._counts)
     texts["handles"] = handles(request, durable_store_url)
 
-    assert "parked for an operator" in texts["log"]
+    assert all(f"{what} of turn" in texts["log"] for what in ("A write", "The reply"))
     assert_no_canary(texts)
 
 
@@ -168,6 +170,19 @@ def outcome_of_fault(
         runner = TurnRunner(echo(), client=client, store=store, drain=0.05)
         told = outcome(answer, runner, message(number, account=account))
         client.close()
+    return told
+
+
+def outcome_of_sending(
+    answer: Answer, store: EventStore, script: Script, number: int, client: ConvSyncClient
+) -> str:
+    """A turn whose reply WAHA does not send."""
+    with FaultyServer() as faulty:
+        faulty.plays(script)
+        sender = WAHAReply(faulty.url, api_key=KEY, settle=0.0)
+        runner = TurnRunner(echo(), client=client, store=store, drain=0.05, reply=sender)
+        told = outcome(answer, runner, message(number, account=f"WAHA {number}"))
+        sender.close()
     return told
 
 
@@ -243,6 +258,8 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
         ConvSyncChatMessageHistory(PHONE, client=client),
         ConvSyncCallbackHandler(client, conversation=PHONE),
         ConvSyncMiddleware(client, conversation=PHONE),
+        WAHAReply("https://waha.example.com", api_key=KEY),
+        Reply(turn="t1", waha_session=WAHA_SESSION, chat_id=LID, text="Hola"),
         run(store.handles()),
     ]
     store.close()
@@ -250,12 +267,14 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
     assert_no_canary({type(thing).__name__: f"{thing!r} {thing!s}" for thing in things})
 
 
-@pytest.mark.parametrize("thing", ["client", "store", "runner"])
+@pytest.mark.parametrize("thing", ["client", "store", "runner", "sender"])
 def test_a_key_is_never_pickled(thing: str, server: ReferenceServer) -> None:
     """A process pool or a cache would write it down."""
     client, store = server.client(api_key=KEY), open_store(":memory:")
     runner = TurnRunner(echo(), client=client, store=store)
-    holder: object = {"client": client, "store": store, "runner": runner}[thing]
+    sender = WAHAReply("https://waha.example.com", api_key=KEY)
+    things = {"client": client, "store": store, "runner": runner, "sender": sender}
+    holder: object = things[thing]
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as refusal:
         pickle.dumps(holder)
     store.close()

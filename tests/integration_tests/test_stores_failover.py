@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -35,7 +37,8 @@ def cluster_processes() -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def cluster(cluster_processes: RedisCluster) -> RedisCluster:
-    """Three nodes, empty."""
+    """Three nodes, ready and empty."""
+    cluster_processes.settle()
     cluster_processes.empty()
     return cluster_processes
 
@@ -84,7 +87,18 @@ class Load:
 
 def missing(store: EventStore, load: Load) -> int:
     """How many acknowledged events the store does not know any more."""
-    return sum(run(store.accept(new)).status == "new" for new in load.acknowledged)
+    gone = 0
+
+    def asked(new: NewEvent) -> bool:
+        nonlocal gone
+        with suppress(StoreUnavailableError):  # the replicas may still be finding their primary
+            gone += run(store.accept(new)).status == "new"
+            return True
+        return False
+
+    for new in load.acknowledged:
+        until(partial(asked, new))
+    return gone
 
 
 @pytest.mark.parametrize("replicas", [1, 0])

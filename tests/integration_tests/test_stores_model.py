@@ -208,6 +208,17 @@ class StoreMachine(RuleBasedStateMachine):
         cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
         self.step("pause", cid, seconds=seconds)
 
+    @precondition(lambda self: self.accepted)
+    @rule(choice=CHOICE, note=st.sampled_from(("echo", "ñ\ud83d", "echo of another")))
+    def hear(self, choice: int, note: str) -> None:
+        cids = [
+            cid
+            for cid, talk in self.model.talks.items()
+            if (cursor := talk.lanes["say"].cursor) and cursor.sent_at is not None
+        ]
+        cids = cids if cids and choice < 6 else list(self.accepted)
+        self.step("hear", cids[choice % len(cids)], note)
+
     @rule(account=st.sampled_from((0, 1)), alias=CUSTOMERS, customer=CUSTOMERS)
     def link(self, account: int, alias: int, customer: int) -> None:
         names = [HANDLES.conversation(ACCOUNTS[account], str(n)) for n in (alias, customer)]

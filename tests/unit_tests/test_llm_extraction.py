@@ -105,9 +105,12 @@ def test_facts_are_noted_by_a_model_of_them(ask: Ask) -> None:
                 {"name": "ConversationState", "args": '{"inte', "id": "1", "error": "cut off"}
             ],
         ),
+        says(intent="order").model_copy(
+            update={"response_metadata": {"stop_reason": "max_tokens"}}
+        ),
         RuntimeError("the model is away"),
     ],
-    ids=["refusal", "unknown intent", "wrong type", "cut off", "away"],
+    ids=["refusal", "unknown intent", "wrong type", "cut off", "half", "away"],
 )
 def test_an_answer_that_cannot_be_used_decides_nothing(ask: Ask, answer: Any) -> None:
     """The reply is there already; it must not be lost for this."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,11 +15,9 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from pydantic import BaseModel
 
 from langchain_convsync.messages import (
     by_timestamp,
-    final_reply,
     from_langchain,
     last_reply,
     text_of,
@@ -168,40 +165,3 @@ def test_the_reply_is_the_last_message_if_it_is_the_models(
 ) -> None:
     """An agent that said nothing last has not answered."""
     assert last_reply(messages) == reply
-
-
-class Spoken(BaseModel):
-    """A structured response with words for the customer."""
-
-    reply: str = "Anotado"
-
-
-CALLED = AIMessage("", tool_calls=[{"name": "Spoken", "args": {}, "id": "1"}])
-RETURNED = ToolMessage("Returning structured response", tool_call_id="1")
-
-
-@pytest.mark.parametrize(
-    ("state", "reply"),
-    [
-        ({"messages": [HumanMessage("Hola"), AIMessage("¡Hola!")]}, "¡Hola!"),
-        ({"messages": [CALLED, RETURNED], "structured_response": Spoken()}, "Anotado"),
-        ({"messages": [CALLED, RETURNED], "structured_response": {"reply": "Sí"}}, "Sí"),
-        ({"messages": [CALLED, RETURNED], "structured_response": {"reply": 7}}, ""),
-        (
-            {"messages": [AIMessage("Voy"), RETURNED], "structured_response": {"intent": "order"}},
-            "Voy",
-        ),
-        (
-            {"messages": [AIMessage('{"reply": "Sí"}')], "structured_response": {"reply": "Sí"}},
-            "Sí",
-        ),
-        ({"messages": [AIMessage("Cerrado")], "structured_response": Spoken()}, "Cerrado"),
-        ({"messages": [], "structured_response": Spoken()}, ""),
-        ({"messages": [CALLED, RETURNED]}, ""),
-        ({"messages": ["Hola"]}, ""),
-        ({}, ""),
-    ],
-)
-def test_an_agents_final_state_tells_the_reply(state: dict[str, Any], reply: str) -> None:
-    """A structured response speaks by its field ``reply``, and only where the run ended with it."""
-    assert final_reply(state) == reply

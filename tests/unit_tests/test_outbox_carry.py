@@ -164,7 +164,13 @@ def test_a_key_stands_for_one_body(carries: bool, same: bool) -> None:
     lease = Lease(cid="c", lane="write", token="t", epoch=1, until=0.0)
     taken, op, sent = Taken(lease=lease, now=0.0), Op(id="t2/0", body=""), write("append", "sí")
     first, second = (
-        Job(taken, op, sent, Cursor(op_id="t2/0", tries=tries), None, carries).key
+        Job(
+            taken=taken,
+            op=op,
+            write=sent,
+            cursor=Cursor(op_id="t2/0", tries=tries),
+            carries=carries,
+        ).key
         for tries in (1, 2)
     )
 

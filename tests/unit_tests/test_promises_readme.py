@@ -12,6 +12,12 @@ PROMISES = (
     .split("\n## What is promised, and what is not\n")[1]
     .split("\n## ")[0]
 )
+CHATOPENAI = (
+    (ROOT / "README.md")
+    .read_text(encoding="utf-8")
+    .split("\n## With ChatOpenAI\n")[1]
+    .split("\n## ")[0]
+)
 SURFACES, FAULTS = PROMISES.split("\n### ")[1:]
 
 
@@ -24,7 +30,7 @@ def rows(section: str) -> list[list[str]]:
 
 def test_every_test_that_is_named_exists() -> None:
     """A renamed test must not leave an unproven promise behind."""
-    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PROMISES))
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PROMISES + CHATOPENAI))
     defined = {
         (path.name, test)
         for path in ROOT.glob("tests/*/test_*.py")
@@ -54,3 +60,11 @@ def test_every_fault_and_every_promise_about_data_names_its_proof() -> None:
 
     assert len(rows(FAULTS)) > 30
     assert unproven == []
+
+
+def test_every_case_with_chatopenai_names_its_proof() -> None:
+    """Each says what the customer gets and what becomes of the state."""
+    cases = rows(CHATOPENAI)
+
+    assert len(cases) > 20
+    assert [row[0] for row in cases if len(row) != 4 or "::test_" not in row[-1]] == []

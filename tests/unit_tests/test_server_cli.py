@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from fastapi import FastAPI
 
 from langchain_convsync.cli import main
+from langchain_convsync.server.serving import server_for
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -106,3 +108,10 @@ main()
     assert done.returncode == 2
     assert f"pip install 'langchain-convsync[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_server_runs_on_what_its_extra_brings() -> None:
+    """A uvloop or httptools that something else installed must not change how it answers."""
+    config = server_for(FastAPI(), grace=1).config
+
+    assert (config.loop, config.http) == ("asyncio", "h11")

@@ -139,7 +139,8 @@ end
 
 local function cursor_of(cid, lane)
   local has = call('HMGET', conversation_key(cid),
-    lane .. '.op', lane .. '.pos', lane .. '.sent', lane .. '.tries', lane .. '.note')
+    lane .. '.op', lane .. '.pos', lane .. '.sent', lane .. '.tries', lane .. '.note',
+    lane .. '.heard')
   return has[1] and has
 end
 
@@ -207,13 +208,13 @@ local function move_to(cid, lane, op, pos)
   if cursor and cursor[1] == op and cursor[2] == pos then return end
   local conversation = conversation_key(cid)
   call('HSET', conversation, lane .. '.op', op, lane .. '.pos', pos, lane .. '.tries', 0)
-  call('HDEL', conversation, lane .. '.sent', lane .. '.note')
+  call('HDEL', conversation, lane .. '.sent', lane .. '.note', lane .. '.heard')
 end
 
 -- Removes the operation at the head; a queue holds an id and a body for each.
 local function drop_head(cid, lane)
   call('LTRIM', queue_key(cid, lane), 2, -1)
   call('HDEL', conversation_key(cid), lane .. '.op', lane .. '.pos', lane .. '.sent',
-    lane .. '.tries', lane .. '.note')
+    lane .. '.tries', lane .. '.note', lane .. '.heard')
   count(COUNTERS[lane], -1)
 end

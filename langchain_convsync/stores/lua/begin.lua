@@ -6,6 +6,7 @@ move_to(cid, lane, op, pos)
 local cursor = cursor_of(cid, lane)
 if cursor[4] ~= attempt or not cursor[3] then
   call('HSET', conversation, lane .. '.tries', attempt, lane .. '.sent', now)
+  call('HDEL', conversation, lane .. '.heard')
 end
 note = optional(note)
 if note then call('HSET', conversation, lane .. '.note', note) end

@@ -4,7 +4,7 @@ local refused = refusal(cid, lane, token, epoch, op, pos)
 if refused then return refused end
 local conversation = conversation_key(cid)
 move_to(cid, lane, op, pos)
-if sent ~= '1' then call('HDEL', conversation, lane .. '.sent') end
+if sent ~= '1' then call('HDEL', conversation, lane .. '.sent', lane .. '.heard') end
 note = optional(note)
 if note then call('HSET', conversation, lane .. '.note', note) end
 call('HSET', conversation, lane .. '.not_before', now + delay)

@@ -1,0 +1,109 @@
+"""The webhook as an ASGI app: recorded at once, answered afterwards.
+
+WAHA gives a slow receiver further copies of what it still works on, so a delivery is verified,
+parsed, recorded durably and acknowledged; the runner's workers do the rest. Deliveries are WAHA's
+own, or forwarded by the API server as ``{"event_id", "phone_number", "message"}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from langchain_convsync import waha
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.settings import required_setting
+from langchain_convsync.turns import TurnRunner
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from starlette.applications import Starlette
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["create_app", "create_router"]
+
+#: Seconds for which the agent is silent after a human wrote to the customer.
+TAKEOVER = 3600.0
+
+Secrets = str | SecretStr | Iterable[str | SecretStr]
+
+
+def create_app(
+    runner: TurnRunner,
+    *,
+    waha_secrets: Secrets | None = None,
+    path: str = "/webhook",
+    takeover: float = TAKEOVER,
+    groups: bool = False,
+) -> Starlette:
+    """An ASGI app with the webhook, ``GET /health`` and ``GET /ready``.
+
+    ::
+
+        app = create_app(TurnRunner(agent, reply=WAHAReply()), waha_secrets="…")
+
+    Its lifespan is the runner's block: it starts the workers, and finishes at shutdown what they
+    are at. Run it with ``uvicorn my_bot:app``, in as many processes as you like on one store.
+
+    Args:
+        runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says.
+        waha_secrets: The keys that WAHA's sessions sign with (``hmac.key``), several while one
+            replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. An empty list
+            accepts unsigned deliveries, which anybody can send.
+        path: Where WAHA, or the API server, delivers.
+        takeover: Seconds for which a conversation is paused when a human writes to the customer
+            from the business's own phone; 0 pauses nothing.
+        groups: Whether messages in groups are answered, too.
+
+    Raises:
+        ConfigurationError: No secret is set, or the runner sends no replies.
+        MissingExtraError: The ``server`` extra is not installed.
+    """
+    router = create_router(
+        runner, waha_secrets=waha_secrets, path=path, takeover=takeover, groups=groups
+    )
+    from langchain_convsync.app._webhook import app_with
+
+    return app_with(router, runner)
+
+
+def create_router(
+    runner: TurnRunner,
+    *,
+    waha_secrets: Secrets | None = None,
+    path: str = "/webhook",
+    takeover: float = TAKEOVER,
+    groups: bool = False,
+) -> APIRouter:
+    """The webhook for an app that is there already: ``app.include_router(create_router(runner))``.
+
+    FastAPI runs the lifespan of an included router, which starts and ends the workers. (It does not
+    run that of a mounted app, which then answers 503.) Arguments are those of :func:`create_app`.
+
+    Raises:
+        ConfigurationError: No secret is set, or the runner sends no replies.
+        MissingExtraError: The ``server`` extra is not installed.
+    """
+    from langchain_convsync.app._webhook import Webhook
+
+    if not runner.sends_replies:
+        message = "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
+        raise ConfigurationError(message)
+    webhook = Webhook(runner, _secrets(waha_secrets), takeover=takeover, groups=groups)
+    return webhook.router(path)
+
+
+def _secrets(given: Secrets | None) -> list[str | SecretStr]:
+    if given is None:
+        setting = required_setting(None, argument="waha_secrets", variable="CONVSYNC_WAHA_SECRETS")
+        return [SecretStr(secret.strip()) for secret in setting.split(",")]
+    found = [given] if isinstance(given, str | SecretStr) else list(given)
+    if found:
+        waha.verify(b"", {}, found)  # an empty one is told now, not at the first delivery
+    else:
+        logger.warning("The webhook accepts unsigned deliveries: anybody can write as any customer")
+    return found

@@ -1,0 +1,141 @@
+"""WAHA's own API, as far as replies need it: send a text, and read what was sent.
+
+Protocol: https://waha.devlike.pro/docs/how-to/send-messages/ and …/chats/. No call is repeated
+here: WAHA has no idempotency keys, so whoever holds the queue of replies decides what comes next.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from langchain_convsync._flow import Flow
+from langchain_convsync.client._connections import Connections
+from langchain_convsync.client._exchange import Answer, Failure, Method, Request
+from langchain_convsync.client._outgoing import header_value
+from langchain_convsync.client._retry import retry_after
+from langchain_convsync.errors import InvalidEventError, WAHAError
+from langchain_convsync.phone import path_segment
+from langchain_convsync.settings import base_url_setting, optional_setting
+from langchain_convsync.waha import parse_json, stanza_id
+from langchain_convsync.waha.origin import message_stanza, moment
+from langchain_convsync.waha.wire import as_object, as_text, at
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A message as WAHA keeps it in a chat; ``own`` is one of the business itself."""
+
+    id: str | None
+    text: str = field(repr=False)
+    sent_at: datetime | None
+    own: bool = True
+
+
+class Waha:
+    """One WAHA server; ``WAHAReply`` documents the arguments."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        http_client: httpx.Client | httpx.AsyncClient | None = None,
+    ) -> None:
+        self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL")
+        key = optional_setting(
+            api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key,
+            "CONVSYNC_WAHA_API_KEY",
+        )
+        self._key = (
+            None
+            if key is None
+            else SecretStr(header_value(key, "api_key (or CONVSYNC_WAHA_API_KEY)"))
+        )
+        self._connections = Connections(http_client, secure=self.base_url.startswith("https:"))
+
+    def send_text(
+        self, session: str, chat_id: str, text: str, *, timeout: float
+    ) -> Flow[str | None]:
+        """Send a text; the stanza id of the message, where the answer tells it.
+
+        Raises:
+            WAHAError: It was not sent, or nobody knows.
+        """
+        body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
+        answer = yield from self._ask("POST", "/api/sendText", body, timeout)
+        return _id_of(_parsed(answer))
+
+    def chat(
+        self, session: str, chat_id: str, *, most: int, timeout: float
+    ) -> Flow[list[ChatMessage]]:
+        """The last ``most`` messages in a chat, in any order; only own ones, where WAHA filters.
+
+        Raises:
+            WAHAError: They cannot be read; ``status_code`` tells an engine that keeps none.
+        """
+        path = f"/api/{path_segment(session)}/chats/{path_segment(chat_id)}/messages"
+        query = f"?limit={most}&downloadMedia=false&filter.fromMe=true"
+        answer = yield from self._ask("GET", path + query, None, timeout)
+        listed = _parsed(answer)
+        if not isinstance(listed, list):
+            message = "WAHA's list of messages is none: check that base_url is WAHA's"
+            raise WAHAError(message, status_code=answer.status)
+        return [
+            ChatMessage(
+                _id_of(entry),
+                as_text(entry.get("body")),
+                moment(entry.get("timestamp")),
+                own=entry.get("fromMe") is True,
+            )
+            for entry in map(as_object, listed)
+        ]
+
+    def _ask(self, method: Method, path: str, body: bytes | None, timeout: float) -> Flow[Answer]:
+        headers = {"Accept": "application/json", "User-Agent": "langchain-convsync"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._key is not None:
+            headers["X-Api-Key"] = self._key.get_secret_value()
+        request = Request(method=method, url=self.base_url + path, headers=headers, content=body)
+        self._connections.require_open()
+        outcome = yield from self._connections.exchange(request, timeout)
+        writes = method == "POST"
+        if isinstance(outcome, Failure):
+            message = f"{outcome.reason}: check WAHA's base_url and that it is up"
+            raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
+        if not 200 <= outcome.status < 300:
+            raise WAHAError(
+                "WAHA refused: check its api_key, the session's name and that it is WORKING",
+                status_code=outcome.status,
+                retry_after=retry_after(outcome.headers.get("Retry-After"), datetime.now(UTC)),
+                ambiguous=writes and outcome.status >= 500,
+            )
+        return outcome
+
+    def close(self) -> None:
+        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        self._connections.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        await self._connections.aclose()
+
+
+def _parsed(answer: Answer) -> Any:
+    """What the answer says; None where that is no JSON: it was a success all the same."""
+    try:
+        return parse_json(answer.body)
+    except InvalidEventError:
+        return None
+
+
+def _id_of(message: object) -> str | None:
+    """The stanza id of a message in an answer: engines put it in different places."""
+    told = as_object(message)
+    return message_stanza(told) or stanza_id(at(told, "key", "id"))

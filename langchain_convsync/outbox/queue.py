@@ -1,0 +1,205 @@
+"""Working through a queue of operations, whatever they deliver: in order, under a lease."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, TypeVar
+
+from langchain_convsync._flow import Flow, sleep
+from langchain_convsync.errors import FencedError
+from langchain_convsync.stores.base import Cursor, EventStore, Lane, Lease, Op, Taken, new_token
+
+#: Seconds that may pass between noting that something goes on the wire and its going there; the
+#: lease outlasts both. Where it took longer, because a disk or the machine stood still, it is noted
+#: again: a look for it must not come before it.
+SLACK = 1.0
+#: Seconds between tries of what surely was not applied: doubled each time, up to the last.
+FIRST_DELAY, LAST_DELAY = 0.2, 30.0
+
+
+class Parked(Exception):  # noqa: N818 - control flow inside this package
+    """The operation cannot be delivered; an operator has to look at it."""
+
+
+class Held(Exception):  # noqa: N818 - control flow inside this package
+    """The operation has to wait for some seconds, and those behind it too."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Head(ABC):
+    """The operation at the head of a queue while it is worked on.
+
+    Attributes:
+        taken: The queue as it was taken.
+        op: The operation as it is stored.
+        cursor: How far it has come.
+        anchor: JSON that the last confirmed operation noted.
+        unread: How often in a row it could not be looked up.
+    """
+
+    taken: Taken
+    op: Op
+    cursor: Cursor
+    anchor: str | None = None
+    unread: int = 0
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of its queue."""
+        return self.taken.lease
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether all of it is confirmed."""
+
+
+H = TypeVar("H", bound=Head)
+
+
+class Queue(ABC, Generic[H]):
+    """Delivers the operations of one lane: one after the other, each step noted in the store.
+
+    Args:
+        store: The store.
+        lease: Seconds for which a queue is leased while it is worked on.
+        clock: Seconds that only ever grow.
+    """
+
+    lane: ClassVar[Lane]
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        lease: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+
+    @abstractmethod
+    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> H:
+        """The operation, ready to be worked on."""
+
+    @abstractmethod
+    def _step(self, head: H, now: float) -> Flow[float]:
+        """One step towards its delivery, at ``now`` on the store's clock; seconds to wait then.
+
+        Raises:
+            FencedError: Somebody else is at it by now.
+            Held: It has to wait.
+            Parked: It cannot be delivered.
+        """
+
+    @abstractmethod
+    def _told(self, head: H, reason: str) -> None:
+        """Count and log that an operation is set aside."""
+
+    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
+        """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
+
+        What is not due within that time, because the other side does not answer or another process
+        is at it, stays in the store.
+
+        Returns:
+            Whether everything is delivered.
+        """
+        until = self._clock() + budget
+        while self._clock() < until:
+            yield from self.attempt(cid, budget=until - self._clock())
+            due = yield from self._store.due(self.lane, cid)
+            if due is None:
+                return True
+            if self._clock() + due > until:
+                return False
+            yield from sleep(due)
+        return (yield from self._store.due(self.lane, cid)) is None
+
+    def attempt(self, cid: str, *, budget: float = 0.0) -> Flow[None]:
+        """Deliver what is due in one conversation now, waiting at most ``budget`` seconds."""
+        taken = yield from self._store.take(self.lane, new_token(), cid=cid, lease=self._lease)
+        if taken is not None:
+            yield from self.deliver(taken, budget=budget)
+
+    def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
+        """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""
+        delay = yield from self._work(taken, self._clock() + budget)
+        yield from self._store.release(taken.lease, delay=delay)
+
+    def _work(self, taken: Taken, until: float) -> Flow[float]:
+        """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
+        anchor, offset = taken.anchor, taken.now - self._clock()
+        for op in taken.ops:
+            cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
+            head = self._open(taken, op, cursor or Cursor(op_id=op.id), anchor)
+            try:
+                while not head.done:
+                    wait = yield from self._step(head, self._clock() + offset)
+                    if wait and wait > until - self._clock():
+                        return wait
+                    yield from sleep(wait)
+            except FencedError:
+                return 0.0
+            except Held as held:
+                return float(held.args[0])
+            except Parked as reason:
+                self._told(head, str(reason))
+                yield from self._store.op_park(head.lease, op.id, reason=str(reason))
+                return 0.0
+            anchor = head.anchor
+        return 0.0
+
+    def _begun(self, head: H, *, attempt: int, need: float, note: str | None = None) -> Flow[None]:
+        """Note that the next part goes on the wire now, for a request of ``need`` seconds."""
+        slack = SLACK
+        while True:
+            began = self._clock()
+            cursor = yield from self._store.op_begin(
+                head.lease,
+                head.op.id,
+                head.cursor.pos,
+                attempt=attempt,
+                need=need + slack,
+                note=note,
+            )
+            if cursor is None:
+                raise FencedError
+            head.cursor = cursor
+            took = self._clock() - began
+            if took <= slack:
+                return
+            attempt, slack = attempt + 1, 2 * took
+
+    def _again(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
+        """Note that the part is to be tried again; ``sent_at`` None takes back that it was sent."""
+        done = yield from self._store.op_retry(
+            head.lease, head.op.id, head.cursor.pos, delay=delay, sent=sent_at is not None
+        )
+        if done == "fenced":
+            raise FencedError
+        head.cursor = replace(head.cursor, sent_at=sent_at)
+
+    def _done(self, head: H, *, end: int, last: bool, anchor: str | None) -> Flow[None]:
+        """Note that everything before part ``end`` is confirmed."""
+        done = yield from self._store.op_done(
+            head.lease, head.op.id, head.cursor.pos, last=last, anchor=anchor
+        )
+        if done == "fenced":
+            raise FencedError
+        head.anchor = anchor or head.anchor
+        head.cursor = Cursor(op_id=head.op.id, pos=end)
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait after so many failures."""
+    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(tries - 1, 30))
+
+
+def passing(status: int | None) -> bool:
+    """Whether the same request may well succeed later."""
+    return status is None or status in {408, 425, 429} or status >= 500

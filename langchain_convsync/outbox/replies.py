@@ -1,0 +1,205 @@
+"""Sending replies through WAHA: each once, in order, as far as anybody can tell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+import httpx
+from pydantic import SecretStr
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow
+from langchain_convsync.client import Waha
+from langchain_convsync.errors import ConfigurationError, ConvSyncError, WAHAError
+from langchain_convsync.outbox.plan import Send, Verify, Wait
+from langchain_convsync.outbox.queue import Parked, Queue, backoff, passing
+from langchain_convsync.outbox.reply import (
+    LOOK_BACK,
+    SEND_TIME,
+    Reply,
+    Saying,
+    heard_as,
+    plan_reply,
+    standing_in,
+)
+from langchain_convsync.stores.base import Cursor, EventStore, Op, Taken
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a chat that cannot be read is asked again, before the policy decides.
+READ_PATIENCE = 300.0
+
+Unsure: TypeAlias = Literal["drop", "resend"]
+
+
+class WAHAReply:
+    """Sends a runner's replies through WAHA, to the chat that the customer wrote in.
+
+    ::
+
+        TurnRunner(agent, reply=WAHAReply("https://waha.example.com"))
+
+    A reply is queued with its turn's commit, so it survives every crash. Before it is sent that is
+    noted; a send without a clear answer is looked for, among our own echoes (see
+    ``TurnRunner.note_echo``) and in the chat, and sent again only if it is not there.
+
+    Args:
+        base_url: Where WAHA is; else ``CONVSYNC_WAHA_BASE_URL``.
+        api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
+        unverifiable: What becomes of such a reply where WAHA does not tell what stands in the chat
+            (NOWEB without its store, say): ``"drop"`` may lose it, ``"resend"`` may double it. Both
+            are counted.
+        settle: Seconds after which a request without an answer was surely carried out, or never
+            will be.
+        http_client: An httpx client of yours to send requests with; you close it.
+
+    Raises:
+        ConfigurationError: A setting is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        unverifiable: Unsure = "drop",
+        settle: float = 10.0,
+        http_client: httpx.Client | httpx.AsyncClient | None = None,
+    ) -> None:
+        if unverifiable not in {"drop", "resend"}:
+            message = 'unverifiable must be "drop" or "resend"'
+            raise ConfigurationError(message)
+        self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
+        self.unverifiable: Unsure = unverifiable
+        self.settle = settle
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.waha.close()
+
+    async def aclose(self) -> None:
+        """Close the connections, in both colours."""
+        await self.waha.aclose()
+
+
+class Replies(Queue[Saying]):
+    """Delivers the say queues of a store.
+
+    Args:
+        sender: How replies are sent.
+        store: The store.
+        lease: Seconds for which a queue is leased while it is worked on.
+        clock: Seconds that only ever grow.
+    """
+
+    lane = "say"
+
+    def __init__(
+        self,
+        sender: WAHAReply,
+        store: EventStore,
+        *,
+        lease: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(store, lease=lease, clock=clock)
+        self._sender = sender
+
+    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Saying:
+        reply = Reply.model_validate_json(op.body)
+        return Saying(taken=taken, op=op, cursor=cursor, anchor=anchor, reply=reply)
+
+    def _step(self, head: Saying, now: float) -> Flow[float]:
+        heard = heard_as(head.reply, head.cursor.heard, head.known)
+        step = plan_reply(head.cursor, now=now, settle=self._sender.settle, heard=heard is not None)
+        match step:
+            case Wait(seconds):
+                return seconds
+            case Send(_, attempt):
+                return (yield from self._send(head, attempt))
+            case Verify():
+                if heard is not None:
+                    return (yield from self._confirm(head, heard, by="echo"))
+                return (yield from self._verify(head, now))
+
+    def _send(self, head: Saying, attempt: int) -> Flow[float]:
+        yield from self._begun(head, attempt=attempt, need=SEND_TIME)
+        reply = head.reply
+        try:
+            message_id = yield from self._sender.waha.send_text(
+                reply.waha_session, reply.chat_id, reply.text, timeout=SEND_TIME
+            )
+        except WAHAError as error:
+            return (yield from self._failed(head, error))
+        except ConvSyncError as error:
+            raise Parked(str(error)) from error
+        return (yield from self._confirm(head, message_id, by="answer"))
+
+    def _failed(self, head: Saying, error: WAHAError) -> Flow[float]:
+        """Keep the reply for later: to be looked for first where it may have been sent."""
+        # 422: the session is not WORKING; it may be again soon.
+        if not (error.ambiguous or passing(error.status_code) or error.status_code == 422):
+            raise Parked(str(error)) from error
+        telemetry.count("reply_retries")
+        delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
+        if error.ambiguous:
+            delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
+        sent_at = head.cursor.sent_at if error.ambiguous else None
+        yield from self._again(head, delay=delay, sent_at=sent_at)
+        return delay
+
+    def _confirm(self, head: Saying, message_id: str | None, *, by: str) -> Flow[float]:
+        anchor = head.anchor_with(message_id)
+        yield from self._done(head, end=1, last=True, anchor=anchor)
+        telemetry.count("replies_sent", by=by)
+        head.sent = True
+        return 0.0
+
+    def _verify(self, head: Saying, now: float) -> Flow[float]:
+        telemetry.count("reply_verifications")
+        reply, sent_at = head.reply, head.cursor.sent_at or now
+        try:
+            chat = yield from self._sender.waha.chat(
+                reply.waha_session, reply.chat_id, most=LOOK_BACK, timeout=SEND_TIME
+            )
+            since = datetime.fromtimestamp(sent_at, UTC)
+            found = standing_in(reply, chat, since=since, known=head.known)
+        except WAHAError as error:
+            if passing(error.status_code) and now < sent_at + READ_PATIENCE:
+                head.unread += 1
+                return max(backoff(head.unread), error.retry_after or 0.0)
+            return (yield from self._unsure(head, error))
+        except LookupError as error:
+            return (yield from self._unsure(head, error))
+        if found is not None:
+            return (yield from self._confirm(head, found.id, by="reading"))
+        telemetry.count("replies_resent")
+        yield from self._again(head, delay=0.0, sent_at=None)
+        return 0.0
+
+    def _unsure(self, head: Saying, error: Exception) -> Flow[float]:
+        """Nobody can tell whether it was sent: the policy decides."""
+        policy = self._sender.unverifiable
+        telemetry.count("replies_unverified", policy=policy)
+        told = str(error) if isinstance(error, WAHAError) else type(error).__name__
+        logger.warning(
+            "Nobody can tell whether the reply of turn %s was sent (%s); unverifiable=%r",
+            head.reply.turn,
+            told,
+            policy,
+        )
+        if policy == "resend":
+            yield from self._again(head, delay=0.0, sent_at=None)
+            return 0.0
+        return (yield from self._confirm(head, None, by="policy"))
+
+    def _told(self, head: Saying, reason: str) -> None:
+        telemetry.count("parked", operation="reply")
+        logger.error("The reply of turn %s is parked for an operator: %s", head.reply.turn, reason)

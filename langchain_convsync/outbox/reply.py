@@ -1,0 +1,134 @@
+"""A reply on its way to the customer, and what shows that it has arrived at WAHA. Pure.
+
+WAHA has no idempotency keys, so a reply whose sending got no clear answer is looked for before it
+is sent again: among our own echoes that came in meanwhile, and in the chat as WAHA keeps it. It
+counts as sent if the same words stand there under an id that none of our other replies has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_convsync.client import ChatMessage
+from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
+from langchain_convsync.outbox.queue import Head
+from langchain_convsync.stores.base import Cursor
+
+#: Seconds that one request to WAHA may take: its engines type and upload before they answer.
+SEND_TIME = 10.0
+#: Seconds by which WhatsApp's clock and the store's may differ.
+SKEW = 30.0
+#: Messages of a chat that are read to find a reply.
+LOOK_BACK = 100
+#: Ids of own messages that are remembered per conversation: more than a look back can show.
+REMEMBERED = 200
+
+
+class Reply(BaseModel):
+    """One operation of the say queue, as it is stored.
+
+    Attributes:
+        turn: The turn that decided it.
+        waha_session: WAHA's session to send from.
+        chat_id: Where it goes: the chat that the customer wrote in.
+        text: What the customer reads.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    turn: str
+    waha_session: str = Field(default="default", repr=False)
+    chat_id: str = Field(repr=False)
+    text: str = Field(repr=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class Saying(Head):
+    """The reply at the head of a say queue; its anchor are the ids of what was sent before it."""
+
+    reply: Reply
+    sent: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it was sent."""
+        return self.sent
+
+    @property
+    def known(self) -> list[str]:
+        """Ids of earlier replies, oldest first."""
+        return [] if self.anchor is None else list(json.loads(self.anchor))
+
+    def anchor_with(self, message_id: str | None) -> str | None:
+        """The anchor once the reply was sent under this id; None leaves it as it is."""
+        if message_id is None:
+            return None
+        return json.dumps([*self.known, message_id][-REMEMBERED:])
+
+
+def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False) -> Step:
+    """The next step for a reply.
+
+    Args:
+        cursor: How far it has come.
+        now: Store time.
+        settle: Seconds after which a request without an answer was surely carried out, or never
+            will be.
+        heard: Its echo came in: no need to wait.
+    """
+    if cursor.sent_at is None:
+        return Send(0, cursor.tries + 1)
+    settled = cursor.sent_at + SEND_TIME + settle
+    return Verify(0) if heard or now >= settled else Wait(settled - now)
+
+
+def echo_note(message_id: str, text: str) -> str:
+    """What a store keeps of our own echo; nobody can read the words from it."""
+    return json.dumps({"id": message_id, "digest": digest(text)})
+
+
+def heard_as(reply: Reply, notes: Iterable[str], known: Collection[str]) -> str | None:
+    """The id under which one of our own echoes shows the reply; None if none does."""
+    echoes = [json.loads(note) for note in notes]
+    wanted = digest(reply.text)
+    return next(
+        (echo["id"] for echo in echoes if echo["digest"] == wanted and echo["id"] not in known),
+        None,
+    )
+
+
+def standing_in(
+    reply: Reply, chat: Collection[ChatMessage], *, since: datetime, known: Collection[str]
+) -> ChatMessage | None:
+    """The message of the chat that is this reply; None if it is not there.
+
+    Args:
+        reply: The reply.
+        chat: The last messages in the chat, at most :data:`LOOK_BACK` of them.
+        since: When it was sent, on the store's clock.
+        known: Ids of our other replies.
+
+    Raises:
+        LookupError: The messages do not reach back far enough to tell.
+    """
+    since -= timedelta(seconds=SKEW)
+    found = [
+        message
+        for message in chat
+        if message.own
+        and message.text == reply.text
+        and message.id not in known
+        and (message.sent_at is None or message.sent_at >= since)
+    ]
+    if found:
+        return found[0]
+    times = [message.sent_at for message in chat if message.sent_at is not None]
+    if len(chat) >= LOOK_BACK and min(times, default=since) >= since:
+        reason = "the chat was not read back far enough"
+        raise LookupError(reason)
+    return None

@@ -1,0 +1,96 @@
+"""What follows a commit: the API writes, and the replies where we send them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, sleep
+from langchain_convsync.outbox import Outbox, Replies
+from langchain_convsync.outbox.queue import Queue
+from langchain_convsync.stores.base import EventStore, Lane, new_token
+from langchain_convsync.turns.worker import FIRST_LOOK, Work
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without due work after which the last delivery does not wait for retries any more.
+LAST_CHANCE = 1.0
+
+
+class Deliveries:
+    """The queues behind a store's turns.
+
+    Args:
+        store: The store.
+        outbox: Delivers the writes.
+        replies: Sends the replies; None where the caller does.
+        lease: Seconds for which a queue is leased while it is worked on.
+        budget: Seconds that finishing may take.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        outbox: Outbox,
+        replies: Replies | None,
+        *,
+        lease: float,
+        budget: float,
+    ) -> None:
+        self.budget = budget
+        self._store = store
+        self._replies = replies
+        self._queues: list[Queue[Any]] = [outbox, *([] if replies is None else [replies])]
+        self._lease = lease
+        self._warned = False
+
+    @property
+    def work(self) -> Mapping[Lane, Work]:
+        """What a worker does with each lane; what has to wait is given back at once."""
+        return {queue.lane: partial(queue.deliver, budget=0.0) for queue in self._queues}
+
+    def drain(self, cid: str) -> Flow[None]:
+        """Deliver what one conversation has left, as far as the time allows."""
+        if self._replies is not None:  # once, before anything else: the customer waits
+            yield from self._replies.attempt(cid)
+        until = time.monotonic() + self.budget
+        for queue in self._queues:
+            delivered = yield from queue.drain(cid, budget=until - time.monotonic())
+            if not delivered:
+                self._warn_of_leftovers()
+
+    def finish(self) -> Flow[None]:
+        """Deliver what is due anywhere, or due within a moment, as far as the time allows."""
+        now = time.monotonic()
+        until, worked = now + self.budget, now
+        left = yield from self._left()
+        while left and time.monotonic() < min(until, worked + LAST_CHANCE):
+            found = False
+            for queue in self._queues:
+                taken = yield from self._store.take(queue.lane, new_token(), lease=self._lease)
+                if taken is not None:
+                    yield from queue.deliver(taken, budget=until - time.monotonic())
+                    found, worked = True, time.monotonic()
+            left = yield from self._left()
+            if left and not found:
+                yield from sleep(FIRST_LOOK)
+        if left:
+            self._warn_of_leftovers()
+
+    def _left(self) -> Flow[int]:
+        left = yield from self._store.backlog()
+        return left.writes + (0 if self._replies is None else left.says)
+
+    def _warn_of_leftovers(self) -> None:
+        telemetry.count("leftovers")
+        if not self._warned:  # once: while an API server is away it would be said with every turn
+            self._warned = True
+            logger.warning(
+                "Writes are left in the store; they are delivered by the next turns of their "
+                "conversations, or by: convsync worker MODULE:RUNNER. "
+                "How many there are tells: convsync status"
+            )

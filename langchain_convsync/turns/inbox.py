@@ -1,0 +1,107 @@
+"""The way into the store: which conversation an event belongs to, and what is done to it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from langchain_convsync import phone, waha
+from langchain_convsync._flow import Flow
+from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox import echo_note
+from langchain_convsync.outbox.plan import digest
+from langchain_convsync.stores.base import Accepted, EventStore, Handles, NewEvent, new_token
+from langchain_convsync.turns.turn import QueuedMessage
+
+#: Whatever names a customer and the account that the customer writes to.
+Addressed: TypeAlias = InboundEvent | waha.OperatorMessage | waha.Ignored
+
+
+@dataclass(slots=True)
+class Inbox:
+    """Offers events to a store; ``TurnRunner`` describes the settings."""
+
+    store: EventStore
+    lease: float
+    quiet: float
+    max_quiet: float
+    backlog: int
+    at_once: int
+    _handles: Handles | None = field(default=None, init=False)
+
+    def named(self, event: InboundEvent) -> Flow[NewEvent]:
+        """The event under its handles.
+
+        Raises:
+            InvalidEventError: It names no customer.
+        """
+        handles, customer = (yield from self._named()), _customer_of(event)
+        if customer is None:
+            message = "the event names no customer: set phone_number or chat_id"
+            raise InvalidEventError(message)
+        alias = None
+        if event.phone_number and event.lid:
+            alias = handles.conversation(event.account, phone.normalize(event.lid))
+        return NewEvent(
+            eid=handles.event(event.account, "message", event.event_id),
+            cid=handles.conversation(event.account, customer),
+            alias=alias,
+            digest=digest(event.content),
+            payload=event.model_dump_json(exclude_defaults=True),
+        )
+
+    def offer(self, new: NewEvent, *, take: bool = True) -> Flow[Accepted]:
+        """Record an event, and take its conversation in the same step if that is possible."""
+        return (
+            yield from self.store.accept(
+                new,
+                token=new_token() if take else None,
+                lease=self.lease,
+                quiet=self.quiet,
+                max_quiet=self.max_quiet,
+                backlog=self.backlog,
+                at_once=self.at_once,
+            )
+        )
+
+    def pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
+        """Give a conversation to a human for a while, or back."""
+        handles = yield from self._named()
+        cid = handles.conversation(account, phone.normalize(customer))
+        yield from self.store.pause(cid, seconds=seconds)
+
+    def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[Accepted]:
+        """Give a conversation to the human who wrote in it, and record the words.
+
+        Raises:
+            InvalidEventError: The message names no customer.
+        """
+        facts: dict[str, Any] = {
+            name: getattr(message, name)
+            for name in QueuedMessage.model_fields
+            if hasattr(message, name)
+        }
+        said = QueuedMessage(**facts, by="operator")
+        new = yield from self.named(said)
+        yield from self.store.pause(new.cid, seconds=seconds)
+        return (yield from self.offer(new, take=False))
+
+    def hear(self, echo: Addressed, message_id: str | None, text: str) -> Flow[bool]:
+        """Note that one of our own messages was seen."""
+        customer = _customer_of(echo)
+        if customer is None or message_id is None:
+            return False
+        handles = yield from self._named()
+        cid = handles.conversation(echo.account, customer)
+        return (yield from self.store.hear(cid, echo_note(message_id, text)))
+
+    def _named(self) -> Flow[Handles]:
+        if self._handles is None:
+            self._handles = yield from self.store.handles()
+        return self._handles
+
+
+def _customer_of(message: Addressed) -> str | None:
+    named = message.phone_number or message.lid or message.chat_id
+    return None if named is None else phone.normalize(named)

@@ -1,0 +1,281 @@
+"""The webhook behind WAHA: acknowledged when it is recorded, answered by the app's own workers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from langchain_convsync import WAHAReply, create_app, telemetry
+from langchain_convsync._flow import run
+from langchain_convsync.app import create_router
+from langchain_convsync.app._webhook import LARGEST_BODY
+from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
+from langchain_convsync.stores.base import EventStore
+from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.turns import TurnRunner
+from tests.promises import CUSTOMER, echo, history, served
+from tests.redis_topologies import until
+from tests.waha_chats import WahaChats, waha_server
+
+SECRET = "one of two"
+CHAT = f"{CUSTOMER[1:]}@c.us"
+
+
+def message(stanza: str, text: str, **payload: Any) -> dict[str, Any]:
+    """A delivery of WAHA's."""
+    told = {"id": f"false_{CHAT}_{stanza}", "from": CHAT, "fromMe": False, "body": text}
+    return {"event": "message", "session": "default", "payload": {**told, **payload}}
+
+
+def by_hand(stanza: str, text: str) -> dict[str, Any]:
+    """What a colleague typed on the business's phone."""
+    own = {"id": f"true_{CHAT}_{stanza}", "fromMe": True, "source": "app", "to": CHAT}
+    return {**message(stanza, text, **own), "event": "message.any"}
+
+
+def signed(body: object, secret: str = SECRET) -> dict[str, Any]:
+    """The delivery as WAHA posts it."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    signature = hmac.new(secret.encode(), raw, hashlib.sha512).hexdigest()
+    return {"content": raw, "headers": {"X-Webhook-Hmac": signature}}
+
+
+@pytest.fixture
+def server() -> Iterator[ReferenceServer]:
+    running = served()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def chats() -> Iterator[WahaChats]:
+    chats = WahaChats()
+    with waha_server(chats) as chats.url:
+        yield chats
+
+
+@pytest.fixture
+def runner(server: ReferenceServer, event_store: EventStore, chats: WahaChats) -> TurnRunner:
+    return TurnRunner(
+        echo(), client=server.client(), store=event_store, reply=WAHAReply(chats.url), backlog=2
+    )
+
+
+def test_a_message_is_answered_through_waha(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """Recorded, acknowledged, answered, sent and remembered; its copies change nothing."""
+    with TestClient(create_app(runner, waha_secrets=["an old one", SECRET])) as web:
+        first = web.post("/webhook", **signed(message("3EB0A1", "Hola")))
+        until(lambda: chats.texts)
+        lid = message("3EB0A1", "Hola", id="false_381@lid_3EB0A1", **{"from": "381@lid"})
+        copies = [web.post("/webhook", **signed(body)).json() for body in (lid, lid)]
+
+    assert (first.status_code, first.json()) == (200, {"status": "queued"})
+    assert copies == [{"status": "duplicate"}] * 2
+    assert chats.sent == [("default", CHAT, "re: Hola")]
+    assert history(server) == [("user", "Hola"), ("bot", "re: Hola")]
+
+
+def test_what_the_api_server_forwards_is_answered_too(runner: TurnRunner, chats: WahaChats) -> None:
+    """Signed in the same way."""
+    forwarded = {"event_id": "evt_1", "phone_number": CUSTOMER, "message": "Hola"}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(forwarded))
+        until(lambda: chats.texts)
+
+    assert chats.texts == ["re: Hola"]
+
+
+def test_a_humans_words_silence_the_agent_and_enter_the_history(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats, event_store: EventStore
+) -> None:
+    """The customer's next words are recorded and left to the human, until that is over."""
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        told = web.post("/webhook", **signed(by_hand("3EB0B1", "Le atiendo yo"))).json()
+        web.post("/webhook", **signed(message("3EB0A2", "Gracias")))
+        until(lambda: len(history(server)) == 2)
+        runner.resume(CUSTOMER)
+        web.post("/webhook", **signed(message("3EB0A3", "¿Sigue ahí?")))
+        until(lambda: chats.texts)
+
+    assert told == {"status": "taken over"}
+    assert history(server) == [
+        ("bot", "Le atiendo yo"),
+        ("user", "Gracias"),
+        ("user", "¿Sigue ahí?"),
+        ("bot", "re: ¿Sigue ahí?"),
+    ]
+    assert chats.texts == ["re: ¿Sigue ahí?"]
+    assert run(event_store.backlog()).dead == 0
+
+
+def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
+    server: ReferenceServer, event_store: EventStore, chats: WahaChats, monkeypatch: Any
+) -> None:
+    """There is nothing to answer, so no fallback is sent, however long it takes."""
+    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    stranger = "51911111111@c.us"
+    runner = TurnRunner(
+        echo(),
+        client=server.client(),
+        store=event_store,
+        reply=WAHAReply(chats.url),
+        patience=0.0,
+        fallback_reply="Un momento…",
+    )
+    words = by_hand("3EB0C1", "Buenos días")
+    words["payload"] |= {"id": f"true_{stranger}_3EB0C1", "to": stranger}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(words))
+        until(lambda: not run(event_store.backlog()).queued)
+
+    assert chats.texts == []
+
+
+def test_our_own_echo_is_noted_and_answers_nothing(
+    runner: TurnRunner, chats: WahaChats, event_store: EventStore
+) -> None:
+    """Else the agent would talk to itself, or take itself for a human."""
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(message("3EB0A1", "Hola")))
+        until(lambda: chats.texts)
+        told = web.post("/webhook", **signed(chats.echo(1))).json()
+
+    assert told == {"status": "ignored"}
+    assert chats.texts == ["re: Hola"]
+    assert run(event_store.backlog()).queued == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (signed(message("1", "Hola"), "another"), 401),
+        ({"content": b"{}"}, 401),
+        (signed(b"{"), 400),
+        (signed(b"NaN"), 400),
+        (signed({"event_id": "1"}), 400),
+        (signed({"event_id": 1, "phone_number": CUSTOMER}), 400),
+        (signed({"event_id": "1", "phone_number": "nobody", "message": "x"}), 400),
+        (signed(b" " * (LARGEST_BODY + 1)), 413),
+        (signed([]), 200),
+        (signed({"event": "session.status", "payload": {"status": "WORKING"}}), 200),
+    ],
+    ids=[
+        *("forged", "unsigned", "broken", "not JSON", "no customer", "id of another type"),
+        *("no phone", "too large", "no object", "no message"),
+    ],
+)
+def test_a_sender_is_told_what_is_wrong(
+    runner: TurnRunner, event_store: EventStore, body: dict[str, Any], status: int
+) -> None:
+    """Never with a 500, and nothing is recorded."""
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        answer = web.post("/webhook", **body)
+
+    assert answer.status_code == status
+    assert run(event_store.backlog()).queued == 0
+
+
+class Away:
+    """A store that is away as soon as it is told so."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.gone and name in {"accept", "backlog"}:
+            message = "away"
+            raise StoreUnavailableError(message)
+        return getattr(self._store, name)
+
+
+def test_nothing_is_acknowledged_that_is_not_recorded(
+    server: ReferenceServer, event_store: EventStore, chats: WahaChats
+) -> None:
+    """The sender is asked to deliver it again; readiness tells it, health does not."""
+    store: Any = Away(event_store)
+    runner = TurnRunner(echo(), client=server.client(), store=store, reply=WAHAReply(chats.url))
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        before = web.get("/ready")
+        store.gone = True
+        answer = web.post("/webhook", **signed(message("3EB0A1", "Hola")))
+        during, alive = web.get("/ready"), web.get("/health")
+        store.gone = False
+
+    assert (before.status_code, before.json()["status"]) == (200, "ready")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert (during.status_code, alive.status_code) == (503, 200)
+
+
+def test_a_customer_who_never_stops_is_slowed_down(runner: TurnRunner) -> None:
+    """A full backlog records nothing more; the sender comes again."""
+    runner._inbox.quiet = runner._inbox.max_quiet = 60.0  # nobody answers meanwhile
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        answers = [
+            web.post("/webhook", **signed(message(f"3EB0A{n}", "Hola"))).status_code
+            for n in range(3)
+        ]
+
+    assert answers == [200, 200, 503]
+
+
+def test_an_app_that_was_not_started_says_so(runner: TurnRunner) -> None:
+    """A mounted app's lifespan never runs, so its workers do not."""
+    outer = FastAPI()
+    outer.mount("/bot", create_app(runner, waha_secrets=SECRET))
+    with TestClient(outer) as web:
+        answer = web.post("/bot/webhook", **signed(message("3EB0A1", "Hola")))
+        ready = web.get("/bot/ready")
+
+    assert (answer.status_code, ready.status_code) == (503, 503)
+    assert "create_router" in answer.json()["detail"]
+
+
+def test_the_router_of_an_existing_app_brings_the_workers(
+    runner: TurnRunner, chats: WahaChats
+) -> None:
+    """Its lifespan runs with that of the app."""
+    app = FastAPI()
+    app.include_router(create_router(runner, waha_secrets=SECRET, path="/hooks/waha"))
+    with TestClient(app) as web:
+        web.post("/hooks/waha", **signed(message("3EB0A1", "Hola")))
+        until(lambda: chats.texts)
+
+    assert chats.texts == ["re: Hola"]
+
+
+def test_secrets_are_needed(
+    runner: TurnRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An argument, else the environment, else an error that names both; an empty list is loud."""
+    with pytest.raises(ConfigurationError, match="CONVSYNC_WAHA_SECRETS"):
+        create_app(runner)
+    with pytest.raises(ConfigurationError, match="empty"):
+        create_app(runner, waha_secrets=[""])
+    create_app(runner, waha_secrets=[])
+    monkeypatch.setenv("CONVSYNC_WAHA_SECRETS", f"old, {SECRET}")
+    before = telemetry.counted("deliveries", status="ignored")
+    with TestClient(create_app(runner)) as web:
+        status = web.post("/webhook", **signed({})).status_code
+
+    assert "unsigned" in caplog.text
+    assert status == 200
+    assert telemetry.counted("deliveries", status="ignored") == before + 1
+
+
+def test_a_runner_that_cannot_send_is_refused(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """Its workers would leave every event unanswered."""
+    runner = TurnRunner(echo(), client=server.client(), store=event_store)
+    with pytest.raises(ConfigurationError, match="WAHAReply"):
+        create_app(runner, waha_secrets=SECRET)

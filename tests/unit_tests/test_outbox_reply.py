@@ -1,0 +1,121 @@
+"""What is decided about a reply whose sending got no clear answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from langchain_convsync.client import ChatMessage
+from langchain_convsync.outbox import queue
+from langchain_convsync.outbox.plan import Send, Verify, Wait
+from langchain_convsync.outbox.reply import (
+    LOOK_BACK,
+    REMEMBERED,
+    SEND_TIME,
+    SKEW,
+    Reply,
+    Saying,
+    echo_note,
+    heard_as,
+    plan_reply,
+    standing_in,
+)
+from langchain_convsync.stores.base import Cursor, Lease, Op, Taken
+
+SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+REPLY = Reply(turn="t1", chat_id="51999999999@c.us", text="¿Algo más?")
+
+
+def own(
+    message_id: str | None, text: str = REPLY.text, *, seconds: float | None = 0
+) -> ChatMessage:
+    """A message of ours, so many seconds after the reply was sent."""
+    at = None if seconds is None else SENT + timedelta(seconds=seconds)
+    return ChatMessage(message_id, text, at)
+
+
+def found(chat: list[ChatMessage], known: tuple[str, ...] = ()) -> ChatMessage | None:
+    return standing_in(REPLY, chat, since=SENT, known=known)
+
+
+def test_what_was_not_sent_is_sent() -> None:
+    """As the next try."""
+    assert plan_reply(Cursor(op_id="t1/0"), now=100.0, settle=10.0) == Send(0, 1)
+    assert plan_reply(Cursor(op_id="t1/0", tries=3), now=100.0, settle=10.0) == Send(0, 4)
+
+
+def test_what_may_have_been_sent_is_looked_for_when_that_is_surely_over() -> None:
+    """Not before: the request may still be on its way."""
+    cursor = Cursor(op_id="t1/0", sent_at=100.0, tries=1)
+
+    assert plan_reply(cursor, now=101.0, settle=10.0) == Wait(SEND_TIME + 9.0)
+    assert plan_reply(cursor, now=110.0 + SEND_TIME, settle=10.0) == Verify(0)
+
+
+def test_an_echo_is_a_sign_at_once() -> None:
+    """What is there cannot be still to come."""
+    cursor = Cursor(op_id="t1/0", sent_at=100.0, tries=1)
+
+    assert plan_reply(cursor, now=101.0, settle=10.0, heard=True) == Verify(0)
+
+
+def test_an_echo_is_recognised_by_its_words_and_a_new_id() -> None:
+    """Echoes of other words, and of earlier replies, say nothing; no words are kept."""
+    notes = [echo_note("A", REPLY.text), echo_note("B", "Hola"), echo_note("C", REPLY.text)]
+
+    assert heard_as(REPLY, notes, known=()) == "A"
+    assert heard_as(REPLY, notes, known=["A"]) == "C"
+    assert heard_as(REPLY, notes, known=["A", "C"]) is None
+    assert REPLY.text not in "".join(notes)
+
+
+def test_a_reply_stands_in_a_chat_under_a_new_id() -> None:
+    """The same words of an earlier reply are another message."""
+    assert found([own("B"), own("A", seconds=-5)], ("A",)) == own("B")
+    assert found([own("A")], ("A",)) is None
+    assert found([own("B", "Hola")]) is None
+    assert found([]) is None
+    assert found([replace(own("B"), own=False)]) is None
+
+
+def test_clocks_may_differ_a_little() -> None:
+    """WhatsApp's and the store's; old messages with the same words are not ours."""
+    assert found([own("A", seconds=-SKEW)]) is not None
+    assert found([own("A", seconds=-SKEW - 1)]) is None
+    assert found([own("A", seconds=None)]) is not None
+
+
+def test_a_chat_that_is_not_read_back_far_enough_tells_nothing() -> None:
+    """The reply may stand further up."""
+    newer = [own(f"{n}", "Hola", seconds=60) for n in range(LOOK_BACK)]
+
+    with pytest.raises(LookupError):
+        found(newer)
+    assert found(newer[1:]) is None
+    assert found([*newer[1:], own("old", "Hola", seconds=-60)]) is None
+
+
+def test_the_ids_of_the_last_replies_are_remembered() -> None:
+    """So many that a look back shows no other ones; an unknown id changes nothing."""
+    lease = Lease(cid="c", lane="say", token="t", epoch=1, until=0.0)
+    saying = Saying(
+        taken=Taken(lease=lease, now=0.0),
+        op=Op(id="t1/0", body=""),
+        cursor=Cursor(op_id="t1/0"),
+        reply=REPLY,
+    )
+    assert saying.anchor_with(None) is None
+    for number in range(REMEMBERED + 1):
+        saying.anchor = saying.anchor_with(f"id {number}")
+
+    assert len(saying.known) == REMEMBERED
+    assert (saying.known[0], saying.known[-1]) == ("id 1", f"id {REMEMBERED}")
+
+
+def test_pauses_between_tries_grow_and_end_growing() -> None:
+    """Also after days without the other side."""
+    pauses = [queue.backoff(tries) for tries in (1, 2, 3, 10, 5000)]
+
+    assert pauses == [0.2, 0.4, 0.8, queue.LAST_DELAY, queue.LAST_DELAY]

@@ -1,0 +1,104 @@
+"""When something goes on the wire, and how long it is left alone there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from langchain_convsync import ConvSyncClient, ServerProfile
+from langchain_convsync._flow import Io, run
+from langchain_convsync.models import ConversationMessage
+from langchain_convsync.outbox import Outbox, Write
+from langchain_convsync.outbox.plan import ATTEMPT
+from langchain_convsync.outbox.queue import SLACK
+from langchain_convsync.stores import Commit, Op, SQLiteEventStore
+from langchain_convsync.stores.base import Lease
+from tests.faulty_server import CLOSE, FaultyServer, sends
+from tests.store_cases import Clock, conversation, event
+
+TURN = event().eid
+
+
+class Slow(SQLiteEventStore):
+    """A store that takes its time to note that something goes on the wire."""
+
+    def __init__(self, clock: Clock, *took: float) -> None:
+        super().__init__(":memory:", clock=clock)
+        self.time, self.took = clock, [*took]
+        self.noted: list[tuple[float, int, float]] = []
+
+    def op_begin(self, lease: Lease, *given: Any, attempt: int, need: float, **named: Any) -> Any:
+        real = super().op_begin(lease, *given, attempt=attempt, need=need, **named)
+
+        def block() -> Any:
+            self.noted.append((self.time.now, attempt, need))
+            cursor = real.block()
+            self.time.advance(self.took.pop(0) if self.took else 0.0)
+            return cursor
+
+        return Io(block, real.wait)
+
+
+def with_a_message(store: SQLiteEventStore) -> SQLiteEventStore:
+    """One message is to be written."""
+    taken = run(store.accept(event(), token="t")).taken
+    assert taken is not None
+    write = Write(
+        kind="append",
+        phone_number="+51999999999",
+        session_id="s1",
+        bot_id="bot123",
+        subdomain="restaurant-abc",
+        turn=TURN,
+        number=1,
+        decided_at=taken.now,
+        messages=(ConversationMessage(role="bot", content="Hola"),),
+    )
+    op = Op(id=f"{TURN}/0", body=write.model_dump_json())
+    run(store.commit_turn(taken.lease, Commit(eids=[TURN], outcomes={}, ops=[op])))
+    return store
+
+
+@pytest.fixture
+def breaking() -> Iterator[FaultyServer]:
+    """An API server that breaks every connection."""
+    with FaultyServer() as server:
+        server.plays(sends(CLOSE))
+        yield server
+
+
+def attempted(store: Slow, server: FaultyServer, *, keys: bool = False) -> float | None:
+    """Try to deliver; the seconds until the queue is due again."""
+    profile = ServerProfile(settle=60.0, idempotency_keys=keys)
+    client = ConvSyncClient(server.url, profile=profile)
+    outbox = Outbox(client.api, with_a_message(store), lease=1.0, clock=store.time)
+    run(outbox.attempt(conversation()))
+    client.close()
+    due: float | None = run(store.due("write", conversation()))
+    store.close()
+    return due
+
+
+def test_what_stood_still_is_noted_again_before_it_is_sent(breaking: FaultyServer) -> None:
+    """Else it could go out when somebody looks for it already; the lease lasts for it."""
+    store = Slow(Clock(), 5.0, 7.0)
+    begun = store.time.now
+    attempted(store, breaking)
+
+    assert [at - begun for at, _, _ in store.noted] == [0.0, 5.0]
+    assert [attempt for _, attempt, _ in store.noted] == [1, 2]
+    assert [need for _, _, need in store.noted] == [ATTEMPT + SLACK, ATTEMPT + 10.0]
+    assert len(breaking.received) == 1
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_what_ended_without_an_answer_is_left_alone_from_its_end_on(
+    breaking: FaultyServer, keys: bool
+) -> None:
+    """However long before that it was begun; a key makes it safe to repeat at once."""
+    due = attempted(Slow(Clock(), SLACK), breaking, keys=keys)
+
+    assert due is not None
+    assert due < 1.0 if keys else due == 60.0

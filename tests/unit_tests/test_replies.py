@@ -1,0 +1,182 @@
+"""What an agent's output says to the customer, and whether it is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.tool import invalid_tool_call
+from pydantic import BaseModel
+
+from langchain_convsync.messages import cut_off, last_reply, text_of
+from langchain_convsync.models import StateUpdate
+from langchain_convsync.state import extract
+from langchain_convsync.turns.agent import EmptyReplyError, IncompleteReplyError, reply_of
+from tests.surfaces import calls
+
+
+class Said(BaseModel):
+    reply: str
+    intent: str | None = None
+
+
+def ended(text: str = "El total es", **metadata: Any) -> AIMessage:
+    """A message of a model, with what its provider told about its end."""
+    return AIMessage(text, response_metadata=metadata)
+
+
+def illegible(text: str = "") -> AIMessage:
+    """A message that calls a tool with arguments that are no JSON."""
+    call = invalid_tool_call(name="pay", args='{"amo', id="1", error="no JSON")
+    return AIMessage(text, invalid_tool_calls=[call])
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "Listo",
+        AIMessage("Listo"),
+        [HumanMessage("Hola"), AIMessage("Listo")],
+        {"messages": [HumanMessage("Hola"), AIMessage("Listo")]},
+        {"output": "Listo"},
+        {"reply": "Listo", "messages": [AIMessage("another")]},
+        Said(reply="Listo"),
+        AIMessage([{"type": "refusal", "refusal": "Listo"}]),
+        AIMessage("", additional_kwargs={"refusal": "Listo"}),
+    ],
+)
+def test_the_text_is_found_wherever_an_agent_leaves_it(output: object) -> None:
+    """Texts, messages, states and objects; a refusal is a text, too."""
+    assert reply_of(output) == "Listo"
+
+
+@pytest.mark.parametrize("structured", [Said(reply="Listo"), {"reply": "Listo"}])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [AIMessage('{"reply": "Listo"}')],
+        [calls("Said", reply="Listo"), ToolMessage("Returning…", tool_call_id="call-1")],
+    ],
+    ids=["provider", "tool"],
+)
+def test_a_structured_response_speaks_by_its_reply(
+    structured: object, messages: list[BaseMessage]
+) -> None:
+    """The JSON that carries it is nothing to say."""
+    assert reply_of({"messages": messages, "structured_response": structured}) == "Listo"
+
+
+def test_a_text_beside_a_structured_response_without_a_reply_is_sent() -> None:
+    """A model may say one thing and note another."""
+    said = calls("Noted", intent="order").model_copy(update={"content": "¿Cuál?"})
+    messages = [said, ToolMessage("Returning…", tool_call_id="call-1")]
+
+    assert last_reply(messages, {"intent": "order"}) == "¿Cuál?"
+
+
+def test_an_old_structured_response_does_not_speak_again() -> None:
+    """A checkpointer brings it back; what was said now is sent."""
+    assert last_reply([AIMessage("Se acabó.")], Said(reply="Listo")) == "Se acabó."
+
+
+def test_an_agent_without_a_structured_response_may_say_json() -> None:
+    """Then it is a text as any other."""
+    assert last_reply([AIMessage('{"reply": "Listo"}')]) == '{"reply": "Listo"}'
+
+
+def test_json_alone_is_no_reply_and_the_error_says_what_to_do() -> None:
+    """The developer forgot that somebody wants an answer."""
+    output = {"messages": [AIMessage('{"a": 1}')], "structured_response": {"a": 1}}
+
+    with pytest.raises(EmptyReplyError, match="field `reply`"):
+        reply_of(output)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ended(finish_reason="length"),
+        ended(finish_reason="content_filter", model_provider="openai"),
+        ended(stop_reason="max_tokens", model_provider="anthropic"),
+        ended(status="incomplete", model_provider="openai"),
+        ended(model_provider="openai"),
+    ],
+)
+def test_a_message_that_was_cut_off_is_recognised(message: AIMessage) -> None:
+    """By the reason that the provider gave, or by OpenAI's giving none."""
+    assert cut_off(message)
+    with pytest.raises(IncompleteReplyError, match="cut off"):
+        reply_of({"messages": [message]})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ended(),
+        ended(finish_reason="stop", model_provider="openai"),
+        ended(finish_reason=None, model_provider="openai"),
+        ended(status="completed", model_provider="openai"),
+        ended(stop_reason="end_turn", model_provider="anthropic"),
+        ended(model_provider="another"),
+        HumanMessage("Hola"),
+    ],
+)
+def test_whatever_is_not_known_to_be_cut_off_is_whole(message: BaseMessage) -> None:
+    """Most models tell nothing, and some servers tell no reason outside of streams."""
+    assert cut_off(message) is None
+
+
+def test_what_followed_a_message_that_was_cut_off_is_not_relied_on() -> None:
+    """The agent has acted on half a tool call."""
+    half = calls("pay", amount=1).model_copy(
+        update={"response_metadata": {"stop_reason": "length"}}
+    )
+    messages = [half, ToolMessage("paid", tool_call_id="call-1"), AIMessage("Pagado.")]
+
+    with pytest.raises(IncompleteReplyError):
+        reply_of({"messages": messages})
+
+
+def test_what_was_said_before_the_run_does_not_count() -> None:
+    """A checkpointed thread keeps the half of an answer for ever."""
+    half = AIMessage("El to", id="1", response_metadata={"model_provider": "openai"})
+    before = {"messages": [HumanMessage("Hola", id="0"), half]}
+
+    output = {"messages": [*before["messages"], AIMessage("El total es S/ 25", id="2")]}
+
+    assert reply_of(output, before) == "El total es S/ 25"
+    with pytest.raises(EmptyReplyError):
+        reply_of(before, before)
+
+
+@pytest.mark.parametrize("text", ["", "Un momento…"])
+def test_a_call_in_no_json_is_no_answer(text: str) -> None:
+    """An agent ends on it as if it had nothing to call; what it promised never happens."""
+    with pytest.raises(IncompleteReplyError, match="no JSON"):
+        reply_of({"messages": [illegible(text)]})
+
+
+def test_a_call_in_no_json_that_was_answered_is_no_flaw() -> None:
+    """A middleware told the model, which tried again."""
+    told = ToolMessage("no JSON", tool_call_id="1", status="error")
+
+    assert reply_of({"messages": [illegible(), told, AIMessage("Listo")]}) == "Listo"
+
+
+def test_half_a_decision_is_none() -> None:
+    """Of the intent "order", half is "or"."""
+    half = calls("sync_state", intent="or")
+    whole = calls("sync_state", step="selecting")
+    half.response_metadata = {"model_provider": "openai"}
+
+    assert extract({"messages": [half, whole]}) == StateUpdate(step="selecting")
+
+
+def test_a_refusal_among_other_blocks_is_read_by_its_words() -> None:
+    """It is no picture."""
+    message = AIMessage(
+        [{"type": "text", "text": "Mira:"}, {"type": "refusal", "refusal": "No puedo."}]
+    )
+
+    assert text_of(message) == "Mira:\nNo puedo."

@@ -1,0 +1,94 @@
+"""WAHA as replies see it, over real HTTP: texts are sent, chats are read, and answers get lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+from tests.faulty_server import CLOSE, Deed, FaultyServer, Received, Script, answers, sends
+
+
+class WahaChats:
+    """Everything that was sent, and what is to happen to the next requests.
+
+    Attributes:
+        sent: (WAHA session, chat id, text), in order.
+        fates: What to do with the next sends; an empty list carries them out.
+        reading: What to answer instead of a chat; None shows the chat.
+        reads: How often a chat was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, str]] = []
+        self.fates: list[Script] = []
+        self.reading: Script | None = None
+        self.reads = 0
+        self.keys: set[str | None] = set()
+        self.url = ""
+
+    @property
+    def texts(self) -> list[str]:
+        """What customers read, in order."""
+        return [text for _, _, text in self.sent]
+
+    def __call__(self, request: Received) -> Iterable[bytes | float | Deed]:
+        self.keys.add(request.headers.get("x-api-key"))
+        if request.method == "POST":
+            fate = self.fates.pop(0) if self.fates else self.carried_out
+            return fate(request)
+        self.reads += 1
+        return (self.reading or self.shown)(request)
+
+    def carried_out(self, request: Received) -> Iterable[bytes | float | Deed]:
+        """The text is sent, and the answer tells under which id."""
+        asked = request.json
+        self.sent.append((asked["session"], asked["chatId"], asked["text"]))
+        return answers(self.message(len(self.sent)), status=201)(request)
+
+    def lost(self, request: Received) -> Iterable[bytes | float | Deed]:
+        """The text is sent; the connection breaks before the answer."""
+        self.carried_out(request)
+        return sends(CLOSE)(request)
+
+    def shown(self, request: Received) -> Iterable[bytes | float | Deed]:
+        """The chat, newest first."""
+        _, _, session, _, chat, _ = unquote(request.target.partition("?")[0]).split("/")
+        found = [
+            self.message(number)
+            for number, sent in enumerate(self.sent, start=1)
+            if sent[:2] == (session, chat)
+        ]
+        return answers(found[::-1])(request)
+
+    def message(self, number: int) -> dict[str, Any]:
+        """The message that was sent as the so-manyth."""
+        _, chat_id, text = self.sent[number - 1]
+        return {
+            "id": f"true_{chat_id}_3EB0{number:08X}",
+            "timestamp": int(time.time()),
+            "fromMe": True,
+            "source": "api",
+            "to": chat_id,
+            "body": text,
+        }
+
+    def echo(self, number: int) -> dict[str, Any]:
+        """The webhook's word of that message."""
+        session, _, _ = self.sent[number - 1]
+        return {"event": "message.any", "session": session, "payload": self.message(number)}
+
+
+def never_came(request: Received) -> Iterable[bytes | float | Deed]:
+    """The connection breaks before anything is done."""
+    return sends(CLOSE)(request)
+
+
+@contextmanager
+def waha_server(chats: WahaChats) -> Iterator[str]:
+    """Its URL."""
+    with FaultyServer() as server:
+        server.plays(chats)
+        yield server.url
