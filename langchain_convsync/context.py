@@ -17,7 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from langchain_convsync import phone
-from langchain_convsync.errors import ConversationMismatchError, UnknownConversationError
+from langchain_convsync.errors import (
+    ConversationMismatchError,
+    InvalidEventError,
+    UnknownConversationError,
+)
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 
 
@@ -31,9 +35,11 @@ class ConversationRef:
         subdomain: The tenant, once it is known.
         session_id: The conversation's key on the API server, once it is known.
         turn_id: The turn that is running, inside a ``TurnRunner``.
+        event_id: The event that is being answered, where something is to be done once for it.
 
     Raises:
         InvalidPhoneNumberError: ``phone_number`` is neither.
+        InvalidEventError: ``event_id`` is empty, or no text.
     """
 
     phone_number: str = field(repr=False)
@@ -41,8 +47,13 @@ class ConversationRef:
     subdomain: str | None = None
     session_id: str | None = field(default=None, repr=False)
     turn_id: str | None = None
+    event_id: str | None = field(default=None, repr=False)  # WAHA's own hold the phone number
 
     def __post_init__(self) -> None:
+        given: object = self.event_id  # whatever the annotation says
+        if given is not None and not (isinstance(given, str) and given):
+            message = "event_id must be the event's own id as text, the same for every delivery"
+            raise InvalidEventError(message)
         object.__setattr__(self, "phone_number", phone.normalize(self.phone_number))
 
     @classmethod
@@ -92,7 +103,7 @@ class ConversationRef:
             message = "two sources name different customers for one run; pass the conversation once"
             raise ConversationMismatchError(message)
         known: dict[str, Any] = {}
-        for name in ("bot_id", "subdomain", "session_id", "turn_id"):
+        for name in ("bot_id", "subdomain", "session_id", "turn_id", "event_id"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 message = f"two sources name different conversations for one run: {name} differs"
@@ -169,20 +180,24 @@ _current_ref: ContextVar[ConversationRef | None] = ContextVar("convsync_conversa
 
 @contextmanager
 def in_conversation(
-    conversation: ConversationLike, *, bot_id: str | None = None
+    conversation: ConversationLike, *, bot_id: str | None = None, event_id: str | None = None
 ) -> Iterator[ConversationRef]:
     """Serve one conversation inside the block, in both colours and in everything called from it.
 
     Args:
         conversation: The customer's phone number or chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
+        event_id: The event that is answered here: callback handlers with a store sync once for it.
+            It travels with the context, not with the run's metadata, which tracers export.
 
     Raises:
-        ConversationMismatchError: ``bot_id`` is not the reference's.
+        ConversationMismatchError: ``bot_id`` or ``event_id`` is not the reference's.
+        InvalidEventError: ``event_id`` is empty, or no text.
     """
     ref = ConversationRef.of(conversation)
-    if bot_id is not None:
-        ref = ref.agreeing(replace(ref, bot_id=bot_id))
+    named = {"bot_id": bot_id, "event_id": event_id}
+    given = {name: value for name, value in named.items() if value is not None}
+    ref = ref.agreeing(replace(ref, **given))
     token = _current_ref.set(ref)
     try:
         yield ref

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, cast
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from langchain_convsync import telemetry
@@ -21,7 +20,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.messages import flaw_in, last_reply, text_of, to_langchain
+from langchain_convsync.messages import flaw_in, last_reply, text_of
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
@@ -32,6 +31,7 @@ from langchain_convsync.prompts import (
     with_section,
 )
 from langchain_convsync.state import STATE_TYPES, SYNC_TOOL, as_update, extract
+from langchain_convsync.thread import Watermark, ids_of, interjection, interleaved, last_words
 
 try:
     from langchain.agents.middleware.types import (
@@ -55,8 +55,9 @@ class ConvSyncState(AgentState[Any]):
     """The agent's state, with what the middleware keeps for itself.
 
     Plain values only, and nothing that names the customer: checkpointers store it, tracers export
-    it. ``history`` is there once per thread; ``pending`` are the customer's words not yet written;
-    ``known`` and ``before`` tell what was decided in this run from what was restored.
+    it. ``others`` is what the conversation holds and the thread does not, ``watermark`` how far it
+    was read; ``pending`` are the customer's words not yet written; ``known`` and ``before`` tell
+    what was decided in this run from what was restored.
     """
 
     convsync: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
@@ -76,8 +77,9 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
     what was decided is synced once. Inside a ``TurnRunner`` the turn does both, and this does not.
 
     The history joins each call of the model and never enters the agent's ``messages``: results and
-    streams hold this run's messages only. With a checkpointer it is read once per thread,
-    and the thread goes on from there. An input that brings its own history gets no other.
+    streams hold this run's messages only. With a checkpointer the thread goes on from there, and
+    what others said since, a human colleague for example, joins it in its place; what the thread
+    holds itself does not come back. An input that brings its own history gets no other.
 
     After an interrupt, name the conversation again when you resume: it is not kept in checkpoints.
 
@@ -161,18 +163,26 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         kept = state.get("convsync") or {}
         notes = {**kept, **_start(state, kept)}
         access = self._access(runtime).within(**notes["tenant"])
+        mark = Watermark.of(kept.get("watermark"))
+        if self._records_inbound():  # what the customer wrote now may stand there already
+            noted = kept.get("pending", {})
+            new = [text for key, text in notes["pending"].items() if key not in noted]
+            mark = mark.after_saying(_as_users(new))
         try:
             conversation = yield from access.read()
         except APIError as error:
             self._failed(error, "read")
-            return {"convsync": notes}
+            return {"convsync": {**notes, "watermark": mark.plain()}}
         notes["tenant"] = {"bot_id": conversation.bot_id, "subdomain": conversation.subdomain}
         notes["prompt"] = state_section(conversation, self._prompt_keys)
+        others, read = mark.read(conversation.messages)
+        notes["watermark"] = read.plain()
         given = access.turn is not None and access.turn.history_given
-        if "history" not in kept and not given and not _brings_history(state):
-            notes["history"] = [
-                message.model_dump(by_alias=True, mode="json") for message in conversation.messages
-            ]
+        given = given or (not kept and _brings_history(state))
+        if others and not given:
+            held = [] if mark.seen is None else kept["known"]
+            added = interjection(others, state["messages"], held=held)
+            notes["others"] = [*kept.get("others", ()), added]
         return {"convsync": notes}
 
     def _end(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:
@@ -183,15 +193,22 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
             telemetry.count("incomplete_answers")
             logger.warning("The agent's answer is not whole: %s", flaw)
-        said = [ConversationMessage(role="user", content=text) for text in words if text]
+        said = _as_users(words)
         if reply := last_reply(fresh, state.get("structured_response")):
             said.append(ConversationMessage(role="bot", content=reply))
+        expected = [each for each in said if each.role == "bot" or not self._records_inbound()]
+        mark = Watermark.of(notes["watermark"]).after_saying(expected)
         try:
             access = self._access(runtime).within(**notes["tenant"])
             yield from _write(access, said, update)
         except ConvSyncError as error:
             self._failed(error, "write")
-        return {"convsync": {**notes, "known": _ids(state), "pending": {}}}
+        ended = {"known": ids_of(state["messages"]), "pending": {}, "watermark": mark.plain()}
+        return {"convsync": {**notes, **ended}}
+
+    def _records_inbound(self) -> bool:
+        """Whether the customer's words are recorded before they are here; a turn hides its own."""
+        return self._api.profile.records_inbound and current_turn.get() is None
 
     def _failed(self, error: Exception, doing: Literal["read", "write"]) -> None:
         telemetry.count("middleware_failures", doing=doing, error=type(error).__name__)
@@ -215,11 +232,11 @@ def _start(state: ConvSyncState, kept: Mapping[str, Any]) -> dict[str, Any]:
     known = kept.get("known", ())
     new = {
         message.id: text_of(message)
-        for message in _last_words(state["messages"])
+        for message in last_words(state["messages"])
         if message.id not in known
     }
     return {
-        "known": _ids(state),
+        "known": ids_of(state["messages"]),
         "pending": {**kept.get("pending", {}), **new},
         "before": {key: state.get(key) for key in (*STATE_TYPES, "structured_response")},
         "tenant": kept.get("tenant", {"bot_id": None, "subdomain": None}),
@@ -227,14 +244,8 @@ def _start(state: ConvSyncState, kept: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _last_words(messages: Sequence[BaseMessage]) -> list[HumanMessage]:
-    """What the customer said since anybody else said anything."""
-    words = itertools.takewhile(lambda message: message.type == "human", reversed(messages))
-    return [message for message in words if isinstance(message, HumanMessage)][::-1]
-
-
-def _ids(state: ConvSyncState) -> list[str | None]:
-    return [message.id for message in state["messages"]]
+def _as_users(words: Iterable[str]) -> list[ConversationMessage]:
+    return [ConversationMessage(role="user", content=text) for text in words if text]
 
 
 def _brings_history(state: ConvSyncState) -> bool:
@@ -244,8 +255,7 @@ def _brings_history(state: ConvSyncState) -> bool:
 def _informed(request: ModelRequest[Any]) -> ModelRequest[Any]:
     """The request with history and state in it."""
     notes: Mapping[str, Any] = cast("ConvSyncState", request.state).get("convsync") or {}
-    stored = [ConversationMessage.model_validate(entry) for entry in notes.get("history", ())]
-    messages = cast("list[AnyMessage]", [*to_langchain(stored), *request.messages])
+    messages = cast("list[AnyMessage]", interleaved(request.messages, notes.get("others", ())))
     system = with_section(request.system_message, notes.get("prompt", ""))
     return request.override(messages=messages, system_message=system)
 

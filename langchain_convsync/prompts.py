@@ -22,6 +22,7 @@ from pydantic import (
 
 from langchain_convsync import errors
 from langchain_convsync.models import SERVER_KEYS, Conversation, StateUpdate
+from langchain_convsync.state import as_json
 
 if TYPE_CHECKING:
     from pydantic.v1 import ValidationError as ValidationErrorV1
@@ -68,6 +69,11 @@ class SyncStateArgs(BaseModel):
         if self.intent is None and self.step is None and not self.context:
             message = "nothing to note; give at least one of intent, step and context"
             raise ValueError(message)
+        try:
+            as_json([self.intent, self.step, self.context])
+        except ValueError as error:
+            message = "these values cannot be sent: use finite numbers and plain text"
+            raise ValueError(message) from error
         return self
 
 

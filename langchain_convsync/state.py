@@ -7,13 +7,16 @@ this run, metadata of the last message.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from enum import Enum
 from typing import Any, TypeAlias
 
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
@@ -64,8 +67,18 @@ def extract(
         found = as_update(structured)
     found = found or _changed_keys(values, before)
     if tool_calls:
-        found = found or _called(messages)
-    return found or (as_update(_metadata(messages[-1])) if messages else found)
+        found = found or called(messages)
+    spoken = messages[-1] if messages else None
+    return found or (as_update(_metadata(spoken)) if isinstance(spoken, AIMessage) else found)
+
+
+def without(output: object, before: Mapping[str, Any]) -> object:
+    """The output without the messages that the state had before the run."""
+    known = {message.id for message in messages_of(before)}
+    if not isinstance(output, Mapping) or not known:
+        return output
+    fresh = [message for message in messages_of(output) if message.id not in known]
+    return {**output, "messages": fresh}
 
 
 def ask(extractor: Extractor, output: object) -> Flow[Decision]:
@@ -95,41 +108,12 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     return (yield from Io(block, wait))
 
 
-def as_update(decision: object) -> StateUpdate:
-    """A state update from anything that has its fields.
-
-    Fields of another type are somebody else's: a retrieval chain's ``context`` is a list
-    of documents.
-    """
-    if isinstance(decision, StateUpdate):
-        return decision
-    if isinstance(decision, BaseModel):
-        decision = decision.model_dump(mode="json")
-    if not isinstance(decision, Mapping):
-        decision = {key: getattr(decision, key, None) for key in STATE_TYPES}
-    fields = {
-        key: decision[key]
-        for key, kind in STATE_TYPES.items()
-        if isinstance(decision.get(key), kind)
-    }
-    try:
-        return StateUpdate.model_validate(fields)
-    except ValidationError:
-        telemetry.count("state_rejected")
-        return StateUpdate()
-
-
-def _changed_keys(values: Mapping[str, Any], before: Mapping[str, Any]) -> StateUpdate:
-    return as_update(
-        {k: values[k] for k in STATE_TYPES if k in values and values[k] != before.get(k)}
-    )
-
-
-def _called(messages: Sequence[BaseMessage]) -> StateUpdate:
-    """The ``sync_state`` calls of the run that are still to be written, the later ones on top.
+def called(output: object) -> StateUpdate:
+    """What ``sync_state`` calls in a run's output leave to be written, the later ones on top.
 
     One that was cut off may say anything: of the intent "order", half is "or".
     """
+    messages = messages_of(output)
     settled = {
         message.tool_call_id
         for message in messages
@@ -144,6 +128,60 @@ def _called(messages: Sequence[BaseMessage]) -> StateUpdate:
             if call["name"] == SYNC_TOOL and call["id"] not in settled:
                 update = update.updated_by(as_update(call["args"]))
     return update
+
+
+def as_update(decision: object) -> StateUpdate:
+    """A state update from anything that has its fields; enums, dates and models become JSON.
+
+    Fields of another type are somebody else's: a retrieval chain's ``context`` is a list of
+    documents. A blank text decides nothing. A field that cannot be sent is left out, and counted.
+    """
+    if isinstance(decision, StateUpdate):
+        return decision
+    fields = {}
+    for key, kind in STATE_TYPES.items():
+        value = _field(decision, key)
+        if isinstance(value, kind) and value != "":
+            try:
+                fields[key] = as_json(value)
+            except ValueError:
+                telemetry.count("state_rejected")
+    return StateUpdate.model_validate(fields)
+
+
+def as_json(value: object) -> Any:
+    """The value as the API can be sent it: dates, enums and models become JSON.
+
+    Raises:
+        ValueError: It cannot be sent.
+    """
+    plain = to_jsonable_python(value)
+    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    return plain
+
+
+def _field(decision: object, name: str) -> object:
+    if isinstance(decision, Mapping):
+        value = decision.get(name)
+    elif isinstance(decision, BaseModel) and name not in type(decision).model_fields:
+        value = (decision.model_extra or {}).get(name)  # not whatever else a model class has
+    else:
+        value = getattr(decision, name, None)
+    if isinstance(value, Enum):
+        value = value.value
+    return value.strip() if isinstance(value, str) else value
+
+
+def _changed_keys(values: Mapping[str, Any], before: Mapping[str, Any]) -> StateUpdate:
+    """What differs; of a mapping, the keys that do."""
+    changed: dict[str, Any] = {}
+    for key in STATE_TYPES:
+        new, old = values.get(key), before.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            changed[key] = {k: v for k, v in new.items() if k not in old or v != old[k]}
+        elif key in values and new != old:
+            changed[key] = new
+    return as_update(changed)
 
 
 def _is_answer(artifact: object) -> bool:

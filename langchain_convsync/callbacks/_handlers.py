@@ -12,11 +12,13 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
+from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.context import ConversationLike, current_turn, resolve
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.state import Extractor, as_update, ask, extract
+from langchain_convsync.stores.base import EventStore
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler as _Handler
@@ -35,6 +37,7 @@ class _StateSync(_Handler):
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         *,
         conversation: ConversationLike | None = None,
+        store: EventStore | None = None,
         extractor: Extractor | None = None,
         on_error: Callable[[Exception], object] | None = None,
         raise_error: bool = False,
@@ -43,6 +46,7 @@ class _StateSync(_Handler):
         self.raise_error = raise_error
         self._api = api_of(client)
         self._conversation = conversation
+        self._store = store
         self._extractor = extractor
         self._on_error = on_error
         self._runs = Runs()
@@ -101,7 +105,11 @@ class _StateSync(_Handler):
             decision = extract(root.fresh(output), baseline=root.before(inputs))
         if update := as_update(decision):
             ref = root.ref or resolve(self._conversation)
-            yield from Access(self._api, ref, root.turn).decide(update)
+            syncing = Access(self._api, ref, root.turn).decide(update)
+            if self._store is None or root.turn is not None:  # a turn is once per event by itself
+                yield from syncing
+            else:
+                yield from sync_once(self._store, ref, syncing)
 
 
 class ConvSyncCallbackHandler(_StateSync):
@@ -117,10 +125,23 @@ class ConvSyncCallbackHandler(_StateSync):
     runs at once, in every call form; async runs call it on a thread. A sync costs one read and one
     write; inside a ``TurnRunner`` it costs none, the turn writes it.
 
+    With a store, an event is synced once, whichever processes answer it::
+
+        handler = ConvSyncCallbackHandler(store=RedisEventStore("redis://…"))
+        with in_conversation(event.phone_number, event_id=event.event_id):
+            chain.invoke(question, {"callbacks": [handler]})
+
+    That is the sync alone: the run, and what it costs, happens each time (``deduplicated`` is for
+    that). An event of several runs is synced by the first that decides something, so attach the
+    handler to the outermost. Inputs of one ``batch`` share the event of its block; where they are
+    different events, give each a config with a handler of its ``ConversationRef(…, event_id=…)``.
+
     Args:
         client: The API server, in either colour; None takes it from the environment.
         conversation: The conversation; None takes that of each run. Not from its metadata: tracers
             export that.
+        store: Where the events are kept that were synced; None syncs after each run. While it
+            cannot tell, nothing is synced.
         extractor: The run's output → ``StateUpdate``, mapping or None (None leaves it to the
             default extraction).
         on_error: Called with the error when a sync failed. The run itself is not disturbed.

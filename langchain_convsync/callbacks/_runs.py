@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -37,12 +38,14 @@ class Root:
     Attributes:
         ref: The conversation, where it was known when the root began.
         turn: The turn that was running then.
-        thread: The graph's thread, where it has one.
+        thread: The thread of the graph that it is or holds, if that has a checkpointer.
         given: The root's input, where it is a mapping.
         restored: State that a checkpointer brought back.
         known: Ids of the messages that were there before.
         interrupted: Whether a graph stopped to wait for a human.
         resumed: Whether the root goes on with an interrupted one.
+        elsewhere: Whether that one was interrupted in another process, so nobody remembers what was
+            so before it.
     """
 
     ref: ConversationRef | None = None
@@ -53,6 +56,7 @@ class Root:
     known: set[str] = field(default_factory=set)
     interrupted: bool = False
     resumed: bool = False
+    elsewhere: bool = False
     runs: dict[UUID, _Run] = field(default_factory=dict)
 
     def before(self, inputs: object = None) -> Mapping[str, Any]:
@@ -61,9 +65,12 @@ class Root:
 
     def fresh(self, output: object) -> object:
         """The output without the messages that were there before."""
-        if not isinstance(output, Mapping) or not self.known:
+        if not isinstance(output, Mapping) or not (self.known or self.elsewhere):
             return output
         messages = [message for message in messages_of(output) if message.id not in self.known]
+        if self.elsewhere:  # the interrupted run began with the customer's last words
+            own = takewhile(lambda message: message.type != "human", reversed(messages))
+            messages = list(own)[::-1]
         return {**output, "messages": messages}
 
     def enter(
@@ -119,21 +126,25 @@ class Runs:
         with self._lock:
             root_id = run_id if parent is None else self._root_ids.get(parent, run_id)
             if root_id == run_id:
-                root = new_root()
-                root.given, root.thread = given, about.get("thread_id")
-                if given is not inputs:  # a command to go on, not a new message
-                    self._go_on(root)
-                self._roots[run_id] = root
+                self._roots[run_id] = new_root()
+                self._roots[run_id].given = given
             self._root_ids[run_id] = root_id
-            self._roots[root_id].enter(run_id, parent, given, about)
+            root = self._roots[root_id]
+            if thread := _thread_of_graph(about):
+                root.thread = thread
+                if inputs is None or hasattr(inputs, "resume"):  # told to go on
+                    self._go_on(root, thread)
+            root.enter(run_id, parent, given, about)
             while len(self._roots) > MOST_ROOTS:
                 telemetry.count("callback_runs_forgotten")
                 self._forget(next(iter(self._roots)))
 
-    def _go_on(self, root: Root) -> None:
-        paused = self._paused.pop(root.thread or "", None)
-        if paused is not None:  # what was decided before the interrupt is still to be synced
-            root.restored, root.known, root.resumed = paused.restored, paused.known, True
+    def _go_on(self, root: Root, thread: str) -> None:
+        """What was decided before the interrupt is still to be synced."""
+        paused = self._paused.pop(thread, None)
+        root.resumed, root.elsewhere = True, paused is None
+        if paused is not None:
+            root.restored, root.known = paused.restored, paused.known
 
     def interrupt(self, run_id: UUID | None) -> None:
         """Note that a run waits for a human."""
@@ -160,3 +171,8 @@ class Runs:
                 del self._root_ids[run_id]
             root.runs.clear()
         return root
+
+
+def _thread_of_graph(about: Mapping[str, Any]) -> str | None:
+    """The thread, where the run is a graph with a checkpointer, and none of a graph's nodes."""
+    return None if "langgraph_step" in about else about.get("thread_id")

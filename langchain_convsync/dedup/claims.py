@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from typing import Any
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, arun, run, sleep
+from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.dedup.results import decode, encode
-from langchain_convsync.errors import ConvSyncError, FencedError, InvalidEventError
-from langchain_convsync.stores.base import Accepted, Commit, EventStore, NewEvent, Taken, new_token
+from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.stores import claims
+from langchain_convsync.stores.base import Accepted, EventStore, Taken
 from langchain_convsync.stores.heartbeat import Watch
 
 
@@ -25,9 +25,6 @@ class ClaimStatus(StrEnum):
 
 
 ACQUIRED, IN_PROGRESS, DONE = ClaimStatus
-
-#: Seconds between looks at an event that somebody else is at: doubled each time, up to the last.
-FIRST_LOOK, LAST_LOOK = 0.01, 0.25
 
 
 class Claim:
@@ -107,9 +104,9 @@ def once(
         try:
             yield claim
         except Exception:
-            run(_give_back(store, taken))
+            run(claims.give_back(store, taken))
             raise
-        run(_finish(store, taken, claim))
+        run(claims.finish(store, taken, claim.stored))
 
 
 @asynccontextmanager
@@ -130,31 +127,18 @@ async def aonce(
         try:
             yield claim
         except Exception:
-            await arun(_give_back(store, taken))
+            await arun(claims.give_back(store, taken))
             raise
-        await arun(_finish(store, taken, claim))
+        await arun(claims.finish(store, taken, claim.stored))
 
 
 def _claim(
     store: EventStore, event_id: str, lease: float, namespace: str, wait: float
 ) -> Flow[tuple[Claim, Taken | None]]:
-    if not event_id:
-        message = "event_id is empty: give the event's own id, the same for every delivery"
-        raise InvalidEventError(message)
-    handles = yield from store.handles()
-    handle = handles.claim(namespace, event_id)
-    event = NewEvent(eid=handle, cid=handle)
-    until, look = time.monotonic() + wait, FIRST_LOOK
-    while True:
-        accepted = yield from store.accept(event, token=new_token(), lease=lease)
-        claim = _as_claim(accepted)
-        left = until - time.monotonic()
-        if claim.status is not IN_PROGRESS or left <= 0:
-            break
-        yield from sleep(min(look, left))
-        look = min(LAST_LOOK, look * 2)
-    telemetry.count("claims", status=claim.status)
-    return claim, accepted.taken
+    accepted = yield from claims.claim(store, event_id, namespace=namespace, lease=lease, wait=wait)
+    found = _as_claim(accepted)
+    telemetry.count("claims", status=found.status)
+    return found, accepted.taken
 
 
 def _as_claim(accepted: Accepted) -> Claim:
@@ -163,18 +147,3 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.state == "done":
         return Claim(DONE, decode(accepted.outcome or "null"))
     return Claim(IN_PROGRESS)
-
-
-def _finish(store: EventStore, taken: Taken, claim: Claim) -> Flow[None]:
-    eid = taken.events[0].eid
-    commit = Commit(eids=[eid], outcomes={eid: claim.stored})
-    if (yield from store.commit_turn(taken.lease, commit)) != "done":
-        message = "the lease of this event was lost to another process; its result was not stored"
-        raise FencedError(message)
-
-
-def _give_back(store: EventStore, taken: Taken) -> Flow[None]:
-    try:
-        yield from store.release(taken.lease)
-    except ConvSyncError:
-        telemetry.count("release_failures")  # the lease ends by itself; the first error matters

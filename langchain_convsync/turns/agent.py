@@ -113,7 +113,8 @@ class Before:
     """What a checkpointed agent knew before this run.
 
     Attributes:
-        values: Its state.
+        values: Its state; for one that waits, the state before the run that was interrupted: what
+            was decided in there is still to be synced.
         waiting: Whether it was interrupted, and waits for an answer.
     """
 
@@ -129,7 +130,26 @@ def baseline(call: Call) -> Flow[Before]:
     state = yield from Io(
         lambda: graph.get_state(call.config), lambda: graph.aget_state(call.config)
     )
-    return Before(state.values, bool(state.interrupts))
+    if not state.interrupts:
+        return Before(state.values)
+
+    def block() -> Mapping[str, Any]:
+        found = (_before_input(each) for each in graph.get_state_history(call.config))
+        return next((values for values in found if values is not None), {})
+
+    async def wait() -> Mapping[str, Any]:
+        async for each in graph.aget_state_history(call.config):
+            if (values := _before_input(each)) is not None:
+                return values
+        return {}
+
+    return Before((yield from Io(block, wait)), waiting=True)
+
+
+def _before_input(checkpoint: Any) -> Mapping[str, Any] | None:
+    """The state that an input met; None for a checkpoint of another kind."""
+    values: Mapping[str, Any] = checkpoint.values
+    return values if checkpoint.metadata.get("source") == "input" else None
 
 
 def invoke(

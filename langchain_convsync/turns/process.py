@@ -33,7 +33,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.outbox.breaker import Breaker
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.state import Extractor, as_update, ask, extract
+from langchain_convsync.state import Extractor, as_update, ask, called, extract, without
 from langchain_convsync.stores.base import EventStore, Taken
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.turns.agent import (
@@ -227,14 +227,17 @@ class Processor:
             call, record, watch, before=before, deadline=self._limits.deadline
         )
         if is_interrupted(output):
-            return Ending(status="interrupted", messages=inbound)
+            return Ending(status="interrupted", messages=[*inbound, *record.added])
         reply = reply_of(output, before.values)
         decided = yield from self._decide(output, before.values)
+        noted = record.update
+        if before.waiting:  # the calls before the interrupt were noted in that turn's record
+            noted = called(without(output, before.values)).updated_by(noted)
         return Ending(
             status="answered",
             messages=[*inbound, *record.added, ConversationMessage(role="bot", content=reply)],
             reply=reply,
-            update=self._accepted(record.update.updated_by(decided)),
+            update=self._accepted(noted.updated_by(decided)),
         )
 
     def _call(self, attempt: Attempt, conversation: Conversation) -> tuple[Call, TurnRecord]:

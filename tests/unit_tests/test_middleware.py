@@ -121,6 +121,31 @@ async def test_an_agent_with_a_memory_gets_the_turns_history_once(colour: str) -
     assert heard(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Claro", "Gracias"]
 
 
+def is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(is_plain(item) for item in value)
+    return value is None or type(value) in {str, bool}
+
+
+@both_colours
+async def test_a_checkpoint_holds_plain_values_that_name_no_customer(colour: str) -> None:
+    """Whatever the server's messages carry beyond the document stays out of it."""
+    model = ScriptedChatModel(["Claro"])
+    remembering: Any = agent(model, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    noted = {"role": "bot", "content": "Soy Ana", "from": PHONE}
+
+    with in_turn(conversation(context={"previousMessages": [noted]}), history_given=False):
+        await invoke(colour, remembering, ASKED, config)
+    kept = remembering.get_state(config).values["convsync"]
+
+    assert heard(model) == ["Soy Ana", "Una pizza"]
+    assert is_plain(kept)
+    assert "999999999" not in repr(kept)
+
+
 @both_colours
 async def test_an_input_that_brings_its_history_gets_no_other(colour: str) -> None:
     """A caller that keeps the transcript knows it best."""

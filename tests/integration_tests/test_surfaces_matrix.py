@@ -1,0 +1,169 @@
+"""Any two surfaces in one turn, from a list of them: one message each way, one sync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableLambda
+
+from langchain_convsync import (
+    AsyncConvSyncCallbackHandler,
+    ConvSyncCallbackHandler,
+    ConvSyncChatMessageHistory,
+    ConvSyncToolkit,
+    InboundEvent,
+    SQLiteEventStore,
+    TurnRunner,
+    aonce,
+    deduplicated,
+    once,
+)
+from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
+from tests import served
+from tests.served import Client, requests, state, words
+from tests.surfaces import PHONE, both_colours, calls, invoke
+
+reference, server, client = served.reference, served.server, served.client
+
+EVENT = InboundEvent(event_id="evt_1", phone_number=PHONE, text="Una pizza")
+Wrapper = Callable[[Runnable[Any, Any]], Runnable[Any, Any]]
+
+
+@dataclass
+class Setup:
+    """What surfaces add themselves to.
+
+    ``inside`` is wrapped around the agent within the runner, ``around`` around the runner.
+    """
+
+    client: Client
+    store: SQLiteEventStore
+    tools: list[Any] = field(default_factory=list)
+    middleware: list[Any] = field(default_factory=list)
+    callbacks: list[Any] = field(default_factory=list)
+    inside: list[Wrapper] = field(default_factory=list)
+    around: list[Wrapper] = field(default_factory=list)
+
+    def agent(self) -> Runnable[Any, Any]:
+        """Decides by a tool, where it has one, and by what it returns."""
+        script: list[Any] = ["Con gusto"]
+        if self.tools or self.middleware:
+            script.insert(0, calls("sync_state", intent="payment"))
+        model = ScriptedChatModel(script)
+        given: Runnable[Any, Any] = RunnableLambda(lambda messages: {"messages": messages})
+        graph: Runnable[Any, Any] = create_agent(model, self.tools, middleware=self.middleware)
+        deciding: Runnable[Any, Any] = RunnableLambda(
+            lambda result: {**result, "intent": "payment"}
+        )
+        agent: Runnable[Any, Any] = given | graph | deciding
+        for wrapped in self.inside:
+            agent = wrapped(agent)
+        return agent.with_config(callbacks=self.callbacks)
+
+    def answering(self) -> Runnable[Any, Any]:
+        """The runner, from the event's id to the status of its turn."""
+        runner = TurnRunner(self.agent(), client=self.client, store=self.store)
+        answer: Runnable[Any, Any] = RunnableLambda(
+            lambda _: runner.run(EVENT).status, afunc=_awaited(runner)
+        )
+        for wrapped in self.around:
+            answer = wrapped(answer)
+        return answer
+
+
+def _awaited(runner: TurnRunner) -> Any:
+    async def answer(_: Any) -> str:
+        return (await runner.arun(EVENT)).status
+
+    return answer
+
+
+def remembering(client: Client) -> Wrapper:
+    """A chain that reads and writes its history by itself."""
+
+    def wrap(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        def block(messages: list[BaseMessage]) -> Any:
+            history = ConvSyncChatMessageHistory(PHONE, client=client)
+            result = agent.invoke([*history.messages, *messages])
+            history.add_messages([messages[-1], result["messages"][-1]])
+            return result
+
+        async def wait(messages: list[BaseMessage]) -> Any:
+            history = ConvSyncChatMessageHistory(PHONE, client=client)
+            result = await agent.ainvoke([*await history.aget_messages(), *messages])
+            await history.aadd_messages([messages[-1], result["messages"][-1]])
+            return result
+
+        return RunnableLambda(block, wait)
+
+    return wrap
+
+
+def claimed(store: SQLiteEventStore) -> Wrapper:
+    """A claim of one's own on the event."""
+
+    def wrap(inner: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        def block(given: Any) -> Any:
+            with once(store, EVENT.event_id) as claim:
+                return inner.invoke(given) if claim.acquired else "claimed before"
+
+        async def wait(given: Any) -> Any:
+            async with aonce(store, EVENT.event_id) as claim:
+                return await inner.ainvoke(given) if claim.acquired else "claimed before"
+
+        return RunnableLambda(block, wait)
+
+    return wrap
+
+
+def deduplicating(store: SQLiteEventStore) -> Wrapper:
+    return lambda inner: deduplicated(inner, store, event_id=lambda *_: EVENT.event_id)
+
+
+SURFACES: dict[str, Callable[[Setup], None]] = {
+    "tools": lambda setup: setup.tools.extend(ConvSyncToolkit(setup.client).get_tools()),
+    "middleware": lambda setup: setup.middleware.append(ConvSyncMiddleware(setup.client)),
+    "history": lambda setup: setup.inside.append(remembering(setup.client)),
+    "handler": lambda setup: setup.callbacks.append(
+        ConvSyncCallbackHandler(setup.client, store=setup.store)
+    ),
+    "async handler": lambda setup: setup.callbacks.append(
+        AsyncConvSyncCallbackHandler(setup.client, store=setup.store)
+    ),
+    "once inside": lambda setup: setup.inside.append(claimed(setup.store)),
+    "deduplicated inside": lambda setup: setup.inside.append(deduplicating(setup.store)),
+    "once around": lambda setup: setup.around.append(claimed(setup.store)),
+    "deduplicated around": lambda setup: setup.around.append(deduplicating(setup.store)),
+}
+#: Two of them would claim one event for one purpose: the inner one finds it claimed by the outer.
+SAME_CLAIM = {frozenset({f"{name} inside", f"{name} around"}) for name in ("once", "deduplicated")}
+PAIRS = [pair for pair in combinations(SURFACES, 2) if frozenset(pair) not in SAME_CLAIM]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+@both_colours
+async def test_any_two_surfaces_in_a_turn_make_one_message_each_way_and_one_sync(
+    server: ReferenceServer, client: Client, colour: str, pair: tuple[str, str]
+) -> None:
+    """One read before the agent, three writes after it; the event comes twice."""
+    store = SQLiteEventStore(":memory:")
+    setup = Setup(client, store)
+    for name in pair:
+        SURFACES[name](setup)
+    answering = setup.answering()
+
+    first = await invoke(colour, answering, EVENT.event_id)
+    await invoke(colour, answering, EVENT.event_id)
+    await store.aclose()
+
+    assert first == "answered"
+    assert requests(server) == ["GET", "POST", "POST", "PUT"]
+    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
+    assert state(server)[0] == "payment"
