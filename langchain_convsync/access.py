@@ -15,6 +15,7 @@ from langchain_convsync.client import Api
 from langchain_convsync.context import (
     ConversationLike,
     ConversationRef,
+    Identity,
     TurnRecord,
     current_turn,
     resolve,
@@ -55,6 +56,7 @@ class Access:
         conversation: ConversationLike | None = None,
         *,
         context: object = None,
+        identity: Identity | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Access:
         """Access to the conversation that :func:`~langchain_convsync.context.resolve` finds.
@@ -63,7 +65,8 @@ class Access:
             UnknownConversationError: Nothing names one.
             ConversationMismatchError: Two sources name different ones.
         """
-        return cls(api, resolve(conversation, context=context, config=config), current_turn.get())
+        ref = resolve(conversation, context=context, identity=identity, config=config)
+        return cls(api, ref, current_turn.get())
 
     def within(self, *, bot_id: str | None, subdomain: str | None) -> Self:
         """This access, held to a tenant that was seen before.
