@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between tries of a write that surely was not applied: doubled each time, up to the last.
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
+#: Seconds that have to be left of a strict drain for another request.
+SHORTEST_ATTEMPT = 0.5
 
 
 Unverifiable: TypeAlias = Literal["park", "resend", "skip"]
@@ -59,6 +62,7 @@ class Outbox:
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
         unverifiable: What becomes of a message of which nobody can tell whether it was recorded.
+        breaker: What others know already about the API server.
         clock: Seconds that only ever grow.
     """
 
@@ -69,6 +73,7 @@ class Outbox:
         *,
         lease: float = 30.0,
         unverifiable: Unverifiable = "park",
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
@@ -76,13 +81,14 @@ class Outbox:
         self._lease = lease
         self._unverifiable = unverifiable
         self._clock = clock
-        self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
+        self.breaker = breaker or new_breaker(clock)
 
-    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
+    def drain(self, cid: str, *, budget: float, strict: bool = False) -> Flow[bool]:
         """Deliver what one conversation has to write, for at most ``budget`` seconds.
 
         What is not due within that time, because the API server does not answer or another process
-        is at it, stays in the store.
+        is at it, stays in the store. A request that is under way then is waited for, unless
+        ``strict``: then it is given up, and looked up by whoever goes on.
 
         Returns:
             Whether everything is delivered.
@@ -91,7 +97,8 @@ class Outbox:
         while self._clock() < until:
             taken = yield from self._store.take("write", new_token(), cid=cid, lease=self._lease)
             if taken is not None:
-                yield from self.deliver(taken, budget=until - self._clock())
+                end = until if strict else math.inf
+                yield from self.deliver(taken, budget=until - self._clock(), end=end)
             due = yield from self._store.due("write", cid)
             if due is None:
                 return True
@@ -100,21 +107,26 @@ class Outbox:
             yield from sleep(due)
         return (yield from self._store.due("write", cid)) is None
 
-    def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
-        """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""
-        delay = yield from self._work(taken, self._clock() + budget)
+    def deliver(self, taken: Taken, *, budget: float, end: float = math.inf) -> Flow[None]:
+        """Deliver a queue that was taken, and give it back.
+
+        Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
+        """
+        delay = yield from self._work(taken, self._clock() + budget, end)
         yield from self._store.release(taken.lease, delay=delay)
 
-    def _work(self, taken: Taken, until: float) -> Flow[float]:
+    def _work(self, taken: Taken, until: float, end: float) -> Flow[float]:
         """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
         anchor, offset = taken.anchor, taken.now - self._clock()
         for op in taken.ops:
             cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
             write = Write.model_validate_json(op.body)
             carries = carries_what_was_read(write, self._api.profile)
-            job = Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor, carries)
+            job = Job(taken, op, write, cursor or Cursor(op_id=op.id), anchor, carries, end)
             try:
                 while job.cursor.pos < job.write.parts:
+                    if self._clock() + SHORTEST_ATTEMPT > end:
+                        return 0.0
                     wait = yield from self._step(job, offset)
                     if wait and wait > until - self._clock():
                         return wait
@@ -185,7 +197,7 @@ class Outbox:
                 message.content,
                 target=write.target,
                 idempotency_key=job.key,
-                timeout=ATTEMPT,
+                timeout=self._time(job),
                 attempts=1,
             )
         return self._api.sync_conversation(
@@ -193,10 +205,13 @@ class Outbox:
             job.update(),
             target=write.target,
             idempotency_key=job.key,
-            timeout=ATTEMPT,
+            timeout=self._time(job),
             attempts=1,
             carried=job.carried(self._api.profile),
         )
+
+    def _time(self, job: Job) -> float:
+        return min(ATTEMPT, max(SHORTEST_ATTEMPT, job.end_at - self._clock()))
 
     def _failed(self, job: Job, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
@@ -232,7 +247,7 @@ class Outbox:
     def _verify(self, job: Job) -> Flow[float]:
         telemetry.count("verifications", operation=job.write.kind)
         try:
-            conversation = yield from self._read(job.write)
+            conversation = yield from self._read(job)
         except ConversationNotFoundError:
             return (yield from self._gone(job))
         except ConversationMismatchError as error:
@@ -284,7 +299,7 @@ class Outbox:
         """The session is gone: messages follow the customer to the new one, a sync does not."""
         write = job.write
         try:
-            conversation = yield from self._read(write)
+            conversation = yield from self._read(job)
         except ConversationNotFoundError as error:
             if write.kind == "sync_state":
                 return (yield from self._gone(job))
@@ -320,9 +335,14 @@ class Outbox:
         yield from self._confirm(job, None)
         return 0.0
 
-    def _read(self, write: Write) -> Flow[Conversation]:
+    def _read(self, job: Job) -> Flow[Conversation]:
+        write = job.write
         request = self._api.get_conversation(
-            write.phone_number, write.bot_id, target=write.target, timeout=ATTEMPT, attempts=1
+            write.phone_number,
+            write.bot_id,
+            target=write.target,
+            timeout=self._time(job),
+            attempts=1,
         )
         return self.breaker.watched(write.target, request)
 
@@ -334,6 +354,11 @@ class Outbox:
             reason,
         )
         yield from self._store.op_park(job.lease, job.op.id, reason=reason)
+
+
+def new_breaker(clock: Callable[[], float] = time.monotonic) -> Breaker:
+    """A breaker that leaves a silent API server alone for as long as writes wait for it."""
+    return Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
 
 
 def _backoff(tries: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ class Job:
         cursor: How far it has come.
         anchor: JSON of the last confirmed message.
         carries: Whether it carries what was just read.
+        end_at: When its requests have to end, on the deliverer's clock.
         read: The conversation as it was just read, without the write.
         unread: How often in a row it could not be read.
     """
@@ -39,6 +41,7 @@ class Job:
     cursor: Cursor
     anchor: str | None
     carries: bool
+    end_at: float = math.inf
     read: Conversation | None = None
     unread: int = 0
 

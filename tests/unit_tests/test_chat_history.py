@@ -155,9 +155,30 @@ async def test_a_read_that_fails_is_raised(colour: str) -> None:
 
 
 @both_colours
-async def test_a_history_cannot_be_cleared(colour: str) -> None:
-    """The API has no such call, and pretending would be worse."""
+async def test_inside_a_turn_a_history_cannot_be_cleared(colour: str) -> None:
+    """A turn records and takes nothing back; the error says what to do instead."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
-    with pytest.raises(NotImplementedError, match="keeps the history"):
+    with in_turn() as record, pytest.raises(ConfigurationError, match="limit="):
         await clear(colour, history)
+
+    assert len(record.present().messages) == 2
+
+
+@both_colours
+async def test_a_clearing_that_fails_is_seen(colour: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Raised, kept, logged without the customer, and handed to ``on_error``."""
+    errors: list[Exception] = []
+    history = ConvSyncChatMessageHistory(PHONE, client=unreachable(), on_error=errors.append)
+
+    with pytest.raises(APIConnectionError):
+        await clear(colour, history)
+
+    assert [history.last_error] == errors
+    assert "not cleared" in caplog.text
+    assert "999999999" not in caplog.text
+
+
+def test_whether_there_is_a_history_is_no_question_to_the_server() -> None:
+    """``history or default`` must not cost a call, or fail with it."""
+    assert ConvSyncChatMessageHistory(PHONE, client=unreachable())
