@@ -388,7 +388,7 @@ def remembering(
     return model, chain
 
 
-@pytest.mark.parametrize("form", ["invoke", "stream", "ainvoke", "astream"])
+@every_form
 async def test_a_classic_chain_remembers(
     server: ReferenceServer, client: AsyncConvSyncClient, form: str
 ) -> None:
@@ -416,9 +416,9 @@ async def test_a_classic_chain_remembers(
     ]
 
 
-@both_colours
+@every_form
 async def test_a_classic_chain_takes_two_keys(
-    server: ReferenceServer, client: AsyncConvSyncClient, colour: str
+    server: ReferenceServer, client: AsyncConvSyncClient, form: str
 ) -> None:
     """The customer and the bot."""
     keys = [
@@ -432,7 +432,7 @@ async def test_a_classic_chain_takes_two_keys(
     )
 
     config: Any = {"configurable": {"phone": PHONE, "bot": BOT}}
-    await invoke(colour, chain, {"question": "Una pizza"}, config)
+    await perform(form, chain, {"question": "Una pizza"}, config)
 
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
 

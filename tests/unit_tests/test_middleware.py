@@ -206,6 +206,38 @@ def test_stored_text_cannot_leave_its_place_in_the_prompt() -> None:
     assert str(prompt(model)).endswith("</conversation_state>")
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"phone_number": "+51988888888"},
+        {"session_id": "another"},
+        {"subdomain": "another"},
+        {"runtime": {"context": {"phone_number": "+51988888888"}}},
+        {"config": {"configurable": {"phone_number": "+51988888888"}}},
+    ],
+)
+@pytest.mark.parametrize("path", ["agent", "direct"])
+def test_the_tool_that_comes_along_takes_no_forged_argument(
+    path: str, forged: dict[str, Any]
+) -> None:
+    """Neither through the agent nor called by itself."""
+    middleware = ConvSyncMiddleware(unreachable())
+    call = calls("sync_state", intent="payment", **forged)
+    model = ScriptedChatModel([call, "Listo"])
+    runnable: Runnable[Any, Any] = create_agent(model, [], middleware=[middleware])
+
+    with in_turn() as record:
+        if path == "agent":
+            answer = runnable.invoke(ASKED)["messages"][2]
+        else:
+            wish: Any = {**call.tool_calls[0], "type": "tool_call"}
+            answer = middleware.tools[0].invoke(wish)
+
+    assert answer.status == "error"
+    assert next(iter(forged)) in answer.content
+    assert not record.update
+
+
 def test_a_model_chooses_among_the_given_steps() -> None:
     """Any other is refused in words, and nothing is decided."""
     model = ScriptedChatModel([calls("sync_state", step="dancing"), "Listo"])
