@@ -62,8 +62,8 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     Raises:
         InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
         ConversationMismatchError: ``bot_id`` is not the reference's.
-        ConfigurationError: ``limit`` is less than 1, or ``client`` is None and the environment
-            names no API server.
+        ConfigurationError: ``limit`` is less than 1, ``store`` is a URL, or ``client`` is None and
+            the environment names no API server.
     """
 
     def __init__(
@@ -79,6 +79,10 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         super().__init__()
         if limit is not None and limit < 1:
             message = "limit must be 1 or more; None reads the whole history"
+            raise ConfigurationError(message)
+        given: object = store
+        if isinstance(given, str):
+            message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
             raise ConfigurationError(message)
         turn = current_turn.get()
         if turn is not None and session_id == turn.thread:  # how a turn names it to a memory

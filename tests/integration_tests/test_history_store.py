@@ -406,6 +406,51 @@ def test_what_a_killed_process_has_added_is_delivered_by_the_next(
     assert words(server) == (expected if by == "write" else expected[:2])
 
 
+#: Adds numbered messages from one on, and tells each that was taken.
+TALKER = """
+import sys
+from functools import partial
+from langchain_convsync import ConvSyncChatMessageHistory, ConvSyncClient, ServerProfile
+from langchain_convsync.outbox import delivery, journal, plan
+from langchain_convsync.stores import open_store
+
+delivery.ATTEMPT = plan.ATTEMPT = 0.5
+journal.LEASE = 0.2
+journal.Outbox = partial(delivery.Outbox, lease=0.5)
+base_url, store_url, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
+client = ConvSyncClient(base_url, profile=ServerProfile(settle=0.0))
+store = open_store(store_url)
+for number in range(first, first + 1000):
+    history = ConvSyncChatMessageHistory("+51999999999", client=client, store=store)
+    history.add_user_message(f"m{number}")
+    print(number, flush=True)
+"""
+
+
+def test_whenever_its_process_is_killed_what_was_taken_is_there_once_and_in_order(
+    server: ReferenceServer, durable_store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five kills in the middle of writing; a message that was not taken may be there, too."""
+    monkeypatch.setattr("langchain_convsync.outbox.plan.ATTEMPT", 0.5)
+    taken: list[int] = []
+    for kill in range(5):
+        first = taken[-1] + 2 if taken else 0  # the one in between was not taken for sure
+        command = [sys.executable, "-c", TALKER, server.base_url, durable_store_url, str(first)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as talker:
+            assert talker.stdout is not None
+            taken += [int(talker.stdout.readline()) for _ in range(3 + kill)]
+            talker.kill()
+            taken += [int(line) for line in talker.stdout if line.endswith("\n")]
+    store = open_store(durable_store_url)
+    with server.client(profile=ServerProfile(settle=0.0)) as client:
+        delivered_by_a_worker(client, store)
+    store.close()
+
+    said = [int(text.removeprefix("m")) for text in words(server)]
+    assert said == sorted(set(said))
+    assert set(taken) <= set(said)
+
+
 def test_a_process_remembers_a_bounded_number_of_conversations(
     server: ReferenceServer, client: ConvSyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
 )
 from langchain_convsync.models import StateUpdate
+from langchain_convsync.stores import RedisEventStore
 from tests.surfaces import BOT, PHONE, both_colours, in_turn, unreachable
 
 OTHER = "+51988888888"
@@ -65,6 +66,19 @@ def test_a_window_of_nothing_is_refused() -> None:
     """It would be an agent without memory that looks like one with."""
     with pytest.raises(ConfigurationError, match="limit"):
         ConvSyncChatMessageHistory(PHONE, client=unreachable(), limit=0)
+
+
+def test_the_url_of_a_store_is_told_how_to_become_one() -> None:
+    """Each history would open a store of its own, and nobody would close it."""
+    with pytest.raises(ConfigurationError, match="RedisEventStore"):
+        ConvSyncChatMessageHistory(PHONE, client=unreachable(), store="redis://localhost")  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_durable_history_is_made_without_io() -> None:
+    """Neither the API server nor the store is asked."""
+    ConvSyncChatMessageHistory(
+        PHONE, client=unreachable(), store=RedisEventStore("redis://127.0.0.1:9/0")
+    )
 
 
 def test_missing_configuration_says_what_to_set() -> None:
