@@ -147,8 +147,9 @@ class Journal:
             payload=_Entry.of(ref, messages).model_dump_json(exclude_none=True),
         )
         yield from self._record(event, known, until)
-        if known is not None:
-            yield from self._deliver(cid, until)
+        delivered = known is not None and (yield from self._deliver(cid, until))
+        if not delivered:
+            self._tell_of_leftovers()
 
     def commit(self, taken: Taken, known: Known | None = None) -> Flow[int]:
         """Queue recorded messages for delivery, in order of arrival, and give the lane back.
@@ -215,6 +216,8 @@ class Journal:
             StoreError: The store did not answer.
         """
         cid = yield from self._cid(ref)
+        if cid in self._memory.waiting:
+            yield from self._catch_up(cid, (yield from self._look(cid, ref)))
         if not (yield from self._outbox.drain(cid, budget=INLINE, strict=True)):
             message = "earlier messages are still on their way to the API server; try again later"
             raise APIConnectionError(message)
@@ -297,11 +300,22 @@ class Journal:
             if taken is None or not (yield from self.commit(taken, known)):
                 return
 
-    def _deliver(self, cid: str, until: float) -> Flow[None]:
+    def _deliver(self, cid: str, until: float) -> Flow[bool]:
         try:
-            yield from self._outbox.drain(cid, budget=until - self._clock(), strict=True)
+            return (yield from self._outbox.drain(cid, budget=until - self._clock(), strict=True))
         except ConvSyncError as error:  # it is recorded: failing now would have it written twice
             telemetry.count("journal_failures", error=type(error).__name__)
+            return False
+
+    def _tell_of_leftovers(self) -> None:
+        telemetry.count("leftovers")
+        if not self._memory.warned:  # once: while an API server is away it would be said each time
+            self._memory.warned = True
+            logger.warning(
+                "Messages are left in the store; they are delivered by the next ones of their "
+                "conversations, or by: convsync worker MODULE:RUNNER. "
+                "How many there are tells: convsync status"
+            )
 
 
 def is_journal(taken: Taken) -> bool:

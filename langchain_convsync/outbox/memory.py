@@ -87,10 +87,12 @@ class Memory:
 
     Attributes:
         waiting: Conversations with messages that could not be committed yet.
+        warned: Whether it was said that messages are left in the store.
     """
 
     def __init__(self) -> None:
         self.waiting: set[str] = set()
+        self.warned = False
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._breakers: WeakKeyDictionary[Api, Breaker] = WeakKeyDictionary()
         self._lock = threading.Lock()

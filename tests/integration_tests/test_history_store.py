@@ -116,6 +116,18 @@ def test_what_was_added_is_delivered_before_the_call_returns(
     assert (left.queued, left.writes, left.parked, left.dead) == (0, 0, 0, 0)
 
 
+def test_a_turn_of_a_chain_costs_one_read_and_one_request_for_each_message(
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+) -> None:
+    """What was read before the model tells where to write after it."""
+    history = memory(client, store)
+
+    colour.read(history)
+    colour.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
+
+    assert [request.method for request in server.requests] == ["GET", "POST", "POST"]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_while_the_api_server_is_away_messages_wait_and_are_read_back(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
@@ -352,6 +364,40 @@ def test_messages_that_wait_have_to_be_delivered_before_the_history_is_cleared(
     colour.add(history, HumanMessage("De nuevo"))
 
     assert words(server) == ["De nuevo"] == colour.read(history)
+
+
+def test_messages_of_whom_nothing_was_known_are_cleared_too(
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+) -> None:
+    """They are delivered first, so that nothing of them comes back."""
+    server.stop()
+    history = memory(client, store)
+    colour.add(history, HumanMessage("Hola"))
+    server.start()
+
+    colour.clear(history)
+    delivered_by_a_worker(client, store)
+
+    assert words(server) == []
+
+
+def test_messages_that_are_left_are_counted_and_told_of_once(
+    server: ReferenceServer,
+    client: ConvSyncClient,
+    store: EventStore,
+    colour: Colour,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing failed, but somebody has to know; without the customer's name."""
+    before = telemetry.counted("leftovers")
+    server.stop()
+
+    for text in ("Hola", "¿Hola?"):
+        colour.add(memory(client, store), HumanMessage(text))
+
+    assert telemetry.counted("leftovers") == before + 2
+    assert caplog.text.count("left in the store") == 1
+    assert "999999999" not in caplog.text
 
 
 #: Adds two messages, and hangs where it is told to.
