@@ -15,10 +15,12 @@ from langchain_convsync.client import Api
 from langchain_convsync.context import (
     ConversationLike,
     ConversationRef,
+    Identity,
     TurnRecord,
     current_turn,
     resolve,
 )
+from langchain_convsync.errors import APIError, ConfigurationError
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
@@ -55,6 +57,7 @@ class Access:
         conversation: ConversationLike | None = None,
         *,
         context: object = None,
+        identity: Identity | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Access:
         """Access to the conversation that :func:`~langchain_convsync.context.resolve` finds.
@@ -63,7 +66,13 @@ class Access:
             UnknownConversationError: Nothing names one.
             ConversationMismatchError: Two sources name different ones.
         """
-        return cls(api, resolve(conversation, context=context, config=config), current_turn.get())
+        ref = resolve(conversation, context=context, identity=identity, config=config)
+        return cls(api, ref, current_turn.get())
+
+    @property
+    def ref(self) -> ConversationRef:
+        """The conversation, as far as it is known by now."""
+        return self._ref
 
     def within(self, *, bot_id: str | None, subdomain: str | None) -> Self:
         """This access, held to a tenant that was seen before.
@@ -74,8 +83,14 @@ class Access:
         self._ref = self._ref.agreeing(replace(self._ref, bot_id=bot_id, subdomain=subdomain))
         return self
 
-    def read(self) -> Flow[Conversation]:
+    def read(
+        self, *, timeout: float | None = None, attempts: int | None = None
+    ) -> Flow[Conversation]:
         """The conversation: the turn's with its records on top, or read once for this operation.
+
+        Args:
+            timeout: Seconds that reading may take; None leaves it to the client, as for attempts.
+            attempts: How often to ask, the first time included.
 
         Raises:
             APIError: The API server did not tell.
@@ -86,7 +101,11 @@ class Access:
         if self._read is None:
             ref = self._ref
             found = yield from self._api.get_conversation(
-                ref.phone_number, ref.bot_id, target=self._target
+                ref.phone_number,
+                ref.bot_id,
+                target=self._target,
+                timeout=timeout,
+                attempts=attempts,
             )
             self._ref = ref.agreeing(ref.at(found))
             self._read = found
@@ -147,6 +166,39 @@ class Access:
         session_id = self._ref.session_id or (yield from self.read()).session_id
         role = cast("Role", message.role)  # the client refuses any other
         yield from self._api.add_message(session_id, role, message.content, target=self._target)
+
+    def clear(self) -> Flow[None]:
+        """Empty the history: one sync that carries an empty list, and a look whether it helped.
+
+        Raises:
+            ConfigurationError: A turn is running; it records, and takes nothing back.
+            APIError: The API server did not do it, or keeps its history.
+            ConversationMismatchError: It told about another conversation.
+        """
+        if self.turn is not None:
+            message = (
+                "the history cannot be cleared inside a turn: do it outside of TurnRunner, or give "
+                "the model less with limit=…"
+            )
+            raise ConfigurationError(message)
+        before = yield from self.read()
+        if not before.messages:
+            return
+        rest = before.context if self._api.profile.context_sync == "replace" else {}
+        yield from self._api.sync_conversation(
+            before.session_id,
+            StateUpdate(is_active=before.is_active),
+            target=self._target,
+            carried={**rest, "previousMessages": [], "lastUserMessage": ""},
+        )
+        self._read = None
+        after = yield from self.read()
+        if any(message in before.messages for message in after.messages):
+            message = (
+                "the API server keeps its history although it was told to clear it: it ends with "
+                "the conversation, when that expires"
+            )
+            raise APIError(message)
 
     @property
     def _target(self) -> CallTarget:

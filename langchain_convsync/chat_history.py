@@ -7,7 +7,8 @@ LangChain deprecates ``BaseChatMessageHistory`` and ``RunnableWithMessageHistory
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -20,6 +21,8 @@ from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_o
 from langchain_convsync.context import ConversationLike, ConversationRef, current_turn
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
 from langchain_convsync.messages import from_langchain, to_langchain
+from langchain_convsync.outbox.journal import Journal
+from langchain_convsync.stores import EventStore
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +38,32 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     known. Inside a ``TurnRunner`` both cost none: the turn has read the conversation, and records
     the customer's message and the reply itself.
 
+    What is recorded are words: text, ``[image]`` and the like for content that is none, and nothing
+    for tool calls, tool results and system messages, which are the agent's own business.
+
+    With ``store`` a message counts as added once the store has it. It is then delivered for two
+    seconds at most; what is left stays in the store, for the conversation's next write or for a
+    worker, and this process reads it back. While the API server does not answer, reads are served
+    from what this process has read last.
+
     Args:
         session_id: The conversation: a phone number, a chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         client: The API server, in either colour; None takes it from the environment.
         limit: Read the last so many messages; None reads all.
+        store: Where messages live until they are delivered; stays its owner's to close. Share one
+            among all histories of a process. None writes at once or fails.
         on_error: Called with the error when a message could not be written. The error is raised
             all the same, but ``RunnableWithMessageHistory`` turns it into one line of a log.
 
     Attributes:
-        last_error: Why the last ``add_messages`` failed; None once one succeeded.
+        last_error: Why the last write failed; None once one succeeded.
 
     Raises:
         InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
         ConversationMismatchError: ``bot_id`` is not the reference's.
-        ConfigurationError: ``limit`` is less than 1, or ``client`` is None and the environment
-            names no API server.
+        ConfigurationError: ``limit`` is less than 1, ``store`` is a URL, or ``client`` is None and
+            the environment names no API server.
     """
 
     def __init__(
@@ -60,11 +73,16 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         bot_id: str | None = None,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         limit: int | None = None,
+        store: EventStore | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         super().__init__()
         if limit is not None and limit < 1:
             message = "limit must be 1 or more; None reads the whole history"
+            raise ConfigurationError(message)
+        given: object = store
+        if isinstance(given, str):
+            message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
             raise ConfigurationError(message)
         turn = current_turn.get()
         if turn is not None and session_id == turn.thread:  # how a turn names it to a memory
@@ -73,6 +91,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         self.last_error: Exception | None = None
         self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))
         self._api = api_of(client)
+        self._journal = None if store is None else Journal(self._api, store)
         self._limit = limit
         self._on_error = on_error
         self._known: set[str] = set()
@@ -94,11 +113,13 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         """Write messages in their order; after a failure, none of the later ones.
 
         A message is recognised by its id: one that was read from this history or written by it is
-        not written again, the same words under another id are. Tool calls, tool results and system
-        messages are not part of the conversation.
+        not written again, the same words under another id are.
 
         Raises:
-            APIError: The API server did not take one of them.
+            APIError: The API server did not take one of them; with a store, nobody can tell whose
+                conversation it is.
+            StoreError: The store did not take them; nothing is recorded.
+            ConversationMismatchError: It is not the conversation of this run.
         """
         run(self._add(messages))
 
@@ -107,17 +128,28 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         await arun(self._add(messages))
 
     def clear(self) -> None:
-        """Refuse: the API documents no way to delete messages.
+        """Empty the history on the API server, and look whether it is empty.
+
+        The rest of the conversation stays: its state, and whether it is open.
 
         Raises:
-            NotImplementedError: Always.
+            APIError: The API server did not do it, keeps its history, or has to be told earlier
+                messages first that wait in the store.
+            ConfigurationError: A turn is running; it records, and takes nothing back.
         """
-        message = "the API server keeps the history; a conversation ends when it expires"
-        raise NotImplementedError(message)
+        run(self._clear())
 
     async def aclear(self) -> None:
-        """:meth:`clear`."""
-        self.clear()
+        """:meth:`clear`, awaited."""
+        await arun(self._clear())
+
+    def __len__(self) -> int:
+        """How many messages :attr:`messages` holds: one API call."""
+        return len(self.messages)
+
+    def __bool__(self) -> bool:
+        """True: whether there is a history is no question to the API server."""
+        return True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._ref!r})"
@@ -126,31 +158,60 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         access = Access.to(self._api, self._ref)
         if access.turn is not None and access.turn.history_given:
             return []  # it stands in the agent's input; here it would come a second time
-        conversation = yield from access.read()
+        if access.turn is None and self._journal is not None:
+            conversation = yield from self._journal.read(access.ref)
+        else:
+            conversation = yield from access.read()
         history = to_langchain(conversation.messages)[-(self._limit or 0) :]
         self._known.update(message.id for message in history if message.id)
         return history
 
     def _add(self, messages: Sequence[BaseMessage]) -> Flow[None]:
-        try:
+        with self._told("A message was not written to the history"):
             access = Access.to(self._api, self._ref)
             if access.turn is not None:
                 return  # the turn records what the customer wrote and what was answered
-            for message in messages:
-                if message.id is None or message.id not in self._known:
-                    yield from self._write(access, message)
+            if self._journal is None:
+                for message in self._unknown(messages):
+                    if (recorded := from_langchain(message)) is not None:
+                        yield from access.append(recorded)
+                    self._know(message)
+                return
+            new = list(self._unknown(messages))
+            words = [word for message in new if (word := from_langchain(message)) is not None]
+            yield from self._journal.write(access.ref, words)
+            self._know(*new)
+
+    def _clear(self) -> Flow[None]:
+        with self._told("The history was not cleared"):
+            access = Access.to(self._api, self._ref)
+            if access.turn is None and self._journal is not None:
+                yield from self._journal.settle(access.ref)
+            yield from access.clear()
+            self._known.clear()  # whoever adds an old message again now means it
+
+    def _unknown(self, messages: Sequence[BaseMessage]) -> Iterator[BaseMessage]:
+        seen: set[str] = set()
+        for message in messages:
+            if message.id is None:
+                yield message
+            elif message.id not in self._known | seen:
+                seen.add(message.id)
+                yield message
+
+    def _know(self, *messages: BaseMessage) -> None:
+        self._known.update(message.id for message in messages if message.id is not None)
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Make a failure visible wherever somebody may look; raised all the same."""
+        try:
+            yield
         except ConvSyncError as error:
             self.last_error = error
             telemetry.count("history_failures", error=type(error).__name__)
-            logger.warning("A message was not written to the history: %s", error)
+            logger.warning("%s: %s", what, error)
             if self._on_error is not None:
                 self._on_error(error)
             raise
         self.last_error = None
-
-    def _write(self, access: Access, message: BaseMessage) -> Flow[None]:
-        recorded = from_langchain(message)
-        if recorded is not None:
-            yield from access.append(recorded)
-        if message.id is not None:
-            self._known.add(message.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -113,6 +113,8 @@ class ConversationRef:
 
 
 ConversationLike: TypeAlias = str | ConversationRef
+#: Makes a conversation of a user's own ``runtime.context``; None where it names none.
+Identity: TypeAlias = Callable[[Any], ConversationLike | None]
 
 
 class TurnRecord:
@@ -209,24 +211,28 @@ def resolve(
     constructor: ConversationLike | None = None,
     *,
     context: object = None,
+    identity: Identity | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> ConversationRef:
     """The conversation that a surface serves.
 
     Args:
         constructor: What the surface was built with.
-        context: ``runtime.context``; counts where it is a :class:`ConversationRef`.
+        context: ``runtime.context``; counts where it is a :class:`ConversationRef`, or where
+            ``identity`` makes one of it.
+        identity: What to make of a context of the user's own kind.
         config: The run's config; counts are ``configurable["conversation"]`` (a phone number, chat
             id or reference) or ``configurable["phone_number"]`` with an optional ``"bot_id"``.
 
     Raises:
         UnknownConversationError: Nothing names one.
         ConversationMismatchError: Two name different ones.
+        InvalidPhoneNumberError: One of them names nobody.
     """
     turn = current_turn.get()
     sources = [
         None if constructor is None else ConversationRef.of(constructor),
-        context if isinstance(context, ConversationRef) else None,
+        _contextual(context, identity),
         _current_ref.get(),
         None if turn is None else turn.ref,
         _configured((config or {}).get("configurable") or {}),
@@ -242,6 +248,15 @@ def resolve(
     for other in named[1:]:
         ref = ref.agreeing(other)
     return ref
+
+
+def _contextual(context: object, identity: Identity | None) -> ConversationRef | None:
+    if isinstance(context, ConversationRef):
+        return context
+    if identity is None or context is None:
+        return None
+    named = identity(context)
+    return None if named is None else ConversationRef.of(named)
 
 
 def _configured(configurable: Mapping[str, Any]) -> ConversationRef | None:

@@ -13,7 +13,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, current_turn
+from langchain_convsync.context import ConversationLike, Identity, current_turn
 from langchain_convsync.errors import (
     APIError,
     ConfigurationError,
@@ -24,6 +24,7 @@ from langchain_convsync.messages import flaw_in, last_reply, text_of
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.prompts import (
     SYNC_DESCRIPTION,
+    SyncStateArgs,
     noted,
     refusal,
     state_section,
@@ -86,17 +87,20 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
     Args:
         client: The API server, in either colour; None takes it from the environment.
         conversation: The conversation; None takes that of each run.
+        identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
+            ``runtime.context``; None where that names no conversation.
         sync_tool: Whether the model gets the ``sync_state`` tool. It only notes what the model
             decides; one sync is written after the run.
         intents: The intents to choose from; None takes the client's ``ServerProfile.intents``.
+        steps: The steps to choose from; None leaves them to the model.
         prompt_keys: Context keys to tell in the system prompt.
         on_error: What follows when the API server fails: ``"log"`` goes on without history, or
             leaves the answer unrecorded; ``"raise"`` fails the run; a callable gets the error
             and decides. Everything is counted and logged.
 
     Raises:
-        ConfigurationError: ``on_error`` is none of these, or ``client`` is None and the environment
-            names no API server.
+        ConfigurationError: ``on_error`` is none of these, one of ``intents`` is none that the API
+            server accepts, or ``client`` is None and the environment names no API server.
     """
 
     state_schema = ConvSyncState
@@ -106,8 +110,10 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         *,
         conversation: ConversationLike | None = None,
+        identity: Identity | None = None,
         sync_tool: bool = True,
         intents: Sequence[str] | None = None,
+        steps: Sequence[str] | None = None,
         prompt_keys: Collection[str] = (),
         on_error: OnError = "log",
     ) -> None:
@@ -117,9 +123,10 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
             raise ConfigurationError(message)
         self._api = api_of(client)
         self._conversation = conversation
+        self._identity = identity
         self._prompt_keys = frozenset(prompt_keys)
         self._on_error = on_error
-        choice = intents or sorted(self._api.profile.intents or ())
+        choice = sync_args(self._api.profile, intents=intents, steps=steps)
         self.tools = [_sync_tool(choice)] if sync_tool else []
 
     def before_agent(self, state: ConvSyncState, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -156,7 +163,11 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
 
     def _access(self, runtime: Runtime[Any]) -> Access:
         return Access.to(
-            self._api, self._conversation, context=runtime.context, config=get_config()
+            self._api,
+            self._conversation,
+            context=runtime.context,
+            identity=self._identity,
+            config=get_config(),
         )
 
     def _begin(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:
@@ -260,7 +271,7 @@ def _informed(request: ModelRequest[Any]) -> ModelRequest[Any]:
     return request.override(messages=messages, system_message=system)
 
 
-def _sync_tool(intents: Sequence[str]) -> BaseTool:
+def _sync_tool(choice: type[SyncStateArgs]) -> BaseTool:
     """``sync_state`` as a note: it is read from the run's messages when the run ends."""
 
     def note(**args: Any) -> tuple[str, StateUpdate]:
@@ -273,7 +284,7 @@ def _sync_tool(intents: Sequence[str]) -> BaseTool:
         note,
         name=SYNC_TOOL,
         description=SYNC_DESCRIPTION,
-        args_schema=sync_args(intents),
+        args_schema=choice,
         response_format="content_and_artifact",
         handle_validation_error=refusal,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from langchain_core.messages import SystemMessage
 from pydantic import (
@@ -16,12 +16,14 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
 
 from langchain_convsync import errors
 from langchain_convsync.models import SERVER_KEYS, Conversation, StateUpdate
+from langchain_convsync.settings import ServerProfile
 from langchain_convsync.state import as_json
 
 if TYPE_CHECKING:
@@ -77,13 +79,50 @@ class SyncStateArgs(BaseModel):
         return self
 
 
-def sync_args(intents: Sequence[str] | None = None) -> type[SyncStateArgs]:
-    """The arguments of ``sync_state``; with ``intents``, the model can choose only among those."""
-    if not intents:
-        return SyncStateArgs
-    choice: Any = Literal[tuple(intents)]  # known at run time only
-    described = Field(default=None, description="What the customer wants now.")
-    return create_model("SyncStateArgs", __base__=SyncStateArgs, intent=(choice | None, described))
+def sync_args(
+    profile: ServerProfile,
+    *,
+    intents: Sequence[str] | None = None,
+    steps: Sequence[str] | None = None,
+) -> type[SyncStateArgs]:
+    """The arguments of ``sync_state``, with the names that the model may choose from, if any.
+
+    Args:
+        profile: What the API server accepts: its intents are offered, unless ``intents`` are.
+        intents: The intents to choose from.
+        steps: The steps to choose from.
+
+    Raises:
+        ConfigurationError: One of ``intents`` is none that the API server accepts.
+    """
+    accepted = profile.intents
+    offered = _names("intents", intents) or tuple(sorted(accepted or ()))
+    if accepted is not None and (refused := sorted({*offered} - accepted)):
+        message = (
+            f"intents must be some of ServerProfile.intents ({', '.join(sorted(accepted))}): "
+            f"{', '.join(refused)} would be refused"
+        )
+        raise errors.ConfigurationError(message)
+    fields: dict[str, Any] = {}
+    if offered:
+        fields["intent"] = _choice(offered, "What the customer wants now.")
+    if named := _names("steps", steps):
+        fields["step"] = _choice(named, "How far they are with it.")
+    return create_model("SyncStateArgs", __base__=SyncStateArgs, **fields)
+
+
+def _names(setting: str, names: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(names, str):
+        message = f'{setting} must be a list of names: pass {setting}=["{names}"]'
+        raise errors.ConfigurationError(message)
+    return tuple(names or ())
+
+
+def _choice(names: tuple[str, ...], description: str) -> Any:
+    one_of: Any = Literal[names]  # known at run time only
+    # An enum even of one name: pydantic would say "const", which some models' APIs refuse.
+    enum = WithJsonSchema({"type": "string", "enum": [*names]})
+    return Annotated[one_of, enum] | None, Field(default=None, description=description)
 
 
 def noted(update: StateUpdate) -> str:

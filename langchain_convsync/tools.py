@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -21,7 +21,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike
+from langchain_convsync.context import ConversationLike, ConversationRef, Identity
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import (
     Conversation,
@@ -76,12 +76,19 @@ class _ConversationTool(BaseTool):
     Args:
         client: The API server, in either colour; None takes it from the environment.
         conversation: The conversation; None takes that of the run.
+        identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
+            ``runtime.context``; None where that names no conversation.
         allow_any_conversation: Whether the model may name another phone number. For notebooks and
             operations; never for an agent that customers talk to.
+
+    Raises:
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
+        ConfigurationError: ``client`` is None and the environment names no API server.
     """
 
     client: Client = Field(default=None, exclude=True, repr=False)
     conversation: ConversationLike | None = Field(default=None, exclude=True, repr=False)
+    identity: Identity | None = Field(default=None, exclude=True, repr=False)
     allow_any_conversation: bool = False
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: bool | str | Callable[..., Any] | None = True
@@ -91,7 +98,10 @@ class _ConversationTool(BaseTool):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._api = api_of(self.client)  # here, pydantic would make a ValidationError of its error
+        # Checked here: pydantic would make a ValidationError of our errors, and print its input.
+        if self.conversation is not None:
+            ConversationRef.of(self.conversation)
+        self._api = api_of(self.client)
         schema = self._schema()
         self.args_schema = _naming_any(schema) if self.allow_any_conversation else schema
 
@@ -120,6 +130,7 @@ class _ConversationTool(BaseTool):
                 self._api,
                 phone_number or self.conversation,
                 context=_graph_context(),
+                identity=self.identity,
                 config=config,
             )
             return (yield from self._act(access, args))
@@ -170,14 +181,24 @@ class GetConversation(_ConversationTool):
 
 
 class SyncState(_ConversationTool):
-    """Notes intent, step and context. Artifact: the server's answer, or the recorded update."""
+    """Notes intent, step and context. Artifact: the server's answer, or the recorded update.
+
+    Args:
+        intents: The intents to choose from; None takes the client's ``ServerProfile.intents``.
+        steps: The steps to choose from; None leaves them to the model.
+
+    Raises:
+        ConfigurationError: One of ``intents`` is none that the API server accepts.
+    """
 
     name: str = SYNC_TOOL
     description: str = SYNC_DESCRIPTION
     args_schema: Annotated[ArgsSchema | None, SkipValidation()] = SyncStateArgs
+    intents: Sequence[str] | None = None
+    steps: Sequence[str] | None = None
 
     def _schema(self) -> type[BaseModel]:
-        return sync_args(sorted(self._api.profile.intents or ()))
+        return sync_args(self._api.profile, intents=self.intents, steps=self.steps)
 
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         update = as_update(args)
@@ -210,17 +231,27 @@ class ConvSyncToolkit(BaseToolkit):
     Args:
         client: The API server, in either colour; None takes it from the environment.
         conversation: The conversation; None takes that of each run.
+        identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
+            ``runtime.context``; None where that names no conversation.
+        intents: The intents that the model may choose from; None takes the client's
+            ``ServerProfile.intents``.
+        steps: The steps that the model may choose from; None leaves them to it.
         allow_any_conversation: Whether the model may name another phone number. For notebooks and
             operations; never for an agent that customers talk to.
 
     Raises:
-        ConfigurationError: ``client`` is None and the environment names no API server.
+        ConfigurationError: ``client`` is None and the environment names no API server, or one of
+            ``intents`` is none that the API server accepts.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     client: Client = None
     conversation: ConversationLike | None = Field(default=None, repr=False)
+    identity: Identity | None = Field(default=None, repr=False)
+    intents: Sequence[str] | None = None
+    steps: Sequence[str] | None = None
     allow_any_conversation: bool = False
 
     def __init__(
@@ -228,25 +259,35 @@ class ConvSyncToolkit(BaseToolkit):
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         *,
         conversation: ConversationLike | None = None,
+        identity: Identity | None = None,
+        intents: Sequence[str] | None = None,
+        steps: Sequence[str] | None = None,
         allow_any_conversation: bool = False,
     ) -> None:
         fields: dict[str, Any] = {
             "client": client or ConvSyncClient(),  # one for all tools
             "conversation": conversation,
+            "identity": identity,
+            "intents": intents,
+            "steps": steps,
             "allow_any_conversation": allow_any_conversation,
         }
         super().__init__(**fields)
+        self.get_tools()  # what is wrong with the settings is told here, not at the first run
 
     def get_tools(self) -> list[BaseTool]:
         """The four tools."""
-        kinds = (LookupTenant, GetConversation, SyncState, AddMessage)
+        shared: dict[str, Any] = {
+            "client": self.client,
+            "conversation": self.conversation,
+            "identity": self.identity,
+            "allow_any_conversation": self.allow_any_conversation,
+        }
         return [
-            kind(
-                client=self.client,
-                conversation=self.conversation,
-                allow_any_conversation=self.allow_any_conversation,
-            )
-            for kind in kinds
+            LookupTenant(**shared),
+            GetConversation(**shared),
+            SyncState(**shared, intents=self.intents, steps=self.steps),
+            AddMessage(**shared),
         ]
 
 

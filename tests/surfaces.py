@@ -75,22 +75,24 @@ async def invoke(
     return await runnable.ainvoke(value, config)
 
 
-async def perform(form: str, runnable: Runnable[Any, Any], value: Any, config: Any) -> None:
-    """One run in any of LangChain's call forms."""
+async def perform(
+    form: str, runnable: Runnable[Any, Any], value: Any, config: Any, **more: Any
+) -> None:
+    """One run in any of LangChain's call forms; ``context=`` reaches graphs."""
     if form == "invoke":
-        runnable.invoke(value, config)
+        runnable.invoke(value, config, **more)
     elif form == "stream":
-        for _ in runnable.stream(value, config):
+        for _ in runnable.stream(value, config, **more):
             pass
     elif form == "batch":
-        runnable.batch([value], config)
+        runnable.batch([value], config, **more)
     elif form == "ainvoke":
-        await runnable.ainvoke(value, config)
+        await runnable.ainvoke(value, config, **more)
     elif form == "astream":
-        async for _ in runnable.astream(value, config):
+        async for _ in runnable.astream(value, config, **more):
             pass
     else:
-        await runnable.abatch([value], config)
+        await runnable.abatch([value], config, **more)
 
 
 both_colours = pytest.mark.parametrize("colour", ["sync", "async"])

@@ -189,6 +189,14 @@ class Api:
         request = self._caller.request("PUT", path, target, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))
 
+    def require_sendable(self, role: str, content: str) -> None:
+        """Say before a message is kept for later whether it can be sent at all.
+
+        Raises:
+            ConfigurationError: It is no text that JSON can carry, or the role is not the API's.
+        """
+        outgoing.message_body(role, content)
+
     def add_message(
         self,
         session_id: str,

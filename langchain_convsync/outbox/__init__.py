@@ -1,5 +1,9 @@
-"""Durable delivery of writes and replies: ``plan`` and ``reply`` decide, the queues do."""
+"""Durable delivery of writes and replies: ``plan`` and ``reply`` decide, the queues do.
 
+``journal`` serves the surfaces that run no turn.
+"""
+
+from langchain_convsync.outbox.compose import as_ops, overlaid, writes_for
 from langchain_convsync.outbox.delivery import Outbox, Unverifiable
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
 from langchain_convsync.outbox.replies import Replies, WAHAReply
@@ -14,6 +18,9 @@ __all__ = [
     "WAHAReply",
     "Write",
     "anchor_for",
+    "as_ops",
     "echo_note",
+    "overlaid",
     "overlay",
+    "writes_for",
 ]

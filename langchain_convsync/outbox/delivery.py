@@ -33,6 +33,7 @@ from langchain_convsync.outbox.plan import (
 from langchain_convsync.outbox.queue import (
     FIRST_DELAY,
     LAST_DELAY,
+    SHORTEST_ATTEMPT,
     Held,
     Parked,
     Queue,
@@ -54,6 +55,7 @@ class Outbox(Queue[Job]):
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
         unverifiable: What becomes of a message of which nobody can tell whether it was recorded.
+        breaker: What others know already about the API server.
         clock: Seconds that only ever grow.
     """
 
@@ -66,12 +68,13 @@ class Outbox(Queue[Job]):
         *,
         lease: float = 30.0,
         unverifiable: Unverifiable = "park",
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._api = api
         self._unverifiable = unverifiable
-        self.breaker = Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
+        self.breaker = breaker or new_breaker(clock)
 
     def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Job:
         write = Write.model_validate_json(op.body)
@@ -123,7 +126,7 @@ class Outbox(Queue[Job]):
                 message.content,
                 target=write.target,
                 idempotency_key=job.key,
-                timeout=ATTEMPT,
+                timeout=self._time(job),
                 attempts=1,
             )
         return self._api.sync_conversation(
@@ -131,10 +134,13 @@ class Outbox(Queue[Job]):
             job.update(),
             target=write.target,
             idempotency_key=job.key,
-            timeout=ATTEMPT,
+            timeout=self._time(job),
             attempts=1,
             carried=job.carried(self._api.profile),
         )
+
+    def _time(self, job: Job) -> float:
+        return min(ATTEMPT, max(SHORTEST_ATTEMPT, job.end_at - self._clock()))
 
     def _failed(self, job: Job, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
@@ -158,7 +164,7 @@ class Outbox(Queue[Job]):
     def _verify(self, job: Job) -> Flow[float]:
         telemetry.count("verifications", operation=job.write.kind)
         try:
-            conversation = yield from self._read(job.write)
+            conversation = yield from self._read(job)
         except ConversationNotFoundError:
             return (yield from self._gone(job))
         except ConversationMismatchError as error:
@@ -210,7 +216,7 @@ class Outbox(Queue[Job]):
         """The session is gone: messages follow the customer to the new one, a sync does not."""
         write = job.write
         try:
-            conversation = yield from self._read(write)
+            conversation = yield from self._read(job)
         except ConversationNotFoundError as error:
             if write.kind == "sync_state":
                 return (yield from self._gone(job))
@@ -246,9 +252,14 @@ class Outbox(Queue[Job]):
         yield from self._confirm(job, None)
         return 0.0
 
-    def _read(self, write: Write) -> Flow[Conversation]:
+    def _read(self, job: Job) -> Flow[Conversation]:
+        write = job.write
         request = self._api.get_conversation(
-            write.phone_number, write.bot_id, target=write.target, timeout=ATTEMPT, attempts=1
+            write.phone_number,
+            write.bot_id,
+            target=write.target,
+            timeout=self._time(job),
+            attempts=1,
         )
         return self.breaker.watched(write.target, request)
 
@@ -259,3 +270,8 @@ class Outbox(Queue[Job]):
             head.write.turn,
             reason,
         )
+
+
+def new_breaker(clock: Callable[[], float] = time.monotonic) -> Breaker:
+    """A breaker that leaves a silent API server alone for as long as writes wait for it."""
+    return Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)

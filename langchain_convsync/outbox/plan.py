@@ -233,7 +233,7 @@ def overlay(
 
     Args:
         conversation: As just read; some of the writes may be in it already.
-        writes: The outbox, in order.
+        writes: The outbox, in order; another tenant's are left out.
         pos: How many messages of the first write are confirmed.
         anchor: The last confirmed message.
     """
@@ -241,7 +241,10 @@ def overlay(
     place = None if anchor is None else anchor.index(history)
     place = -1 if place is None else place  # a forgotten anchor: all of the history is newer
     changes: dict[str, Any] = {}
+    tenant = CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
     for number, write in enumerate(writes):
+        if write.target != tenant:
+            continue  # the customer was somebody else's when it was decided
         for message in write.messages[pos if number == 0 else 0 :]:
             found = _find(history, message, place + 1)
             if found is None:
@@ -251,7 +254,8 @@ def overlay(
                 place = found
     patch = StateUpdate()
     for write in writes:
-        if write.kind == "sync_state" and not is_applied(conversation, write):
+        own = write.kind == "sync_state" and write.target == tenant
+        if own and not is_applied(conversation, write):
             patch = patch.updated_by(write.update)
     entries = [message.model_dump(by_alias=True, mode="json") for message in history]
     changes["context"] = {**conversation.context, **patch.context, "previousMessages": entries}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from langchain_convsync.stores.base import Cursor, EventStore, Lane, Lease, Op, 
 SLACK = 1.0
 #: Seconds between tries of what surely was not applied: doubled each time, up to the last.
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
+#: Seconds that have to be left of a strict drain for another request.
+SHORTEST_ATTEMPT = 0.5
 
 
 class Parked(Exception):  # noqa: N818 - control flow inside this package
@@ -37,6 +40,7 @@ class Head(ABC):
         op: The operation as it is stored.
         cursor: How far it has come.
         anchor: JSON that the last confirmed operation noted.
+        end_at: When its requests have to end, on the deliverer's clock.
         unread: How often in a row it could not be looked up.
     """
 
@@ -44,6 +48,7 @@ class Head(ABC):
     op: Op
     cursor: Cursor
     anchor: str | None = None
+    end_at: float = math.inf
     unread: int = 0
 
     @property
@@ -100,18 +105,20 @@ class Queue(ABC, Generic[H]):
     def _told(self, head: H, reason: str) -> None:
         """Count and log that an operation is set aside."""
 
-    def drain(self, cid: str, *, budget: float) -> Flow[bool]:
+    def drain(self, cid: str, *, budget: float, strict: bool = False) -> Flow[bool]:
         """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
 
         What is not due within that time, because the other side does not answer or another process
-        is at it, stays in the store.
+        is at it, stays in the store. A request that is under way then is waited for, unless
+        ``strict``: then it is given up, and looked up by whoever goes on.
 
         Returns:
             Whether everything is delivered.
         """
         until = self._clock() + budget
         while self._clock() < until:
-            yield from self.attempt(cid, budget=until - self._clock())
+            end = until if strict else math.inf
+            yield from self.attempt(cid, budget=until - self._clock(), end=end)
             due = yield from self._store.due(self.lane, cid)
             if due is None:
                 return True
@@ -120,25 +127,31 @@ class Queue(ABC, Generic[H]):
             yield from sleep(due)
         return (yield from self._store.due(self.lane, cid)) is None
 
-    def attempt(self, cid: str, *, budget: float = 0.0) -> Flow[None]:
-        """Deliver what is due in one conversation now, waiting at most ``budget`` seconds."""
+    def attempt(self, cid: str, *, budget: float = 0.0, end: float = math.inf) -> Flow[None]:
+        """Deliver what is due in one conversation now; see :meth:`deliver`."""
         taken = yield from self._store.take(self.lane, new_token(), cid=cid, lease=self._lease)
         if taken is not None:
-            yield from self.deliver(taken, budget=budget)
+            yield from self.deliver(taken, budget=budget, end=end)
 
-    def deliver(self, taken: Taken, *, budget: float) -> Flow[None]:
-        """Deliver a queue that was taken, for at most ``budget`` seconds, and give it back."""
-        delay = yield from self._work(taken, self._clock() + budget)
+    def deliver(self, taken: Taken, *, budget: float, end: float = math.inf) -> Flow[None]:
+        """Deliver a queue that was taken, and give it back.
+
+        Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
+        """
+        delay = yield from self._work(taken, self._clock() + budget, end)
         yield from self._store.release(taken.lease, delay=delay)
 
-    def _work(self, taken: Taken, until: float) -> Flow[float]:
+    def _work(self, taken: Taken, until: float, end: float) -> Flow[float]:
         """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
         anchor, offset = taken.anchor, taken.now - self._clock()
         for op in taken.ops:
             cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
             head = self._open(taken, op, cursor or Cursor(op_id=op.id), anchor)
+            head.end_at = end
             try:
                 while not head.done:
+                    if self._clock() + SHORTEST_ATTEMPT > end:
+                        return 0.0
                     wait = yield from self._step(head, self._clock() + offset)
                     if wait and wait > until - self._clock():
                         return wait

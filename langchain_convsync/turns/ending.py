@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
-from typing import Any
 
 from langchain_convsync.context import ConversationRef
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
-from langchain_convsync.outbox import Anchor, Reply, Write, anchor_for, overlay
+from langchain_convsync.outbox import Anchor, Reply, Write, as_ops, overlaid, overlay, writes_for
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.base import Commit, Op, Taken
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
@@ -43,7 +42,7 @@ class Seen:
         """
         base, seen = None, conversation
         if taken.ops:
-            seen = _overlaid(conversation, taken)
+            seen = overlaid(conversation, taken)
         else:
             base = Anchor.at_end(conversation.session_id, conversation.messages)
         if batch is not None:
@@ -112,10 +111,7 @@ class Ending:
         return Commit(
             eids=eids,
             outcomes=dict.fromkeys(eids, outcome.model_dump_json(exclude_defaults=True)),
-            ops=[
-                Op(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
-                for index, write in enumerate(writes)
-            ],
+            ops=as_ops(writes),
             says=self._says(attempt.batch) if says else (),
             dead=self.status == "failed",
             snapshot=snapshot,
@@ -134,37 +130,17 @@ class Ending:
         return [Op(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(self, attempt: Attempt, seen: Seen, profile: ServerProfile) -> list[Write]:
-        conversation = seen.conversation
-        common: dict[str, Any] = {
-            "phone_number": attempt.ref.phone_number,
-            "session_id": conversation.session_id,
-            "bot_id": conversation.bot_id,
-            "subdomain": conversation.subdomain,
-            "turn": attempt.batch.turn_id,
-            "number": attempt.taken.turns + 1,
-            "decided_at": attempt.taken.now,
-        }
-        messages = tuple(
-            message
-            for message in self.messages
-            if not (profile.records_inbound and message.role == "user")
+        return writes_for(
+            seen.conversation,
+            self.messages,
+            self.update,
+            profile=profile,
+            phone_number=attempt.ref.phone_number,
+            turn=attempt.batch.turn_id,
+            number=attempt.taken.turns + 1,
+            decided_at=attempt.taken.now,
+            base=seen.base,
         )
-        writes = []
-        if messages:
-            writes.append(Write(kind="append", messages=messages, base=seen.base, **common))
-        if self.update:
-            active = self.update.is_active
-            active = conversation.is_active if active is None else active
-            update = self.update.model_copy(update={"is_active": active})
-            writes.append(Write(kind="sync_state", update=update, **common))
-        return writes
-
-
-def _overlaid(conversation: Conversation, taken: Taken) -> Conversation:
-    writes = [Write.model_validate_json(op.body) for op in taken.ops]
-    cursor = taken.cursor
-    pos = cursor.pos if cursor is not None and cursor.op_id == taken.ops[0].id else 0
-    return overlay(conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, taken.anchor))
 
 
 def _known(taken: Taken, session_id: str) -> list[ConversationMessage]:

@@ -14,6 +14,7 @@ from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, 
 from langchain_convsync.errors import ClosedError, ConfigurationError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply
+from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
 from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
@@ -338,6 +339,9 @@ class TurnRunner:
             raise ClosedError(message)
 
     def _work_turn(self, taken: Taken) -> Flow[None]:
+        if is_journal(taken):  # what a surface wrote by itself: nobody is to be answered
+            yield from Journal(self._api, self.store).commit(taken)
+            return
         turn = yield from self._processor.process(taken)
         if turn is not None:
             yield from self._tell(turn)

@@ -89,7 +89,7 @@ def _base() -> None:
 
 def _overlay() -> None:
     """A turn does not see the writes that are still on their way."""
-    put("turns.ending:overlay", lambda conversation, _writes, **_: conversation)
+    put("outbox.compose:overlay", lambda conversation, _writes, **_: conversation)
 
 
 def _dedup() -> None:

@@ -18,11 +18,19 @@ from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
 
 Call = Callable[[Runnable[Any, Any], Any], Any]
+
+
+async def last_of(runnable: Runnable[Any, Any], given: Any) -> Any:
+    return [chunk async for chunk in runnable.astream(given)][-1]
+
+
 CALLS: dict[str, Call] = {
     "invoke": lambda runnable, given: runnable.invoke(given),
     "ainvoke": lambda runnable, given: asyncio.run(runnable.ainvoke(given)),
     "stream": lambda runnable, given: list(runnable.stream(given))[-1],
     "batch": lambda runnable, given: runnable.batch([given])[0],
+    "astream": lambda runnable, given: asyncio.run(last_of(runnable, given)),
+    "abatch": lambda runnable, given: asyncio.run(runnable.abatch([given]))[0],
 }
 
 

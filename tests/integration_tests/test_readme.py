@@ -13,6 +13,8 @@ README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
+# LangChain deprecates it; those who have it learn from the README how to go on with it.
+@pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory.*:DeprecationWarning")
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
 def test_a_code_block_runs_as_pasted(code: str) -> None:
     """Every block stands alone."""

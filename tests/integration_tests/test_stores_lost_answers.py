@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import select
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ import redis
 from langchain_convsync._flow import Io
 from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores import Backlog, EventStore, RedisEventStore
+from tests.dropping_proxy import DroppingProxy
 from tests.redis_server import RedisServer
 from tests.store_cases import CALLS, FIRST, Do, committed, event, lane_of, ready
 
@@ -80,53 +79,6 @@ def test_a_server_that_is_down_fails_clearly_and_works_again_when_it_is_up(
 
 
 # Lost answers
-
-
-class DroppingProxy:
-    """Passes bytes between a client and the server, and swallows so many scripts' answers."""
-
-    def __init__(self, port: int) -> None:
-        self.drops = 0
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        self._pumps: list[threading.Thread] = []
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-        for pump in self._pumps:
-            pump.join()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            pump = threading.Thread(target=self._pump, args=(client,))
-            pump.start()
-            self._pumps.append(pump)
-
-    def _pump(self, client: socket.socket) -> None:
-        """Until either side ends, or an answer is swallowed."""
-        script = False
-        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
-            while True:
-                for source in select.select([client, server], [], [])[0]:
-                    if not (data := source.recv(1 << 20)):
-                        return
-                    if source is client:
-                        script = b"EVAL" in data
-                        server.sendall(data)
-                    elif self.drops and script and not data.startswith(b"-NOSCRIPT"):
-                        self.drops -= 1
-                        return
-                    else:
-                        client.sendall(data)
 
 
 @pytest.fixture

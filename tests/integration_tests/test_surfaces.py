@@ -43,9 +43,12 @@ from tests import served
 from tests.served import PIZZA, Client, requests, state, words
 from tests.surfaces import (
     BOT,
+    HISTORY,
     PHONE,
+    TENANT,
     both_colours,
     calls,
+    every_form,
     invoke,
     perform,
 )
@@ -237,9 +240,10 @@ async def test_after_a_failure_no_later_message_is_written(
 
 @both_colours
 async def test_a_history_may_be_a_window(client: Client, colour: str) -> None:
-    """The last messages, not the first."""
+    """The last messages, not the first; and that is what is counted."""
     history = ConvSyncChatMessageHistory(PHONE, client=client, limit=1)
 
+    assert len(history) == 1
     assert [message.content for message in await read(colour, history)] == ["¡Hola! Bienvenido"]
 
 
@@ -252,6 +256,53 @@ async def test_a_customer_without_a_conversation_has_no_empty_history(
 
     with pytest.raises(ConversationNotFoundError):
         await read(colour, history)
+
+
+async def clear(colour: str, history: ConvSyncChatMessageHistory) -> None:
+    if colour == "sync":
+        history.clear()
+    else:
+        await history.aclear()
+
+
+@both_colours
+async def test_a_history_is_cleared_and_the_conversation_goes_on(
+    server: ReferenceServer, client: Client, colour: str
+) -> None:
+    """Its state stays; old messages that are added again, as trimming does, are written again."""
+    history = ConvSyncChatMessageHistory(PHONE, client=client)
+    old = await read(colour, history)
+
+    await clear(colour, history)
+    emptied = await read(colour, history)
+    await add(colour, history, *old[-1:])
+
+    assert emptied == []
+    assert [message.content for message in server.conversation(PHONE).messages] == [
+        "¡Hola! Bienvenido"
+    ]
+    assert state(server) == ("order", "selecting")
+    assert server.conversation(PHONE).context["orderTotal"] == 25.0
+
+
+@pytest.mark.parametrize("quirks", ["observed", "context_replaced", "messages_not_stored"])
+@both_colours
+async def test_a_history_of_servers_in_the_wild_is_cleared(quirks: str, colour: str) -> None:
+    """Where only a sync persists it, and where a sync replaces the whole context."""
+    bot = "67890abcdef0123456789abc"
+    with ReferenceServer(quirks=[quirks]) as quirky:
+        customer = "51999999999@c.us" if quirks == "observed" else PHONE
+        context = {"orderTotal": 25.0, "previousMessages": HISTORY}
+        quirky.create_conversation(
+            phone_number=customer, subdomain=TENANT, bot_id=bot, context=context
+        )
+        async with AsyncConvSyncClient(quirky.base_url, profile=quirky.profile) as client:
+            history = ConvSyncChatMessageHistory(PHONE, bot_id=bot, client=client)
+            await clear(colour, history)
+
+        found = quirky.conversation(customer)
+        assert found.messages == []
+        assert found.context["orderTotal"] == 25.0
 
 
 def remembering(
@@ -273,7 +324,7 @@ def remembering(
     return model, chain
 
 
-@pytest.mark.parametrize("form", ["invoke", "stream", "ainvoke", "astream"])
+@every_form
 async def test_a_classic_chain_remembers(
     server: ReferenceServer, client: AsyncConvSyncClient, form: str
 ) -> None:
@@ -301,9 +352,9 @@ async def test_a_classic_chain_remembers(
     ]
 
 
-@both_colours
+@every_form
 async def test_a_classic_chain_takes_two_keys(
-    server: ReferenceServer, client: AsyncConvSyncClient, colour: str
+    server: ReferenceServer, client: AsyncConvSyncClient, form: str
 ) -> None:
     """The customer and the bot."""
     keys = [
@@ -317,7 +368,7 @@ async def test_a_classic_chain_takes_two_keys(
     )
 
     config: Any = {"configurable": {"phone": PHONE, "bot": BOT}}
-    await invoke(colour, chain, {"question": "Una pizza"}, config)
+    await perform(form, chain, {"question": "Una pizza"}, config)
 
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
 

@@ -13,7 +13,7 @@ from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
 from langchain_convsync.client import ConvSyncClient, api_of
 from langchain_convsync.context import ConversationRef, in_conversation
-from langchain_convsync.errors import ConversationMismatchError
+from langchain_convsync.errors import APIError, ConversationMismatchError
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from tests.surfaces import BOT, PHONE, TENANT, both_colours, conversation
@@ -154,3 +154,60 @@ async def test_the_tenant_seen_before_binds_what_follows(colour: str) -> None:
     await perform(colour, held.read())
     with pytest.raises(ConversationMismatchError):
         held.within(bot_id=BOT, subdomain="another")
+
+
+class ClearableServer(FakeServer):
+    """Keeps the history that it is told to keep, or ignores what a sync says about it."""
+
+    def __init__(self, *, obeys: bool = True, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.obeys = obeys
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        answer = super().__call__(request)
+        method, body = self.requests[-1]
+        if method == "PUT" and self.obeys:
+            self.found["context"] |= body["context"]
+        return answer
+
+
+@pytest.mark.parametrize("active", [True, False])
+@both_colours
+async def test_a_history_is_cleared_by_one_sync_and_looked_at(colour: str, active: bool) -> None:
+    """A conversation stays as open as it was."""
+    server = ClearableServer(isActive=active)
+
+    await perform(colour, access(server).clear())
+
+    emptied = {"previousMessages": [], "lastUserMessage": ""}
+    assert server.requests[1] == ("PUT", {"isActive": active, "context": emptied})
+    assert server.methods == ["GET", "PUT", "GET"]
+
+
+@both_colours
+async def test_where_a_sync_replaces_the_context_clearing_carries_the_rest(colour: str) -> None:
+    """Only the history is to go."""
+    server = ClearableServer()
+
+    await perform(colour, access(server, context_sync="replace").clear())
+
+    assert server.requests[1][1]["context"]["orderTotal"] == 25.0
+
+
+@both_colours
+async def test_a_server_that_keeps_its_history_is_told(colour: str) -> None:
+    """Who clears it must not believe that it is gone."""
+    server = ClearableServer(obeys=False)
+
+    with pytest.raises(APIError, match="keeps its history"):
+        await perform(colour, access(server).clear())
+
+
+@both_colours
+async def test_an_empty_history_needs_no_clearing(colour: str) -> None:
+    """One look is enough."""
+    server = ClearableServer(context={})
+
+    await perform(colour, access(server).clear())
+
+    assert server.methods == ["GET"]

@@ -17,6 +17,7 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
 )
 from langchain_convsync.models import StateUpdate
+from langchain_convsync.stores import RedisEventStore
 from tests.surfaces import BOT, PHONE, both_colours, in_turn, unreachable
 
 OTHER = "+51988888888"
@@ -65,6 +66,19 @@ def test_a_window_of_nothing_is_refused() -> None:
     """It would be an agent without memory that looks like one with."""
     with pytest.raises(ConfigurationError, match="limit"):
         ConvSyncChatMessageHistory(PHONE, client=unreachable(), limit=0)
+
+
+def test_the_url_of_a_store_is_told_how_to_become_one() -> None:
+    """Each history would open a store of its own, and nobody would close it."""
+    with pytest.raises(ConfigurationError, match="RedisEventStore"):
+        ConvSyncChatMessageHistory(PHONE, client=unreachable(), store="redis://localhost")  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_durable_history_is_made_without_io() -> None:
+    """Neither the API server nor the store is asked."""
+    ConvSyncChatMessageHistory(
+        PHONE, client=unreachable(), store=RedisEventStore("redis://127.0.0.1:9/0")
+    )
 
 
 def test_missing_configuration_says_what_to_set() -> None:
@@ -155,9 +169,30 @@ async def test_a_read_that_fails_is_raised(colour: str) -> None:
 
 
 @both_colours
-async def test_a_history_cannot_be_cleared(colour: str) -> None:
-    """The API has no such call, and pretending would be worse."""
+async def test_inside_a_turn_a_history_cannot_be_cleared(colour: str) -> None:
+    """A turn records and takes nothing back; the error says what to do instead."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
-    with pytest.raises(NotImplementedError, match="keeps the history"):
+    with in_turn() as record, pytest.raises(ConfigurationError, match="limit="):
         await clear(colour, history)
+
+    assert len(record.present().messages) == 2
+
+
+@both_colours
+async def test_a_clearing_that_fails_is_seen(colour: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Raised, kept, logged without the customer, and handed to ``on_error``."""
+    errors: list[Exception] = []
+    history = ConvSyncChatMessageHistory(PHONE, client=unreachable(), on_error=errors.append)
+
+    with pytest.raises(APIConnectionError):
+        await clear(colour, history)
+
+    assert [history.last_error] == errors
+    assert "not cleared" in caplog.text
+    assert "999999999" not in caplog.text
+
+
+def test_whether_there_is_a_history_is_no_question_to_the_server() -> None:
+    """``history or default`` must not cost a call, or fail with it."""
+    assert ConvSyncChatMessageHistory(PHONE, client=unreachable())

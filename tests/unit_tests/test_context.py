@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
+from itertools import combinations
 
 import pytest
 
@@ -24,6 +26,10 @@ from langchain_convsync.models import ConversationMessage, StateUpdate
 from tests.surfaces import BOT, PHONE, TENANT, conversation, in_turn
 
 OTHER = "+51988888888"
+
+
+def in_block(name: str | None) -> AbstractContextManager[object]:
+    return nullcontext() if name is None else in_conversation(name)
 
 
 def test_a_reference_names_one_customer_in_any_spelling() -> None:
@@ -139,6 +145,55 @@ def test_a_graph_context_of_another_kind_is_the_users_own() -> None:
     """A user's context schema is left alone."""
     with in_conversation(PHONE):
         assert resolve(context={"phone_number": OTHER}).phone_number == PHONE
+
+
+@pytest.mark.parametrize("named", [PHONE, ConversationRef(PHONE), "51999999999@c.us"])
+def test_an_identity_makes_a_conversation_of_a_users_own_context(
+    named: str | ConversationRef,
+) -> None:
+    """The context schema stays the user's; a phone number, a chat id or a reference comes of it."""
+    ref = resolve(context={"customer": named}, identity=lambda context: context["customer"])
+
+    assert ref == ConversationRef(PHONE)
+
+
+@pytest.mark.parametrize("context", [None, {"customer": None}])
+def test_an_identity_that_names_nobody_leaves_it_to_the_other_sources(context: object) -> None:
+    """A run without a context, or with one that names none: nothing is made up."""
+    with in_conversation(PHONE):
+        ref = resolve(context=context, identity=lambda found: found["customer"])
+
+    assert ref == ConversationRef(PHONE)
+
+
+def test_a_reference_as_context_needs_no_identity() -> None:
+    """Both kinds of runs can share one agent."""
+    ref = resolve(context=ConversationRef(PHONE), identity=lambda _: OTHER)
+
+    assert ref == ConversationRef(PHONE)
+
+
+def test_an_identity_that_makes_no_phone_number_is_told() -> None:
+    """A mistake in it must not look like a run without a conversation."""
+    with pytest.raises(InvalidPhoneNumberError):
+        resolve(context={"customer": "Ana"}, identity=lambda context: context["customer"])
+
+
+SOURCES = ["constructor", "context", "block", "config"]
+
+
+@pytest.mark.parametrize(("one", "another"), [*combinations(SOURCES, 2)])
+def test_of_two_sources_that_disagree_neither_wins(one: str, another: str) -> None:
+    """Whichever two they are."""
+    named = {one: PHONE, another: OTHER}
+
+    with pytest.raises(ConversationMismatchError), in_block(named.get("block")):
+        resolve(
+            named.get("constructor"),
+            context=named.get("context"),
+            identity=str,
+            config={"configurable": {"conversation": named.get("config")}},
+        )
 
 
 @pytest.mark.parametrize("source", ["constructor", "context", "block", "turn", "config"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
@@ -33,13 +34,22 @@ from tests.surfaces import (
     both_colours,
     calls,
     conversation,
+    every_form,
     in_turn,
     invoke,
+    perform,
     unreachable,
 )
 
 ASKED: dict[str, Any] = {"messages": [("user", "Una pizza")]}
 DECIDES = calls("sync_state", intent="payment", step="confirming")
+
+
+@dataclass
+class Shop:
+    """A context schema of the user's own."""
+
+    customer: str
 
 
 class OrderState(AgentState[Any]):
@@ -219,6 +229,89 @@ def test_stored_text_cannot_leave_its_place_in_the_prompt() -> None:
 
     assert str(prompt(model)).count("</conversation_state>") == 1
     assert str(prompt(model)).endswith("</conversation_state>")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"phone_number": "+51988888888"},
+        {"session_id": "another"},
+        {"subdomain": "another"},
+        {"runtime": {"context": {"phone_number": "+51988888888"}}},
+        {"config": {"configurable": {"phone_number": "+51988888888"}}},
+    ],
+)
+@pytest.mark.parametrize("path", ["agent", "direct"])
+def test_the_tool_that_comes_along_takes_no_forged_argument(
+    path: str, forged: dict[str, Any]
+) -> None:
+    """Neither through the agent nor called by itself."""
+    middleware = ConvSyncMiddleware(unreachable())
+    call = calls("sync_state", intent="payment", **forged)
+    model = ScriptedChatModel([call, "Listo"])
+    runnable: Runnable[Any, Any] = create_agent(model, [], middleware=[middleware])
+
+    with in_turn() as record:
+        if path == "agent":
+            answer = runnable.invoke(ASKED)["messages"][2]
+        else:
+            wish: Any = {**call.tool_calls[0], "type": "tool_call"}
+            answer = middleware.tools[0].invoke(wish)
+
+    assert answer.status == "error"
+    assert next(iter(forged)) in answer.content
+    assert not record.update
+
+
+def test_a_model_chooses_among_the_given_steps() -> None:
+    """Any other is refused in words, and nothing is decided."""
+    model = ScriptedChatModel([calls("sync_state", step="dancing"), "Listo"])
+
+    with in_turn() as record:
+        result = agent(model, steps=["selecting", "paying"]).invoke(ASKED)
+
+    assert "'selecting' or 'paying'" in result["messages"][2].content
+    assert not record.update
+
+
+@pytest.mark.parametrize("setting", ["intents", "steps"])
+def test_a_choice_is_a_list(setting: str) -> None:
+    """Text would be taken for a list of its letters."""
+    with pytest.raises(ConfigurationError, match=rf'{setting}=\["order"\]'):
+        ConvSyncMiddleware(unreachable(), **{setting: "order"})  # type: ignore[arg-type]  # on purpose
+
+
+@every_form
+async def test_an_agents_own_context_can_name_the_conversation(form: str) -> None:
+    """``identity=`` makes a conversation of it, in every form of a call."""
+    errors: list[Exception] = []
+    middleware = ConvSyncMiddleware(
+        unreachable(), identity=lambda shop: shop.customer, on_error=errors.append
+    )
+    remembering: Runnable[Any, Any] = create_agent(
+        ScriptedChatModel(["Listo"]), [], middleware=[middleware], context_schema=Shop
+    )
+
+    await perform(form, remembering, ASKED, {}, context=Shop(PHONE))
+
+    # It knew whom to ask about, and for whom to write.
+    assert [type(error) for error in errors] == [APIConnectionError, APIConnectionError]
+
+
+@both_colours
+async def test_an_agents_own_context_and_its_block_must_agree(colour: str) -> None:
+    """Two sources that disagree end the run before the model is asked."""
+    middleware = ConvSyncMiddleware(unreachable(), identity=lambda shop: shop.customer)
+    model = ScriptedChatModel(["Listo"])
+    remembering: Runnable[Any, Any] = create_agent(
+        model, [], middleware=[middleware], context_schema=Shop
+    )
+    form = "invoke" if colour == "sync" else "ainvoke"
+
+    with in_conversation("+51988888888"), pytest.raises(ConversationMismatchError):
+        await perform(form, remembering, ASKED, {}, context=Shop(PHONE))
+
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(

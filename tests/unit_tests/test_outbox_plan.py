@@ -206,3 +206,15 @@ def test_a_sync_never_carries_what_belongs_to_the_server() -> None:
         "metadata": {"convsync": {"turn": "t2", "n": 2}},
         "isActive": True,
     }
+
+
+@pytest.mark.parametrize("other", [{"subdomain": "another"}, {"bot_id": "another"}])
+def test_the_overlay_shows_nothing_of_another_tenant(other: dict[str, str]) -> None:
+    """The customer's newest conversation may be somebody else's by the time of the read."""
+    pending = [write("append", "Una pizza"), write("sync_state", update=StateUpdate(step="paying"))]
+    theirs = [each.model_copy(update=other) for each in pending]
+    read = conversation(said("Hola"))
+
+    seen = overlay(read, theirs)
+
+    assert (seen.messages, seen.current_step) == (read.messages, read.current_step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -168,3 +169,17 @@ def test_a_lazy_name_keeps_its_type(checker: str, tmp_path: Path) -> None:
 
     assert "float | None" in said
     assert " error:" not in said
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_every_exported_name_has_a_type(checker: str, tmp_path: Path) -> None:
+    """None of them is an `Any` to its user."""
+    names = sorted({*declared()} - {"waha"})
+    shown = "".join(f"reveal_type(c.{name})\n" for name in names)
+
+    said = checked_by(checker, f"import langchain_convsync as c\n\n{shown}", tmp_path)
+
+    told = [line for line in said.splitlines() if re.search("Revealed type|Type of", line)]
+    assert len(told) == len(names)
+    untyped = re.compile(r'is "(builtins\.)?(Any|Unknown|object|Module.*)"$')
+    assert [line for line in told if untyped.search(line)] == []

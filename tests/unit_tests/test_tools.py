@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,7 +21,7 @@ from langgraph.prebuilt import ToolNode
 from langchain_convsync import telemetry
 from langchain_convsync.client import ConvSyncClient
 from langchain_convsync.context import ConversationRef, in_conversation
-from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
@@ -42,8 +44,10 @@ from tests.surfaces import (
     both_colours,
     calls,
     conversation,
+    every_form,
     in_turn,
     invoke,
+    perform,
     unreachable,
 )
 
@@ -140,7 +144,10 @@ def test_a_model_is_offered_no_identity(kind: type[BaseTool]) -> None:
         {"phone_number": OTHER},
         {"session_id": "bot_51988888888"},
         {"subdomain": "another"},
+        {"tenant": "another"},
+        {"bot_id": "another"},
         {"runtime": {"context": {"phone_number": OTHER}}},
+        {"identity": OTHER},
         {"config": {"configurable": {"phone_number": OTHER}}},
         {"conversation": OTHER},
     ],
@@ -275,6 +282,73 @@ def test_a_model_chooses_among_the_intents_that_the_server_accepts() -> None:
     assert not record.update
 
 
+def offered(tool: BaseTool, argument: str) -> list[str] | None:
+    """The names among which a model chooses, as a provider reads them; None where it is free."""
+    schema = convert_to_openai_tool(tool)["function"]["parameters"]["properties"][argument]
+    choices: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return next((choice["enum"] for choice in choices if "enum" in choice), None)
+
+
+def test_a_model_is_free_unless_it_is_given_a_choice() -> None:
+    """Intents and steps are the tenant's own words."""
+    tool = SyncState(client=unreachable())
+
+    assert (offered(tool, "intent"), offered(tool, "step")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, ["menu", "order"]), ([], ["menu", "order"]), (["order"], ["order"])],
+)
+def test_the_profiles_intents_are_offered_unless_others_are_given(
+    given: list[str] | None, expected: list[str]
+) -> None:
+    """A subset narrows the choice; an empty list gives none of its own."""
+    client = ConvSyncClient(
+        "http://127.0.0.1:9", profile=ServerProfile(intents=frozenset({"menu", "order"}))
+    )
+
+    tool = SyncState(client=client, intents=given)
+
+    assert offered(tool, "intent") == expected
+
+
+@pytest.mark.parametrize("argument", ["intent", "step"])
+def test_a_choice_is_kept_to(argument: str) -> None:
+    """What is not offered is refused, with what is."""
+    tool = SyncState(client=unreachable(), intents=["order"], steps=["paying"])
+
+    with in_turn() as record:
+        refused = tool.invoke(tool_call(tool, **{argument: "dance"}))
+        taken = tool.invoke(tool_call(tool, intent="order", step="paying"))
+
+    assert refused.status == "error"
+    assert {"intent": "'order'", "step": "'paying'"}[argument] in refused.content
+    assert taken.status == "success"
+    assert record.update == StateUpdate(intent="order", step="paying")
+
+
+@pytest.mark.parametrize("argument", ["intent", "step", "context"])
+def test_every_argument_is_described_to_the_model(argument: str) -> None:
+    """With a choice and without."""
+    for tool in (
+        SyncState(client=unreachable()),
+        SyncState(client=unreachable(), intents=["order"], steps=["paying"]),
+    ):
+        schema = convert_to_openai_tool(tool)["function"]["parameters"]["properties"][argument]
+        assert len(schema["description"]) > 10
+
+
+def test_an_intent_that_the_server_refuses_is_not_offered() -> None:
+    """The model would choose it, and the write would fail."""
+    client = ConvSyncClient(
+        "http://127.0.0.1:9", profile=ServerProfile(intents=frozenset({"menu", "order"}))
+    )
+
+    with pytest.raises(ConfigurationError, match="dance would be refused"):
+        ConvSyncToolkit(client, intents=["menu", "dance"])
+
+
 @every_kind
 @both_colours
 async def test_a_run_of_no_conversation_is_told_to_the_model(
@@ -373,6 +447,67 @@ async def test_a_graphs_context_names_the_conversation(colour: str) -> None:
         result = await compiled.ainvoke(state, context=context)
 
     assert "cannot be reached" in result["messages"][-1].content  # so it knew whom to ask about
+
+
+@dataclass
+class Shop:
+    """A context schema of the user's own."""
+
+    customer: str
+
+
+@every_kind
+@every_form
+async def test_an_agents_own_context_can_name_the_conversation(
+    kind: type[BaseTool], form: str
+) -> None:
+    """``identity=`` makes a conversation of it, in every form of a call."""
+    tool = kind(client=unreachable(), identity=lambda shop: shop.customer)
+    model = ScriptedChatModel([calls(tool.name, **EXAMPLES[kind]), "Listo"])
+    agent: Runnable[Any, Any] = create_agent(model, [tool], context_schema=Shop)
+
+    await perform(form, agent, {"messages": [("user", "?")]}, {}, context=Shop(PHONE))
+
+    told = next(message for message in model.calls[1] if isinstance(message, ToolMessage))
+    assert "cannot be reached" in str(told.content)  # so it knew whom to ask about
+
+
+@both_colours
+async def test_an_agents_own_context_and_its_block_must_agree(colour: str) -> None:
+    """Two sources that disagree are refused, and nothing is read or written."""
+    tool = GetConversation(client=unreachable(), identity=lambda shop: shop.customer)
+    model = ScriptedChatModel([calls(tool.name), "Listo"])
+    agent: Runnable[Any, Any] = create_agent(model, [tool], context_schema=Shop)
+
+    with in_conversation(OTHER):
+        form = "invoke" if colour == "sync" else "ainvoke"
+        await perform(form, agent, {"messages": [("user", "?")]}, {}, context=Shop(PHONE))
+
+    told = next(message for message in model.calls[1] if isinstance(message, ToolMessage))
+    assert "Refused" in str(told.content)
+
+
+def test_a_toolkit_hands_its_settings_to_its_tools() -> None:
+    """Identity to all, intents and steps to the one that takes them."""
+
+    def identity(_context: object) -> str:
+        return PHONE
+
+    toolkit = ConvSyncToolkit(
+        unreachable(), identity=identity, intents=["menu", "order"], steps=["paying"]
+    )
+    tools = {tool.name: tool for tool in toolkit.get_tools()}
+
+    assert all(tool.identity is identity for tool in tools.values())  # type: ignore[attr-defined]  # ours
+    assert offered(tools["sync_state"], "intent") == ["menu", "order"]
+    assert offered(tools["sync_state"], "step") == ["paying"]
+
+
+@pytest.mark.parametrize("make", [ConvSyncToolkit, LookupTenant, SyncState])
+def test_a_conversation_that_names_nobody_is_refused_at_once(make: Callable[..., object]) -> None:
+    """Not at the first run, and not to a model that can do nothing about it."""
+    with pytest.raises(InvalidPhoneNumberError):
+        make(client=unreachable(), conversation="abc123")
 
 
 def test_any_conversation_has_to_be_allowed() -> None:

@@ -1,0 +1,80 @@
+"""What is said and decided, as writes for an outbox; and a conversation with an outbox on top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
+from langchain_convsync.settings import ServerProfile
+from langchain_convsync.stores.base import Op, Taken
+
+
+def writes_for(
+    conversation: Conversation,
+    messages: Iterable[ConversationMessage],
+    update: StateUpdate,
+    *,
+    profile: ServerProfile,
+    phone_number: str,
+    turn: str,
+    number: int,
+    decided_at: float,
+    base: Anchor | None,
+) -> list[Write]:
+    """The writes that record messages and a state update.
+
+    Args:
+        conversation: Where to, as it was read.
+        messages: In order; what the server records by itself is left out.
+        update: Without a word about ``is_active`` the conversation stays as open as it was read.
+        profile: What the API server does.
+        phone_number: See :class:`Write`, for this and what follows.
+        turn: The turn's id.
+        number: The turn's number.
+        decided_at: Store time of the read.
+        base: End of the history at that read.
+    """
+    common: dict[str, Any] = {
+        "phone_number": phone_number,
+        "session_id": conversation.session_id,
+        "bot_id": conversation.bot_id,
+        "subdomain": conversation.subdomain,
+        "turn": turn,
+        "number": number,
+        "decided_at": decided_at,
+    }
+    ours = tuple(
+        message for message in messages if not (profile.records_inbound and message.role == "user")
+    )
+    writes = []
+    if ours:
+        writes.append(Write(kind="append", messages=ours, base=base, **common))
+    if update:
+        active = conversation.is_active if update.is_active is None else update.is_active
+        update = update.model_copy(update={"is_active": active})
+        writes.append(Write(kind="sync_state", update=update, **common))
+    return writes
+
+
+def as_ops(writes: Sequence[Write]) -> list[Op]:
+    """Writes of one turn, as a store keeps them."""
+    return [
+        Op(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
+        for index, write in enumerate(writes)
+    ]
+
+
+def overlaid(conversation: Conversation, taken: Taken) -> Conversation:
+    """The conversation with the outbox on top, as it was taken."""
+    if not taken.ops:
+        return conversation
+    writes, pos = [Write.model_validate_json(op.body) for op in taken.ops], begun(taken)
+    return overlay(conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, taken.anchor))
+
+
+def begun(taken: Taken) -> int:
+    """How many parts of the outbox' first write are confirmed."""
+    cursor = taken.cursor
+    return cursor.pos if cursor is not None and taken.ops and cursor.op_id == taken.ops[0].id else 0
