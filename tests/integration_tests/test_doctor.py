@@ -81,6 +81,22 @@ def test_plain_http_to_another_machine_is_a_finding(monkeypatch: pytest.MonkeyPa
     assert "must be https" in doctor().of(API, "configuration")["told"]
 
 
+@pytest.mark.parametrize(
+    ("key", "arguments", "word"),
+    [("two words", (), "CONVSYNC_API_KEY"), ("right", ("--prefix", "/a?b"), "plain path")],
+)
+def test_a_setting_that_cannot_be_sent_is_a_finding(
+    key: str, arguments: tuple[str, ...], word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent; which one it is, is told."""
+    monkeypatch.setenv("CONVSYNC_API_KEY", key)
+
+    report = doctor("--base-url", "https://api.example.com", *arguments)
+
+    assert report.failed == [(API, "configuration")]
+    assert word in report.of(API, "configuration")["told"]
+
+
 # Not reached
 
 
@@ -308,6 +324,20 @@ def test_a_bot_id_that_the_server_cannot_read_is_told_so() -> None:
 
     assert "fails on this bot id" in found["told"]
     assert "24 hex digits" in found["advice"]
+
+
+def test_a_server_that_fails_on_a_bot_and_else_tells_another_customer_is_a_failure() -> None:
+    """Neither answer is of any use."""
+
+    def script(request: Received) -> Iterable[bytes | float | Deed]:
+        broken = answers({"type": "3", "message": "", "data": None}, 500)
+        other = answers(conversation(userId="+51888888888"))
+        return Routes(lookup=broken if "botId" in request.target else other)(request)
+
+    report = examined(script, "--phone", PHONE, "--bot-id", BOT)
+
+    assert report.failed == [(CONVERSED, "lookup")]
+    assert "log" in report.of(CONVERSED, "lookup")["advice"]
 
 
 def test_two_bots_of_one_customer_are_told() -> None:

@@ -203,34 +203,40 @@ def test_a_write_that_fails_is_told_and_the_others_are_tried() -> None:
     assert "may have left more" in report.of("writing", "left behind")["told"]
 
 
-def test_a_context_that_may_be_gone_is_put_back_when_the_rest_fails() -> None:
-    """A server that replaces it, and breaks right after it did."""
+@pytest.mark.parametrize("breaking", [1, 2])
+def test_a_context_that_may_be_gone_is_put_back_when_the_rest_fails(breaking: int) -> None:
+    """A server that replaces it, and breaks while it does or right after it did."""
     puts: list[Any] = []
 
     def breaks(request: Received) -> Any:
         if request.method == "PUT":
             puts.append(request.json)
-        if request.method == "PUT" and len(puts) == 2:
+        if request.method == "PUT" and len(puts) == breaking:
             return answers({"type": "3", "message": "", "data": None}, 500)(request)
         return Routes(lookup=answers(conversation(context={"cart": ["pizza"]})))(request)
 
     examined(breaks, "--phone", PHONE, "--write")
 
-    assert puts[2]["context"] == {"cart": ["pizza"]}
+    assert puts[breaking]["context"] == {"cart": ["pizza"]}
 
 
-def test_a_key_that_is_refused_when_repeated_is_told() -> None:
-    """Some servers answer a repetition with 409."""
+@pytest.mark.parametrize(
+    ("status", "word", "seen"),
+    [(409, "refused", True), (422, "refused", True), (500, "tell", False)],
+)
+def test_a_key_that_is_refused_when_repeated_is_told(status: int, word: str, seen: bool) -> None:
+    """Some servers answer a repetition with 409; a failure tells nothing."""
     said: list[Any] = []
 
     def once(request: Received) -> Any:
         if request.method == "POST":
             said.append({**request.json, "timestamp": "2026-01-01T00:00:00Z"})
             if len(said) > 1:
-                return answers({"type": "3", "message": "", "data": None}, 409)(request)
+                return answers({"type": "3", "message": "", "data": None}, status)(request)
         return Routes(lookup=answers(conversation(context={"previousMessages": said[:1]})))(request)
 
     report = examined(once, "--phone", PHONE, "--write")
 
-    assert "refused" in report.of("writing", "Idempotency-Key")["told"]
+    assert word in report.of("writing", "Idempotency-Key")["told"]
+    assert ("idempotency_keys" in report.told["seen"]) == seen
     assert report.profile.idempotency_keys is False

@@ -104,7 +104,8 @@ def _api(
         url = base_url_setting(base_url)
         probes = reach.probed(url, prefixes, timeout=timeout)
     except ConfigurationError as error:
-        yield API.failed("configuration", str(error), "pass --base-url or set CONVSYNC_BASE_URL")
+        advice = "correct --base-url (CONVSYNC_BASE_URL), CONVSYNC_API_KEY or --prefix"
+        yield API.failed("configuration", str(error), advice)
         return
     last = probes[-1]
     yield from reach.reached(url, last.outcome)

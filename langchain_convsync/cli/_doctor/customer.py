@@ -151,7 +151,7 @@ def _missing(api_for: ApiFor, phone: str, bot_id: str | None) -> Finding:
 def _broken(api_for: ApiFor, phone: str, bot_id: str | None, error: ServerError) -> Finding:
     try:
         found = None if bot_id is None else _search(api_for, phone, None)
-    except APIError:
+    except (APIError, ConversationMismatchError):
         found = None
     if found is None:
         return CONVERSATION.failed("lookup", str(error), "look into the API server's log")

@@ -99,6 +99,12 @@ def idempotency(*, times: int, refused: APIStatusError | None) -> Finding:
         times: How often it was applied.
         refused: The error that it was answered with.
     """
+    if refused is not None and refused.status_code not in {400, 409, 422}:
+        return WRITING.skipped(
+            "Idempotency-Key",
+            f"a request with the same key failed, so nobody can tell ({refused})",
+            "run doctor again",
+        )
     if refused is not None:
         return WRITING.warning(
             "Idempotency-Key",

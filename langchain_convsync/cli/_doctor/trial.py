@@ -118,8 +118,8 @@ def tried_out(trial: Trial) -> Flow[list[Finding]]:
 
 def _context(trial: Trial) -> Flow[list[Finding]]:
     trial.left.append(_KEYS_LEFT)
-    first = yield from trial.sync(context={KEYS[0]: trial.mark})
     try:
+        first = yield from trial.sync(context={KEYS[0]: trial.mark})
         yield from trial.sync(context={KEYS[1]: trial.mark})
         read = yield from trial.read()
     except ConvSyncError:
