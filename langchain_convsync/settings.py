@@ -14,6 +14,9 @@ from pydantic import SecretStr
 from langchain_convsync.errors import ConfigurationError
 
 DOCUMENTED_PREFIX = "/api/v1/whatsapp"
+#: What a public server has instead, and the only intents that it accepts.
+OBSERVED_PREFIX = "/api/v1/whatsapp-providers"
+OBSERVED_INTENTS = frozenset({"menu", "order", "support", "info", "payment", "delivery", "idle"})
 
 
 @dataclass(frozen=True, kw_only=True)

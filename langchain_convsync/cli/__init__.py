@@ -22,7 +22,7 @@ def command_line() -> typer.Typer:
     try:
         import typer
 
-        from langchain_convsync.cli import _demo, _serve, _status, _worker
+        from langchain_convsync.cli import _demo, _doctor, _serve, _status, _worker
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -38,6 +38,7 @@ def command_line() -> typer.Typer:
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)
     app.command("status")(_status.status)
+    app.command("doctor")(_doctor.doctor)
     return app
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_convsync._flow import run
-from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.cli._stores import existing_store
 from langchain_convsync.settings import required_setting
-from langchain_convsync.stores import SQLiteEventStore, open_store
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
@@ -34,10 +32,7 @@ def status(
 ) -> None:
     """Tell what a store still has to do: events, writes, and what waits for an operator."""
     url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
-    opened = open_store(url)
-    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).exists():
-        message = f"there is no event store {opened.path}: check --store or CONVSYNC_STORE_URL"
-        raise ConfigurationError(message)
+    opened = existing_store(url)
     try:
         left = asdict(run(opened.backlog()))
     finally:

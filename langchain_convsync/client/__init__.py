@@ -3,10 +3,27 @@
 from langchain_convsync.client._api import Api
 from langchain_convsync.client._awaited import AsyncConvSyncClient
 from langchain_convsync.client._blocking import ConvSyncClient
-from langchain_convsync.client._waha import ChatMessage, Waha
+from langchain_convsync.client._caller import Caller, Pace
+from langchain_convsync.client._exchange import Answer, Failure, Outcome
+from langchain_convsync.client._retry import http_date
+from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.errors import ConfigurationError
 
-__all__ = ["Api", "AsyncConvSyncClient", "ChatMessage", "ConvSyncClient", "Waha", "api_of"]
+__all__ = [
+    "Answer",
+    "Api",
+    "AsyncConvSyncClient",
+    "Caller",
+    "ChatMessage",
+    "ConvSyncClient",
+    "Failure",
+    "Outcome",
+    "Pace",
+    "Waha",
+    "WahaSession",
+    "api_of",
+    "http_date",
+]
 
 
 def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:

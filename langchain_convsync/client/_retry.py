@@ -73,14 +73,15 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        moment = _http_date(value)
+        moment = http_date(value)
         if moment is None:
             return None
         seconds = (moment - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _http_date(value: str) -> datetime | None:
+def http_date(value: str) -> datetime | None:
+    """The moment that an HTTP date names; None where it is none."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):  # what the parser lets through

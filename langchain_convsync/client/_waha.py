@@ -1,7 +1,8 @@
-"""WAHA's own API, as far as replies need it: send a text, and read what was sent.
+"""WAHA's own API, as far as replies need it: send a text, read what was sent, name the sessions.
 
-Protocol: https://waha.devlike.pro/docs/how-to/send-messages/ and …/chats/. No call is repeated
-here: WAHA has no idempotency keys, so whoever holds the queue of replies decides what comes next.
+Protocol: https://waha.devlike.pro/docs/how-to/send-messages/, …/chats/ and …/sessions/. No call is
+repeated here: WAHA has no idempotency keys, so whoever holds the queue of replies decides what
+comes next.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ class ChatMessage:
     text: str = field(repr=False)
     sent_at: datetime | None
     own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WahaSession:
+    """A WhatsApp account of WAHA; only a ``WORKING`` one sends and receives."""
+
+    name: str = field(repr=False)
+    status: str | None
 
 
 class Waha:
@@ -93,6 +102,22 @@ class Waha:
                 moment(entry.get("timestamp")),
                 own=entry.get("fromMe") is True,
             )
+            for entry in map(as_object, listed)
+        ]
+
+    def sessions(self, *, timeout: float) -> Flow[list[WahaSession]]:
+        """Every session, stopped ones included.
+
+        Raises:
+            WAHAError: They cannot be read.
+        """
+        answer = yield from self._ask("GET", "/api/sessions?all=true", None, timeout)
+        listed = _parsed(answer)
+        if not isinstance(listed, list):
+            message = "WAHA's list of sessions is none: check that base_url is WAHA's"
+            raise WAHAError(message, status_code=answer.status)
+        return [
+            WahaSession(as_text(entry.get("name")), as_text(entry.get("status")) or None)
             for entry in map(as_object, listed)
         ]
 

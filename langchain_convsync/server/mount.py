@@ -7,8 +7,7 @@ from html import escape
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from langchain_convsync.server.quirks import OBSERVED_PREFIX
-from langchain_convsync.settings import DOCUMENTED_PREFIX
+from langchain_convsync.settings import DOCUMENTED_PREFIX, OBSERVED_PREFIX
 
 
 class MountedElsewhere:

@@ -22,7 +22,12 @@ from langchain_convsync.server import conversation
 from langchain_convsync.server.customers import Customer
 from langchain_convsync.server.tables import ConversationRow, MessageRow
 from langchain_convsync.server.wire import NewMessage, StateSync
-from langchain_convsync.settings import DOCUMENTED_PREFIX, ServerProfile
+from langchain_convsync.settings import (
+    DOCUMENTED_PREFIX,
+    OBSERVED_INTENTS,
+    OBSERVED_PREFIX,
+    ServerProfile,
+)
 
 #: What can be switched on, and what it does.
 QUIRKS: Mapping[str, str] = {
@@ -44,8 +49,6 @@ QUIRKS: Mapping[str, str] = {
 #: All that one public server shows; replacing the context is a habit of others.
 OBSERVED = frozenset(QUIRKS) - {"context_replaced"}
 
-OBSERVED_PREFIX = "/api/v1/whatsapp-providers"
-OBSERVED_INTENTS = frozenset({"menu", "order", "support", "info", "payment", "delivery", "idle"})
 OBSERVED_CAP = 20
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{24}")

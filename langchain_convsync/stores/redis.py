@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import redis
@@ -27,6 +27,7 @@ from langchain_convsync.stores._redis_clients import (
     Command,
     RedisClients,
 )
+from langchain_convsync.stores._redis_risks import Risk, risks
 from langchain_convsync.stores._redis_wire import (
     META,
     Argument,
@@ -258,6 +259,14 @@ class RedisEventStore:
         """See :meth:`EventStore.backlog`."""
         return _step(self._counted)
 
+    def risks(self) -> Io[list[Risk]]:
+        """How the servers behind this store can lose data, as their ``INFO`` tells it.
+
+        Raises:
+            StoreUnavailableError: One did not answer, or its ACL refuses ``INFO``.
+        """
+        return _step(self._risks)
+
     def close(self) -> None:
         """See :meth:`EventStore.close`."""
         self._clients.close()
@@ -367,19 +376,23 @@ class RedisEventStore:
         return self._handles
 
     def _check_server(self) -> Flow[None]:
-        found: dict[str, None] = {}
-        for key, *_ in self._reachable_together():  # every primary that holds a shard
-            try:
-                (info,) = yield from self._clients.batch(key, ("INFO",))
-            except StoreUnavailableError as error:
-                refused = isinstance(error.__cause__, redis.ResponseError)
-                if not refused and not self._clients.is_cluster:
-                    raise  # of a cluster, the other nodes' shards are still there
-                logger.info("This store cannot check Redis's persistence: %s", error.__cause__)
-                return
-            found.update(dict.fromkeys(risks(info)))
+        try:
+            found = yield from self._risks()
+        except StoreUnavailableError as error:
+            refused = isinstance(error.__cause__, redis.ResponseError)
+            if not refused and not self._clients.is_cluster:
+                raise  # of a cluster, the other nodes' shards are still there
+            logger.info("This store cannot check Redis's persistence: %s", error.__cause__)
+            return
         for risk in found:
             logger.warning("Redis can lose acknowledged events: %s", risk)
+
+    def _risks(self) -> Flow[list[Risk]]:
+        found: dict[Risk, None] = {}
+        for key, *_ in self._reachable_together():  # every primary that holds a shard
+            (info,) = yield from self._clients.batch(key, ("INFO",))
+            found.update(dict.fromkeys(risks(info)))
+        return list(found)
 
 
 def _waiting(key: bytes, replicas: int) -> list[Command]:
@@ -390,18 +403,6 @@ def _waiting(key: bytes, replicas: int) -> list[Command]:
     """
     mark = key + b"waited" if key != META else b"cs:{%s}:waited" % META
     return [("SET", mark, b"", "PX", 1000), ("WAIT", replicas, 1000)]
-
-
-def risks(info: Mapping[str, Any]) -> list[str]:
-    """What a server's ``INFO`` tells about losing data, each with what to do."""
-    found = []
-    if info.get("role", "master") != "master":
-        found.append("this server is a replica; connect to the primary")
-    if not info.get("aof_enabled", 1):
-        found.append("it keeps no append-only file; set `appendonly yes`")
-    if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-        found.append(f"it evicts keys ({policy}); set `maxmemory-policy noeviction`")
-    return found
 
 
 def _step(flow: Callable[[], Flow[T]]) -> Io[T]:

@@ -12,11 +12,16 @@ import redis.asyncio
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
 from langchain_convsync.stores import RedisEventStore
 from langchain_convsync.stores._redis_clients import _unavailable
+from langchain_convsync.stores._redis_risks import risks
 from langchain_convsync.stores._redis_wire import script, shard_keys
-from langchain_convsync.stores.redis import risks
 from tests.store_cases import conversation
 
-SAFE = {"role": "master", "aof_enabled": 1, "maxmemory_policy": "noeviction"}
+SAFE = {
+    "role": "master",
+    "aof_enabled": 1,
+    "maxmemory_policy": "noeviction",
+    "redis_version": "6.2.14",
+}
 
 
 def test_a_safe_server_has_no_risks() -> None:
@@ -30,6 +35,8 @@ def test_a_safe_server_has_no_risks() -> None:
         ({"role": "slave"}, "connect to the primary"),
         ({"aof_enabled": 0}, "set `appendonly yes`"),
         ({"maxmemory_policy": "allkeys-lru"}, "set `maxmemory-policy noeviction`"),
+        ({"redis_version": "6.0.16"}, "use 6.2 or newer, or Valkey"),
+        ({"redis_version": 5.0}, "use 6.2 or newer, or Valkey"),  # INFO's numbers come as such
     ],
 )
 def test_each_risk_comes_with_its_remedy(risky: dict[str, object], advice: str) -> None:
@@ -37,6 +44,7 @@ def test_each_risk_comes_with_its_remedy(risky: dict[str, object], advice: str) 
     (found,) = risks(SAFE | risky)
 
     assert advice in found
+    assert str(found) == f"{found.what}; {advice}"
 
 
 @pytest.mark.parametrize(

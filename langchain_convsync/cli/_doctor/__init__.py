@@ -1,0 +1,162 @@
+"""``convsync doctor``: what works, what does not, why, and what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from langchain_convsync._flow import run
+from langchain_convsync.cli._doctor import answers, customer, reach, report
+from langchain_convsync.cli._doctor.findings import Finding
+from langchain_convsync.cli._doctor.judging import WRITING
+from langchain_convsync.cli._doctor.reach import API, Probe
+from langchain_convsync.cli._doctor.store import store as store_findings
+from langchain_convsync.cli._doctor.trial import Trial, tried_out
+from langchain_convsync.cli._doctor.whatsapp import waha
+from langchain_convsync.client import Answer, Api
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.phone import PhoneFormat, identity_of
+from langchain_convsync.settings import (
+    DOCUMENTED_PREFIX,
+    OBSERVED_PREFIX,
+    ServerProfile,
+    base_url_setting,
+    optional_setting,
+)
+
+#: A phone number that is nobody's: asking for it tells how the server says so.
+_NOBODY = "/lookup/tenant/%2B10000000000"
+
+
+def doctor(
+    *,
+    base_url: Annotated[
+        str | None, typer.Option(help="The API server; CONVSYNC_BASE_URL when absent.")
+    ] = None,
+    phone: Annotated[
+        str | None,
+        typer.Option(help="A customer to look up: a phone number or a chat id, …@lid too."),
+    ] = None,
+    bot_id: Annotated[str | None, typer.Option(help="The bot that --phone talks to.")] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="The path of the endpoints, if it is neither of the known ones."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
+    ] = None,
+    waha_url: Annotated[
+        str | None, typer.Option(help="WAHA; CONVSYNC_WAHA_BASE_URL when absent.")
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="WRITES into the conversation of --phone, so take a test customer: posts one or "
+            "two messages that begin with “convsync doctor”, sets two context keys, tries "
+            "intents, and puts back what it can.",
+        ),
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each answer.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Tell what works, what does not, why, and what to do next.
+
+    Looks at the API server, at the event store and at WAHA, with the keys in CONVSYNC_API_KEY and
+    CONVSYNC_WAHA_API_KEY. Only reads, unless --write is given. Ends with 1 if a check failed.
+    """
+    if write and phone is None:
+        message = "--write needs --phone: the test customer whose conversation it writes into"
+        raise ConfigurationError(message)
+    # What the store would warn of is among the findings.
+    logging.getLogger("langchain_convsync").addHandler(logging.NullHandler())
+    findings = [
+        *_api(base_url, prefix, phone, bot_id, write=write, timeout=timeout),
+        *store_findings(store),
+        *waha(waha_url, timeout=timeout),
+    ]
+    if as_json:
+        typer.echo(report.as_json(findings))
+    else:
+        report.show(findings, Console(highlight=False))
+    if not report.nothing_failed(findings):
+        raise typer.Exit(1)
+
+
+def _api(
+    base_url: str | None,
+    prefix: str | None,
+    phone: str | None,
+    bot_id: str | None,
+    *,
+    write: bool,
+    timeout: float,
+) -> Iterator[Finding]:
+    prefixes = tuple(
+        dict.fromkeys([prefix or DOCUMENTED_PREFIX, DOCUMENTED_PREFIX, OBSERVED_PREFIX])
+    )
+    try:
+        url = base_url_setting(base_url)
+        probes = reach.probed(url, prefixes, timeout=timeout)
+    except ConfigurationError as error:
+        advice = "correct --base-url (CONVSYNC_BASE_URL), CONVSYNC_API_KEY or --prefix"
+        yield API.failed("configuration", str(error), advice)
+        return
+    last = probes[-1]
+    yield from reach.reached(url, last.outcome)
+    if not isinstance(last.outcome, Answer):
+        yield API.skipped("everything else", "there is no answer to look at", "mend that first")
+        return
+    yield reach.prefix(url, probes)
+    yield answers.clock(last, last.outcome.headers.get("Date"))
+    if not reach.speaks(last.outcome):
+        yield API.skipped("everything else", "the API was not found", "mend that first")
+        return
+    yield answers.health(last.outcome)
+    key, *rest = _key_and_envelope(url, last, timeout=timeout)
+    yield from (key, *rest)
+    if key.status != "failed":
+        yield from _conversation(url, last.prefix, phone, bot_id, write=write, timeout=timeout)
+
+
+def _key_and_envelope(url: str, last: Probe, *, timeout: float) -> Iterator[Finding]:
+    nobody = reach.asked(url, last.prefix, _NOBODY, timeout=timeout).outcome
+    bare = reach.asked(url, last.prefix, _NOBODY, timeout=timeout, with_key=False).outcome
+    has_key = optional_setting(None, "CONVSYNC_API_KEY") is not None
+    yield answers.key(nobody, bare, has_key=has_key, base_url=url)
+    yield answers.envelope(nobody)
+
+
+def _conversation(
+    url: str,
+    prefix: str,
+    phone: str | None,
+    bot_id: str | None,
+    *,
+    write: bool,
+    timeout: float,
+) -> Iterator[Finding]:
+    if phone is None:
+        yield customer.CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
+        return
+    if identity_of(phone) is None:
+        told = "--phone is no phone number with its country code, and no chat id"
+        yield customer.CONVERSATION.failed("lookup", told, "pass one such as +51999999999")
+        return
+
+    def api_for(style: PhoneFormat) -> Api:
+        return Api(url, timeout=timeout, profile=ServerProfile(prefix=prefix, phone_format=style))
+
+    findings, found = customer.looked_up(api_for, phone, bot_id)
+    yield from findings
+    if found is None or not write:
+        advice = "make it found first" if write else "pass --write, with a test customer as --phone"
+        yield WRITING.skipped("everything", "nothing was written", advice)
+        return
+    with closing(api_for(found.phone_format)) as api:
+        yield from run(tried_out(Trial(api=api, found=found, bot_id=bot_id)))

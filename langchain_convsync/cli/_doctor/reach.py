@@ -1,0 +1,174 @@
+"""Whether the API server can be reached, and under which path: one plain request at a time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from langchain_convsync._flow import run
+from langchain_convsync.cli._doctor.findings import Area, Finding
+from langchain_convsync.client import Answer, Caller, Failure, Outcome, Pace
+from langchain_convsync.settings import DOCUMENTED_PREFIX, CallTarget, ServerProfile
+
+API = Area("API server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one plain request came to, and when."""
+
+    prefix: str
+    outcome: Outcome
+    sent_at: datetime
+    received_at: datetime
+
+
+def asked(
+    base_url: str | None, prefix: str, path: str, *, timeout: float, with_key: bool = True
+) -> Probe:
+    """The outcome of one GET, once, with the key or without.
+
+    Raises:
+        ConfigurationError: base_url or the key is missing or malformed.
+    """
+    caller = Caller(
+        base_url,
+        api_key=None,
+        timeout=timeout,
+        max_retries=0,
+        profile=ServerProfile(prefix=prefix),
+        http_client=None,
+        pace=Pace(),
+    )
+    request = caller.request("GET", path, CallTarget())
+    if not with_key:
+        bare = {name: text for name, text in request.headers.items() if name != "Authorization"}
+        request = replace(request, headers=bare)
+    sent_at = datetime.now(UTC)
+    try:
+        outcome = run(caller.ask(request, lambda outcome: outcome, until=caller.until()))
+    finally:
+        caller.connections.close()
+    return Probe(prefix=prefix, outcome=outcome, sent_at=sent_at, received_at=datetime.now(UTC))
+
+
+def probed(base_url: str, prefixes: Sequence[str], *, timeout: float) -> list[Probe]:
+    """Health under each prefix, until one speaks the API or none can be reached."""
+    probes: list[Probe] = []
+    for prefix in prefixes:
+        probes.append(asked(base_url, prefix, "/health", timeout=timeout))
+        if speaks(probes[-1].outcome) or isinstance(probes[-1].outcome, Failure):
+            break
+    return probes
+
+
+def reached(base_url: str, outcome: Outcome) -> list[Finding]:
+    """Reachability and TLS."""
+    url = urlsplit(base_url)
+    if isinstance(outcome, Failure):
+        check = "TLS" if isinstance(outcome.cause, ssl.SSLError) else "reachable"
+        return [
+            API.failed(
+                check, f"{base_url}: {outcome.reason}", _what_to_check(outcome, url.hostname)
+            )
+        ]
+    tls = "the certificate is good" if url.scheme == "https" else "none: plain http on this machine"
+    return [API.ok("reachable", f"{base_url} answers"), API.ok("TLS", tls)]
+
+
+def _what_to_check(failure: Failure, host: str | None) -> str:
+    if isinstance(failure.cause, socket.gaierror):
+        return f"check the spelling of {host} in base_url, and this machine's DNS"
+    if isinstance(failure.cause, ConnectionRefusedError):
+        return "nothing listens there: start the API server, or check the port in base_url"
+    if isinstance(failure.cause, ssl.SSLCertVerificationError):
+        return "renew the certificate, use the name that it was made for, or trust its authority"
+    if isinstance(failure.cause, ssl.SSLError):
+        return "check that this port speaks TLS (https) at all"
+    if failure.kind == "timeout":
+        return "check that the API server is not overloaded, and the firewalls on the way"
+    return "check that base_url leads to the API server, and its log"
+
+
+def speaks(outcome: Outcome) -> bool:
+    """Whether something of the API is at this path, be it a refusal."""
+    return (
+        isinstance(outcome, Answer)
+        and json_object(outcome) is not None
+        and not 300 <= outcome.status < 400
+        and outcome.status not in {404, 405}
+    )
+
+
+def prefix(base_url: str, probes: Sequence[Probe]) -> Finding:
+    """Under which path the endpoints are."""
+    found = next((probe.prefix for probe in probes if speaks(probe.outcome)), None)
+    told = "; ".join(f"{p.prefix}/health: {described(p.outcome)}" for p in probes)
+    if found == DOCUMENTED_PREFIX:
+        return API.ok("prefix", f"the endpoints are under {found}, as documented", prefix=found)
+    if found is not None:
+        return API.warning(
+            "prefix",
+            f"the endpoints are under {found}, not under the documented prefix ({told})",
+            f"pass ServerProfile(prefix={json.dumps(found)}) to the client",
+            prefix=found,
+        )
+    if any(status_of(probe.outcome) in {401, 403} for probe in probes):
+        return API.failed(
+            "prefix",
+            f"something refuses every path before the API sees it ({told})",
+            "check CONVSYNC_API_KEY, and what the proxy in front of the API server asks for",
+        )
+    if any(300 <= (status_of(probe.outcome) or 0) < 400 for probe in probes):
+        return API.failed(
+            "prefix",
+            f"the API server redirects, which is not followed because of the key ({told})",
+            "pass the URL that it redirects to (https? another host?) as base_url",
+        )
+    if any((status_of(probe.outcome) or 0) >= 500 for probe in probes):
+        return API.failed(
+            "prefix",
+            f"the API server, or the proxy in front of it, fails ({told})",
+            "look into both their logs",
+        )
+    path = urlsplit(base_url).path
+    hint = f"leave the path {path} out of base_url, or " if path else ""
+    return API.failed(
+        "prefix",
+        f"the API is under none of the prefixes ({told})",
+        f"{hint}check base_url, and pass --prefix if the endpoints are mounted elsewhere",
+    )
+
+
+def described(outcome: Outcome) -> str:
+    """An answer's status and kind: never its text, which may repeat what was sent."""
+    if isinstance(outcome, Failure):
+        return outcome.reason
+    if outcome.flaw is not None:
+        return f"{outcome.status}, {outcome.flaw.reason}"
+    if json_object(outcome) is not None:
+        return f"{outcome.status}, JSON"
+    html = "html" in outcome.headers.get("Content-Type", "").lower()
+    return f"{outcome.status}, {'HTML' if html else 'no JSON object'}"
+
+
+def status_of(outcome: Outcome) -> int | None:
+    """The HTTP status, where a whole answer arrived."""
+    return outcome.status if isinstance(outcome, Answer) and outcome.flaw is None else None
+
+
+def json_object(answer: Answer) -> dict[str, Any] | None:
+    """The JSON object in an answer, if there is one."""
+    if answer.flaw is not None:
+        return None
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

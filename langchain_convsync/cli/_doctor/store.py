@@ -1,0 +1,98 @@
+"""Whether the event store works, can lose anything, and what is left to do in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import redis
+
+from langchain_convsync._flow import run
+from langchain_convsync.cli._doctor.findings import Area, Finding
+from langchain_convsync.cli._stores import existing_store
+from langchain_convsync.errors import ConfigurationError, StoreFormatError, StoreUnavailableError
+from langchain_convsync.settings import optional_setting
+from langchain_convsync.stores import (
+    FORMAT_VERSION,
+    Backlog,
+    EventStore,
+    RedisEventStore,
+)
+
+STORE = Area("store")
+_SET = "pass the right --store, or set CONVSYNC_STORE_URL"
+_WORKER = "convsync worker MODULE:RUNNER"
+
+
+def store(url: str | None) -> list[Finding]:
+    """Every finding about the store that ``--store`` or the environment names."""
+    url = optional_setting(url, "CONVSYNC_STORE_URL")
+    if url is None:
+        return [STORE.skipped("reachable", "none is named", _SET)]
+    try:
+        with closing(existing_store(url)) as opened:
+            return _opened(opened)
+    except ConfigurationError as error:
+        return [STORE.failed("reachable", str(error), _SET)]
+    except StoreFormatError as error:
+        return [STORE.failed("format", str(error), "pip install --upgrade langchain-convsync")]
+    except StoreUnavailableError as error:
+        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            return [STORE.failed("reachable", "the file is no SQLite database", _SET)]
+        return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
+
+
+def _opened(opened: EventStore) -> list[Finding]:
+    run(opened.handles())
+    kind = "Redis" if isinstance(opened, RedisEventStore) else "SQLite"
+    return [
+        STORE.ok("reachable", f"{kind} answers"),
+        STORE.ok("format", f"its records have a format that is read here (up to {FORMAT_VERSION})"),
+        *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
+        *left(run(opened.backlog())),
+    ]
+
+
+def safety(opened: RedisEventStore) -> list[Finding]:
+    """Whether Redis can lose what it acknowledged."""
+    try:
+        found = run(opened.risks())
+    except StoreUnavailableError as error:
+        if not isinstance(error.__cause__, redis.ResponseError):
+            raise
+        advice = "check by hand: appendonly yes, maxmemory-policy noeviction, version 6.2 or newer"
+        return [STORE.skipped("safety", "Redis does not allow INFO", advice)]
+    if not found:
+        return [STORE.ok("safety", "INFO tells no way of losing what was acknowledged")]
+    return [
+        STORE.warning("safety", f"Redis can lose acknowledged events: {risk.what}", risk.remedy)
+        for risk in found
+    ]
+
+
+def left(backlog: Backlog) -> list[Finding]:
+    """What is still to be done, and by whom."""
+    findings = []
+    if backlog.queued or backlog.writes or backlog.says:
+        told = (
+            f"{backlog.queued} events, {backlog.writes} API writes and {backlog.says} replies "
+            "are not done yet"
+        )
+        advice = f"they are done by a running bot, or by a worker: {_WORKER}"
+        findings.append(STORE.warning("left to do", told, advice))
+    else:
+        findings.append(STORE.ok("left to do", "nothing"))
+    if backlog.parked:
+        told = (
+            f"{backlog.parked} writes and replies are parked: nobody could tell what became of them"
+        )
+        advice = "the log's lines “… is parked for an operator” name turn and reason; decide there"
+        findings.append(STORE.warning("parked", told, advice))
+    else:
+        findings.append(STORE.ok("parked", "nothing"))
+    if backlog.dead:
+        told = f"{backlog.dead} events could not be answered: their agent failed each time"
+        findings.append(STORE.warning("dead", told, "the log tells why; mend the agent first"))
+    else:
+        findings.append(STORE.ok("dead", "nothing"))
+    return findings
