@@ -41,7 +41,7 @@ long: install ## the longest of the tests: stores against their model, and the e
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration_tests/test_stores_model.py tests/integration_tests/test_chaos.py $(ARGS)
 
 chaos: install ## kill everything all the time and count what is lost or doubled: TURNS=1000 KILLS=80 SEED=1 STORE=both
-	$(BIN)/python -m tests.chaos $(foreach o,TURNS KILLS SEED STORE,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
+	$(BIN)/python -m tests.chaos $(foreach o,TURNS KILLS SEED STORE DRAIN,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
 
 notebooks: install ## run the notebooks and rewrite their outputs in place, which the tests compare
 	$(BIN)/python -m tests.notebooks

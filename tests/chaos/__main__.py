@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--turns", type=int, help="turns at least (default: 1000)")
     add("--kills", type=int, help="how often something is killed or paused (default: 80)")
+    add("--drain", type=float, help="seconds for what is left when all is answered (default: 60)")
     add("--seed", type=int, help="of the script, the faults and the kills (default: 1)")
     add("--store", choices=["sqlite", "redis", "both"], default="both")
     add("--profile", choices=["kills", "pauses"], help="default: kills")
