@@ -396,8 +396,8 @@ class StoreModel:
             if event.state == "dead"
         ]
         found = sorted([*self.parked, *dead], key=lambda one: (one.since, one.cid, one.lane))
-        wanted = None if cid is None else self._follow(cid)
-        return tuple(one for one in found if wanted in {None, one.cid})[:most]
+        wanted = {one.cid for one in found} if cid is None else {cid, self._follow(cid)}
+        return tuple(one for one in found if one.cid in wanted)[:most]
 
     def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> str | None:
         note, renewed = call_handle(aside, "requeue", token), renewed_id(aside, token)

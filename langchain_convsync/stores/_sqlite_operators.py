@@ -25,12 +25,12 @@ from langchain_convsync.stores.base import ConversationView, Lane, LaneView, Op,
 
 _PARKED = (
     "SELECT cid, lane, id, body, reason, parked_at AS since, pos, sent, tries FROM parked"
-    " WHERE ? IS NULL OR cid = ? ORDER BY parked_at, cid, lane, seq LIMIT ?"
+    " WHERE ? IS NULL OR cid IN (?, ?) ORDER BY parked_at, cid, lane, seq LIMIT ?"
 )
 _DEAD = (
     "SELECT cid, 'turn' AS lane, eid AS id, payload AS body, X'' AS reason, accepted_at AS since,"
     " NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
-    " WHERE state = 'dead' AND (? IS NULL OR cid = ?) ORDER BY accepted_at, cid, eid LIMIT ?"
+    " WHERE state = 'dead' AND (? IS NULL OR cid IN (?, ?)) ORDER BY accepted_at, cid, eid LIMIT ?"
 )
 #: A name, and every alias that leads to it, through others too.
 _NAMES = (
@@ -78,9 +78,8 @@ def _lane_view(tx: Transaction, cid: str, lane: Lane, most: int) -> LaneView:
 
 def set_aside(tx: Transaction, cid: str | None, most: int) -> tuple[SetAside, ...]:
     """What is set aside in one conversation or in all: oldest first, at most so many."""
-    if cid is not None:
-        cid = _destination(tx, cid)
-    rows = [*tx.all(_PARKED, cid, cid, most), *tx.all(_DEAD, cid, cid, most)]
+    names = (cid, cid, None if cid is None else _destination(tx, cid))
+    rows = [*tx.all(_PARKED, *names, most), *tx.all(_DEAD, *names, most)]
     rows.sort(key=lambda row: (row["since"], row["cid"], row["lane"]))
     return tuple(_as_set_aside(row) for row in rows[:most])
 

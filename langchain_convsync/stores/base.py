@@ -549,8 +549,8 @@ class EventStore(Protocol):
     def set_aside(self, cid: str | None = None, *, most: int = 100) -> Io[tuple[SetAside, ...]]:
         """What waits for an operator, oldest first: parked operations and dead letters.
 
-        An alias stands for the conversation it leads to; what was set aside under the alias before
-        it was linked is found without ``cid`` only. Of more than ``most`` dead letters of all
+        An alias stands for the conversation it leads to, and for what was set aside under it before
+        it led there. Of more than ``most`` dead letters of all
         conversations Redis tells of those that died first, SQLite of those that arrived first. For
         one conversation Redis looks through the dead letters of its shard.
 

@@ -364,8 +364,7 @@ class RedisEventStore:
         found: list[Any] = []
         for keys in self._reachable_together() if cid is None else [shard_keys(cid)]:
             found += yield from self._run("aside", keys, to_bytes([cid or "", most]))
-        if len(found) > most:
-            found.sort(key=lambda entry: entry[:4])
+        found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_set_aside, found[:most]))
 
     def _forget(self, keys: list[bytes], cid: str) -> Flow[None]:

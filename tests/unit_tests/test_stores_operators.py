@@ -164,6 +164,8 @@ def test_what_is_set_aside_under_an_alias_goes_to_where_it_leads(store: EventSto
     """The customer's LID turned out to be their phone number."""
     aside = parked(store, do)
     do(store.link(conversation(), conversation("eva")))
+    assert do(store.set_aside(conversation())) == (aside,)
+    assert do(store.set_aside(conversation("eva"))) == ()
 
     do(store.requeue(aside, token="mine"))
 

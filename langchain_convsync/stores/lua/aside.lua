@@ -33,9 +33,11 @@ local function add_dead(eid, has)
 end
 
 if wanted ~= '' then
-  wanted = destination(wanted)
-  add_parked(wanted)
-  each_dead(wanted, add_dead)
+  local target = destination(wanted)
+  for _, cid in ipairs(target == wanted and { wanted } or { wanted, target }) do
+    add_parked(cid)
+    each_dead(cid, add_dead)
+  end
   keep_the_oldest()
   return found
 end
