@@ -79,10 +79,16 @@ def turn_of(store: EventStore, do: Do, new: NewEvent, token: str = "turn") -> Ta
 
 
 def committed(
-    store: EventStore, do: Do, source: str = "1", *, writes: int = 1, says: int = 0
+    store: EventStore,
+    do: Do,
+    source: str = "1",
+    *,
+    writes: int = 1,
+    says: int = 0,
+    customer: str = "ana",
 ) -> Taken:
     """A whole turn, which leaves so many operations behind."""
-    taken = turn_of(store, do, event(source), token=f"turn {source}")
+    taken = turn_of(store, do, event(source, customer=customer), token=f"turn {source}")
     assert do(store.commit_turn(taken.lease, commit_of(taken, writes=writes, says=says))) == "done"
     return taken
 

@@ -48,6 +48,7 @@ def test_on_a_cluster_all_shards_are_listed_and_one_conversation_is_erased(
     do(Io(store.close, store.aclose))
 
     assert {one.cid for one in listed} == {conversation(account=account) for account in ACCOUNTS}
+    assert [one.since for one in listed] == sorted(one.since for one in listed)
     assert some == listed[:5]
     assert {one.cid for one in left} == {conversation(account=a) for a in ACCOUNTS[1::2]}
     assert again == ["new", "duplicate"] * (len(ACCOUNTS) // 2)

@@ -235,6 +235,31 @@ def test_nothing_of_a_forgotten_conversation_is_left_in_redis(server: RedisServe
         check_keys(client)
 
 
+def test_redis_lists_by_what_is_left_when_the_oldest_is_decided(
+    server: RedisServer, do: Do, clock: Clock
+) -> None:
+    """Another conversation's may be older by now; an idle one has expired meanwhile."""
+    store = RedisEventStore(server.url, clock=clock)
+    letter, first = dead(store, do, "0"), parked(store, do, "1")
+    clock.advance(5.0)
+    committed(store, do, "2", customer="eva")
+    other = lane_of(store, do, token="another worker")
+    do(store.op_park(other.lease, other.ops[0].id, reason="no idea"))
+    clock.advance(5.0)
+    parked(store, do, "3")
+    with server.client() as client:
+        client.delete(f"cs:{{s{conversation()[:2]}}}:c:{conversation()}")
+        do(store.requeue(first, token="mine"))
+        do(store.requeue(letter, token="mine too"))
+        check_keys(client)
+    (oldest,) = do(store.set_aside(most=1))
+    taken = do(store.take("turn", "worker"))
+    do(Io(store.close, store.aclose))
+
+    assert oldest.cid == conversation("eva")
+    assert [queued.payload for queued in taken.events] == [letter.body]
+
+
 @pytest.mark.parametrize("most", [0, 1001])
 def test_a_listing_is_bounded(store: EventStore, most: int) -> None:
     """Nobody loads a whole store by accident."""
