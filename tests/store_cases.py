@@ -147,6 +147,7 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "due": lambda store, _: store.due("write", conversation()),
     "backlog": lambda store, _: store.backlog(),
     "release": lambda store, has: store.release(has[1].lease, failed=True),
+    "loads": lambda store, _: store.loads(),
     "view": lambda store, _: store.view(conversation()),
     "set aside": lambda store, _: store.set_aside(),
     "requeue": lambda store, has: store.requeue(aside_in(store, has), token="mine"),

@@ -23,6 +23,7 @@ from langchain_convsync.stores.base import (
     Lane,
     LaneView,
     Lease,
+    Load,
     NewEvent,
     Op,
     QueuedEvent,
@@ -356,6 +357,18 @@ class StoreModel:
         )
 
     # Operators
+
+    def loads(self) -> tuple[Load, ...]:
+        dues: dict[tuple[str, Lane], list[int]] = {}
+        for cid, talk in self.talks.items():
+            for lane in LANES:
+                if not is_claim(cid) and (due := talk.due(lane)) is not None:
+                    dues.setdefault((cid[:15], lane), []).append(due)
+        found = sorted((min(times), *of, len(times)) for of, times in dues.items())
+        return tuple(
+            Load(account=account, lane=lane, conversations=n, due_in=(due - self.now) / 1000)
+            for due, account, lane, n in found
+        )
 
     def view(self, cid: str, *, most: int = 100) -> ConversationView:
         cid = self._follow(cid)

@@ -18,6 +18,7 @@ from langchain_convsync.stores.base import (
     Lane,
     LaneView,
     Lease,
+    Load,
     Op,
     QueuedEvent,
     SetAside,
@@ -155,6 +156,17 @@ def as_set_aside(answer: Any) -> SetAside:
         pos=int(pos or 0),
         sent_at=_seconds(sent or None),
         tries=int(tries or 0),
+    )
+
+
+def as_load(answer: Any) -> Load:
+    """What an account has to do, in a script's answer."""
+    due_in, account, lane, conversations = answer
+    return Load(
+        account=decoded(account),
+        lane=lane.decode(),
+        conversations=int(conversations),
+        due_in=int(due_in) / 1000,
     )
 
 

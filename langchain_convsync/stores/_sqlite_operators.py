@@ -21,7 +21,15 @@ from langchain_convsync.stores._sqlite_lanes import (
     schedule,
 )
 from langchain_convsync.stores._sqlite_names import follow
-from langchain_convsync.stores.base import ConversationView, Lane, LaneView, Op, SetAside
+from langchain_convsync.stores.base import (
+    NO_ACCOUNT,
+    ConversationView,
+    Lane,
+    LaneView,
+    Load,
+    Op,
+    SetAside,
+)
 
 _PARKED = (
     "SELECT cid, lane, id, body, reason, parked_at AS since, pos, sent, tries FROM parked"
@@ -37,6 +45,25 @@ _NAMES = (
     "WITH RECURSIVE names (name) AS (SELECT ? UNION SELECT alias FROM aliases, names"
     " WHERE aliases.cid = names.name AND expires > ?) SELECT name FROM names"
 )
+
+
+def loads(tx: Transaction) -> tuple[Load, ...]:
+    """What each account has to do in each lane."""
+    rows = tx.all(
+        "SELECT account, lane, count(*) AS conversations, min(due) AS due FROM lanes"
+        " WHERE due IS NOT NULL AND account NOT LIKE ? GROUP BY lane, account"
+        " ORDER BY min(due), account, lane",
+        f"%{NO_ACCOUNT}",
+    )
+    return tuple(
+        Load(
+            account=row["account"],
+            lane=row["lane"],
+            conversations=row["conversations"],
+            due_in=(row["due"] - tx.now) / 1000,
+        )
+        for row in rows
+    )
 
 
 def view(tx: Transaction, cid: str, most: int) -> ConversationView:

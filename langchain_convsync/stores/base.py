@@ -345,6 +345,23 @@ class ConversationView:
     say: LaneView = LaneView()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one account has to do in one lane.
+
+    Attributes:
+        account: The part that the handles of its conversations begin with.
+        lane: The lane.
+        conversations: How many of its conversations have work there.
+        due_in: Seconds until the first of them is due; negative for how long it is overdue.
+    """
+
+    account: str
+    lane: Lane
+    conversations: int
+    due_in: float
+
+
 Done: TypeAlias = Literal["done", "already", "fenced"]
 Committed: TypeAlias = Literal["done", "already", "fenced", "paused", "newer"]
 
@@ -535,6 +552,10 @@ class EventStore(Protocol):
 
     def backlog(self) -> Io[Backlog]:
         """What is left to do."""
+        ...
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """What each account has to do, the longest overdue first; claims belong to none."""
         ...
 
     def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:

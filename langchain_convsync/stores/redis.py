@@ -38,6 +38,7 @@ from langchain_convsync.stores._redis_wire import (
     Script,
     as_accepted,
     as_cursor,
+    as_load,
     as_set_aside,
     as_taken,
     as_view,
@@ -59,6 +60,7 @@ from langchain_convsync.stores.base import (
     Handles,
     Lane,
     Lease,
+    Load,
     NewEvent,
     SetAside,
     Taken,
@@ -67,7 +69,7 @@ from langchain_convsync.stores.base import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
-_READS = frozenset({"due", "backlog", "view", "aside"})
+_READS = frozenset({"due", "backlog", "loads", "view", "aside"})
 
 
 class RedisEventStore:
@@ -267,6 +269,10 @@ class RedisEventStore:
         """See :meth:`EventStore.backlog`."""
         return _step(self._counted)
 
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return _step(self._loads)
+
     def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
         """See :meth:`EventStore.view`."""
         check_most(most)
@@ -358,6 +364,13 @@ class RedisEventStore:
             sums = [total + more for total, more in zip(sums, counts, strict=True)]
         queued, writes, says, parked, dead = sums
         return Backlog(queued=queued, writes=writes, says=says, parked=parked, dead=dead)
+
+    def _loads(self) -> Flow[tuple[Load, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together():
+            found += yield from self._run("loads", keys, [])
+        return tuple(map(as_load, sorted(found)))
 
     def _set_aside(self, cid: str | None, most: int) -> Flow[tuple[SetAside, ...]]:
         yield from self._opened()

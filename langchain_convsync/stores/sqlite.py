@@ -53,6 +53,7 @@ from langchain_convsync.stores.base import (
     Handles,
     Lane,
     Lease,
+    Load,
     NewEvent,
     SetAside,
     Taken,
@@ -232,6 +233,10 @@ class SQLiteEventStore:
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
         return self._step(work.backlog)
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return self._step(operators.loads)
 
     def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
         """See :meth:`EventStore.view`."""

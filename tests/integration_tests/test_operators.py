@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_convsync._flow import run
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox import WAHAReply, Write, as_ops
-from langchain_convsync.stores import Commit, EventStore, NewEvent, Op, Taken
+from langchain_convsync.stores import Commit, EventStore, NewEvent, Op, Taken, open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
 from tests.faulty_server import answers
@@ -151,6 +152,45 @@ def test_a_parked_reply_is_sent_by_the_next_worker(
 
     assert chats.texts == ["re: ¿Sigues ahí?", "re: Hola"]
     assert run(event_store.backlog()).parked == 0
+
+
+def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str) -> None:
+    """Each with a connection of their own, as from processes of their own."""
+    stores = [open_store(durable_store_url) for _ in range(4)]
+    cid = cid_of(stores[0])
+    for number in range(5):
+        _parked(stores[0], cid, str(number))
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        done = list(pool.map(lambda store: run(operators.retry(store, cid)), stores))
+    left = run(stores[0].backlog())
+    for store in stores:
+        store.close()
+
+    assert sum(done) == 5
+    assert (left.writes, left.parked) == (5, 0)
+
+
+def _parked(store: EventStore, cid: str, source: str) -> None:
+    eid = run(store.handles()).event("default", "message", source)
+    turn = run(store.accept(NewEvent(eid=eid, cid=cid), token=source)).taken
+    assert turn is not None
+    write = Write(
+        kind="append",
+        phone_number=CUSTOMER,
+        session_id="s",
+        bot_id="b",
+        subdomain="r",
+        turn=eid,
+        number=1,
+        decided_at=turn.now,
+        messages=(ConversationMessage(role="user", content=source),),
+    )
+    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
+    taken = run(store.take("write", f"worker {source}"))
+    assert taken is not None
+    run(store.op_park(taken.lease, taken.ops[0].id, reason="test"))
+    run(store.release(taken.lease))
 
 
 def test_every_change_is_written_into_the_audit_log(

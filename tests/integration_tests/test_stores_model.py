@@ -430,6 +430,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.perform(self.store.backlog()) == self.model.backlog()
+        if self.steps % 3 == 0:
+            assert self.perform(self.store.loads()) == self.model.loads()
 
     def teardown(self) -> None:
         """Whatever happened: in the end every event was answered once, in order of arrival."""
