@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -13,9 +14,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync._flow import run
-from langchain_convsync.models import ConversationMessage
+from langchain_convsync.models import Conversation, ConversationMessage
 from langchain_convsync.outbox import WAHAReply, Write, as_ops
-from langchain_convsync.stores import Commit, EventStore, NewEvent, Op, Taken, open_store
+from langchain_convsync.stores import Backlog, Commit, EventStore, NewEvent, Op, Taken, open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
 from tests.faulty_server import answers
@@ -45,21 +46,25 @@ def queued(store: EventStore, server: ReferenceServer, *texts: str) -> Taken:
     new = NewEvent(eid=eid, cid=cid_of(store))
     turn = run(store.accept(new, token="turn")).taken
     assert turn is not None
-    write = Write(
+    write = _append(conversation, eid, turn.now, *texts)
+    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
+    taken: Taken | None = run(store.take("write", "first worker"))
+    assert taken is not None
+    return taken
+
+
+def _append(conversation: Conversation, turn: str, now: float, *texts: str) -> Write:
+    return Write(
         kind="append",
         phone_number=CUSTOMER,
         session_id=conversation.session_id,
         bot_id=conversation.bot_id,
         subdomain=conversation.subdomain,
-        turn=eid,
+        turn=turn,
         number=1,
-        decided_at=turn.now,
+        decided_at=now,
         messages=tuple(ConversationMessage(role="user", content=text) for text in texts),
     )
-    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
-    taken: Taken | None = run(store.take("write", "first worker"))
-    assert taken is not None
-    return taken
 
 
 def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
@@ -172,25 +177,42 @@ def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str
 
 
 def _parked(store: EventStore, cid: str, source: str) -> None:
+    """A turn's only write, set aside."""
     eid = run(store.handles()).event("default", "message", source)
     turn = run(store.accept(NewEvent(eid=eid, cid=cid), token=source)).taken
     assert turn is not None
-    write = Write(
-        kind="append",
-        phone_number=CUSTOMER,
-        session_id="s",
-        bot_id="b",
-        subdomain="r",
-        turn=eid,
-        number=1,
-        decided_at=turn.now,
-        messages=(ConversationMessage(role="user", content=source),),
-    )
-    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
+    known = Conversation(session_id="s", user_id=CUSTOMER, bot_id="b", subdomain="r")
+    ops = as_ops([_append(known, eid, turn.now, source)])
+    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=ops)))
     taken = run(store.take("write", f"worker {source}"))
     assert taken is not None
     run(store.op_park(taken.lease, taken.ops[0].id, reason="test"))
     run(store.release(taken.lease))
+
+
+def test_a_conversation_that_is_forgotten_while_its_agent_runs_gets_no_answer(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The worker is fenced: nothing is said, nothing is written."""
+    told: list[str | None] = []
+    forgotten = threading.Event()
+
+    def interrupted(_messages: list[BaseMessage]) -> AIMessage:
+        run(operators.forget(event_store, cid_of(event_store)))
+        forgotten.set()
+        return AIMessage("too late")
+
+    with TurnRunner(
+        RunnableLambda(interrupted),
+        client=server.client(),
+        store=event_store,
+        on_reply=lambda turn: told.append(turn.reply),
+    ) as runner:
+        runner.accept(said("Hola"))
+        assert forgotten.wait(timeout=20)
+
+    assert (told, history(server)) == ([], [])
+    assert run(event_store.backlog()) == Backlog()
 
 
 def test_every_change_is_written_into_the_audit_log(
