@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync._flow import Io
-from langchain_convsync.stores import Commit, EventStore, Handles, Lane, NewEvent, Op, Taken
+from langchain_convsync.stores import (
+    Commit,
+    EventStore,
+    Handles,
+    Lane,
+    NewEvent,
+    Op,
+    SetAside,
+    Taken,
+)
 
 T = TypeVar("T")
 HANDLES = Handles(b"a test's secret")
@@ -70,10 +79,16 @@ def turn_of(store: EventStore, do: Do, new: NewEvent, token: str = "turn") -> Ta
 
 
 def committed(
-    store: EventStore, do: Do, source: str = "1", *, writes: int = 1, says: int = 0
+    store: EventStore,
+    do: Do,
+    source: str = "1",
+    *,
+    writes: int = 1,
+    says: int = 0,
+    customer: str = "ana",
 ) -> Taken:
     """A whole turn, which leaves so many operations behind."""
-    taken = turn_of(store, do, event(source), token=f"turn {source}")
+    taken = turn_of(store, do, event(source, customer=customer), token=f"turn {source}")
     assert do(store.commit_turn(taken.lease, commit_of(taken, writes=writes, says=says))) == "done"
     return taken
 
@@ -102,6 +117,19 @@ def ready(store: EventStore) -> Any:
     return write, taken
 
 
+def aside_in(store: EventStore, has: Any) -> SetAside:
+    """The operation at the head, parked."""
+    store.op_park(has[0], FIRST, reason="test").block()
+    return SetAside(cid=conversation(), lane="write", id=FIRST, body="", since=0.0)
+
+
+def dead_in(store: EventStore, has: Any) -> SetAside:
+    """The queued event, a dead letter."""
+    store.commit_turn(has[1].lease, commit_of(has[1], dead=True)).block()
+    eid = has[1].events[0].eid
+    return SetAside(cid=conversation(), lane="turn", id=eid, body="", since=0.0)
+
+
 CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "accept": lambda store, _: store.accept(event("3", customer="eva")),
     "accept and take": lambda store, _: store.accept(event("3", customer="eva"), token="mine"),
@@ -119,4 +147,11 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "due": lambda store, _: store.due("write", conversation()),
     "backlog": lambda store, _: store.backlog(),
     "release": lambda store, has: store.release(has[1].lease, failed=True),
+    "loads": lambda store, _: store.loads(),
+    "view": lambda store, _: store.view(conversation()),
+    "set aside": lambda store, _: store.set_aside(),
+    "requeue": lambda store, has: store.requeue(aside_in(store, has), token="mine"),
+    "requeue a letter": lambda store, has: store.requeue(dead_in(store, has), token="mine"),
+    "discard": lambda store, has: store.discard(aside_in(store, has), token="mine"),
+    "discard a letter": lambda store, has: store.discard(dead_in(store, has), token="mine"),
 }

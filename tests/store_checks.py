@@ -101,3 +101,11 @@ def _check_counts(client: Client, shard: str, keys: dict[str, Any]) -> None:
         "parked": total("parked", 9),
     }
     assert {name: counted.get(name, 0) for name in expected} == expected
+    _check_parked(client, shard, keys)
+
+
+def _check_parked(client: Client, shard: str, keys: dict[str, Any]) -> None:
+    """The index names every conversation with parked operations, at the time of the oldest."""
+    lists = [key for key in keys if key.startswith(f"{shard}c:") and key.endswith(":parked")]
+    oldest = {key[11:-7].encode(): float(client.lindex(key, 4)) for key in lists}
+    assert dict(client.zrange(f"{shard}parked", 0, -1, withscores=True)) == oldest

@@ -10,19 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from langchain_convsync.stores._checks import call_handle, renewed_id
 from langchain_convsync.stores.base import (
     Accepted,
     Backlog,
     Commit,
     Committed,
+    ConversationView,
     Cursor,
     Done,
     EventState,
     Lane,
+    LaneView,
     Lease,
+    Load,
     NewEvent,
     Op,
     QueuedEvent,
+    SetAside,
     Taken,
     is_claim,
 )
@@ -92,7 +97,7 @@ class StoreModel:
         self.talks: dict[str, Talk] = {}
         self.aliases: dict[str, str] = {}
         self.pauses: dict[str, int] = {}
-        self.parked: list[tuple[str, Lane, Op, str]] = []
+        self.parked: list[SetAside] = []
         #: Per lane and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[Lane, str], int] = {}
 
@@ -307,11 +312,25 @@ class StoreModel:
             return "done"
         if refused := self._refusal(lease, op_id, None):
             return refused
+        cursor = state.cursor
         state.moved_by, state.not_before, state.cursor = call, 0, None
         turn = op_id.rpartition("/")[0] + "/"
         queue = talk.ops[lease.lane]
         while queue and queue[0].id.startswith(turn):
-            self.parked.append((lease.cid, lease.lane, queue.pop(0), reason))
+            op, at = queue.pop(0), cursor or Cursor(op_id=op_id)
+            parked = SetAside(
+                cid=lease.cid,
+                lane=lease.lane,
+                id=op.id,
+                body=op.body,
+                reason=reason,
+                since=self.now / 1000,
+                pos=at.pos,
+                sent_at=at.sent_at,
+                tries=at.tries,
+            )
+            self.parked.append(parked)
+            cursor = None
         self._update_places()
         return "done"
 
@@ -336,6 +355,120 @@ class StoreModel:
             parked=len(self.parked),
             dead=states.count("dead"),
         )
+
+    # Operators
+
+    def loads(self) -> tuple[Load, ...]:
+        dues: dict[tuple[str, Lane], list[int]] = {}
+        for cid, talk in self.talks.items():
+            for lane in LANES:
+                if not is_claim(cid) and (due := talk.due(lane)) is not None:
+                    dues.setdefault((cid[:15], lane), []).append(due)
+        found = sorted((min(times), *of, len(times)) for of, times in dues.items())
+        return tuple(
+            Load(account=account, lane=lane, conversations=n, due_in=(due - self.now) / 1000)
+            for due, account, lane, n in found
+        )
+
+    def view(self, cid: str, *, most: int = 100) -> ConversationView:
+        cid = self._follow(cid)
+        talk, paused = self._talk(cid), self.pauses.get(cid, 0)
+
+        def lane_view(lane: Lane) -> LaneView:
+            state, ops = talk.lanes[lane], talk.ops.get(lane, [])
+            return LaneView(
+                depth=len(talk.inbox) if lane == "turn" else len(ops),
+                due_in=self.due(lane, cid),
+                held_until=None if state.until is None else state.until / 1000,
+                cursor=state.cursor,
+                ops=tuple(ops[:most]),
+            )
+
+        return ConversationView(
+            cid=cid,
+            now=self.now / 1000,
+            turns=talk.turns,
+            paused_until=paused / 1000 if self.now < paused else None,
+            events=tuple(map(_queued, talk.inbox[:most])),
+            turn=lane_view("turn"),
+            write=lane_view("write"),
+            say=lane_view("say"),
+        )
+
+    def set_aside(self, cid: str | None = None, *, most: int = 100) -> tuple[SetAside, ...]:
+        dead = [
+            SetAside(
+                cid=event.cid,
+                lane="turn",
+                id=event.eid,
+                body=event.payload,
+                since=event.at / 1000,
+                tries=event.starts + event.errors,
+            )
+            for event in sorted(self.events.values(), key=lambda event: event.eid)
+            if event.state == "dead"
+        ]
+        found = sorted([*self.parked, *dead], key=lambda one: (one.since, one.cid, one.lane))
+        wanted = {one.cid for one in found} if cid is None else {cid, self._follow(cid)}
+        return tuple(one for one in found if one.cid in wanted)[:most]
+
+    def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> str | None:
+        note, renewed = call_handle(aside, "requeue", token), renewed_id(aside, token)
+        if note in self.events:
+            return renewed
+        if not self._unset(aside):
+            return None
+        cid = self._follow(aside.cid)
+        talk, body = self.talks.setdefault(cid, Talk()), aside.body if body is None else body
+        if aside.lane == "turn":
+            old = self.events[aside.id]
+            self.events[note] = Event(note, cid, old.digest, body, note, self.now)
+            talk.inbox.append(self.events[note])
+        else:
+            if not talk.ops[aside.lane]:
+                state = talk.lanes[aside.lane]
+                state.not_before = max(state.not_before, self.now)
+            talk.ops[aside.lane].append(Op(id=renewed, body=body))
+            self.events[note] = Event(note, cid, "", "", "", self.now, state="done")
+        self._update_places()
+        return renewed
+
+    def discard(self, aside: SetAside, *, token: str) -> bool:
+        note = call_handle(aside, "discard", token)
+        if note in self.events:
+            return True
+        if not self._unset(aside):
+            return False
+        self.events[note] = Event(note, aside.cid, "", "", "", self.now, state="done")
+        return True
+
+    def forget(self, cid: str) -> None:
+        names = self.names_of(cid)
+        self.events = {eid: event for eid, event in self.events.items() if event.cid not in names}
+        self.parked = [one for one in self.parked if one.cid not in names]
+        for name in names:
+            for kept in (self.talks, self.aliases, self.pauses):
+                kept.pop(name, None)
+        self._update_places()
+
+    def names_of(self, cid: str) -> set[str]:
+        """A conversation and every alias that leads to it."""
+        cid = self._follow(cid)
+        return {cid} | {alias for alias in self.aliases if self._follow(alias) == cid}
+
+    def _unset(self, aside: SetAside) -> bool:
+        """Take it from what is set aside; whether it was there."""
+        if aside.lane == "turn":
+            event = self.events.get(aside.id)
+            if event is None or event.state != "dead":
+                return False
+            event.state = "done"
+            return True
+        place = (aside.cid, aside.lane, aside.id)
+        found = next((one for one in self.parked if (one.cid, one.lane, one.id) == place), None)
+        if found is not None:
+            self.parked.remove(found)
+        return found is not None
 
     # What tests ask besides
 

@@ -22,7 +22,7 @@ def command_line() -> typer.Typer:
     try:
         import typer
 
-        from langchain_convsync.cli import _demo, _doctor, _serve, _status, _worker
+        from langchain_convsync.cli import _demo, _doctor, _operators, _serve, _status, _worker
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -39,6 +39,8 @@ def command_line() -> typer.Typer:
     app.command("worker")(_worker.worker)
     app.command("status")(_status.status)
     app.command("doctor")(_doctor.doctor)
+    for name, command in _operators.COMMANDS.items():
+        app.command(name)(command)
     return app
 
 

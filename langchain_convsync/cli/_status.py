@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ def status(
         str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
     ] = None,
     *,
+    accounts: Annotated[
+        bool, typer.Option("--accounts", help="Tell each account's part, too, by its handle.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Tell what a store still has to do: events, writes, and what waits for an operator."""
@@ -35,12 +38,24 @@ def status(
     opened = existing_store(url)
     try:
         left = asdict(run(opened.backlog()))
+        loads = [asdict(load) for load in run(opened.loads())] if accounts else []
     finally:
         opened.close()
     if as_json:
-        typer.echo(json.dumps(left))
+        typer.echo(json.dumps({**left, "accounts": loads} if accounts else left))
         return
     table = Table("", "how many", "")
     for name, amount in left.items():
         table.add_row(name, str(amount), _MEANINGS[name])
     Console().print(table)
+    if accounts:
+        Console().print(_by_account(loads))
+
+
+def _by_account(loads: list[dict[str, Any]]) -> Table:
+    table = Table("account", "lane", "conversations", "oldest is due")
+    for load in loads:
+        due = load["due_in"]
+        told = f"in {due:.0f} s" if due > 0 else f"for {-due:.0f} s"
+        table.add_row(load["account"], load["lane"], str(load["conversations"]), told)
+    return table

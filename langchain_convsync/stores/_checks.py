@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
 
-from langchain_convsync.stores.base import Commit, Lease, NewEvent
+from langchain_convsync.stores.base import Commit, Lease, NewEvent, SetAside
 
 _HANDLE = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
 #: Beyond this, milliseconds since 1970 would leave the integers that a double holds exactly.
 _LONGEST = 1e9
+#: As many things as one listing tells of at most.
+_MOST = 1000
 
 
 def account_of(handle: str) -> str:
@@ -85,6 +88,39 @@ def check_line(note: str) -> None:
     if not note or "\n" in note:
         message = "what was heard is one line of text"
         raise ValueError(message)
+
+
+def check_most(most: int) -> None:
+    """Raise ValueError unless a listing may have so many entries."""
+    if not 1 <= most <= _MOST:
+        message = f"most={most}: ask for 1 to {_MOST}"
+        raise ValueError(message)
+
+
+def call_handle(aside: SetAside, call: str, token: str) -> str:
+    """The handle of the record by which a repeated call is recognised.
+
+    Raises:
+        ValueError: The token is empty, or what was set aside has no handle.
+    """
+    if not token:
+        message = "pass a token, new for every call: new_token()"
+        raise ValueError(message)
+    parts = (call, aside.cid, aside.lane, aside.id, token)
+    hashed = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{account_of(aside.cid)}.{hashed[:32]}"
+
+
+def renewed_id(aside: SetAside, token: str) -> str:
+    """The id under which something is queued again: no key or record of the old one is met.
+
+    Raises:
+        ValueError: As :func:`call_handle`.
+    """
+    handle = call_handle(aside, "requeue", token)
+    if aside.lane == "turn":
+        return handle
+    return f"{aside.id.partition('~')[0]}~{handle[-32:]}"
 
 
 def lines(text: str | None) -> tuple[str, ...]:

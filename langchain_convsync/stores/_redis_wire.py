@@ -13,15 +13,21 @@ from langchain_convsync.stores._checks import decoded, encoded, lines, shard_of
 from langchain_convsync.stores.base import (
     SHARDS,
     Accepted,
+    ConversationView,
     Cursor,
     Lane,
+    LaneView,
     Lease,
+    Load,
     Op,
     QueuedEvent,
+    SetAside,
     Taken,
 )
 
 META = b"cs:meta"
+#: The scripts that operators need.
+OPERATORS = frozenset({"view", "aside", "requeue", "discard", "forget", "finished"})
 Argument: TypeAlias = str | bytes | int
 
 
@@ -38,6 +44,8 @@ def script(name: str, *, prelude: bool = True) -> Script:
     """One operation's script, with what all operations share in front of it."""
     folder = resources.files(__package__) / "lua"
     parts = ["_prelude", name] if prelude else [name]
+    if name in OPERATORS:
+        parts.insert(1, "_operators")
     source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
     return Script(source, sha.encode())
@@ -97,10 +105,7 @@ def as_taken(answer: Any, lane: Lane) -> Taken | None:
         ),
         now=int(now) / 1000,
         events=tuple(_event(*event) for event in events),
-        ops=tuple(
-            Op(id=decoded(op_id), body=decoded(body))
-            for op_id, body in zip(ops[::2], ops[1::2], strict=True)
-        ),
+        ops=_ops(ops),
         cursor=as_cursor(cursor),
         anchor=_text(anchor),
         snapshot=_text(snapshot),
@@ -121,6 +126,69 @@ def as_accepted(answer: Any) -> Accepted:
         due_in=int(due_in) / 1000,
         taken=as_taken(taken, "turn"),
     )
+
+
+def as_view(answer: Any) -> ConversationView:
+    """A conversation in a script's answer."""
+    cid, now, turns, paused_until, events, turn, write, say = answer
+    return ConversationView(
+        cid=decoded(cid),
+        now=int(now) / 1000,
+        turns=int(turns or 0),
+        paused_until=_seconds(paused_until),
+        events=tuple(_event(*event) for event in events),
+        turn=_lane(*turn),
+        write=_lane(*write),
+        say=_lane(*say),
+    )
+
+
+def as_set_aside(answer: Any) -> SetAside:
+    """What was set aside, in a script's answer."""
+    since, cid, lane, _place, item, body, reason, pos, sent, tries = answer
+    return SetAside(
+        cid=decoded(cid),
+        lane=lane.decode(),
+        id=decoded(item),
+        body=decoded(body),
+        reason=decoded(reason),
+        since=int(since) / 1000,
+        pos=int(pos or 0),
+        sent_at=_seconds(sent or None),
+        tries=int(tries or 0),
+    )
+
+
+def as_load(answer: Any) -> Load:
+    """What an account has to do, in a script's answer."""
+    due_in, account, lane, conversations = answer
+    return Load(
+        account=decoded(account),
+        lane=lane.decode(),
+        conversations=int(conversations),
+        due_in=int(due_in) / 1000,
+    )
+
+
+def _lane(depth: int, due_in: Any, until: Any, cursor: Any, ops: Any) -> LaneView:
+    return LaneView(
+        depth=int(depth),
+        due_in=_seconds(due_in),
+        held_until=_seconds(until),
+        cursor=as_cursor(cursor),
+        ops=_ops(ops),
+    )
+
+
+def _ops(answer: Any) -> tuple[Op, ...]:
+    return tuple(
+        Op(id=decoded(op_id), body=decoded(body))
+        for op_id, body in zip(answer[::2], answer[1::2], strict=True)
+    )
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    return None if milliseconds is None else int(milliseconds) / 1000
 
 
 def _event(eid: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes) -> QueuedEvent:

@@ -277,6 +277,91 @@ class Backlog:
     dead: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """What waits for an operator's decision: a parked operation, or a dead letter.
+
+    Attributes:
+        cid: Its conversation, when it was set aside.
+        lane: The lane it was in; ``turn`` for a dead letter.
+        id: The operation's id, or the event's handle.
+        body: The operation's body, or the event's payload.
+        reason: Why it was parked; empty for a dead letter.
+        since: When it was parked; when the event of a dead letter was accepted.
+        pos: How many of its parts were confirmed before.
+        sent_at: When the part after those went on the wire, if nobody can tell whether it arrived.
+        tries: How often that part was begun, or the agent was started on the event.
+    """
+
+    cid: str
+    lane: Lane
+    id: str
+    body: str = field(repr=False)
+    reason: str = ""
+    since: float
+    pos: int = 0
+    sent_at: float | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """One lane of a conversation, seen from outside.
+
+    Attributes:
+        depth: How many events or operations are in its queue.
+        due_in: As :meth:`EventStore.due` answers it.
+        held_until: The end of its lease, lapsed or not; None when it was given back.
+        cursor: How far the first of its operations has come.
+        ops: The first operations in its queue.
+    """
+
+    depth: int = 0
+    due_in: float | None = None
+    held_until: float | None = None
+    cursor: Cursor | None = None
+    ops: tuple[Op, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationView:
+    """One conversation, seen without taking anything of it.
+
+    Attributes:
+        cid: Its handle, after aliases.
+        now: Store time.
+        turns: How many turns were committed so far, since it was idle for long.
+        paused_until: Until when a human has it; None when nobody has.
+        events: The first events in its inbox.
+    """
+
+    cid: str
+    now: float
+    turns: int = 0
+    paused_until: float | None = None
+    events: tuple[QueuedEvent, ...] = ()
+    turn: LaneView = LaneView()
+    write: LaneView = LaneView()
+    say: LaneView = LaneView()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one account has to do in one lane.
+
+    Attributes:
+        account: The part that the handles of its conversations begin with.
+        lane: The lane.
+        conversations: How many of its conversations have work there.
+        due_in: Seconds until the first of them is due; negative for how long it is overdue.
+    """
+
+    account: str
+    lane: Lane
+    conversations: int
+    due_in: float
+
+
 Done: TypeAlias = Literal["done", "already", "fenced"]
 Committed: TypeAlias = Literal["done", "already", "fenced", "paused", "newer"]
 
@@ -467,6 +552,72 @@ class EventStore(Protocol):
 
     def backlog(self) -> Io[Backlog]:
         """What is left to do."""
+        ...
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """What each account has to do, the longest overdue first; claims belong to none."""
+        ...
+
+    def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
+        """Look at a conversation without taking anything; an alias stands for where it leads to.
+
+        Args:
+            cid: The conversation.
+            most: At most so many events, and operations of each queue, 1 to 1,000.
+        """
+        ...
+
+    def set_aside(self, cid: str | None = None, *, most: int = 100) -> Io[tuple[SetAside, ...]]:
+        """What waits for an operator, oldest first: parked operations and dead letters.
+
+        An alias stands for the conversation it leads to, and for what was set aside under it before
+        it led there. Of more than ``most`` dead letters of all
+        conversations Redis tells of those that died first, SQLite of those that arrived first. For
+        one conversation Redis looks through the dead letters of its shard.
+
+        Args:
+            cid: Of this conversation only; None for all of the store.
+            most: At most so many, 1 to 1,000.
+        """
+        ...
+
+    def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> Io[str | None]:
+        """Give what was set aside back to the workers, under a new id, which is answered.
+
+        A parked operation goes to the end of its queue, so it is delivered after what came later.
+        A dead letter is queued as a new event that arrives now, without starts and errors; the old
+        one is done, with the outcome that it had, so the message that is offered again is a
+        duplicate still. None when it is not set aside any more: of two callers one is answered.
+
+        Args:
+            aside: As it was listed.
+            token: New for every call; the same one again answers the same.
+            body: What to do, instead of the body that it had: what is confirmed of it (``pos``)
+                must not be done again.
+        """
+        ...
+
+    def discard(self, aside: SetAside, *, token: str) -> Io[bool]:
+        """Give up what was set aside: the operation is gone, the dead letter done.
+
+        False when it is not set aside any more. The same ``token`` again answers the same.
+        """
+        ...
+
+    def forget(self, cid: str) -> Io[None]:
+        """Erase everything that this store keeps of a conversation, and of aliases that lead to it.
+
+        That is its events (queued, dead and done), operations, what is set aside, its snapshot,
+        leases and pause. In one step everything that could still be worked on is gone, and whoever
+        holds a lease is fenced; on Redis the records of what is done, and what stands under its
+        aliases, follow in small steps, which the same call again begins anew, and which need the
+        permission to ``SCAN``.
+
+        It cannot erase what is elsewhere: the API server's own copy, what WAHA and WhatsApp keep,
+        logs, traces and backups, an agent's checkpoints; nor a request that is on the wire. A
+        message that is offered again is a new event, and a call of a runner that waits for its
+        event offers it again.
+        """
         ...
 
     def close(self) -> None:

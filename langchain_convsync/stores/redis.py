@@ -13,12 +13,16 @@ import redis.asyncio
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
 from langchain_convsync.stores._checks import (
+    call_handle,
     check_commit,
     check_event,
     check_line,
+    check_most,
     check_names,
     check_queue,
+    decoded,
     milliseconds,
+    renewed_id,
     turn_of,
 )
 from langchain_convsync.stores._redis_clients import (
@@ -34,7 +38,10 @@ from langchain_convsync.stores._redis_wire import (
     Script,
     as_accepted,
     as_cursor,
+    as_load,
+    as_set_aside,
     as_taken,
+    as_view,
     optional,
     script,
     shard_keys,
@@ -47,19 +54,22 @@ from langchain_convsync.stores.base import (
     Backlog,
     Commit,
     Committed,
+    ConversationView,
     Cursor,
     Done,
     Handles,
     Lane,
     Lease,
+    Load,
     NewEvent,
+    SetAside,
     Taken,
 )
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
-_READS = frozenset({"due", "backlog"})
+_READS = frozenset({"due", "backlog", "loads", "view", "aside"})
 
 
 class RedisEventStore:
@@ -259,6 +269,39 @@ class RedisEventStore:
         """See :meth:`EventStore.backlog`."""
         return _step(self._counted)
 
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return _step(self._loads)
+
+    def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
+        """See :meth:`EventStore.view`."""
+        check_most(most)
+        return self._operation("view", cid, [cid, most], as_view)
+
+    def set_aside(self, cid: str | None = None, *, most: int = 100) -> Io[tuple[SetAside, ...]]:
+        """See :meth:`EventStore.set_aside`."""
+        check_most(most)
+        return _step(lambda: self._set_aside(cid, most))
+
+    def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> Io[str | None]:
+        """See :meth:`EventStore.requeue`."""
+        note, renewed = call_handle(aside, "requeue", token), renewed_id(aside, token)
+        arguments: list[Argument] = [aside.cid, aside.lane, aside.id, note, renewed]
+        arguments += [optional(body)]
+        return self._operation(
+            "requeue", aside.cid, arguments, lambda done: renewed if done else None
+        )
+
+    def discard(self, aside: SetAside, *, token: str) -> Io[bool]:
+        """See :meth:`EventStore.discard`."""
+        note = call_handle(aside, "discard", token)
+        return self._operation("discard", aside.cid, [aside.cid, aside.lane, aside.id, note], bool)
+
+    def forget(self, cid: str) -> Io[None]:
+        """See :meth:`EventStore.forget`."""
+        keys = shard_keys(cid)
+        return _step(lambda: self._forget(keys, cid))
+
     def risks(self) -> Io[list[Risk]]:
         """How the servers behind this store can lose data, as their ``INFO`` tells it.
 
@@ -321,6 +364,38 @@ class RedisEventStore:
             sums = [total + more for total, more in zip(sums, counts, strict=True)]
         queued, writes, says, parked, dead = sums
         return Backlog(queued=queued, writes=writes, says=says, parked=parked, dead=dead)
+
+    def _loads(self) -> Flow[tuple[Load, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together():
+            found += yield from self._run("loads", keys, [])
+        return tuple(map(as_load, sorted(found)))
+
+    def _set_aside(self, cid: str | None, most: int) -> Flow[tuple[SetAside, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together() if cid is None else [shard_keys(cid)]:
+            found += yield from self._run("aside", keys, to_bytes([cid or "", most]))
+        found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
+        return tuple(map(as_set_aside, found[:most]))
+
+    def _forget(self, keys: list[bytes], cid: str) -> Flow[None]:
+        yield from self._opened()
+        name, now = yield from self._run("forget", keys, to_bytes([cid, 1]))
+        names: dict[str, None] = {decoded(name): None}
+        known = 0
+        while known < len(names):  # a name may have been the target of another one
+            known = len(names)
+            cursor = b"0"
+            while True:
+                sent = to_bytes([cursor, now, *names])
+                cursor, aliases = yield from self._run("finished", keys, sent)
+                names.update(dict.fromkeys(map(decoded, aliases)))
+                if cursor == b"0":
+                    break
+        for alias in list(names)[1:]:
+            yield from self._run("forget", keys, to_bytes([alias, 0]))
 
     def _reachable_together(self) -> list[list[bytes]]:
         """All shards, as one script can look at them: on a cluster one at a time."""

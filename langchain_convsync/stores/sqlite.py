@@ -21,12 +21,15 @@ from langchain_convsync.errors import ClosedError, StoreUnavailableError
 from langchain_convsync.stores import _sqlite_events as events
 from langchain_convsync.stores import _sqlite_lanes as lanes
 from langchain_convsync.stores import _sqlite_names as names
+from langchain_convsync.stores import _sqlite_operators as operators
 from langchain_convsync.stores import _sqlite_work as work
 from langchain_convsync.stores._checks import (
     account_of,
+    call_handle,
     check_commit,
     check_event,
     check_line,
+    check_most,
     check_names,
     check_queue,
     milliseconds,
@@ -44,12 +47,15 @@ from langchain_convsync.stores.base import (
     Backlog,
     Commit,
     Committed,
+    ConversationView,
     Cursor,
     Done,
     Handles,
     Lane,
     Lease,
+    Load,
     NewEvent,
+    SetAside,
     Taken,
 )
 
@@ -227,6 +233,38 @@ class SQLiteEventStore:
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
         return self._step(work.backlog)
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return self._step(operators.loads)
+
+    def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
+        """See :meth:`EventStore.view`."""
+        account_of(cid)  # refuses what is no handle
+        check_most(most)
+        return self._step(lambda tx: operators.view(tx, cid, most))
+
+    def set_aside(self, cid: str | None = None, *, most: int = 100) -> Io[tuple[SetAside, ...]]:
+        """See :meth:`EventStore.set_aside`."""
+        if cid is not None:
+            account_of(cid)  # refuses what is no handle
+        check_most(most)
+        return self._step(lambda tx: operators.set_aside(tx, cid, most))
+
+    def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> Io[str | None]:
+        """See :meth:`EventStore.requeue`."""
+        call_handle(aside, "requeue", token)  # refuses what is no handle, or no token
+        return self._step(lambda tx: operators.requeue(tx, aside, token, body))
+
+    def discard(self, aside: SetAside, *, token: str) -> Io[bool]:
+        """See :meth:`EventStore.discard`."""
+        call_handle(aside, "discard", token)  # refuses what is no handle, or no token
+        return self._step(lambda tx: operators.discard(tx, aside, token))
+
+    def forget(self, cid: str) -> Io[None]:
+        """See :meth:`EventStore.forget`."""
+        account_of(cid)  # refuses what is no handle
+        return self._step(lambda tx: operators.forget(tx, cid))
 
     def close(self) -> None:
         """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""

@@ -34,6 +34,25 @@ def test_a_program_reads_one_json_object(durable_store_url: str) -> None:
     assert (told.exit_code, json.loads(told.stdout)) == (0, expected)
 
 
+def test_each_account_is_told_by_its_handle_on_request(durable_store_url: str) -> None:
+    """How many of its conversations have work, and since when the first is due."""
+    filled(durable_store_url)
+
+    told = cli.invoke(
+        command_line(), ["status", "--accounts", "--store", durable_store_url, "--json"]
+    )
+    read = cli.invoke(command_line(), ["status", "--accounts", "--store", durable_store_url])
+
+    accounts = json.loads(told.stdout)["accounts"]
+    handle = event("1").cid[:15]
+    assert sorted((one["account"], one["lane"], one["conversations"]) for one in accounts) == [
+        (handle, "turn", 1),
+        (handle, "write", 1),
+    ]
+    assert all(one["due_in"] <= 0 for one in accounts)
+    assert handle in read.stdout
+
+
 def test_people_read_what_it_means(durable_store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store comes from the environment, as everywhere."""
     filled(durable_store_url)

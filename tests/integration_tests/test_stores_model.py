@@ -34,6 +34,7 @@ from langchain_convsync.stores import (
     NewEvent,
     Op,
     RedisEventStore,
+    SetAside,
     SQLiteEventStore,
 )
 from tests.redis_server import RedisServer
@@ -85,6 +86,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.steps = 0
         self.leases: list[Lease] = []
+        self.decided: list[SetAside] = []
         self.last: tuple[Io[Any], Any] | None = None
         self.accepted: dict[str, list[str]] = defaultdict(list)
         self.ended: dict[str, list[str]] = defaultdict(list)
@@ -349,6 +351,69 @@ class StoreMachine(RuleBasedStateMachine):
         lease = self.a_lease(choice, ("write", "say"))
         self.step("op_park", lease, self.an_op(lease, offset)[0], reason="ñ\ud800")
 
+    @rule(customer=CUSTOMERS, account=st.sampled_from((0, 1)), most=st.sampled_from((1, 100)))
+    def view(self, customer: int, account: int, most: int) -> None:
+        self.step("view", HANDLES.conversation(ACCOUNTS[account], str(customer)), most=most)
+
+    def is_any_aside(self) -> bool:
+        """Mostly there is something; now and then there may be nothing."""
+        return self.steps % 5 == 0 or bool(self.model.set_aside())
+
+    @precondition(is_any_aside)
+    @rule(customer=st.none() | CUSTOMERS, account=st.sampled_from((0, 1)))
+    def set_aside(self, customer: int | None, account: int) -> None:
+        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
+        self.step("set_aside", None if customer is None else cid)
+
+    @precondition(lambda self: self.model.parked)
+    @rule(most=st.integers(1, 3))
+    def set_aside_some(self, most: int) -> None:
+        """Of the parked ones the oldest are told; of dead letters, the store says which."""
+        found = self.perform(self.store.set_aside(most=most))
+        expected = self.model.set_aside(most=1000)
+        assert len(found) == min(most, len(expected))
+        assert set(found) <= set(expected)
+        parked = [one for one in expected if one.lane != "turn"]
+        told = [one for one in found if one.lane != "turn"]
+        assert told == parked[: len(told)]
+
+    def an_aside(self, choice: int) -> SetAside:
+        """Mostly one that is set aside, else one that was once, or never."""
+        found = self.model.set_aside()
+        if choice == 7 or not found:
+            found = tuple(self.decided) or (replace(found[0], id=f"{found[0].id}0"),)
+        aside = found[choice % len(found)]
+        self.decided.append(aside)
+        return aside
+
+    @precondition(lambda self: self.model.set_aside())
+    @rule(choice=CHOICE, body=NOTES)
+    def requeue(self, choice: int, body: str | None) -> None:
+        aside = self.an_aside(choice)
+        renewed = self.step("requeue", aside, token=self.token(), body=body)
+        if renewed and aside.lane == "turn":
+            self.accepted[self.model.events[renewed].cid].append(renewed)
+
+    @precondition(lambda self: self.model.set_aside())
+    @rule(choice=CHOICE)
+    def discard(self, choice: int) -> None:
+        self.step("discard", self.an_aside(choice), token=self.token())
+
+    @precondition(lambda self: self.steps % 4 == 0)
+    @rule(account=st.sampled_from((0, 0, 1)), customer=CUSTOMERS)
+    def forget(self, account: int, customer: int) -> None:
+        """Nothing is left of it, and whoever held a lease of it has lost it."""
+        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
+        names = self.model.names_of(cid)
+        held = [lease for lease in self.leases if lease.cid in names and self.model.holds(lease)]
+        self.step("forget", cid)
+        for lease in held:
+            assert self.perform(self.store.beat(lease)) is None
+        self.leases = [lease for lease in self.leases if lease.cid not in names]
+        for name in names:
+            self.accepted.pop(name, None)
+            self.ended.pop(name, None)
+
     @rule(seconds=st.sampled_from((0.001, 0.5, 3.0, 6.0, 31.0)))
     def time_passes(self, seconds: float) -> None:
         self.now = round(self.now + seconds, 3)
@@ -365,6 +430,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.perform(self.store.backlog()) == self.model.backlog()
+        if self.steps % 3 == 0:
+            assert self.perform(self.store.loads()) == self.model.loads()
 
     def teardown(self) -> None:
         """Whatever happened: in the end every event was answered once, in order of arrival."""

@@ -22,6 +22,7 @@ from langchain_convsync.stores import (
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
 _WORKER = "convsync worker MODULE:RUNNER"
+_DECIDE = "convsync retry PHONE or convsync discard PHONE"
 
 
 def store(url: str | None) -> list[Finding]:
@@ -86,13 +87,14 @@ def left(backlog: Backlog) -> list[Finding]:
         told = (
             f"{backlog.parked} writes and replies are parked: nobody could tell what became of them"
         )
-        advice = "the log's lines “… is parked for an operator” name turn and reason; decide there"
+        advice = f"{_DECIDE}; convsync show PHONE tells the reason, as the log did"
         findings.append(STORE.warning("parked", told, advice))
     else:
         findings.append(STORE.ok("parked", "nothing"))
     if backlog.dead:
         told = f"{backlog.dead} events could not be answered: their agent failed each time"
-        findings.append(STORE.warning("dead", told, "the log tells why; mend the agent first"))
+        advice = f"the log tells why; mend the agent first, then {_DECIDE}"
+        findings.append(STORE.warning("dead", told, advice))
     else:
         findings.append(STORE.ok("dead", "nothing"))
     return findings

@@ -1,0 +1,120 @@
+"""One conversation as ``convsync show`` tells it: no phone number, and texts only if asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from langchain_convsync.stores import ConversationView, LaneView, Op, QueuedEvent, SetAside
+
+if TYPE_CHECKING:
+    from langchain_convsync.turns.operators import Seen
+
+
+def facts(seen: Seen, *, texts: bool) -> dict[str, Any]:
+    """What a program reads; seconds count back from now on the store's clock."""
+    view = seen.view
+    paused = view.paused_until
+    found: dict[str, Any] = {
+        "conversation": view.cid,
+        "account": view.cid[:15],
+        "turns": view.turns,
+        "paused_for": None if paused is None else round(paused - view.now, 3),
+        "queued": _events(view),
+        "writes": _operations(view.write, view.now),
+        "says": _operations(view.say, view.now),
+        "set_aside": [_aside(one, view.now, texts) for one in seen.aside],
+        "why": seen.reasons(),
+    }
+    if texts:
+        found["queued"]["texts"] = list(_texts(view.events))
+        found["writes"]["texts"] = list(_texts(view.write.ops))
+        found["says"]["texts"] = list(_texts(view.say.ops))
+    return found
+
+
+def told(found: dict[str, Any]) -> Iterator[str]:
+    """What people read, line by line."""
+    yield f"conversation  {found['conversation']}"
+    paused = found["paused_for"]
+    yield f"turns         {found['turns']}"
+    yield f"human         {'no' if paused is None else f'has it for {paused:.0f} s more'}"
+    for name, of in (("queued", "events"), ("writes", "API writes"), ("says", "replies")):
+        queue = found[name]
+        tried = f", tried {queue['tries']} times" if queue["tries"] else ""
+        age = queue.get("oldest_age")
+        old = f", the oldest for {age:.0f} s" if age is not None else ""
+        lease = queue["leased_for"]
+        held = "" if lease is None else f", leased for {lease:.0f} s more"
+        yield f"{name:<13} {queue['depth']} {of}{old}{tried}{held}"
+        yield from _quoted(queue)
+    yield f"set aside     {len(found['set_aside'])}"
+    for one in found["set_aside"]:
+        reason = one["reason"] or f"its agent was started {one['tries']} times and never answered"
+        yield f"  {one['kind']} {one['id']}, for {one['age']:.0f} s: {_printable(reason)}"
+        if one["unclear"]:
+            yield "    it may have arrived: look into the conversation before you retry it"
+        yield from _quoted(one)
+    for reason in found["why"]:
+        yield f"why           {reason}"
+
+
+def _events(view: ConversationView) -> dict[str, Any]:
+    head = view.events[0] if view.events else None
+    return {
+        **_queue(view.turn, view.now),
+        "oldest_age": None if head is None else round(view.now - head.accepted_at, 3),
+        "tries": 0 if head is None else head.starts + head.errors,
+    }
+
+
+def _operations(lane: LaneView, now: float) -> dict[str, Any]:
+    return {**_queue(lane, now), "tries": lane.cursor.tries if lane.cursor else 0}
+
+
+def _queue(lane: LaneView, now: float) -> dict[str, Any]:
+    leased = lane.held_until is not None and lane.held_until > now
+    return {
+        "depth": lane.depth,
+        "due_in": lane.due_in,
+        "leased_for": round(lane.held_until - now, 3) if leased and lane.held_until else None,
+    }
+
+
+def _aside(one: SetAside, now: float, texts: bool) -> dict[str, Any]:
+    body = json.loads(one.body)
+    kind = {"turn": "event", "say": "reply"}.get(one.lane) or str(body.get("kind", "write"))
+    found = {
+        "kind": kind,
+        "id": one.id,
+        "reason": one.reason,
+        "age": round(now - one.since, 3),
+        "confirmed": one.pos,
+        "tries": one.tries,
+        "unclear": one.sent_at is not None,
+    }
+    return {**found, "texts": _texts_in(body)} if texts else found
+
+
+def _texts(queue: Iterable[QueuedEvent | Op]) -> Iterator[str]:
+    for one in queue:
+        body = one.payload if isinstance(one, QueuedEvent) else one.body
+        yield from _texts_in(json.loads(body))
+
+
+def _texts_in(body: dict[str, Any]) -> list[str]:
+    """The words in an event, a write or a reply."""
+    if "messages" in body:
+        return [str(message.get("content", "")) for message in body["messages"]]
+    return [str(body["text"])] if "text" in body else []
+
+
+def _quoted(found: dict[str, Any]) -> Iterator[str]:
+    for text in found.get("texts", ()):
+        yield f"    « {_printable(text)} »"
+
+
+def _printable(text: str) -> str:
+    """Nothing that would steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -1,0 +1,218 @@
+"""The commands on one conversation: what it waits for, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from langchain_convsync._flow import run
+from langchain_convsync.cli._conversation import facts, told
+from langchain_convsync.cli._stores import existing_store
+from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
+from langchain_convsync.settings import required_setting
+from langchain_convsync.stores import EventStore
+
+if TYPE_CHECKING:
+    from langchain_convsync.turns.operators import Seen
+
+Phone = Annotated[
+    str, typer.Argument(metavar="PHONE", help="The customer's phone number, or WhatsApp chat id.")
+]
+Store = Annotated[str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")]
+Account = Annotated[
+    str,
+    typer.Option(
+        help="The receiving side, as in InboundEvent; a ConvSyncChatMessageHistory's is "
+        "'convsync journal BOT_ID'."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One conversation in an open store."""
+
+    store: EventStore
+    cid: str
+
+    def look(self) -> Seen:
+        """What is in it.
+
+        Raises:
+            typer.Exit: Nothing is.
+        """
+        from langchain_convsync.turns import operators
+
+        seen = run(operators.look(self.store, self.cid))
+        if not seen.known:
+            typer.echo(
+                "convsync: the store keeps nothing of this conversation: check number, --account "
+                "and --store",
+                err=True,
+            )
+            raise typer.Exit(1)
+        return seen
+
+
+def show(
+    phone: Phone,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    text: Annotated[bool, typer.Option("--text", help="Show what was written, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what is in one conversation and why it waits; it takes nothing of it."""
+    with _place(phone, store, account) as place:
+        seen = place.look()
+    found = facts(seen, texts=text)
+    typer.echo(json.dumps(found) if as_json else "\n".join(told(found)))
+
+
+def retry(
+    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
+) -> None:
+    """Give what is set aside in a conversation back to the workers; it arrives out of order."""
+    from langchain_convsync.turns import operators
+
+    with _place(phone, store, account) as place:
+        place.look()
+        amount = run(operators.retry(place.store, place.cid))
+    _done(place, as_json, f"{amount} given back to the workers", retried=amount)
+
+
+def discard(
+    phone: Phone,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give up what is set aside in a conversation: nobody will send or answer it."""
+    from langchain_convsync.turns import operators
+
+    with _place(phone, store, account) as place:
+        amount = len(place.look().aside)
+        if amount:
+            _confirm(f"Discard the {amount} that are set aside?", yes)
+        amount = run(operators.discard(place.store, place.cid))
+    _done(place, as_json, f"{amount} discarded", discarded=amount)
+
+
+def pause(
+    phone: Phone,
+    seconds: Annotated[float, typer.Option("--for", metavar="SECONDS", min=1.0, max=1e9)],
+    store: Store = None,
+    account: Account = "default",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Give a conversation to a human: what the customer writes is recorded, not answered."""
+    from langchain_convsync.turns import operators
+
+    with _place(phone, store, account) as place:
+        run(operators.pause(place.store, place.cid, seconds))
+    _done(place, as_json, f"paused for {seconds:g} seconds", paused_for=seconds)
+
+
+def resume(
+    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
+) -> None:
+    """Let the agent answer a conversation again, from the customer's next message on."""
+    from langchain_convsync.turns import operators
+
+    with _place(phone, store, account) as place:
+        run(operators.pause(place.store, place.cid, 0.0))
+    _done(place, as_json, "the agent answers again", paused_for=None)
+
+
+def forget(
+    phone: Phone,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase everything that the store keeps of a conversation; not what the API server keeps."""
+    from langchain_convsync.turns import operators
+
+    with _place(phone, store, account) as place:
+        _confirm("Erase it with everything that is not answered or delivered yet?", yes)
+        run(operators.forget(place.store, place.cid))
+    _done(place, as_json, "erased from the event store, and nowhere else", forgotten=True)
+
+
+def hash_(
+    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
+) -> None:
+    """Tell the handles under which logs and store know a conversation and its account."""
+    with _place(phone, store, account) as place:
+        pass
+    if as_json:
+        typer.echo(json.dumps(_handles(place)))
+        return
+    for name, handle in _handles(place).items():
+        typer.echo(f"{name:<13} {handle}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "show": show,
+    "retry": retry,
+    "discard": discard,
+    "pause": pause,
+    "resume": resume,
+    "forget": forget,
+    "hash": hash_,
+}
+
+
+@contextmanager
+def _place(phone: str, store: str | None, account: str) -> Iterator[_Place]:
+    """The conversation; what is done to it meanwhile is told on stderr, as the log has it."""
+    from langchain_convsync.turns import operators
+
+    url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
+    opened = existing_store(url)
+    try:
+        with _heard(operators.audit):
+            yield _Place(opened, run(operators.handle_of(opened, phone, account)))
+    except InvalidPhoneNumberError as error:
+        raise ConfigurationError(str(error)) from error
+    finally:
+        opened.close()
+
+
+@contextmanager
+def _heard(log: logging.Logger) -> Iterator[None]:
+    handler, level = logging.StreamHandler(), log.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
+def _handles(place: _Place) -> dict[str, str]:
+    return {"conversation": place.cid, "account": place.cid[:15]}
+
+
+def _done(place: _Place, as_json: bool, sentence: str, **result: Any) -> None:
+    typer.echo(json.dumps({**_handles(place), **result}) if as_json else sentence)

@@ -1,0 +1,204 @@
+"""The commands on one conversation: what they tell, change, ask and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from langchain_convsync._flow import run
+from langchain_convsync.cli import command_line, main
+from langchain_convsync.stores import Commit, EventStore, NewEvent, Op, open_store
+from langchain_convsync.turns import operators
+
+PHONE = "+51999999999"
+SECRET = "quiero una pizza"
+cli = CliRunner()
+
+
+def ask(url: str, command: str, *options: str, phone: str = PHONE, typed: str = "") -> Result:
+    arguments = [command, phone, "--store", url, *options]
+    return cli.invoke(command_line(), arguments, input=typed)
+
+
+def asked(url: str, command: str, *options: str) -> dict[str, Any]:
+    """What a program reads."""
+    answer = ask(url, command, *options, "--json")
+    assert answer.exit_code == 0, answer.output
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def fill(url: str) -> str:
+    """A dead letter, a parked reply, a queued write and event; the conversation's handle."""
+    store = open_store(url)
+    cid: str = run(operators.handle_of(store, PHONE, "default"))
+    _turn(store, cid, "1", dead=True, says=[{"turn": "1", "chat_id": "51999999999@c.us"}])
+    taken = run(store.take("say", "worker"))
+    assert taken is not None
+    run(store.op_park(taken.lease, taken.ops[0].id, reason="WAHA refused it"))
+    _turn(store, cid, "2", ops=[{"kind": "append", "messages": [{"content": SECRET}]}])
+    eid = run(store.handles()).event("default", "message", "3")
+    run(store.accept(NewEvent(eid=eid, cid=cid, payload=json.dumps({"text": SECRET}))))
+    store.close()
+    return cid
+
+
+def _turn(store: EventStore, cid: str, source: str, *, dead: bool = False, **queues: Any) -> None:
+    eid = run(store.handles()).event("default", "message", source)
+    new = NewEvent(eid=eid, cid=cid, payload=json.dumps({"text": SECRET}))
+    taken = run(store.accept(new, token=source)).taken
+    assert taken is not None
+    work: dict[str, Any] = {
+        name: [Op(id=f"{eid}/{n}", body=json.dumps({"text": SECRET, **body}))]
+        for name, bodies in queues.items()
+        for n, body in enumerate(bodies)
+    }
+    commit = Commit(eids=[eid], outcomes={}, dead=dead, **work)
+    assert run(store.commit_turn(taken.lease, commit)) == "done"
+
+
+def test_show_tells_a_program_what_waits_and_why(durable_store_url: str) -> None:
+    """Numbers, handles and reasons."""
+    cid = fill(durable_store_url)
+
+    found = asked(durable_store_url, "show")
+
+    assert (found["conversation"], found["account"], found["turns"]) == (cid, cid[:15], 2)
+    assert (found["queued"]["depth"], found["queued"]["tries"]) == (1, 0)
+    assert (found["writes"]["depth"], found["says"]["depth"]) == (1, 0)
+    assert sorted(one["kind"] for one in found["set_aside"]) == ["event", "reply"]
+    assert "WAHA refused it" in {one["reason"] for one in found["set_aside"]}
+    assert any("is one running?" in reason for reason in found["why"])
+    assert found["paused_for"] is None
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_texts_are_shown_on_request_only(durable_store_url: str, options: tuple[str, ...]) -> None:
+    """And the number never."""
+    fill(durable_store_url)
+
+    silent, open_ = (ask(durable_store_url, "show", *options, *more) for more in ((), ("--text",)))
+
+    assert (silent.exit_code, open_.exit_code) == (0, 0)
+    assert SECRET not in silent.output
+    assert open_.stdout.count(SECRET) == 4
+    assert "999999999" not in silent.output + open_.output
+
+
+def test_people_read_why_a_conversation_waits(durable_store_url: str) -> None:
+    """Whether a human has it, too."""
+    fill(durable_store_url)
+    ask(durable_store_url, "pause", "--for", "600")
+
+    told = ask(durable_store_url, "show").stdout
+
+    assert "why           events: a human has the conversation" in told
+    assert "reply" in told
+    assert "WAHA refused it" in told
+
+
+def test_retry_gives_back_what_is_set_aside_once(durable_store_url: str) -> None:
+    """And says so in the log."""
+    cid = fill(durable_store_url)
+
+    first = ask(durable_store_url, "retry")
+
+    assert (first.exit_code, first.stdout) == (0, "2 given back to the workers\n")
+    assert f"langchain_convsync.audit: retry {cid}: 2, by " in first.stderr
+    assert asked(durable_store_url, "retry")["retried"] == 0
+    found = asked(durable_store_url, "show")
+    assert [found[name]["depth"] for name in ("queued", "writes", "says")] == [2, 1, 1]
+    assert found["set_aside"] == []
+
+
+def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:
+    """No is the default."""
+    fill(durable_store_url)
+
+    refused = ask(durable_store_url, "discard", typed="\n")
+    left = len(asked(durable_store_url, "show")["set_aside"])
+    done = asked(durable_store_url, "discard", "--yes")
+
+    assert (refused.exit_code, left, done["discarded"]) == (1, 2, 2)
+    assert asked(durable_store_url, "show")["set_aside"] == []
+
+
+def test_a_human_gets_a_conversation_and_gives_it_back(durable_store_url: str) -> None:
+    """Even one that nobody has written in yet."""
+    open_store(durable_store_url).handles().block()
+
+    assert asked(durable_store_url, "pause", "--for", "600")["paused_for"] == 600.0
+    assert 590 < asked(durable_store_url, "show")["paused_for"] <= 600
+    assert asked(durable_store_url, "resume")["paused_for"] is None
+    assert ask(durable_store_url, "show").exit_code == 1
+
+
+def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
+    """What the store keeps, and nothing else."""
+    fill(durable_store_url)
+
+    refused = ask(durable_store_url, "forget", typed="n\n")
+    kept = ask(durable_store_url, "show").exit_code
+    done = ask(durable_store_url, "forget", typed="y\n")
+
+    assert (refused.exit_code, kept, done.exit_code) == (1, 0, 0)
+    gone = ask(durable_store_url, "show")
+    assert gone.exit_code == 1
+    assert "the store keeps nothing of this conversation" in gone.stderr
+
+
+def test_hash_tells_the_handles_to_look_for_in_logs(durable_store_url: str) -> None:
+    """The same for every spelling of the number, another one for another account."""
+    cid = fill(durable_store_url)
+
+    assert asked(durable_store_url, "hash") == {"conversation": cid, "account": cid[:15]}
+    assert cid in ask(durable_store_url, "hash", phone="51 999-999-999").stdout
+    assert asked(durable_store_url, "hash", "--account", "other")["conversation"] != cid
+
+
+@pytest.mark.parametrize("command", ["show", "retry", "discard"])
+def test_a_conversation_that_is_unknown_is_told_in_one_line(
+    durable_store_url: str, command: str
+) -> None:
+    """Status 1: the question was right."""
+    open_store(durable_store_url).handles().block()
+
+    told = ask(durable_store_url, command)
+
+    assert (told.exit_code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert "check number, --account and --store" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["show", PHONE, "--store", "missing.db"], "there is no event store missing.db"),
+        (["hash", PHONE], "CONVSYNC_STORE_URL"),
+        (["forget", "carlos", "--store", "here.db"], "such as +51999999999"),
+    ],
+)
+def test_what_the_user_has_to_mend_is_told_in_one_line(
+    arguments: list[str],
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Status 2, and what was typed is not repeated."""
+    monkeypatch.chdir(tmp_path)
+    here = open_store("here.db")
+    here.handles().block()
+    here.close()
+    monkeypatch.setattr("sys.argv", ["convsync", *arguments])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    told = capsys.readouterr().err
+    assert (ended.value.code, told.count("\n")) == (2, 1)
+    assert advice in told
+    assert "carlos" not in told

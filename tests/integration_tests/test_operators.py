@@ -1,0 +1,239 @@
+"""What an operator gives back is delivered by the next worker, as far as it was not confirmed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableLambda
+
+from langchain_convsync._flow import run
+from langchain_convsync.models import Conversation, ConversationMessage
+from langchain_convsync.outbox import WAHAReply, Write, as_ops
+from langchain_convsync.stores import Backlog, Commit, EventStore, NewEvent, Op, Taken, open_store
+from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.turns import TurnRunner, operators
+from tests.faulty_server import answers
+from tests.promises import CUSTOMER, echo, history, said, served, spoken
+from tests.waha_chats import WahaChats, waha_server
+
+
+@pytest.fixture
+def server() -> Iterator[ReferenceServer]:
+    running = served()
+    yield running
+    running.stop()
+
+
+def cid_of(store: EventStore) -> str:
+    return run(operators.handle_of(store, CUSTOMER, "default"))
+
+
+def runner_of(server: ReferenceServer, store: EventStore, **options: Any) -> TurnRunner:
+    return TurnRunner(echo(), client=server.client(), store=store, **options)
+
+
+def queued(store: EventStore, server: ReferenceServer, *texts: str) -> Taken:
+    """A turn's messages in the outbox, and the lease of whoever delivers them."""
+    handles, conversation = run(store.handles()), server.conversation(CUSTOMER)
+    eid = handles.event("default", "message", texts[0])
+    new = NewEvent(eid=eid, cid=cid_of(store))
+    turn = run(store.accept(new, token="turn")).taken
+    assert turn is not None
+    write = _append(conversation, eid, turn.now, *texts)
+    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
+    taken: Taken | None = run(store.take("write", "first worker"))
+    assert taken is not None
+    return taken
+
+
+def _append(conversation: Conversation, turn: str, now: float, *texts: str) -> Write:
+    return Write(
+        kind="append",
+        phone_number=CUSTOMER,
+        session_id=conversation.session_id,
+        bot_id=conversation.bot_id,
+        subdomain=conversation.subdomain,
+        turn=turn,
+        number=1,
+        decided_at=now,
+        messages=tuple(ConversationMessage(role="user", content=text) for text in texts),
+    )
+
+
+def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """Two of three messages stood in the history; the third one follows, behind a later turn's."""
+    taken = queued(event_store, server, "uno", "dos", "tres")
+    op, session = taken.ops[0], server.conversation(CUSTOMER).session_id
+    for pos, text in enumerate(("uno", "dos")):
+        server.client().add_message(session, "user", text)
+        run(event_store.op_done(taken.lease, op.id, pos, last=False))
+    run(event_store.op_park(taken.lease, op.id, reason="nobody can tell"))
+    run(event_store.release(taken.lease))
+    runner_of(server, event_store).run(said("Hola"))
+
+    assert run(operators.retry(event_store, cid_of(event_store))) == 1
+    with runner_of(server, event_store):
+        pass  # leaving the block delivers
+
+    before = [("user", "uno"), ("user", "dos")]
+    assert history(server) == [*before, *spoken(["Hola"]), ("user", "tres")]
+    assert run(event_store.backlog()).parked == 0
+
+
+def test_a_parked_turn_comes_back_in_its_own_order(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """Its session ended before the messages were written; the customer has a new one by now."""
+    old = server.conversation(CUSTOMER)
+
+    def expiring(_messages: list[BaseMessage]) -> AIMessage:
+        server.expire(old.session_id)
+        return AIMessage("re: Hola")
+
+    TurnRunner(RunnableLambda(expiring), client=server.client(), store=event_store).run(
+        said("Hola")
+    )
+    assert run(event_store.backlog()).parked == 1
+    server.create_conversation(phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123")
+
+    assert run(operators.retry(event_store, cid_of(event_store))) == 1
+    assert run(operators.retry(event_store, cid_of(event_store))) == 0
+    with runner_of(server, event_store):
+        pass
+
+    assert history(server) == spoken(["Hola"])
+
+
+def test_a_dead_letter_is_answered_once_by_the_next_worker(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """Its agent works again; the message that is repeated meanwhile stays a duplicate."""
+
+    def broken(_messages: list[BaseMessage]) -> AIMessage:
+        raise RuntimeError
+
+    failing = TurnRunner(
+        RunnableLambda(broken),
+        client=server.client(),
+        store=event_store,
+        fallback_reply="Un momento",
+        max_errors=1,
+    )
+    assert failing.run(said("Hola")).status == "failed"
+    replies: SimpleQueue[str | None] = SimpleQueue()
+
+    assert run(operators.retry(event_store, cid_of(event_store))) == 1
+    with runner_of(server, event_store, on_reply=lambda turn: replies.put(turn.reply)) as runner:
+        assert replies.get(timeout=20) == "re: Hola"
+        assert runner.run(said("Hola")).status == "duplicate"
+
+    assert replies.empty()
+    assert history(server) == [("user", "Hola"), ("bot", "Un momento"), *spoken(["Hola"])]
+    assert run(event_store.backlog()).dead == 0
+
+
+def test_a_parked_reply_is_sent_by_the_next_worker(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """WAHA refused it for good; the key is right now."""
+    chats = WahaChats()
+    chats.fates = [answers({"error": "no"}, status=401)]
+    with waha_server(chats) as url:
+        runner = runner_of(server, event_store, reply=WAHAReply(url))
+        runner.run(said("Hola"))
+        runner.run(said("¿Sigues ahí?"))
+        assert run(operators.retry(event_store, cid_of(event_store))) == 1
+        with runner_of(server, event_store, reply=WAHAReply(url)):
+            pass
+
+    assert chats.texts == ["re: ¿Sigues ahí?", "re: Hola"]
+    assert run(event_store.backlog()).parked == 0
+
+
+def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str) -> None:
+    """Each with a connection of their own, as from processes of their own."""
+    stores = [open_store(durable_store_url) for _ in range(4)]
+    cid = cid_of(stores[0])
+    for number in range(5):
+        _parked(stores[0], cid, str(number))
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        done = list(pool.map(lambda store: run(operators.retry(store, cid)), stores))
+    left = run(stores[0].backlog())
+    for store in stores:
+        store.close()
+
+    assert sum(done) == 5
+    assert (left.writes, left.parked) == (5, 0)
+
+
+def _parked(store: EventStore, cid: str, source: str) -> None:
+    """A turn's only write, set aside."""
+    eid = run(store.handles()).event("default", "message", source)
+    turn = run(store.accept(NewEvent(eid=eid, cid=cid), token=source)).taken
+    assert turn is not None
+    known = Conversation(session_id="s", user_id=CUSTOMER, bot_id="b", subdomain="r")
+    ops = as_ops([_append(known, eid, turn.now, source)])
+    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=ops)))
+    taken = run(store.take("write", f"worker {source}"))
+    assert taken is not None
+    run(store.op_park(taken.lease, taken.ops[0].id, reason="test"))
+    run(store.release(taken.lease))
+
+
+def test_a_conversation_that_is_forgotten_while_its_agent_runs_gets_no_answer(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The worker is fenced: nothing is said, nothing is written."""
+    told: list[str | None] = []
+    forgotten = threading.Event()
+
+    def interrupted(_messages: list[BaseMessage]) -> AIMessage:
+        run(operators.forget(event_store, cid_of(event_store)))
+        forgotten.set()
+        return AIMessage("too late")
+
+    with TurnRunner(
+        RunnableLambda(interrupted),
+        client=server.client(),
+        store=event_store,
+        on_reply=lambda turn: told.append(turn.reply),
+    ) as runner:
+        runner.accept(said("Hola"))
+        assert forgotten.wait(timeout=20)
+
+    assert (told, history(server)) == ([], [])
+    assert run(event_store.backlog()) == Backlog()
+
+
+def test_every_change_is_written_into_the_audit_log(
+    event_store: EventStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What, to which handle, how much, by whom; nobody's number, nobody's words."""
+    monkeypatch.setattr("getpass.getuser", lambda: "eva")
+    cid = cid_of(event_store)
+    eid = run(event_store.handles()).event("default", "message", "1")
+    new = NewEvent(eid=eid, cid=cid, payload='{"text": "secreto"}')
+    turn = run(event_store.accept(new, token="t")).taken
+    assert turn is not None
+    commit = Commit(eids=[eid], outcomes={}, dead=True, says=[Op(id=f"{eid}/0", body="{}")])
+    run(event_store.commit_turn(turn.lease, commit))
+
+    with caplog.at_level(logging.INFO, "langchain_convsync.audit"):
+        run(operators.discard(event_store, cid))
+        run(operators.pause(event_store, cid, 60.0))
+        run(operators.pause(event_store, cid, 0.0))
+        run(operators.forget(event_store, cid))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{what} {cid}: 1, by eva" for what in ("discard", "pause", "resume", "forget")
+    ]
