@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, false, select
+from sqlalchemy import ColumnElement, and_, false, select, true
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.server.access import Caller
 from langchain_convsync.server.tables import ConversationRow
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -71,6 +72,13 @@ def newest(db: Session, customer: Customer, *where: ColumnElement[bool]) -> Conv
 def is_open(at: datetime) -> ColumnElement[bool]:
     """True for conversations that are neither closed nor expired."""
     return and_(ConversationRow.is_active, ConversationRow.expires_at > at)
+
+
+def exists_for(caller: Caller) -> ColumnElement[bool]:
+    """True for the conversations of the caller's tenants: for this caller there are no others."""
+    if caller.tenants is None:
+        return true()
+    return ConversationRow.subdomain.in_(caller.tenants)
 
 
 def belongs_to(tenant: Tenant) -> ColumnElement[bool]:

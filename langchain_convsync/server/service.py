@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from pydantic import SecretStr
 
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.guard import OPEN, Guard
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.store import ConversationStore
 
@@ -25,12 +26,14 @@ class Service:
         tenants: The tenant and bot of each WAHA session; others are told by their metadata.
         waha_secrets: The HMAC keys of WAHA's events; None accepts unsigned ones.
         quirks: Where it differs from the document; the store has the same.
+        guard: Who may call the agents' endpoints, and how often; everybody by default.
     """
 
     store: ConversationStore
     tenants: Mapping[str, Tenant]
     waha_secrets: WahaSecrets | None
     quirks: Quirks = DOCUMENTED
+    guard: Guard = OPEN
 
 
 async def _service_of(request: Request) -> Service:

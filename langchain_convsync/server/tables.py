@@ -90,9 +90,9 @@ class MessageRow(Base):
 class AnswerRow(Base):
     """The answer that a write with an ``Idempotency-Key`` got."""
 
-    __tablename__ = "answers"
+    __tablename__ = "keyed_answers"
 
-    session_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(512), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     answer: Mapped[dict[str, Any]]

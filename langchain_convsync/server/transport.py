@@ -97,13 +97,15 @@ def documented(
     }
     answers: dict[int | str, dict[str, Any]] = {200: {"headers": {**_REQUEST_ID, **more}}}
     for status_code, description in refusals.items():
-        answers[status_code] = _refusal(description)
-    answers["default"] = _refusal("Any other refusal")
+        answers[status_code] = refusal(description)
+    answers["default"] = refusal("Any other refusal")
     return answers
 
 
-def _refusal(description: str) -> dict[str, Any]:
-    return {"model": Failure, "description": description, "headers": _REQUEST_ID}
+def refusal(description: str, *headers: str) -> dict[str, Any]:
+    """What OpenAPI tells of one refusal, and of the headers it has besides the request id."""
+    more = {name: {"schema": {"type": "string"}} for name in headers}
+    return {"model": Failure, "description": description, "headers": {**_REQUEST_ID, **more}}
 
 
 def add_error_handlers(app: FastAPI) -> None:

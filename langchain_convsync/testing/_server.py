@@ -15,8 +15,11 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
 )
 from langchain_convsync.models import Conversation
-from langchain_convsync.server.api import reference_api
+from langchain_convsync.server.access import ApiKey
+from langchain_convsync.server.api import guard_of, reference_api
 from langchain_convsync.server.customers import Customer, Tenant
+from langchain_convsync.server.jwts import JwtRules
+from langchain_convsync.server.limits import RateLimit
 from langchain_convsync.server.quirks import Quirks
 from langchain_convsync.server.service import Service
 from langchain_convsync.server.serving import listen, server_for
@@ -66,6 +69,9 @@ class ReferenceServer:
         clock: Tells the time, in UTC.
         quirks: Deviations seen in the wild, by the names in ``langchain_convsync.server.QUIRKS``;
             ``"observed"`` for all that one public server shows.
+        api_keys: The keys that agents may call with; without any everybody may.
+        jwt: What a token must be like to be as good as a key.
+        rate_limit: How often each key, or each address where there are none, may call.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
@@ -79,13 +85,20 @@ class ReferenceServer:
         tenants: Mapping[str, Tenant] | None = None,
         clock: Clock = wall_clock,
         quirks: Iterable[str] | Literal["observed"] = (),
+        api_keys: Iterable[ApiKey] = (),
+        jwt: JwtRules | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         self.requests: list[SeenRequest] = []
         self._quirks = Quirks.of(quirks)
         self.profile = self._quirks.profile
         self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
         service = Service(
-            store=self._store, tenants=tenants or {}, waha_secrets=None, quirks=self._quirks
+            store=self._store,
+            tenants=tenants or {},
+            waha_secrets=None,
+            quirks=self._quirks,
+            guard=guard_of(api_keys, jwt, rate_limit),
         )
         self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
