@@ -80,6 +80,7 @@ WRITE_ANSWERS = documented(
         400: "The request is malformed",
         404: UNKNOWN,
         413: "The body is larger than 1 MiB",
+        415: "The body is not sent as application/json",
         422: "The Idempotency-Key was used for another request",
     },
     headers={"Idempotent-Replayed": "true where an earlier request had been applied."},

@@ -18,8 +18,8 @@ API = "/api/v1/whatsapp"
 REFUSALS = {
     f"GET {API}/lookup/tenant/{{phoneNumber}}": {"404"},
     f"GET {API}/lookup/conversation/{{phoneNumber}}": {"404"},
-    f"PUT {API}/agent/conversations/{{sessionId}}/sync": {"400", "404", "413", "422"},
-    f"POST {API}/agent/conversations/{{sessionId}}/messages": {"400", "404", "413", "422"},
+    f"PUT {API}/agent/conversations/{{sessionId}}/sync": {"400", "404", "413", "415", "422"},
+    f"POST {API}/agent/conversations/{{sessionId}}/messages": {"400", "404", "413", "415", "422"},
     f"GET {API}/health": set(),
     f"POST {API}/webhook/waha": {"400", "401", "413"},
 }
