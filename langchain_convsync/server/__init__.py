@@ -10,6 +10,7 @@ try:
     from langchain_convsync.server.access import ApiKey
     from langchain_convsync.server.api import create_reference_api
     from langchain_convsync.server.customers import Tenant
+    from langchain_convsync.server.forwarder import Forwarding
     from langchain_convsync.server.jwts import JwtRules
     from langchain_convsync.server.limits import RateLimit
     from langchain_convsync.server.quirks import OBSERVED, QUIRKS
@@ -22,6 +23,7 @@ __all__ = [
     "OBSERVED",
     "QUIRKS",
     "ApiKey",
+    "Forwarding",
     "JwtRules",
     "RateLimit",
     "Tenant",

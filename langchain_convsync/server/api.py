@@ -14,6 +14,7 @@ from langchain_convsync.server import webhook
 from langchain_convsync.server.access import ApiKey, Caller, Keyring
 from langchain_convsync.server.answers import KeyReusedError
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.forwarder import Forwarder, Forwarding
 from langchain_convsync.server.guard import CurrentCaller, Guard, GuardedRoute
 from langchain_convsync.server.jwts import JwtRules
 from langchain_convsync.server.limits import Limiter, RateLimit
@@ -100,6 +101,7 @@ def create_reference_api(
     api_keys: Iterable[ApiKey] = (),
     jwt: JwtRules | None = None,
     rate_limit: RateLimit | None = None,
+    forwarding: Forwarding | None = None,
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -116,6 +118,7 @@ def create_reference_api(
             may call and sees every tenant: for development.
         jwt: What a token must be like to be as good as a key.
         rate_limit: How often each key, or each address where there are none, may call.
+        forwarding: The agent's webhook, which is told what customers write.
 
     Raises:
         ConfigurationError: The database cannot be opened, a secret is empty, or there is no such
@@ -125,6 +128,7 @@ def create_reference_api(
         waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
     chosen = Quirks.of(quirks)
     store = ConversationStore(database_url, clock=clock, quirks=chosen)
+    forwarder = Forwarder(store.forwards, forwarding) if forwarding else None
     app = reference_api(
         Service(
             store=store,
@@ -132,10 +136,19 @@ def create_reference_api(
             waha_secrets=waha_secrets,
             quirks=chosen,
             guard=guard_of(api_keys, jwt, rate_limit),
+            forwarder=forwarder,
         )
     )
-    weakref.finalize(app, store.close)
+    if forwarder is not None:
+        forwarder.start()
+    weakref.finalize(app, _close, store, forwarder)
     return app
+
+
+def _close(store: ConversationStore, forwarder: Forwarder | None) -> None:
+    if forwarder is not None:
+        forwarder.stop()
+    store.close()
 
 
 def guard_of(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
+from langchain_convsync.models import InboundEvent
 from langchain_convsync.server import conversation
 from langchain_convsync.server.access import ANYBODY, Caller
 from langchain_convsync.server.answers import KeyedRequest
@@ -23,6 +24,7 @@ from langchain_convsync.server.customers import (
     linked,
     newest,
 )
+from langchain_convsync.server.forwards import ForwardQueue, enqueue
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.tables import ConversationRow, open_database
 from langchain_convsync.server.wire import NewMessage, StateSync
@@ -68,6 +70,11 @@ class ConversationStore:
         self._gate: AbstractContextManager[Any] = (
             threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         )
+
+    @property
+    def forwards(self) -> ForwardQueue:
+        """The events that wait for the agent's webhook."""
+        return ForwardQueue(self._transaction, self._clock)
 
     def close(self) -> None:
         """Close the database."""
@@ -117,16 +124,27 @@ class ConversationStore:
             row.previous_intent = row.previous_step = None
             return self._document(db, row)
 
-    def receive(self, customer: Customer, tenant: Tenant, text: str = "") -> str:
+    def receive(
+        self,
+        customer: Customer,
+        tenant: Tenant,
+        text: str = "",
+        *,
+        forward: InboundEvent | None = None,
+    ) -> str:
         """Note that a customer wrote: prolongs the conversation, or begins one.
 
         Args:
             customer: Who wrote.
             tenant: To whom.
             text: What; the documented flow leaves it to the agent to record it.
+            forward: The event, to be noted for the agent's webhook.
 
         Returns:
             Its session id.
+
+        Raises:
+            QueueFullError: Too many events wait for the agent; nothing was noted.
         """
         with self._transaction() as db:
             at, customer = self._clock(), self._quirks.sender(customer)
@@ -138,6 +156,8 @@ class ConversationStore:
                 db.flush()
             conversation.touch(row, at)
             self._quirks.received(db, row, text)
+            if forward is not None:
+                enqueue(db, row, forward, at)
             return row.session_id
 
     def sync(

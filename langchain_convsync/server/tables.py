@@ -99,6 +99,23 @@ class AnswerRow(Base):
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
 
 
+class ForwardRow(Base):
+    """An event for the agent's webhook."""
+
+    __tablename__ = "forwards"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: Names the event, so that its copies are not forwarded too.
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    #: Whose events go one after the other.
+    customer: Mapped[str] = mapped_column(String(512), index=True)
+    body: Mapped[str] = mapped_column(Text)
+    tries: Mapped[int]
+    #: When it is sent, again; None once it was taken.
+    due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    created_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
 def open_database(database_url: str) -> Engine:
     """An engine whose database has the tables.
 
