@@ -53,6 +53,56 @@ def test_it_says_so_in_a_sentence() -> None:
     assert "in memory" in line
 
 
+CONFIGURATION = """
+port = 0
+
+[sessions."51900000000"]
+subdomain = "restaurant-abc"
+bot_id = "bot123"
+
+[waha]
+secret_env = "WAHA_SECRET"
+
+[[keys]]
+name = "agent-abc"
+env = "AGENT_KEY"
+tenants = ["restaurant-abc"]
+
+[limits]
+per_minute = 600
+burst = 60
+
+[forward]
+url = "https://agent.example.com/webhook"
+secret_env = "WAHA_SECRET"
+"""
+
+
+def test_it_tells_what_it_serves_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By names; WAHA's sessions, which are named after phone numbers, are not told."""
+    monkeypatch.setenv("WAHA_SECRET", "waha-s3cret")
+    monkeypatch.setenv("AGENT_KEY", "agent-key-0123456789")
+    file = tmp_path / "server.toml"
+    file.write_text(CONFIGURATION, encoding="utf-8")
+
+    with serving("--config", str(file)) as server, client_of(server) as client:
+        key = {"Authorization": "Bearer agent-key-0123456789"}
+        absent = client.get("/lookup/tenant/+51999999999", headers=key).status_code
+        refused = client.get("/lookup/tenant/+51999999999").status_code
+        unsigned = client.post("/webhook/waha", json=EVENT).status_code
+
+    assert (absent, refused, unsigned) == (404, 401, 401)
+    assert server.serves == {
+        "keys": "agent-abc (restaurant-abc)",
+        "limit": "600 requests a minute, 60 at once",
+        "tenants": "restaurant-abc:bot123, and what WAHA's metadata says",
+        "WAHA's events": "signed",
+        "forwarded to": "agent.example.com",
+    }
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to stop politely")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
