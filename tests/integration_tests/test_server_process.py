@@ -158,3 +158,66 @@ def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
 
     assert len(unanswered) == WRITERS
     assert sorted(history) == sorted([*acknowledged, *unanswered])
+
+
+def test_parallel_syncs_of_several_clients_lose_nothing() -> None:
+    """Every key of 8 clients that write at the same time, over real connections."""
+    with serving() as server:
+        with client_of(server) as client:
+            session_id = client.post("/webhook/waha", json=EVENT).json()["data"]["sessionId"]
+
+        def write(writer: int) -> None:
+            with client_of(server) as client:
+                for number in range(10):
+                    body = {"context": {f"{writer}-{number}": True}, "metadata": {f"m{writer}": 1}}
+                    path = f"/agent/conversations/{session_id}/sync"
+                    client.put(path, json=body).raise_for_status()
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, range(8)))
+        with client_of(server) as client:
+            found = client.get("/lookup/conversation/+51999999999").json()["data"]
+
+    assert {key for key, value in found["context"].items() if value is True} == {
+        f"{writer}-{number}" for writer in range(8) for number in range(10)
+    }
+    assert {f"m{writer}" for writer in range(8)} <= found["metadata"].keys()
+
+
+def test_a_repeated_key_is_answered_with_the_same_bytes_after_a_restart(tmp_path: Path) -> None:
+    """Whatever was written in between; numbers and their order are those of the first answer."""
+    options = ["--database-url", f"sqlite:///{tmp_path / 'api.db'}"]
+    key = {"Idempotency-Key": "turn-1"}
+    body = {"context": {"z": 2**53 + 1, "a": 1e-7, "ñ": "😀\u0000"}, "intent": "order"}
+
+    with serving(*options) as server, client_of(server) as client:
+        session_id = client.post("/webhook/waha", json=EVENT).json()["data"]["sessionId"]
+        path = f"/agent/conversations/{session_id}/sync"
+        first = client.put(path, json=body, headers=key)
+        client.put(path, json={"context": {"a": 2}}).raise_for_status()
+        server.process.kill()
+
+    with serving(*options) as server, client_of(server) as client:
+        again = client.put(path, json=body, headers=key)
+        other = client.put(path, json={**body, "intent": "menu"}, headers=key)
+
+    assert first.status_code == 200
+    assert again.content == first.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert other.status_code == 422
+
+
+def test_two_first_messages_at_the_same_time_begin_one_conversation() -> None:
+    """WAHA delivers in parallel."""
+    with serving() as server:
+
+        def deliver(number: int) -> str:
+            payload = {**EVENT["payload"], "id": f"false_51999999999@c.us_{number}"}  # type: ignore[dict-item]
+            with client_of(server) as client:
+                answer = client.post("/webhook/waha", json={**EVENT, "payload": payload})
+            return str(answer.json()["data"]["sessionId"])
+
+        with ThreadPoolExecutor(8) as threads:
+            found = set(threads.map(deliver, range(16)))
+
+    assert len(found) == 1
