@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_everything_can_be_configured(file: Path) -> None:
     assert found.rate_limit == RateLimit(per_minute=600, burst=60)
     assert isinstance(found.forwarding, Forwarding)
     assert found.forwarding.url == "https://agent.example.com/webhook"
+
+
+def test_the_readmes_file_works_as_pasted(file: Path) -> None:
+    """With the variables that it names."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    (pasted,) = re.findall(r"^```toml\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    file.write_text(pasted, encoding="utf-8")
+    named = {"WAHA_SECRET": "w", "AGENT_ABC_KEY": KEY, "FORWARD_SECRET": "f"}
+
+    found = Configuration.read(file, named)
+
+    assert [key.name for key in found.api_keys] == ["agent-abc"]
+    assert found.forwarding is not None
 
 
 def test_an_empty_file_is_the_default(file: Path) -> None:
