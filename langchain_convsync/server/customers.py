@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, false, select, true
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.access import Caller
-from langchain_convsync.server.tables import ConversationRow
+from langchain_convsync.server.tables import ConversationRow, CustomerRow
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -109,6 +110,16 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
         by_number.phone_number = by_number.phone_number or customer.phone_number
         by_number.lid = customer.lid or by_number.lid
     return by_number
+
+
+def lock(db: Session, customer: Customer, tenant: Tenant) -> None:
+    """Wait for whoever else notes an event of this customer, until the transaction ends."""
+    if db.get_bind().dialect.name != "postgresql":
+        return  # SQLite has one writer
+    for name in sorted(filter(None, customer)):
+        row = f"{tenant.subdomain} {tenant.bot_id} {name}"
+        db.execute(insert(CustomerRow).values(name=row).on_conflict_do_nothing())
+        db.execute(select(CustomerRow).where(CustomerRow.name == row).with_for_update())
 
 
 def completed(db: Session, customer: Customer, tenant: Tenant) -> Customer:

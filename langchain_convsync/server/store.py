@@ -22,12 +22,16 @@ from langchain_convsync.server.customers import (
     exists_for,
     is_open,
     linked,
+    lock,
     newest,
 )
 from langchain_convsync.server.forwards import ForwardQueue, enqueue
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.tables import ConversationRow, open_database
 from langchain_convsync.server.wire import NewMessage, StateSync
+
+#: No id has one, and some databases refuse to be asked for it.
+NUL = "\0"
 
 Clock = Callable[[], datetime]
 
@@ -104,6 +108,8 @@ class ConversationStore:
         Raises:
             BrokenRequestError: A quirk: the server fails on such a bot.
         """
+        if bot_id is not None and NUL in bot_id:
+            return None
         where = [exists_for(caller)]
         if not closed:
             where.append(is_open(self._clock()))
@@ -148,6 +154,7 @@ class ConversationStore:
         """
         with self._transaction() as db:
             at, customer = self._clock(), self._quirks.sender(customer)
+            lock(db, customer, tenant)
             row = linked(db, customer, tenant, at)
             if row is None:
                 row = conversation.begin(completed(db, customer, tenant), tenant, at)
@@ -236,7 +243,7 @@ class ConversationStore:
     ) -> ConversationRow:
         mine = ConversationRow.session_id == session_id, exists_for(caller)
         query = select(ConversationRow).where(*mine, *where)
-        row = db.scalar(query.with_for_update())
+        row = None if NUL in session_id else db.scalar(query.with_for_update())
         if row is None:
             raise UnknownSessionError
         return row

@@ -77,6 +77,14 @@ class ConversationRow(Base):
     updated_at: Mapped[datetime]
 
 
+class CustomerRow(Base):
+    """A customer of a bot, so that there is something to lock before the first conversation."""
+
+    __tablename__ = "customers"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+
+
 class MessageRow(Base):
     """One entry of ``previousMessages``, as it goes over the wire."""
 
