@@ -7,17 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 COMMAND = [sys.executable, "-c", "from langchain_convsync.cli import main; main()"]
 
 
 @dataclass
 class Serving:
-    """A running server: where it answers, and its process."""
+    """A running server: where it answers, its process, and what it says that it serves."""
 
     base_url: str
     process: subprocess.Popen[str]
+    serves: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def serving(*options: str) -> Iterator[Serving]:
         try:
             line = process.stdout.readline()
             assert line, process.communicate()[1]
-            yield Serving(json.loads(line)["base_url"], process)
+            told = json.loads(line)
+            yield Serving(told["base_url"], process, told["serves"])
         finally:
             process.kill()

@@ -11,7 +11,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from langchain_convsync import waha
 from langchain_convsync.server import webhook
+from langchain_convsync.server.access import ApiKey, Caller, Keyring
+from langchain_convsync.server.answers import KeyReusedError
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.forwarder import Forwarder, Forwarding
+from langchain_convsync.server.guard import CurrentCaller, Guard, GuardedRoute
+from langchain_convsync.server.jwts import JwtRules
+from langchain_convsync.server.limits import Limiter, RateLimit
 from langchain_convsync.server.mount import MountedElsewhere
 from langchain_convsync.server.quirks import BrokenRequestError, Quirks
 from langchain_convsync.server.service import CurrentService, Service, WahaSecrets
@@ -19,7 +25,6 @@ from langchain_convsync.server.store import (
     Applied,
     Clock,
     ConversationStore,
-    KeyReusedError,
     UnknownSessionError,
     wall_clock,
 )
@@ -76,12 +81,14 @@ WRITE_ANSWERS = documented(
         400: "The request is malformed",
         404: UNKNOWN,
         413: "The body is larger than 1 MiB",
+        415: "The body is not sent as application/json",
         422: "The Idempotency-Key was used for another request",
     },
     headers={"Idempotent-Replayed": "true where an earlier request had been applied."},
 )
 
-router = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
+agents = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=GuardedRoute)
+probes = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
 
 
 def create_reference_api(
@@ -91,6 +98,10 @@ def create_reference_api(
     tenants: Mapping[str, Tenant] | None = None,
     waha_secrets: WahaSecrets | None = None,
     quirks: Iterable[str] | Literal["observed"] = (),
+    api_keys: Iterable[ApiKey] = (),
+    jwt: JwtRules | None = None,
+    rate_limit: RateLimit | None = None,
+    forwarding: Forwarding | None = None,
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -103,6 +114,11 @@ def create_reference_api(
             accepts unsigned events.
         quirks: Deviations seen in the wild, by the names in :data:`~.quirks.QUIRKS`;
             ``"observed"`` for all that one public server shows.
+        api_keys: The keys that agents may call with. Without any, and without ``jwt``, everybody
+            may call and sees every tenant: for development.
+        jwt: What a token must be like to be as good as a key.
+        rate_limit: How often each key, or each address where there are none, may call.
+        forwarding: The agent's webhook, which is told what customers write.
 
     Raises:
         ConfigurationError: The database cannot be opened, a secret is empty, or there is no such
@@ -112,11 +128,41 @@ def create_reference_api(
         waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
     chosen = Quirks.of(quirks)
     store = ConversationStore(database_url, clock=clock, quirks=chosen)
+    forwarder = Forwarder(store.forwards, forwarding) if forwarding else None
     app = reference_api(
-        Service(store=store, tenants=tenants or {}, waha_secrets=waha_secrets, quirks=chosen)
+        Service(
+            store=store,
+            tenants=tenants or {},
+            waha_secrets=waha_secrets,
+            quirks=chosen,
+            guard=guard_of(api_keys, jwt, rate_limit),
+            forwarder=forwarder,
+        )
     )
-    weakref.finalize(app, store.close)
+    if forwarder is not None:
+        forwarder.start()
+    weakref.finalize(app, _close, store, forwarder)
     return app
+
+
+def _close(store: ConversationStore, forwarder: Forwarder | None) -> None:
+    if forwarder is not None:
+        forwarder.stop()
+    store.close()
+
+
+def guard_of(
+    api_keys: Iterable[ApiKey], jwt: JwtRules | None, rate_limit: RateLimit | None
+) -> Guard:
+    """The guard of a server with these settings.
+
+    Raises:
+        ConfigurationError: Two keys are the same.
+    """
+    keys = tuple(api_keys)
+    return Guard(
+        Keyring(keys, jwt) if keys or jwt else None, Limiter(rate_limit) if rate_limit else None
+    )
 
 
 def reference_api(service: Service) -> FastAPI:
@@ -136,77 +182,94 @@ def reference_api(service: Service) -> FastAPI:
     app.add_exception_handler(UnknownSessionError, _unknown)
     app.add_exception_handler(KeyReusedError, _key_reused)
     app.add_exception_handler(BrokenRequestError, _broken)
-    for routes in (router, webhook.router):
+    app.include_router(agents, **service.guard.documentation)
+    for routes in (probes, webhook.router):
         app.include_router(routes)
     return app
 
 
-@router.get(
+@agents.get(
     "/lookup/tenant/{phoneNumber}", response_model=Success[TenantData], responses=LOOKUP_ANSWERS
 )
-def lookup_tenant(service: CurrentService, phone_number: PhoneNumber) -> Response:
+def lookup_tenant(
+    service: CurrentService, caller: CurrentCaller, phone_number: PhoneNumber
+) -> Response:
     """The tenant that a phone number talks to: that of its newest active conversation."""
-    found = _found(service, phone_number, None)
+    found = _found(service, caller, phone_number, None)
     names = ("subDomain", "botId", "sessionId", "isActive")
     return success(
         "Tenant information retrieved successfully", {name: found[name] for name in names}
     )
 
 
-@router.get(
+@agents.get(
     "/lookup/conversation/{phoneNumber}",
     response_model=Success[ConversationData],
     responses=LOOKUP_ANSWERS,
 )
 def lookup_conversation(
-    service: CurrentService, phone_number: PhoneNumber, bot_id: BotId = None
+    service: CurrentService,
+    caller: CurrentCaller,
+    phone_number: PhoneNumber,
+    bot_id: BotId = None,
 ) -> Response:
     """The active conversation of a phone number: the newest, or that with one bot."""
-    return success("Conversation retrieved successfully", _found(service, phone_number, bot_id))
+    found = _found(service, caller, phone_number, bot_id)
+    return success("Conversation retrieved successfully", found)
 
 
-@router.get("/health", response_model=Success[HealthData], responses=documented({}))
+@probes.get("/health", response_model=Success[HealthData], responses=documented({}))
 def health(service: CurrentService) -> Response:
     """Whether the server and its database answer."""
     service.store.ping()
     return success("WhatsApp service is healthy", {"status": "ok"})
 
 
-@router.put(
+@agents.put(
     "/agent/conversations/{sessionId}/sync",
     response_model=Success[SyncedData],
     responses=WRITE_ANSWERS,
 )
 def sync_conversation(
-    service: CurrentService, session_id: SessionId, update: StateSync, key: IdempotencyKey = None
+    service: CurrentService,
+    caller: CurrentCaller,
+    session_id: SessionId,
+    update: StateSync,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Merge what the agent decided into the conversation.
 
     Top-level keys of `context` and `metadata` replace those of the conversation; keys that are not
     named stay, and so do `intent`, `step` and `isActive`. Extends the conversation by 24 hours.
     """
-    applied = service.store.sync(session_id, update, key=key)
+    applied = service.store.sync(session_id, update, key=key, caller=caller)
     return _applied("Conversation synced successfully from agent", applied)
 
 
-@router.post(
+@agents.post(
     "/agent/conversations/{sessionId}/messages",
     response_model=Success[MessagesData],
     responses=WRITE_ANSWERS,
 )
 def add_message(
-    service: CurrentService, session_id: SessionId, message: NewMessage, key: IdempotencyKey = None
+    service: CurrentService,
+    caller: CurrentCaller,
+    session_id: SessionId,
+    message: NewMessage,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Append a message to the history, with the server's time.
 
     Extends the conversation by 24 hours.
     """
-    applied = service.store.add_message(session_id, message, key=key)
+    applied = service.store.add_message(session_id, message, key=key, caller=caller)
     return _applied("Message added successfully", applied)
 
 
-def _found(service: Service, phone_number: str, bot_id: str | None) -> dict[str, Any]:
-    found = service.store.find(phone_number, bot_id)
+def _found(
+    service: Service, caller: Caller, phone_number: str, bot_id: str | None
+) -> dict[str, Any]:
+    found = service.store.find(phone_number, bot_id, caller=caller)
     if found is None:
         raise HTTPException(404, NOBODY)
     return found

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, false, select
+from sqlalchemy import ColumnElement, and_, false, select, true
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.server.tables import ConversationRow
+from langchain_convsync.server.access import Caller
+from langchain_convsync.server.tables import ConversationRow, CustomerRow
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -73,6 +75,13 @@ def is_open(at: datetime) -> ColumnElement[bool]:
     return and_(ConversationRow.is_active, ConversationRow.expires_at > at)
 
 
+def exists_for(caller: Caller) -> ColumnElement[bool]:
+    """True for the conversations of the caller's tenants: for this caller there are no others."""
+    if caller.tenants is None:
+        return true()
+    return ConversationRow.subdomain.in_(caller.tenants)
+
+
 def belongs_to(tenant: Tenant) -> ColumnElement[bool]:
     """True for the tenant's conversations with this bot."""
     return and_(
@@ -101,6 +110,16 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
         by_number.phone_number = by_number.phone_number or customer.phone_number
         by_number.lid = customer.lid or by_number.lid
     return by_number
+
+
+def lock(db: Session, customer: Customer, tenant: Tenant) -> None:
+    """Wait for whoever else notes an event of this customer, until the transaction ends."""
+    if db.get_bind().dialect.name != "postgresql":
+        return  # SQLite has one writer
+    for name in sorted(filter(None, customer)):
+        row = f"{tenant.subdomain} {tenant.bot_id} {name}"
+        db.execute(insert(CustomerRow).values(name=row).on_conflict_do_nothing())
+        db.execute(select(CustomerRow).where(CustomerRow.name == row).with_for_update())
 
 
 def completed(db: Session, customer: Customer, tenant: Tenant) -> Customer:

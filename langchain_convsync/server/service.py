@@ -10,6 +10,8 @@ from fastapi import Depends, Request
 from pydantic import SecretStr
 
 from langchain_convsync.server.customers import Tenant
+from langchain_convsync.server.forwarder import Forwarder
+from langchain_convsync.server.guard import OPEN, Guard
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.store import ConversationStore
 
@@ -25,12 +27,16 @@ class Service:
         tenants: The tenant and bot of each WAHA session; others are told by their metadata.
         waha_secrets: The HMAC keys of WAHA's events; None accepts unsigned ones.
         quirks: Where it differs from the document; the store has the same.
+        guard: Who may call the agents' endpoints, and how often; everybody by default.
+        forwarder: Sends what customers wrote on to the agent's webhook; None does not.
     """
 
     store: ConversationStore
     tenants: Mapping[str, Tenant]
     waha_secrets: WahaSecrets | None
     quirks: Quirks = DOCUMENTED
+    guard: Guard = OPEN
+    forwarder: Forwarder | None = None
 
 
 async def _service_of(request: Request) -> Service:

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
+from langchain_convsync.models import InboundEvent
 from langchain_convsync.server import conversation
-from langchain_convsync.server.customers import Customer, Tenant, completed, is_open, linked, newest
+from langchain_convsync.server.access import ANYBODY, Caller
+from langchain_convsync.server.answers import KeyedRequest
+from langchain_convsync.server.customers import (
+    Customer,
+    Tenant,
+    completed,
+    exists_for,
+    is_open,
+    linked,
+    lock,
+    newest,
+)
+from langchain_convsync.server.forwards import ForwardQueue, enqueue
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
-from langchain_convsync.server.tables import AnswerRow, ConversationRow, open_database
+from langchain_convsync.server.tables import ConversationRow, open_database
 from langchain_convsync.server.wire import NewMessage, StateSync
+
+#: No id has one, and some databases refuse to be asked for it.
+NUL = "\0"
 
 Clock = Callable[[], datetime]
 
 
 class UnknownSessionError(LookupError):
     """No unexpired conversation has this session id."""
-
-
-class KeyReusedError(ValueError):
-    """An idempotency key came back with another request."""
 
 
 class Applied(NamedTuple):
@@ -65,6 +75,11 @@ class ConversationStore:
             threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         )
 
+    @property
+    def forwards(self) -> ForwardQueue:
+        """The events that wait for the agent's webhook."""
+        return ForwardQueue(self._transaction, self._clock)
+
     def close(self) -> None:
         """Close the database."""
         self._engine.dispose()
@@ -75,7 +90,12 @@ class ConversationStore:
             db.execute(text("SELECT 1"))
 
     def find(
-        self, phone_number: str, bot_id: str | None = None, *, closed: bool = False
+        self,
+        phone_number: str,
+        bot_id: str | None = None,
+        *,
+        closed: bool = False,
+        caller: Caller = ANYBODY,
     ) -> dict[str, Any] | None:
         """The customer's conversation with this bot, or with any.
 
@@ -83,11 +103,16 @@ class ConversationStore:
             phone_number: The customer in any spelling, or a chat id.
             bot_id: The bot.
             closed: Whether closed and expired conversations are found, too.
+            caller: Who asks.
 
         Raises:
             BrokenRequestError: A quirk: the server fails on such a bot.
         """
-        where = [] if closed else [is_open(self._clock())]
+        if bot_id is not None and NUL in bot_id:
+            return None
+        where = [exists_for(caller)]
+        if not closed:
+            where.append(is_open(self._clock()))
         if bot_id is not None:
             where.append(ConversationRow.bot_id == self._quirks.bot_id(bot_id))
         with self._transaction() as db:
@@ -105,19 +130,31 @@ class ConversationStore:
             row.previous_intent = row.previous_step = None
             return self._document(db, row)
 
-    def receive(self, customer: Customer, tenant: Tenant, text: str = "") -> str:
+    def receive(
+        self,
+        customer: Customer,
+        tenant: Tenant,
+        text: str = "",
+        *,
+        forward: InboundEvent | None = None,
+    ) -> str:
         """Note that a customer wrote: prolongs the conversation, or begins one.
 
         Args:
             customer: Who wrote.
             tenant: To whom.
             text: What; the documented flow leaves it to the agent to record it.
+            forward: The event, to be noted for the agent's webhook.
 
         Returns:
             Its session id.
+
+        Raises:
+            QueueFullError: Too many events wait for the agent; nothing was noted.
         """
         with self._transaction() as db:
             at, customer = self._clock(), self._quirks.sender(customer)
+            lock(db, customer, tenant)
             row = linked(db, customer, tenant, at)
             if row is None:
                 row = conversation.begin(completed(db, customer, tenant), tenant, at)
@@ -126,9 +163,18 @@ class ConversationStore:
                 db.flush()
             conversation.touch(row, at)
             self._quirks.received(db, row, text)
+            if forward is not None:
+                enqueue(db, row, forward, at)
             return row.session_id
 
-    def sync(self, session_id: str, update: StateSync, *, key: str | None = None) -> Applied:
+    def sync(
+        self,
+        session_id: str,
+        update: StateSync,
+        *,
+        key: str | None = None,
+        caller: Caller = ANYBODY,
+    ) -> Applied:
         """Merge a state update into a conversation.
 
         Raises:
@@ -143,10 +189,15 @@ class ConversationStore:
             told = {field: whole[field] for field in answered if field in whole}
             return self._quirks.answer(whole, told)
 
-        return self._write(session_id, key, update, change)
+        return self._write(session_id, caller, key, update, change)
 
     def add_message(
-        self, session_id: str, message: NewMessage, *, key: str | None = None
+        self,
+        session_id: str,
+        message: NewMessage,
+        *,
+        key: str | None = None,
+        caller: Caller = ANYBODY,
     ) -> Applied:
         """Append a message to a conversation's history.
 
@@ -165,7 +216,7 @@ class ConversationStore:
             told = {"sessionId": whole["sessionId"], "context": context}
             return self._quirks.answer(whole, told)
 
-        return self._write(session_id, key, message, change)
+        return self._write(session_id, caller, key, message, change)
 
     def expire(self, session_id: str) -> None:
         """Let a conversation expire now.
@@ -174,7 +225,7 @@ class ConversationStore:
             UnknownSessionError: It is unknown or expired already.
         """
         with self._transaction() as db:
-            self._writable(db, session_id).expires_at = self._clock()
+            self._writable(db, session_id, ANYBODY).expires_at = self._clock()
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -184,11 +235,15 @@ class ConversationStore:
     def _document(self, db: Session, row: ConversationRow) -> dict[str, Any]:
         return self._quirks.document(conversation.document(db, row))
 
-    def _writable(self, db: Session, session_id: str) -> ConversationRow:
-        query = select(ConversationRow).where(
-            ConversationRow.session_id == session_id, self._quirks.writable(self._clock())
-        )
-        row = db.scalar(query.with_for_update())
+    def _writable(self, db: Session, session_id: str, caller: Caller) -> ConversationRow:
+        return self._locked(db, session_id, caller, self._quirks.writable(self._clock()))
+
+    def _locked(
+        self, db: Session, session_id: str, caller: Caller, *where: ColumnElement[bool]
+    ) -> ConversationRow:
+        mine = ConversationRow.session_id == session_id, exists_for(caller)
+        query = select(ConversationRow).where(*mine, *where)
+        row = None if NUL in session_id else db.scalar(query.with_for_update())
         if row is None:
             raise UnknownSessionError
         return row
@@ -196,36 +251,22 @@ class ConversationStore:
     def _write(
         self,
         session_id: str,
+        caller: Caller,
         key: str | None,
         request: StateSync | NewMessage,
         change: Callable[[Session, ConversationRow], dict[str, Any]],
     ) -> Applied:
-        key = self._quirks.key(key)
+        keyed = KeyedRequest.of(caller, session_id, self._quirks.key(key), request)
         with self._transaction() as db:
             at = self._clock()
-            if key is not None:
-                db.execute(delete(AnswerRow).where(AnswerRow.expires_at <= at))
-                if (before := db.get(AnswerRow, (session_id, key))) is not None:
-                    if before.fingerprint != _fingerprint(request):
-                        raise KeyReusedError
-                    return Applied(before.answer, replayed=True)
-            row = self._writable(db, session_id)
+            if keyed is not None:
+                # A repetition waits for the request that it repeats, also after the expiry.
+                self._locked(db, session_id, caller)
+                if (before := keyed.answered(db, at)) is not None:
+                    return Applied(before, replayed=True)
+            row = self._writable(db, session_id, caller)
             self._quirks.touch(row, at)
             data = change(db, row)
-            if key is not None:
-                answer = AnswerRow(
-                    session_id=session_id,
-                    key=key,
-                    fingerprint=_fingerprint(request),
-                    answer=data,
-                    expires_at=at + conversation.LIFETIME,
-                )
-                db.add(answer)
+            if keyed is not None:
+                keyed.keep(db, data, at)
             return Applied(data, replayed=False)
-
-
-def _fingerprint(request: StateSync | NewMessage) -> str:
-    """The same for the same request, however its JSON is spelled."""
-    body = request.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    spelled = json.dumps([type(request).__name__, body], sort_keys=True)
-    return hashlib.sha256(spelled.encode()).hexdigest()

@@ -77,6 +77,14 @@ class ConversationRow(Base):
     updated_at: Mapped[datetime]
 
 
+class CustomerRow(Base):
+    """A customer of a bot, so that there is something to lock before the first conversation."""
+
+    __tablename__ = "customers"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+
+
 class MessageRow(Base):
     """One entry of ``previousMessages``, as it goes over the wire."""
 
@@ -90,13 +98,30 @@ class MessageRow(Base):
 class AnswerRow(Base):
     """The answer that a write with an ``Idempotency-Key`` got."""
 
-    __tablename__ = "answers"
+    __tablename__ = "keyed_answers"
 
-    session_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(512), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     answer: Mapped[dict[str, Any]]
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
+class ForwardRow(Base):
+    """An event for the agent's webhook."""
+
+    __tablename__ = "forwards"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: Names the event, so that its copies are not forwarded too.
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    #: Whose events go one after the other.
+    customer: Mapped[str] = mapped_column(String(512), index=True)
+    body: Mapped[str] = mapped_column(Text)
+    tries: Mapped[int]
+    #: When it is sent, again; None once it was taken.
+    due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    created_at: Mapped[datetime] = mapped_column(Instant, index=True)
 
 
 def open_database(database_url: str) -> Engine:

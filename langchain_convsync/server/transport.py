@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -21,6 +22,10 @@ from langchain_convsync.server.wire import Failure
 from langchain_convsync.settings import DOCUMENTED_PREFIX
 
 MAX_BODY = 1024 * 1024
+
+_JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+#: What may be a field of the API; anything else may be what a customer wrote.
+_FIELD = re.compile(r"[A-Za-z][A-Za-z-]{0,39}")
 
 _REQUEST_ID = {
     "X-Request-Id": {"schema": {"type": "string"}, "description": "Names it in the server's log."}
@@ -97,13 +102,15 @@ def documented(
     }
     answers: dict[int | str, dict[str, Any]] = {200: {"headers": {**_REQUEST_ID, **more}}}
     for status_code, description in refusals.items():
-        answers[status_code] = _refusal(description)
-    answers["default"] = _refusal("Any other refusal")
+        answers[status_code] = refusal(description)
+    answers["default"] = refusal("Any other refusal")
     return answers
 
 
-def _refusal(description: str) -> dict[str, Any]:
-    return {"model": Failure, "description": description, "headers": _REQUEST_ID}
+def refusal(description: str, *headers: str) -> dict[str, Any]:
+    """What OpenAPI tells of one refusal, and of the headers it has besides the request id."""
+    more = {name: {"schema": {"type": "string"}} for name in headers}
+    return {"model": Failure, "description": description, "headers": {**_REQUEST_ID, **more}}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -118,16 +125,24 @@ def add_error_handlers(app: FastAPI) -> None:
         return failure(error.status_code, message, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _(_request: Request, error: RequestValidationError) -> Response:
+    async def _(request: Request, error: RequestValidationError) -> Response:
+        whole_body = any(tuple(each["loc"]) == ("body",) for each in error.errors())
+        if whole_body and not _JSON.fullmatch(request.headers.get("content-type", "")):
+            return failure(415, "The body must be sent as application/json")
         # Pydantic's sentence, without the input: that may be what a customer wrote.
         return failure(400, "; ".join(_complaint(each) for each in error.errors()[:5]))
 
 
 def _complaint(error: dict[str, Any]) -> str:
-    place = ".".join(map(str, error["loc"][1:]))
+    place = ".".join(map(_name, error["loc"][1:]))
     if not place:
-        return "The body must be a JSON object, sent as application/json"
+        return "The body must be a JSON object"
     return f"{place[:80]}: {error['msg']}"
+
+
+def _name(part: int | str) -> str:
+    known = isinstance(part, int) or _FIELD.fullmatch(part)
+    return str(part) if known else "(a key)"
 
 
 class Envelope:

@@ -15,6 +15,7 @@ from langchain_convsync import waha
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.server.customers import Customer, Tenant
+from langchain_convsync.server.forwards import QueueFullError
 from langchain_convsync.server.service import CurrentService, WahaSecrets
 from langchain_convsync.server.transport import StrictRoute, documented, success
 from langchain_convsync.server.wire import Success, WebhookData
@@ -27,6 +28,7 @@ NO_TENANT = (
     "no tenant is known for this WAHA session: configure it (--tenant SESSION=SUBDOMAIN:BOT), or "
     "give the session the metadata subdomain and bot.id"
 )
+BACKLOG = "Too many events wait for the agent's webhook: deliver it again"
 ANY_OBJECT = {
     "requestBody": {
         "required": True,
@@ -64,7 +66,18 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
         logger.warning(NO_TENANT)
         return _answered("Event ignored", reason=NO_TENANT)
     customer = Customer(event.phone_number, event.lid)
-    session_id = await run_in_threadpool(service.store.receive, customer, tenant, event.content)
+    try:
+        session_id = await run_in_threadpool(
+            service.store.receive,
+            customer,
+            tenant,
+            event.content,
+            forward=event if service.forwarder else None,
+        )
+    except QueueFullError:
+        raise HTTPException(503, BACKLOG, {"Retry-After": "5"}) from None
+    if service.forwarder:
+        service.forwarder.wake()
     return _answered("Event accepted", session_id=session_id)
 
 

@@ -15,8 +15,12 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
 )
 from langchain_convsync.models import Conversation
-from langchain_convsync.server.api import reference_api
+from langchain_convsync.server.access import ApiKey
+from langchain_convsync.server.api import guard_of, reference_api
 from langchain_convsync.server.customers import Customer, Tenant
+from langchain_convsync.server.forwarder import Forwarder, Forwarding
+from langchain_convsync.server.jwts import JwtRules
+from langchain_convsync.server.limits import RateLimit
 from langchain_convsync.server.quirks import Quirks
 from langchain_convsync.server.service import Service
 from langchain_convsync.server.serving import listen, server_for
@@ -66,6 +70,10 @@ class ReferenceServer:
         clock: Tells the time, in UTC.
         quirks: Deviations seen in the wild, by the names in ``langchain_convsync.server.QUIRKS``;
             ``"observed"`` for all that one public server shows.
+        api_keys: The keys that agents may call with; without any everybody may.
+        jwt: What a token must be like to be as good as a key.
+        rate_limit: How often each key, or each address where there are none, may call.
+        forwarding: The agent's webhook, which is told of what is delivered while the server runs.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
@@ -79,13 +87,23 @@ class ReferenceServer:
         tenants: Mapping[str, Tenant] | None = None,
         clock: Clock = wall_clock,
         quirks: Iterable[str] | Literal["observed"] = (),
+        api_keys: Iterable[ApiKey] = (),
+        jwt: JwtRules | None = None,
+        rate_limit: RateLimit | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.requests: list[SeenRequest] = []
         self._quirks = Quirks.of(quirks)
         self.profile = self._quirks.profile
         self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
+        self._forwarder = Forwarder(self._store.forwards, forwarding) if forwarding else None
         service = Service(
-            store=self._store, tenants=tenants or {}, waha_secrets=None, quirks=self._quirks
+            store=self._store,
+            tenants=tenants or {},
+            waha_secrets=None,
+            quirks=self._quirks,
+            guard=guard_of(api_keys, jwt, rate_limit),
+            forwarder=self._forwarder,
         )
         self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
@@ -115,7 +133,9 @@ class ReferenceServer:
                 target=server.run, args=([listener],), name="convsync-reference", daemon=True
             )
             thread.start()
-            self._stop = weakref.finalize(self, _stop, server, thread)
+            if self._forwarder is not None:
+                self._forwarder.start()
+            self._stop = weakref.finalize(self, _stop, server, thread, self._forwarder)
         return self
 
     def stop(self) -> None:
@@ -218,9 +238,11 @@ class ReferenceServer:
         return AsyncConvSyncClient(self.base_url, **{"profile": self.profile, **settings})
 
 
-def _stop(server: uvicorn.Server, thread: threading.Thread) -> None:
+def _stop(server: uvicorn.Server, thread: threading.Thread, forwarder: Forwarder | None) -> None:
     server.should_exit = True
     thread.join()
+    if forwarder is not None:
+        forwarder.stop()
 
 
 class _Recorder:

@@ -301,7 +301,7 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(
 
     answer = await api.put(await path_of(api, "sync"), content=b"{}", headers=headers)
 
-    assert "sent as application/json" in refused(answer, 400)
+    assert "sent as application/json" in refused(answer, 415)
 
 
 @pytest.mark.parametrize("operation", ["sync", "messages", "webhook"])

@@ -31,6 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--tenant", "default=a b:bot"], "subdomain must be"),
         (["--database-url", "conversations.db"], "sqlite:///conversations.db"),
         (["--waha-secret", ""], "waha_secrets is empty"),
+        (["--config", "no-such.toml"], "no-such.toml cannot be read"),
     ],
 )
 def test_a_mistaken_option_is_one_clear_line(

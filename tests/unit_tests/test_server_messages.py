@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from langchain_convsync.server.store import KeyReusedError, UnknownSessionError
+from langchain_convsync.server.answers import KeyReusedError
+from langchain_convsync.server.store import UnknownSessionError
 from langchain_convsync.server.wire import NewMessage, StateSync
 from tests.clocked_store import PHONE, XYZ, ClockedStore
 
