@@ -44,7 +44,7 @@ def postgres() -> Iterator[str]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         run = [str(programs / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
-        run += ["-k", "", "-F"]
+        run += ["-k", "", "-F", "-c", "log_min_messages=log"]  # nobody reads what comes later
         with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, **somebody) as process:
             try:
                 assert process.stderr is not None
