@@ -236,9 +236,10 @@ async def test_the_asynchronous_colour_has_one_thread_which_ends(tmp_path: Path)
     """It starts at the first use and is gone after aclose."""
 
     def threads() -> list[str]:
-        return [t.name for t in threading.enumerate() if t.name.startswith("convsync-store")]
+        own = "convsync-store-threads.db"
+        return [t.name for t in threading.enumerate() if t.name.startswith(own)]
 
-    store = SQLiteEventStore(tmp_path / "store.db")
+    store = SQLiteEventStore(tmp_path / "threads.db")
     before = threads()
     await asyncio.gather(*(store.backlog().wait() for _ in range(5)))
     during = threads()
