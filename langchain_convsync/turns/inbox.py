@@ -14,8 +14,8 @@ from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import Accepted, EventStore, Handles, NewEvent, new_token
 from langchain_convsync.turns.turn import QueuedMessage
 
-#: Whatever names a customer and the account that the customer writes to.
-Addressed: TypeAlias = InboundEvent | waha.OperatorMessage | waha.Ignored
+#: A message of the business itself.
+OwnMessage: TypeAlias = waha.OperatorMessage | waha.Ignored
 
 
 @dataclass(slots=True)
@@ -87,14 +87,14 @@ class Inbox:
         yield from self.store.pause(new.cid, seconds=seconds)
         return (yield from self.offer(new, take=False))
 
-    def hear(self, echo: Addressed, message_id: str | None, text: str) -> Flow[bool]:
-        """Note that one of our own messages was seen."""
-        customer = _customer_of(echo)
-        if customer is None or message_id is None:
+    def hear(self, own: OwnMessage) -> Flow[bool]:
+        """Note that a message of the business was seen; whether a reply waits for such a sign."""
+        customer = _customer_of(own)
+        if customer is None or own.message_id is None:
             return False
         handles = yield from self._named()
-        cid = handles.conversation(echo.account, customer)
-        return (yield from self.store.hear(cid, echo_note(message_id, text)))
+        cid = handles.conversation(own.account, customer)
+        return (yield from self.store.hear(cid, echo_note(own.message_id, own.text)))
 
     def _named(self) -> Flow[Handles]:
         if self._handles is None:
@@ -102,6 +102,6 @@ class Inbox:
         return self._handles
 
 
-def _customer_of(message: Addressed) -> str | None:
+def _customer_of(message: InboundEvent | OwnMessage) -> str | None:
     named = message.phone_number or message.lid or message.chat_id
     return None if named is None else phone.normalize(named)

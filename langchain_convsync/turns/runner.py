@@ -266,11 +266,11 @@ class TurnRunner:
         Returns:
             Whether a reply in this conversation was waiting for a sign.
         """
-        return run(self._inbox.hear(echo, echo.message_id, echo.text))
+        return run(self._inbox.hear(echo))
 
     async def anote_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """:meth:`note_echo` on the running event loop."""
-        return await arun(self._inbox.hear(echo, echo.message_id, echo.text))
+        return await arun(self._inbox.hear(echo))
 
     def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         self._require_open()
