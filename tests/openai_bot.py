@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -155,3 +155,15 @@ def refuses_in_a_stream() -> Script:
     lines = [f"data: {json.dumps(event)}\n\n" for event in events]
     body = "".join([*lines, "data: [DONE]\n\n"]).encode()
     return sends(head(content_type="text/event-stream", content_length=len(body)) + body)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[ReferenceServer]:
+    with ReferenceServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def restaurant(reference: ReferenceServer) -> AsyncIterator[Restaurant]:
+    async with Restaurant.open(reference) as opened:
+        yield opened

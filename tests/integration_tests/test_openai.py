@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,12 +20,12 @@ from langchain_convsync._flow import run
 from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.settings import ServerProfile
-from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.tools import ConvSyncToolkit
 from langchain_convsync.turns.agent import (
     AgentTimeoutError,
     EmptyReplyError,
 )
+from tests import openai_bot
 from tests.faulty_server import HANG, FaultyServer, sends
 from tests.openai_bot import (
     FALLBACK,
@@ -47,16 +47,7 @@ SHORTLY: Runnable[Any, Any] = RunnableLambda(
 ORDER = {"intent": "order", "step": "selecting"}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def restaurant(reference: ReferenceServer) -> AsyncIterator[Restaurant]:
-    async with Restaurant.open(reference) as opened:
-        yield opened
+reference, restaurant = openai_bot.reference, openai_bot.restaurant
 
 
 class Said(BaseModel):

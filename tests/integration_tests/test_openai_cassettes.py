@@ -8,7 +8,7 @@ with ``VCR_RECORD=1`` set. The API server is a real one either way, and on no ca
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from langchain.agents.structured_output import ProviderStrategy
 from llmock.pytest_plugin import LLMock
 from pydantic import BaseModel
 
-from langchain_convsync.testing import ReferenceServer
+from tests import openai_bot
 from tests.cassettes import CASSETTES, RECORDING, scrubbed_request, tape
 from tests.openai_bot import Restaurant, answered, calls
 from tests.surfaces import both_colours
@@ -71,16 +71,7 @@ RECORDED: dict[str, tuple[Callable[[LLMock], None], dict[str, Any], dict[str, An
 }
 
 
-@pytest.fixture(scope="module")
-def reference() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def restaurant(reference: ReferenceServer) -> AsyncIterator[Restaurant]:
-    async with Restaurant.open(reference) as opened:
-        yield opened
+reference, restaurant = openai_bot.reference, openai_bot.restaurant
 
 
 @both_colours

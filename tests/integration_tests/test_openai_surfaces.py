@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,8 +22,8 @@ from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncC
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.context import in_conversation
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.tools import ConvSyncToolkit
+from tests import openai_bot
 from tests.faulty_server import HANG, FaultyServer, sends
 from tests.openai_bot import (
     CUSTOMER,
@@ -42,16 +42,7 @@ ORDER = {"intent": "order", "step": "selecting"}
 SAID = {"messages": [("user", "Quiero una pizza")]}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def restaurant(reference: ReferenceServer) -> AsyncIterator[Restaurant]:
-    async with Restaurant.open(reference) as opened:
-        yield opened
+reference, restaurant = openai_bot.reference, openai_bot.restaurant
 
 
 class Said(BaseModel):
