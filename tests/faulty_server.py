@@ -13,9 +13,10 @@ import json
 import socket
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
@@ -220,5 +221,22 @@ def awaited(flow: Flow[T]) -> T:
     return asyncio.run(arun(flow))
 
 
-#: The test runs once per colour; ``perform`` performs a flow in it.
-in_both_colours = pytest.mark.parametrize("perform", [blocking, awaited])
+@contextmanager
+def without_aiohttp() -> Iterator[None]:
+    """Async calls travel as they do where the ``aiohttp`` extra is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "langchain_convsync.client._aiohttp", None)
+        yield
+
+
+def awaited_without_aiohttp(flow: Flow[T]) -> T:
+    """Perform a flow on an event loop of its own, over httpx's connections."""
+    with without_aiohttp():
+        return asyncio.run(arun(flow))
+
+
+#: The test runs once per colour, and for either async transport; ``perform`` performs a flow in it.
+in_both_colours = pytest.mark.parametrize("perform", [blocking, awaited, awaited_without_aiohttp])
+
+#: The test's async calls travel over either transport.
+over_either_transport = pytest.mark.usefixtures("transport")

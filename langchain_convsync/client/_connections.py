@@ -108,7 +108,11 @@ class Connections:
         """The one place that picks an async transport."""
         if isinstance(self._lent, httpx.AsyncClient):
             return LentAsyncWire(self._lent)
-        return OwnAsyncWire(self._context())
+        try:
+            from langchain_convsync.client._aiohttp import AiohttpWire
+        except ImportError:  # the extra is not installed
+            return OwnAsyncWire(self._context())
+        return AiohttpWire(self._context())
 
     async def _until_end_of(
         self, loop: asyncio.AbstractEventLoop, wire: AsyncWire

@@ -64,13 +64,13 @@ class Answer:
 
     Attributes:
         status: HTTP status.
-        headers: Headers.
+        headers: Headers; found whatever the case of their names.
         body: The decoded body.
         flaw: Why there is no body, although there is a status.
     """
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     body: bytes = b""
     flaw: Failure | None = None
 
@@ -92,7 +92,7 @@ _NO_CONNECTION = (ConnectionRefusedError, socket.gaierror)
 
 def failure(error: httpx.RequestError) -> Failure:
     """What a transport's error says, without the URL and the answer that it may hold."""
-    cause = _system_error(error)
+    cause = system_error(error)
     # Other transports than httpcore's call a connection that broke later a ConnectTimeout, too.
     in_connect = isinstance(error.__cause__, httpcore.ConnectTimeout)
     unsent = in_connect or isinstance(error, _UNSENT) or isinstance(cause, _NO_CONNECTION)
@@ -102,18 +102,19 @@ def failure(error: httpx.RequestError) -> Failure:
         reason = "no free connection in time" if unsent else TIMED_OUT.reason
         reason = "no connection in time" if in_connect else reason
         return Failure(kind="timeout", reason=reason, sent=not unsent)
-    told = _told(cause) if cause else type(error).__name__
+    told = words_of(cause) if cause else type(error).__name__
     reason = f"no connection: {told}" if unsent else f"the connection broke: {told}"
     return Failure(kind="connection", reason=reason, sent=not unsent, cause=cause)
 
 
-def _told(cause: OSError) -> str:
+def words_of(cause: OSError) -> str:
+    """What an error of the operating system says, without names and numbers of its own."""
     if cause.errno is None or isinstance(cause, ssl.SSLError | socket.gaierror):
         return cause.strerror or type(cause).__name__
     return os.strerror(cause.errno)  # asyncio's own text for it is "Connect call failed"
 
 
-def _system_error(error: BaseException) -> OSError | None:
+def system_error(error: BaseException) -> OSError | None:
     """The operating system's error at the bottom of it; httpx's own may hold URL and answer."""
     deepest: OSError | None = None
     found: BaseException | None = error

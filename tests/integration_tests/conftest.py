@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
+from tests.faulty_server import without_aiohttp
 from tests.redis_server import RedisServer
 
 
@@ -35,3 +37,10 @@ def event_store(durable_store_url: str) -> Iterator[EventStore]:
     store = open_store(durable_store_url)
     yield store
     store.close()
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What async calls travel over."""
+    with nullcontext() if request.param == "aiohttp" else without_aiohttp():
+        yield request.param

@@ -12,7 +12,7 @@ import pytest
 from langchain_convsync._flow import arun
 from langchain_convsync.client import Api, AsyncConvSyncClient, _wires
 from tests.client_calls import CONVERSATION, PHONE, WHOLE, every_call, read
-from tests.faulty_server import HANG, FaultyServer, answers, sends
+from tests.faulty_server import HANG, FaultyServer, answers, over_either_transport, sends
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ class LoopServer:
         return self.connected <= connections
 
 
+@over_either_transport
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "open connection"])
 @pytest.mark.parametrize("ticks", range(30))
 async def test_a_call_can_be_cancelled_at_any_step(ticks: int, warm: bool) -> None:
@@ -85,6 +86,7 @@ async def test_a_call_can_be_cancelled_at_any_step(ticks: int, warm: bool) -> No
         assert await server.has_at_most(1)
 
 
+@over_either_transport
 @pytest.mark.usefixtures("one_connection")
 @every_call
 async def test_a_call_cancelled_while_the_server_thinks_leaks_nothing(
@@ -104,6 +106,7 @@ async def test_a_call_cancelled_while_the_server_thinks_leaks_nothing(
     await api.aclose()
 
 
+@over_either_transport
 @pytest.mark.usefixtures("one_connection")
 async def test_a_call_cancelled_in_the_queue_leaks_nothing(api: Api, server: FaultyServer) -> None:
     """Even if its turn comes in the very same step of the event loop."""

@@ -26,7 +26,9 @@ from tests.faulty_server import (
     Perform,
     answers,
     in_both_colours,
+    over_either_transport,
     sends,
+    without_aiohttp,
 )
 
 
@@ -58,6 +60,7 @@ def test_blocking_calls_share_a_connection(api: Api, server: FaultyServer) -> No
     assert server.accepted == 1
 
 
+@over_either_transport
 async def test_awaited_calls_share_a_connection(api: Api, server: FaultyServer) -> None:
     """No handshake per call."""
     for _ in range(3):
@@ -84,6 +87,7 @@ def test_the_deadline_gives_the_connection_back(
     assert perform(read(api)).bot_id == "bot123"
 
 
+@over_either_transport
 @pytest.mark.usefixtures("one_connection")
 async def test_waiting_for_a_free_connection_ends_at_the_deadline(
     api: Api, server: FaultyServer
@@ -123,8 +127,23 @@ async def test_connections_that_nobody_needs_any_more_are_closed(
     api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst leaves no open sockets behind."""
-    server.plays(sends(0.05, WHOLE), answers(CONVERSATION))
+    monkeypatch.setattr(_wires, "KEEP_ALIVE", 0.1)
+    server.plays(sends(0.05, WHOLE))
+
     await asyncio.gather(*(arun(read(api)) for _ in range(5)))
+
+    assert server.accepted == 5
+    assert await asyncio.to_thread(server.wait_for, lambda it: it.connected == 0)
+    await api.aclose()
+
+
+async def test_without_aiohttp_the_next_call_closes_what_nobody_needs_any_more(
+    api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst leaves no open sockets behind for long."""
+    server.plays(sends(0.05, WHOLE), answers(CONVERSATION))
+    with without_aiohttp():
+        await asyncio.gather(*(arun(read(api)) for _ in range(5)))
     before = server.connected
     monkeypatch.setattr(_wires, "KEEP_ALIVE", -1.0)
 
@@ -135,6 +154,7 @@ async def test_connections_that_nobody_needs_any_more_are_closed(
     await api.aclose()
 
 
+@over_either_transport
 @pytest.mark.usefixtures("one_connection")
 async def test_a_call_in_the_queue_of_a_closed_client_is_not_sent(
     api: Api, server: FaultyServer
@@ -209,6 +229,7 @@ def test_a_closed_client_does_not_answer_from_memory(
         perform(api.lookup_tenant(PHONE, "bot123"))
 
 
+@over_either_transport
 async def test_the_async_client_closes_its_connections_before_it_returns(
     server: FaultyServer,
 ) -> None:
@@ -223,6 +244,7 @@ async def test_the_async_client_closes_its_connections_before_it_returns(
         await client.get_conversation(PHONE)
 
 
+@over_either_transport
 async def test_a_blocking_close_reaches_a_running_loop(api: Api, server: FaultyServer) -> None:
     """``close()`` in async code closes the async connections, too, in a moment."""
     await arun(read(api))

@@ -25,7 +25,7 @@ EXTRAS = {
     "agents": {"langchain", "langgraph"},
     "server": {"fastapi", "starlette", "uvicorn", "sqlalchemy"},
     "cli": {"typer", "click", "rich"},
-    "aiohttp": {"httpx_aiohttp", "aiohttp"},
+    "aiohttp": {"aiohttp"},
     "otel": {"opentelemetry"},
 }
 EVERY_EXTRA = set().union(*EXTRAS.values())
