@@ -11,7 +11,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from langchain_convsync._display import Card, Displayed
@@ -59,6 +59,9 @@ class ConversationMessage(WireModel):
     timestamp: datetime | None = None
 
 
+_MESSAGES = TypeAdapter(list[ConversationMessage])
+
+
 class TenantInfo(WireModel):
     """The tenant that a phone number talks to.
 
@@ -89,14 +92,21 @@ class _ConversationFields(WireModel):
     updated_at: datetime | None = None
 
     @property
+    def entries(self) -> list[dict[str, Any]]:
+        """``previousMessages`` as the server sent them, without what is no object."""
+        sent = self.context.get("previousMessages") or ()
+        return [entry for entry in sent if isinstance(entry, dict)]
+
+    @property
     def messages(self) -> list[ConversationMessage]:
         """``previousMessages`` in the server's order; entries that are no objects are left out."""
-        entries = self.context.get("previousMessages") or ()
-        return [
-            ConversationMessage.model_validate({"role": "", **entry})
-            for entry in entries
-            if isinstance(entry, dict)
-        ]
+        sent = self.context.get("previousMessages")
+        read: tuple[Any, list[ConversationMessage]] | None = self.__dict__.get("_read")
+        if read is None or read[0] is not sent:  # a copy with another context has both
+            named = [entry if "role" in entry else {"role": "", **entry} for entry in self.entries]
+            read = sent, _MESSAGES.validate_python(named)
+            self.__dict__["_read"] = read  # as functools.cached_property does
+        return list(read[1])
 
 
 class PartialConversation(_ConversationFields):
@@ -174,7 +184,11 @@ class StateUpdate(BaseModel):
 
     def __bool__(self) -> bool:
         """Whether anything was decided."""
-        return bool(self.model_dump(exclude_defaults=True))
+        said = (self.intent, self.step, self.is_active) != (None, None, None)
+        return said or bool(self.context or self.metadata)
+
+    def __hash__(self) -> int:  # without one, pydantic copies an update that is a default
+        return hash((self.intent, self.step, self.is_active))
 
     def updated_by(self, later: StateUpdate) -> StateUpdate:
         """This update with everything that ``later`` decided on top of it."""

@@ -56,29 +56,35 @@ class Anchor(BaseModel):
         """The anchor at one entry of a history; -1 is its start."""
         if index < 0:
             return cls(session_id=session_id)
-        looks = _looks(history[index])
-        occurrence = sum(_looks(message) == looks for message in history[: index + 1])
-        role, digest, timestamp = looks
+        last = history[index]
+        alike = [
+            message
+            for message in history[: index + 1]
+            if (message.role, message.content) == (last.role, last.content)
+        ]
+        timestamp = _time(last)
         return cls(
             session_id=session_id,
-            role=role,
-            digest=digest,
+            role=last.role,
+            digest=digest(last.content),
             timestamp=timestamp,
-            occurrence=occurrence,
+            occurrence=sum(_time(message) == timestamp for message in alike),
         )
 
     def index(self, history: Sequence[ConversationMessage]) -> int | None:
         """Where it stands in a history; -1 for its start, None where the server forgot it."""
         if self.role is None:
             return -1
-        looks = (self.role, self.digest, self.timestamp)
-        places = [place for place, message in enumerate(history) if _looks(message) == looks]
+        places = [place for place, message in enumerate(history) if self._is_like(message)]
         return places[self.occurrence - 1] if len(places) >= self.occurrence else None
 
+    def _is_like(self, message: ConversationMessage) -> bool:
+        looks = message.role == self.role and _time(message) == self.timestamp
+        return looks and digest(message.content) == self.digest
 
-def _looks(message: ConversationMessage) -> tuple[str, str, str | None]:
-    timestamp = None if message.timestamp is None else message.timestamp.isoformat()
-    return message.role, digest(message.content), timestamp
+
+def _time(message: ConversationMessage) -> str | None:
+    return None if message.timestamp is None else message.timestamp.isoformat()
 
 
 def digest(content: str) -> str:
@@ -237,7 +243,7 @@ def overlay(
         pos: How many messages of the first write are confirmed.
         anchor: The last confirmed message.
     """
-    history = conversation.messages
+    history, entries = conversation.messages, conversation.entries
     place = None if anchor is None else anchor.index(history)
     place = -1 if place is None else place  # a forgotten anchor: all of the history is newer
     changes: dict[str, Any] = {}
@@ -249,6 +255,7 @@ def overlay(
             found = _find(history, message, place + 1)
             if found is None:
                 history.append(message)
+                entries.append(message.model_dump(by_alias=True, mode="json"))
                 place = len(history) - 1
             else:
                 place = found
@@ -257,7 +264,6 @@ def overlay(
         own = write.kind == "sync_state" and write.target == tenant
         if own and not is_applied(conversation, write):
             patch = patch.updated_by(write.update)
-    entries = [message.model_dump(by_alias=True, mode="json") for message in history]
     changes["context"] = {**conversation.context, **patch.context, "previousMessages": entries}
     changes["metadata"] = {**conversation.metadata, **patch.metadata}
     if patch.intent is not None:

@@ -105,8 +105,9 @@ class Ending:
         snapshot, ttl = None, 0.0
         if seen is not None:
             writes = self._writes(attempt, seen, profile)
-            # What the server records itself is in the conversation, too.
-            everything = self._writes(attempt, seen, replace(profile, records_inbound=False))
+            everything = writes
+            if profile.records_inbound:  # what the server records itself is in there, too
+                everything = self._writes(attempt, seen, replace(profile, records_inbound=False))
             snapshot, ttl = _snapshot(seen.conversation, everything)
         return Commit(
             eids=eids,
@@ -185,11 +186,8 @@ def _tail(history: Sequence[ConversationMessage]) -> int:
 def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
     if not places:
         return conversation
-    kept = [
-        message.model_dump(by_alias=True, mode="json")
-        for place, message in enumerate(conversation.messages)
-        if place not in places
-    ]
+    entries = enumerate(conversation.entries)
+    kept = [entry for place, entry in entries if place not in places]
     context = {**conversation.context, "previousMessages": kept}
     return conversation.model_copy(update={"context": context})
 
