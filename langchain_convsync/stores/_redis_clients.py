@@ -17,6 +17,7 @@ from redis.asyncio.cluster import PipelineCommand
 from langchain_convsync._flow import Flow, Io, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
+from langchain_convsync.stores._batches import Batches
 from langchain_convsync.stores._redis_urls import (
     ASYNCHRONOUS,
     BLOCKING,
@@ -30,6 +31,9 @@ RETRIES = (0.05, 0.25)
 BlockingClient: TypeAlias = redis.Redis | redis.RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.RedisCluster
 Command: TypeAlias = Sequence[Any]
+
+#: What a client gives back as it came.
+_SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 
 _ClusterError = redis.exceptions.RedisClusterException  # no RedisError
 _ERRORS = (redis.RedisError, _ClusterError)
@@ -95,6 +99,7 @@ class RedisClients:
         self._injected: tuple[Any, Any] = (client, async_client)
         self._blocking: Sequence[Any] = ()
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
+        self._scripts: Batches[Command] = Batches()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -150,9 +155,23 @@ class RedisClients:
 
     def _sent(self, key: bytes, commands: Sequence[Command]) -> Io[list[Any]]:
         async def wait() -> list[Any]:
+            if len(commands) == 1 and commands[0][0] in _SCRIPTS and not self.is_cluster:
+                return [await self._scripts.ask(commands[0], self._scripts_answered)]
             return await _awaited(await self._client_here(), key, commands)
 
         return Io(lambda: _blocked(self._client(), key, commands), wait)
+
+    async def _scripts_answered(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers of scripts, or their errors, over one connection."""
+        pool = (await self._client_here()).connection_pool
+        connection = await pool.get_connection()
+        try:
+            return await _exchanged(connection, commands)
+        except BaseException:
+            await connection.disconnect()  # answers that nobody reads must not meet other questions
+            raise
+        finally:
+            await pool.release(connection)
 
     def _looked_around(self) -> Io[None]:
         """Asks the cluster which node holds what; the next try tells if nobody knows."""
@@ -243,6 +262,26 @@ async def _awaited(client: Any, key: bytes, commands: Sequence[Command]) -> list
     for command in commands:
         pipeline.execute_command(*command, NEVER_DECODE=True)
     return _successful(await pipeline.execute(raise_on_error=False))
+
+
+async def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    await connection.send_packed_command(b"".join(map(_packed, commands)))
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(await connection.read_response(disable_decoding=True))
+        except redis.ResponseError as error:
+            answers.append(error)
+    return answers
+
+
+def _packed(command: Command) -> bytes:
+    """A command in RESP: https://redis.io/docs/latest/develop/reference/protocol-spec/."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        sent = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(sent), sent))
+    return b"".join(parts)
 
 
 def _is_cluster(client: Any) -> bool:

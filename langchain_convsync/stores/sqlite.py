@@ -10,10 +10,11 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Io
@@ -23,6 +24,7 @@ from langchain_convsync.stores import _sqlite_lanes as lanes
 from langchain_convsync.stores import _sqlite_names as names
 from langchain_convsync.stores import _sqlite_operators as operators
 from langchain_convsync.stores import _sqlite_work as work
+from langchain_convsync.stores._batches import Batches
 from langchain_convsync.stores._checks import (
     account_of,
     call_handle,
@@ -61,15 +63,16 @@ from langchain_convsync.stores.base import (
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Operation: TypeAlias = Callable[[Transaction], Any]
 
 
 class SQLiteEventStore:
     """Events, operations and leases in one SQLite file, shared by the processes of one machine.
 
-    Each operation is one transaction, on the calling thread in the blocking colour and on a thread
-    of the store's own in the asynchronous one. What was acknowledged survives a killed process and
-    a power cut. ``":memory:"`` keeps nothing beyond this object. A process that forks must not have
-    used the store before, as with every SQLite database.
+    Each operation is one transaction on the calling thread in the blocking colour; those that are
+    awaited at the same time share one, on a thread of the store's own. What was acknowledged
+    survives a killed process and a power cut. ``":memory:"`` keeps nothing beyond this object. A
+    process that forks must not have used the store before, as with every SQLite database.
 
     Args:
         path: The file, on a local disk; its folder must exist.
@@ -91,6 +94,7 @@ class SQLiteEventStore:
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
         self._thread: ThreadPoolExecutor | None = None
+        self._batches: Batches[Operation] = Batches(one_at_a_time=True)
         self._closed = False
 
     @property
@@ -284,26 +288,33 @@ class SQLiteEventStore:
 
     def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
         def block() -> T:
-            with self._lock:
-                return self._transact(operation)
+            answers: list[T] = self._transact([operation])
+            return answers[0]
 
-        async def wait() -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._own_thread(), block)
+        return Io(block, lambda: self._batches.ask(operation, self._on_own_thread))
 
-        return Io(block, wait)
+    async def _on_own_thread(self, operations: Sequence[Operation]) -> list[Any]:
+        loop, thread = asyncio.get_running_loop(), self._own_thread()
+        return await loop.run_in_executor(thread, self._transact, operations)
 
-    def _transact(self, operation: Callable[[Transaction], T]) -> T:
-        try:
+    def _transact(self, operations: Sequence[Operation]) -> list[Any]:
+        """The answers of operations, in one transaction: all are acknowledged by one commit."""
+        with self._lock, self._failures_told():
             sql = self._opened()
             sql.execute("BEGIN IMMEDIATE")
             with sql:
                 ticks = round(self._clock.monotonic() * 1000)
                 tx = Transaction(sql, self._base + ticks, self._retention)
                 before = sql.total_changes
-                answer = operation(tx)
+                answers = [operation(tx) for operation in operations]
                 if sql.total_changes != before:  # an idle poll writes nothing
                     tx.do("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", tx.now)
-            return answer
+            return answers
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             message = (
                 f"the event store {self._path} did not do its work ({error}): check that its "

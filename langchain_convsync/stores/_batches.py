@@ -1,0 +1,85 @@
+"""What several tasks ask of a store in one step of the event loop travels together.
+
+An operation costs its caller several times what it costs the store: a connection or a thread to
+hand it to, a system call each way, a write to the disk. What is asked together shares these, and
+each has an answer, or an error, of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+Q = TypeVar("Q")
+
+
+@dataclass(slots=True)
+class _Line(Generic[Q]):
+    """What was asked on one event loop and is not answered yet."""
+
+    waiting: list[tuple[Q, asyncio.Future[Any]]] = field(default_factory=list)
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+#: Answers questions in their order; an error in the place of an answer is raised by who asked.
+Answer: TypeAlias = Callable[[Sequence[Q]], Awaitable[Sequence[Any]]]
+
+
+class Batches(Generic[Q]):
+    """Asks in batches, on whichever event loop is running.
+
+    Args:
+        one_at_a_time: What is asked while a batch is under way waits for its end, and makes the
+            next one; else it travels beside it.
+    """
+
+    def __init__(self, *, one_at_a_time: bool = False) -> None:
+        self._one_at_a_time = one_at_a_time
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line[Q]] = WeakKeyDictionary()
+
+    async def ask(self, question: Q, answer: Answer[Q]) -> Any:
+        """The answer to one question; what ``answer`` raises is raised by all of a batch."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = _Line()
+        if not line.waiting:
+            loop.call_soon(self._send, loop, line, answer)
+        answered: asyncio.Future[Any] = loop.create_future()
+        line.waiting.append((question, answered))
+        return await answered
+
+    def _send(self, loop: asyncio.AbstractEventLoop, line: _Line[Q], answer: Answer[Q]) -> None:
+        if not line.waiting or (self._one_at_a_time and line.under_way):
+            return
+        batch, line.waiting = line.waiting, []
+        task = loop.create_task(_deliver(batch, answer))
+        line.under_way.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            line.under_way.discard(task)
+            self._send(loop, line, answer)
+
+        task.add_done_callback(ended)
+
+
+async def _deliver(batch: list[tuple[Q, asyncio.Future[Any]]], answer: Answer[Q]) -> None:
+    try:
+        answers = await answer([question for question, _ in batch])
+    except Exception as error:  # noqa: BLE001 - raised by those who asked
+        answers = [copy.copy(error) for _ in batch]  # each its own: several tasks raise them
+    except BaseException:  # the loop ends
+        for _, answered in batch:
+            answered.cancel()
+        raise
+    for (_, answered), found in zip(batch, answers, strict=True):
+        if answered.done():  # whoever asked is gone
+            continue
+        if isinstance(found, Exception):
+            answered.set_exception(found)
+        else:
+            answered.set_result(found)

@@ -1,0 +1,120 @@
+"""What is asked of a store at the same time travels together, and is answered singly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_convsync import SQLiteEventStore
+from langchain_convsync.stores._batches import Batches
+
+
+class Answering:
+    """Answers every number by its double, and keeps what travelled together."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, questions: Sequence[int]) -> list[Any]:
+        self.batches.append(list(questions))
+        await self.open.wait()
+        if 0 in questions:
+            message = "all of them"
+            raise OSError(message)
+        return [ValueError(number) if number < 0 else 2 * number for number in questions]
+
+
+async def test_what_is_asked_in_one_step_travels_together() -> None:
+    """Each gets its own answer; what is asked later travels later."""
+    answering, batches = Answering(), Batches[int]()
+
+    first = await asyncio.gather(*(batches.ask(number, answering) for number in (1, 2, 3)))
+    second = await batches.ask(4, answering)
+
+    assert (first, second) == ([2, 4, 6], 8)
+    assert answering.batches == [[1, 2, 3], [4]]
+
+
+async def test_an_error_is_raised_by_whom_it_concerns() -> None:
+    """The others have their answers."""
+    answering, batches = Answering(), Batches[int]()
+
+    asked = [batches.ask(number, answering) for number in (1, -2, 3)]
+    one, two, three = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert (one, three) == (2, 6)
+    assert isinstance(two, ValueError)
+
+
+async def test_what_fails_as_a_whole_is_raised_by_all_each_its_own() -> None:
+    """A traceback of one task does not grow by those of the others."""
+    answering, batches = Answering(), Batches[int]()
+
+    asked = [batches.ask(number, answering) for number in (0, 1)]
+    one, two = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert isinstance(one, OSError)
+    assert isinstance(two, OSError)
+    assert one is not two
+
+
+@pytest.mark.parametrize(
+    ("one_at_a_time", "expected"), [(False, [[1], [2], [3]]), (True, [[1], [2, 3]])]
+)
+async def test_what_is_asked_meanwhile_travels_beside_or_behind(
+    one_at_a_time: bool, expected: list[list[int]]
+) -> None:
+    """Beside it where there are several wires, else together behind it."""
+    answering, batches = Answering(), Batches[int](one_at_a_time=one_at_a_time)
+    answering.open.clear()
+    asked = []
+    for number in (1, 2, 3):
+        asked.append(asyncio.create_task(batches.ask(number, answering)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    answering.open.set()
+
+    assert await asyncio.gather(*asked) == [2, 4, 6]
+    assert answering.batches == expected
+
+
+async def test_who_is_cancelled_spoils_no_batch() -> None:
+    """The others are answered."""
+    answering, batches = Answering(), Batches[int]()
+    answering.open.clear()
+    cancelled, other = (asyncio.create_task(batches.ask(number, answering)) for number in (1, 2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    cancelled.cancel()
+    await asyncio.wait((cancelled,))
+    answering.open.set()
+
+    assert await other == 4
+    assert cancelled.cancelled()
+
+
+async def test_operations_of_a_file_that_are_awaited_together_share_a_commit(
+    tmp_path: Path,
+) -> None:
+    """One write to the disk acknowledges them all."""
+    store = SQLiteEventStore(tmp_path / "events.db")
+    handles = await store.handles().wait()
+    sql = store._sql
+    statements: list[str] = []
+    assert sql is not None
+    sql.set_trace_callback(statements.append)
+
+    cids = [handles.conversation("default", f"+5199999{number}") for number in range(20)]
+    await asyncio.gather(*(store.pause(cid, seconds=60.0).wait() for cid in cids))
+
+    assert sum("INSERT" in statement and "pauses" in statement for statement in statements) == 20
+    assert statements.count("COMMIT") == 1
+    await store.aclose()
