@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from langchain_convsync._flow import Io
 from langchain_convsync.stores import (
     Commit,
+    Confirmed,
     EventStore,
     Handles,
     Lane,
@@ -105,7 +106,7 @@ def blocking(io: Io[Any]) -> Any:
     return io.block()
 
 
-FIRST = f"{event('1').eid}/0"
+FIRST, SECOND = (f"{event('1').eid}/{index}" for index in range(2))
 
 
 def ready(store: EventStore) -> Any:
@@ -138,7 +139,13 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "beat": lambda store, has: store.beat(has[0]),
     "commit": lambda store, has: store.commit_turn(has[1].lease, commit_of(has[1], writes=1)),
     "begin": lambda store, has: store.op_begin(has[0], FIRST, 0, attempt=1, need=6.0),
+    "begin the next": lambda store, has: store.op_begin(
+        has[0], SECOND, 0, attempt=1, need=6.0, done=Confirmed(op_id=FIRST, pos=0, last=True)
+    ),
     "done": lambda store, has: store.op_done(has[0], FIRST, 0, last=True),
+    "done and release": lambda store, has: store.release(
+        has[0], done=Confirmed(op_id=FIRST, pos=0, last=True)
+    ),
     "retry": lambda store, has: store.op_retry(has[0], FIRST, 0, delay=1.0, sent=True),
     "park": lambda store, has: store.op_park(has[0], FIRST, reason="test"),
     "hear": lambda store, _: store.hear(conversation(), "echo"),

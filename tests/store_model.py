@@ -16,6 +16,7 @@ from langchain_convsync.stores.base import (
     Backlog,
     Commit,
     Committed,
+    Confirmed,
     ConversationView,
     Cursor,
     Done,
@@ -195,7 +196,16 @@ class StoreModel:
         state.until = max(state.until or 0, self.now + ms(seconds))
         return replace(lease, until=state.until / 1000)
 
-    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> bool:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> bool:
+        if done is not None:
+            self._confirm(lease, done)
         talk = self._talk(lease.cid)
         state = talk.lanes[lease.lane]
         if (state.token, state.epoch) != (lease.token, lease.epoch):
@@ -252,7 +262,10 @@ class StoreModel:
         attempt: int,
         need: float,
         note: str | None = None,
+        done: Confirmed | None = None,
     ) -> Cursor | None:
+        if done is not None and self._confirm(lease, done) == "fenced":
+            return None
         if self._refusal(lease, op_id, pos):
             return None
         state = self._talk(lease.cid).lanes[lease.lane]
@@ -266,6 +279,10 @@ class StoreModel:
     def op_done(
         self, lease: Lease, op_id: str, pos: int, *, last: bool, anchor: str | None = None
     ) -> Done:
+        return self._confirm(lease, Confirmed(op_id=op_id, pos=pos, last=last, anchor=anchor))
+
+    def _confirm(self, lease: Lease, done: Confirmed) -> Done:
+        op_id, pos = done.op_id, done.pos
         talk, call = self._talk(lease.cid), ("done", lease.epoch, lease.token, pos, op_id)
         state = talk.lanes[lease.lane]
         if state.moved_by == call:
@@ -273,8 +290,8 @@ class StoreModel:
         if refused := self._refusal(lease, op_id, pos):
             return refused
         state.moved_by, state.not_before = call, 0
-        state.anchor = state.anchor if anchor is None else anchor
-        if last:
+        state.anchor = state.anchor if done.anchor is None else done.anchor
+        if done.last:
             del talk.ops[lease.lane][0]
             state.cursor = None
         else:

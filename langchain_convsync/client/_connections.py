@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import httpx
 
@@ -35,6 +36,9 @@ class _LoopWire(NamedTuple):
     ending: AsyncGenerator[None]
 
 
+_Loops: TypeAlias = dict[asyncio.AbstractEventLoop, _LoopWire]
+
+
 class Connections:
     """Opens wires when they are first needed and closes them all.
 
@@ -50,8 +54,10 @@ class Connections:
         self._lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
         self._wire: Wire | None = None
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopWire] = {}
+        self._loops: _Loops = {}
         self._closed = False
+        # Somebody may never close us: no wire is garbage before it is closed.
+        weakref.finalize(self, _close_running, self._loops).atexit = False
 
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
         """Send a request over the wire of whoever performs the step."""
@@ -98,8 +104,9 @@ class Connections:
             return found.wire
         with self._lock:
             opened = self._new_async_wire()
-            ending = self._until_end_of(loop, opened)
-            self._loops = {other: at for other, at in self._loops.items() if not other.is_closed()}
+            ending = _until_end_of(loop, opened, self._loops)
+            for ended in [other for other in self._loops if other.is_closed()]:
+                del self._loops[ended]
             self._loops[loop] = _LoopWire(opened, ending)
         await anext(ending)  # does not suspend: nobody sees a wire without its end
         return opened
@@ -114,16 +121,6 @@ class Connections:
             return OwnAsyncWire(self._context())
         return AiohttpWire(self._context())
 
-    async def _until_end_of(
-        self, loop: asyncio.AbstractEventLoop, wire: AsyncWire
-    ) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._loops.pop(loop, None)
-            await wire.aclose()
-
     def _context(self) -> ssl.SSLContext | None:
         if self._secure and self._tls is None:  # once: it reads the certificates from disk
             self._tls = httpx.create_ssl_context(trust_env=False)
@@ -133,13 +130,10 @@ class Connections:
         """Close everything; a wire of another running loop is closed by that loop, in a moment."""
         with self._lock:
             self._closed = True
-            wire, loops = self._wire, list(self._loops.items())
+            wire = self._wire
         if wire is not None:
             wire.close()
-        for loop, (_, ending) in loops:
-            if loop.is_running():  # one at rest closes its wire when it ends
-                with suppress(RuntimeError):  # it ended just now
-                    loop.call_soon_threadsafe(_close_soon, ending)
+        _close_running(self._loops)
 
     async def aclose(self) -> None:
         """Close everything, the wire of the running loop before returning."""
@@ -148,6 +142,23 @@ class Connections:
         self.close()
         if mine is not None:
             await mine.ending.aclose()
+
+
+async def _until_end_of(
+    loop: asyncio.AbstractEventLoop, wire: AsyncWire, loops: _Loops
+) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        loops.pop(loop, None)
+        await wire.aclose()
+
+
+def _close_running(loops: _Loops) -> None:
+    for loop, (_, ending) in list(loops.items()):
+        if loop.is_running():  # one at rest closes its wire when it ends
+            with suppress(RuntimeError):  # it ended just now
+                loop.call_soon_threadsafe(_close_soon, ending)
 
 
 def _close_soon(ending: AsyncGenerator[None]) -> None:

@@ -113,7 +113,7 @@ class Outbox(Queue[Job]):
             return (yield from self._failed(job, error))
         except ConvSyncError as error:
             raise Parked(str(error)) from error
-        yield from self._confirm(job, job.anchor_in(answer))
+        self._confirm(job, job.anchor_in(answer))
         return 0.0
 
     def _request(self, job: Job) -> Flow[PartialConversation]:
@@ -155,18 +155,19 @@ class Outbox(Queue[Job]):
         yield from self._again(job, delay=delay, sent_at=sent_at)
         return delay
 
-    def _confirm(self, job: Job, anchor: Anchor | None) -> Flow[None]:
+    def _confirm(self, job: Job, anchor: Anchor | None) -> None:
         noted = None if anchor is None else anchor.model_dump_json()
-        yield from self._done(job, end=job.end, last=job.last, anchor=noted)
+        self._done(job, end=job.end, last=job.last, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
         job.read = None
 
     def _verify(self, job: Job) -> Flow[float]:
         telemetry.count("verifications", operation=job.write.kind)
+        yield from self._noted(job)
         try:
             conversation = yield from self._read(job)
         except ConversationNotFoundError:
-            return (yield from self._gone(job))
+            return self._gone(job)
         except ConversationMismatchError as error:
             raise Parked(str(error)) from error
         except APIError as error:
@@ -178,7 +179,7 @@ class Outbox(Queue[Job]):
         if conversation.session_id != job.write.session_id:
             if job.write.kind == "append" and job.cursor.sent_at is None:
                 return (yield from self._follow(job, conversation))
-            return (yield from self._gone(job))
+            return self._gone(job)
         if job.write.kind == "sync_state":
             return (yield from self._verify_sync(job, conversation))
         return (yield from self._verify_append(job, conversation))
@@ -198,15 +199,15 @@ class Outbox(Queue[Job]):
                 yield from self._again(job, delay=0.0, sent_at=None)
         job.read = conversation
         if place is not None:
-            yield from self._confirm(job, Anchor.at(conversation.session_id, history, place))
+            self._confirm(job, Anchor.at(conversation.session_id, history, place))
         return 0.0
 
     def _verify_sync(self, job: Job, conversation: Conversation) -> Flow[float]:
         if is_applied(conversation, job.write):
-            yield from self._confirm(job, None)
+            self._confirm(job, None)
             return 0.0
         if not conversation.is_active:
-            return (yield from self._gone(job))  # somebody closed it: an old sync never reopens
+            return self._gone(job)  # somebody closed it: an old sync never reopens
         if job.cursor.sent_at is not None:
             yield from self._again(job, delay=0.0, sent_at=None)
         job.read = conversation
@@ -219,14 +220,14 @@ class Outbox(Queue[Job]):
             conversation = yield from self._read(job)
         except ConversationNotFoundError as error:
             if write.kind == "sync_state":
-                return (yield from self._gone(job))
+                return self._gone(job)
             raise Parked(str(error)) from error
         except ConversationMismatchError as error:
             raise Parked(str(error)) from error
         except APIError as error:
             return (yield from self._failed(job, error))
         if write.kind == "sync_state":
-            return (yield from self._gone(job))
+            return self._gone(job)
         if conversation.session_id == write.session_id:
             reason = "the API server finds the conversation but refuses the message"
             raise Parked(reason)
@@ -243,13 +244,13 @@ class Outbox(Queue[Job]):
             yield from self._again(job, delay=0.0, sent_at=None)
         return 0.0
 
-    def _gone(self, job: Job) -> Flow[float]:
+    def _gone(self, job: Job) -> float:
         """The session that the write was decided for is over."""
         if job.write.kind == "append":
             reason = "the session ended before it could be verified that the message was recorded"
             raise Parked(reason)
         telemetry.count("syncs_dropped")
-        yield from self._confirm(job, None)
+        self._confirm(job, None)
         return 0.0
 
     def _read(self, job: Job) -> Flow[Conversation]:

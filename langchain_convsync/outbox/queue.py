@@ -11,7 +11,16 @@ from typing import ClassVar, Generic, TypeVar
 
 from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.errors import FencedError
-from langchain_convsync.stores.base import Cursor, EventStore, Lane, Lease, Op, Taken, new_token
+from langchain_convsync.stores.base import (
+    Confirmed,
+    Cursor,
+    EventStore,
+    Lane,
+    Lease,
+    Op,
+    Taken,
+    new_token,
+)
 
 #: Seconds that may pass between noting that something goes on the wire and its going there; the
 #: lease outlasts both. Where it took longer, because a disk or the machine stood still, it is noted
@@ -40,6 +49,7 @@ class Head(ABC):
         op: The operation as it is stored.
         cursor: How far it has come.
         anchor: JSON that the last confirmed operation noted.
+        confirmed: What is confirmed and not noted yet: it is noted along with the next step.
         end_at: When its requests have to end, on the deliverer's clock.
         unread: How often in a row it could not be looked up.
     """
@@ -48,6 +58,7 @@ class Head(ABC):
     op: Op
     cursor: Cursor
     anchor: str | None = None
+    confirmed: Confirmed | None = None
     end_at: float = math.inf
     unread: int = 0
 
@@ -138,34 +149,42 @@ class Queue(ABC, Generic[H]):
 
         Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
         """
-        delay = yield from self._work(taken, self._clock() + budget, end)
-        yield from self._store.release(taken.lease, delay=delay)
+        delay, confirmed = yield from self._work(taken, self._clock() + budget, end)
+        yield from self._store.release(taken.lease, delay=delay, done=confirmed)
 
-    def _work(self, taken: Taken, until: float, end: float) -> Flow[float]:
-        """Deliver the queue in order; the seconds after which to come back, 0.0 when it is done."""
-        anchor, offset = taken.anchor, taken.now - self._clock()
+    def _work(self, taken: Taken, until: float, end: float) -> Flow[tuple[float, Confirmed | None]]:
+        """Deliver the queue in order.
+
+        Returns:
+            The seconds after which to come back, 0.0 when it is done; and what is still to be
+            noted as confirmed.
+        """
+        anchor, offset, confirmed = taken.anchor, taken.now - self._clock(), None
         for op in taken.ops:
             cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
             head = self._open(taken, op, cursor or Cursor(op_id=op.id), anchor)
-            head.end_at = end
+            head.end_at, head.confirmed = end, confirmed
             try:
                 while not head.done:
                     if self._clock() + SHORTEST_ATTEMPT > end:
-                        return 0.0
+                        return 0.0, head.confirmed
                     wait = yield from self._step(head, self._clock() + offset)
                     if wait and wait > until - self._clock():
-                        return wait
-                    yield from sleep(wait)
+                        return wait, head.confirmed
+                    if wait:
+                        yield from self._noted(head)
+                        yield from sleep(wait)
             except FencedError:
-                return 0.0
+                return 0.0, None
             except Held as held:
-                return float(held.args[0])
+                return float(held.args[0]), head.confirmed
             except Parked as reason:
+                yield from self._noted(head)
                 self._told(head, str(reason))
                 yield from self._store.op_park(head.lease, op.id, reason=str(reason))
-                return 0.0
-            anchor = head.anchor
-        return 0.0
+                return 0.0, None
+            anchor, confirmed = head.anchor, head.confirmed
+        return 0.0, confirmed
 
     def _begun(self, head: H, *, attempt: int, need: float, note: str | None = None) -> Flow[None]:
         """Note that the next part goes on the wire now, for a request of ``need`` seconds."""
@@ -179,9 +198,11 @@ class Queue(ABC, Generic[H]):
                 attempt=attempt,
                 need=need + slack,
                 note=note,
+                done=head.confirmed,
             )
             if cursor is None:
                 raise FencedError
+            head.confirmed = None
             head.cursor = cursor
             took = self._clock() - began
             if took <= slack:
@@ -197,15 +218,23 @@ class Queue(ABC, Generic[H]):
             raise FencedError
         head.cursor = replace(head.cursor, sent_at=sent_at)
 
-    def _done(self, head: H, *, end: int, last: bool, anchor: str | None) -> Flow[None]:
-        """Note that everything before part ``end`` is confirmed."""
+    def _done(self, head: H, *, end: int, last: bool, anchor: str | None) -> None:
+        """Everything before part ``end`` is confirmed."""
+        pos = head.cursor.pos
+        head.confirmed = Confirmed(op_id=head.op.id, pos=pos, last=last, anchor=anchor)
+        head.anchor = anchor or head.anchor
+        head.cursor = Cursor(op_id=head.op.id, pos=end)
+
+    def _noted(self, head: H) -> Flow[None]:
+        """Note what is confirmed at once, where no next step takes it along soon."""
+        part, head.confirmed = head.confirmed, None
+        if part is None:
+            return
         done = yield from self._store.op_done(
-            head.lease, head.op.id, head.cursor.pos, last=last, anchor=anchor
+            head.lease, part.op_id, part.pos, last=part.last, anchor=part.anchor
         )
         if done == "fenced":
             raise FencedError
-        head.anchor = anchor or head.anchor
-        head.cursor = Cursor(op_id=head.op.id, pos=end)
 
 
 def backoff(tries: int) -> float:

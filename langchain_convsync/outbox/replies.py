@@ -126,7 +126,7 @@ class Replies(Queue[Saying]):
                 return (yield from self._send(head, attempt))
             case Verify():
                 if heard is not None:
-                    return (yield from self._confirm(head, heard, by="echo"))
+                    return self._confirm(head, heard, by="echo")
                 return (yield from self._verify(head, now))
 
     def _send(self, head: Saying, attempt: int) -> Flow[float]:
@@ -140,7 +140,7 @@ class Replies(Queue[Saying]):
             return (yield from self._failed(head, error))
         except ConvSyncError as error:
             raise Parked(str(error)) from error
-        return (yield from self._confirm(head, message_id, by="answer"))
+        return self._confirm(head, message_id, by="answer")
 
     def _failed(self, head: Saying, error: WAHAError) -> Flow[float]:
         """Keep the reply for later: to be looked for first where it may have been sent."""
@@ -155,15 +155,16 @@ class Replies(Queue[Saying]):
         yield from self._again(head, delay=delay, sent_at=sent_at)
         return delay
 
-    def _confirm(self, head: Saying, message_id: str | None, *, by: str) -> Flow[float]:
+    def _confirm(self, head: Saying, message_id: str | None, *, by: str) -> float:
         anchor = head.anchor_with(message_id)
-        yield from self._done(head, end=1, last=True, anchor=anchor)
+        self._done(head, end=1, last=True, anchor=anchor)
         telemetry.count("replies_sent", by=by)
         head.sent = True
         return 0.0
 
     def _verify(self, head: Saying, now: float) -> Flow[float]:
         telemetry.count("reply_verifications")
+        yield from self._noted(head)
         reply, sent_at = head.reply, head.cursor.sent_at or now
         try:
             chat = yield from self._sender.waha.chat(
@@ -179,7 +180,7 @@ class Replies(Queue[Saying]):
         except LookupError as error:
             return (yield from self._unsure(head, error))
         if found is not None:
-            return (yield from self._confirm(head, found.id, by="reading"))
+            return self._confirm(head, found.id, by="reading")
         telemetry.count("replies_resent")
         yield from self._again(head, delay=0.0, sent_at=None)
         return 0.0
@@ -198,7 +199,7 @@ class Replies(Queue[Saying]):
         if policy == "resend":
             yield from self._again(head, delay=0.0, sent_at=None)
             return 0.0
-        return (yield from self._confirm(head, None, by="policy"))
+        return self._confirm(head, None, by="policy")
 
     def _told(self, head: Saying, reason: str) -> None:
         telemetry.count("parked", operation="reply")

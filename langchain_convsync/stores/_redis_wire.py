@@ -13,6 +13,7 @@ from langchain_convsync.stores._checks import decoded, encoded, lines, shard_of
 from langchain_convsync.stores.base import (
     SHARDS,
     Accepted,
+    Confirmed,
     ConversationView,
     Cursor,
     Lane,
@@ -73,6 +74,13 @@ def to_bytes(arguments: Sequence[Argument]) -> list[bytes]:
 def optional(text: str | None) -> bytes:
     """An optional text: empty, or the text after an equals sign."""
     return b"" if text is None else b"=" + encoded(text)
+
+
+def confirmed(done: Confirmed | None) -> list[Argument]:
+    """A confirmed part as the scripts take it: no operation stands for none."""
+    if done is None:
+        return []
+    return [done.op_id, done.pos, done.last, optional(done.anchor)]
 
 
 def as_cursor(answer: Any) -> Cursor | None:

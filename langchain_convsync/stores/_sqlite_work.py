@@ -26,7 +26,7 @@ from langchain_convsync.stores._sqlite_lanes import (
     text,
 )
 from langchain_convsync.stores._sqlite_names import follow
-from langchain_convsync.stores.base import Backlog, Cursor, Done, Lane, Lease, Taken
+from langchain_convsync.stores.base import Backlog, Confirmed, Cursor, Done, Lane, Lease, Taken
 
 
 def take_any(tx: Transaction, lane: Lane, token: str, length: int, at_once: int) -> Taken | None:
@@ -57,8 +57,12 @@ def beat(tx: Transaction, lease: Lease, seconds: int) -> Lease | None:
     return replace(lease, until=_renew(tx, lease, seconds) / 1000)
 
 
-def release(tx: Transaction, lease: Lease, *, delay: int, failed: bool) -> bool:
+def release(
+    tx: Transaction, lease: Lease, *, delay: int, failed: bool, done: Confirmed | None
+) -> bool:
     """Give a lane back; False when the lease was lost already."""
+    if done is not None:
+        confirm(tx, lease, done)
     has = lane_of(tx, lease.cid, lease.lane)
     if has is None or (has["token"], has["epoch"]) != (lease.token, lease.epoch):
         return False
@@ -86,8 +90,11 @@ def op_begin(
     attempt: int,
     need: int,
     note: str | None,
+    done: Confirmed | None,
 ) -> Cursor | None:
     """Note that a part of the head operation goes on the wire; None when fenced."""
+    if done is not None and confirm(tx, lease, done) == "fenced":
+        return None
     if refusal(tx, lease, op_id, pos):
         return None
     move_to(tx, lease, op_id, pos)
@@ -101,22 +108,21 @@ def op_begin(
     return as_cursor(lane_of(tx, lease.cid, lease.lane))
 
 
-def op_done(
-    tx: Transaction, lease: Lease, op_id: str, pos: int, *, last: bool, anchor: str | None
-) -> Done:
+def confirm(tx: Transaction, lease: Lease, done: Confirmed) -> Done:
     """Note that a part of the head operation is confirmed; the last part removes it."""
+    op_id, pos = done.op_id, done.pos
     this_call = f"done {lease.epoch} {lease.token} {pos} {op_id}"
     if _repeats(tx, lease, this_call):
         return "done"
     if refused := refusal(tx, lease, op_id, pos):
         return refused
     _moved(tx, lease, this_call)
-    if anchor is not None:
+    if done.anchor is not None:
         tx.do(
             "UPDATE lanes SET anchor = ? WHERE cid = ? AND lane = ?",
-            *(blob(anchor), lease.cid, lease.lane),
+            *(blob(done.anchor), lease.cid, lease.lane),
         )
-    if last:
+    if done.last:
         drop_head(tx, lease, op_id)
     else:
         move_to(tx, lease, op_id, pos + 1)

@@ -176,6 +176,23 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """A part of the operation at the head of a queue that surely was applied.
+
+    Attributes:
+        op_id: The operation.
+        pos: The part.
+        last: Whether it was the operation's last one.
+        anchor: JSON that replaces the queue's anchor; None keeps it.
+    """
+
+    op_id: str
+    pos: int
+    last: bool
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The right to work on one lane of one conversation, until ``until`` (store time, seconds)."""
 
@@ -454,13 +471,15 @@ class EventStore(Protocol):
         attempt: int,
         need: float,
         note: str | None = None,
+        done: Confirmed | None = None,
     ) -> Io[Cursor | None]:
         """Note that part ``pos`` of the head operation goes on the wire now; None when fenced.
 
-        Fenced also means that ``op_id`` is not at the head, or past ``pos``. Renews the lease when
-        less than ``need`` seconds are left. ``attempt`` is the number of this try, from 1; it
-        becomes the cursor's ``tries``, and the first call for an attempt sets ``sent_at``. A
-        ``note`` of None keeps the part's note.
+        ``done`` is noted first, as by :meth:`op_done`, in the same step. Fenced also means that
+        ``op_id`` is not at the head, or past ``pos``. Renews the lease when less than ``need``
+        seconds are left. ``attempt`` is the number of this try, from 1; it becomes the cursor's
+        ``tries``, and the first call for an attempt sets ``sent_at``. A ``note`` of None keeps the
+        part's note.
         """
         ...
 
@@ -500,8 +519,17 @@ class EventStore(Protocol):
         """
         ...
 
-    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
         """Give a lane back; False when the lease was lost already.
+
+        ``done`` is noted first, as by :meth:`op_done`, in the same step.
 
         On the turn lane it takes back the start counted by the take; ``failed`` counts an error on
         the head event instead. The lane is due again after ``delay`` seconds, or after the delay

@@ -42,6 +42,7 @@ from langchain_convsync.stores._redis_wire import (
     as_set_aside,
     as_taken,
     as_view,
+    confirmed,
     optional,
     script,
     shard_keys,
@@ -54,6 +55,7 @@ from langchain_convsync.stores.base import (
     Backlog,
     Commit,
     Committed,
+    Confirmed,
     ConversationView,
     Cursor,
     Done,
@@ -206,18 +208,20 @@ class RedisEventStore:
         attempt: int,
         need: float,
         note: str | None = None,
+        done: Confirmed | None = None,
     ) -> Io[Cursor | None]:
         """See :meth:`EventStore.op_begin`."""
         check_queue(lease)
         arguments: list[Argument] = [op_id, pos, attempt, milliseconds(need), optional(note)]
-        return self._under(lease, "begin", arguments, as_cursor)
+        return self._under(lease, "begin", [*arguments, *confirmed(done)], as_cursor)
 
     def op_done(
         self, lease: Lease, op_id: str, pos: int, *, last: bool, anchor: str | None = None
     ) -> Io[Done]:
         """See :meth:`EventStore.op_done`."""
         check_queue(lease)
-        return self._under(lease, "done", [op_id, pos, last, optional(anchor)], _as_done)
+        done = Confirmed(op_id=op_id, pos=pos, last=last, anchor=anchor)
+        return self._under(lease, "done", confirmed(done), _as_done)
 
     def op_retry(
         self,
@@ -239,9 +243,19 @@ class RedisEventStore:
         check_queue(lease)
         return self._under(lease, "park", [op_id, turn_of(op_id), reason], _as_done)
 
-    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
-        return self._under(lease, "release", [milliseconds(delay), failed], bool)
+        if done is not None:
+            check_queue(lease)
+        arguments: list[Argument] = [milliseconds(delay), failed]
+        return self._under(lease, "release", [*arguments, *confirmed(done)], bool)
 
     def hear(self, cid: str, note: str) -> Io[bool]:
         """See :meth:`EventStore.hear`."""

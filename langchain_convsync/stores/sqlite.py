@@ -49,6 +49,7 @@ from langchain_convsync.stores.base import (
     Backlog,
     Commit,
     Committed,
+    Confirmed,
     ConversationView,
     Cursor,
     Done,
@@ -170,12 +171,15 @@ class SQLiteEventStore:
         attempt: int,
         need: float,
         note: str | None = None,
+        done: Confirmed | None = None,
     ) -> Io[Cursor | None]:
         """See :meth:`EventStore.op_begin`."""
         check_queue(lease)
         length = milliseconds(need)
         return self._step(
-            lambda tx: work.op_begin(tx, lease, op_id, pos, attempt=attempt, need=length, note=note)
+            lambda tx: work.op_begin(
+                tx, lease, op_id, pos, attempt=attempt, need=length, note=note, done=done
+            )
         )
 
     def op_done(
@@ -183,7 +187,8 @@ class SQLiteEventStore:
     ) -> Io[Done]:
         """See :meth:`EventStore.op_done`."""
         check_queue(lease)
-        return self._step(lambda tx: work.op_done(tx, lease, op_id, pos, last=last, anchor=anchor))
+        done = Confirmed(op_id=op_id, pos=pos, last=last, anchor=anchor)
+        return self._step(lambda tx: work.confirm(tx, lease, done))
 
     def op_retry(
         self,
@@ -207,10 +212,19 @@ class SQLiteEventStore:
         check_queue(lease)
         return self._step(lambda tx: work.op_park(tx, lease, op_id, reason))
 
-    def release(self, lease: Lease, *, delay: float = 0.0, failed: bool = False) -> Io[bool]:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
+        if done is not None:
+            check_queue(lease)
         wait = milliseconds(delay)
-        return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed))
+        return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed, done=done))
 
     def hear(self, cid: str, note: str) -> Io[bool]:
         """See :meth:`EventStore.hear`."""

@@ -287,3 +287,19 @@ def test_a_forgotten_client_closes_its_connections(server: FaultyServer) -> None
     gc.collect()
 
     assert server.wait_for(lambda it: it.connected == 0)
+
+
+@over_either_transport
+async def test_a_client_forgotten_in_a_running_loop_closes_its_connections(
+    server: FaultyServer,
+) -> None:
+    """The loop goes on without it, and nobody is warned of something unclosed."""
+    client = AsyncConvSyncClient(server.url)
+    await client.get_conversation(PHONE)
+    cycle = [client]
+    cycle.append(cycle)  # type: ignore[arg-type]  # only the collector finds it
+    del client, cycle
+
+    gc.collect()
+
+    assert await asyncio.to_thread(server.wait_for, lambda it: it.connected == 0)

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from langchain_convsync._flow import Io
 from langchain_convsync.stores import (
     Commit,
+    Confirmed,
     EventStore,
     Handles,
     Lane,
@@ -343,6 +344,23 @@ class StoreMachine(RuleBasedStateMachine):
         op_id, pos = self.an_op(lease, 0)
         self.step("op_begin", lease, op_id, pos, attempt=1, need=6.0)
         self.step("op_done", lease, op_id, pos, last=last, anchor=anchor)
+
+    @precondition(has_lease("write", "say"))
+    @rule(choice=CHOICE, offset=OFFSETS, last=st.booleans(), anchor=NOTES, goes_on=st.booleans())
+    def deliver_on(
+        self, choice: int, offset: int, last: bool, anchor: str | None, goes_on: bool
+    ) -> None:
+        """What mostly happens next: it is confirmed as the next part is begun, or the lane ends."""
+        lease = self.a_lease(choice, ("write", "say"))
+        op_id, pos = self.an_op(lease, offset)
+        done = Confirmed(op_id=op_id, pos=pos, last=last, anchor=anchor)
+        if goes_on:
+            queue = self.model.talks[lease.cid].ops[lease.lane]
+            following = queue[1].id if last and len(queue) > 1 else op_id
+            after = 0 if last else pos + 1
+            self.step("op_begin", lease, following, after, attempt=1, need=6.0, done=done)
+        else:
+            self.step("release", lease, delay=0.0, failed=False, done=done)
 
     @precondition(lambda self: self.steps % 3 == 0)
     @precondition(has_lease("write", "say"))

@@ -287,10 +287,10 @@ from tests.promises import echo, said
 replies.SEND_TIME = 0.1
 
 class Dying(SQLiteEventStore):
-    def op_done(self, lease, *given, **named):
+    def release(self, lease, **named):
         if lease.lane == "say":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().op_done(lease, *given, **named)
+        return super().release(lease, **named)
 
 api, waha, path = sys.argv[1:]
 runner = TurnRunner(echo(), client=ConvSyncClient(api), store=Dying(path), lease=0.1,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from langchain_convsync.stores import Backlog, Cursor, EventStore, Lane, Taken
+from langchain_convsync.stores import Backlog, Confirmed, Cursor, EventStore, Lane, Taken
 from tests.store_cases import Clock, Do, committed, event, lane_of, turn_of
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -48,6 +48,52 @@ def test_a_turn_sees_how_far_its_outbox_has_come(store: EventStore, do: Do) -> N
 
     assert [op.id for op in turn.ops] == [SECOND]
     assert (turn.anchor, turn.cursor and turn.cursor.op_id) == ("{}", SECOND)
+
+
+def test_a_part_is_confirmed_as_the_next_one_begins(store: EventStore, do: Do) -> None:
+    """One step of the store, however often it is repeated."""
+    committed(store, do, writes=2)
+    taken = lane_of(store, do)
+    begin(store, do, taken)
+    done = Confirmed(op_id=FIRST, pos=0, last=True, anchor="{}")
+
+    following = store.op_begin(taken.lease, SECOND, 0, attempt=1, need=6.0, done=done)
+    cursors = [do(following) for _ in range(2)]
+    turn = turn_of(store, do, event("2"))
+
+    assert cursors[0] == cursors[1] == turn.cursor
+    assert turn.cursor is not None
+    assert (turn.cursor.op_id, turn.cursor.tries) == (SECOND, 1)
+    assert ([op.id for op in turn.ops], turn.anchor) == ([SECOND], "{}")
+
+
+def test_the_last_part_is_confirmed_as_the_lane_is_given_back(store: EventStore, do: Do) -> None:
+    """Nothing is left to do for whoever comes next."""
+    committed(store, do)
+    taken = lane_of(store, do)
+    begin(store, do, taken)
+    done = Confirmed(op_id=FIRST, pos=0, last=True)
+
+    released = [do(store.release(taken.lease, done=done)) for _ in range(2)]
+
+    assert released == [True, True]
+    assert do(store.backlog()).writes == 0
+    assert do(store.due("write", taken.lease.cid)) is None
+
+
+def test_a_zombie_confirms_nothing_along_with_its_next_step(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """Whoever took over has the part still to do."""
+    committed(store, do, writes=2)
+    lost = lane_of(store, do, token="lost").lease
+    clock.advance(30.0)
+    taken = lane_of(store, do, token="other")
+    done = Confirmed(op_id=FIRST, pos=0, last=True, anchor="{}")
+
+    assert do(store.op_begin(lost, SECOND, 0, attempt=1, need=6.0, done=done)) is None
+    assert do(store.release(lost, done=done)) is False
+    assert do(store.take("write", "other")) == replace(taken, now=clock.now)
 
 
 def test_a_repeated_begin_keeps_the_time_of_the_first(

@@ -1,5 +1,7 @@
 -- Notes that a part of the head operation goes on the wire; answers the cursor, false when fenced.
+-- The arguments may end in what is to be noted as confirmed before it.
 local cid, lane, token, epoch, op, pos, attempt, need, note = unpack(ARGV, 3)
+if ARGV[12] and confirm(cid, lane, token, epoch, unpack(ARGV, 12)) == 'fenced' then return false end
 if refusal(cid, lane, token, epoch, op, pos) then return false end
 local conversation = conversation_key(cid)
 move_to(cid, lane, op, pos)

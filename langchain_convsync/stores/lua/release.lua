@@ -1,5 +1,7 @@
--- Gives a lane back; 0 when the lease was lost already.
+-- Gives a lane back; 0 when the lease was lost already. The arguments may end in what is to be noted
+-- as confirmed before it.
 local cid, lane, token, epoch, delay, failed = unpack(ARGV, 3)
+if ARGV[9] then confirm(cid, lane, token, epoch, unpack(ARGV, 9)) end
 local conversation = conversation_key(cid)
 local has = call('HMGET', conversation,
   lane .. '.token', lane .. '.epoch', lane .. '.until', lane .. '.not_before')
