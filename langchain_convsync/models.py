@@ -41,7 +41,11 @@ class WireModel(BaseModel):
     """Base of every model that mirrors the API server's JSON."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="allow",
+        frozen=True,
+        hide_input_in_errors=True,  # it names the customer, and errors end up in logs
     )
 
 
@@ -164,7 +168,7 @@ class StateUpdate(BaseModel):
         is_active: False closes the conversation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     intent: str | None = None
     step: str | None = None
@@ -215,7 +219,7 @@ StoredUpdate = Annotated[StateUpdate, BeforeValidator(_known_fields)]
 class Media(BaseModel):
     """A file that came with a message; ``url`` is None when it was not downloaded."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     url: str | None = Field(default=None, repr=False)
     mimetype: str | None = None
@@ -244,7 +248,7 @@ class InboundEvent(BaseModel):
         notes: What came along and is no text, one description each, e.g. ``"[location: Lima]"``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     event_id: str = Field(min_length=1, max_length=1024)
     text: str = Field(default="", repr=False)
