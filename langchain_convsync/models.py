@@ -11,7 +11,16 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.alias_generators import to_camel
 
 from langchain_convsync._display import Card, Displayed
@@ -31,6 +40,14 @@ def _text(value: Any) -> Any:
 
 def _object(value: Any) -> Any:
     return {} if value is None else value
+
+
+def _readable(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """One odd entry of a history must not make the whole conversation unreadable."""
+    try:
+        return read(value)
+    except ValidationError:
+        return None
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -55,12 +72,12 @@ class ConversationMessage(WireModel):
     Attributes:
         role: ``"user"`` or ``"bot"``; other values survive, but reach no model.
         content: The text.
-        timestamp: When the server recorded it; None where the server keeps none.
+        timestamp: When the server recorded it; None where the server keeps none that can be read.
     """
 
-    role: str
+    role: Text
     content: Text = Field(default="", repr=False)
-    timestamp: datetime | None = None
+    timestamp: Annotated[datetime | None, WrapValidator(_readable)] = None
 
 
 class TenantInfo(WireModel):
@@ -93,12 +110,17 @@ class _ConversationFields(WireModel):
     updated_at: datetime | None = None
 
     @property
+    def entries(self) -> list[Any]:
+        """``previousMessages`` as the server sent them; none where it sent something else."""
+        found = self.context.get("previousMessages")
+        return found if isinstance(found, list) else []
+
+    @property
     def messages(self) -> list[ConversationMessage]:
         """``previousMessages`` in the server's order; entries that are no objects are left out."""
-        entries = self.context.get("previousMessages") or ()
         return [
             ConversationMessage.model_validate({"role": "", **entry})
-            for entry in entries
+            for entry in self.entries
             if isinstance(entry, dict)
         ]
 
