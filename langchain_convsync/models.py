@@ -11,7 +11,17 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.alias_generators import to_camel
 
 from langchain_convsync._display import Card, Displayed
@@ -33,6 +43,14 @@ def _object(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _readable(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """One odd entry of a history must not make the whole conversation unreadable."""
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
 
@@ -41,7 +59,11 @@ class WireModel(BaseModel):
     """Base of every model that mirrors the API server's JSON."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="allow",
+        frozen=True,
+        hide_input_in_errors=True,  # it names the customer, and errors end up in logs
     )
 
 
@@ -51,12 +73,12 @@ class ConversationMessage(WireModel):
     Attributes:
         role: ``"user"`` or ``"bot"``; other values survive, but reach no model.
         content: The text.
-        timestamp: When the server recorded it; None where the server keeps none.
+        timestamp: When the server recorded it; None where the server keeps none that can be read.
     """
 
-    role: str
+    role: Text
     content: Text = Field(default="", repr=False)
-    timestamp: datetime | None = None
+    timestamp: Annotated[datetime | None, WrapValidator(_readable)] = None
 
 
 _MESSAGES = TypeAdapter(list[ConversationMessage])
@@ -93,9 +115,14 @@ class _ConversationFields(WireModel):
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """``previousMessages`` as the server sent them, without what is no object."""
-        sent = self.context.get("previousMessages") or ()
-        return [entry for entry in sent if isinstance(entry, dict)]
+        """``previousMessages`` as the server sent them, without what is no object.
+
+        None where it sent something else than a list.
+        """
+        sent = self.context.get("previousMessages")
+        return (
+            [entry for entry in sent if isinstance(entry, dict)] if isinstance(sent, list) else []
+        )
 
     @property
     def messages(self) -> list[ConversationMessage]:
@@ -174,7 +201,7 @@ class StateUpdate(BaseModel):
         is_active: False closes the conversation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     intent: str | None = None
     step: str | None = None
@@ -229,7 +256,7 @@ StoredUpdate = Annotated[StateUpdate, BeforeValidator(_known_fields)]
 class Media(BaseModel):
     """A file that came with a message; ``url`` is None when it was not downloaded."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     url: str | None = Field(default=None, repr=False)
     mimetype: str | None = None
@@ -258,7 +285,7 @@ class InboundEvent(BaseModel):
         notes: What came along and is no text, one description each, e.g. ``"[location: Lima]"``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     event_id: str = Field(min_length=1, max_length=1024)
     text: str = Field(default="", repr=False)

@@ -41,7 +41,7 @@ LARGEST_CONTEXT = 4000
 class SyncStateArgs(BaseModel):
     """What a model may decide about the conversation, in words for the model."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     intent: str | None = Field(
         default=None,

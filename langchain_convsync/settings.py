@@ -6,8 +6,8 @@ import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Literal, NoReturn, TypeAlias
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
@@ -106,14 +106,10 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
             a fragment, or speaks plain http to a host that is not this machine.
     """
     url = required_setting(value, argument="base_url", variable=variable)
-    malformed = "base_url is no absolute URL: pass one such as https://api.example.com"
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise ConfigurationError(malformed) from error
-    if not valid:
-        raise ConfigurationError(malformed)
+    parts = url_parts(url)
+    if parts is None:
+        message = "base_url is no absolute URL: pass one such as https://api.example.com"
+        raise ConfigurationError(message)
     if parts.username is not None or parts.query or parts.fragment:
         message = (
             "base_url must not carry credentials, a query or a fragment: "
@@ -126,6 +122,19 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
         )
         raise ConfigurationError(message)
     return url.rstrip("/")
+
+
+def url_parts(url: str) -> SplitResult | None:
+    """The parts of an absolute http(s) URL; None for anything else.
+
+    No error, as Python's own repeats what it was given: a password that was pasted into a URL.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if valid else None
 
 
 def is_loopback(host: str) -> bool:
@@ -151,3 +160,27 @@ def api_key_setting(value: APIKey) -> Callable[[CallTarget], SecretStr | None]:
 
 def _secret(value: str | SecretStr) -> SecretStr:
     return value if isinstance(value, SecretStr) else SecretStr(value)
+
+
+def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
+    """A secret to sign or to check with, as it was set.
+
+    An environment variable that is no UTF-8 reaches Python with its bytes as lone surrogates.
+
+    Raises:
+        ConfigurationError: It holds surrogates of another kind; the message names the setting only.
+    """
+    try:
+        return _secret(secret).get_secret_value().encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # it holds the secret
+        pass
+    message = f"{name} holds half a character: read it as UTF-8, or make a new one of ASCII"
+    raise ConfigurationError(message)
+
+
+class Unpicklable:
+    """What holds a secret: whatever pickles it would write the secret down."""
+
+    def __reduce__(self) -> NoReturn:
+        message = f"{type(self).__name__} holds a secret: make it anew in each process"
+        raise TypeError(message)

@@ -49,11 +49,11 @@ MOST_MESSAGES = 50
 
 
 class _NoArgs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class _GetConversationArgs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     last_messages: int = Field(
         default=10, ge=0, le=MOST_MESSAGES, description="How many of the last messages to tell."
@@ -61,7 +61,7 @@ class _GetConversationArgs(BaseModel):
 
 
 class _AddMessageArgs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     content: str = Field(min_length=1, description="The text of the message.")
     role: Role = Field(
@@ -85,6 +85,8 @@ class _ConversationTool(BaseTool):
         InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
         ConfigurationError: ``client`` is None and the environment names no API server.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     client: Client = Field(default=None, exclude=True, repr=False)
     conversation: ConversationLike | None = Field(default=None, exclude=True, repr=False)
@@ -245,7 +247,7 @@ class ConvSyncToolkit(BaseToolkit):
         InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     client: Client = None
     conversation: ConversationLike | None = Field(default=None, repr=False)

@@ -97,11 +97,12 @@ def create_router(
     return webhook.router(path)
 
 
-def _secrets(given: Secrets | None) -> list[str | SecretStr]:
+def _secrets(given: Secrets | None) -> list[SecretStr]:
     if given is None:
         setting = required_setting(None, argument="waha_secrets", variable="CONVSYNC_WAHA_SECRETS")
-        return [SecretStr(secret.strip()) for secret in setting.split(",")]
-    found = [given] if isinstance(given, str | SecretStr) else list(given)
+        given = [secret.strip() for secret in setting.split(",")]
+    several = [given] if isinstance(given, str | SecretStr) else given
+    found = [each if isinstance(each, SecretStr) else SecretStr(each) for each in several]
     if found:
         waha.verify(b"", {}, found)  # an empty one is told now, not at the first delivery
     else:

@@ -40,7 +40,7 @@ class Webhook:
     def __init__(
         self,
         runner: TurnRunner,
-        secrets: Sequence[str | SecretStr],
+        secrets: Sequence[SecretStr],
         *,
         takeover: float,
         groups: bool,

@@ -11,7 +11,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import httpcore
@@ -35,9 +35,9 @@ class Request:
     """
 
     method: Method
-    url: str
-    headers: Mapping[str, str]
-    content: bytes | None = None
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes = b""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
     flaw: Failure | None = None
 
 

@@ -29,7 +29,7 @@ def carried(read: Conversation, write: Write, pos: int, profile: ServerProfile) 
     context = dict(read.context) if profile.context_sync == "replace" else {}
     if write.kind == "append":
         new = write.messages[pos:]
-        history = [*(read.context.get("previousMessages") or ()), *_entries(read, write, new)]
+        history = [*read.entries, *_entries(read, write, new)]
         cap = profile.history_cap
         context["previousMessages"] = history if cap is None else history[-cap:]
         said = [message.content for message in new if message.role == "user"]

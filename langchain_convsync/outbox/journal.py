@@ -56,7 +56,7 @@ FIRST_LOOK, LAST_LOOK = 0.01, 0.25
 class _Entry(BaseModel):
     """Messages as their event keeps them until they are committed, and whose they are."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     journal: Literal["append"] = "append"
     phone_number: str = Field(repr=False)

@@ -38,7 +38,7 @@ class Anchor(BaseModel):
         occurrence: It is the how-manyth entry that looks like this, from 1.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     session_id: str = Field(repr=False)
     role: str | None = None
@@ -107,7 +107,7 @@ class Write(BaseModel):
         base: End of the history at that read, if nothing was on its way then.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     kind: Literal["append", "sync_state"]
     phone_number: str = Field(repr=False)

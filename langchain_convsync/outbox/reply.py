@@ -39,7 +39,7 @@ class Reply(BaseModel):
         text: What the customer reads.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     turn: str
     waha_session: str = Field(default="default", repr=False)

@@ -25,12 +25,13 @@ from langchain_convsync.server.customers import Tenant
 from langchain_convsync.server.forwarder import Forwarding
 from langchain_convsync.server.jwts import JwtRules
 from langchain_convsync.server.limits import RateLimit
+from langchain_convsync.settings import Unpicklable
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Configuration:
+class Configuration(Unpicklable):
     """Everything that ``convsync serve`` can be told; the arguments of ``create_reference_api``."""
 
     host: str = "127.0.0.1"

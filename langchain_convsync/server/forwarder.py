@@ -6,7 +6,6 @@ import hmac
 import logging
 import threading
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -15,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.forwards import Forward, ForwardQueue
-from langchain_convsync.settings import is_loopback
+from langchain_convsync.settings import Unpicklable, is_loopback, secret_bytes, url_parts
 
 SLOWEST = 60.0
 #: No repetition makes a webhook take these.
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forwarding:
+class Forwarding(Unpicklable):
     """The agent's webhook.
 
     Args:
@@ -34,21 +33,25 @@ class Forwarding:
         timeout: Seconds that it may take to acknowledge an event.
 
     Raises:
-        ConfigurationError: The URL is none or not encrypted, or the secret is empty.
+        ConfigurationError: The URL is none, not encrypted or carries credentials, or the secret is
+            empty.
     """
 
-    url: str
+    url: str = field(repr=False)  # a path or a query may be a secret, too
     secret: str | SecretStr = field(repr=False)
     timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        scheme, host = _scheme_and_host(self.url)
-        if not host or scheme not in {"http", "https"}:
+        parts = url_parts(self.url)
+        if parts is None:
             message = (
                 "url of the forwarding is no URL: pass one such as https://my-agent.example/webhook"
             )
             raise ConfigurationError(message)
-        if scheme == "http" and not is_loopback(host):
+        if parts.username is not None:
+            message = "url of the forwarding must not carry credentials: the signature is enough"
+            raise ConfigurationError(message)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             message = "url of the forwarding must be https: plain http is for this machine only"
             raise ConfigurationError(message)
         if not self._key:
@@ -59,8 +62,7 @@ class Forwarding:
 
     @property
     def _key(self) -> bytes:
-        secret = self.secret
-        return (secret.get_secret_value() if isinstance(secret, SecretStr) else secret).encode()
+        return secret_bytes(self.secret, "secret of the forwarding")
 
     def headers(self, raw: bytes) -> dict[str, str]:
         """What goes along with a body."""
@@ -145,14 +147,6 @@ class Forwarder:
                 pause = 1.0
             if not self._stopping:
                 self._awake.wait(pause)
-
-
-def _scheme_and_host(url: str) -> tuple[str, str]:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname if parts.hostname and parts.port != 0 else ""
-    except ValueError:
-        return "", ""
 
 
 def _seconds(answer: httpx.Response) -> float:

@@ -10,12 +10,13 @@ import jwt
 from pydantic import SecretStr
 
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.settings import Unpicklable, secret_bytes
 
 SHORTEST_SECRET = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class JwtRules:
+class JwtRules(Unpicklable):
     """What a token must be like: signed this way, with ``exp`` and ``tenants``.
 
     ``tenants`` is a list of subdomains, or ``"*"``. ``sub`` tells callers apart.
@@ -36,7 +37,7 @@ class JwtRules:
     audience: str | None = None
 
     def __post_init__(self) -> None:
-        if self.algorithm == "HS256" and len(self._key.encode()) < SHORTEST_SECRET:
+        if self.algorithm == "HS256" and len(self._key) < SHORTEST_SECRET:
             message = f"the secret of the JWTs is shorter than {SHORTEST_SECRET} bytes"
             raise ConfigurationError(message)
         try:
@@ -50,8 +51,8 @@ class JwtRules:
             raise ConfigurationError(message) from None
 
     @property
-    def _key(self) -> str:
-        return self.key.get_secret_value() if isinstance(self.key, SecretStr) else self.key
+    def _key(self) -> bytes:
+        return secret_bytes(self.key, "key of the JWTs")
 
     def claims(self, token: str) -> Mapping[str, Any] | None:
         """What a token says; None for one that is not valid, or not yet, or no more."""

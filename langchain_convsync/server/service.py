@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
@@ -33,7 +33,7 @@ class Service:
 
     store: ConversationStore
     tenants: Mapping[str, Tenant]
-    waha_secrets: WahaSecrets | None
+    waha_secrets: WahaSecrets | None = field(repr=False)
     quirks: Quirks = DOCUMENTED
     guard: Guard = OPEN
     forwarder: Forwarder | None = None

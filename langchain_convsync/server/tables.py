@@ -20,7 +20,7 @@ from sqlalchemy import (
     event,
     make_url,
 )
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from langchain_convsync.errors import ConfigurationError
@@ -141,16 +141,15 @@ def open_database(database_url: str) -> Engine:
         else:
             engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
         Base.metadata.create_all(engine)
-    except ArgumentError:
-        # The URL may carry a password: it is not repeated.
-        message = "database_url is no SQLAlchemy URL: pass one such as sqlite:///conversations.db"
-        raise ConfigurationError(message) from None
+        return engine
+    except (ArgumentError, ValueError):
+        flaw = "is no SQLAlchemy URL: pass one such as sqlite:///conversations.db"
     except ModuleNotFoundError as error:
-        message = f"database_url needs a driver that is not installed: pip install {error.name}"
-        raise ConfigurationError(message) from error
-    except OperationalError as error:
-        raise ConfigurationError(f"database_url cannot be opened: {error.orig}") from error
-    return engine
+        flaw = f"needs a driver that is not installed: pip install {error.name}"
+    except DBAPIError as error:
+        flaw = f"cannot be opened: {error.orig}"
+    # Without its cause: one repeats the URL, another holds the connection, password included.
+    raise ConfigurationError(f"database_url {flaw}")
 
 
 def _sqlite(database_url: str) -> Engine:

@@ -41,7 +41,7 @@ Timestamp = Annotated[
 class Message(BaseModel):
     """One entry of ``previousMessages``; further fields are kept."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, hide_input_in_errors=True)
 
     role: Role
     content: str = Field(min_length=1, repr=False)
@@ -54,7 +54,7 @@ class Message(BaseModel):
 class _Body(BaseModel):
     # A default would be advertised in OpenAPI and let null through: a field that may be left out
     # has a factory instead, and whether it was sent is read from `model_fields_set`.
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SyncedMessage(Message):
@@ -102,7 +102,9 @@ class NewMessage(_Body):
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, hide_input_in_errors=True
+    )
 
 
 class Success(_Answer, Generic[T]):

@@ -99,13 +99,14 @@ def address_of(url: str) -> Address:
     """
     try:
         return _parsed(url)
-    except ValueError as error:
-        message = (
-            "url is no Redis URL: pass redis://…, rediss://… or unix://…, "
-            "redis+sentinel://host:26379,host:26379/service or "
-            "redis+cluster://host:6379,host:6379, as url=… or in CONVSYNC_STORE_URL"
-        )
-        raise ConfigurationError(message) from error
+    except ValueError:  # it repeats parts of the URL, so it is no cause of ours
+        pass
+    message = (
+        "url is no Redis URL: pass redis://…, rediss://… or unix://…, "
+        "redis+sentinel://host:26379,host:26379/service or "
+        "redis+cluster://host:6379,host:6379, as url=… or in CONVSYNC_STORE_URL"
+    )
+    raise ConfigurationError(message)
 
 
 def opened(address: Address, colour: Colour) -> Sequence[Any]:

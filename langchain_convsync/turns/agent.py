@@ -31,8 +31,16 @@ class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
 
 
+class OverlongReplyError(ValueError):
+    """The agent's text is longer than a WhatsApp message."""
+
+
 class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are no JSON."""
+
+
+#: Characters that WhatsApp takes as one message.
+LONGEST_REPLY = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +244,17 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
         IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
             agent may have acted on the half of it, so nothing it said later is relied on.
         EmptyReplyError: There is no text.
+        OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
     known = {message.id for message in messages_of(before or {})}
     messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
     if flaw := flaw_in(messages):
         raise IncompleteReplyError(flaw)
-    if text := _reply(output, messages).strip():
+    text = _reply(output, messages).strip()
+    if len(text) > LONGEST_REPLY:
+        message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
+        raise OverlongReplyError(message)
+    if text:
         return text
     message = "the agent ended without a text for the customer"
     if isinstance(output, Mapping) and output.get("structured_response") is not None:

@@ -74,7 +74,7 @@ class Turn(Displayed):
 class Outcome(BaseModel):
     """A committed turn, as the store keeps it for repeated events."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     status: FinalStatus
     reply: str | None = Field(default=None, repr=False)

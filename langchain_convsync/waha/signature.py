@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.settings import secret_bytes
 
 
 def verify(
@@ -25,11 +26,11 @@ def verify(
         secrets: WAHA's ``hmac.key``; several while one replaces another.
 
     Raises:
-        ConfigurationError: There is no secret, or an empty one, which anybody could sign with. To
-            accept unsigned deliveries, do not call this.
+        ConfigurationError: There is no secret, or an empty one, which anybody could sign with, or
+            one that is no text. To accept unsigned deliveries, do not call this.
     """
     given = [secrets] if isinstance(secrets, str | SecretStr) else list(secrets or ())
-    keys = [key.get_secret_value() if isinstance(key, SecretStr) else key for key in given]
+    keys = [secret_bytes(key, "waha_secrets") for key in given]
     if not keys or not all(keys):
         message = "waha_secrets is empty: pass the key that WAHA's session signs with (hmac.key)"
         raise ConfigurationError(message)
@@ -40,8 +41,7 @@ def verify(
     offered = signature[0].encode("utf-8", "replace")
     # All of them, always, so that the time taken says nothing of which one fits.
     matches = [
-        hmac.compare_digest(hmac.digest(key.encode(), raw, "sha512").hex().encode(), offered)
-        for key in keys
+        hmac.compare_digest(hmac.digest(key, raw, "sha512").hex().encode(), offered) for key in keys
     ]
     return any(matches)
 

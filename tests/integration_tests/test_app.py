@@ -272,6 +272,17 @@ def test_secrets_are_needed(
     assert telemetry.counted("deliveries", status="ignored") == before + 1
 
 
+@pytest.mark.parametrize("listed", [",", f"{SECRET},", f"{SECRET}, ,old"])
+def test_an_empty_secret_in_the_environment_is_told_at_the_start(
+    listed: str, runner: TurnRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comma too many would refuse every delivery with a 500."""
+    monkeypatch.setenv("CONVSYNC_WAHA_SECRETS", listed)
+
+    with pytest.raises(ConfigurationError, match="empty"):
+        create_app(runner)
+
+
 def test_a_runner_that_cannot_send_is_refused(
     server: ReferenceServer, event_store: EventStore
 ) -> None:

@@ -20,6 +20,7 @@ from langchain_convsync.stores import (
     open_store,
 )
 from langchain_convsync.stores.base import EventStore
+from tests.redis_acl import PASSWORD, permit
 from tests.redis_topologies import RedisCluster, WatchedRedis, until
 from tests.store_cases import CALLS, Clock, Do, commit_of, event, ready
 
@@ -170,3 +171,16 @@ def test_work_on_every_node_is_found_and_counted(cluster: RedisCluster, do: Do) 
     assert (before, after) == (Backlog(queued=len(ACCOUNTS)), Backlog(writes=len(ACCOUNTS)))
     assert done == ["done"] * len(ACCOUNTS)
     assert nothing is None
+
+
+def test_the_documented_permissions_suffice_on_a_cluster(cluster: RedisCluster, do: Do) -> None:
+    """With the two commands more by which the nodes are found."""
+    for node in cluster.nodes:
+        permit(node, "agent", "+command", "+cluster|slots")
+    store = RedisEventStore(cluster.url.replace("//", f"//agent:{PASSWORD}@"))
+    for account in ACCOUNTS:
+        do(store.accept(event(account=account)))
+    backlog = do(store.backlog())
+    do(Io(store.close, store.aclose))
+
+    assert backlog == Backlog(queued=len(ACCOUNTS))

@@ -17,26 +17,16 @@ from langchain_convsync.errors import ClosedError, StoreFormatError, StoreUnavai
 from langchain_convsync.stores import Backlog, NewEvent, RedisEventStore
 from tests.redis_server import RedisServer
 from tests.store_cases import (
-    CALLS,
     FIRST,
     HANDLES,
     Do,
     committed,
     conversation,
     event,
-    ready,
 )
 from tests.store_checks import check_keys
 
 pytest_plugins = ("tests.store_fixtures",)
-
-#: The commands that the store needs, for an ACL.
-COMMANDS = frozenset(
-    {"eval", "evalsha", "info", "client|setinfo", "time", "exists", "persist", "pexpire", "mget"}
-    | {"get", "set", "del", "hget", "hset", "hsetnx", "hmget", "hdel", "hincrby"}
-    | {"zcount", "lindex", "llen", "lrange", "ltrim", "rpush", "zadd", "zrange", "zrem", "zcard"}
-)
-
 
 # Lives
 
@@ -192,32 +182,6 @@ def test_a_full_server_refuses_before_anything_is_written(no_pause: None) -> Non
             left = client.keys("*")
 
     assert left == []
-
-
-def test_the_documented_permissions_suffice(
-    server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An ACL for `cs:*` and the commands in use; without INFO the check is skipped, with a word."""
-    with server.client() as client:
-        for name, commands in (("full", COMMANDS), ("blind", COMMANDS - {"info"})):
-            client.acl_setuser(
-                name,
-                enabled=True,
-                passwords=["+secret"],
-                keys=["cs:*"],
-                commands=[f"+{c}" for c in commands],
-            )
-    store = RedisEventStore(server.url.replace("//", "//full:secret@"))
-    write, taken = ready(store)
-    for call in CALLS.values():
-        call(store, (write, taken)).block()
-    store.close()
-    blind = RedisEventStore(server.url.replace("//", "//blind:secret@"))
-    with caplog.at_level(logging.INFO):
-        blind.backlog().block()
-    blind.close()
-
-    assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 def test_wrong_credentials_are_named_without_being_told(

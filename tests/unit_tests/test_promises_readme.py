@@ -18,6 +18,9 @@ CHATOPENAI = (
     .split("\n## With ChatOpenAI\n")[1]
     .split("\n## ")[0]
 )
+SECURITY = (
+    (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Security\n")[1].split("\n## ")[0]
+)
 SURFACES, FAULTS = PROMISES.split("\n### ")[1:]
 
 
@@ -30,7 +33,7 @@ def rows(section: str) -> list[list[str]]:
 
 def test_every_test_that_is_named_exists() -> None:
     """A renamed test must not leave an unproven promise behind."""
-    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PROMISES + CHATOPENAI))
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PROMISES + CHATOPENAI + SECURITY))
     defined = {
         (path.name, test)
         for path in ROOT.glob("tests/*/test_*.py")
@@ -68,3 +71,12 @@ def test_every_case_with_chatopenai_names_its_proof() -> None:
 
     assert len(cases) > 20
     assert [row[0] for row in cases if len(row) != 4 or "::test_" not in row[-1]] == []
+
+
+def test_every_security_case_names_its_proof() -> None:
+    """Each says what the package does about it; the section stays one page."""
+    cases = rows(SECURITY)
+
+    assert len(cases) >= 9
+    assert [row[0] for row in cases if len(row) != 3 or "::test_" not in row[-1]] == []
+    assert len(SECURITY.splitlines()) <= 30

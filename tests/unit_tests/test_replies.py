@@ -12,7 +12,13 @@ from pydantic import BaseModel
 from langchain_convsync.messages import cut_off, last_reply, text_of
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.state import extract
-from langchain_convsync.turns.agent import EmptyReplyError, IncompleteReplyError, reply_of
+from langchain_convsync.turns.agent import (
+    LONGEST_REPLY,
+    EmptyReplyError,
+    IncompleteReplyError,
+    OverlongReplyError,
+    reply_of,
+)
 from tests.surfaces import calls
 
 
@@ -91,6 +97,13 @@ def test_json_alone_is_no_reply_and_the_error_says_what_to_do() -> None:
 
     with pytest.raises(EmptyReplyError, match="field `reply`"):
         reply_of(output)
+
+
+def test_a_text_beyond_a_whatsapp_message_is_a_failure() -> None:
+    """A model that does not end; the longest message that WhatsApp takes is sent."""
+    assert reply_of("x" * LONGEST_REPLY) == "x" * LONGEST_REPLY
+    with pytest.raises(OverlongReplyError, match="longer"):
+        reply_of("x" * (LONGEST_REPLY + 1))
 
 
 @pytest.mark.parametrize(

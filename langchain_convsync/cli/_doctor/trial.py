@@ -163,7 +163,7 @@ def _history(trial: Trial) -> Flow[list[Finding]]:
 def _history_by_sync(trial: Trial, read: Conversation, *, echoed: bool) -> Flow[Finding]:
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     entry = {"role": "bot", "content": trial.text, "timestamp": at}
-    history = [*(read.context.get("previousMessages") or ()), entry]
+    history = [*read.entries, entry]
     yield from trial.sync(carried={**trial.rest(read), "previousMessages": history})
     read = yield from trial.read()
     if not (stored := _count(trial, read)):
