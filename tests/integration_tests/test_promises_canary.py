@@ -137,7 +137,7 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     store.close()
     texts["closed store"] = outcome(answer, runner, message(99))
     texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
-    texts["metrics"] = str(telemetry._counts)
+    texts["metrics"] = telemetry.exposition()
     texts["handles"] = handles(request, durable_store_url)
 
     assert all(f"{what} of turn" in texts["log"] for what in ("A write", "The reply"))
