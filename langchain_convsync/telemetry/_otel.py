@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from typing import Any
@@ -12,6 +13,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, Trac
 
 from langchain_convsync.telemetry import _record
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
+
+logger = logging.getLogger(__name__)
 
 SCOPE = "langchain_convsync"
 
@@ -100,7 +103,16 @@ def spans_of(provider: TracerProvider | None) -> Spans | None:
 def meters_of(provider: MeterProvider | None) -> Meters | None:
     """Counters and histograms for a provider; None as long as there is none."""
     found = provider or metrics.get_meter_provider()
-    return Meters(found) if provider or _is_set_up(found) else None
+    if not (provider or _is_set_up(found)):
+        return None
+    try:
+        return Meters(found)
+    except TypeError:  # the application's own version need not be the extra's
+        logger.warning(
+            "This OpenTelemetry API is too old for histograms of seconds, no metrics are exported: "
+            "pip install 'langchain-convsync[otel]'"
+        )
+        return None
 
 
 def _is_set_up(provider: object) -> bool:
