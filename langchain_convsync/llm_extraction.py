@@ -130,5 +130,5 @@ def _decided(answered: Any) -> StateUpdate | None:
 
 
 def _undecided(_output: object) -> None:
-    telemetry.count("extraction_failures")
+    telemetry.count("extraction_failures", error="Undecided")
     logger.warning("The chat model could not tell the conversation's state; nothing is noted")

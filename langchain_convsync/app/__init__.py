@@ -40,7 +40,7 @@ def create_app(
     takeover: float = TAKEOVER,
     groups: bool = False,
 ) -> Starlette:
-    """An ASGI app with the webhook, ``GET /health`` and ``GET /ready``.
+    """An ASGI app with the webhook, ``GET /health``, ``GET /ready`` and ``GET /metrics``.
 
     ::
 
@@ -83,6 +83,8 @@ def create_router(
 
     FastAPI runs the lifespan of an included router, which starts and ends the workers. (It does not
     run that of a mounted app, which then answers 503.) Arguments are those of :func:`create_app`.
+    It brings the webhook alone: an app has probes of its own, and ``runner.ametrics()`` is the text
+    for its ``/metrics``.
 
     Raises:
         ConfigurationError: No secret is set, or the runner sends no replies.

@@ -24,7 +24,7 @@ try:
     from fastapi import APIRouter
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, Response
 except ImportError as error:
     raise MissingExtraError("create_app", "server") from error
 
@@ -143,12 +143,22 @@ def app_with(router: APIRouter, runner: TurnRunner) -> Starlette:
     app = Starlette(routes=router.routes, lifespan=runner.lifespan)
     app.add_route("/health", _healthy)
     app.add_route("/ready", _Readiness(runner).tell)
+    app.add_route("/metrics", _Metrics(runner).tell)
     return app
 
 
 async def _healthy(_request: Request) -> JSONResponse:
     """The process is alive."""
     return JSONResponse({"status": "ok"})
+
+
+class _Metrics:
+    def __init__(self, runner: TurnRunner) -> None:
+        self._runner = runner
+
+    async def tell(self, _request: Request) -> Response:
+        """What Prometheus reads."""
+        return Response(await self._runner.ametrics(), media_type=telemetry.CONTENT_TYPE)
 
 
 class _Readiness:

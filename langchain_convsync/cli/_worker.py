@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from langchain_convsync.cli._metrics import measured
 from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ def worker(
             help="A TurnRunner with reply or on_reply, or a function that makes one.",
         ),
     ],
+    *,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve /metrics on this port; 0 picks a free one."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address to serve /metrics on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
 ) -> None:
     """Answer queued events, deliver writes and replies until SIGTERM or Ctrl-C.
 
@@ -36,7 +45,8 @@ def worker(
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
-    with found:
+    port = None if metrics_port is None else (metrics_host, metrics_port)
+    with measured(found, port), found:
         typer.echo(f"convsync worker {os.getpid()} is at work; SIGTERM or Ctrl-C ends it")
         while not stopping.wait(1.0):  # a bare wait would keep Ctrl-C from Windows
             pass

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._answers import Question, data_of, parsed
@@ -33,6 +34,14 @@ SYSTEM_PACE = Pace()
 _READ, _WRITE = Question(write=False), Question(write=True)
 _HEALTH = Question(write=False, about="path")
 
+#: What metrics call a request: the method of the client.
+_OPERATIONS = {
+    "tenant": "lookup_tenant",
+    "conversation": "get_conversation",
+    "PUT": "sync_conversation",
+    "POST": "add_message",
+}
+
 
 class Api:
     """One API server under one configuration; every method is a flow.
@@ -57,6 +66,7 @@ class Api:
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
+        telemetry.connect()
         self.profile = profile
         self._caller = Caller(
             base_url,
@@ -80,6 +90,10 @@ class Api:
 
     def lookup_tenant(self, phone_number: str, bot_id: str | None = None) -> Flow[TenantInfo]:
         """The tenant that a phone number talks to; see ``ConvSyncClient.lookup_tenant``."""
+        with telemetry.timed("tenant_lookup"):
+            return (yield from self._lookup_tenant(phone_number, bot_id))
+
+    def _lookup_tenant(self, phone_number: str, bot_id: str | None) -> Flow[TenantInfo]:
         self._caller.connections.require_open()
         identity, until = normalize(phone_number), self._caller.until()
         if not bot_id:
@@ -163,6 +177,7 @@ class Api:
         found = yield from self._caller.ask(
             self._caller.request("GET", path, target),
             lambda outcome: parsed(outcome, _READ, model),
+            operation=_OPERATIONS[what],
             until=until,
             attempts=attempts,
         )
@@ -226,6 +241,7 @@ class Api:
             found = yield from self._caller.ask(
                 request,
                 lambda outcome: parsed(outcome, _WRITE, PartialConversation),
+                operation=_OPERATIONS[request.method],
                 until=self._caller.until(timeout),
                 attempts=attempts,
             )
@@ -242,6 +258,7 @@ class Api:
             yield from self._caller.ask(
                 request,
                 lambda outcome: data_of(outcome, _HEALTH),
+                operation="health",
                 until=self._caller.until(),
                 attempts=1,
             )

@@ -18,7 +18,12 @@ from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Method, Outcome, Request
 from langchain_convsync.client._retry import pause
-from langchain_convsync.errors import APIError, ConfigurationError
+from langchain_convsync.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    ConfigurationError,
+)
 from langchain_convsync.settings import (
     APIKey,
     CallTarget,
@@ -102,6 +107,7 @@ class Caller:
         request: Request,
         read: Callable[[Outcome], T],
         *,
+        operation: str,
         until: float,
         attempts: int | None = None,
     ) -> Flow[T]:
@@ -110,11 +116,16 @@ class Caller:
         limit = self._attempts if attempts is None else _attempts(attempts)
         attempt, unclear = 1, False
         while True:
-            outcome = yield from self.connections.exchange(request, self.left(until))
-            try:
-                return read(outcome)
-            except APIError as failed:
-                error = failed  # handled below, so that it is no context of the next one
+            with telemetry.timed("api_request", operation=operation, status="none") as timing:
+                outcome = yield from self.connections.exchange(request, self.left(until))
+                try:
+                    answer = read(outcome)
+                    timing.labels["status"] = "2xx"
+                    return answer
+                except APIError as failed:
+                    error = failed  # handled below, so that it is no context of the next one
+                    timing.labels["status"] = _status(error)
+                    timing.failed(error)
             seconds = pause(
                 error,
                 method=request.method,
@@ -131,6 +142,15 @@ class Caller:
             telemetry.count("api_retries", method=request.method, error=type(error).__name__)
             yield from self._pace.sleep(seconds)
             attempt += 1
+
+
+def _status(error: APIError) -> str:
+    """What metrics call an answer that is none, or cannot be used."""
+    if isinstance(error, APIConnectionError):
+        return "timeout" if isinstance(error, APITimeoutError) else "connection"
+    if error.status_code is None or error.status_code < 300:
+        return "invalid"
+    return f"{error.status_code // 100}xx"
 
 
 def _seconds(timeout: float) -> float:

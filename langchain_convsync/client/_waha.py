@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
@@ -77,7 +78,7 @@ class Waha:
             WAHAError: It was not sent, or nobody knows.
         """
         body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
-        answer = yield from self._ask("POST", "/api/sendText", body, timeout)
+        answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
         return _id_of(_parsed(answer))
 
     def chat(
@@ -90,7 +91,7 @@ class Waha:
         """
         path = f"/api/{path_segment(session)}/chats/{path_segment(chat_id)}/messages"
         query = f"?limit={most}&downloadMedia=false&filter.fromMe=true"
-        answer = yield from self._ask("GET", path + query, None, timeout)
+        answer = yield from self._ask("chat", "GET", path + query, None, timeout)
         listed = _parsed(answer)
         if not isinstance(listed, list):
             message = "WAHA's list of messages is none: check that base_url is WAHA's"
@@ -111,7 +112,7 @@ class Waha:
         Raises:
             WAHAError: They cannot be read.
         """
-        answer = yield from self._ask("GET", "/api/sessions?all=true", None, timeout)
+        answer = yield from self._ask("sessions", "GET", "/api/sessions?all=true", None, timeout)
         listed = _parsed(answer)
         if not isinstance(listed, list):
             message = "WAHA's list of sessions is none: check that base_url is WAHA's"
@@ -121,7 +122,22 @@ class Waha:
             for entry in map(as_object, listed)
         ]
 
-    def _ask(self, method: Method, path: str, body: bytes | None, timeout: float) -> Flow[Answer]:
+    def _ask(
+        self, operation: str, method: Method, path: str, body: bytes | None, timeout: float
+    ) -> Flow[Answer]:
+        with telemetry.timed("waha_request", operation=operation, status="none") as timing:
+            try:
+                answer = yield from self._exchange(method, path, body, timeout)
+            except WAHAError as error:
+                status = error.status_code
+                timing.labels["status"] = f"{status // 100}xx" if status else "connection"
+                raise
+            timing.labels["status"] = "2xx"
+            return answer
+
+    def _exchange(
+        self, method: Method, path: str, body: bytes | None, timeout: float
+    ) -> Flow[Answer]:
         headers = {"Accept": "application/json", "User-Agent": "langchain-convsync"}
         if body is not None:
             headers["Content-Type"] = "application/json"

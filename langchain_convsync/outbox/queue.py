@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, TypeVar
 
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.base import (
@@ -51,6 +52,7 @@ class Head(ABC):
         anchor: JSON that the last confirmed operation noted.
         confirmed: What is confirmed and not noted yet: it is noted along with the next step.
         end_at: When its requests have to end, on the deliverer's clock.
+        offset: What the store's clock is ahead of the deliverer's.
         unread: How often in a row it could not be looked up.
     """
 
@@ -60,6 +62,7 @@ class Head(ABC):
     anchor: str | None = None
     confirmed: Confirmed | None = None
     end_at: float = math.inf
+    offset: float = 0.0
     unread: int = 0
 
     @property
@@ -149,7 +152,9 @@ class Queue(ABC, Generic[H]):
 
         Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
         """
-        delay, confirmed = yield from self._work(taken, self._clock() + budget, end)
+        with telemetry.timed("delivery", lane=self.lane) as timing:
+            timing.note(conversation=taken.lease.cid)
+            delay, confirmed = yield from self._work(taken, self._clock() + budget, end)
         yield from self._store.release(taken.lease, delay=delay, done=confirmed)
 
     def _work(self, taken: Taken, until: float, end: float) -> Flow[tuple[float, Confirmed | None]]:
@@ -163,7 +168,7 @@ class Queue(ABC, Generic[H]):
         for op in taken.ops:
             cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
             head = self._open(taken, op, cursor or Cursor(op_id=op.id), anchor)
-            head.end_at, head.confirmed = end, confirmed
+            head.end_at, head.offset, head.confirmed = end, offset, confirmed
             try:
                 while not head.done:
                     if self._clock() + SHORTEST_ATTEMPT > end:

@@ -159,6 +159,9 @@ class Replies(Queue[Saying]):
         anchor = head.anchor_with(message_id)
         self._done(head, end=1, last=True, anchor=anchor)
         telemetry.count("replies_sent", by=by)
+        if head.reply.decided_at is not None:
+            took = self._clock() + head.offset - head.reply.decided_at
+            telemetry.observe("turn_phase", max(0.0, took), phase="reply")
         head.sent = True
         return 0.0
 

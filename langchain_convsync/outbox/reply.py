@@ -37,6 +37,7 @@ class Reply(BaseModel):
         waha_session: WAHA's session to send from.
         chat_id: Where it goes: the chat that the customer wrote in.
         text: What the customer reads.
+        decided_at: Store time of the commit; None in one that an older version queued.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -45,6 +46,7 @@ class Reply(BaseModel):
     waha_session: str = Field(default="default", repr=False)
     chat_id: str = Field(repr=False)
     text: str = Field(repr=False)
+    decided_at: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from langchain_convsync.server.forwarder import Forwarder, Forwarding
 from langchain_convsync.server.guard import CurrentCaller, Guard, GuardedRoute
 from langchain_convsync.server.jwts import JwtRules
 from langchain_convsync.server.limits import Limiter, RateLimit
+from langchain_convsync.server.measured import Measured
 from langchain_convsync.server.mount import MountedElsewhere
 from langchain_convsync.server.quirks import BrokenRequestError, Quirks
 from langchain_convsync.server.service import CurrentService, Service, WahaSecrets
@@ -178,6 +179,7 @@ def reference_api(service: Service) -> FastAPI:
     app.add_middleware(Envelope)
     if "prefix" in service.quirks:
         app.add_middleware(MountedElsewhere)
+    app.add_middleware(Measured)
     add_error_handlers(app)
     app.add_exception_handler(UnknownSessionError, _unknown)
     app.add_exception_handler(KeyReusedError, _key_reused)

@@ -23,6 +23,12 @@ from langchain_convsync.stores.heartbeat import Watch
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 
 
+#: What tracers call a turn's run of an agent, unless its user named it.
+RUN_NAME, TAG = "convsync turn", "convsync"
+#: Names of agents that nobody named: LangGraph's own, and none.
+UNNAMED = (None, "LangGraph")
+
+
 class AgentTimeoutError(TimeoutError):
     """The agent did not finish within the turn's deadline."""
 
@@ -100,6 +106,7 @@ def call_for(
     new: Sequence[BaseMessage],
     *,
     thread: str,
+    facts: Mapping[str, str | None] | None = None,
 ) -> Call:
     """The default call: history and new messages, or only the new ones where the agent remembers.
 
@@ -108,12 +115,33 @@ def call_for(
         history: The conversation before this turn.
         new: The customer's new messages; their ids are the same when the turn is run again.
         thread: A handle for the agent's own memory; it reveals no phone number.
+        facts: What tracers are told besides; nothing that names a customer.
     """
     given = list(new) if has_memory(agent) else [*history, *new]
-    config: RunnableConfig = {}
+    config = _traced(agent, {"thread_id": thread, **(facts or {})})
     if has_memory(agent):
-        config = {"configurable": {"thread_id": thread, "session_id": thread}}
+        config["configurable"] = {"thread_id": thread, "session_id": thread}
     return Call(agent, {"messages": given} if is_graph(agent) else given, config)
+
+
+def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> RunnableConfig:
+    """How a run appears in LangSmith and other tracers; what the user named keeps its name.
+
+    LangSmith shows the runs with the same ``thread_id`` in their metadata as one thread.
+    """
+    named, known = False, set[str]()
+    while True:
+        given = getattr(agent, "config", None) or {}  # of a binding, or of a compiled graph
+        named = named or bool(given.get("run_name"))
+        known |= set(given.get("metadata") or ())
+        if not isinstance(agent, RunnableBinding):
+            break
+        agent = agent.bound
+    told = {name: fact for name, fact in facts.items() if fact is not None and name not in known}
+    config: RunnableConfig = {"tags": [TAG], "metadata": told}
+    if not named and getattr(agent, "name", None) in UNNAMED:
+        config["run_name"] = RUN_NAME
+    return config
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -65,12 +66,19 @@ class Attempt:
 
     Attributes:
         seen: None as long as the conversation could not be read.
+        began: When it was taken, on this process's clock.
     """
 
     taken: Taken
     batch: Batch
     ref: ConversationRef
     seen: Seen | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def now(self) -> float:
+        """Store time, as far as this process knows."""
+        return self.taken.now + time.monotonic() - self.began
 
     def see(self, seen: Seen) -> None:
         """Work on this conversation from now on."""
@@ -113,20 +121,22 @@ class Ending:
             eids=eids,
             outcomes=dict.fromkeys(eids, outcome.model_dump_json(exclude_defaults=True)),
             ops=as_ops(writes),
-            says=self._says(attempt.batch) if says else (),
+            says=self._says(attempt) if says else (),
             dead=self.status == "failed",
             snapshot=snapshot,
             snapshot_ttl=ttl,
         )
 
-    def _says(self, batch: Batch) -> list[Op]:
+    def _says(self, attempt: Attempt) -> list[Op]:
         if not self.reply:
             return []
+        batch = attempt.batch
         reply = Reply(
             turn=batch.turn_id,
             waha_session=batch.newest.waha_session or "default",
             chat_id=batch.chat_id,
             text=self.reply,
+            decided_at=attempt.now,
         )
         return [Op(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 

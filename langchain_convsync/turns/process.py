@@ -123,7 +123,11 @@ class Processor:
         )
         limits, lease = self._limits, taken.lease
         deadline = limits.deadline + READ_TIME
-        with Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch:
+        with (
+            telemetry.timed("turn") as timing,
+            Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch,
+        ):
+            timing.note(turn=batch.turn_id, conversation=lease.cid)
             try:
                 return (yield from self._begin(Attempt(taken, batch, ref), watch))
             except FencedError:
@@ -138,7 +142,8 @@ class Processor:
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         try:
-            yield from self._read(attempt)
+            with telemetry.timed("turn_phase", phase="read"):
+                yield from self._read(attempt)
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
@@ -223,9 +228,10 @@ class Processor:
             return Ending(status="dropped", messages=inbound)
         call, record = self._call(attempt, seen.conversation)
         before = yield from baseline(call)
-        output = yield from invoke(
-            call, record, watch, before=before, deadline=self._limits.deadline
-        )
+        with telemetry.timed("turn_phase", phase="agent"):
+            output = yield from invoke(
+                call, record, watch, before=before, deadline=self._limits.deadline
+            )
         if is_interrupted(output):
             return Ending(status="interrupted", messages=[*inbound, *record.added])
         reply = reply_of(output, before.values)
@@ -248,7 +254,8 @@ class Processor:
         )
         events = attempt.batch.asked
         new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
-        call = call_for(agent, to_langchain(conversation.messages), new, thread=thread)
+        facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
+        call = call_for(agent, to_langchain(conversation.messages), new, thread=thread, facts=facts)
         if self._prepare is not None:
             given = self._prepare(conversation, [event for _, event in events])
             call = replace(call, input=given)
@@ -319,8 +326,12 @@ class Processor:
             unless_paused=ending.reply is not None,
             unless_newer=rerun and ending.reply is not None,
         )
-        match (yield from self._store.commit_turn(lease, guarded)):
+        with telemetry.timed("turn_phase", phase="commit"):
+            committed = yield from self._store.commit_turn(lease, guarded)
+        match committed:
             case "done":
+                waited = max(0.0, attempt.taken.now - attempt.batch.head.accepted_at)
+                telemetry.observe("turn_phase", waited, phase="wait")
                 return attempt.batch.addressed(outcome.turn(error=error))
             case "paused":
                 telemetry.count("replies_withheld")

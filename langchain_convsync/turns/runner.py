@@ -17,6 +17,7 @@ from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
+from langchain_convsync.stores._metrics import exposition
 from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
 from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.deliveries import Deliveries
@@ -272,6 +273,17 @@ class TurnRunner:
         """:meth:`note_echo` on the running event loop."""
         return await arun(self._inbox.hear(echo))
 
+    def metrics(self) -> str:
+        """All metrics of this process, and what its store has to do now, as Prometheus reads them.
+
+        For a route of your own, with the content type ``telemetry.CONTENT_TYPE``.
+        """
+        return run(exposition(self.store))
+
+    async def ametrics(self) -> str:
+        """:meth:`metrics` on the running event loop."""
+        return await arun(exposition(self.store))
+
     def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         self._require_open()
         new = yield from self._inbox.named(event)
@@ -286,7 +298,8 @@ class TurnRunner:
     def _tell(self, turn: Turn) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
         if turn.status in {"answered", "failed"} and turn.reply and self._on_reply is not None:
-            yield from _notify(self._on_reply, turn)
+            with telemetry.timed("turn_phase", phase="reply"):
+                yield from _notify(self._on_reply, turn)
 
     def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
         """Offer the event until it is done: by this call's own turn, or by another's."""
@@ -316,6 +329,7 @@ class TurnRunner:
         if self._closed or self._crew is not None:
             message = "a TurnRunner serves one block; make a new one"
             raise ClosedError(message)
+        telemetry.connect()
         work = dict(self._deliveries.work)
         if self.sends_replies:
             work["turn"] = self._work_turn

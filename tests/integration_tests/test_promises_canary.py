@@ -33,6 +33,7 @@ from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import CLOSE, FaultyServer, Script, answers, sends
 from tests.promises import Answer, echo, in_both_colours
 from tests.redis_server import RedisServer
+from tests.spans import Heard, heard
 from tests.stored import rows
 from tests.surfaces import calls
 
@@ -106,6 +107,12 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixt
     return caplog
 
 
+@pytest.fixture
+def otel() -> Iterator[Heard]:
+    with heard() as found:
+        yield found
+
+
 @in_both_colours
 def test_logs_errors_metrics_and_handles_never_name_the_customer(
     answer: Answer,
@@ -114,6 +121,7 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     everything_logged: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
+    otel: Heard,
 ) -> None:
     """Whatever becomes of an event: answered, repeated, failed, set aside, waiting, refused."""
     monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
@@ -137,9 +145,12 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     store.close()
     texts["closed store"] = outcome(answer, runner, message(99))
     texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
-    texts["metrics"] = str(telemetry._counts)
+    texts["metrics"] = runner.metrics() + telemetry.exposition()
+    texts["spans and meters"] = otel.everything()
     texts["handles"] = handles(request, durable_store_url)
 
+    spans = ("convsync turn agent", "convsync api add_message", "convsync waha send_text")
+    assert all(f'"{name}"' in texts["spans and meters"] for name in spans)
     assert all(f"{what} of turn" in texts["log"] for what in ("A write", "The reply"))
     assert_no_canary(texts)
 

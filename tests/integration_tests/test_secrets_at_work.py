@@ -133,7 +133,7 @@ def test_no_secret_is_logged_traced_or_told(
             refused()
         told[name] = told_by(error.value)
     told |= gossip(world)
-    told["metrics"] = str(telemetry._counts)
+    told["metrics"] = telemetry.exposition()
     told["traces"] = "".join(world.tracer.exported)
     told["log"] = logged.text + repr([record.__dict__ for record in logged.records])
 

@@ -52,7 +52,10 @@ def asked(
         request = replace(request, headers=bare)
     sent_at = datetime.now(UTC)
     try:
-        outcome = run(caller.ask(request, lambda outcome: outcome, until=caller.until()))
+        asking = caller.ask(
+            request, lambda outcome: outcome, operation="probe", until=caller.until()
+        )
+        outcome = run(asking)
     finally:
         caller.connections.close()
     return Probe(prefix=prefix, outcome=outcome, sent_at=sent_at, received_at=datetime.now(UTC))

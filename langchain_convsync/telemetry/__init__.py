@@ -1,0 +1,31 @@
+"""What happened, in numbers: counted and timed here, shown by Prometheus and OpenTelemetry.
+
+Labels are facts about the work (an operation, a status, an error's class), never about people: no
+phone number, chat id or session id belongs into a label, and every label has few values.
+"""
+
+from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
+from langchain_convsync.telemetry._exposition import CONTENT_TYPE, Gauge, exposition
+from langchain_convsync.telemetry._record import (
+    connect,
+    count,
+    counted,
+    observe,
+    observed,
+    timed,
+)
+
+__all__ = [
+    "BOUNDS",
+    "CONTENT_TYPE",
+    "METRICS",
+    "Gauge",
+    "Metric",
+    "connect",
+    "count",
+    "counted",
+    "exposition",
+    "observe",
+    "observed",
+    "timed",
+]

@@ -1,0 +1,116 @@
+"""Every metric there is: its kind, its labels, and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: Upper bounds of every histogram's buckets, in seconds: from a store's answer to a slow agent.
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: As the code counts it, and as OpenTelemetry's ``convsync.<name>``.
+        kind: As Prometheus calls it; histograms are in seconds.
+        meaning: One line.
+        labels: The labels that its series have.
+        span: What the span of a timed block is called, before its operation.
+    """
+
+    name: str
+    kind: Literal["counter", "histogram", "gauge"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    span: str = ""
+
+    @property
+    def prometheus(self) -> str:
+        """The name in Prometheus."""
+        ending = {"counter": "_total", "histogram": "_seconds", "gauge": ""}[self.kind]
+        return f"convsync_{self.name}{ending}"
+
+
+def _timed(name: str, meaning: str, *labels: str, span: str = "") -> Metric:
+    return Metric(name, "histogram", meaning, labels, span)
+
+
+def _counted(name: str, meaning: str, *labels: str) -> Metric:
+    return Metric(name, "counter", meaning, labels)
+
+
+def _looked_up(name: str, meaning: str, *labels: str) -> Metric:
+    return Metric(name, "gauge", meaning, labels)
+
+
+_ALL = (
+    # A turn
+    _timed("turn", "An attempt at a turn, from taking the conversation to its end", span="turn"),
+    _timed("turn_phase", "A phase of a turn", "phase", span="turn"),
+    _counted("turns", "Calls and workers' turns, by what became of the event", "status"),
+    _counted("turns_failed", "Turns that ended as dead letters"),
+    _counted("turns_fenced", "Turns that another process took over"),
+    _counted("turns_rerun", "Turns that began again because another message came"),
+    _counted("agent_failures", "Runs of the agent that failed", "error"),
+    _counted("extraction_failures", "Runs whose state could not be extracted", "error"),
+    _counted("intents_refused", "Intents that the profile does not know"),
+    _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
+    _counted("state_rejected", "Decisions of a run that were no state"),
+    # The API server, and WAHA
+    _timed("api_request", "A request to the API server", "operation", "status", span="api"),
+    _timed("waha_request", "A request to WAHA", "operation", "status", span="waha"),
+    _timed("tenant_lookup", "A look-up of a tenant, cached ones included", span="tenant lookup"),
+    _counted("api_retries", "Requests that the client repeated", "method", "error"),
+    _counted("mismatched_answers", "Answers that belong to somebody else", "field"),
+    _counted("requests_held", "Requests held back from a silent API server"),
+    _counted("silences", "Times an API server was found silent"),
+    # Writes and replies
+    _timed("delivery", "Working through a queue of writes or replies", "lane", span="delivery"),
+    _counted("writes", "Writes confirmed", "operation"),
+    _counted("write_retries", "Writes to be tried again", "operation", "error"),
+    _counted("verifications", "Writes looked up because nobody knew", "operation"),
+    _counted("unverified", "Writes of which nobody can tell", "policy"),
+    _counted("messages_moved", "Messages that followed the customer to a new session"),
+    _counted("syncs_dropped", "State updates whose session was over"),
+    _counted("parked", "Writes and replies set aside for an operator", "operation"),
+    _counted("mismatch", "Turns and writes stopped before a foreign tenant", "operation"),
+    _counted("replies_sent", "Replies sent, by what proved it", "by"),
+    _counted("reply_retries", "Replies to be tried again"),
+    _counted("reply_verifications", "Replies looked for in the chat"),
+    _counted("replies_resent", "Replies that were not there, and sent again"),
+    _counted("replies_unverified", "Replies of which nobody can tell", "policy"),
+    _counted("replies_withheld", "Replies dropped because a human took over"),
+    _counted("on_reply_failures", "Calls of on_reply that failed"),
+    # Stores and workers
+    _looked_up("store_up", "Whether the event store answered just now"),
+    _looked_up("backlog", "What the event store still has to do", "what"),
+    _looked_up("oldest_due_seconds", "Seconds for which the oldest work of a lane is due", "lane"),
+    _counted("worker_failures", "Work that failed", "lane", "error"),
+    _counted("heartbeat_failures", "Leases that could not be renewed in time"),
+    _counted("leases_lost", "Leases lost to another process"),
+    _counted("release_failures", "Leases that could not be given back"),
+    _counted("leftovers", "Calls and blocks that left work in the store"),
+    _counted("lost_with_memory", "Events, writes and replies that ended with a store in memory"),
+    _counted("operator", "What operators decided", "what"),
+    # Surfaces
+    _counted("claims", "Claims of once, aonce and deduplicated", "status"),
+    _counted("deliveries", "Deliveries to the webhook", "status"),
+    _counted("callback_duplicates", "Syncs of callback handlers that were done before"),
+    _counted("callback_events_unnamed", "Syncs of callback handlers without an event's id"),
+    _counted("callback_failures", "Syncs of callback handlers that failed", "error"),
+    _counted("callback_runs_forgotten", "Runs that callback handlers had no room for"),
+    _counted("history_failures", "Reads and writes of chat histories that failed", "error"),
+    _counted("incomplete_answers", "Answers of a model that were cut off"),
+    _counted("journal_failures", "Writes of histories that could not be queued", "error"),
+    _counted(
+        "middleware_failures", "Reads and writes of the middleware that failed", "doing", "error"
+    ),
+    _counted("tool_failures", "Calls of tools that failed", "tool", "error"),
+    # The reference server
+    _timed("server_request", "A request to the reference server", "operation", "status"),
+    _counted("forwards", "Deliveries to the agent's webhook", "status"),
+)
+METRICS = {metric.name: metric for metric in _ALL}

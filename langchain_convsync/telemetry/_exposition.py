@@ -1,0 +1,69 @@
+"""What Prometheus reads: https://prometheus.io/docs/instrumenting/exposition_formats/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
+from langchain_convsync.telemetry._record import Labels, counts, durations
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Gauge(NamedTuple):
+    """What is the case now, e.g. ``Gauge("backlog", 3, {"what": "queued"})``."""
+
+    name: str
+    value: float
+    labels: Labels = {}  # noqa: RUF012 - nobody changes it
+
+
+def exposition(gauges: Iterable[Gauge] = ()) -> str:
+    """Every metric as text, in the order of the catalogue.
+
+    Args:
+        gauges: What was just looked up.
+    """
+    looked_up = list(gauges)
+    lines: list[str] = []
+    for metric in METRICS.values():
+        if told := [*_told(metric, looked_up)]:
+            lines += [f"# HELP {metric.prometheus} {metric.meaning}"]
+            lines += [f"# TYPE {metric.prometheus} {metric.kind}", *told]
+    return "\n".join([*lines, ""])
+
+
+def _told(metric: Metric, gauges: list[Gauge]) -> Iterator[str]:
+    match metric.kind:
+        case "counter":
+            found = counts(metric.name)
+            if not (found or metric.labels):
+                found = [({}, 0)]  # so that the first one is an increase
+            for labels, number in found:
+                yield _line(metric.prometheus, labels, number)
+        case "histogram":
+            for labels, row in durations(metric.name):
+                yield from _histogram(metric.prometheus, labels, row)
+        case "gauge":
+            for gauge in gauges:
+                if gauge.name == metric.name:
+                    yield _line(metric.prometheus, gauge.labels, gauge.value)
+
+
+def _histogram(name: str, labels: Labels, row: list[float]) -> Iterator[str]:
+    *buckets, total = row
+    for bound, number in zip([*BOUNDS, "+Inf"], accumulate(buckets), strict=True):
+        yield _line(f"{name}_bucket", {**labels, "le": str(bound)}, number)
+    yield _line(f"{name}_sum", labels, total)
+    yield _line(f"{name}_count", labels, sum(buckets))
+
+
+def _line(name: str, labels: Labels, value: float) -> str:
+    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{told}}} {value:.15g}" if told else f"{name} {value:.15g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,121 @@
+"""What OpenTelemetry gets; needs the ``otel`` extra, and is imported where somebody listens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+
+from langchain_convsync.telemetry import _record
+from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
+
+logger = logging.getLogger(__name__)
+
+SCOPE = "langchain_convsync"
+
+#: Spans of requests to somebody else.
+_OUTWARD = {"api_request", "waha_request"}
+
+
+class Opened:
+    """A span under way; it is the current one until it is closed."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._token: Token[Any] = context.attach(trace.set_span_in_context(span))
+
+    def note(self, facts: Mapping[str, str | None]) -> None:
+        """Attributes; what is None is unknown."""
+        for name, fact in facts.items():
+            if fact is not None:
+                self._span.set_attribute(f"convsync.{name}", fact)
+
+    def failed(self, error: BaseException) -> None:
+        """The class of an error; its text may quote the customer."""
+        self._span.set_attribute("error.type", type(error).__name__)
+        self._span.set_status(Status(StatusCode.ERROR))
+
+    def close(self, labels: Mapping[str, str], error: BaseException | None) -> None:
+        """End it, with the labels as they are now."""
+        context.detach(self._token)
+        self.note(labels)
+        if error is not None:
+            self.failed(error)
+        self._span.end()
+
+
+class Spans:
+    """Begins spans, named after the metric that the same block is observed as."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def open(self, name: str, labels: Mapping[str, str]) -> Opened:
+        """A span of its own inside the current one."""
+        about = labels.get("phase") or labels.get("operation") or labels.get("lane")
+        title = " ".join(filter(None, ("convsync", METRICS[name].span, about)))
+        kind = SpanKind.CLIENT if name in _OUTWARD else SpanKind.INTERNAL
+        return Opened(self._tracer.start_span(title, kind=kind))
+
+
+class Meters:
+    """Counters as they are read, histograms as they are observed."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        meter = provider.get_meter(SCOPE)
+        self._histograms = {}
+        for metric in METRICS.values():
+            name = f"convsync.{metric.name}"
+            if metric.kind == "counter":
+                meter.create_observable_counter(
+                    name, [_reader(metric.name)], description=metric.meaning
+                )
+            elif metric.kind == "histogram":
+                self._histograms[metric.name] = meter.create_histogram(
+                    name,
+                    "s",
+                    metric.meaning,
+                    explicit_bucket_boundaries_advisory=BOUNDS,
+                )
+
+    def record(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
+        """One duration."""
+        self._histograms[name].record(seconds, {**labels})
+
+
+def _reader(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(number, labels) for labels, number in _record.counts(name)]
+
+
+def spans_of(provider: TracerProvider | None) -> Spans | None:
+    """Spans for a provider; None as long as there is none."""
+    found = provider or trace.get_tracer_provider()
+    return Spans(found.get_tracer(SCOPE)) if provider or _is_set_up(found) else None
+
+
+def meters_of(provider: MeterProvider | None) -> Meters | None:
+    """Counters and histograms for a provider; None as long as there is none."""
+    found = provider or metrics.get_meter_provider()
+    if not (provider or _is_set_up(found)):
+        return None
+    try:
+        return Meters(found)
+    except TypeError:  # the application's own version need not be the extra's
+        logger.warning(
+            "This OpenTelemetry API is too old for histograms of seconds, no metrics are exported: "
+            "pip install 'langchain-convsync[otel]'"
+        )
+        return None
+
+
+def _is_set_up(provider: object) -> bool:
+    """Whether it is an application's: the API's own ones are placeholders."""
+    home = type(provider).__module__
+    return not home.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

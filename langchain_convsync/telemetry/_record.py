@@ -1,0 +1,156 @@
+"""Counting and timing: on the path of every turn, so each is one dictionary update.
+
+Everything else is a view of what is kept here: ``_exposition`` writes it down for Prometheus,
+``_otel`` hands it to OpenTelemetry. As long as the application has not set that up, it costs a
+``None`` check.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from bisect import bisect_left
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from langchain_convsync.telemetry._otel import Meters, Opened, Spans
+
+#: A metric and the values of its labels, in the catalogue's order. That they are given in this
+#: order is looked after by a test, so that nothing needs to be sorted here.
+Key: TypeAlias = tuple[str, ...]
+#: A series' labels, by name.
+Labels: TypeAlias = dict[str, str]
+
+_lock = threading.Lock()
+_counts: dict[Key, int] = {}
+#: How many fell into each bucket, those beyond the last bound, and the sum of all in seconds.
+_seconds: dict[Key, list[float]] = {}
+
+_spans: Spans | None = None
+_meters: Meters | None = None
+
+
+def count(name: str, amount: int = 1, **labels: str) -> None:
+    """Add ``amount`` to a counter, e.g. ``count("turns", status="duplicate")``."""
+    key = (name, *labels.values())
+    with _lock:
+        _counts[key] = _counts.get(key, 0) + amount
+
+
+def observe(name: str, seconds: float, **labels: str) -> None:
+    """Add a duration to a histogram, e.g. ``observe("turn_phase", 0.2, phase="agent")``."""
+    _observe(name, seconds, labels)
+
+
+def _observe(name: str, seconds: float, labels: Labels) -> None:
+    key, place = (name, *labels.values()), bisect_left(BOUNDS, seconds)
+    with _lock:
+        row = _seconds.get(key)
+        if row is None:
+            row = _seconds[key] = [0.0] * (len(BOUNDS) + 2)
+        row[place] += 1
+        row[-1] += seconds
+    if _meters is not None:
+        _meters.record(name, seconds, labels)
+
+
+class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
+    """A block whose duration is observed, and which is a span where OpenTelemetry listens.
+
+    ::
+
+        with telemetry.timed("api_request", operation="sync_conversation", status="none") as timing:
+            ...
+            timing.labels["status"] = "2xx"
+
+    It stands around ``yield from`` in flows of both colours: a flow runs in one context.
+    """
+
+    __slots__ = ("_began", "_name", "_opened", "labels")
+
+    def __init__(self, name: str, **labels: str) -> None:
+        self._name = name
+        self._opened: Opened | None = None
+        self.labels = labels
+
+    def note(self, **facts: str | None) -> None:
+        """Attributes of the span alone: handles, and what else has too many values for a label."""
+        if self._opened is not None:
+            self._opened.note(facts)
+
+    def failed(self, error: BaseException) -> None:
+        """The block came to this error, although it does not raise it."""
+        if self._opened is not None:
+            self._opened.failed(error)
+
+    def __enter__(self) -> Self:
+        if _spans is not None:
+            self._opened = _spans.open(self._name, self.labels)
+        self._began = perf_counter()
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        _observe(self._name, perf_counter() - self._began, self.labels)
+        if self._opened is not None:
+            self._opened.close(self.labels, error)
+
+
+def counts(name: str) -> list[tuple[Labels, int]]:
+    """Each series of a counter."""
+    with _lock:
+        found = [(key, number) for key, number in _counts.items() if key[0] == name]
+    return [(_labels(key), number) for key, number in found]
+
+
+def durations(name: str) -> list[tuple[Labels, list[float]]]:
+    """Each series of a histogram: how many fell into each bucket, and the sum of all."""
+    with _lock:
+        found = [(key, [*row]) for key, row in _seconds.items() if key[0] == name]
+    return [(_labels(key), row) for key, row in found]
+
+
+def _labels(key: Key) -> Labels:
+    return dict(zip(METRICS[key[0]].labels, key[1:], strict=True))
+
+
+def counted(name: str, **labels: str) -> int:
+    """The sum of a counter over all its labels that include ``labels``."""
+    return sum(number for has, number in counts(name) if labels.items() <= has.items())
+
+
+def observed(name: str, **labels: str) -> int:
+    """How many durations a histogram has over all its labels that include ``labels``."""
+    rows = (row for has, row in durations(name) if labels.items() <= has.items())
+    return int(sum(sum(row[:-1]) for row in rows))
+
+
+def connect(
+    *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+) -> None:
+    """Let OpenTelemetry see what happens here, where the application has set it up.
+
+    Called whenever a client is made or a runner's block begins; while nobody has imported
+    OpenTelemetry it does nothing.
+
+    Args:
+        tracer_provider: Gets the spans; the global one when absent.
+        meter_provider: Gets counters and histograms; the global one when absent.
+    """
+    global _meters, _spans  # noqa: PLW0603 - one process, one listener
+    if tracer_provider or (_spans is None and "opentelemetry.trace" in sys.modules):
+        from langchain_convsync.telemetry._otel import spans_of
+
+        _spans = spans_of(tracer_provider)
+    if meter_provider or (_meters is None and "opentelemetry.metrics" in sys.modules):
+        from langchain_convsync.telemetry._otel import meters_of
+
+        _meters = meters_of(meter_provider)
