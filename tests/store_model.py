@@ -382,6 +382,7 @@ class StoreModel:
                 held_until=None if state.until is None else state.until / 1000,
                 cursor=state.cursor,
                 ops=tuple(ops[:most]),
+                anchor=state.anchor,
             )
 
         return ConversationView(

@@ -137,9 +137,9 @@ def as_view(answer: Any) -> ConversationView:
         turns=int(turns or 0),
         paused_until=_seconds(paused_until),
         events=tuple(_event(*event) for event in events),
-        turn=_lane(*turn),
-        write=_lane(*write),
-        say=_lane(*say),
+        turn=_lane(turn),
+        write=_lane(write),
+        say=_lane(say),
     )
 
 
@@ -170,13 +170,15 @@ def as_load(answer: Any) -> Load:
     )
 
 
-def _lane(depth: int, due_in: Any, until: Any, cursor: Any, ops: Any) -> LaneView:
+def _lane(answer: Any) -> LaneView:
+    depth, due_in, until, cursor, ops, anchor = answer
     return LaneView(
         depth=int(depth),
         due_in=_seconds(due_in),
         held_until=_seconds(until),
         cursor=as_cursor(cursor),
         ops=_ops(ops),
+        anchor=_text(anchor),
     )
 
 

@@ -19,6 +19,7 @@ from langchain_convsync.stores._sqlite_lanes import (
     keep_while_busy,
     lane_of,
     schedule,
+    text,
 )
 from langchain_convsync.stores._sqlite_names import follow
 from langchain_convsync.stores.base import (
@@ -100,6 +101,7 @@ def _lane_view(tx: Transaction, cid: str, lane: Lane, most: int) -> LaneView:
         held_until=_seconds(has["until"]),
         cursor=as_cursor(has),
         ops=tuple(Op(id=op["id"], body=decoded(op["body"])) for op in tx.all(query, *place, most)),
+        anchor=text(has["anchor"]),
     )
 
 

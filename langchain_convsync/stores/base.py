@@ -314,6 +314,7 @@ class LaneView:
         held_until: The end of its lease, lapsed or not; None when it was given back.
         cursor: How far the first of its operations has come.
         ops: The first operations in its queue.
+        anchor: JSON noted by the last confirmed operation of that queue.
     """
 
     depth: int = 0
@@ -321,6 +322,7 @@ class LaneView:
     held_until: float | None = None
     cursor: Cursor | None = None
     ops: tuple[Op, ...] = ()
+    anchor: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

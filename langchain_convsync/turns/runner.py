@@ -237,25 +237,31 @@ class TurnRunner:
         """:meth:`resume` on the running event loop."""
         await arun(self._inbox.pause(customer, account, 0.0))
 
-    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.
 
-        The words enter the history, and the agent is paused for so many seconds from now.
+        The words enter the history, and the agent is paused for so many seconds from now. WAHA now
+        and then reports what ``WAHAReply`` sent as a human's: that is recognised by its id, or by
+        its words while nobody knows its id, and only noted as an echo.
+
+        Returns:
+            Whether it was a human.
 
         Raises:
             InvalidEventError: The message names no customer.
             StoreError: The store did not take it; have it delivered again.
         """
-        run(self._take_over(message, seconds))
+        return run(self._take_over(message, seconds))
 
-    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """:meth:`take_over` on the running event loop."""
-        await arun(self._take_over(message, seconds))
+        return await arun(self._take_over(message, seconds))
 
-    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[None]:
+    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         self._require_open()
-        yield from self._inbox.take_over(message, seconds)
-        self._ring("turn")
+        taken_over = yield from self._inbox.take_over(message, seconds)
+        self._ring("turn" if taken_over else "say")
+        return taken_over
 
     def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.

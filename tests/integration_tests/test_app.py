@@ -143,13 +143,15 @@ def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
 def test_our_own_echo_is_noted_and_answers_nothing(
     runner: TurnRunner, chats: WahaChats, event_store: EventStore
 ) -> None:
-    """Else the agent would talk to itself, or take itself for a human."""
+    """Else the agent would talk to itself, or take itself for a human, whatever the source says."""
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         web.post("/webhook", **signed(message("3EB0A1", "Hola")))
         until(lambda: chats.texts)
-        told = web.post("/webhook", **signed(chats.echo(1))).json()
+        by_app = chats.echo(1)
+        by_app["payload"]["source"] = "app"
+        told = [web.post("/webhook", **signed(body)).json() for body in (chats.echo(1), by_app)]
 
-    assert told == {"status": "ignored"}
+    assert told == [{"status": "ignored"}] * 2
     assert chats.texts == ["re: Hola"]
     assert run(event_store.backlog()).queued == 0
 
