@@ -149,12 +149,24 @@ class StoreModel:
     def pause(self, cid: str, *, seconds: float) -> None:
         self.pauses[self._follow(cid)] = self.now + ms(seconds)
 
-    def link(self, alias: str, cid: str) -> bool:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> bool:
         cid = self._follow(cid)
         if alias == cid:
             return True
-        if self._talk(alias).busy:
+        talk = self._talk(alias)
+        turn = talk.lanes["turn"]
+        mine = lease is not None and lease.cid == alias and self._held(lease) is not None
+        if talk.ops["write"] or talk.ops["say"] or (self.now < (turn.until or 0) and not mine):
             return False
+        if mine:
+            talk.inbox[0].starts -= 1
+        if talk.inbox:
+            there = self.talks.setdefault(cid, Talk(quiet=talk.quiet, max_quiet=talk.max_quiet))
+            for event in talk.inbox:
+                event.cid = cid
+            there.inbox += talk.inbox
+            talk.inbox, turn.until = [], None
+            self._update_places()
         self.aliases[alias] = cid
         self.pauses[cid] = max(self.pauses.get(cid, 0), self.pauses.pop(alias, 0))
         return True

@@ -112,8 +112,8 @@ class NewEvent:
     Attributes:
         eid: The event's handle.
         cid: The handle of the conversation it belongs to.
-        alias: Another handle of the same customer (their LID); it points to ``cid`` from now on,
-            unless the conversation of that name still has work of its own.
+        alias: Another handle of the same customer (their LID), to be linked to ``cid``, see
+            :meth:`EventStore.link`.
         digest: Hash of the normalised content: a repeated eid with another digest is counted.
         payload: The event itself, JSON.
     """
@@ -535,10 +535,18 @@ class EventStore(Protocol):
         """
         ...
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """Let another handle of the same customer lead to their conversation.
 
-        False, and nothing is changed, while the conversation of that name has work of its own.
+        Events that wait under that name go along, behind those that wait there, and so does a
+        human's takeover. False, and nothing is changed, while the conversation of that name has
+        operations to deliver, or a turn that runs.
+
+        Args:
+            alias: The name.
+            cid: The conversation.
+            lease: The turn lane of ``alias``, for whoever found out in a turn whose name it is:
+                instead of standing in the way the turn ends, as released.
 
         Raises:
             ValueError: They are no handles, or belong to different accounts.

@@ -252,10 +252,12 @@ class RedisEventStore:
         """See :meth:`EventStore.pause`."""
         return self._operation("pause", cid, [cid, milliseconds(seconds)], lambda _: None)
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """See :meth:`EventStore.link`."""
         check_names(alias, cid)
-        return self._operation("link", cid, [alias, cid], bool)
+        arguments: list[Argument] = [alias, cid]
+        arguments += ["", ""] if lease is None else [lease.token, lease.epoch]
+        return self._operation("link", cid, arguments, bool)
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""

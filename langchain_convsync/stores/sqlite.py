@@ -220,10 +220,10 @@ class SQLiteEventStore:
         length = milliseconds(seconds)
         return self._step(lambda tx: names.pause(tx, cid, length))
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """See :meth:`EventStore.link`."""
         check_names(alias, cid)
-        return self._step(lambda tx: names.link(tx, alias, names.follow(tx, cid)))
+        return self._step(lambda tx: events.link(tx, alias, names.follow(tx, cid), lease))
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""
