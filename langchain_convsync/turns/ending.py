@@ -64,12 +64,14 @@ class Attempt:
     """One attempt at a turn: what was taken, for whom, and what was read.
 
     Attributes:
+        lid: The customer's LID, where only WAHA told whose it is.
         seen: None as long as the conversation could not be read.
     """
 
     taken: Taken
     batch: Batch
     ref: ConversationRef
+    lid: str | None = None
     seen: Seen | None = None
 
     def see(self, seen: Seen) -> None:

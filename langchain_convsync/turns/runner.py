@@ -21,6 +21,7 @@ from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
 from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
@@ -144,6 +145,7 @@ class TurnRunner:
             extractor=extractor,
             prepare=prepare,
             limits=limits,
+            lids=Lids(self.store, None if reply is None else reply.waha),
             says=reply is not None,
         )
         self._workers = workers

@@ -129,6 +129,13 @@ class Batch:
             events.sort(key=_sent)
         return cls(queued, tuple(events))
 
+    def known_as(self, phone_number: str) -> Batch:
+        """The batch of a customer whose phone number none of its events tells."""
+        number = {"phone_number": phone_number}
+        return replace(
+            self, events=tuple((eid, e.model_copy(update=number)) for eid, e in self.events)
+        )
+
     @property
     def asked(self) -> list[tuple[str, QueuedMessage]]:
         """What the customer wrote: what there is to answer."""
