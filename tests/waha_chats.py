@@ -22,8 +22,8 @@ class WahaChats:
         numbers: The phone numbers that it knows, by LID.
         lid_reads: The LIDs that it was asked for.
         lid_answer: What to answer instead of a number; None tells it.
-        notices: What was shown in a chat besides: (``sendSeen``, …, chat id), in order.
-        noticing: What to do with such a request; None shows it.
+        posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
+        signs: What to answer whatever sends no text.
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class WahaChats:
         self.numbers: dict[str, str] = {}
         self.lid_reads: list[str] = []
         self.lid_answer: Script | None = None
-        self.notices: list[tuple[str, str]] = []
-        self.noticing: Script | None = None
+        self.posts: list[tuple[str, str]] = []
+        self.signs: Script = answers({}, status=201)
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -47,17 +47,17 @@ class WahaChats:
     def __call__(self, request: Received) -> Iterable[bytes | float | Deed]:
         self.keys.add(request.headers.get("x-api-key"))
         path = unquote(request.target.partition("?")[0])
-        if request.method == "POST" and path != "/api/sendText":
-            self.notices.append((path.rpartition("/")[2], request.json["chatId"]))
-            return (self.noticing or answers({}, status=201))(request)
+        if request.method == "POST":
+            self.posts.append((path.rpartition("/")[2], request.json["chatId"]))
+            if path != "/api/sendText":
+                return self.signs(request)
+            fate = self.fates.pop(0) if self.fates else self.carried_out
+            return fate(request)
         if "/lids/" in path:
             lid = path.rpartition("/")[2]
             self.lid_reads.append(lid)
             known = answers({"lid": lid, "pn": self.numbers.get(lid)})
             return (self.lid_answer or known)(request)
-        if request.method == "POST":
-            fate = self.fates.pop(0) if self.fates else self.carried_out
-            return fate(request)
         self.reads += 1
         return (self.reading or self.shown)(request)
 

@@ -26,6 +26,8 @@ SEND_TIME = 10.0
 SKEW = 30.0
 #: Messages of a chat that are read to find a reply.
 LOOK_BACK = 100
+#: Characters that seem to be typed in a second.
+TYPED_PER_SECOND = 15.0
 #: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
 #: Seconds for which a message counts as ours by its words, where no answer told us its id.
@@ -93,6 +95,11 @@ def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False
         return Send(0, cursor.tries + 1)
     settled = cursor.sent_at + SEND_TIME + settle
     return Verify(0) if heard or now >= settled else Wait(settled - now)
+
+
+def typing_time(text: str, longest: float) -> float:
+    """Seconds for which somebody seems to type a text: as a fast writer would, at most so many."""
+    return min(longest, len(text) / TYPED_PER_SECOND)
 
 
 def echo_note(message_id: str, text: str) -> str:

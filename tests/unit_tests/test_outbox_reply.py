@@ -24,6 +24,7 @@ from langchain_convsync.outbox.reply import (
     is_ours,
     plan_reply,
     standing_in,
+    typing_time,
 )
 from langchain_convsync.stores.base import Cursor, LaneView, Lease, Op, Taken
 
@@ -157,6 +158,13 @@ def test_by_its_words_while_the_answer_is_still_to_come() -> None:
     assert not is_ours("A", "Hola", on_the_wire, 100.0)
     assert not is_ours("A", REPLY.text, never_begun, 100.0)
     assert not is_ours("A", REPLY.text, of_another, 100.0)
+
+
+def test_a_long_text_takes_longer_to_type_and_no_longer_than_it_may() -> None:
+    """By default no time at all."""
+    assert typing_time("a" * 30, 5.0) == 2.0
+    assert typing_time("a" * 3000, 5.0) == 5.0
+    assert typing_time("a" * 3000, 0.0) == 0.0
 
 
 def test_pauses_between_tries_grow_and_end_growing() -> None:
