@@ -146,6 +146,14 @@ class StoreModel:
             taken=taken,
         )
 
+    def amend(self, eid: str, before: str, after: str) -> str | None:
+        event = self.events.get(eid)
+        if event is None or event.state != "queued":
+            return None
+        if event.payload == before:
+            event.payload = after
+        return event.payload
+
     def pause(self, cid: str, *, seconds: float) -> None:
         self.pauses[self._follow(cid)] = self.now + ms(seconds)
 

@@ -85,8 +85,8 @@ def as_cursor(answer: Any) -> Cursor | None:
         pos=int(pos),
         sent_at=None if sent is None else int(sent) / 1000,
         tries=int(tries),
-        note=_text(note),
-        heard=lines(_text(heard)),
+        note=as_text(note),
+        heard=lines(as_text(heard)),
     )
 
 
@@ -107,8 +107,8 @@ def as_taken(answer: Any, lane: Lane) -> Taken | None:
         events=tuple(_event(*event) for event in events),
         ops=_ops(ops),
         cursor=as_cursor(cursor),
-        anchor=_text(anchor),
-        snapshot=_text(snapshot),
+        anchor=as_text(anchor),
+        snapshot=as_text(snapshot),
         turns=int(turns or 0),
         paused=bool(paused),
     )
@@ -121,7 +121,7 @@ def as_accepted(answer: Any) -> Accepted:
         status=status.decode(),
         cid=decoded(cid),
         state=None if state is None else state.decode(),
-        outcome=_text(outcome),
+        outcome=as_text(outcome),
         differs=bool(differs),
         due_in=int(due_in) / 1000,
         taken=as_taken(taken, "turn"),
@@ -178,7 +178,7 @@ def _lane(answer: Any) -> LaneView:
         held_until=_seconds(until),
         cursor=as_cursor(cursor),
         ops=_ops(ops),
-        anchor=_text(anchor),
+        anchor=as_text(anchor),
     )
 
 
@@ -203,5 +203,6 @@ def _event(eid: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes) 
     )
 
 
-def _text(data: bytes | None) -> str | None:
+def as_text(data: bytes | None) -> str | None:
+    """Optional text in a script's answer."""
     return None if data is None else decoded(data)

@@ -1,6 +1,6 @@
-"""Events in SQLite: accepting them, moving them, and committing the turn that answers them.
+"""Events in SQLite: accepting them, changing them, and committing the turn that answers them.
 
-Says the same as ``lua/accept.lua``, ``lua/link.lua`` and ``lua/commit.lua``.
+Says the same as ``lua/accept.lua``, ``lua/amend.lua``, ``lua/link.lua`` and ``lua/commit.lua``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from langchain_convsync.stores._checks import milliseconds
+from langchain_convsync.stores._checks import decoded, milliseconds
 from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_lanes import (
     LANES,
@@ -70,6 +70,17 @@ def accept(
         return accepted
     lane = None if token is None else take(tx, cid, "turn", token, length, at_once=at_once)
     return replace(accepted, taken=lane, due_in=0.0 if lane else due_in(tx, cid, "turn") or 0.0)
+
+
+def amend(tx: Transaction, eid: str, before: str, after: str) -> str | None:
+    """Replace the payload of a queued event, if it is the expected one; the one it has then."""
+    row = tx.one("SELECT payload FROM events WHERE eid = ? AND state = 'queued'", eid)
+    if row is None:
+        return None
+    if (held := decoded(row["payload"])) != before:
+        return held
+    tx.do("UPDATE events SET payload = ? WHERE eid = ?", blob(after), eid)
+    return after
 
 
 def link(tx: Transaction, name: str, cid: str, lease: Lease | None = None) -> bool:

@@ -408,6 +408,18 @@ class EventStore(Protocol):
         """
         ...
 
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """Replace the payload of an event that no turn has answered yet, if it is ``before``.
+
+        Answers the payload that it has then, so the same call again answers the same, and one with
+        another ``before`` reads it; None unless the event is queued. A turn that was taken earlier
+        goes on with what it took.
+
+        Raises:
+            ValueError: ``eid`` is no handle.
+        """
+        ...
+
     def take(
         self,
         lane: Lane,

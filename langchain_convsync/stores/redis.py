@@ -41,6 +41,7 @@ from langchain_convsync.stores._redis_wire import (
     as_load,
     as_set_aside,
     as_taken,
+    as_text,
     as_view,
     optional,
     script,
@@ -152,6 +153,10 @@ class RedisEventStore:
         arguments += [milliseconds(lease), milliseconds(quiet), milliseconds(max_quiet)]
         arguments += [backlog, at_once]
         return self._operation("accept", event.cid, arguments, as_accepted)
+
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        return self._operation("amend", eid, [eid, before, after], as_text)
 
     def take(
         self,

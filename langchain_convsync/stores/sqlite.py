@@ -131,6 +131,11 @@ class SQLiteEventStore:
             )
         )
 
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        account_of(eid)  # refuses what is no handle
+        return self._step(lambda tx: events.amend(tx, eid, before, after))
+
     def take(
         self,
         lane: Lane,

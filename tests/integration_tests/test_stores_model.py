@@ -184,6 +184,16 @@ class StoreMachine(RuleBasedStateMachine):
         if accepted.taken:
             self.leases.append(accepted.taken.lease)
 
+    @precondition(lambda self: self.accepted)
+    @rule(choice=CHOICE, of=st.sampled_from(("queued", "queued", "done", "dead")), after=TEXTS)
+    def amend(self, choice: int, of: str, after: str) -> None:
+        """Mostly of what it was; else it is told what that is."""
+        eids = [eid for eid, event in self.model.events.items() if event.state == of]
+        if eids:
+            eid = eids[choice % len(eids)]
+            before = self.model.events[eid].payload if choice < 6 else "another"
+            self.step("amend", eid, before, after)
+
     def events_moved(self) -> None:
         """What waited under a name that was linked stands behind what waited there."""
         for cid in list(self.accepted):
