@@ -93,6 +93,8 @@ class Webhook:
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
                 await self._runner.anote_echo(event)
+            case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
+                return "amended"
         return "ignored"
 
 

@@ -161,7 +161,7 @@ def _own_records(
     They are new since the last turn, and may stand before its reply: the customer wrote while the
     agent was thinking. Without a last turn they are at the tail.
     """
-    wanted = [{event.text, event.content} for _, event in batch.asked]
+    wanted = [event.looks for _, event in batch.events if event.by == "customer"]
     looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
     start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
     same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -101,6 +102,26 @@ class Inbox:
             if is_ours(own.message_id, own.text, view.say, view.now):
                 return True
         return False
+
+    def amend(self, change: waha.Ignored) -> Flow[bool]:
+        """Change the message that was edited or revoked; False where it waits no more."""
+        if change.target_id is None or (change.reason == "edited" and not change.text):
+            return False
+        handles = yield from self._named()
+        target = waha.event_id(change.target_id, from_me=bool(change.from_me))
+        eid = handles.event(change.account, "message", target)
+        held = yield from self.store.amend(eid, "", "")
+        while held is not None:
+            message = QueuedMessage.model_validate_json(held)
+            if not (changes := message.changed_by(change)):
+                break
+            facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
+            wanted = json.dumps({**json.loads(held), **facts})  # fields of newer versions stay
+            now_held = yield from self.store.amend(eid, held, wanted)
+            if now_held == wanted:
+                break
+            held = now_held
+        return held is not None
 
     def hear(self, own: OwnMessage) -> Flow[bool]:
         """Note that a message of the business was seen; whether a reply waits for such a sign."""

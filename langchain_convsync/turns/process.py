@@ -149,6 +149,8 @@ class Processor:
         return Attempt(taken, batch, ref, lid)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
+        if not attempt.batch.said:
+            return (yield from self._commit(attempt, Ending(status="dropped", messages=[])))
         try:
             yield from self._read(attempt)
         except APIError as error:
@@ -367,6 +369,6 @@ def _given_to_a_human(attempt: Attempt) -> Ending:
 def _inbound(batch: Batch) -> list[ConversationMessage]:
     return [
         ConversationMessage(role=event.role, content=event.content)
-        for _, event in batch.events
+        for _, event in batch.said
         if event.content
     ]

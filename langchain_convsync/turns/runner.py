@@ -265,6 +265,39 @@ class TurnRunner:
         self._ring("turn" if taken_over else "say")
         return taken_over
 
+    def amend(self, change: waha.Ignored) -> bool:
+        """A customer edited or took back a message: apply that while the message waits.
+
+        An edit replaces its text. One that was taken back is neither answered nor recorded; a turn
+        of which nothing is left ends as ``dropped``, without a run of the agent. A turn that is
+        running has read the words already and goes on with them, unless it has to begin again; what
+        was answered stays as it was, since the API server has no call to change it. All of them are
+        counted as ``amendments``, by their outcome.
+
+        Args:
+            change: ``waha.Ignored`` with the reason ``edited`` or ``revoked``; others are nothing.
+
+        Returns:
+            Whether the message was waiting.
+
+        Raises:
+            StoreError: The store did not take it; have it delivered again.
+        """
+        return run(self._amend(change))
+
+    async def aamend(self, change: waha.Ignored) -> bool:
+        """:meth:`amend` on the running event loop."""
+        return await arun(self._amend(change))
+
+    def _amend(self, change: waha.Ignored) -> Flow[bool]:
+        self._require_open()
+        if change.reason not in {"edited", "revoked"}:
+            return False
+        waited = yield from self._inbox.amend(change)
+        outcome = "applied" if waited else "too late"
+        telemetry.count("amendments", what=change.reason, outcome=outcome)
+        return waited
+
     def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
 

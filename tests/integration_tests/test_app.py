@@ -156,6 +156,34 @@ def test_our_own_echo_is_noted_and_answers_nothing(
     assert run(event_store.backlog()).queued == 0
 
 
+def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """WAHA tells with events of their own."""
+    runner._inbox.quiet = runner._inbox.max_quiet = 60.0  # the customer is still writing
+    runner._inbox.backlog = 3
+    changed = {"id": f"false_{CHAT}_3EB0E1", "from": CHAT, "fromMe": False}
+    bodies = [
+        message("3EB0A1", "Una piza"),
+        message("3EB0A2", "¡Rápido!"),
+        {"event": "message.edited", "session": "default"}
+        | {"payload": {**changed, "editedMessageId": "3EB0A1", "body": "Una pizza"}},
+        {"event": "message.revoked", "session": "default"}
+        | {"payload": {"after": changed, "before": None, "revokedMessageId": "3EB0A2"}},
+        {"event": "message.revoked", "session": "default"}
+        | {"payload": {"after": changed, "before": None, "revokedMessageId": "3EB0FF"}},
+    ]
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        told = [web.post("/webhook", **signed(body)).json()["status"] for body in bodies]
+        runner._inbox.quiet = 0.0
+        web.post("/webhook", **signed(message("3EB0A3", "con queso")))
+        until(lambda: chats.texts)
+
+    assert told == ["queued", "queued", "amended", "amended", "ignored"]
+    words = [("user", "Una pizza"), ("user", "con queso"), ("bot", "re: con queso")]
+    assert history(server) == words
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
