@@ -51,7 +51,8 @@ class TurnRunner:
             ``CONVSYNC_STORE_URL``.
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
             or None.
-        prepare: The agent's input: (conversation, events) → input.
+        prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
+            the agent reads by default, its ``media`` tells a file's URL and type.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
