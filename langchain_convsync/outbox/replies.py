@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a sign of life may take: it is not worth waiting for.
 SIGN_TIME = 2.0
-#: Seconds that a customer may see somebody typing at most; WhatsApp shows it no longer than that.
+#: Seconds that a customer may see somebody typing at most: the replies behind it wait as well.
 LONGEST_TYPING = 20.0
 #: Seconds for which a chat that cannot be read is asked again, before the policy decides.
 READ_PATIENCE = 300.0
