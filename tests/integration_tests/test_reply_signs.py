@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from langchain_convsync import WAHAReply, telemetry
+from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry
+from langchain_convsync._flow import run
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.outbox import Replies, Reply
+from langchain_convsync.stores.base import EventStore, Op
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import CLOSE, HANG, Script, answers, sends
 from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
+from tests.store_cases import Clock, blocking, commit_of, event, lane_of, turn_of
 from tests.waha_chats import WahaChats, waha_server
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
@@ -100,6 +104,23 @@ def test_a_reply_that_is_sent_again_is_not_typed_again(
     assert answered(TurnRunner.run, server, event_store, chats, seen=True) == [
         *("sendSeen", "sendText", "sendText")
     ]
+
+
+def test_whoever_lost_the_reply_shows_nothing(chats: WahaChats) -> None:
+    """Another process is at it: the customer sees one of them type."""
+    clock = Clock()
+    store = SQLiteEventStore(":memory:", clock=clock)
+    taken = turn_of(store, blocking, event())
+    body = Reply(turn="1", chat_id=CHAT, text="re: Hola").model_dump_json()
+    says = [Op(id=f"{taken.events[0].eid}/0", body=body)]
+    blocking(store.commit_turn(taken.lease, replace(commit_of(taken), says=says)))
+    slow = lane_of(store, blocking, "say", "slow")
+    clock.advance(60.0)
+    lane_of(store, blocking, "say", "another")
+
+    run(Replies(WAHAReply(chats.url, seen=True), store).deliver(slow, budget=0.0))
+
+    assert chats.posts == []
 
 
 @pytest.mark.parametrize("typing", [-1.0, 21.0, float("nan")])
