@@ -149,6 +149,7 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "retry": lambda store, has: store.op_retry(has[0], FIRST, 0, delay=1.0, sent=True),
     "park": lambda store, has: store.op_park(has[0], FIRST, reason="test"),
     "hear": lambda store, _: store.hear(conversation(), "echo"),
+    "amend": lambda store, has: store.amend(has[1].events[0].eid, has[1].events[0].payload, "{}"),
     "pause": lambda store, _: store.pause(conversation(), seconds=60.0),
     "link": lambda store, _: store.link(conversation("lid"), conversation()),
     "due": lambda store, _: store.due("write", conversation()),

@@ -147,15 +147,35 @@ class StoreModel:
             taken=taken,
         )
 
+    def amend(self, eid: str, before: str, after: str) -> str | None:
+        event = self.events.get(eid)
+        if event is None or event.state != "queued":
+            return None
+        if event.payload == before:
+            event.payload = after
+        return event.payload
+
     def pause(self, cid: str, *, seconds: float) -> None:
         self.pauses[self._follow(cid)] = self.now + ms(seconds)
 
-    def link(self, alias: str, cid: str) -> bool:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> bool:
         cid = self._follow(cid)
         if alias == cid:
             return True
-        if self._talk(alias).busy:
+        talk = self._talk(alias)
+        turn = talk.lanes["turn"]
+        mine = lease is not None and lease.cid == alias and self._held(lease) is not None
+        if talk.ops["write"] or talk.ops["say"] or (self.now < (turn.until or 0) and not mine):
             return False
+        if mine:
+            talk.inbox[0].starts -= 1
+        if talk.inbox:
+            there = self.talks.setdefault(cid, Talk(quiet=talk.quiet, max_quiet=talk.max_quiet))
+            for event in talk.inbox:
+                event.cid = cid
+            there.inbox += talk.inbox
+            talk.inbox, turn.until = [], None
+            self._update_places()
         self.aliases[alias] = cid
         self.pauses[cid] = max(self.pauses.get(cid, 0), self.pauses.pop(alias, 0))
         return True
@@ -399,6 +419,7 @@ class StoreModel:
                 held_until=None if state.until is None else state.until / 1000,
                 cursor=state.cursor,
                 ops=tuple(ops[:most]),
+                anchor=state.anchor,
             )
 
         return ConversationView(

@@ -19,6 +19,11 @@ class WahaChats:
         fates: What to do with the next sends; an empty list carries them out.
         reading: What to answer instead of a chat; None shows the chat.
         reads: How often a chat was asked for.
+        numbers: The phone numbers that it knows, by LID.
+        lid_reads: The LIDs that it was asked for.
+        lid_answer: What to answer instead of a number; None tells it.
+        posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
+        signs: What to answer whatever sends no text.
     """
 
     def __init__(self) -> None:
@@ -26,6 +31,11 @@ class WahaChats:
         self.fates: list[Script] = []
         self.reading: Script | None = None
         self.reads = 0
+        self.numbers: dict[str, str] = {}
+        self.lid_reads: list[str] = []
+        self.lid_answer: Script | None = None
+        self.posts: list[tuple[str, str]] = []
+        self.signs: Script = answers({}, status=201)
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -36,9 +46,18 @@ class WahaChats:
 
     def __call__(self, request: Received) -> Iterable[bytes | float | Deed]:
         self.keys.add(request.headers.get("x-api-key"))
+        path = unquote(request.target.partition("?")[0])
         if request.method == "POST":
+            self.posts.append((path.rpartition("/")[2], request.json["chatId"]))
+            if path != "/api/sendText":
+                return self.signs(request)
             fate = self.fates.pop(0) if self.fates else self.carried_out
             return fate(request)
+        if "/lids/" in path:
+            lid = path.rpartition("/")[2]
+            self.lid_reads.append(lid)
+            known = answers({"lid": lid, "pn": self.numbers.get(lid)})
+            return (self.lid_answer or known)(request)
         self.reads += 1
         return (self.reading or self.shown)(request)
 

@@ -89,10 +89,12 @@ class Webhook:
                     raise _Refusal(503, "too many messages of this customer wait", 5)
                 return status
             case waha.OperatorMessage():
-                await self._runner.atake_over(event, seconds=self._takeover)
-                return "taken over"
+                human = await self._runner.atake_over(event, seconds=self._takeover)
+                return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
                 await self._runner.anote_echo(event)
+            case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
+                return "amended"
         return "ignored"
 
 

@@ -1,8 +1,8 @@
-"""WAHA's own API, as far as replies need it: send a text, read what was sent, name the sessions.
+"""WAHA's own API, as far as answering needs it: sending, being seen, reading chats, LIDs, sessions.
 
-Protocol: https://waha.devlike.pro/docs/how-to/send-messages/, …/chats/ and …/sessions/. No call is
-repeated here: WAHA has no idempotency keys, so whoever holds the queue of replies decides what
-comes next.
+Protocol: https://waha.devlike.pro/docs/how-to/send-messages/, …/chats/, …/contacts/ (for LIDs) and
+…/sessions/. No call is repeated here: WAHA has no idempotency keys, so whoever holds the queue of
+replies decides what comes next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync import telemetry
+from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
@@ -26,7 +26,7 @@ from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
-from langchain_convsync.waha.wire import as_object, as_text, at
+from langchain_convsync.waha.wire import Json, as_object, as_text, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,47 @@ class Waha:
         answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
         return _id_of(_parsed(answer))
 
+    def seen(self, session: str, chat_id: str, *, timeout: float) -> Flow[None]:
+        """Mark the chat as read: the customer's ticks turn blue.
+
+        Raises:
+            WAHAError: It did not work, or nobody knows.
+        """
+        yield from self._tell("seen", "/api/sendSeen", session, chat_id, timeout)
+
+    def typing(self, session: str, chat_id: str, *, on: bool, timeout: float) -> Flow[None]:
+        """Show that somebody types, or not any more.
+
+        Raises:
+            WAHAError: It did not work, or nobody knows.
+        """
+        path = "/api/startTyping" if on else "/api/stopTyping"
+        yield from self._tell("typing", path, session, chat_id, timeout)
+
+    def lid(self, session: str, lid: str, *, timeout: float) -> Flow[str | None]:
+        """The phone number behind a LID, E.164; None where WAHA does not know it (yet).
+
+        Raises:
+            WAHAError: It cannot be asked.
+        """
+        path = f"/api/{path_segment(session)}/lids/{path_segment(lid)}"
+        told = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
+        number = phone.identity_of(as_text(told.get("pn")))
+        return number if number is not None and number.startswith("+") else None
+
+    def chats(self, session: str, *, most: int, timeout: float) -> Flow[list[str]]:
+        """The chat ids of the last ``most`` chats; those that cannot be read are left out.
+
+        Raises:
+            WAHAError: They cannot be listed; ``status_code`` tells an engine that keeps none.
+        """
+        path = f"/api/{path_segment(session)}/chats?limit={most}&sortOrder=desc"
+        listed = yield from self._list(
+            "chats", f"{path}&sortBy=conversationTimestamp", "chats", timeout
+        )
+        ids = (as_text(chat.get("id")) or as_text(at(chat, "id", "_serialized")) for chat in listed)
+        return [phone.chat_id(found) for told in ids if (found := phone.identity_of(told))]
+
     def chat(
         self, session: str, chat_id: str, *, most: int, timeout: float
     ) -> Flow[list[ChatMessage]]:
@@ -91,11 +132,7 @@ class Waha:
         """
         path = f"/api/{path_segment(session)}/chats/{path_segment(chat_id)}/messages"
         query = f"?limit={most}&downloadMedia=false&filter.fromMe=true"
-        answer = yield from self._ask("chat", "GET", path + query, None, timeout)
-        listed = _parsed(answer)
-        if not isinstance(listed, list):
-            message = "WAHA's list of messages is none: check that base_url is WAHA's"
-            raise WAHAError(message, status_code=answer.status)
+        listed = yield from self._list("chat", path + query, "messages", timeout)
         return [
             ChatMessage(
                 _id_of(entry),
@@ -103,7 +140,7 @@ class Waha:
                 moment(entry.get("timestamp")),
                 own=entry.get("fromMe") is True,
             )
-            for entry in map(as_object, listed)
+            for entry in listed
         ]
 
     def sessions(self, *, timeout: float) -> Flow[list[WahaSession]]:
@@ -112,15 +149,25 @@ class Waha:
         Raises:
             WAHAError: They cannot be read.
         """
-        answer = yield from self._ask("sessions", "GET", "/api/sessions?all=true", None, timeout)
-        listed = _parsed(answer)
-        if not isinstance(listed, list):
-            message = "WAHA's list of sessions is none: check that base_url is WAHA's"
-            raise WAHAError(message, status_code=answer.status)
+        listed = yield from self._list("sessions", "/api/sessions?all=true", "sessions", timeout)
         return [
             WahaSession(as_text(entry.get("name")), as_text(entry.get("status")) or None)
-            for entry in map(as_object, listed)
+            for entry in listed
         ]
+
+    def _tell(
+        self, operation: str, path: str, session: str, chat_id: str, timeout: float
+    ) -> Flow[None]:
+        body = json.dumps({"session": session, "chatId": chat_id}).encode()
+        yield from self._ask(operation, "POST", path, body, timeout)
+
+    def _list(self, operation: str, path: str, what: str, timeout: float) -> Flow[list[Json]]:
+        answer = yield from self._ask(operation, "GET", path, None, timeout)
+        listed = _parsed(answer)
+        if not isinstance(listed, list):
+            message = f"WAHA's list of {what} is none: check that base_url is WAHA's"
+            raise WAHAError(message, status_code=answer.status)
+        return [as_object(entry) for entry in listed]
 
     def _ask(
         self, operation: str, method: Method, path: str, body: bytes | None, timeout: float

@@ -7,7 +7,7 @@ from langchain_convsync.outbox.compose import as_ops, overlaid, writes_for
 from langchain_convsync.outbox.delivery import Outbox, Unverifiable
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
 from langchain_convsync.outbox.replies import Replies, WAHAReply
-from langchain_convsync.outbox.reply import Reply, echo_note
+from langchain_convsync.outbox.reply import Reply, echo_note, is_ours
 
 __all__ = [
     "Anchor",
@@ -20,6 +20,7 @@ __all__ = [
     "anchor_for",
     "as_ops",
     "echo_note",
+    "is_ours",
     "overlaid",
     "overlay",
     "writes_for",

@@ -12,11 +12,11 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConfigurationError, ConvSyncError, WAHAError
+from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
-from langchain_convsync.outbox.queue import Parked, Queue, backoff, passing
+from langchain_convsync.outbox.queue import SLACK, Parked, Queue, backoff, passing
 from langchain_convsync.outbox.reply import (
     LOOK_BACK,
     SEND_TIME,
@@ -25,11 +25,16 @@ from langchain_convsync.outbox.reply import (
     heard_as,
     plan_reply,
     standing_in,
+    typing_time,
 )
 from langchain_convsync.stores.base import Cursor, EventStore, Op, Taken
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that a sign of life may take: it is not worth waiting for.
+SIGN_TIME = 2.0
+#: Seconds that a customer may see somebody typing at most: the replies behind it wait as well.
+LONGEST_TYPING = 20.0
 #: Seconds for which a chat that cannot be read is asked again, before the policy decides.
 READ_PATIENCE = 300.0
 
@@ -55,6 +60,10 @@ class WAHAReply:
             are counted.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
+        seen: Whether the customer sees that the message was read, right before the reply is sent.
+        typing: Seconds for which the customer sees somebody typing before that, at most: a short
+            text takes less. Whoever delivers the reply waits so long: a worker, or outside a block
+            the call. Both signs may fail, and then the reply is sent without them.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -68,14 +77,21 @@ class WAHAReply:
         api_key: str | SecretStr | None = None,
         unverifiable: Unsure = "drop",
         settle: float = 10.0,
+        seen: bool = False,
+        typing: float = 0.0,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
+        if not 0 <= typing <= LONGEST_TYPING:
+            message = f"typing must be from 0 to {LONGEST_TYPING:.0f} seconds"
+            raise ConfigurationError(message)
         if unverifiable not in {"drop", "resend"}:
             message = 'unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
         self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
         self.unverifiable: Unsure = unverifiable
         self.settle = settle
+        self.seen = seen
+        self.typing = typing
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
@@ -130,6 +146,8 @@ class Replies(Queue[Saying]):
                 return (yield from self._verify(head, now))
 
     def _send(self, head: Saying, attempt: int) -> Flow[float]:
+        if attempt == 1:
+            yield from self._show_signs(head)
         yield from self._begun(head, attempt=attempt, need=SEND_TIME)
         reply = head.reply
         try:
@@ -141,6 +159,26 @@ class Replies(Queue[Saying]):
         except ConvSyncError as error:
             raise Parked(str(error)) from error
         return self._confirm(head, message_id, by="answer")
+
+    def _show_signs(self, head: Saying) -> Flow[None]:
+        """Let the chat look as if somebody read and typed; nothing is noted or depends on it."""
+        sender, reply = self._sender, head.reply
+        pause = typing_time(reply.text, sender.typing)
+        if not (sender.seen or pause):
+            return
+        needed = pause + 3 * SIGN_TIME + SLACK
+        if (yield from self._store.beat(head.lease, seconds=needed)) is None:
+            raise FencedError
+        chat = (reply.waha_session, reply.chat_id)
+        try:
+            if sender.seen:
+                yield from sender.waha.seen(*chat, timeout=SIGN_TIME)
+            if pause:
+                yield from sender.waha.typing(*chat, on=True, timeout=SIGN_TIME)
+                yield from sleep(pause)
+                yield from sender.waha.typing(*chat, on=False, timeout=SIGN_TIME)
+        except ConvSyncError as error:
+            telemetry.count("signs_failed", error=type(error).__name__)
 
     def _failed(self, head: Saying, error: WAHAError) -> Flow[float]:
         """Keep the reply for later: to be looked for first where it may have been sent."""

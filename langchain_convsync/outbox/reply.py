@@ -11,13 +11,14 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
-from langchain_convsync.stores.base import Cursor
+from langchain_convsync.stores.base import Cursor, LaneView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
 SEND_TIME = 10.0
@@ -25,8 +26,12 @@ SEND_TIME = 10.0
 SKEW = 30.0
 #: Messages of a chat that are read to find a reply.
 LOOK_BACK = 100
-#: Ids of own messages that are remembered per conversation: more than a look back can show.
+#: Characters that seem to be typed in a second.
+TYPED_PER_SECOND = 15.0
+#: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
+#: Seconds for which a message counts as ours by its words, where no answer told us its id.
+ECHO_TIME = 600.0
 
 
 class Reply(BaseModel):
@@ -51,7 +56,10 @@ class Reply(BaseModel):
 
 @dataclass(slots=True, kw_only=True)
 class Saying(Head):
-    """The reply at the head of a say queue; its anchor are the ids of what was sent before it."""
+    """The reply at the head of a say queue; its anchor is what was sent before it, oldest first.
+
+    Each is an id, or, where no answer told one, the words' digest and when they were sent.
+    """
 
     reply: Reply
     sent: bool = False
@@ -64,13 +72,15 @@ class Saying(Head):
     @property
     def known(self) -> list[str]:
         """Ids of earlier replies, oldest first."""
-        return [] if self.anchor is None else list(json.loads(self.anchor))
+        return [sent for sent in _before(self.anchor) if isinstance(sent, str)]
 
-    def anchor_with(self, message_id: str | None) -> str | None:
-        """The anchor once the reply was sent under this id; None leaves it as it is."""
-        if message_id is None:
-            return None
-        return json.dumps([*self.known, message_id][-REMEMBERED:])
+    def anchor_with(self, message_id: str | None) -> str:
+        """The anchor once the reply was sent under this id; None where nobody told it."""
+        sent = message_id or {
+            "digest": digest(self.reply.text),
+            "at": self.cursor.sent_at or self.taken.now,
+        }
+        return json.dumps([*_before(self.anchor), sent][-REMEMBERED:])
 
 
 def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False) -> Step:
@@ -89,6 +99,11 @@ def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False
     return Verify(0) if heard or now >= settled else Wait(settled - now)
 
 
+def typing_time(text: str, longest: float) -> float:
+    """Seconds for which somebody seems to type a text: as a fast writer would, at most so many."""
+    return min(longest, len(text) / TYPED_PER_SECOND)
+
+
 def echo_note(message_id: str, text: str) -> str:
     """What a store keeps of our own echo; nobody can read the words from it."""
     return json.dumps({"id": message_id, "digest": digest(text)})
@@ -102,6 +117,34 @@ def heard_as(reply: Reply, notes: Iterable[str], known: Collection[str]) -> str 
         (echo["id"] for echo in echoes if echo["digest"] == wanted and echo["id"] not in known),
         None,
     )
+
+
+def is_ours(message_id: str | None, text: str, say: LaneView, now: float) -> bool:
+    """Whether a message of the business is one of our sends, whatever WAHA takes for its source.
+
+    It is if its id was the answer to a send, or else if it has the words of one whose id nobody
+    has told: of the reply that is being sent, whose answer may come later than its echo.
+
+    Args:
+        message_id: The message's stanza id.
+        text: Its words.
+        say: The conversation's say queue, its head included.
+        now: Store time.
+    """
+    sent, looks = _before(say.anchor), digest(text)
+    if message_id in sent:
+        return True
+    nameless = [each for each in sent if isinstance(each, dict) and now < each["at"] + ECHO_TIME]
+    if any(each["digest"] == looks for each in nameless):
+        return True
+    head = next(iter(say.ops), None)
+    if head is None or say.cursor is None or say.cursor.op_id != head.id or not say.cursor.tries:
+        return False
+    return digest(Reply.model_validate_json(head.body).text) == looks
+
+
+def _before(anchor: str | None) -> list[Any]:
+    return [] if anchor is None else list(json.loads(anchor))
 
 
 def standing_in(

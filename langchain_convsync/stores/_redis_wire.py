@@ -93,8 +93,8 @@ def as_cursor(answer: Any) -> Cursor | None:
         pos=int(pos),
         sent_at=None if sent is None else int(sent) / 1000,
         tries=int(tries),
-        note=_text(note),
-        heard=lines(_text(heard)),
+        note=as_text(note),
+        heard=lines(as_text(heard)),
     )
 
 
@@ -115,8 +115,8 @@ def as_taken(answer: Any, lane: Lane) -> Taken | None:
         events=tuple(_event(*event) for event in events),
         ops=_ops(ops),
         cursor=as_cursor(cursor),
-        anchor=_text(anchor),
-        snapshot=_text(snapshot),
+        anchor=as_text(anchor),
+        snapshot=as_text(snapshot),
         turns=int(turns or 0),
         paused=bool(paused),
     )
@@ -129,7 +129,7 @@ def as_accepted(answer: Any) -> Accepted:
         status=status.decode(),
         cid=decoded(cid),
         state=None if state is None else state.decode(),
-        outcome=_text(outcome),
+        outcome=as_text(outcome),
         differs=bool(differs),
         due_in=int(due_in) / 1000,
         taken=as_taken(taken, "turn"),
@@ -145,9 +145,9 @@ def as_view(answer: Any) -> ConversationView:
         turns=int(turns or 0),
         paused_until=_seconds(paused_until),
         events=tuple(_event(*event) for event in events),
-        turn=_lane(*turn),
-        write=_lane(*write),
-        say=_lane(*say),
+        turn=_lane(turn),
+        write=_lane(write),
+        say=_lane(say),
     )
 
 
@@ -178,13 +178,15 @@ def as_load(answer: Any) -> Load:
     )
 
 
-def _lane(depth: int, due_in: Any, until: Any, cursor: Any, ops: Any) -> LaneView:
+def _lane(answer: Any) -> LaneView:
+    depth, due_in, until, cursor, ops, anchor = answer
     return LaneView(
         depth=int(depth),
         due_in=_seconds(due_in),
         held_until=_seconds(until),
         cursor=as_cursor(cursor),
         ops=_ops(ops),
+        anchor=as_text(anchor),
     )
 
 
@@ -209,5 +211,6 @@ def _event(eid: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes) 
     )
 
 
-def _text(data: bytes | None) -> str | None:
+def as_text(data: bytes | None) -> str | None:
+    """Optional text in a script's answer."""
     return None if data is None else decoded(data)

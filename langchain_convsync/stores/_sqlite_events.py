@@ -1,6 +1,6 @@
-"""Events in SQLite: accepting them, and committing the turn that answers them.
+"""Events in SQLite: accepting them, changing them, and committing the turn that answers them.
 
-Says the same as ``lua/accept.lua`` and ``lua/commit.lua``.
+Says the same as ``lua/accept.lua``, ``lua/amend.lua``, ``lua/link.lua`` and ``lua/commit.lua``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from langchain_convsync.stores._checks import account_of, milliseconds
+from langchain_convsync.stores._checks import decoded, milliseconds
 from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_lanes import (
     LANES,
@@ -18,11 +18,13 @@ from langchain_convsync.stores._sqlite_lanes import (
     head_of,
     is_held,
     keep_while_busy,
+    lane_of,
+    revive,
     schedule,
     take,
     text,
 )
-from langchain_convsync.stores._sqlite_names import follow, is_paused, link
+from langchain_convsync.stores._sqlite_names import follow, is_paused
 from langchain_convsync.stores.base import Accepted, Commit, Committed, Lane, Lease, NewEvent, Op
 
 #: How many expired records an accept removes on its way: more than it adds, and never long.
@@ -54,7 +56,7 @@ def accept(
         link(tx, event.alias, cid)
     if known is None:
         _enqueue(tx, event, cid, by=by, quiet=quiet, max_quiet=max_quiet)
-        known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)
+    known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)  # it may have moved
     cid = known["cid"]
     status: Literal["new", "duplicate"] = "new" if known["accepted_by"] == by else "duplicate"
     accepted = Accepted(
@@ -68,6 +70,45 @@ def accept(
         return accepted
     lane = None if token is None else take(tx, cid, "turn", token, length, at_once=at_once)
     return replace(accepted, taken=lane, due_in=0.0 if lane else due_in(tx, cid, "turn") or 0.0)
+
+
+def amend(tx: Transaction, eid: str, before: str, after: str) -> str | None:
+    """Replace the payload of a queued event, if it is the expected one; the one it has then."""
+    row = tx.one("SELECT payload FROM events WHERE eid = ? AND state = 'queued'", eid)
+    if row is None:
+        return None
+    if (held := decoded(row["payload"])) != before:
+        return held
+    tx.do("UPDATE events SET payload = ? WHERE eid = ?", blob(after), eid)
+    return after
+
+
+def link(tx: Transaction, name: str, cid: str, lease: Lease | None = None) -> bool:
+    """Let a name lead to a conversation, which is no alias itself, hence never in a circle.
+
+    Its events and a human's takeover go along. Answers whether the name leads there now: not while
+    it has operations, or a turn that is not the caller's.
+    """
+    if name == cid:
+        return True
+    if tx.one("SELECT 1 FROM ops WHERE cid = ?", name):
+        return False
+    turn = lane_of(tx, name, "turn")
+    if lease is not None and lease.cid == name and is_held(tx, lease):
+        head = head_of(tx, name, "turn")
+        tx.do("UPDATE events SET starts = starts - 1 WHERE eid = ?", head)
+    elif turn is not None and tx.now < (turn["until"] or 0):
+        return False
+    if head_of(tx, name, "turn") is not None:
+        _bring_along(tx, name, cid)
+    tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", name, cid, tx.now + tx.retention)
+    tx.do(
+        "INSERT INTO pauses SELECT ?, until FROM pauses WHERE cid = ?"
+        " ON CONFLICT (cid) DO UPDATE SET until = max(until, excluded.until)",
+        *(cid, name),
+    )
+    tx.do("DELETE FROM pauses WHERE cid = ?", name)
+    return True
 
 
 def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
@@ -116,17 +157,8 @@ def _sweep(tx: Transaction) -> None:
 def _enqueue(
     tx: Transaction, event: NewEvent, cid: str, *, by: str, quiet: int, max_quiet: int
 ) -> None:
-    tx.do("DELETE FROM conversations WHERE cid = ? AND expires <= ?", cid, tx.now)
-    tx.do(
-        "INSERT INTO conversations (cid, quiet, max_quiet) VALUES (?, ?, ?) ON CONFLICT (cid)"
-        " DO UPDATE SET quiet = excluded.quiet, max_quiet = excluded.max_quiet",
-        *(cid, quiet, max_quiet),
-    )
-    for lane in LANES:
-        tx.do(
-            "INSERT OR IGNORE INTO lanes (cid, lane, account) VALUES (?, ?, ?)",
-            *(cid, lane, account_of(cid)),
-        )
+    revive(tx, cid)
+    tx.do("UPDATE conversations SET quiet = ?, max_quiet = ? WHERE cid = ?", quiet, max_quiet, cid)
     tx.do(
         "INSERT INTO events (eid, cid, digest, payload, accepted_at, accepted_by)"
         " VALUES (?, ?, ?, ?, ?, ?)",
@@ -134,6 +166,21 @@ def _enqueue(
     )
     keep_while_busy(tx, cid)
     schedule(tx, cid, "turn")
+
+
+def _bring_along(tx: Transaction, name: str, cid: str) -> None:
+    """Put the events that wait under a name behind those of a conversation."""
+    revive(tx, cid, like=name)
+    waiting = "SELECT eid FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq"
+    for row in tx.all(waiting, name):
+        tx.do(
+            "UPDATE events SET cid = ?, seq = (SELECT max(seq) + 1 FROM events) WHERE eid = ?",
+            *(cid, row["eid"]),
+        )
+    tx.do("UPDATE lanes SET until = NULL WHERE cid = ? AND lane = 'turn'", name)
+    for each in (cid, name):  # in this order, so that their account keeps its place
+        schedule(tx, each, "turn")
+        keep_while_busy(tx, each)
 
 
 def _end(tx: Transaction, eid: str, commit: Commit, by: str) -> None:

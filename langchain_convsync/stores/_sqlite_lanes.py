@@ -66,6 +66,22 @@ def keep_while_busy(tx: Transaction, cid: str) -> None:
     tx.do("UPDATE conversations SET expires = ? WHERE cid = ?", expires, cid)
 
 
+def revive(tx: Transaction, cid: str, *, like: str | None = None) -> None:
+    """Begin a conversation that there is not, or was idle for long: with the windows of another."""
+    tx.do("DELETE FROM conversations WHERE cid = ? AND expires <= ?", cid, tx.now)
+    tx.do(
+        "INSERT OR IGNORE INTO conversations (cid, quiet, max_quiet)"
+        " SELECT ?, ifnull(max(quiet), 0), ifnull(max(max_quiet), 0) FROM conversations"
+        " WHERE cid = ?",
+        *(cid, like),
+    )
+    for lane in LANES:
+        tx.do(
+            "INSERT OR IGNORE INTO lanes (cid, lane, account) VALUES (?, ?, ?)",
+            *(cid, lane, account_of(cid)),
+        )
+
+
 def lane_of(tx: Transaction, cid: str, lane: Lane) -> Any:
     """The lane's row."""
     return tx.one("SELECT * FROM lanes WHERE cid = ? AND lane = ?", cid, lane)

@@ -16,25 +16,6 @@ def follow(tx: Transaction, cid: str) -> str:
     return cid
 
 
-def link(tx: Transaction, alias: str, cid: str) -> bool:
-    """Let a name lead to a conversation, which is no alias itself, hence never in a circle.
-
-    A human's takeover goes along. Answers whether the name leads there now.
-    """
-    if alias == cid:
-        return True
-    if is_busy(tx, alias):
-        return False
-    tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", alias, cid, tx.now + tx.retention)
-    tx.do(
-        "INSERT INTO pauses SELECT ?, until FROM pauses WHERE cid = ?"
-        " ON CONFLICT (cid) DO UPDATE SET until = max(until, excluded.until)",
-        *(cid, alias),
-    )
-    tx.do("DELETE FROM pauses WHERE cid = ?", alias)
-    return True
-
-
 def pause(tx: Transaction, cid: str, length: int) -> None:
     """Give a conversation to a human for a while, or back."""
     cid = follow(tx, cid)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_convsync.stores._checks import account_of, call_handle, decoded, renewed_id
+from langchain_convsync.stores._checks import call_handle, decoded, renewed_id
 from langchain_convsync.stores._sqlite_file import Transaction
 from langchain_convsync.stores._sqlite_lanes import (
     LANES,
@@ -18,7 +18,9 @@ from langchain_convsync.stores._sqlite_lanes import (
     inbox,
     keep_while_busy,
     lane_of,
+    revive,
     schedule,
+    text,
 )
 from langchain_convsync.stores._sqlite_names import follow
 from langchain_convsync.stores.base import (
@@ -100,6 +102,7 @@ def _lane_view(tx: Transaction, cid: str, lane: Lane, most: int) -> LaneView:
         held_until=_seconds(has["until"]),
         cursor=as_cursor(has),
         ops=tuple(Op(id=op["id"], body=decoded(op["body"])) for op in tx.all(query, *place, most)),
+        anchor=text(has["anchor"]),
     )
 
 
@@ -121,7 +124,7 @@ def requeue(tx: Transaction, aside: SetAside, token: str, body: str | None) -> s
         dead = tx.one("SELECT * FROM events WHERE eid = ? AND state = 'dead'", aside.id)
         if dead is None:
             return None
-        _revive(tx, cid)
+        revive(tx, cid)
         tx.do(
             "INSERT INTO events (eid, cid, digest, payload, accepted_at, accepted_by)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -133,7 +136,7 @@ def requeue(tx: Transaction, aside: SetAside, token: str, body: str | None) -> s
         parked = _unpark(tx, aside)
         if parked is None:
             return None
-        _revive(tx, cid)
+        revive(tx, cid)
         if head_of(tx, cid, aside.lane) is None:
             tx.do(
                 "UPDATE lanes SET not_before = max(not_before, ?) WHERE cid = ? AND lane = ?",
@@ -180,17 +183,6 @@ def _destination(tx: Transaction, cid: str) -> str:
     while alias := tx.one("SELECT cid FROM aliases WHERE alias = ? AND expires > ?", cid, tx.now):
         cid = alias["cid"]
     return cid
-
-
-def _revive(tx: Transaction, cid: str) -> None:
-    """A conversation that was idle for long is begun anew."""
-    tx.do("DELETE FROM conversations WHERE cid = ? AND expires <= ?", cid, tx.now)
-    tx.do("INSERT OR IGNORE INTO conversations (cid) VALUES (?)", cid)
-    for lane in LANES:
-        tx.do(
-            "INSERT OR IGNORE INTO lanes (cid, lane, account) VALUES (?, ?, ?)",
-            *(cid, lane, account_of(cid)),
-        )
 
 
 def _unpark(tx: Transaction, aside: SetAside) -> Any:

@@ -112,8 +112,8 @@ class NewEvent:
     Attributes:
         eid: The event's handle.
         cid: The handle of the conversation it belongs to.
-        alias: Another handle of the same customer (their LID); it points to ``cid`` from now on,
-            unless the conversation of that name still has work of its own.
+        alias: Another handle of the same customer (their LID), to be linked to ``cid``, see
+            :meth:`EventStore.link`.
         digest: Hash of the normalised content: a repeated eid with another digest is counted.
         payload: The event itself, JSON.
     """
@@ -331,6 +331,7 @@ class LaneView:
         held_until: The end of its lease, lapsed or not; None when it was given back.
         cursor: How far the first of its operations has come.
         ops: The first operations in its queue.
+        anchor: JSON noted by the last confirmed operation of that queue.
     """
 
     depth: int = 0
@@ -338,6 +339,7 @@ class LaneView:
     held_until: float | None = None
     cursor: Cursor | None = None
     ops: tuple[Op, ...] = ()
+    anchor: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +422,18 @@ class EventStore(Protocol):
 
         Raises:
             ValueError: The event's handles are none, or belong to different accounts.
+        """
+        ...
+
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """Replace the payload of an event that no turn has answered yet, if it is ``before``.
+
+        Answers the payload that it has then, so the same call again answers the same, and one with
+        another ``before`` reads it; None unless the event is queued. A turn that was taken earlier
+        goes on with what it took.
+
+        Raises:
+            ValueError: ``eid`` is no handle.
         """
         ...
 
@@ -561,10 +575,18 @@ class EventStore(Protocol):
         """
         ...
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """Let another handle of the same customer lead to their conversation.
 
-        False, and nothing is changed, while the conversation of that name has work of its own.
+        Events that wait under that name go along, behind those that wait there, and so does a
+        human's takeover. False, and nothing is changed, while the conversation of that name has
+        operations to deliver, or a turn that runs.
+
+        Args:
+            alias: The name.
+            cid: The conversation.
+            lease: The turn lane of ``alias``, for whoever found out in a turn whose name it is:
+                instead of standing in the way the turn ends, as released.
 
         Raises:
             ValueError: They are no handles, or belong to different accounts.

@@ -41,6 +41,7 @@ from langchain_convsync.stores._redis_wire import (
     as_load,
     as_set_aside,
     as_taken,
+    as_text,
     as_view,
     confirmed,
     optional,
@@ -155,6 +156,10 @@ class RedisEventStore:
         arguments += [backlog, at_once]
         return self._operation("accept", event.cid, arguments, as_accepted)
 
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        return self._operation("amend", eid, [eid, before, after], as_text)
+
     def take(
         self,
         lane: Lane,
@@ -266,10 +271,12 @@ class RedisEventStore:
         """See :meth:`EventStore.pause`."""
         return self._operation("pause", cid, [cid, milliseconds(seconds)], lambda _: None)
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """See :meth:`EventStore.link`."""
         check_names(alias, cid)
-        return self._operation("link", cid, [alias, cid], bool)
+        arguments: list[Argument] = [alias, cid]
+        arguments += ["", ""] if lease is None else [lease.token, lease.epoch]
+        return self._operation("link", cid, arguments, bool)
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""

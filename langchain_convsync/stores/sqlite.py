@@ -136,6 +136,11 @@ class SQLiteEventStore:
             )
         )
 
+    def amend(self, eid: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        account_of(eid)  # refuses what is no handle
+        return self._step(lambda tx: events.amend(tx, eid, before, after))
+
     def take(
         self,
         lane: Lane,
@@ -238,10 +243,10 @@ class SQLiteEventStore:
         length = milliseconds(seconds)
         return self._step(lambda tx: names.pause(tx, cid, length))
 
-    def link(self, alias: str, cid: str) -> Io[bool]:
+    def link(self, alias: str, cid: str, *, lease: Lease | None = None) -> Io[bool]:
         """See :meth:`EventStore.link`."""
         check_names(alias, cid)
-        return self._step(lambda tx: names.link(tx, alias, names.follow(tx, cid)))
+        return self._step(lambda tx: events.link(tx, alias, names.follow(tx, cid), lease))
 
     def due(self, lane: Lane, cid: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""

@@ -57,6 +57,10 @@ _ALL = (
     _counted("agent_failures", "Runs of the agent that failed", "error"),
     _counted("extraction_failures", "Runs whose state could not be extracted", "error"),
     _counted("intents_refused", "Intents that the profile does not know"),
+    _counted("amendments", "Edits and revocations, by what became of them", "what", "outcome"),
+    _counted("lid_lookups", "LIDs whose phone number WAHA was asked for", "outcome"),
+    _counted("lids_linked", "LIDs that lead to a phone number's conversation since then"),
+    _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),
     _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
     _counted("state_rejected", "Decisions of a run that were no state"),
     # The API server, and WAHA
@@ -78,6 +82,7 @@ _ALL = (
     _counted("parked", "Writes and replies set aside for an operator", "operation"),
     _counted("mismatch", "Turns and writes stopped before a foreign tenant", "operation"),
     _counted("replies_sent", "Replies sent, by what proved it", "by"),
+    _counted("signs_failed", "Signs of reading and typing that WAHA did not show", "error"),
     _counted("reply_retries", "Replies to be tried again"),
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),

@@ -65,6 +65,7 @@ class Attempt:
     """One attempt at a turn: what was taken, for whom, and what was read.
 
     Attributes:
+        lid: The customer's LID, where only WAHA told whose it is.
         seen: None as long as the conversation could not be read.
         began: When it was taken, on this process's clock.
     """
@@ -72,6 +73,7 @@ class Attempt:
     taken: Taken
     batch: Batch
     ref: ConversationRef
+    lid: str | None = None
     seen: Seen | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -170,7 +172,7 @@ def _own_records(
     They are new since the last turn, and may stand before its reply: the customer wrote while the
     agent was thinking. Without a last turn they are at the tail.
     """
-    wanted = [{event.text, event.content} for _, event in batch.asked]
+    wanted = [event.looks for _, event in batch.events if event.by == "customer"]
     looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
     start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
     same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from langchain_convsync import phone, waha
+from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import echo_note
+from langchain_convsync.outbox import echo_note, is_ours
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import Accepted, EventStore, Handles, NewEvent, new_token
 from langchain_convsync.turns.turn import QueuedMessage
@@ -71,12 +72,19 @@ class Inbox:
         cid = handles.conversation(account, phone.normalize(customer))
         yield from self.store.pause(cid, seconds=seconds)
 
-    def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[Accepted]:
+    def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.
+
+        False, and nothing of it is done, where it was no human: WAHA's ``source`` is not always
+        right, so one of our own sends is taken for its echo here, whatever it is reported as.
 
         Raises:
             InvalidEventError: The message names no customer.
         """
+        if (yield from self._is_ours(message)):
+            telemetry.count("own_echoes_from_app")
+            yield from self.hear(message)
+            return False
         facts: dict[str, Any] = {
             name: getattr(message, name)
             for name in QueuedMessage.model_fields
@@ -85,16 +93,55 @@ class Inbox:
         said = QueuedMessage(**facts, by="operator")
         new = yield from self.named(said)
         yield from self.store.pause(new.cid, seconds=seconds)
-        return (yield from self.offer(new, take=False))
+        yield from self.offer(new, take=False)
+        return True
+
+    def _is_ours(self, own: OwnMessage) -> Flow[bool]:
+        for cid in (yield from self._cids(own)):
+            view = yield from self.store.view(cid, most=1)
+            if is_ours(own.message_id, own.text, view.say, view.now):
+                return True
+        return False
+
+    def amend(self, change: waha.Ignored) -> Flow[bool]:
+        """Change the message that was edited or revoked; False where it waits no more."""
+        if change.target_id is None or (change.reason == "edited" and not change.text):
+            return False
+        handles = yield from self._named()
+        target = waha.event_id(change.target_id, from_me=bool(change.from_me))
+        eid = handles.event(change.account, "message", target)
+        held = yield from self.store.amend(eid, "", "")
+        while held is not None:
+            message = QueuedMessage.model_validate_json(held)
+            if not (changes := message.changed_by(change)):
+                break
+            facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
+            wanted = json.dumps({**json.loads(held), **facts})  # fields of newer versions stay
+            now_held = yield from self.store.amend(eid, held, wanted)
+            if now_held == wanted:
+                break
+            held = now_held
+        return held is not None
 
     def hear(self, own: OwnMessage) -> Flow[bool]:
         """Note that a message of the business was seen; whether a reply waits for such a sign."""
-        customer = _customer_of(own)
-        if customer is None or own.message_id is None:
+        if own.message_id is None:
             return False
+        for cid in (yield from self._cids(own)):
+            if (yield from self.store.hear(cid, echo_note(own.message_id, own.text))):
+                return True
+        return False
+
+    def _cids(self, own: OwnMessage) -> Flow[list[str]]:
+        """Every conversation that a message of the business may stand in.
+
+        Its customer's phone number may lead to another one than their LID, as long as no event of
+        theirs told both.
+        """
         handles = yield from self._named()
-        cid = handles.conversation(own.account, customer)
-        return (yield from self.store.hear(cid, echo_note(own.message_id, own.text)))
+        told = map(phone.identity_of, (own.phone_number, own.lid, own.chat_id))
+        names = dict.fromkeys(name for name in told if name is not None)
+        return [handles.conversation(own.account, name) for name in names]
 
     def _named(self) -> Flow[Handles]:
         if self._handles is None:
@@ -102,6 +149,6 @@ class Inbox:
         return self._handles
 
 
-def _customer_of(message: InboundEvent | OwnMessage) -> str | None:
+def _customer_of(message: InboundEvent) -> str | None:
     named = message.phone_number or message.lid or message.chat_id
     return None if named is None else phone.normalize(named)

@@ -48,6 +48,7 @@ from langchain_convsync.turns.agent import (
     reply_of,
 )
 from langchain_convsync.turns.ending import Attempt, Ending, Seen
+from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.turn import Batch, Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Processor:
         extractor: Extractor | None,
         prepare: Prepare | None,
         limits: Limits,
+        lids: Lids,
         says: bool = False,
     ) -> None:
         self._agents = Agents(agent)
@@ -105,6 +107,7 @@ class Processor:
         self._extractor = extractor
         self._prepare = prepare
         self._limits = limits
+        self._lids = lids
         self._says = says
 
     def process(self, taken: Taken) -> Flow[Turn | None]:
@@ -113,15 +116,7 @@ class Processor:
         Returns:
             What it came to; None when somebody else has it now, or it is due again shortly.
         """
-        batch = Batch.of(taken.events)
-        event = batch.latest
-        ref = ConversationRef(
-            event.phone_number or event.lid or event.chat_id or "",
-            bot_id=event.bot_id,
-            subdomain=event.subdomain,
-            turn_id=batch.turn_id,
-        )
-        limits, lease = self._limits, taken.lease
+        batch, limits, lease = Batch.of(taken.events), self._limits, taken.lease
         deadline = limits.deadline + READ_TIME
         with (
             telemetry.timed("turn") as timing,
@@ -129,7 +124,8 @@ class Processor:
         ):
             timing.note(turn=batch.turn_id, conversation=lease.cid)
             try:
-                return (yield from self._begin(Attempt(taken, batch, ref), watch))
+                attempt = yield from self._attempt(taken, batch)
+                return None if attempt is None else (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
@@ -140,7 +136,25 @@ class Processor:
                 yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
                 raise
 
+    def _attempt(self, taken: Taken, batch: Batch) -> Flow[Attempt | None]:
+        """An attempt at the turn; None if its events wait under the customer's number instead."""
+        lid = None
+        if (number := (yield from self._lids.phone_number_of(batch.latest))) is not None:
+            if (yield from self._lids.moved(taken.lease, batch.latest, number)):
+                return None
+            batch, lid = batch.known_as(number), batch.latest.lid
+        event = batch.latest
+        ref = ConversationRef(
+            event.phone_number or event.lid or event.chat_id or "",
+            bot_id=event.bot_id,
+            subdomain=event.subdomain,
+            turn_id=batch.turn_id,
+        )
+        return Attempt(taken, batch, ref, lid)
+
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
+        if not attempt.batch.said:
+            return (yield from self._commit(attempt, Ending(status="dropped", messages=[])))
         try:
             with telemetry.timed("turn_phase", phase="read"):
                 yield from self._read(attempt)
@@ -170,10 +184,10 @@ class Processor:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
         snapshot = Seen.snapshot(attempt.taken, datetime.now(UTC))
         if snapshot is None:
-            read = yield from self._find(attempt.ref, READ_TIME)
+            read = yield from self._find(attempt, READ_TIME)
         else:
             try:
-                read = yield from self._look(attempt.ref, snapshot.conversation)
+                read = yield from self._look(attempt, snapshot.conversation)
             except ConversationNotFoundError:
                 raise
             except APIError:
@@ -183,31 +197,45 @@ class Processor:
         recorded = attempt.batch if self._api.profile.records_inbound else None
         attempt.see(Seen.read(read, attempt.taken, recorded))
 
-    def _look(self, ref: ConversationRef, known: Conversation) -> Flow[Conversation]:
+    def _look(self, attempt: Attempt, known: Conversation) -> Flow[Conversation]:
         """Read the conversation, unless the server is known not to answer for its tenant."""
         target = CallTarget(subdomain=known.subdomain, bot_id=known.bot_id)
         if self._breaker.wait(target):
             message = "the API server did not answer a moment ago"
             raise APIConnectionError(message)
-        finding = self._find(ref, SPARE_READ_TIME)
+        finding = self._find(attempt, SPARE_READ_TIME)
         return (yield from self._breaker.watched(target, finding))
 
-    def _find(self, ref: ConversationRef, seconds: float) -> Flow[Conversation]:
+    def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; patient where the server's webhook is late."""
-        target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
         until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
         while True:
             try:
-                return (
-                    yield from self._api.get_conversation(
-                        ref.phone_number, ref.bot_id, target=target, timeout=seconds
-                    )
-                )
+                return (yield from self._get(attempt, seconds))
             except ConversationNotFoundError:
                 if time.monotonic() + delay > until:
                     raise
             yield from sleep(delay)
             delay *= 2
+
+    def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
+        """The conversation; a server may know its customer by the LID only, as we did before."""
+        try:
+            return (yield from self._get_of(attempt.ref, seconds))
+        except ConversationNotFoundError:
+            if attempt.lid is None:
+                raise
+        of_lid = replace(attempt.ref, phone_number=attempt.lid)
+        found = yield from self._get_of(of_lid, seconds)
+        attempt.ref = of_lid
+        return found
+
+    def _get_of(self, ref: ConversationRef, seconds: float) -> Flow[Conversation]:
+        target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
+        finding = self._api.get_conversation(
+            ref.phone_number, ref.bot_id, target=target, timeout=seconds
+        )
+        return (yield from finding)
 
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
@@ -352,6 +380,6 @@ def _given_to_a_human(attempt: Attempt) -> Ending:
 def _inbound(batch: Batch) -> list[ConversationMessage]:
     return [
         ConversationMessage(role=event.role, content=event.content)
-        for _, event in batch.events
+        for _, event in batch.said
         if event.content
     ]

@@ -22,6 +22,7 @@ from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
 from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
@@ -51,7 +52,8 @@ class TurnRunner:
             ``CONVSYNC_STORE_URL``.
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
             or None.
-        prepare: The agent's input: (conversation, events) → input.
+        prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
+            the agent reads by default, its ``media`` tells a file's URL and type.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -145,6 +147,7 @@ class TurnRunner:
             extractor=extractor,
             prepare=prepare,
             limits=limits,
+            lids=Lids(self.store, None if reply is None else reply.waha),
             says=reply is not None,
         )
         self._workers = workers
@@ -238,25 +241,64 @@ class TurnRunner:
         """:meth:`resume` on the running event loop."""
         await arun(self._inbox.pause(customer, account, 0.0))
 
-    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.
 
-        The words enter the history, and the agent is paused for so many seconds from now.
+        The words enter the history, and the agent is paused for so many seconds from now. WAHA now
+        and then reports what ``WAHAReply`` sent as a human's: that is recognised by its id, or by
+        its words while nobody knows its id, and only noted as an echo.
+
+        Returns:
+            Whether it was a human.
 
         Raises:
             InvalidEventError: The message names no customer.
             StoreError: The store did not take it; have it delivered again.
         """
-        run(self._take_over(message, seconds))
+        return run(self._take_over(message, seconds))
 
-    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> None:
+    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """:meth:`take_over` on the running event loop."""
-        await arun(self._take_over(message, seconds))
+        return await arun(self._take_over(message, seconds))
 
-    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[None]:
+    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         self._require_open()
-        yield from self._inbox.take_over(message, seconds)
-        self._ring("turn")
+        taken_over = yield from self._inbox.take_over(message, seconds)
+        self._ring("turn" if taken_over else "say")
+        return taken_over
+
+    def amend(self, change: waha.Ignored) -> bool:
+        """A customer edited or took back a message: apply that while the message waits.
+
+        An edit replaces its text. One that was taken back is neither answered nor recorded; a turn
+        of which nothing is left ends as ``dropped``, without a run of the agent. A turn that is
+        running has read the words already and goes on with them, unless it has to begin again; what
+        was answered stays as it was, since the API server has no call to change it. All of them are
+        counted as ``amendments``, by their outcome.
+
+        Args:
+            change: ``waha.Ignored`` with the reason ``edited`` or ``revoked``; others are nothing.
+
+        Returns:
+            Whether the message was waiting.
+
+        Raises:
+            StoreError: The store did not take it; have it delivered again.
+        """
+        return run(self._amend(change))
+
+    async def aamend(self, change: waha.Ignored) -> bool:
+        """:meth:`amend` on the running event loop."""
+        return await arun(self._amend(change))
+
+    def _amend(self, change: waha.Ignored) -> Flow[bool]:
+        self._require_open()
+        if change.reason not in {"edited", "revoked"}:
+            return False
+        waited = yield from self._inbox.amend(change)
+        outcome = "applied" if waited else "too late"
+        telemetry.count("amendments", what=change.reason, outcome=outcome)
+        return waited
 
     def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync import phone
+from langchain_convsync import phone, waha
 from langchain_convsync._display import Card, Displayed
 from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
@@ -35,11 +36,12 @@ class Turn(Displayed):
     Attributes:
         status: ``answered``: this call committed the turn; send ``reply``. ``merged``: another call
             answered this event together with others. ``duplicate``: it was answered before.
-            ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, nothing
-            is sent. ``paused``: a human has the conversation; it is recorded, and not answered.
-            ``interrupted``: the agent waits for a human. ``no_conversation``: the API
-            server knows none; the event stays queued. ``busy``: too many queued events, nothing
-            recorded. ``failed``: the agent could not answer; ``reply`` is the fallback.
+            ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, or the
+            customer took everything back; nothing is sent. ``paused``: a human has the
+            conversation; it is recorded, and not answered. ``interrupted``: the agent waits for a
+            human. ``no_conversation``: the API server knows none; the event stays queued. ``busy``:
+            too many queued events, nothing recorded. ``failed``: the agent could not answer;
+            ``reply`` is the fallback.
         reply: The text for the customer; the stored one for ``merged`` and ``duplicate``.
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
@@ -99,14 +101,38 @@ class QueuedMessage(InboundEvent):
 
     Attributes:
         by: Who wrote it: a human colleague's words are recorded and not answered.
+        revoked: Whether its writer took it back since.
+        edited_at: When its writer edited it last, where that is known.
+        was: What it said before, as the API server may have recorded it.
     """
 
     by: Literal["customer", "operator"] = "customer"
+    revoked: bool = False
+    edited_at: datetime | None = None
+    was: tuple[str, ...] = Field(default=(), repr=False)
 
     @property
     def role(self) -> Role:
         """Whose words the history takes them for."""
         return "bot" if self.by == "operator" else "user"
+
+    @property
+    def looks(self) -> set[str]:
+        """What an API server that records messages itself may have recorded of it."""
+        return {self.text, self.content, *self.was}
+
+    def changed_by(self, change: waha.Ignored) -> dict[str, Any]:
+        """The fields that are others after an edit or a revocation; none where it came too late.
+
+        Deliveries come in any order: the latest edit counts, and a revocation for good.
+        """
+        was = tuple(dict.fromkeys((*self.was, self.text, self.content)))
+        if change.reason == "revoked":
+            return {"revoked": True, "was": was}
+        older = self.edited_at and change.sent_at and change.sent_at < self.edited_at
+        if older or change.text == self.text:
+            return {}
+        return {"text": change.text, "was": was, "edited_at": change.sent_at or self.edited_at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +155,22 @@ class Batch:
             events.sort(key=_sent)
         return cls(queued, tuple(events))
 
+    def known_as(self, phone_number: str) -> Batch:
+        """The batch of a customer whose phone number none of its events tells."""
+        number = {"phone_number": phone_number}
+        return replace(
+            self, events=tuple((eid, e.model_copy(update=number)) for eid, e in self.events)
+        )
+
+    @property
+    def said(self) -> list[tuple[str, QueuedMessage]]:
+        """What stands: everything that was not taken back."""
+        return [(eid, event) for eid, event in self.events if not event.revoked]
+
     @property
     def asked(self) -> list[tuple[str, QueuedMessage]]:
         """What the customer wrote: what there is to answer."""
-        return [(eid, event) for eid, event in self.events if event.by == "customer"]
+        return [(eid, event) for eid, event in self.said if event.by == "customer"]
 
     @property
     def latest(self) -> InboundEvent:

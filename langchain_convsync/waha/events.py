@@ -32,8 +32,8 @@ Reason: TypeAlias = Literal[
 class OperatorMessage:
     """Somebody wrote to a customer from the business's own phone: a human takes over.
 
-    WAHA's ``source`` is not always right, so compare ``message_id`` with the ids of your own sends
-    before you believe it.
+    WAHA's ``source`` is not always right: ``TurnRunner.take_over`` recognises what ``WAHAReply``
+    sent. Compare ``message_id`` with the ids of what you send yourself before you believe it.
 
     Attributes:
         event_id: The message's own id, the same for every delivery of it.

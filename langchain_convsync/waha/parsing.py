@@ -39,6 +39,8 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     ``…@c.us`` and its ``…@lid`` copy, global and session webhooks all yield the same ``event_id``
     and ``account``.
 
+    Edits and revocations are ``Ignored``, for ``TurnRunner.amend``.
+
     A message of the business itself without a ``source``, as older WAHA sends, is ignored: taking
     our own echo for a human would silence the agent after its first answer.
 

@@ -147,10 +147,10 @@ def new_runner(setup: Setup, agent: Agent, tell: Tell) -> TurnRunner:
     )
 
 
-def echo_of(request: Line) -> waha.Ignored:
-    """Our own message, as WAHA's webhook reports it."""
+def echo_of(request: Line) -> waha.Ignored | waha.OperatorMessage:
+    """Our own message, as WAHA's webhook reports it: as an echo, or as a human's."""
     echo = waha.parse_event(request["echo"])
-    assert isinstance(echo, waha.Ignored)
+    assert not isinstance(echo, InboundEvent)
     return echo
 
 

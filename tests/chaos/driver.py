@@ -81,7 +81,7 @@ class Report:
         struck: How often each part was killed or paused.
         faults: How often the API server and WAHA did what.
         errors: Deliveries that ended in an error, by its name.
-        strange: Tracebacks of errors that nobody expects.
+        strange: What nobody expects: tracebacks, and echoes that are taken for a human.
     """
 
     verdict: Verdict = field(default_factory=Verdict)
@@ -240,6 +240,8 @@ class _Stage:
         answer = await self._children[self._rng.choice(_slots())].ask({"echo": line["echo"]})
         if answer is not None and "detail" in answer and answer["error"] != EXPECTED_ERROR:
             self._report.strange.append(answer["detail"])
+        if answer is not None and answer.get("human"):
+            self._report.strange.append("one of our own replies was taken for a human's")
 
     async def _moment(self) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))

@@ -1,7 +1,8 @@
 """A WAHA that never understands: it sends whatever it is asked to, again and again.
 
-It speaks what replies need: a text is sent, and a chat is read. Where it echoes, it tells the
-driver of each message that it sent, as its webhook would: now and then not at all, or later.
+It speaks what answering needs: a text is sent, a chat is read, a LID is looked up. Where it echoes,
+it tells the driver of each message that it sent, as its webhook would: now and then not at all, or
+later, or as if a human had typed it.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class _Waha(FaultyServer):
         found = re.fullmatch(r"/api/([^/]+)/chats/([^/]+)/messages", url.path)
         if request.method == "GET" and found:
             return 200, self._chat(unquote(found[1]), unquote(found[2]), parse_qs(url.query))
+        if request.method == "GET" and "/lids/" in url.path:  # whose it is it does not know
+            return 200, {"lid": unquote(url.path.rpartition("/")[2]), "pn": None}
         raise Refusal(404, "no such route")
 
     def _send(self, session: str, chatId: str, text: str) -> dict[str, Any]:  # noqa: N803 - wire
@@ -86,7 +89,9 @@ class _Waha(FaultyServer):
         )
         message = _message(added.lastrowid or 0, chatId, text, at)
         if self._echoes and self._rng.random() < 0.9:
-            echo = {"event": "message.any", "session": session, "payload": message}
+            source = "app" if self._rng.random() < 0.2 else "api"  # it is not always right
+            payload = {**message, "source": source}
+            echo = {"event": "message.any", "session": session, "payload": payload}
             self.tell({"echo": echo, "late": self._rng.random() < 0.2})
         return message
 

@@ -159,6 +159,11 @@ def _unfenced(name: str, *, prelude: bool = True) -> redis_wire.Script:
     )
 
 
+def _own() -> None:
+    """Whatever WAHA reports as typed on the phone was typed on the phone."""
+    put("turns.inbox:is_ours", lambda *_: False)
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "verify": _verify,
     "settle": _settle,
@@ -173,4 +178,5 @@ GUARDS: dict[str, Callable[[], None]] = {
     "lease": _lease,
     "heartbeat": _heartbeat,
     "fence": _fence,
+    "own": _own,
 }

@@ -17,11 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
+from langchain_convsync import waha
 from langchain_convsync.models import InboundEvent
 from tests.chaos.answering import ATTEMPT, Agent, Line, Naive, Setup, echo_of, new_runner, told
 from tests.chaos.faulty import READY
 from tests.chaos.guards import put, remove
 
+#: Seconds that a human would have a conversation for: longer than a run.
+HUMAN = 3600.0
 #: What ``TurnRunner`` and ``ServerProfile`` do not let callers choose, in seconds.
 SHORTENED = {
     "outbox.plan:ATTEMPT": ATTEMPT,
@@ -69,7 +72,10 @@ def _serve(link: socket.socket, setup: Setup, agent: Agent) -> None:
 
     def answer(request: Line) -> Line:
         if "echo" in request:
-            return {"heard": runner.note_echo(echo_of(request))}
+            echo = echo_of(request)
+            if isinstance(echo, waha.OperatorMessage):
+                return {"human": runner.take_over(echo, seconds=HUMAN)}
+            return {"heard": runner.note_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return naive.answer(event) if setup.naive else told(runner.run(event, request["wait"]))
 
@@ -97,7 +103,10 @@ async def _aserve(link: socket.socket, setup: Setup, agent: Agent) -> None:
 
     async def answer(request: Line) -> Line:
         if "echo" in request:
-            return {"heard": await runner.anote_echo(echo_of(request))}
+            echo = echo_of(request)
+            if isinstance(echo, waha.OperatorMessage):
+                return {"human": await runner.atake_over(echo, seconds=HUMAN)}
+            return {"heard": await runner.anote_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return told(await runner.arun(event, request["wait"]))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from langchain_core.messages import HumanMessage
 from starlette.testclient import TestClient
 
 from langchain_convsync import WAHAReply, create_app, telemetry
@@ -17,6 +18,7 @@ from langchain_convsync._flow import run
 from langchain_convsync.app import create_router
 from langchain_convsync.app._webhook import LARGEST_BODY
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
+from langchain_convsync.models import Conversation, InboundEvent, Media
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
@@ -143,15 +145,71 @@ def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
 def test_our_own_echo_is_noted_and_answers_nothing(
     runner: TurnRunner, chats: WahaChats, event_store: EventStore
 ) -> None:
-    """Else the agent would talk to itself, or take itself for a human."""
+    """Else the agent would talk to itself, or take itself for a human, whatever the source says."""
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         web.post("/webhook", **signed(message("3EB0A1", "Hola")))
         until(lambda: chats.texts)
-        told = web.post("/webhook", **signed(chats.echo(1))).json()
+        by_app = chats.echo(1)
+        by_app["payload"]["source"] = "app"
+        told = [web.post("/webhook", **signed(body)).json() for body in (chats.echo(1), by_app)]
 
-    assert told == {"status": "ignored"}
+    assert told == [{"status": "ignored"}] * 2
     assert chats.texts == ["re: Hola"]
     assert run(event_store.backlog()).queued == 0
+
+
+def test_a_file_is_a_line_for_the_model_and_its_url_is_there_to_prepare(
+    server: ReferenceServer, event_store: EventStore, chats: WahaChats
+) -> None:
+    """Nothing is downloaded: whoever wants the file asks WAHA for it, with its key."""
+    seen: list[tuple[str, Media | None]] = []
+
+    def prepare(_: Conversation, events: Sequence[InboundEvent]) -> list[HumanMessage]:
+        seen.extend((event.content, event.media) for event in events)
+        return [HumanMessage(event.content) for event in events]
+
+    sender = WAHAReply(chats.url)
+    runner = TurnRunner(
+        echo(), client=server.client(), store=event_store, reply=sender, prepare=prepare
+    )
+    file = {"url": f"{chats.url}/api/files/1.jpg", "mimetype": "image/jpeg", "filename": None}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        body = message("3EB0A1", "¿Tienen esta?", hasMedia=True, media=file)
+        web.post("/webhook", **signed(body))
+        until(lambda: chats.texts)
+
+    line = "¿Tienen esta?\n[image]"
+    assert seen == [(line, Media(url=str(file["url"]), mimetype="image/jpeg"))]
+    assert history(server) == [("user", line), ("bot", f"re: {line}")]
+    assert chats.reads == 0
+
+
+def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """WAHA tells with events of their own."""
+    runner._inbox.quiet = runner._inbox.max_quiet = 60.0  # the customer is still writing
+    runner._inbox.backlog = 3
+    changed = {"id": f"false_{CHAT}_3EB0E1", "from": CHAT, "fromMe": False}
+    bodies = [
+        message("3EB0A1", "Una piza"),
+        message("3EB0A2", "¡Rápido!"),
+        {"event": "message.edited", "session": "default"}
+        | {"payload": {**changed, "editedMessageId": "3EB0A1", "body": "Una pizza"}},
+        {"event": "message.revoked", "session": "default"}
+        | {"payload": {"after": changed, "before": None, "revokedMessageId": "3EB0A2"}},
+        {"event": "message.revoked", "session": "default"}
+        | {"payload": {"after": changed, "before": None, "revokedMessageId": "3EB0FF"}},
+    ]
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        told = [web.post("/webhook", **signed(body)).json()["status"] for body in bodies]
+        runner._inbox.quiet = 0.0
+        web.post("/webhook", **signed(message("3EB0A3", "con queso")))
+        until(lambda: chats.texts)
+
+    assert told == ["queued", "queued", "amended", "amended", "ignored"]
+    words = [("user", "Una pizza"), ("user", "con queso"), ("bot", "re: con queso")]
+    assert history(server) == words
 
 
 @pytest.mark.parametrize(

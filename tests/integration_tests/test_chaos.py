@@ -48,6 +48,7 @@ MISSED: dict[str, Callable[[Report], bool]] = {
     "lease": lambda report: report.verdict.overlaps > 0,
     "heartbeat": lambda report: not report.finished or report.left.dead > 0,
     "fence": lambda report: report.verdict.messages.doubled > 0,
+    "own": lambda report: any("human" in line for line in report.strange),
 }
 
 

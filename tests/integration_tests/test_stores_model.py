@@ -179,10 +179,29 @@ class StoreMachine(RuleBasedStateMachine):
             backlog=backlog,
             at_once=at_once,
         )
+        self.events_moved()
         if accepted.status == "new":
             self.accepted[accepted.cid].append(event.eid)
         if accepted.taken:
             self.leases.append(accepted.taken.lease)
+
+    @precondition(lambda self: self.accepted)
+    @rule(choice=CHOICE, of=st.sampled_from(("queued", "queued", "done", "dead")), after=TEXTS)
+    def amend(self, choice: int, of: str, after: str) -> None:
+        """Mostly of what it was; else it is told what that is."""
+        eids = [eid for eid, event in self.model.events.items() if event.state == of]
+        if eids:
+            eid = eids[choice % len(eids)]
+            before = self.model.events[eid].payload if choice < 6 else "another"
+            self.step("amend", eid, before, after)
+
+    def events_moved(self) -> None:
+        """What waited under a name that was linked stands behind what waited there."""
+        for cid in list(self.accepted):
+            for eid in list(self.accepted[cid]):
+                if (now_in := self.model.events[eid].cid) != cid:
+                    self.accepted[cid].remove(eid)
+                    self.accepted[now_in].append(eid)
 
     def a_lane(self, choice: int) -> Lane:
         """Mostly one in which there is something to take."""
@@ -222,10 +241,15 @@ class StoreMachine(RuleBasedStateMachine):
         cids = cids if cids and choice < 6 else list(self.accepted)
         self.step("hear", cids[choice % len(cids)], note)
 
-    @rule(account=st.sampled_from((0, 1)), alias=CUSTOMERS, customer=CUSTOMERS)
-    def link(self, account: int, alias: int, customer: int) -> None:
+    @rule(
+        account=st.sampled_from((0, 0, 1)), alias=CUSTOMERS, customer=CUSTOMERS, mine=st.booleans()
+    )
+    def link(self, account: int, alias: int, customer: int, mine: bool) -> None:
+        """Also by those who work, or worked, on what the name stands for."""
         names = [HANDLES.conversation(ACCOUNTS[account], str(n)) for n in (alias, customer)]
-        self.step("link", *names)
+        turns = [lease for lease in self.leases if (lease.cid, lease.lane) == (names[0], "turn")]
+        self.step("link", *names, lease=turns[-1] if turns and mine else None)
+        self.events_moved()
 
     @precondition(lambda self: self.accepted)
     @rule(lane=st.sampled_from(LANES), choice=CHOICE)
@@ -272,6 +296,7 @@ class StoreMachine(RuleBasedStateMachine):
         lease = self.a_lease(choice, ("turn",))
         eids = [event.eid for event in self.model.talks[lease.cid].inbox][skip : skip + amount]
         eids = eids or self.accepted[lease.cid][-1:]  # answered by an earlier turn
+        eids = eids or [eid for eid in self.model.events if eid[:15] == lease.cid[:15]][:1]
         commit = Commit(
             eids=eids,
             outcomes={eid: f"outcome {eid}" for eid in eids[::2]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox import queue
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.reply import (
+    ECHO_TIME,
     LOOK_BACK,
     REMEMBERED,
     SEND_TIME,
@@ -19,10 +21,12 @@ from langchain_convsync.outbox.reply import (
     Saying,
     echo_note,
     heard_as,
+    is_ours,
     plan_reply,
     standing_in,
+    typing_time,
 )
-from langchain_convsync.stores.base import Cursor, Lease, Op, Taken
+from langchain_convsync.stores.base import Cursor, LaneView, Lease, Op, Taken
 
 SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REPLY = Reply(turn="t1", chat_id="51999999999@c.us", text="¿Algo más?")
@@ -98,7 +102,7 @@ def test_a_chat_that_is_not_read_back_far_enough_tells_nothing() -> None:
 
 
 def test_the_ids_of_the_last_replies_are_remembered() -> None:
-    """So many that a look back shows no other ones; an unknown id changes nothing."""
+    """So many that a look back shows no other ones; without an id its words stand for it."""
     lease = Lease(cid="c", lane="say", token="t", epoch=1, until=0.0)
     saying = Saying(
         taken=Taken(lease=lease, now=0.0),
@@ -106,12 +110,61 @@ def test_the_ids_of_the_last_replies_are_remembered() -> None:
         cursor=Cursor(op_id="t1/0"),
         reply=REPLY,
     )
-    assert saying.anchor_with(None) is None
+    nameless = saying.anchor_with(None)
     for number in range(REMEMBERED + 1):
         saying.anchor = saying.anchor_with(f"id {number}")
 
     assert len(saying.known) == REMEMBERED
     assert (saying.known[0], saying.known[-1]) == ("id 1", f"id {REMEMBERED}")
+    assert REPLY.text not in nameless
+    saying.anchor = nameless
+    assert saying.known == []
+
+
+def say(anchor: str | None = None, cursor: Cursor | None = None) -> LaneView:
+    """A say queue after some replies, with another one in it where it has a cursor."""
+    ops = () if cursor is None else (Op(id="t1/0", body=REPLY.model_dump_json()),)
+    return LaneView(depth=len(ops), cursor=cursor, ops=ops, anchor=anchor)
+
+
+def test_an_own_message_is_recognised_by_the_id_of_a_send() -> None:
+    """The same words under another id are somebody else's."""
+    sent = say(json.dumps(["A"]))
+
+    assert is_ours("A", "edited since", sent, 100.0)
+    assert not is_ours("B", REPLY.text, sent, 100.0)
+    assert not is_ours("A", REPLY.text, say(), 100.0)
+
+
+def test_by_its_words_where_no_answer_told_the_id() -> None:
+    """For a while: later a human may say the same."""
+    looks = {"digest": json.loads(echo_note("", REPLY.text))["digest"], "at": 100.0}
+    sent = say(json.dumps(["A", looks]))
+
+    assert is_ours("B", REPLY.text, sent, 100.0 + ECHO_TIME - 1)
+    assert not is_ours("B", REPLY.text, sent, 100.0 + ECHO_TIME)
+    assert not is_ours("B", "Hola", sent, 100.0)
+
+
+def test_by_its_words_while_the_answer_is_still_to_come() -> None:
+    """Also when the try before it was taken for lost; not before the first try."""
+    on_the_wire = say(cursor=Cursor(op_id="t1/0", sent_at=100.0, tries=1))
+    taken_back = say(cursor=Cursor(op_id="t1/0", tries=1))
+    never_begun = say(cursor=Cursor(op_id="t1/0"))
+    of_another = say(cursor=Cursor(op_id="t0/0", sent_at=100.0, tries=1))
+
+    assert is_ours("A", REPLY.text, on_the_wire, 100.0)
+    assert is_ours("A", REPLY.text, taken_back, 100.0)
+    assert not is_ours("A", "Hola", on_the_wire, 100.0)
+    assert not is_ours("A", REPLY.text, never_begun, 100.0)
+    assert not is_ours("A", REPLY.text, of_another, 100.0)
+
+
+def test_a_long_text_takes_longer_to_type_and_no_longer_than_it_may() -> None:
+    """By default no time at all."""
+    assert typing_time("a" * 30, 5.0) == 2.0
+    assert typing_time("a" * 3000, 5.0) == 5.0
+    assert typing_time("a" * 3000, 0.0) == 0.0
 
 
 def test_pauses_between_tries_grow_and_end_growing() -> None:

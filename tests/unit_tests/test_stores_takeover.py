@@ -96,26 +96,6 @@ def test_linking_a_name_never_shortens_a_takeover(store: EventStore, do: Do, clo
     assert turn_of(store, do, event()).paused
 
 
-def test_a_linked_name_leads_to_the_conversation(store: EventStore, do: Do) -> None:
-    """The API server told later whose LID it is."""
-    assert do(store.link(conversation("lid"), conversation()))
-    assert do(store.accept(event(customer="lid"))).cid == conversation()
-
-
-def test_a_name_with_work_of_its_own_is_not_linked(store: EventStore, do: Do) -> None:
-    """Its events would be in two queues."""
-    do(store.accept(event(customer="lid")))
-
-    assert not do(store.link(conversation("lid"), conversation()))
-    assert do(store.accept(event("2", customer="lid"))).cid == conversation("lid")
-
-
-def test_names_of_two_accounts_are_not_linked(store: EventStore) -> None:
-    """One customer, two tenants: two conversations."""
-    with pytest.raises(ValueError, match="one account"):
-        store.link(conversation("lid"), conversation("ana", "soporte"))
-
-
 def test_an_account_runs_no_more_turns_at_once_than_it_may(store: EventStore, do: Do) -> None:
     """The others wait, and other accounts do not wait with them."""
     for number, customer in enumerate(("ana", "eva", "leo")):

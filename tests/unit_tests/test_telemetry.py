@@ -50,7 +50,7 @@ def test_no_label_could_tell_who_the_customer_is() -> None:
 
     assert labels == {
         *("by", "doing", "error", "field", "lane", "method", "operation", "phase", "policy"),
-        *("status", "tool", "what"),
+        *("outcome", "status", "tool", "what"),
     }
 
 

@@ -103,21 +103,6 @@ local function follow(name)
   return name
 end
 
--- Lets a name lead to a conversation, which is no alias itself, hence never in a circle; a human's
--- takeover goes along. Whether it leads there now.
-local function link(name, target)
-  if name == target then return true end
-  local busy = call('EXISTS', queue_key(name, 'turn'), queue_key(name, 'write'), queue_key(name, 'say'))
-  if busy > 0 then return false end
-  call('SET', alias_key(name), target, 'PX', retention)
-  local own = tonumber(call('GET', pause_key(name)) or 0)
-  if own > math.max(now, tonumber(call('GET', pause_key(target)) or 0)) then
-    call('SET', pause_key(target), own, 'PX', own - now)
-  end
-  call('DEL', pause_key(name))
-  return true
-end
-
 -- Leases -----------------------------------------------------------------------------------------
 
 -- The end of the lease, while nobody followed and it was not given back.
@@ -135,6 +120,46 @@ end
 
 local function is_paused(cid)
   return now < tonumber(call('GET', pause_key(cid)) or 0)
+end
+
+-- Puts the events that wait under a name behind those of a conversation.
+local function bring_along(name, target)
+  local own, there = conversation_key(name), conversation_key(target)
+  local windows = call('HMGET', own, 'quiet', 'max_quiet')
+  for _, eid in ipairs(call('LRANGE', queue_key(name, 'turn'), 0, -1)) do
+    call('HSET', event_key(eid), 'cid', target)
+    call('RPUSH', queue_key(target, 'turn'), eid)
+    call('HSETNX', there, 'quiet', windows[1])
+    call('HSETNX', there, 'max_quiet', windows[2])
+  end
+  call('DEL', queue_key(name, 'turn'))
+  call('HDEL', own, 'turn.until')
+  for _, cid in ipairs({ target, name }) do -- in this order, so that their account keeps its place
+    schedule(cid, 'turn')
+    keep_while_busy(cid)
+  end
+end
+
+-- Lets a name lead to a conversation, which is no alias itself, hence never in a circle; its events
+-- and a human's takeover go along. Whether it leads there now: not while it has operations, or a
+-- turn that is not the caller's, whose lease may be given.
+local function link(name, target, token, epoch)
+  if name == target then return true end
+  if call('EXISTS', queue_key(name, 'write'), queue_key(name, 'say')) > 0 then return false end
+  local mine = token and held_until(name, 'turn', token, epoch)
+  if mine then
+    call('HINCRBY', event_key(call('LINDEX', queue_key(name, 'turn'), 0)), 'starts', -1)
+  elseif now < tonumber(call('HGET', conversation_key(name), 'turn.until') or 0) then
+    return false
+  end
+  if call('EXISTS', queue_key(name, 'turn')) == 1 then bring_along(name, target) end
+  call('SET', alias_key(name), target, 'PX', retention)
+  local own = tonumber(call('GET', pause_key(name)) or 0)
+  if own > math.max(now, tonumber(call('GET', pause_key(target)) or 0)) then
+    call('SET', pause_key(target), own, 'PX', own - now)
+  end
+  call('DEL', pause_key(name))
+  return true
 end
 
 local function cursor_of(cid, lane)

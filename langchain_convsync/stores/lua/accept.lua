@@ -13,7 +13,7 @@ local status, state, outcome, differs = 'new', 'queued', false, 0
 cid = follow(cid)
 if known[1] then
   if alias ~= '' then link(alias, cid) end
-  cid, state, outcome = known[2], known[1], known[4]
+  cid, state, outcome = call('HGET', event_key(eid), 'cid'), known[1], known[4] -- it may have moved
   if known[5] ~= by then status = 'duplicate' end
   if known[3] ~= digest then differs = 1 end
 else

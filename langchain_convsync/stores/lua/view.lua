@@ -6,8 +6,9 @@ local function lane_view(lane)
   local queue, at = queue_key(cid, lane), due(cid, lane)
   local depth, waits = call('LLEN', queue), at and math.max(0, at - now) or false
   local ends = call('HGET', conversation, lane .. '.until')
-  if lane == 'turn' then return { depth, waits, ends, false, {} } end
-  return { depth / 2, waits, ends, cursor_of(cid, lane), call('LRANGE', queue, 0, 2 * most - 1) }
+  if lane == 'turn' then return { depth, waits, ends, false, {}, false } end
+  local ops, anchor = call('LRANGE', queue, 0, 2 * most - 1), call('HGET', conversation, lane .. '.anchor')
+  return { depth / 2, waits, ends, cursor_of(cid, lane), ops, anchor }
 end
 
 local events = {}

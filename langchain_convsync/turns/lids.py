@@ -1,0 +1,101 @@
+"""Whose LID it is: asked of WAHA where an event does not tell, before its conversation is read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from langchain_convsync import phone, telemetry
+from langchain_convsync._flow import Flow
+from langchain_convsync.client import Waha
+from langchain_convsync.errors import ConvSyncError, WAHAError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.stores.base import EventStore, Lease
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that WAHA may take to answer; the customer waits.
+LOOK_UP_TIME = 3.0
+#: Seconds for which an answer is remembered; one without a number, or a failure, for less.
+LIFETIME, SHORT_LIFETIME = 24 * 3600.0, 60.0
+#: How many LIDs are remembered; the one that was asked for longest ago is forgotten first.
+SIZE = 10_000
+
+
+class Lids:
+    """Finds phone numbers, and leads what is known by a LID to its customer's conversation.
+
+    Args:
+        store: The store.
+        waha: Who is asked; None asks nobody.
+        clock: Seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        waha: Waha | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._waha = waha
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str], tuple[float, str | None]] = OrderedDict()
+
+    def phone_number_of(self, event: InboundEvent) -> Flow[str | None]:
+        """The customer's number where the event does not tell it; None if nobody knows it.
+
+        A WAHA that does not answer leaves it at the LID, for now.
+        """
+        if self._waha is None or event.phone_number is not None or event.lid is None:
+            return None
+        key = (event.waha_session or "default", phone.normalize(event.lid))
+        with self._lock:
+            until, number = self._known.get(key, (0.0, None))
+        if self._clock() < until:
+            return number
+        try:
+            number = yield from self._waha.lid(*key, timeout=LOOK_UP_TIME)
+        except ConvSyncError as error:
+            told = str(error) if isinstance(error, WAHAError) else type(error).__name__
+            logger.warning("WAHA did not tell whose LID it is: %s", told)
+            number, outcome = None, "failed"
+        else:
+            outcome = "unknown" if number is None else "known"
+        telemetry.count("lid_lookups", outcome=outcome)
+        self._remember(key, number)
+        return number
+
+    def moved(self, lease: Lease, event: InboundEvent, phone_number: str) -> Flow[bool]:
+        """Let the LID lead to the number's conversation, in which its events wait from now on.
+
+        False while the LID's conversation has something to deliver: its turn goes on where it is,
+        and the next one moves. Or if it is the number's already.
+
+        Args:
+            lease: The turn that found out.
+            event: One of its events, known by its LID alone.
+            phone_number: The number.
+        """
+        handles = yield from self._store.handles()
+        alias = handles.conversation(event.account, phone.normalize(event.lid or ""))
+        if lease.cid != alias:  # it leads somewhere already
+            return False
+        cid = handles.conversation(event.account, phone_number)
+        view = yield from self._store.view(cid, most=1)
+        if view.cid == alias or not (yield from self._store.link(alias, cid, lease=lease)):
+            return False
+        telemetry.count("lids_linked")
+        return True
+
+    def _remember(self, key: tuple[str, str], number: str | None) -> None:
+        lifetime = SHORT_LIFETIME if number is None else LIFETIME
+        with self._lock:
+            self._known[key] = (self._clock() + lifetime, number)
+            self._known.move_to_end(key)
+            while len(self._known) > SIZE:
+                self._known.popitem(last=False)
