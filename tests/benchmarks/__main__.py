@@ -13,7 +13,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import imports, latency, machine, throughput
+from tests.benchmarks import (
+    claims,
+    growth,
+    histories,
+    imports,
+    latency,
+    machine,
+    memory,
+    throughput,
+    webhook,
+)
 from tests.benchmarks.place import Place, new_place
 from tests.benchmarks.plot import plot
 from tests.benchmarks.rounds import Progress
@@ -26,8 +36,15 @@ Case = Callable[[Place, Sizes, Progress], Sheet]
 CASES: dict[str, Case] = {
     "a": latency.measure,
     "b": throughput.measure,
+    "c": growth.measure,
+    "d": claims.measure,
+    "e": histories.measure,
     "f": lambda _place, sizes, progress: imports.measure(sizes, progress),
+    "g": webhook.measure,
+    "h": memory.measure,
 }
+#: Turns of (h) where nothing else is asked for.
+STEADY = 100_000
 
 
 def main() -> None:
@@ -35,8 +52,16 @@ def main() -> None:
     os.environ["LANGSMITH_TRACING"] = "false"
     given = _parser().parse_args()
     sizes = QUICK if given.quick else WHOLE
+    if given.only == ["h"] and not given.quick:
+        sizes = replace(sizes, steady=STEADY)
     if given.rounds is not None:
-        sizes = replace(sizes, rounds=given.rounds, imports=given.rounds)
+        sizes = replace(
+            sizes,
+            rounds=given.rounds,
+            imports=given.rounds,
+            long_rounds=given.rounds,
+            webhook_rounds=given.rounds,
+        )
     console = Console()
     before = machine.facts()
     sheets = measure(given.only, sizes, console)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from tests.benchmarks.wire import taken_from
+
 PREFIX = "/api/v1/whatsapp"
 AT = "2026-01-01T10:00:00.000Z"
 LATER = "2036-01-01T10:00:00.000Z"  # no benchmark takes longer
@@ -158,7 +160,7 @@ class Api:
 
 
 class Http(asyncio.Protocol):
-    """HTTP/1.1 as clients speak it to a server that they trust: whole requests, one at a time."""
+    """One connection."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -171,18 +173,10 @@ class Http(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._got += data
-        end = self._got.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = bytes(self._got[:end]).decode("latin-1")
-        at = head.lower().find("content-length:")
-        length = int(head[at + 15 :].split("\r\n", 1)[0]) if at >= 0 else 0
-        if len(self._got) < end + 4 + length:
-            return
-        body = bytes(self._got[end + 4 : end + 4 + length])
-        self._got.clear()
-        method, target, _ = head.split(" ", 2)
-        self._respond(*self._api.answer(method, target, body))
+        if (whole := taken_from(self._got)) is not None:
+            head, body = whole
+            method, target, _ = head.split(" ", 2)
+            self._respond(*self._api.answer(method, target, body))
 
     def _respond(self, status: int, body: str) -> None:
         content = body.encode()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
-from tests.benchmarks.rounds import Job, Progress, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -43,7 +43,7 @@ def measure(sizes: Sizes, progress: Progress) -> Sheet:
     sheet = Sheet("f", "import time and peak memory", units, BASE)
     for statement in STATEMENTS:
         cost_of(statement)  # into the page cache, and compiled
-    jobs = [Job("import", each, partial(cost_of, each)) for each in STATEMENTS]
+    jobs = [Job(each, partial(_measured, each)) for each in STATEMENTS]
     play(sheet, jobs, sizes.imports, progress)
     for metric in ("time", "peak"):
         for statement in (OURS, NAMES):
@@ -53,7 +53,11 @@ def measure(sizes: Sizes, progress: Progress) -> Sheet:
     return sheet
 
 
-def cost_of(statement: str) -> Mapping[str, float]:
+def _measured(statement: str) -> Mapping[str, Sample]:
+    return {"import": cost_of(statement)}
+
+
+def cost_of(statement: str) -> Sample:
     """What a statement costs a new process: milliseconds, megabytes at its peak."""
     command = [sys.executable, "-c", _MEASURE.format(statement=statement)]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -17,7 +17,7 @@ from tests.benchmarks.customers import Customer, new_customers, require_same_wor
 from tests.benchmarks.flows import ASYNC_HTTPX, DOCUMENT, AsyncFlow, BlockingFlow, Flow
 from tests.benchmarks.ours import STORES, ours, ours_sync
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Job, Progress, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -27,6 +27,7 @@ FLOWS: tuple[Flow, ...] = (
     DOCUMENT,
     ASYNC_HTTPX,
 )
+REPLIED, WRITTEN = "until the reply", "until all is written"
 API_TRIP, STORE_TRIP = "API round trip", "store round trip"
 #: Milliseconds beyond the round trips.
 ALLOWED = 3.0
@@ -37,21 +38,19 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     sheet = Sheet(
         "a",
         "latency added to a turn",
-        {"until the reply": "ms", "until all is written": "ms"},
+        {REPLIED: "ms", WRITTEN: "ms"},
         ASYNC_HTTPX.name,
     )
     jobs = []
     for delay in sizes.delays:
-        jobs.append(Job(_setting(delay, 0.0), API_TRIP, partial(_api_trip, place, delay)))
+        jobs.append(Job(API_TRIP, partial(_api_trip, place, delay)))
         for thinking in sizes.thinking:
             turns, agent = (1 if thinking else sizes.at_rest), new_agent(thinking)
-            at = _setting(delay, thinking)
             jobs += [
-                Job(at, flow.name, _job(place, flow, agent, delay, thinking, turns))
-                for flow in FLOWS
+                Job(flow.name, _job(place, flow, agent, delay, thinking, turns)) for flow in FLOWS
             ]
-    jobs += [Job("redis", STORE_TRIP, partial(_redis_trip, place))]
-    jobs += [Job("sqlite", STORE_TRIP, partial(_sqlite_trip, place))]
+    jobs += [Job(STORE_TRIP, partial(_redis_trip, place))]
+    jobs += [Job(STORE_TRIP, partial(_sqlite_trip, place))]
     play(sheet, jobs, sizes.rounds, progress)
     _judge(sheet, sizes)
     return sheet
@@ -63,8 +62,8 @@ def _setting(delay: float, thinking: float) -> str:
 
 def _job(
     place: Place, flow: Flow, agent: Agent, delay: float, thinking: float, turns: int
-) -> Callable[[], Mapping[str, float]]:
-    def measured() -> Mapping[str, float]:
+) -> Callable[[], Mapping[str, Sample]]:
+    def measured() -> Mapping[str, Sample]:
         place.behave(delay=delay)
         (customer,) = new_customers(1)
         if isinstance(flow, AsyncFlow):
@@ -73,10 +72,8 @@ def _job(
             spent = _turns(flow, place, agent, customer, turns)
         require_same_work(place, [customer], turns + 1)
         replied, written = (statistics.median(each) for each in zip(*spent, strict=True))
-        return {
-            "until the reply": (replied - thinking) * 1000,
-            "until all is written": (written - thinking) * 1000,
-        }
+        added = {REPLIED: (replied - thinking) * 1000, WRITTEN: (written - thinking) * 1000}
+        return {_setting(delay, thinking): added}
 
     return measured
 
@@ -108,23 +105,24 @@ def _turns(
     return spent[1:]
 
 
-def _api_trip(place: Place, delay: float) -> Mapping[str, float]:
+def _api_trip(place: Place, delay: float) -> Mapping[str, Sample]:
     """One bare read of a conversation."""
     place.behave(delay=delay)
     (customer,) = new_customers(1)
     url = f"{place.endpoints}/lookup/conversation/{customer.phone_number}"
     with httpx.Client(trust_env=False) as client:
-        return {"until the reply": _median_ms(lambda: client.get(url).raise_for_status(), 5)}
+        trip = _median_ms(lambda: client.get(url).raise_for_status(), 5)
+    return {_setting(delay, 0.0): {REPLIED: trip}}
 
 
-def _redis_trip(place: Place) -> Mapping[str, float]:
+def _redis_trip(place: Place) -> Mapping[str, Sample]:
     """One script that does nothing."""
     with redis.Redis.from_url(place.redis_url) as client:
         script = client.register_script("return 1")
-        return {"until the reply": _median_ms(script, 50)}
+        return {"redis": {REPLIED: _median_ms(script, 50)}}
 
 
-def _sqlite_trip(place: Place) -> Mapping[str, float]:
+def _sqlite_trip(place: Place) -> Mapping[str, Sample]:
     """One small transaction, as durable as the store's own."""
     sql = sqlite3.connect(place.folder / "trip.db", isolation_level=None)
     sql.execute("PRAGMA journal_mode = WAL")
@@ -132,7 +130,7 @@ def _sqlite_trip(place: Place) -> Mapping[str, float]:
     sql.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, text TEXT)")
     try:
         insert = partial(sql.execute, "INSERT INTO t (text) VALUES ('x')")
-        return {"until the reply": _median_ms(insert, 50)}
+        return {"sqlite": {REPLIED: _median_ms(insert, 50)}}
     finally:
         sql.close()
 

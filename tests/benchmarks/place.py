@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from tests.benchmarks.fake_api import PREFIX, Manners
 from tests.redis_server import RedisServer
 
@@ -31,6 +33,15 @@ class Place:
     redis_url: str
     folder: Path
 
+    def told(self) -> tuple[str, str, str]:
+        """For another process; see :meth:`heard`."""
+        return str(self.api_port), self.redis_url, str(self.folder)
+
+    @classmethod
+    def heard(cls, api_port: str, redis_url: str, folder: str) -> Place:
+        """What :meth:`told` says."""
+        return cls(int(api_port), redis_url, Path(folder))
+
     @property
     def api_url(self) -> str:
         """The API server, without its prefix."""
@@ -45,6 +56,17 @@ class Place:
     def sqlite_file(self) -> Path:
         """The file of the embedded store."""
         return self.folder / "events.db"
+
+    @contextmanager
+    def apart(self) -> Iterator[Place]:
+        """The same place with stores of its own: what is left in them is gone afterwards."""
+        url = f"{self.redis_url.rpartition('/')[0]}/1"
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder) as folder,
+            redis.Redis.from_url(url) as db,
+        ):
+            yield replace(self, redis_url=url, folder=Path(folder))
+            db.flushdb()
 
     def behave(self, **manners: Any) -> None:
         """Choose how the API server behaves from now on; see :class:`Manners`."""
@@ -92,7 +114,7 @@ def new_place() -> Iterator[Place]:
     """Everything, started; gone at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="convsync-bench-") as folder,
-        RedisServer() as redis,
+        RedisServer() as store,
         module_process("tests.benchmarks.fake_api") as port,
     ):
-        yield Place(int(port), redis.url, Path(folder))
+        yield Place(int(port), store.url, Path(folder))

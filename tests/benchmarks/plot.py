@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.ours import STORES
 from tests.benchmarks.sheet import Sheet
 
 MISSING = "no plot: matplotlib is missing (pip install --group bench, or make bench)"
@@ -22,7 +23,7 @@ def plot(sheets: Sequence[Sheet], file: Path) -> str | None:
     mpl.use("agg")
     from matplotlib import pyplot
 
-    heights = [BAR * len(sheet.rows) + 1 for sheet in sheets]
+    heights = [BAR * len(sheet.rows) + (3 if sheet.curves else 1) for sheet in sheets]
     figure, panels = pyplot.subplots(
         len(sheets),
         figsize=(11, sum(heights)),
@@ -31,14 +32,14 @@ def plot(sheets: Sequence[Sheet], file: Path) -> str | None:
         layout="constrained",
     )
     for sheet, panel in zip(sheets, panels[:, 0], strict=True):
-        _draw(sheet, panel)
+        (_draw_curves if sheet.curves else _draw)(sheet, panel)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
     return None
 
 
 def _draw(sheet: Sheet, panel: Any) -> None:
-    rows = [row for row in sheet.rows if sheet.median(*row) > 0]
+    rows = [row for row in sheet.ordered if sheet.median(*row) > 0]
     values = [sheet.median(*row) for row in rows]
     colours = ["tab:blue" if _is_ours(who) else "tab:gray" for _, who in rows]
     panel.barh(range(len(rows)), values, color=colours)
@@ -51,5 +52,15 @@ def _draw(sheet: Sheet, panel: Any) -> None:
     panel.set_title(f"({sheet.key}) {sheet.title}: {sheet.main}, {unit}", loc="left", fontsize=9)
 
 
+def _draw_curves(sheet: Sheet, panel: Any) -> None:
+    for who, points in sheet.curves.items():
+        panel.plot(*zip(*points, strict=True), label=who)
+    panel.set_ylim(bottom=0)
+    panel.legend(fontsize=7)
+    panel.set_title(
+        f"({sheet.key}) {sheet.title}: {sheet.units[sheet.main]}", loc="left", fontsize=9
+    )
+
+
 def _is_ours(who: str) -> bool:
-    return who.startswith("ours") or "convsync" in who.lower()
+    return who.startswith(("ours", "once", "aonce")) or "convsync" in who or who in STORES

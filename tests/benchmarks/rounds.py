@@ -16,14 +16,16 @@ from tests.benchmarks.flows import AGENT_ALONE, AsyncFlow, Awaited, Blocking, Bl
 from tests.benchmarks.place import Place
 from tests.benchmarks.sheet import Sheet
 
+#: Metric → number.
+Sample = Mapping[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One measurement, to be repeated every round."""
+    """One measurement of somebody, to be repeated every round: what it finds in each setting."""
 
-    setting: str
     who: str
-    measure: Callable[[], Mapping[str, float]]
+    measure: Callable[[], Mapping[str, Sample]]
 
 
 class Progress(Protocol):
@@ -31,7 +33,9 @@ class Progress(Protocol):
 
     def begin(self, what: str, steps: int) -> None: ...
 
-    def step(self, what: str) -> None: ...
+    def doing(self, what: str) -> None: ...
+
+    def step(self) -> None: ...
 
 
 def play(sheet: Sheet, jobs: Sequence[Job], rounds: int, progress: Progress) -> None:
@@ -40,8 +44,10 @@ def play(sheet: Sheet, jobs: Sequence[Job], rounds: int, progress: Progress) -> 
     for _ in range(rounds):
         for job in jobs:
             gc.collect()
-            sheet.add(job.setting, job.who, job.measure())
-            progress.step(f"{job.setting} {job.who}")
+            progress.doing(job.who)
+            for setting, sample in job.measure().items():
+                sheet.add(setting, job.who, sample)
+            progress.step()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Load:
         return self.in_flight * self.turns
 
 
-def cost_under(load: Load, flow: Flow, place: Place, agent: Agent) -> Mapping[str, float]:
+def cost_under(load: Load, flow: Flow, place: Place, agent: Agent) -> Sample:
     """CPU of this process, and time, per synced turn.
 
     Raises:

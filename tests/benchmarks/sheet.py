@@ -31,6 +31,9 @@ class Sheet:
         title: What was compared.
         units: Metric → unit, in the order of the table; the first one is compared.
         baseline: Who is 1.00 in its setting.
+        rows: (setting, who) → metric → samples.
+        curves: Who → points, where the way says more than the end.
+        notes: What a reader has to know beside the numbers.
     """
 
     key: str
@@ -40,11 +43,18 @@ class Sheet:
     rows: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def main(self) -> str:
         """The metric that is compared."""
         return next(iter(self.units))
+
+    @property
+    def ordered(self) -> list[tuple[str, str]]:
+        """The rows, those of a setting together."""
+        settings = list(dict.fromkeys(setting for setting, _ in self.rows))
+        return sorted(self.rows, key=lambda row: settings.index(row[0]))
 
     def add(self, setting: str, who: str, sample: Mapping[str, float]) -> None:
         """One round's numbers."""
@@ -70,7 +80,7 @@ class Sheet:
                 "median": {metric: self.median(setting, who, metric) for metric in samples},
                 "samples": samples,
             }
-            for (setting, who), samples in self.rows.items()
+            for (setting, who), samples in ((row, self.rows[row]) for row in self.ordered)
         ]
         targets = [
             {"what": t.what, "value": t.value, "limit": t.limit, "unit": t.unit, "met": t.met}
@@ -83,4 +93,5 @@ class Sheet:
             "rows": rows,
             "targets": targets,
             "notes": self.notes,
+            "curves": self.curves,
         }

@@ -22,8 +22,11 @@ class ShownProgress:
     def begin(self, what: str, steps: int) -> None:
         self._task = self._bars.add_task(what, total=steps, doing="")
 
-    def step(self, what: str) -> None:
-        self._bars.update(self._task, advance=1, doing=what)
+    def doing(self, what: str) -> None:
+        self._bars.update(self._task, doing=what)
+
+    def step(self) -> None:
+        self._bars.update(self._task, advance=1, doing="")
 
 
 def new_bars(console: Console) -> Bars:
@@ -46,7 +49,7 @@ def show(console: Console, sheet: Sheet) -> None:
         table.add_column(f"{metric}, {unit}", justify="right")
     table.add_column(f"{sheet.main}, ×", justify="right")
     before = None
-    for setting, who in sheet.rows:
+    for setting, who in sheet.ordered:
         if before not in (None, setting):
             table.add_section()
         numbers = [_number(sheet.median(setting, who, metric)) for metric in sheet.units]

@@ -17,10 +17,12 @@ class Sizes:
         in_flight: (b) Conversations at a time.
         turns: (b) Turns per measurement; two per conversation at least.
         long: (c) Turns of the long conversation.
+        long_rounds: (c) How often it is talked.
         operations: (d), (e) Operations per measurement.
         imports: (f) Fresh processes of each kind.
         seconds: (g) For how long events are offered.
         offered: (g) Events per second.
+        webhook_rounds: (g) How often that is done.
         steady: (h) Turns whose memory is watched.
     """
 
@@ -31,25 +33,30 @@ class Sizes:
     in_flight: tuple[int, ...] = (1, 50, 200)
     turns: int = 150
     long: int = 1000
+    long_rounds: int = 3
     operations: int = 200
     imports: int = 11
     seconds: float = 5.0
     offered: int = 500
-    steady: int = 5000
+    webhook_rounds: int = 3
+    steady: int = 3000
 
 
 WHOLE = Sizes()
 QUICK = Sizes(
     rounds=1,
+    delays=(0.0, 0.02),
     thinking=(0.0,),
-    at_rest=2,
-    in_flight=(1, 50),
+    at_rest=3,
+    in_flight=(50,),
     turns=50,
-    long=60,
+    long=100,
+    long_rounds=1,
     operations=30,
-    imports=3,
+    imports=1,
     seconds=1.0,
-    steady=300,
+    webhook_rounds=1,
+    steady=500,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
@@ -59,10 +66,12 @@ TINY = Sizes(
     at_rest=1,
     in_flight=(2,),
     turns=2,
-    long=20,
+    long=12,
+    long_rounds=1,
     operations=3,
     imports=1,
     seconds=0.1,
     offered=50,
+    webhook_rounds=1,
     steady=20,
 )

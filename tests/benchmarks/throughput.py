@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,12 @@ from langchain.agents import create_agent
 from langchain_core.runnables import Runnable
 
 from langchain_convsync.testing import ScriptedChatModel
-from tests.benchmarks.agents import new_agent
+from tests.benchmarks.agents import Agent, new_agent
 from tests.benchmarks.customers import text_of
 from tests.benchmarks.flows import AGENT_ALONE, AIOHTTP, ASYNC_HTTPX, HTTPX, Flow
 from tests.benchmarks.ours import STORES, ours, ours_sync
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Clock, Job, Load, Progress, cost_under, play
+from tests.benchmarks.rounds import Clock, Job, Load, Progress, Sample, cost_under, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -46,11 +47,8 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     jobs = []
     for in_flight in sizes.in_flight:
         load = Load(in_flight, max(2, sizes.turns // in_flight))
-        at = setting(in_flight)
-        jobs += [
-            Job(at, flow.name, partial(cost_under, load, flow, place, agent)) for flow in FLOWS
-        ]
-        jobs.append(Job(at, CREATE_AGENT, partial(_create_agent, load)))
+        jobs += [Job(flow.name, partial(_measured, load, flow, place, agent)) for flow in FLOWS]
+        jobs.append(Job(CREATE_AGENT, partial(_create_agent, load)))
     play(sheet, jobs, sizes.rounds, progress)
     _judge(sheet)
     return sheet
@@ -60,7 +58,11 @@ def setting(in_flight: int) -> str:
     return f"{in_flight} in flight"
 
 
-def _create_agent(load: Load) -> dict[str, float]:
+def _measured(load: Load, flow: Flow, place: Place, agent: Agent) -> Mapping[str, Sample]:
+    return {setting(load.in_flight): cost_under(load, flow, place, agent)}
+
+
+def _create_agent(load: Load) -> Mapping[str, Sample]:
     """A run of LangChain's own agent, with nothing around it, for scale."""
     agent: Runnable[Any, Any] = create_agent(
         ScriptedChatModel(responses=["Con gusto."] * (load.measured + 1))
@@ -70,7 +72,8 @@ def _create_agent(load: Load) -> dict[str, float]:
     for turn in range(load.measured):
         agent.invoke({"messages": [("user", text_of(turn))]})
     cpu, wall = clock.read()
-    return {"cpu": cpu / load.measured * 1000, "rate": load.measured / wall}
+    sample = {"cpu": cpu / load.measured * 1000, "rate": load.measured / wall}
+    return {setting(load.in_flight): sample}
 
 
 def _judge(sheet: Sheet) -> None:

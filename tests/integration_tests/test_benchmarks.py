@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import imports, plot
+from tests.benchmarks import imports, memory, plot, webhook
 from tests.benchmarks.__main__ import CASES
 from tests.benchmarks.agents import new_agent
 from tests.benchmarks.customers import (
@@ -27,8 +27,8 @@ from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.sizes import TINY
 from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
 
-#: Cases that start a process for every sample.
-SLOW = {"f"}
+#: Cases that start a process for every sample; one sample of each is enough here.
+SLOW = {"f", "g", "h"}
 
 
 class Nobody:
@@ -36,7 +36,9 @@ class Nobody:
 
     def begin(self, what: str, steps: int) -> None: ...
 
-    def step(self, what: str) -> None: ...
+    def doing(self, what: str) -> None: ...
+
+    def step(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,34 @@ def test_what_an_import_costs_is_measured_in_a_process_of_its_own() -> None:
 
     assert 0 < cost["peak"] < 40
     assert cost["time"] > 0
+
+
+def test_deliveries_are_offered_at_their_rate_and_recorded(place: Place) -> None:
+    """A delivery that was refused, or taken for another one, would be no measurement."""
+    found = webhook.accepting(place, "sqlite", TINY, webhook.NOT_YET, "here")["here"]
+
+    assert found["offered"] == TINY.offered
+    assert 0 < found["p50"] <= found["p99"]
+
+
+def test_memory_is_watched_in_a_process_that_does_nothing_else(place: Place) -> None:
+    """And does the work of every turn."""
+    sheet = Sheet("h", "memory", {"at the end": "MB"}, "")
+
+    found = memory.watched(place, "redis", TINY.steady, sheet)
+
+    (points,) = sheet.curves.values()
+    assert [turns for turns, _ in points] == [TINY.steady]
+    assert found[memory.SETTING]["at the end"] == points[-1][1] > 10
+
+
+def test_a_leak_is_the_slope_of_the_second_half() -> None:
+    """What a process takes while it warms up is none."""
+    points = [(float(turns), 90.0 + min(turns, 500) / 10) for turns in range(0, 1001, 100)]
+    leaking = [(turns, mb + turns / 1000) for turns, mb in points]
+
+    assert memory.slope(points) == pytest.approx(0)
+    assert memory.slope(leaking) == pytest.approx(1000)  # a kB per turn
 
 
 def test_a_plot_needs_matplotlib_and_says_so(
