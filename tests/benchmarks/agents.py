@@ -9,23 +9,25 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from tests.benchmarks.customers import reply_to, state_after
+from tests.benchmarks.customers import reply_to, state_after, text_of
 
 Agent = Runnable[list[BaseMessage], BaseMessage]
 
 
 def new_agent(seconds: float = 0.0) -> Agent:
-    """An agent, in both colours, that thinks for so many seconds."""
+    """An agent, in both colours, that thinks for so many seconds, except about a first message."""
 
     def block(messages: list[BaseMessage]) -> BaseMessage:
-        if seconds:
+        text = str(messages[-1].content)
+        if seconds and text != text_of(1):
             time.sleep(seconds)
-        return AIMessage(reply_to(str(messages[-1].content)))
+        return AIMessage(reply_to(text))
 
     async def wait(messages: list[BaseMessage]) -> BaseMessage:
-        if seconds:
+        text = str(messages[-1].content)
+        if seconds and text != text_of(1):
             await asyncio.sleep(seconds)
-        return AIMessage(reply_to(str(messages[-1].content)))
+        return AIMessage(reply_to(text))
 
     return RunnableLambda(block, wait)
 

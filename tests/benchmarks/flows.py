@@ -15,6 +15,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import aiohttp
@@ -27,6 +28,9 @@ from tests.benchmarks.place import Place
 
 #: Seconds. More conversations in flight than connections: a flow by hand waits for its pool.
 PATIENCE = 60.0
+#: As many connections as there may be conversations in flight.
+CONNECTIONS = httpx.Limits(max_connections=250, max_keepalive_connections=250)
+_AS_IT_COMES = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 
 
 class Blocking(Protocol):
@@ -140,7 +144,7 @@ class _Httpx(_ByHand):
 
 
 class _AsyncHttpx(_AwaitedByHand):
-    """The four calls on one ``httpx.AsyncClient`` as it comes: a larger pool costs more."""
+    """The four calls on one ``httpx.AsyncClient``."""
 
     def __init__(self, place: Place, agent: Agent, client: httpx.AsyncClient) -> None:
         self._calls, self._agent, self._client = _Calls(place), agent, client
@@ -198,8 +202,10 @@ def _httpx(place: Place, agent: Agent) -> Iterator[Blocking]:
 
 
 @asynccontextmanager
-async def _async_httpx(place: Place, agent: Agent) -> AsyncIterator[Awaited]:
-    async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+async def _async_httpx(
+    place: Place, agent: Agent, *, limits: httpx.Limits = _AS_IT_COMES
+) -> AsyncIterator[Awaited]:
+    async with httpx.AsyncClient(limits=limits, timeout=PATIENCE, trust_env=False) as client:
         yield _AsyncHttpx(place, agent, client)
 
 
@@ -218,5 +224,9 @@ async def _agent_alone(_place: Place, agent: Agent) -> AsyncIterator[Awaited]:
 DOCUMENT = BlockingFlow("the document's sample", _document)
 HTTPX = BlockingFlow("bare httpx, sync", _httpx)
 ASYNC_HTTPX = AsyncFlow("bare httpx", _async_httpx)
+#: No connection is closed between two calls, and httpcore looks at all of them for each.
+ASYNC_HTTPX_KEEPING = AsyncFlow(
+    "bare httpx, all kept alive", partial(_async_httpx, limits=CONNECTIONS)
+)
 AIOHTTP = AsyncFlow("hand-written aiohttp", _aiohttp)
 AGENT_ALONE = AsyncFlow("the agent alone", _agent_alone)

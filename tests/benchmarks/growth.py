@@ -22,6 +22,7 @@ FLOWS = (*OURS, ASYNC_HTTPX)
 WINDOW = 10
 #: Messages that the server shows; of a whole history it shows all.
 CAP = 20
+CAPPED = str(CAP)
 
 
 def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
@@ -33,21 +34,23 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     play(sheet, jobs, sizes.long_rounds, progress)
     early, late = marks[0], marks[-1]
     for flow in OURS:
-        ratio = sheet.median(_at(late, CAP), flow.name) / sheet.median(_at(early, CAP), flow.name)
+        ratio = sheet.median(_at(late, CAPPED), flow.name) / sheet.median(
+            _at(early, CAPPED), flow.name
+        )
         what = f"CPU, {CAP} messages shown: {flow.name}, turn {late} to turn {early}"
         sheet.targets.append(Target(what, ratio, 1.2))
     return sheet
 
 
-def _at(mark: int, shown: int) -> str:
-    return f"turn {mark:,}, {shown:,} messages shown"
+def _at(mark: int, shown: str) -> str:
+    return f"turn {mark:,}, {shown} messages shown"
 
 
 def _capped(flow: AsyncFlow, place: Place, marks: Sequence[int]) -> Mapping[str, Sample]:
     """The whole conversation, as stores and runners see it."""
     place.behave(cap=CAP, begun=CAP)
     spent = asyncio.run(_talk(flow, place, marks[-1]))
-    return {_at(mark, CAP): _median(spent[max(1, mark - WINDOW) : mark]) for mark in marks}
+    return {_at(mark, CAPPED): _median(spent[max(1, mark - WINDOW) : mark]) for mark in marks}
 
 
 def _whole(flow: AsyncFlow, place: Place, mark: int) -> Mapping[str, Sample]:
@@ -57,7 +60,7 @@ def _whole(flow: AsyncFlow, place: Place, mark: int) -> Mapping[str, Sample]:
     place.behave(cap=0, begun=begun)
     spent = asyncio.run(_talk(flow, place, turns))
     place.behave()
-    return {_at(mark, 2 * mark): _median(spent[1:])}
+    return {_at(mark, f"all {2 * mark:,}"): _median(spent[1:])}
 
 
 async def _talk(flow: AsyncFlow, place: Place, turns: int) -> list[tuple[float, float]]:

@@ -19,6 +19,11 @@ _PACKAGES = (
 )
 
 
+def load() -> list[float]:
+    """Of the machine, over one, five and fifteen minutes."""
+    return [round(each, 2) for each in os.getloadavg()]
+
+
 def facts() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
@@ -26,6 +31,6 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "load": [round(each, 2) for each in os.getloadavg()],
+        "load": load(),
         "versions": {name: version(name) for name in _PACKAGES},
     }

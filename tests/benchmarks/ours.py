@@ -24,13 +24,11 @@ from langchain_convsync._flow import arun, run
 from langchain_convsync.stores import EventStore
 from tests.benchmarks.agents import Agent, decided
 from tests.benchmarks.customers import Customer
-from tests.benchmarks.flows import AsyncFlow, Awaited, Blocking, BlockingFlow
+from tests.benchmarks.flows import CONNECTIONS, AsyncFlow, Awaited, Blocking, BlockingFlow
 from tests.benchmarks.place import Place
 
 StoreKind = Literal["redis", "sqlite"]
 STORES: tuple[StoreKind, ...] = ("redis", "sqlite")
-#: As many connections as there may be conversations in flight.
-CONNECTIONS = httpx.Limits(max_connections=250, max_keepalive_connections=250)
 #: Seconds between two looks at what is left to write.
 LOOK = 0.005
 

@@ -15,7 +15,7 @@ class Sizes:
         thinking: (a) Seconds that the agent takes.
         at_rest: (a) Turns per measurement with an agent that takes no time.
         in_flight: (b) Conversations at a time.
-        turns: (b) Turns per measurement; two per conversation at least.
+        turns: (b) Turns per measurement; one per conversation at least, and 50 at most.
         long: (c) Turns of the long conversation.
         long_rounds: (c) How often it is talked.
         operations: (d), (e) Operations per measurement.
@@ -29,17 +29,17 @@ class Sizes:
     rounds: int = 5
     delays: tuple[float, ...] = (0.0, 0.02, 0.1)
     thinking: tuple[float, ...] = (0.0, 1.0)
-    at_rest: int = 7
+    at_rest: int = 3
     in_flight: tuple[int, ...] = (1, 50, 200)
-    turns: int = 150
+    turns: int = 100
     long: int = 1000
-    long_rounds: int = 3
+    long_rounds: int = 2
     operations: int = 200
     imports: int = 11
-    seconds: float = 5.0
+    seconds: float = 3.0
     offered: int = 500
     webhook_rounds: int = 3
-    steady: int = 3000
+    steady: int = 2000
 
 
 WHOLE = Sizes()
@@ -54,7 +54,7 @@ QUICK = Sizes(
     long_rounds=1,
     operations=30,
     imports=1,
-    seconds=1.0,
+    seconds=0.6,
     webhook_rounds=1,
     steady=500,
 )

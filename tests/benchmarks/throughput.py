@@ -12,7 +12,14 @@ from langchain_core.runnables import Runnable
 from langchain_convsync.testing import ScriptedChatModel
 from tests.benchmarks.agents import Agent, new_agent
 from tests.benchmarks.customers import text_of
-from tests.benchmarks.flows import AGENT_ALONE, AIOHTTP, ASYNC_HTTPX, HTTPX, Flow
+from tests.benchmarks.flows import (
+    AGENT_ALONE,
+    AIOHTTP,
+    ASYNC_HTTPX,
+    ASYNC_HTTPX_KEEPING,
+    HTTPX,
+    Flow,
+)
 from tests.benchmarks.ours import STORES, ours, ours_sync
 from tests.benchmarks.place import Place
 from tests.benchmarks.rounds import Clock, Job, Load, Progress, Sample, cost_under, play
@@ -24,6 +31,7 @@ FLOWS: tuple[Flow, ...] = (
     *(ours(kind, aiohttp=True) for kind in STORES),
     *(ours(kind, aiohttp=True, in_block=True) for kind in STORES),
     ASYNC_HTTPX,
+    ASYNC_HTTPX_KEEPING,
     AIOHTTP,
     *(ours_sync(kind) for kind in STORES),
     HTTPX,
@@ -46,7 +54,7 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     agent = new_agent()
     jobs = []
     for in_flight in sizes.in_flight:
-        load = Load(in_flight, max(2, sizes.turns // in_flight))
+        load = Load(in_flight, min(50, max(1, sizes.turns // in_flight)))
         jobs += [Job(flow.name, partial(_measured, load, flow, place, agent)) for flow in FLOWS]
         jobs.append(Job(CREATE_AGENT, partial(_create_agent, load)))
     play(sheet, jobs, sizes.rounds, progress)
@@ -80,8 +88,9 @@ def _judge(sheet: Sheet) -> None:
     at = setting(JUDGED)
     if (at, ASYNC_HTTPX.name) not in sheet.rows:
         return
-    for kind in STORES:
-        who = ours(kind, aiohttp=True).name
+    for who in (
+        ours(kind, aiohttp=True, in_block=b).name for kind in STORES for b in (False, True)
+    ):
         cpu = sheet.median(at, who)
         for other, limit in ((ASYNC_HTTPX.name, 0.5), (AIOHTTP.name, 4.0)):
             ratio = cpu / sheet.median(at, other)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import psutil
+
 from tests.benchmarks.customers import OtherWorkError
 from tests.benchmarks.offering import offer
 from tests.benchmarks.ours import STORES
@@ -31,7 +33,8 @@ _messages = itertools.count(1)
 
 def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     """``create_app`` on both stores, and what people write; then answering at the same time."""
-    units = {"p99": "ms", "p50": "ms", "sender's p99": "ms", "offered": "1/s", "achieved": "1/s"}
+    units = {"p99": "ms", "p50": "ms", "sender's p99": "ms", "cpu": "ms"}
+    units |= {"offered": "1/s", "achieved": "1/s"}
     sheet = Sheet("g", "accepting deliveries", units, BARE)
     place.behave()
     recording = f"{sizes.offered}/s"
@@ -56,10 +59,13 @@ def accepting(
     warm, requests = _deliveries(20), _deliveries(count)
     with (
         place.apart() as own,
-        module_process("tests.benchmarks.webhook_app", kind, *own.told(), str(quiet)) as port,
+        module_process("tests.benchmarks.webhook_app", kind, *own.told(), str(quiet)) as ready,
     ):
-        asyncio.run(offer(int(port), warm, rate=50))
-        answers = asyncio.run(offer(int(port), requests, rate=sizes.offered))
+        port, pid = map(int, ready.split())
+        asyncio.run(offer(port, warm, rate=50))
+        before = _cpu(pid)
+        answers = asyncio.run(offer(port, requests, rate=sizes.offered))
+        cpu = _cpu(pid) - before
     said = Counter(zip(answers.statuses, answers.bodies, strict=True))
     if said != {(200, b'{"status":"queued"}'): count}:
         message = f"not every delivery was recorded: {said}"
@@ -68,9 +74,16 @@ def accepting(
         "p99": _percentile(answers.late, 99),
         "p50": _percentile(answers.late, 50),
         "sender's p99": _percentile(answers.behind, 99),
+        "cpu": cpu / count * 1000,
     }
     sample |= {"offered": float(sizes.offered), "achieved": count / answers.seconds}
     return {setting: sample}
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of a process so far."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _percentile(seconds: Sequence[float], which: int) -> float:

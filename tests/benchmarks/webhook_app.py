@@ -61,13 +61,13 @@ def bare_app(place: Place) -> Any:
 
 
 async def serve(app: Any) -> None:
-    """Print the port, and serve until this process is ended."""
+    """Print the port and the process id, and serve until this process is ended."""
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, backlog=1000)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn tells it this way alone
         await asyncio.sleep(0.01)
-    sys.stdout.write(f"{server.servers[0].sockets[0].getsockname()[1]}\n")
+    sys.stdout.write(f"{server.servers[0].sockets[0].getsockname()[1]} {os.getpid()}\n")
     sys.stdout.flush()
     await serving
 
