@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test long chaos notebooks check lint format typecheck constraints clean
+.PHONY: help install demo serve test long chaos bench notebooks check lint format typecheck constraints clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ long: install ## the longest of the tests: stores against their model, and the e
 
 chaos: install ## kill everything all the time and count what is lost or doubled: TURNS=1000 KILLS=80 SEED=1 STORE=both
 	$(BIN)/python -m tests.chaos $(foreach o,TURNS KILLS SEED STORE DRAIN,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
+
+bench: install ## what a turn costs beside what people write by hand: ONLY=a,b ROUNDS=5 TURNS=100000 JSON=bench.json PLOT=bench.png
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --group bench
+	$(BIN)/python -m tests.benchmarks $(foreach o,ONLY ROUNDS TURNS JSON PLOT,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
 
 notebooks: install ## run the notebooks and rewrite their outputs in place, which the tests compare
 	$(BIN)/python -m tests.notebooks

@@ -1,0 +1,77 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The amounts of every case.
+
+    Attributes:
+        rounds: How often everything is measured.
+        delays: (a) Round trips of the API server, in seconds.
+        thinking: (a) Seconds that the agent takes.
+        at_rest: (a) Turns per measurement with an agent that takes no time.
+        in_flight: (b) Conversations at a time.
+        turns: (b) Turns per measurement; one per conversation at least, and 50 at most.
+        long: (c) Turns of the long conversation.
+        long_rounds: (c) How often it is talked.
+        operations: (d), (e) Operations per measurement.
+        imports: (f) Fresh processes of each kind.
+        seconds: (g) For how long events are offered.
+        offered: (g) Events per second.
+        webhook_rounds: (g) How often that is done.
+        steady: (h) Turns whose memory is watched.
+    """
+
+    rounds: int = 5
+    delays: tuple[float, ...] = (0.0, 0.02, 0.1)
+    thinking: tuple[float, ...] = (0.0, 1.0)
+    at_rest: int = 3
+    in_flight: tuple[int, ...] = (1, 50, 200)
+    turns: int = 100
+    long: int = 1000
+    long_rounds: int = 2
+    operations: int = 200
+    imports: int = 11
+    seconds: float = 3.0
+    offered: int = 500
+    webhook_rounds: int = 3
+    steady: int = 2000
+
+
+WHOLE = Sizes()
+QUICK = Sizes(
+    rounds=1,
+    delays=(0.0, 0.02),
+    thinking=(0.0,),
+    at_rest=3,
+    in_flight=(50,),
+    turns=50,
+    long=100,
+    long_rounds=1,
+    operations=30,
+    imports=1,
+    seconds=0.6,
+    webhook_rounds=1,
+    steady=500,
+)
+#: For a test of the benchmarks themselves.
+TINY = Sizes(
+    rounds=1,
+    delays=(0.0,),
+    thinking=(0.0,),
+    at_rest=1,
+    in_flight=(2,),
+    turns=2,
+    long=12,
+    long_rounds=1,
+    operations=3,
+    imports=1,
+    seconds=0.1,
+    offered=50,
+    webhook_rounds=1,
+    steady=20,
+)
