@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from langchain_core.messages import (
     AIMessage,
@@ -38,9 +39,14 @@ def to_langchain(history: Iterable[ConversationMessage]) -> list[BaseMessage]:
             continue
         key = (message.role, message.content, str(message.timestamp))
         seen[key] = seen.get(key, 0) + 1
-        digest = hashlib.sha256(repr((key, seen[key])).encode("utf-8", "backslashreplace"))
-        result.append(kind(content=message.content, id=f"convsync-{digest.hexdigest()[:24]}"))
+        result.append(kind(content=message.content, id=_id(key, seen[key])))
     return result
+
+
+@lru_cache(maxsize=4096)
+def _id(key: tuple[str, str, str], occurrence: int) -> str:
+    digest = hashlib.sha256(repr((key, occurrence)).encode("utf-8", "backslashreplace"))
+    return f"convsync-{digest.hexdigest()[:24]}"
 
 
 def by_timestamp(history: Iterable[ConversationMessage]) -> list[ConversationMessage]:

@@ -70,7 +70,7 @@ def overlaid(conversation: Conversation, taken: Taken) -> Conversation:
     """The conversation with the outbox on top, as it was taken."""
     if not taken.ops:
         return conversation
-    writes, pos = [Write.model_validate_json(op.body) for op in taken.ops], begun(taken)
+    writes, pos = [Write.stored(op.body) for op in taken.ops], begun(taken)
     return overlay(conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, taken.anchor))
 
 

@@ -77,7 +77,7 @@ class Outbox(Queue[Job]):
         self.breaker = breaker or new_breaker(clock)
 
     def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Job:
-        write = Write.model_validate_json(op.body)
+        write = Write.stored(op.body)
         carries = carries_what_was_read(write, self._api.profile)
         return Job(taken=taken, op=op, cursor=cursor, anchor=anchor, write=write, carries=carries)
 

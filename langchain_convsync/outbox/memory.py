@@ -39,7 +39,7 @@ class Pending:
     @classmethod
     def of(cls, taken: Taken, writes: Sequence[Write]) -> Pending | None:
         """The outbox as it was taken, with further writes at its end; None while it is empty."""
-        everything = [*(Write.model_validate_json(op.body) for op in taken.ops), *writes]
+        everything = [*(Write.stored(op.body) for op in taken.ops), *writes]
         if not everything:
             return None
         pos = begun(taken)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -121,6 +122,11 @@ class Write(BaseModel):
     update: StoredUpdate = StateUpdate()
     base: Anchor | None = None
 
+    @classmethod
+    def stored(cls, body: str) -> Write:
+        """The operation that a store keeps as ``body``; read once, since nobody changes it."""
+        return _stored(body)
+
     @property
     def target(self) -> CallTarget:
         """Whom every answer must be about."""
@@ -135,6 +141,11 @@ class Write(BaseModel):
         """The update with the mark by which a later read recognises it."""
         mark = StateUpdate(metadata={MARK: {"turn": self.turn, "n": self.number}})
         return self.update.updated_by(mark)
+
+
+@lru_cache(maxsize=1024)
+def _stored(body: str) -> Write:
+    return Write.model_validate_json(body)
 
 
 @dataclass(frozen=True, slots=True)

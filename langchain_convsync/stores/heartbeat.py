@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -106,6 +107,7 @@ class _Heartbeat:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._watches: set[Watch] = set()
+        self._wakes = 0.0
         self._thread: threading.Thread | None = None
 
     def add(self, watch: Watch) -> None:
@@ -116,7 +118,8 @@ class _Heartbeat:
                     target=self._run, name="convsync-heartbeat", daemon=True
                 )
                 self._thread.start()
-            self._changed.notify()
+            if watch.next_beat < self._wakes:  # else it will be looked at early enough
+                self._changed.notify()
 
     def remove(self, watch: Watch) -> None:
         with self._changed:
@@ -137,8 +140,8 @@ class _Heartbeat:
             live = [watch for watch in self._watches if not watch.lost]
             if due := [watch for watch in live if watch.next_beat <= now]:
                 return due
-            soonest = min((watch.next_beat for watch in live), default=None)
-            self._changed.wait(None if soonest is None else soonest - now)
+            self._wakes = min((watch.next_beat for watch in live), default=math.inf)
+            self._changed.wait(None if self._wakes == math.inf else self._wakes - now)
 
 
 _heartbeat = _Heartbeat()
