@@ -56,7 +56,7 @@ QUICK = Sizes(
     imports=1,
     seconds=0.6,
     webhook_rounds=1,
-    steady=500,
+    steady=200,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
