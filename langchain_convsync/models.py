@@ -8,21 +8,22 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
     JsonValue,
     TypeAdapter,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
 from langchain_convsync._display import Card, Displayed
 
@@ -32,26 +33,28 @@ Role: TypeAlias = Literal["user", "bot"]
 SERVER_KEYS = frozenset({"previousMessages", "lastUserMessage"})
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any) -> str:
     """Servers store whatever was posted; the reader gets text."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _object(value: Any) -> Any:
     return {} if value is None else value
 
 
-def _readable(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """One odd entry of a history must not make the whole conversation unreadable."""
-    try:
-        return read(value)
-    except ValidationError:
-        return None
+def _else(odd: Callable[[Any], Any]) -> GetPydanticSchema:
+    """What is not as documented goes through ``odd``; all else costs no Python."""
+
+    def schema(documented: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        otherwise = core_schema.no_info_plain_validator_function(odd)
+        return core_schema.union_schema([handler(documented), otherwise], mode="left_to_right")
+
+    return GetPydanticSchema(schema)
 
 
-Text = Annotated[str, BeforeValidator(_text)]
+Text = Annotated[str, _else(_text)]
+#: One odd entry of a history must not make the whole conversation unreadable.
+Time = Annotated[datetime | None, _else(lambda _: None)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
 
 
@@ -78,7 +81,7 @@ class ConversationMessage(WireModel):
 
     role: Text
     content: Text = Field(default="", repr=False)
-    timestamp: Annotated[datetime | None, WrapValidator(_readable)] = None
+    timestamp: Time = None
 
 
 _MESSAGES = TypeAdapter(list[ConversationMessage])
@@ -134,6 +137,14 @@ class _ConversationFields(WireModel):
             read = sent, _MESSAGES.validate_python(named)
             self.__dict__["_read"] = read  # as functools.cached_property does
         return list(read[1])
+
+    def with_history(
+        self, entries: list[dict[str, Any]], messages: Sequence[ConversationMessage]
+    ) -> Self:
+        """A copy with another history; ``messages`` is what ``entries`` say."""
+        copy = self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
+        copy.__dict__["_read"] = entries, list(messages)
+        return copy
 
 
 class PartialConversation(_ConversationFields):

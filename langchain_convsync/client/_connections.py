@@ -37,6 +37,8 @@ class _LoopWire(NamedTuple):
 
 
 _Loops: TypeAlias = dict[asyncio.AbstractEventLoop, _LoopWire]
+#: Until they are closed: a loop waits at its end for a generator, but not for a collected one.
+_kept: dict[AsyncWire, AsyncGenerator[None]] = {}
 
 
 class Connections:
@@ -106,8 +108,8 @@ class Connections:
             opened = self._new_async_wire()
             ending = _until_end_of(loop, opened, self._loops)
             for ended in [other for other in self._loops if other.is_closed()]:
-                del self._loops[ended]
-            self._loops[loop] = _LoopWire(opened, ending)
+                _kept.pop(self._loops.pop(ended).wire, None)
+            self._loops[loop], _kept[opened] = _LoopWire(opened, ending), ending
         await anext(ending)  # does not suspend: nobody sees a wire without its end
         return opened
 
@@ -150,6 +152,7 @@ async def _until_end_of(
     try:
         yield
     finally:
+        _kept.pop(wire, None)
         loops.pop(loop, None)
         await wire.aclose()
 

@@ -257,11 +257,13 @@ def overlay(
     history, entries = conversation.messages, conversation.entries
     place = None if anchor is None else anchor.index(history)
     place = -1 if place is None else place  # a forgotten anchor: all of the history is newer
-    changes: dict[str, Any] = {}
     tenant = CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
+    patch = StateUpdate()
     for number, write in enumerate(writes):
         if write.target != tenant:
             continue  # the customer was somebody else's when it was decided
+        if write.kind == "sync_state" and not is_applied(conversation, write):
+            patch = patch.updated_by(write.update)
         for message in write.messages[pos if number == 0 else 0 :]:
             found = _find(history, message, place + 1)
             if found is None:
@@ -270,18 +272,15 @@ def overlay(
                 place = len(history) - 1
             else:
                 place = found
-    patch = StateUpdate()
-    for write in writes:
-        own = write.kind == "sync_state" and write.target == tenant
-        if own and not is_applied(conversation, write):
-            patch = patch.updated_by(write.update)
-    changes["context"] = {**conversation.context, **patch.context, "previousMessages": entries}
-    changes["metadata"] = {**conversation.metadata, **patch.metadata}
+    shown = conversation.with_history(entries, history)
+    changes: dict[str, Any] = {"metadata": {**conversation.metadata, **patch.metadata}}
+    if patch.context:
+        changes["context"] = {**shown.context, **patch.context, "previousMessages": entries}
     if patch.intent is not None:
         changes["current_intent"] = patch.intent
     if patch.step is not None:
         changes["current_step"] = patch.step
-    return conversation.model_copy(update=changes)
+    return shown.model_copy(update=changes)
 
 
 def _find(

@@ -198,10 +198,9 @@ def _tail(history: Sequence[ConversationMessage]) -> int:
 def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
     if not places:
         return conversation
-    entries = enumerate(conversation.entries)
-    kept = [entry for place, entry in entries if place not in places]
-    context = {**conversation.context, "previousMessages": kept}
-    return conversation.model_copy(update={"context": context})
+    both = zip(conversation.entries, conversation.messages, strict=True)
+    kept = [each for place, each in enumerate(both) if place not in places]
+    return conversation.with_history([entry for entry, _ in kept], [words for _, words in kept])
 
 
 def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
@@ -211,7 +210,9 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
     if ttl <= 0:
         return None, 0.0
-    after = overlay(conversation, writes)
-    history = after.context["previousMessages"][-SNAPSHOT_MESSAGES:]
-    after = after.model_copy(update={"context": {**after.context, "previousMessages": history}})
-    return after.model_dump_json(by_alias=True), ttl
+    end = Anchor.at_end(conversation.session_id, conversation.messages)
+    after = overlay(conversation, writes, anchor=end)
+    kept = after.with_history(
+        after.entries[-SNAPSHOT_MESSAGES:], after.messages[-SNAPSHOT_MESSAGES:]
+    )
+    return kept.model_dump_json(by_alias=True), ttl

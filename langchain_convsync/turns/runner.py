@@ -334,7 +334,8 @@ class TurnRunner:
         yield from self._tell(turn)
         if self._crew is None:
             yield from self._deliveries.drain(cid)
-        self._ring("say", "write")
+        else:
+            self._crew.hurry(cid, "say", "write")
         return turn
 
     def _tell(self, turn: Turn) -> Flow[None]:
@@ -401,7 +402,8 @@ class TurnRunner:
         turn = yield from self._processor.process(taken)
         if turn is not None:
             yield from self._tell(turn)
-            self._ring("say", "write")
+            if self._crew is not None:
+                self._crew.hurry(taken.lease.cid, "say", "write")
 
     def close(self) -> None:
         """Close what this runner opened itself."""

@@ -303,3 +303,16 @@ async def test_a_client_forgotten_in_a_running_loop_closes_its_connections(
     gc.collect()
 
     assert await asyncio.to_thread(server.wait_for, lambda it: it.connected == 0)
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"], indirect=True)
+def test_a_client_forgotten_while_its_loop_rests_is_closed_with_the_loop(
+    server: FaultyServer, transport: str
+) -> None:
+    """The end of the loop waits for it."""
+    with asyncio.Runner() as runner:
+        runner.run(arun(read(Api(server.url))))
+        gc.collect()
+
+    gc.collect()  # what was left unclosed would warn
+    assert server.wait_for(lambda it: it.connected == 0)
