@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from langchain_convsync import telemetry
 from langchain_convsync.messages import flaw_in, text_of
@@ -87,7 +87,8 @@ def _schema(
     }
     if context is not None:
         fields["context"] = (context | None, Field(None, description="Facts worth keeping."))
-    return create_model("ConversationState", **fields)
+    unquoted = ConfigDict(hide_input_in_errors=True)  # it holds what the customer wrote
+    return create_model("ConversationState", __config__=unquoted, **fields)
 
 
 def _choice(names: Sequence[str] | None) -> Any:

@@ -351,7 +351,7 @@ class SQLiteEventStore:
                 sql.close()
                 raise
             # Somebody may never close us: the file is closed with the store, or at the end.
-            weakref.finalize(self, sql.close)
+            weakref.finalize(self, _closed_at_rest, sql, self._lock)
             self._sql = sql
         return self._sql
 
@@ -380,3 +380,8 @@ class SQLiteEventStore:
                 left.queued,
                 left.writes + left.says,
             )
+
+
+def _closed_at_rest(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+    with lock:  # at the end of the process, a worker may be in the middle of an operation
+        sql.close()

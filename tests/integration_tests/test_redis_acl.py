@@ -57,6 +57,7 @@ def test_the_documented_permissions_suffice_and_all_of_them_are_used(server: Red
     """The whole engine under them; what nothing uses any more is to leave the README."""
     url = permit(server, "full")
     with server.client() as admin:
+        admin.script_flush()  # or it may know them all from other tests
         admin.config_resetstat()
 
     use_everything(url)
