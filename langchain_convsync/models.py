@@ -138,6 +138,11 @@ class _ConversationFields(WireModel):
             self.__dict__["_read"] = read  # as functools.cached_property does
         return list(read[1])
 
+    def entries_like(self, message: ConversationMessage) -> list[ConversationMessage]:
+        """The messages in the history that read like one; nothing else of it is read."""
+        wanted = {"role": message.role, "content": message.content}.items()
+        return _MESSAGES.validate_python([one for one in self.entries if wanted <= one.items()])
+
     def with_history(
         self, entries: list[dict[str, Any]], messages: Sequence[ConversationMessage]
     ) -> Self:

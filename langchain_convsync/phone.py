@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
@@ -72,6 +73,11 @@ def identity_of(text: object) -> str | None:
     """What :func:`normalize` makes of it; None where that raises."""
     if not isinstance(text, str) or len(text) > _MAX_LENGTH:
         return None
+    return _identity(text)
+
+
+@lru_cache(maxsize=4096)  # a turn asks several times
+def _identity(text: str) -> str | None:
     if _E164.fullmatch(text):
         return text
     plain = "".join(map(_plain, text))

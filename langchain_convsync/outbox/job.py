@@ -88,8 +88,5 @@ class Job(Head):
         """Where the answer to the part shows the last message that it recorded."""
         if self.write.kind != "append":
             return None
-        message, history = self.write.messages[self.end - 1], answer.messages
-        for place in range(len(history) - 1, -1, -1):
-            if (history[place].role, history[place].content) == (message.role, message.content):
-                return Anchor.at(answer.session_id, history, place)
-        return None
+        alike = answer.entries_like(self.write.messages[self.end - 1])
+        return Anchor.at_end(answer.session_id, alike) if alike else None

@@ -33,12 +33,12 @@ class Batches(Generic[Q]):
     """Asks in batches, on whichever event loop is running.
 
     Args:
-        one_at_a_time: What is asked while a batch is under way waits for its end, and makes the
-            next one; else it travels beside it.
+        most: Batches under way at a time. What is asked meanwhile waits for the end of one, and
+            makes the next.
     """
 
-    def __init__(self, *, one_at_a_time: bool = False) -> None:
-        self._one_at_a_time = one_at_a_time
+    def __init__(self, *, most: int) -> None:
+        self._most = most
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line[Q]] = WeakKeyDictionary()
 
     async def ask(self, question: Q, answer: Answer[Q]) -> Any:
@@ -54,7 +54,7 @@ class Batches(Generic[Q]):
         return await answered
 
     def _send(self, loop: asyncio.AbstractEventLoop, line: _Line[Q], answer: Answer[Q]) -> None:
-        if not line.waiting or (self._one_at_a_time and line.under_way):
+        if not line.waiting or len(line.under_way) >= self._most:
             return
         batch, line.waiting = line.waiting, []
         task = loop.create_task(_deliver(batch, answer))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -32,6 +33,8 @@ BlockingClient: TypeAlias = redis.Redis | redis.RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.RedisCluster
 Command: TypeAlias = Sequence[Any]
 
+#: Batches of scripts under way on one event loop, each over a connection of its own.
+BATCHES = 8
 #: What a client gives back as it came.
 _SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 
@@ -99,7 +102,10 @@ class RedisClients:
         self._injected: tuple[Any, Any] = (client, async_client)
         self._blocking: Sequence[Any] = ()
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
-        self._scripts: Batches[Command] = Batches()
+        self._scripts: Batches[Command] = Batches(most=BATCHES)
+        #: Connections that are ours until the client is closed: to take one from its pool and give
+        #: it back costs more than a batch.
+        self._at_hand: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -163,15 +169,18 @@ class RedisClients:
 
     async def _scripts_answered(self, commands: Sequence[Command]) -> list[Any]:
         """The answers of scripts, or their errors, over one connection."""
-        pool = (await self._client_here()).connection_pool
-        connection = await pool.get_connection()
+        client = await self._client_here()
+        at_hand = self._at_hand.setdefault(asyncio.get_running_loop(), [])
+        connection = at_hand.pop() if at_hand else await client.connection_pool.get_connection()
         try:
             return await _exchanged(connection, commands)
         except BaseException:
-            await connection.disconnect()  # answers that nobody reads must not meet other questions
+            # Answers that nobody reads must not meet other questions; the others may be dead, too.
+            for one in (connection, *at_hand):
+                await one.disconnect()
             raise
         finally:
-            await pool.release(connection)
+            at_hand.append(connection)
 
     def _looked_around(self) -> Io[None]:
         """Asks the cluster which node holds what; the next try tells if nobody knows."""

@@ -95,7 +95,7 @@ class SQLiteEventStore:
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
         self._thread: ThreadPoolExecutor | None = None
-        self._batches: Batches[Operation] = Batches(one_at_a_time=True)
+        self._batches: Batches[Operation] = Batches(most=1)
         self._closed = False
 
     @property

@@ -32,7 +32,7 @@ class Answering:
 
 async def test_what_is_asked_in_one_step_travels_together() -> None:
     """Each gets its own answer; what is asked later travels later."""
-    answering, batches = Answering(), Batches[int]()
+    answering, batches = Answering(), Batches[int](most=8)
 
     first = await asyncio.gather(*(batches.ask(number, answering) for number in (1, 2, 3)))
     second = await batches.ask(4, answering)
@@ -43,7 +43,7 @@ async def test_what_is_asked_in_one_step_travels_together() -> None:
 
 async def test_an_error_is_raised_by_whom_it_concerns() -> None:
     """The others have their answers."""
-    answering, batches = Answering(), Batches[int]()
+    answering, batches = Answering(), Batches[int](most=8)
 
     asked = [batches.ask(number, answering) for number in (1, -2, 3)]
     one, two, three = await asyncio.gather(*asked, return_exceptions=True)
@@ -54,7 +54,7 @@ async def test_an_error_is_raised_by_whom_it_concerns() -> None:
 
 async def test_what_fails_as_a_whole_is_raised_by_all_each_its_own() -> None:
     """A traceback of one task does not grow by those of the others."""
-    answering, batches = Answering(), Batches[int]()
+    answering, batches = Answering(), Batches[int](most=8)
 
     asked = [batches.ask(number, answering) for number in (0, 1)]
     one, two = await asyncio.gather(*asked, return_exceptions=True)
@@ -65,13 +65,13 @@ async def test_what_fails_as_a_whole_is_raised_by_all_each_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one_at_a_time", "expected"), [(False, [[1], [2], [3]]), (True, [[1], [2, 3]])]
+    ("most", "expected"), [(8, [[1], [2], [3]]), (2, [[1], [2], [3]]), (1, [[1], [2, 3]])]
 )
 async def test_what_is_asked_meanwhile_travels_beside_or_behind(
-    one_at_a_time: bool, expected: list[list[int]]
+    most: int, expected: list[list[int]]
 ) -> None:
     """Beside it where there are several wires, else together behind it."""
-    answering, batches = Answering(), Batches[int](one_at_a_time=one_at_a_time)
+    answering, batches = Answering(), Batches[int](most=most)
     answering.open.clear()
     asked = []
     for number in (1, 2, 3):
@@ -87,7 +87,7 @@ async def test_what_is_asked_meanwhile_travels_beside_or_behind(
 
 async def test_who_is_cancelled_spoils_no_batch() -> None:
     """The others are answered."""
-    answering, batches = Answering(), Batches[int]()
+    answering, batches = Answering(), Batches[int](most=8)
     answering.open.clear()
     cancelled, other = (asyncio.create_task(batches.ask(number, answering)) for number in (1, 2))
     for _ in range(5):
