@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Literal
-
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from langchain_convsync import (
     AsyncConvSyncClient,
@@ -24,8 +21,9 @@ from langchain_convsync._flow import arun, run
 from langchain_convsync.stores import EventStore
 from tests.benchmarks.agents import Agent, decided
 from tests.benchmarks.customers import Customer
-from tests.benchmarks.flows import CONNECTIONS, AsyncFlow, Awaited, Blocking, BlockingFlow
+from tests.benchmarks.flows import AsyncFlow, Awaited, Blocking, BlockingFlow
 from tests.benchmarks.place import Place
+from tests.faulty_server import without_aiohttp
 
 StoreKind = Literal["redis", "sqlite"]
 STORES: tuple[StoreKind, ...] = ("redis", "sqlite")
@@ -107,26 +105,19 @@ def _opened(place: Place, agent: Agent, kind: StoreKind, *, in_block: bool) -> I
 async def _aopened(
     place: Place, agent: Agent, kind: StoreKind, *, in_block: bool, aiohttp: bool
 ) -> AsyncIterator[Awaited]:
-    lent = _over_aiohttp() if aiohttp else None
-    client = AsyncConvSyncClient(place.api_url, http_client=lent)
+    client = AsyncConvSyncClient(place.api_url)
     store, moments = new_store(place, kind), _Moments()
     runner = TurnRunner(agent, client=client, store=store, extractor=decided, on_reply=moments.note)
     try:
-        if in_block:
-            async with runner:
+        with nullcontext() if aiohttp else without_aiohttp():
+            if in_block:
+                async with runner:
+                    yield _OursAwaited(runner, moments)
+            else:
                 yield _OursAwaited(runner, moments)
-        else:
-            yield _OursAwaited(runner, moments)
     finally:
         await client.aclose()
         await store.aclose()
-        if lent is not None:
-            await lent.aclose()
-
-
-def _over_aiohttp() -> httpx.AsyncClient:
-    transport = AiohttpTransport(limits=CONNECTIONS, trust_env=False)
-    return httpx.AsyncClient(transport=transport, trust_env=False)
 
 
 def ours(kind: StoreKind, *, in_block: bool = False, aiohttp: bool = False) -> AsyncFlow:
@@ -135,7 +126,7 @@ def ours(kind: StoreKind, *, in_block: bool = False, aiohttp: bool = False) -> A
     Args:
         kind: The store.
         in_block: Whether workers deliver the writes; else each call delivers its own.
-        aiohttp: Whether requests travel over aiohttp.
+        aiohttp: Whether requests travel over aiohttp, as they do where it is installed.
     """
     name = ", ".join(
         ["ours", kind, *(["aiohttp"] if aiohttp else []), *(["block"] if in_block else [])]
