@@ -153,7 +153,7 @@ def formatted(identity: str, style: PhoneFormat) -> str:
     return identity.removeprefix("+") if style == "digits" else identity
 
 
-def path_segment(text: str) -> str:
+def path_segment(text: object) -> str:
     """One percent-encoded segment of a URL path that can neither climb, nor end, nor add to it.
 
     Serves phone numbers, chat ids and session ids: ``+51999999999`` becomes ``%2B51999999999``.
@@ -163,13 +163,19 @@ def path_segment(text: str) -> str:
             URL libraries resolve), holds control characters or lone surrogates, or is longer than
             1,024 characters.
     """
-    if not _fits_in_a_segment(text):
+    segment = _segment(text) if isinstance(text, str) else None
+    if segment is None:
         message = (
             "this phone number or session id cannot stand in a URL: it must be 1 to 1,024 "
             "printable characters and no dot segment"
         )
         raise ConfigurationError(message)
-    return quote(text, safe="")
+    return segment
+
+
+@lru_cache(maxsize=4096)
+def _segment(text: str) -> str | None:
+    return quote(text, safe="") if _fits_in_a_segment(text) else None
 
 
 def masked(identity: object) -> str:
@@ -192,10 +198,9 @@ def _masked_digits(digits: str) -> str:
     return f"{digits[:2]}{'•' * (len(digits) - 4)}{digits[-2:]}"
 
 
-def _fits_in_a_segment(text: object) -> bool:
+def _fits_in_a_segment(text: str) -> bool:
     return (
-        isinstance(text, str)
-        and 0 < len(text) <= _MAX_SEGMENT
+        0 < len(text) <= _MAX_SEGMENT
         and text not in {".", ".."}
         and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
     )

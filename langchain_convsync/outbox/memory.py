@@ -77,8 +77,7 @@ class Known:
         """The same after these writes."""
         if pending is None or (self.pending and self.pending.epoch > pending.epoch):
             pending = self.pending  # a later write has told it already
-        end = Anchor.at_end(self.shown.session_id, self.shown.messages)
-        shown = overlay(self.shown, writes, anchor=end)
+        shown = overlay(self.shown, writes, is_new=True)
         return replace(self, shown=shown, quiet=False, pending=pending)
 
 

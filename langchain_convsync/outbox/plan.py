@@ -245,6 +245,7 @@ def overlay(
     *,
     pos: int = 0,
     anchor: Anchor | None = None,
+    is_new: bool = False,
 ) -> Conversation:
     """The conversation as it will be once the writes on their way have arrived.
 
@@ -253,10 +254,14 @@ def overlay(
         writes: The outbox, in order; another tenant's are left out.
         pos: How many messages of the first write are confirmed.
         anchor: The last confirmed message.
+        is_new: Whether nothing of the writes can be in it yet.
     """
     history, entries = conversation.messages, conversation.entries
-    place = None if anchor is None else anchor.index(history)
-    place = -1 if place is None else place  # a forgotten anchor: all of the history is newer
+    if is_new:
+        place = len(history) - 1
+    else:
+        found = None if anchor is None else anchor.index(history)
+        place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
     tenant = CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
     patch = StateUpdate()
     for number, write in enumerate(writes):

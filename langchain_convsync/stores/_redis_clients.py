@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -26,6 +26,12 @@ from langchain_convsync.stores._redis_urls import (
     address_of,
     opened,
 )
+
+_pack: Callable[[tuple[Any, ...]], bytes] | None = None
+with suppress(ImportError):  # of the extra `aiohttp`
+    from hiredis import pack_command
+
+    _pack = pack_command
 
 #: Seconds before each further try of a command that got no answer; every command is safe to repeat.
 RETRIES = (0.05, 0.25)
@@ -100,6 +106,10 @@ class RedisClients:
             url = required_setting(url, argument="url", variable="CONVSYNC_STORE_URL")
             self._address = address_of(url)
         self._injected: tuple[Any, Any] = (client, async_client)
+        #: Whether one script can reach the keys of one slot only.
+        self.is_cluster = any(map(_is_cluster, self._injected)) or (
+            self._address is not None and self._address.is_cluster
+        )
         self._blocking: Sequence[Any] = ()
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
         self._scripts: Batches[Command] = Batches(most=BATCHES)
@@ -108,13 +118,6 @@ class RedisClients:
         self._at_hand: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._closed = False
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether one script can reach the keys of one slot only."""
-        if any(_is_cluster(client) for client in self._injected):
-            return True
-        return self._address is not None and self._address.is_cluster
 
     def batch(self, key: bytes, *commands: Command, once: bool = False) -> Flow[list[Any]]:
         """The answers of commands, sent together to the primary that holds a key.
@@ -286,6 +289,8 @@ async def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:
 
 def _packed(command: Command) -> bytes:
     """A command in RESP: https://redis.io/docs/latest/develop/reference/protocol-spec/."""
+    if _pack is not None:
+        return _pack(tuple(command))
     parts = [b"*%d\r\n" % len(command)]
     for argument in command:
         sent = argument if isinstance(argument, bytes) else str(argument).encode()

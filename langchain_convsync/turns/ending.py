@@ -210,8 +210,7 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
     if ttl <= 0:
         return None, 0.0
-    end = Anchor.at_end(conversation.session_id, conversation.messages)
-    after = overlay(conversation, writes, anchor=end)
+    after = overlay(conversation, writes, is_new=True)
     kept = after.with_history(
         after.entries[-SNAPSHOT_MESSAGES:], after.messages[-SNAPSHOT_MESSAGES:]
     )
