@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -277,13 +278,19 @@ async def _awaited(client: Any, key: bytes, commands: Sequence[Command]) -> list
 
 
 async def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    await connection.send_packed_command(b"".join(map(_packed, commands)))
     answers: list[Any] = []
-    for _ in commands:
-        try:
-            answers.append(await connection.read_response(disable_decoding=True))
-        except redis.ResponseError as error:
-            answers.append(error)
+    try:
+        async with asyncio.timeout(connection.socket_timeout):  # one for all: redis-py's are dear
+            await connection.send_packed_command(b"".join(map(_packed, commands)))
+            for _ in commands:
+                try:
+                    read = connection.read_response(disable_decoding=True, timeout=math.inf)
+                    answers.append(await read)
+                except redis.ResponseError as error:
+                    answers.append(error)
+    except TimeoutError as error:
+        message = "no answer in time"
+        raise redis.TimeoutError(message) from error
     return answers
 
 
