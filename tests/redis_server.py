@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -81,6 +84,16 @@ class RedisServer:
                 return
             self.port = 0
         raise RuntimeError(log.read_text(errors="replace"))
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It keeps its connections and does nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill9(self) -> None:
         """Kill it, as a crash would."""
