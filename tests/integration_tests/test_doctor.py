@@ -296,6 +296,17 @@ def test_a_conversation_that_is_told_although_it_expired_is_a_failure() -> None:
     assert report.exit_code == 1
 
 
+def test_messages_out_of_order_are_told() -> None:
+    """Nobody sees it in a history that is read as it stands."""
+    times = ("2026-01-01T12:00:09.000Z", "2026-01-01T12:00:01.000Z")
+    messages = [{"role": "user", "content": "Hola", "timestamp": time} for time in times]
+    disordered = conversation(context={"previousMessages": messages})
+    report = examined(Routes(lookup=answers(disordered)), "--phone", PHONE)
+
+    assert report.status(CONVERSED, "order") == "warning"
+    assert "1 of 2 messages" in report.of(CONVERSED, "order")["told"]
+
+
 def test_a_closed_conversation_is_a_failure() -> None:
     """Nobody is answered in it."""
     closed = conversation(isActive=False)

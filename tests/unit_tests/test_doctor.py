@@ -13,8 +13,9 @@ import pytest
 
 from langchain_convsync import ServerProfile
 from langchain_convsync.cli._doctor import answers, judging, profile, reach
-from langchain_convsync.cli._doctor.customer import inbound, spellings
+from langchain_convsync.cli._doctor.customer import spellings
 from langchain_convsync.cli._doctor.findings import Area, shown
+from langchain_convsync.cli._doctor.history import inbound, ordered
 from langchain_convsync.cli._doctor.reach import Probe
 from langchain_convsync.client import Answer, Failure
 from langchain_convsync.models import Conversation, ConversationMessage
@@ -146,6 +147,30 @@ def test_who_recorded_the_customers_words_is_told_where_it_can_be(
 
     assert found.profile.get("records_inbound") == seen
     assert (found.status == "skipped") == (seen is None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "late"),
+    [
+        ([], 0),
+        (["05"], 0),
+        (["05", "05", "06.5", "06"], 0),
+        (["soon", "01", "02"], 0),
+        (["10", "20", "15", "16", "21"], 2),
+        (["30", "soon", "01"], 1),
+    ],
+)
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_messages_behind_newer_ones_are_told(seconds: list[str], late: int, zone: str) -> None:
+    """Whole seconds are no disorder; a time that cannot be read says nothing."""
+    times = [f"2026-01-01T12:00:{at}{zone}" for at in seconds]
+    history = [{"role": "user", "content": "Hola", "timestamp": time} for time in times]
+    read = conversation().model_copy(update={"context": {"previousMessages": history}})
+
+    found = ordered(read)
+
+    assert (found.status == "warning") == (late > 0)
+    assert not late or found.told.startswith(f"{late} of ")
 
 
 @pytest.mark.parametrize(

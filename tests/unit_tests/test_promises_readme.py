@@ -5,35 +5,35 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from langchain_convsync.cli import _doctor, command_line
+
 ROOT = Path(__file__).parents[2]
-PROMISES = (
-    (ROOT / "README.md")
-    .read_text(encoding="utf-8")
-    .split("\n## What is promised, and what is not\n")[1]
-    .split("\n## ")[0]
-)
-CHATOPENAI = (
-    (ROOT / "README.md")
-    .read_text(encoding="utf-8")
-    .split("\n## With ChatOpenAI\n")[1]
-    .split("\n## ")[0]
-)
-SECURITY = (
-    (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Security\n")[1].split("\n## ")[0]
-)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+PROMISES = section("What is promised, and what is not")
+CHATOPENAI = section("With ChatOpenAI")
+SECURITY = section("Security")
+OPERATING = section("Operating it")
+TROUBLE = section("When something is wrong")
 SURFACES, FAULTS = PROMISES.split("\n### ")[1:]
 
 
-def rows(section: str) -> list[list[str]]:
+def rows(text: str) -> list[list[str]]:
     """The cells of every row below a table's head."""
-    tables = re.findall(r"^\| --- .*\n((?:\| .*\n)+)", section, re.MULTILINE)
+    tables = re.findall(r"^\| --- .*\n((?:\| .*\n)+)", text, re.MULTILINE)
     lines = [line for table in tables for line in table.splitlines()]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 def test_every_test_that_is_named_exists() -> None:
     """A renamed test must not leave an unproven promise behind."""
-    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", PROMISES + CHATOPENAI + SECURITY))
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", README))
     defined = {
         (path.name, test)
         for path in ROOT.glob("tests/*/test_*.py")
@@ -80,3 +80,39 @@ def test_every_security_case_names_its_proof() -> None:
     assert len(cases) >= 9
     assert [row[0] for row in cases if len(row) != 3 or "::test_" not in row[-1]] == []
     assert len(SECURITY.splitlines()) <= 30
+
+
+def test_the_chapter_on_operating_stays_a_chapter() -> None:
+    """Who is on call at night reads it whole."""
+    assert len(OPERATING.splitlines()) <= 110
+    assert 10 <= OPERATING.count("\n- [ ] ") <= 14
+
+
+SYMPTOMS = rows(re.split(r"\n(?!\|)", TROUBLE.lstrip("\n"))[0] + "\n")
+
+
+def test_every_symptom_ends_in_a_command_that_exists() -> None:
+    """Those of the API's own documentation come first, under the names that they have there."""
+    commands = {command.name for command in command_line().registered_commands}
+
+    assert [re.findall("“(.+?)”", row[0]) for row in SYMPTOMS[:3]] == [
+        ["No active conversation found"],
+        ["Conversation state not syncing"],
+        ["Messages out of order"],
+    ]
+    assert len(SYMPTOMS) >= 8
+    for *_, run in SYMPTOMS:
+        assert run.startswith("`convsync ")
+        assert set(re.findall(r"`convsync (\w+)", run)) - commands == set()
+
+
+def test_every_check_of_doctor_that_a_symptom_names_exists() -> None:
+    """A check is called as doctor prints it."""
+    doctor = Path(_doctor.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in doctor.glob("*.py"))
+    named = {found for row in SYMPTOMS for found in re.findall(r"`([\w ]+), ([\w ]+)`", row[-1])}
+
+    assert len(named) > 5
+    for area, check in named:
+        assert f'Area("{area}")' in source
+        assert re.search(rf'\(\s*"{check}",', source), check

@@ -13,6 +13,7 @@ from rich.console import Console
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor import answers, customer, reach, report
 from langchain_convsync.cli._doctor.findings import Finding
+from langchain_convsync.cli._doctor.history import CONVERSATION
 from langchain_convsync.cli._doctor.judging import WRITING
 from langchain_convsync.cli._doctor.reach import API, Probe
 from langchain_convsync.cli._doctor.store import store as store_findings
@@ -142,11 +143,11 @@ def _conversation(
     timeout: float,
 ) -> Iterator[Finding]:
     if phone is None:
-        yield customer.CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
+        yield CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
         return
     if identity_of(phone) is None:
         told = "--phone is no phone number with its country code, and no chat id"
-        yield customer.CONVERSATION.failed("lookup", told, "pass one such as +51999999999")
+        yield CONVERSATION.failed("lookup", told, "pass one such as +51999999999")
         return
 
     def api_for(style: PhoneFormat) -> Api:

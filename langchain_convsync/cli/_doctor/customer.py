@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._doctor.findings import Area, Finding, shown
+from langchain_convsync.cli._doctor.findings import Finding, shown
+from langchain_convsync.cli._doctor.history import CONVERSATION, inbound, ordered
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
     APIError,
@@ -20,10 +21,6 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import Conversation
 from langchain_convsync.phone import PhoneFormat, formatted, masked, normalize, variants
-
-CONVERSATION = Area("conversation")
-#: What the messages that doctor writes begin with.
-MARK = "convsync doctor"
 
 _FORMATS: dict[PhoneFormat, str] = {
     "e164": "+51… (E.164)",
@@ -86,6 +83,7 @@ def looked_up(
         lively(found.conversation, datetime.now(UTC)),
         fresh(found.conversation),
         inbound(found.conversation),
+        ordered(found.conversation),
     ], found
 
 
@@ -223,27 +221,3 @@ def fresh(read: Conversation) -> Finding:
         told = f"the answer has no {' and no '.join(absent)}, which is taken for empty"
         return CONVERSATION.ok("fields", told)
     return CONVERSATION.ok("fields", "the answer has context and metadata")
-
-
-def inbound(read: Conversation) -> Finding:
-    """Whether the server records what the customer writes, as far as the history tells."""
-    said = [m for m in read.messages if not m.content.startswith(MARK)]
-    agent = "convsync" in read.metadata or any(message.role == "bot" for message in said)
-    if not said and not agent:
-        return CONVERSATION.ok(
-            "inbound",
-            "nothing of what the customer wrote is in the history: agents record it",
-            records_inbound=False,
-        )
-    if agent or not any(message.role == "user" for message in said):
-        return CONVERSATION.skipped(
-            "inbound",
-            "an agent was here, so nobody can tell who recorded what the customer wrote",
-            "let a new customer write once while no agent runs, and ask for that --phone",
-        )
-    return CONVERSATION.warning(
-        "inbound",
-        "the API server records what the customer writes: no agent was here",
-        "pass ServerProfile(records_inbound=True) to the client, or messages are there twice",
-        records_inbound=True,
-    )
