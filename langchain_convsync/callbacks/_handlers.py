@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from langchain_core.outputs import ChatGeneration, LLMResult
-
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.access import Access
@@ -22,6 +20,7 @@ from langchain_convsync.stores.base import EventStore
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler as _Handler
+    from langchain_core.outputs import LLMResult
 else:
     try:  # graphs tell of interrupts only to their own kind of handler
         from langgraph.callbacks import GraphCallbackHandler as _Handler
@@ -183,6 +182,8 @@ class AsyncConvSyncCallbackHandler(_StateSync):
 
 
 def _message(response: LLMResult) -> object:
+    from langchain_core.outputs import ChatGeneration  # takes a while; here is one
+
     for generations in response.generations:
         for generation in generations:
             if isinstance(generation, ChatGeneration):

@@ -9,7 +9,6 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.dedup.results import decode, encode
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.stores import claims
 from langchain_convsync.stores.base import Accepted, EventStore, Taken
@@ -59,6 +58,8 @@ class Claim:
         if not self.acquired:
             message = f"only an acquired claim can be completed; this one is {self.status}"
             raise InvalidEventError(message)
+        from langchain_convsync.dedup.results import encode  # LangChain's messages take a while
+
         self.stored = encode(result)
         self.result = result
 
@@ -145,5 +146,7 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.taken is not None:
         return Claim(ACQUIRED)
     if accepted.state == "done":
+        from langchain_convsync.dedup.results import decode
+
         return Claim(DONE, decode(accepted.outcome or "null"))
     return Claim(IN_PROGRESS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
-from langchain_convsync.stores._redis_urls import SCHEMES
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     RETENTION,
@@ -28,8 +29,10 @@ from langchain_convsync.stores.base import (
     SetAside,
     Taken,
 )
-from langchain_convsync.stores.redis import RedisEventStore
 from langchain_convsync.stores.sqlite import SQLiteEventStore
+
+if TYPE_CHECKING:
+    from langchain_convsync.stores.redis import RedisEventStore
 
 __all__ = [
     "FORMAT_VERSION",
@@ -58,6 +61,17 @@ __all__ = [
     "open_store",
 ]
 
+# Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "RedisEventStore":  # redis takes a while to import; SQLite does without
+            from langchain_convsync.stores.redis import RedisEventStore
+
+            return RedisEventStore
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+
 
 def open_store(url: str | None = None) -> EventStore:
     """The event store that a URL names; nothing is connected yet.
@@ -80,6 +94,9 @@ def open_store(url: str | None = None) -> EventStore:
         return SQLiteEventStore(":memory:")
     if scheme == "sqlite" and rest.startswith("/"):
         return SQLiteEventStore(rest.removeprefix("/"))
+    from langchain_convsync.stores._redis_urls import SCHEMES
+    from langchain_convsync.stores.redis import RedisEventStore
+
     if scheme in SCHEMES:
         return RedisEventStore(url)
     message = (

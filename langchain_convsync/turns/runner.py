@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, arun, run, sleep
@@ -15,17 +15,19 @@ from langchain_convsync.errors import ClosedError, ConfigurationError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply
 from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.state import Extractor
 from langchain_convsync.stores import EventStore, open_store
 from langchain_convsync.stores._metrics import exposition
 from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
-from langchain_convsync.turns.agent import Agent
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.lids import Lids
-from langchain_convsync.turns.process import Guard, Limits, Prepare, Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
+
+if TYPE_CHECKING:
+    from langchain_convsync.state import Extractor
+    from langchain_convsync.turns.agent import Agent
+    from langchain_convsync.turns.process import Guard, Prepare
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,9 @@ class TurnRunner:
         workers: int = 4,
         drain: float = 10.0,
     ) -> None:
+        # LangChain takes a while to import; who has an agent, has it already.
+        from langchain_convsync.turns.process import Limits, Processor
+
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)

@@ -30,6 +30,9 @@ EXTRAS = {
 }
 EVERY_EXTRA = set().union(*EXTRAS.values())
 
+#: Dependencies that take longer to import than all of ours together.
+SLOW = {"aiohttp", "langchain_core", "langsmith", "requests", "redis", "phonenumbers"}
+
 
 def declared() -> dict[str, str]:
     """Each name that type checkers see in `__init__`, and the module it comes from."""
@@ -104,6 +107,23 @@ def test_importing_the_package_loads_no_extra() -> None:
     loaded = python("import json, sys, langchain_convsync; print(json.dumps([*sys.modules]))")
 
     assert {name.partition(".")[0] for name in json.loads(loaded)} & EVERY_EXTRA == set()
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        ("AsyncConvSyncClient, ConvSyncClient, SQLiteEventStore", set()),
+        ("TurnRunner, WAHAReply, aonce, create_app, once", set()),
+        ("RedisEventStore", {"redis"}),
+    ],
+)
+def test_a_name_loads_no_dependency_that_it_can_do_without(names: str, needed: set[str]) -> None:
+    """Who has no agent yet, or none at all, does not wait for LangChain, nor for another store."""
+    code = f"from langchain_convsync import {names}; import json, sys"
+
+    loaded = json.loads(python(f"{code}; print(json.dumps([*sys.modules]))"))
+
+    assert {name.partition(".")[0] for name in loaded} & SLOW == needed
 
 
 def test_every_exported_name_works_on_a_bare_install() -> None:
