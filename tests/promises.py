@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
@@ -51,6 +51,14 @@ def served() -> ReferenceServer:
     server = ReferenceServer().start()
     server.create_conversation(phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123")
     return server
+
+
+@pytest.fixture
+def server() -> Iterator[ReferenceServer]:
+    """The same for a test; a module takes it by name: ``server = promises.server``."""
+    running = served()
+    yield running
+    running.stop()
 
 
 def history(server: ReferenceServer, customer: str = CUSTOMER) -> list[tuple[str, str]]:

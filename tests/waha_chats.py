@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
 from tests.faulty_server import CLOSE, Deed, FaultyServer, Received, Script, answers, sends
 
 
@@ -111,3 +113,11 @@ def waha_server(chats: WahaChats) -> Iterator[str]:
     with FaultyServer() as server:
         server.plays(chats)
         yield server.url
+
+
+@pytest.fixture
+def chats() -> Iterator[WahaChats]:
+    """A WAHA for a test; a module takes it by name: ``chats = waha_chats.chats``."""
+    chats = WahaChats()
+    with waha_server(chats) as chats.url:
+        yield chats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,8 @@ from langchain_convsync._flow import run
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
-from tests.promises import CUSTOMER, Answer, awaited, blocking, history, said, served
+from tests import promises
+from tests.promises import CUSTOMER, Answer, awaited, blocking, history, said
 
 STANZA = "3EB0A1"
 Amend = Callable[[TurnRunner, waha.Ignored], bool]
@@ -62,11 +63,7 @@ class Agent:
         return AIMessage("Vale")
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 @pytest.fixture

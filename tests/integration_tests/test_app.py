@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,9 +22,10 @@ from langchain_convsync.models import Conversation, InboundEvent, Media
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
-from tests.promises import CUSTOMER, echo, history, served
+from tests import promises, waha_chats
+from tests.promises import CUSTOMER, echo, history
 from tests.redis_topologies import until
-from tests.waha_chats import WahaChats, waha_server
+from tests.waha_chats import WahaChats
 
 SECRET = "one of two"
 CHAT = f"{CUSTOMER[1:]}@c.us"
@@ -49,18 +50,7 @@ def signed(body: object, secret: str = SECRET) -> dict[str, Any]:
     return {"content": raw, "headers": {"X-Webhook-Hmac": signature}}
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def chats() -> Iterator[WahaChats]:
-    chats = WahaChats()
-    with waha_server(chats) as chats.url:
-        yield chats
+server, chats = promises.server, waha_chats.chats
 
 
 @pytest.fixture

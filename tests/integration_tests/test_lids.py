@@ -14,8 +14,9 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises
 from tests.faulty_server import answers
-from tests.promises import CUSTOMER, Answer, echo, history, in_both_colours, said, served, spoken
+from tests.promises import CUSTOMER, Answer, echo, history, in_both_colours, said, spoken
 from tests.redis_topologies import until
 from tests.waha_chats import WahaChats, waha_server
 
@@ -23,11 +24,7 @@ LID = "38000000000001@lid"
 NUMBER = f"{CUSTOMER[1:]}@c.us"
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 @pytest.fixture

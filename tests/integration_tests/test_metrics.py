@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,16 @@ from langchain_convsync.errors import APIError, ConfigurationError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises
 from tests.faulty_server import CLOSE, HANG, FaultyServer, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
+from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
 from tests.waha_chats import WahaChats, waha_server
 
 PHASES = ("wait", "read", "agent", "commit")
 OPERATIONS = ("get_conversation", "add_message")
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 def seen(text: str, series: str) -> float:

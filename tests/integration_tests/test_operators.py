@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -19,16 +18,12 @@ from langchain_convsync.outbox import WAHAReply, Write, as_ops
 from langchain_convsync.stores import Backlog, Commit, EventStore, NewEvent, Op, Taken, open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
+from tests import promises
 from tests.faulty_server import answers
-from tests.promises import CUSTOMER, echo, history, said, served, spoken
+from tests.promises import CUSTOMER, echo, history, said, spoken
 from tests.waha_chats import WahaChats, waha_server
 
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 def cid_of(store: EventStore) -> str:

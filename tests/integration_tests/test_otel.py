@@ -20,17 +20,13 @@ from langchain_convsync import ConvSyncClient, SQLiteEventStore, WAHAReply, tele
 from langchain_convsync.errors import APIError
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises
 from tests.faulty_server import FaultyServer, answers
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
+from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
 from tests.spans import Heard, heard
 from tests.waha_chats import WahaChats, waha_server
 
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 @pytest.fixture

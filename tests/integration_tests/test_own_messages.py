@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from langchain_convsync._flow import run
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises, waha_chats
 from tests.faulty_server import Deed, Received, answers
-from tests.promises import CUSTOMER, Answer, awaited, blocking, echo, history, said, served
-from tests.waha_chats import WahaChats, waha_server
+from tests.promises import CUSTOMER, Answer, awaited, blocking, echo, history, said
+from tests.waha_chats import WahaChats
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
 LID = "38000000000001@lid"
@@ -37,18 +38,7 @@ in_both_colours = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def chats() -> Iterator[WahaChats]:
-    chats = WahaChats()
-    with waha_server(chats) as chats.url:
-        yield chats
+server, chats = promises.server, waha_chats.chats
 
 
 @pytest.fixture

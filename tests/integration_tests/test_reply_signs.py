@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,26 +14,16 @@ from langchain_convsync.outbox import Replies, Reply
 from langchain_convsync.stores.base import EventStore, Op
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises, waha_chats
 from tests.faulty_server import CLOSE, HANG, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
+from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
 from tests.store_cases import Clock, blocking, commit_of, event, lane_of, turn_of
-from tests.waha_chats import WahaChats, waha_server
+from tests.waha_chats import WahaChats
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def chats() -> Iterator[WahaChats]:
-    chats = WahaChats()
-    with waha_server(chats) as chats.url:
-        yield chats
+server, chats = promises.server, waha_chats.chats
 
 
 def answered(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
-import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
@@ -14,14 +12,10 @@ from langchain_convsync._flow import run
 from langchain_convsync.stores import ConversationView, EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
-from tests.promises import CUSTOMER, echo, reply_to, said, served
+from tests import promises
+from tests.promises import CUSTOMER, echo, reply_to, said
 
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 def viewed(store: EventStore) -> ConversationView:

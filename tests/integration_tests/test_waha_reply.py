@@ -19,18 +19,15 @@ from langchain_convsync.outbox.replies import Unsure
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests import promises
 from tests.faulty_server import HANG, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said, served
+from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
 from tests.waha_chats import WahaChats, never_came, waha_server
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
 
 
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    running = served()
-    yield running
-    running.stop()
+server = promises.server
 
 
 @pytest.fixture
