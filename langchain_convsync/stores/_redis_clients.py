@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -19,7 +17,7 @@ from redis.asyncio.cluster import PipelineCommand
 from langchain_convsync._flow import Flow, Io, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
-from langchain_convsync.stores._batches import Batches
+from langchain_convsync.stores._redis_scripts import Command, Scripts
 from langchain_convsync.stores._redis_urls import (
     ASYNCHRONOUS,
     BLOCKING,
@@ -28,20 +26,11 @@ from langchain_convsync.stores._redis_urls import (
     opened,
 )
 
-_pack: Callable[[tuple[Any, ...]], bytes] | None = None
-with suppress(ImportError):  # of the extra `aiohttp`
-    from hiredis import pack_command
-
-    _pack = pack_command
-
 #: Seconds before each further try of a command that got no answer; every command is safe to repeat.
 RETRIES = (0.05, 0.25)
 BlockingClient: TypeAlias = redis.Redis | redis.RedisCluster
 AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.RedisCluster
-Command: TypeAlias = Sequence[Any]
 
-#: Batches of scripts under way on one event loop, each over a connection of its own.
-BATCHES = 8
 #: What a client gives back as it came.
 _SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 
@@ -113,10 +102,7 @@ class RedisClients:
         )
         self._blocking: Sequence[Any] = ()
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
-        self._scripts: Batches[Command] = Batches(most=BATCHES)
-        #: Connections that are ours until the client is closed: to take one from its pool and give
-        #: it back costs more than a batch.
-        self._at_hand: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
+        self._scripts = Scripts()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -166,25 +152,10 @@ class RedisClients:
     def _sent(self, key: bytes, commands: Sequence[Command]) -> Io[list[Any]]:
         async def wait() -> list[Any]:
             if len(commands) == 1 and commands[0][0] in _SCRIPTS and not self.is_cluster:
-                return [await self._scripts.ask(commands[0], self._scripts_answered)]
+                return [await self._scripts.ask(commands[0], self._client_here)]
             return await _awaited(await self._client_here(), key, commands)
 
         return Io(lambda: _blocked(self._client(), key, commands), wait)
-
-    async def _scripts_answered(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers of scripts, or their errors, over one connection."""
-        client = await self._client_here()
-        at_hand = self._at_hand.setdefault(asyncio.get_running_loop(), [])
-        connection = at_hand.pop() if at_hand else await client.connection_pool.get_connection()
-        try:
-            return await _exchanged(connection, commands)
-        except BaseException:
-            # Answers that nobody reads must not meet other questions; the others may be dead, too.
-            for one in (connection, *at_hand):
-                await one.disconnect()
-            raise
-        finally:
-            at_hand.append(connection)
 
     def _looked_around(self) -> Io[None]:
         """Asks the cluster which node holds what; the next try tells if nobody knows."""
@@ -275,34 +246,6 @@ async def _awaited(client: Any, key: bytes, commands: Sequence[Command]) -> list
     for command in commands:
         pipeline.execute_command(*command, NEVER_DECODE=True)
     return _successful(await pipeline.execute(raise_on_error=False))
-
-
-async def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    answers: list[Any] = []
-    try:
-        async with asyncio.timeout(connection.socket_timeout):  # one for all: redis-py's are dear
-            await connection.send_packed_command(b"".join(map(_packed, commands)))
-            for _ in commands:
-                try:
-                    read = connection.read_response(disable_decoding=True, timeout=math.inf)
-                    answers.append(await read)
-                except redis.ResponseError as error:
-                    answers.append(error)
-    except TimeoutError as error:
-        message = "no answer in time"
-        raise redis.TimeoutError(message) from error
-    return answers
-
-
-def _packed(command: Command) -> bytes:
-    """A command in RESP: https://redis.io/docs/latest/develop/reference/protocol-spec/."""
-    if _pack is not None:
-        return _pack(tuple(command))
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        sent = argument if isinstance(argument, bytes) else str(argument).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(sent), sent))
-    return b"".join(parts)
 
 
 def _is_cluster(client: Any) -> bool:

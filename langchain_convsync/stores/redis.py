@@ -28,10 +28,10 @@ from langchain_convsync.stores._checks import (
 from langchain_convsync.stores._redis_clients import (
     AsyncClient,
     BlockingClient,
-    Command,
     RedisClients,
 )
 from langchain_convsync.stores._redis_risks import Risk, risks
+from langchain_convsync.stores._redis_scripts import Command
 from langchain_convsync.stores._redis_wire import (
     META,
     Argument,
