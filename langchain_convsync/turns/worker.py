@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from langchain_convsync import telemetry
@@ -97,13 +96,16 @@ class Crew:
                 self.ring(lane)
 
     async def _run_errand(self, lane: Lane, cid: str) -> None:
-        with suppress(ClosedError):
+        try:
             again = True
             while again and not self._stopping.is_set():
                 self._errands[lane, cid].again = False
                 await arun(self._tried(lane, cid))
                 again = self._errands[lane, cid].again
-        del self._errands[lane, cid]
+        except ClosedError:
+            pass
+        finally:
+            del self._errands[lane, cid]
 
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
