@@ -39,7 +39,8 @@ class RedisServer:
     """A server with a folder of its own; gone, folder included, when the context ends.
 
     Args:
-        aof: Whether it keeps an append-only file, so that :meth:`kill9` loses nothing.
+        aof: Whether it keeps an append-only file, so that :meth:`kill9` loses nothing: with
+            ``everysec`` it would, where the disk is slow.
         options: Further settings, e.g. ``maxmemory_policy="allkeys-lru"``.
     """
 
@@ -47,7 +48,7 @@ class RedisServer:
         self._folder = tempfile.TemporaryDirectory(prefix="convsync-redis-")
         self._options = {
             "appendonly": "yes" if aof else "no",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "save": "",
             "loglevel": "warning",
             "daemonize": "no",

@@ -32,6 +32,10 @@ def risks(info: Mapping[str, Any]) -> list[Risk]:
         found.append(Risk("this server is a replica", "connect to the primary"))
     if not info.get("aof_enabled", 1):
         found.append(Risk("it keeps no append-only file", "set `appendonly yes`"))
+    if late := info.get("aof_delayed_fsync", 0):
+        what = f"its disk was too slow for the append-only file {late} times"
+        remedy = "set `appendfsync always`: with everysec a killed server loses up to 2 s then"
+        found.append(Risk(what, remedy))
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
         found.append(Risk(f"it evicts keys ({policy})", "set `maxmemory-policy noeviction`"))
     version = str(info.get("redis_version", ""))

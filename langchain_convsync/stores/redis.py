@@ -78,7 +78,8 @@ _READS = frozenset({"due", "backlog", "loads", "view", "aside"})
 class RedisEventStore:
     """Events, operations and leases in Redis 6.2 or newer, or Valkey.
 
-    Nothing is lost if Redis keeps an append-only file (``appendonly yes``), never evicts
+    Nothing is lost if Redis keeps an append-only file (``appendonly yes``; with ``appendfsync
+    everysec`` a killed server may lose up to two seconds while its disk is slow), never evicts
     (``maxmemory-policy noeviction``) and is the primary; the first use warns where it is otherwise.
     Every key begins with ``cs:``, reveals no phone number, and lies in its account's hash slot.
 

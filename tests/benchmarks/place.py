@@ -114,7 +114,7 @@ def new_place() -> Iterator[Place]:
     """Everything, started; gone at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="convsync-bench-") as folder,
-        RedisServer() as store,
+        RedisServer(appendfsync="everysec") as store,
         module_process("tests.benchmarks.fake_api") as port,
     ):
         yield Place(int(port), store.url, Path(folder))

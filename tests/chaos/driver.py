@@ -131,7 +131,7 @@ class _Stage:
             if self._plan.store == "redis":
                 # What was acknowledged is on its way to the disk with "always"; "everysec" may
                 # hold it back in the process while an earlier fsync takes its time.
-                self._redis = RedisServer(appendfsync="always")
+                self._redis = RedisServer()
                 self._redis.port = _free_port()
                 stack.callback(self._redis.__exit__)
                 await asyncio.to_thread(self._redis.start)

@@ -33,6 +33,10 @@ def test_a_safe_server_has_no_risks() -> None:
     ("risky", "advice"),
     [
         ({"role": "slave"}, "connect to the primary"),
+        (
+            {"aof_delayed_fsync": 3},
+            "set `appendfsync always`: with everysec a killed server loses up to 2 s then",
+        ),
         ({"aof_enabled": 0}, "set `appendonly yes`"),
         ({"maxmemory_policy": "allkeys-lru"}, "set `maxmemory-policy noeviction`"),
         ({"redis_version": "6.0.16"}, "use 6.2 or newer, or Valkey"),
