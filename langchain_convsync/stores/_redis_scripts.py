@@ -48,16 +48,18 @@ class Scripts:
     ) -> list[Any]:
         pool = (await client()).connection_pool
         at_hand = self._at_hand.setdefault(asyncio.get_running_loop(), [])
-        connection = at_hand.pop() if at_hand else await pool.get_connection()
+        taken = [at_hand.pop() if at_hand else await pool.get_connection()]
         try:
-            return await _exchanged(connection, commands)
+            return await _exchanged(taken[0], commands)
         except BaseException:
             # Answers that nobody reads must not meet other questions; the others may be dead, too.
-            for one in (connection, *at_hand):
-                await one.disconnect()
+            taken += at_hand
+            at_hand.clear()  # nobody takes one while it is being closed
+            for connection in taken:
+                await connection.disconnect(nowait=True)
             raise
         finally:
-            at_hand.append(connection)
+            at_hand += taken
 
 
 async def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:

@@ -201,6 +201,35 @@ def test_a_server_that_hangs_is_left_in_time_and_works_again(do: Do, no_pause: N
     assert backlog.queued == 2
 
 
+async def test_a_restart_under_load_fails_clearly_or_not_at_all(no_pause: None) -> None:
+    """Whoever asks meanwhile, over whichever connection: nobody meets a half-closed one."""
+    met: set[str] = set()
+    with RedisServer() as server:
+        store = RedisEventStore(f"{server.url}?socket_timeout=0.05")
+        await store.handles().wait()
+        restarted = asyncio.Event()
+
+        async def ask(number: int) -> None:
+            while not restarted.is_set():
+                for _ in range(number % 7):  # in different batches
+                    await asyncio.sleep(0)
+                try:
+                    await store.due("write", conversation()).wait()
+                except Exception as error:  # noqa: BLE001 - which one is what is tested
+                    met.add(type(error).__name__)
+
+        asking = [asyncio.create_task(ask(number)) for number in range(100)]
+        for _ in range(5):
+            with server.standing_still():
+                await asyncio.sleep(0.15)  # three callers' patience
+            await asyncio.to_thread(server.restart)
+        restarted.set()
+        await asyncio.gather(*asking)
+        await store.aclose()
+
+    assert met <= {"StoreUnavailableError"}
+
+
 def test_wrong_credentials_are_named_without_being_told(
     server: RedisServer, no_pause: None
 ) -> None:
