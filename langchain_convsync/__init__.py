@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from langchain_convsync.app import create_app
     from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
     from langchain_convsync.chat_history import ConvSyncChatMessageHistory
-    from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
+    from langchain_convsync.client import (
+        AsyncConvSyncClient,
+        AsyncWAHAClient,
+        ConvSyncClient,
+        WAHAClient,
+    )
     from langchain_convsync.context import ConversationRef, in_conversation
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
@@ -72,7 +77,7 @@ _MODULES = {
     "app": ("create_app",),
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
-    "client": ("AsyncConvSyncClient", "ConvSyncClient"),
+    "client": ("AsyncConvSyncClient", "AsyncWAHAClient", "ConvSyncClient", "WAHAClient"),
     "context": ("ConversationRef", "in_conversation"),
     "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
@@ -128,6 +133,7 @@ __all__ = [
     "AddMessage",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
+    "AsyncWAHAClient",
     "AuthenticationError",
     "BadRequestError",
     "ClosedError",
@@ -168,6 +174,7 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "WAHAClient",
     "WAHAError",
     "WAHAReply",
     "__version__",

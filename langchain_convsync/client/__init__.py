@@ -1,4 +1,4 @@
-"""The API server as Python methods: typed, checked, retried within a deadline, in both colours."""
+"""The API server and WAHA as Python methods: typed, checked, with deadlines, in both colours."""
 
 from langchain_convsync.client._api import Api
 from langchain_convsync.client._awaited import AsyncConvSyncClient
@@ -7,18 +7,22 @@ from langchain_convsync.client._caller import Caller, Pace
 from langchain_convsync.client._exchange import Answer, Failure, Outcome
 from langchain_convsync.client._retry import http_date
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
+from langchain_convsync.client._waha_awaited import AsyncWAHAClient
+from langchain_convsync.client._waha_blocking import WAHAClient
 from langchain_convsync.errors import ConfigurationError
 
 __all__ = [
     "Answer",
     "Api",
     "AsyncConvSyncClient",
+    "AsyncWAHAClient",
     "Caller",
     "ChatMessage",
     "ConvSyncClient",
     "Failure",
     "Outcome",
     "Pace",
+    "WAHAClient",
     "Waha",
     "WahaSession",
     "api_of",

@@ -69,7 +69,7 @@ class Caller:
         self._key_for = api_key_setting(api_key)
         if not callable(api_key):  # a malformed key is told now, not at the first call
             outgoing.headers(self._key_for(CallTarget()), None, body=False)
-        self._timeout = _seconds(timeout)
+        self._timeout = seconds(timeout)
         self._attempts = _attempts(max_retries + 1)
         self._idempotency_keys = profile.idempotency_keys
         self._pace = pace
@@ -96,7 +96,7 @@ class Caller:
 
     def until(self, timeout: float | None = None) -> float:
         """When a call that starts now must be over."""
-        return self._pace.clock() + (self._timeout if timeout is None else _seconds(timeout))
+        return self._pace.clock() + (self._timeout if timeout is None else seconds(timeout))
 
     def left(self, until: float) -> float:
         """Seconds until then; may be negative."""
@@ -153,7 +153,8 @@ def _status(error: APIError) -> str:
     return f"{error.status_code // 100}xx"
 
 
-def _seconds(timeout: float) -> float:
+def seconds(timeout: float) -> float:
+    """A timeout of a caller, once it is one."""
     if not (math.isfinite(timeout) and timeout > 0):
         message = "timeout must be a positive number of seconds"
         raise ConfigurationError(message)

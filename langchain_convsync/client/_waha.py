@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
+from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
 from langchain_convsync.client._outgoing import header_value
@@ -48,7 +49,7 @@ class WahaSession:
 
 
 class Waha:
-    """One WAHA server; ``WAHAReply`` documents the arguments."""
+    """One WAHA server; :class:`WAHAClient` documents the arguments."""
 
     def __init__(
         self,
@@ -123,15 +124,15 @@ class Waha:
         return [phone.chat_id(found) for told in ids if (found := phone.identity_of(told))]
 
     def chat(
-        self, session: str, chat_id: str, *, most: int, timeout: float
+        self, session: str, chat_id: str, *, most: int, own_only: bool, timeout: float
     ) -> Flow[list[ChatMessage]]:
-        """The last ``most`` messages in a chat, in any order; only own ones, where WAHA filters.
+        """The last ``most`` messages in a chat, in any order.
 
         Raises:
             WAHAError: They cannot be read; ``status_code`` tells an engine that keeps none.
         """
         path = f"/api/{path_segment(session)}/chats/{path_segment(chat_id)}/messages"
-        query = f"?limit={most}&downloadMedia=false&filter.fromMe=true"
+        query = f"?limit={most}&downloadMedia=false{'&filter.fromMe=true' if own_only else ''}"
         listed = yield from self._list("chat", path + query, "messages", timeout)
         return [
             ChatMessage(
@@ -192,7 +193,7 @@ class Waha:
             headers["X-Api-Key"] = self._key.get_secret_value()
         request = Request(method=method, url=self.base_url + path, headers=headers, content=body)
         self._connections.require_open()
-        outcome = yield from self._connections.exchange(request, timeout)
+        outcome = yield from self._connections.exchange(request, seconds(timeout))
         writes = method == "POST"
         if isinstance(outcome, Failure):
             message = f"{outcome.reason}: check WAHA's base_url and that it is up"

@@ -209,7 +209,11 @@ class Replies(Queue[Saying]):
         reply, sent_at = head.reply, head.cursor.sent_at or now
         try:
             chat = yield from self._sender.waha.chat(
-                reply.waha_session, reply.chat_id, most=LOOK_BACK, timeout=SEND_TIME
+                reply.waha_session,
+                reply.chat_id,
+                most=LOOK_BACK,
+                own_only=True,
+                timeout=SEND_TIME,
             )
             since = datetime.fromtimestamp(sent_at, UTC)
             found = standing_in(reply, chat, since=since, known=head.known)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.client import Waha
-from langchain_convsync.errors import WAHAError
+from langchain_convsync.client import AsyncWAHAClient, Waha, WAHAClient, WahaSession
+from langchain_convsync.errors import ClosedError, ConfigurationError, WAHAError
+from tests import waha_chats
 from tests.faulty_server import CLOSE, FaultyServer, answers, sends
+from tests.waha_chats import WahaChats
 
 CHAT = "51999999999@c.us"
 LID = "38000000000001@lid"
@@ -25,6 +27,7 @@ def awaited(flow: Flow[Any]) -> Any:
 
 
 Do = Callable[[Flow[Any]], Any]
+chats = waha_chats.chats
 
 
 @pytest.fixture(params=[run, awaited], ids=["sync", "async"])
@@ -111,3 +114,140 @@ def test_chats_that_cannot_be_listed_are_an_error(
     with pytest.raises(WAHAError, match=r"base_url|refused") as error:
         do(api.chats("ventas", most=20, timeout=5.0))
     assert "ventas" not in str(error.value)
+
+
+class Awaited:
+    """An async client, called as the blocking one is: every call on an event loop of its own."""
+
+    def __init__(self, *where: Any, **settings: Any) -> None:
+        self._client = AsyncWAHAClient(*where, **settings)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, "aclose" if name == "close" else name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            async def wait() -> Any:
+                return await method(*given, **named)
+
+            return asyncio.run(wait())
+
+        return call
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(params=[WAHAClient, Awaited], ids=["sync", "async"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    """Opens a client of one colour."""
+    chosen: Open = request.param
+    return chosen
+
+
+def test_a_client_does_in_chats_what_it_is_told(chats: WahaChats, opened: Open) -> None:
+    """A text that was sent stands in the chat, under the id that sending it told."""
+    chats.numbers[LID] = CHAT
+    client = opened(chats.url, api_key="waha-secret")
+
+    client.seen("ventas", CHAT)
+    client.typing("ventas", CHAT)
+    client.typing("ventas", CHAT, on=False)
+    sent = client.send_text("ventas", CHAT, "Hola 👋")
+    (message,) = client.messages("ventas", CHAT)
+    number = client.phone_number("ventas", LID)
+    client.close()
+
+    assert [deed for deed, _ in chats.posts] == [
+        "sendSeen",
+        "startTyping",
+        "stopTyping",
+        "sendText",
+    ]
+    assert chats.sent == [("ventas", CHAT, "Hola 👋")]
+    assert (message.id, message.text, message.own) == (sent, "Hola 👋", True)
+    assert number == "+51999999999"
+    assert chats.keys == {"waha-secret"}
+
+
+@pytest.mark.parametrize("own_only", [False, True])
+def test_a_chat_is_read_with_the_customer_s_words_unless_told_otherwise(
+    server: FaultyServer, opened: Open, own_only: bool
+) -> None:
+    """Who wrote what is told; WAHA filters where it is asked to."""
+    told = [{"id": f"false_{CHAT}_A1", "body": "Hola", "timestamp": 1700000000, "fromMe": False}]
+    server.plays(answers(told))
+    client = opened(server.url)
+
+    (message,) = client.messages("ventas", CHAT, most=7, own_only=own_only)
+    client.close()
+
+    assert (message.id, message.text, message.own) == ("A1", "Hola", False)
+    assert message.sent_at.timestamp() == 1700000000
+    query = server.received[0].target.partition("?")[2].split("&")
+    assert "limit=7" in query
+    assert ("filter.fromMe=true" in query) is own_only
+
+
+def test_sessions_and_chats_are_listed(server: FaultyServer, opened: Open) -> None:
+    """A hundred chats, unless told otherwise; stopped sessions too."""
+    client = opened(server.url)
+    server.plays(answers([{"id": CHAT}]))
+    assert client.chats("ventas") == [CHAT]
+    server.plays(answers([{"name": "ventas", "status": "WORKING"}]))
+    assert client.sessions() == [WahaSession("ventas", "WORKING")]
+    client.close()
+
+    chats, sessions = (request.target for request in server.received)
+    assert "limit=100" in chats
+    assert sessions == "/api/sessions?all=true"
+
+
+def test_a_text_whose_answer_was_lost_is_not_sent_again(chats: WahaChats, opened: Open) -> None:
+    """WAHA knows no idempotency keys: the caller is told that nobody knows, and of nobody."""
+    chats.fates.append(chats.lost)
+    client = opened(chats.url)
+
+    with pytest.raises(WAHAError) as error:
+        client.send_text("ventas", CHAT, "Hola")
+    client.close()
+
+    assert chats.texts == ["Hola"]
+    assert error.value.ambiguous
+    assert not any(word in str(error.value) for word in ("ventas", CHAT, "Hola"))
+
+
+def test_a_closed_client_says_so(chats: WahaChats, opened: Open) -> None:
+    """Nothing is sent any more."""
+    client = opened(chats.url)
+    client.close()
+
+    with pytest.raises(ClosedError):
+        client.send_text("ventas", CHAT, "Hola")
+    assert chats.sent == []
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_of_a_call_is_a_positive_number_of_seconds(
+    chats: WahaChats, opened: Open, timeout: float
+) -> None:
+    """A call always ends."""
+    client = opened(chats.url)
+
+    with pytest.raises(ConfigurationError, match="timeout"):
+        client.send_text("ventas", CHAT, "Hola", timeout=timeout)
+    client.close()
+    assert chats.sent == []
+
+
+async def test_clients_close_at_the_end_of_their_block(chats: WahaChats) -> None:
+    """In both colours."""
+    async with AsyncWAHAClient(chats.url) as awaited_one:
+        await awaited_one.seen("ventas", CHAT)
+    with WAHAClient(chats.url) as blocking_one:
+        await asyncio.to_thread(blocking_one.seen, "ventas", CHAT)
+
+    with pytest.raises(ClosedError):
+        await awaited_one.seen("ventas", CHAT)
+    with pytest.raises(ClosedError):
+        blocking_one.seen("ventas", CHAT)
+    assert len(chats.posts) == 2

@@ -12,7 +12,14 @@ import pytest
 from pydantic import SecretStr
 
 from langchain_convsync._flow import run
-from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
+from langchain_convsync.client import (
+    Api,
+    AsyncConvSyncClient,
+    AsyncWAHAClient,
+    ConvSyncClient,
+    WAHAClient,
+    api_of,
+)
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import CallTarget, ServerProfile
 
@@ -21,6 +28,16 @@ SECRET = "sk-very-secret"
 CLIENTS = [ConvSyncClient, AsyncConvSyncClient]
 
 both_clients = pytest.mark.parametrize("client", CLIENTS)
+PAIRS = [(ConvSyncClient, AsyncConvSyncClient), (WAHAClient, AsyncWAHAClient)]
+both_servers = pytest.mark.parametrize(("blocking", "awaited"), PAIRS, ids=["API", "WAHA"])
+CALLS = {
+    ConvSyncClient: {
+        *("lookup_tenant", "get_conversation", "sync_conversation", "add_message", "health"),
+    },
+    WAHAClient: {
+        *("send_text", "seen", "typing", "phone_number", "chats", "messages", "sessions"),
+    },
+}
 
 
 def surface(client: type) -> dict[str, str]:
@@ -39,27 +56,23 @@ def surface(client: type) -> dict[str, str]:
     return told
 
 
-def test_both_clients_have_the_same_surface() -> None:
+@both_servers
+def test_both_clients_have_the_same_surface(blocking: type, awaited: type) -> None:
     """Names, arguments, defaults and types; only ``await`` tells them apart."""
-    assert surface(ConvSyncClient) == surface(AsyncConvSyncClient)
-    assert {
-        "lookup_tenant",
-        "get_conversation",
-        "sync_conversation",
-        "add_message",
-        "health",
-    } < set(surface(ConvSyncClient))
+    assert surface(blocking) == surface(awaited)
+    assert surface(blocking).keys() > CALLS[blocking]
 
 
-def test_only_the_async_client_is_awaited() -> None:
+@both_servers
+def test_only_the_async_client_is_awaited(blocking: type, awaited: type) -> None:
     """Every method that performs I/O, and no property."""
-    calls = {name for name in surface(ConvSyncClient) if name[0] != "_"} - {"profile", "close"}
+    calls = {name for name in surface(blocking) if name[0] != "_"} - {"profile", "close"}
 
-    assert all(inspect.iscoroutinefunction(getattr(AsyncConvSyncClient, name)) for name in calls)
-    assert not any(inspect.iscoroutinefunction(getattr(ConvSyncClient, name)) for name in calls)
+    assert all(inspect.iscoroutinefunction(getattr(awaited, name)) for name in calls)
+    assert not any(inspect.iscoroutinefunction(getattr(blocking, name)) for name in calls)
 
 
-@both_clients
+@pytest.mark.parametrize("client", [client for pair in PAIRS for client in pair])
 def test_everything_public_is_documented(client: type) -> None:
     """Editors show it."""
     for name, member in inspect.getmembers(client):

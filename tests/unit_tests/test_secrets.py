@@ -19,6 +19,7 @@ from langchain_convsync import (
     AddMessage,
     AsyncConvSyncCallbackHandler,
     AsyncConvSyncClient,
+    AsyncWAHAClient,
     Conversation,
     ConversationMessage,
     ConversationRef,
@@ -38,6 +39,7 @@ from langchain_convsync import (
     TenantInfo,
     Turn,
     TurnRunner,
+    WAHAClient,
     WAHAReply,
     create_app,
     waha,
@@ -96,6 +98,8 @@ HOLDERS: dict[str, Callable[[], Any]] = {
         "https://api.example.com", api_key=lambda _: CANARY
     ),
     "WAHAReply": reply,
+    "WAHAClient": lambda: WAHAClient("https://waha.example.com", api_key=CANARY),
+    "AsyncWAHAClient": lambda: AsyncWAHAClient("https://waha.example.com", api_key=CANARY),
     "RedisEventStore": lambda: RedisEventStore(REDIS),
     "RedisEventStore by sentinels": lambda: open_store(
         f"redis+sentinel://agent:{CANARY}@127.0.0.1:9/main?sentinel_password={CANARY}"
@@ -176,6 +180,7 @@ WRONG_URLS = [
 URL_READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "ConvSyncClient": ("https", ConvSyncClient),
     "WAHAReply": ("https", WAHAReply),
+    "WAHAClient": ("https", WAHAClient),
     "Forwarding": ("https", lambda url: Forwarding(url=url, secret="s")),
     "redis": ("redis", open_store),
     "rediss": ("rediss", open_store),

@@ -113,6 +113,7 @@ def test_importing_the_package_loads_no_extra() -> None:
     ("names", "needed"),
     [
         ("AsyncConvSyncClient, ConvSyncClient, SQLiteEventStore", set()),
+        ("AsyncWAHAClient, WAHAClient", set()),
         ("TurnRunner, WAHAReply, aonce, create_app, once", set()),
         ("RedisEventStore", {"redis"}),
     ],

@@ -1,0 +1,99 @@
+"""The face of :class:`Waha` that is awaited."""
+# ruff: noqa: ASYNC109 - a timeout bounds the exchange in both colours, by a deadline of its own
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import httpx
+from pydantic import SecretStr
+
+from langchain_convsync._flow import arun
+from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
+
+
+class AsyncWAHAClient:
+    """WAHA, awaited: :class:`WAHAClient` with ``await`` before every call.
+
+    It may be used on several event loops; its connections end with the loop they were opened on.
+    Close it with ``aclose()``, or use it in ``async with``. Arguments, answers and errors are those
+    of :class:`WAHAClient`, except for one argument.
+
+    Args:
+        base_url: Where WAHA is; else ``CONVSYNC_WAHA_BASE_URL``.
+        api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
+        http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
+            hooks); you close it, and use it on one event loop only. Redirects are not followed.
+
+    Raises:
+        ConfigurationError: A setting is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        http_client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
+
+    async def send_text(
+        self, session: str, chat_id: str, text: str, *, timeout: float = 10.0
+    ) -> str | None:
+        """Send a text: :meth:`WAHAClient.send_text`."""
+        return await arun(self.waha.send_text(session, chat_id, text, timeout=timeout))
+
+    async def seen(self, session: str, chat_id: str, *, timeout: float = 10.0) -> None:
+        """Mark a chat as read: :meth:`WAHAClient.seen`."""
+        await arun(self.waha.seen(session, chat_id, timeout=timeout))
+
+    async def typing(
+        self, session: str, chat_id: str, *, on: bool = True, timeout: float = 10.0
+    ) -> None:
+        """Show that somebody types, or not any more: :meth:`WAHAClient.typing`."""
+        await arun(self.waha.typing(session, chat_id, on=on, timeout=timeout))
+
+    async def phone_number(self, session: str, lid: str, *, timeout: float = 10.0) -> str | None:
+        """The phone number behind a LID: :meth:`WAHAClient.phone_number`."""
+        return await arun(self.waha.lid(session, lid, timeout=timeout))
+
+    async def chats(self, session: str, *, most: int = 100, timeout: float = 10.0) -> list[str]:
+        """The chats of a session, last active first: :meth:`WAHAClient.chats`."""
+        return await arun(self.waha.chats(session, most=most, timeout=timeout))
+
+    async def messages(
+        self,
+        session: str,
+        chat_id: str,
+        *,
+        most: int = 100,
+        own_only: bool = False,
+        timeout: float = 10.0,
+    ) -> list[ChatMessage]:
+        """The last messages of a chat: :meth:`WAHAClient.messages`."""
+        flow = self.waha.chat(session, chat_id, most=most, own_only=own_only, timeout=timeout)
+        return await arun(flow)
+
+    async def sessions(self, *, timeout: float = 10.0) -> list[WahaSession]:
+        """Every session, stopped ones included: :meth:`WAHAClient.sessions`."""
+        return await arun(self.waha.sessions(timeout=timeout))
+
+    async def aclose(self) -> None:
+        """Close the connections; calls after it raise ``ClosedError``."""
+        await self.waha.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
