@@ -16,7 +16,7 @@ from tests.benchmarks.rounds import Clock, Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
-OURS = tuple(ours(kind) for kind in STORES)
+OURS = tuple(ours(kind, aiohttp=True) for kind in STORES)
 FLOWS = (*OURS, ASYNC_HTTPX)
 #: Turns whose median stands for the last of them.
 WINDOW = 10

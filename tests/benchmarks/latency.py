@@ -22,7 +22,7 @@ from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
 FLOWS: tuple[Flow, ...] = (
-    *(ours(kind, in_block=True) for kind in STORES),
+    *(ours(kind, in_block=True, aiohttp=True) for kind in STORES),
     *(ours_sync(kind, in_block=True) for kind in STORES),
     DOCUMENT,
     ASYNC_HTTPX,
@@ -152,6 +152,9 @@ def _judge(sheet: Sheet, sizes: Sizes) -> None:
             at = _setting(delay, thinking)
             for kind in STORES:
                 limit = api + 3 * sheet.median(kind, STORE_TRIP) + ALLOWED
-                for flow in (ours(kind, in_block=True), ours_sync(kind, in_block=True)):
+                for flow in (
+                    ours(kind, in_block=True, aiohttp=True),
+                    ours_sync(kind, in_block=True),
+                ):
                     spent = sheet.median(at, flow.name)
                     sheet.targets.append(Target(f"{at}: {flow.name}", spent, limit, "ms"))

@@ -24,7 +24,7 @@ TALK = 10
 
 async def run(place: Place, kind: str, first: int, turns: int, samples: int) -> None:
     """Tell the memory so many times while the turns go by, in bytes."""
-    (flow,) = [ours(known, in_block=True) for known in STORES if known == kind]
+    (flow,) = [ours(known, in_block=True, aiohttp=True) for known in STORES if known == kind]
     process = psutil.Process()
     async with flow.open(place, new_agent()) as opened:
         at_once = min(IN_FLIGHT, turns // TALK)
