@@ -27,7 +27,7 @@ from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
-from langchain_convsync.waha.wire import Json, as_object, as_text, at
+from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,32 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class WahaWebhook:
+    """Where a session delivers its events; ``key`` signs them, ``hmac.key`` in WAHA's words."""
+
+    events: tuple[str, ...] = ()
+    key: SecretStr | None = None
+
+    @classmethod
+    def told(cls, webhook: object) -> WahaWebhook:
+        """The webhook in a session's ``config``."""
+        entry = as_object(webhook)
+        key = as_text(at(entry, "hmac", "key"))
+        events = tuple(filter(None, map(as_text, as_list(entry.get("events")))))
+        return cls(events, SecretStr(key) if key else None)
+
+
+@dataclass(frozen=True, slots=True)
 class WahaSession:
-    """A WhatsApp account of WAHA; only a ``WORKING`` one sends and receives."""
+    """A WhatsApp account of WAHA; only a ``WORKING`` one sends and receives.
+
+    ``webhooks`` are its own; those of all sessions together (``WHATSAPP_HOOK_URL``) WAHA does not
+    tell.
+    """
 
     name: str = field(repr=False)
     status: str | None
+    webhooks: tuple[WahaWebhook, ...] = ()
 
 
 class Waha:
@@ -152,7 +173,11 @@ class Waha:
         """
         listed = yield from self._list("sessions", "/api/sessions?all=true", "sessions", timeout)
         return [
-            WahaSession(as_text(entry.get("name")), as_text(entry.get("status")) or None)
+            WahaSession(
+                as_text(entry.get("name")),
+                as_text(entry.get("status")) or None,
+                tuple(map(WahaWebhook.told, as_list(at(entry, "config", "webhooks")))),
+            )
             for entry in listed
         ]
 

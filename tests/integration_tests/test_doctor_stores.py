@@ -235,6 +235,30 @@ def test_each_session_is_told_with_what_to_do(keyed: str, monkeypatch: pytest.Mo
     assert all(f["advice"] for f in found if f["status"] != "ok")
 
 
+@pytest.mark.parametrize(
+    ("webhooks", "status", "words"),
+    [
+        ([], "skipped", "no webhook of its own"),
+        ([{"events": ["message.ack"]}], "failed", "delivers no messages"),
+        ([{"events": ["message"]}], "failed", "does not sign"),
+        ([{"events": ["message"], "hmac": {"key": "another"}}], "failed", "none of"),
+        ([{"events": ["message.any"], "hmac": {"key": "new"}}], "ok", "signs with a key"),
+    ],
+)
+def test_a_webhooks_secret_is_compared_and_never_told(
+    webhooks: list[object], status: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With those that the app accepts, of which there may be two while one replaces the other."""
+    monkeypatch.setenv("CONVSYNC_WAHA_SECRETS", "old, new")
+    session = {"name": "shop", "status": "WORKING", "config": {"webhooks": webhooks}}
+
+    found = at_waha(answers([session])).of("WAHA", "webhook")
+
+    assert found["status"] == status
+    assert words in found["told"]
+    assert not {"another", "old", "new"} & {*found["told"].split()}
+
+
 def test_a_key_that_waha_does_not_accept_is_told(keyed: str) -> None:
     """With the variable that holds it."""
     report = doctor("--waha-url", keyed)

@@ -1,7 +1,8 @@
-"""Whether WAHA can be reached, and which of its sessions work."""
+"""Whether WAHA can be reached, which of its sessions work, and whether their signatures fit."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 
 from langchain_convsync._flow import run
@@ -30,7 +31,10 @@ def waha(url: str | None, *, timeout: float) -> list[Finding]:
     if not found:
         advice = "create a session in WAHA's dashboard, and scan its QR code"
         return [*answers, WAHA.failed("sessions", "WAHA has no session", advice)]
-    return [*answers, *map(session, found)]
+    own = optional_setting(None, "CONVSYNC_WAHA_SECRETS") or ""
+    secrets = {secret.strip() for secret in own.split(",")} - {""}
+    working = [each for each in found if each.status == "WORKING"]
+    return [*answers, *map(session, found), *(webhook(each, secrets) for each in working)]
 
 
 def refused(error: WAHAError) -> Finding:
@@ -61,3 +65,25 @@ def session(found: WahaSession) -> Finding:
     if status == "STOPPED":
         return WAHA.warning("session", told, "start it in WAHA, if anybody is to be answered")
     return WAHA.warning("session", told, "wait a minute, then run doctor again")
+
+
+def webhook(found: WahaSession, secrets: Collection[str]) -> Finding:
+    """Whether a session's deliveries reach a webhook that accepts their signature."""
+    name, hooks = shown(found.name), found.webhooks
+    if not hooks:
+        told = f"{name} has no webhook of its own"
+        return WAHA.skipped("webhook", told, "check WHATSAPP_HOOK_URL and its HMAC key by hand")
+    if not any({"message", "message.any"} & {*hook.events} for hook in hooks):
+        advice = "switch on message.any, message.edited and message.revoked"
+        return WAHA.failed("webhook", f"{name} delivers no messages", advice)
+    keys = {hook.key.get_secret_value() for hook in hooks if hook.key is not None}
+    if not keys:
+        advice = "set hmac.key in the session's webhook, and CONVSYNC_WAHA_SECRETS to the same"
+        return WAHA.failed("webhook", f"{name} does not sign what it delivers", advice)
+    if not secrets:
+        advice = "set CONVSYNC_WAHA_SECRETS as the app has it, then run doctor again"
+        return WAHA.skipped("webhook", f"{name} signs; no secret to compare with", advice)
+    if not keys & {*secrets}:
+        told = f"{name} signs with a key that is none of CONVSYNC_WAHA_SECRETS"
+        return WAHA.failed("webhook", told, "set it to the session's hmac.key")
+    return WAHA.ok("webhook", f"{name} signs with a key of CONVSYNC_WAHA_SECRETS")
