@@ -218,3 +218,13 @@ def test_the_overlay_shows_nothing_of_another_tenant(other: dict[str, str]) -> N
     seen = overlay(read, theirs)
 
     assert (seen.messages, seen.current_step) == (read.messages, read.current_step)
+
+
+def test_what_is_new_is_added_although_it_was_said_before() -> None:
+    """A turn's own words: "sí" twice is two messages, also in what the next turn falls back on."""
+    before = conversation(said("sí", "no"))
+
+    after = overlay(before, [write("append", "sí")], is_new=True)
+
+    assert [message.content for message in after.messages] == ["sí", "no", "sí"]
+    assert [entry["content"] for entry in after.entries] == ["sí", "no", "sí"]
