@@ -162,7 +162,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
             conversation = yield from self._journal.read(access.ref)
         else:
             conversation = yield from access.read()
-        history = to_langchain(conversation.messages)[-(self._limit or 0) :]
+        history = to_langchain(conversation.said)[-(self._limit or 0) :]
         self._known.update(message.id for message in history if message.id)
         return history
 

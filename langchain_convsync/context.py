@@ -164,9 +164,8 @@ class TurnRecord:
             "metadata": {**seen.metadata, **update.metadata},
         }
         if added:
-            recorded = [*seen.messages, *added]
-            entries = [message.model_dump(by_alias=True, mode="json") for message in recorded]
-            changes["context"]["previousMessages"] = entries
+            said = [message.model_dump(by_alias=True, mode="json") for message in added]
+            changes["context"]["previousMessages"] = [*seen.entries, *said]
         decided = {
             "current_intent": update.intent,
             "current_step": update.step,

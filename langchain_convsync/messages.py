@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TypeVar
 
 from langchain_core.messages import (
     AIMessage,
@@ -17,14 +18,16 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.base import BaseMessageChunk
 
-from langchain_convsync.models import ConversationMessage
+from langchain_convsync.models import ConversationMessage, Words
+
+W = TypeVar("W", bound=Words)
 
 _LANGCHAIN = {"user": HumanMessage, "bot": AIMessage}
 _ROLES = {"human": "user", "ai": "bot"}
 _EPOCH = datetime.min.replace(tzinfo=UTC)
 
 
-def to_langchain(history: Iterable[ConversationMessage]) -> list[BaseMessage]:
+def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     """The history as a model reads it: oldest first, customers' and bots' words only.
 
     Order is by timestamp; messages without one stay behind their predecessor. Roles other than
@@ -49,13 +52,13 @@ def _id(key: tuple[str, str, str], occurrence: int) -> str:
     return f"convsync-{digest.hexdigest()[:24]}"
 
 
-def by_timestamp(history: Iterable[ConversationMessage]) -> list[ConversationMessage]:
+def by_timestamp(history: Sequence[W]) -> list[W]:
     """The history in order of time, stable; a message without a timestamp keeps its place."""
-    latest, keyed = _EPOCH, []
+    latest, times = _EPOCH, []
     for message in history:
         latest = _aware(message.timestamp) or latest
-        keyed.append((latest, message))
-    return [message for _, message in sorted(keyed, key=lambda pair: pair[0])]
+        times.append(latest)
+    return [history[place] for place in sorted(range(len(times)), key=times.__getitem__)]
 
 
 def _aware(timestamp: datetime | None) -> datetime | None:

@@ -8,9 +8,9 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -35,7 +35,22 @@ SERVER_KEYS = frozenset({"previousMessages", "lastUserMessage"})
 
 def _text(value: Any) -> str:
     """Servers store whatever was posted; the reader gets text."""
+    if isinstance(value, str):
+        return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+_ANY_TIME = TypeAdapter(datetime)
+
+
+def _time(value: Any) -> datetime | None:
+    """A time; one that nobody can read must not make the whole conversation unreadable."""
+    try:
+        if isinstance(value, str) and value[4:5] == "-":
+            return datetime.fromisoformat(value)
+        return None if value is None else _ANY_TIME.validate_python(value)
+    except ValueError:
+        return None
 
 
 def _object(value: Any) -> Any:
@@ -53,8 +68,7 @@ def _else(odd: Callable[[Any], Any]) -> GetPydanticSchema:
 
 
 Text = Annotated[str, _else(_text)]
-#: One odd entry of a history must not make the whole conversation unreadable.
-Time = Annotated[datetime | None, _else(lambda _: None)]
+Time = Annotated[datetime | None, BeforeValidator(_time)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
 
 
@@ -83,6 +97,23 @@ class ConversationMessage(WireModel):
     content: Text = Field(default="", repr=False)
     timestamp: Time = None
 
+
+class Said(NamedTuple):
+    """Words that were read, and will not be written: a tenth of what a model costs."""
+
+    role: str
+    content: str
+    timestamp: datetime | None
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Self:
+        """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
+        get = entry.get
+        return cls(_text(get("role")), _text(get("content")), _time(get("timestamp")))
+
+
+#: What somebody said, as a history holds it.
+Words: TypeAlias = ConversationMessage | Said
 
 _MESSAGES = TypeAdapter(list[ConversationMessage])
 
@@ -130,26 +161,27 @@ class _ConversationFields(WireModel):
     @property
     def messages(self) -> list[ConversationMessage]:
         """``previousMessages`` in the server's order; entries that are no objects are left out."""
+        named = [entry if "role" in entry else {"role": "", **entry} for entry in self.entries]
+        return _MESSAGES.validate_python(named)
+
+    @property
+    def said(self) -> tuple[Said, ...]:
+        """What :attr:`messages` say, for those who only read them; read once."""
         sent = self.context.get("previousMessages")
-        read: tuple[Any, list[ConversationMessage]] | None = self.__dict__.get("_read")
+        read: tuple[Any, tuple[Said, ...]] | None = self.__dict__.get("_said")
         if read is None or read[0] is not sent:  # a copy with another context has both
-            named = [entry if "role" in entry else {"role": "", **entry} for entry in self.entries]
-            read = sent, _MESSAGES.validate_python(named)
-            self.__dict__["_read"] = read  # as functools.cached_property does
-        return list(read[1])
+            read = sent, tuple([Said.of(entry) for entry in self.entries])
+            self.__dict__["_said"] = read  # as functools.cached_property does
+        return read[1]
 
-    def entries_like(self, message: ConversationMessage) -> list[ConversationMessage]:
-        """The messages in the history that read like one; nothing else of it is read."""
-        wanted = {"role": message.role, "content": message.content}.items()
-        return _MESSAGES.validate_python([one for one in self.entries if wanted <= one.items()])
+    def said_like(self, words: Words) -> list[Said]:
+        """What in the history reads like these words; nothing else of it is read."""
+        wanted = {"role": words.role, "content": words.content}.items()
+        return [Said.of(entry) for entry in self.entries if wanted <= entry.items()]
 
-    def with_history(
-        self, entries: list[dict[str, Any]], messages: Sequence[ConversationMessage]
-    ) -> Self:
-        """A copy with another history; ``messages`` is what ``entries`` say."""
-        copy = self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
-        copy.__dict__["_read"] = entries, list(messages)
-        return copy
+    def with_history(self, entries: list[dict[str, Any]]) -> Self:
+        """A copy with another history."""
+        return self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
 
 
 class PartialConversation(_ConversationFields):
@@ -198,7 +230,7 @@ class Conversation(_ConversationFields, Displayed):
                 "context": ", ".join(key for key in self.context if key not in SERVER_KEYS),
                 "state": None if self.is_active else "closed",
             },
-            [("customer" if m.role == "user" else m.role, m.content) for m in self.messages],
+            [("customer" if m.role == "user" else m.role, m.content) for m in self.said],
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from langchain_convsync.models import Conversation, ConversationMessage
+from langchain_convsync.models import Conversation, Words
 from langchain_convsync.outbox.plan import Anchor, Write
 from langchain_convsync.settings import ServerProfile
 
@@ -39,8 +39,8 @@ def carried(read: Conversation, write: Write, pos: int, profile: ServerProfile) 
 
 
 def place_written(
-    history: Sequence[ConversationMessage],
-    messages: Sequence[ConversationMessage],
+    history: Sequence[Words],
+    messages: Sequence[Words],
     anchor: Anchor | None,
 ) -> int | None:
     """Where the last of the messages stands that one PUT wrote right after the anchor.
@@ -59,11 +59,9 @@ def place_written(
     return start + len(messages) if alike else None
 
 
-def _entries(
-    read: Conversation, write: Write, messages: Sequence[ConversationMessage]
-) -> list[dict[str, Any]]:
+def _entries(read: Conversation, write: Write, messages: Sequence[Words]) -> list[dict[str, Any]]:
     """The messages as the server would have recorded them: each with a time, after all others."""
-    times = [m.timestamp for m in read.messages if m.timestamp is not None and m.timestamp.tzinfo]
+    times = [m.timestamp for m in read.said if m.timestamp is not None and m.timestamp.tzinfo]
     at = max([datetime.fromtimestamp(write.decided_at, UTC), *times])
     entries = []
     for message in messages:

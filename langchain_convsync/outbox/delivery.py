@@ -185,7 +185,7 @@ class Outbox(Queue[Job]):
         return (yield from self._verify_append(job, conversation))
 
     def _verify_append(self, job: Job, conversation: Conversation) -> Flow[float]:
-        history, place = conversation.messages, None
+        history, place = conversation.said, None
         if job.cursor.sent_at is not None:
             try:
                 place = job.recorded(history)
@@ -236,7 +236,7 @@ class Outbox(Queue[Job]):
     def _follow(self, job: Job, conversation: Conversation) -> Flow[float]:
         """Messages follow the customer to the session that the conversation has now."""
         telemetry.count("messages_moved")
-        base = Anchor.at_end(conversation.session_id, conversation.messages)
+        base = Anchor.at_end(conversation.session_id, conversation.said)
         moved = {"session_id": conversation.session_id, "base": base}
         job.write, job.read = job.write.model_copy(update=moved), None
         job.anchor = base.model_dump_json()

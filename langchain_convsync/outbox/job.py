@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_convsync.models import (
-    Conversation,
-    ConversationMessage,
-    PartialConversation,
-    StateUpdate,
-)
+from langchain_convsync.models import Conversation, PartialConversation, StateUpdate, Words
 from langchain_convsync.outbox.carry import carried, place_written
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, is_recorded
 from langchain_convsync.outbox.queue import Head
@@ -58,7 +53,7 @@ class Job(Head):
         """The end of the history that a PUT replaces: what it writes stands right after it."""
         if self.read is None or not self.carries or self.write.kind == "sync_state":
             return None
-        return Anchor.at_end(self.read.session_id, self.read.messages).model_dump_json()
+        return Anchor.at_end(self.read.session_id, self.read.said).model_dump_json()
 
     def carried(self, profile: ServerProfile) -> dict[str, Any] | None:
         """The context that goes along with a sync; None where there is none to carry."""
@@ -72,7 +67,7 @@ class Job(Head):
             return StateUpdate(is_active=None if self.read is None else self.read.is_active)
         return self.write.marked_update()
 
-    def recorded(self, history: Sequence[ConversationMessage]) -> int | None:
+    def recorded(self, history: Sequence[Words]) -> int | None:
         """Where the messages of the part stand that was sent; None if they do not.
 
         Raises:
@@ -88,5 +83,5 @@ class Job(Head):
         """Where the answer to the part shows the last message that it recorded."""
         if self.write.kind != "append":
             return None
-        alike = answer.entries_like(self.write.messages[self.end - 1])
+        alike = answer.said_like(self.write.messages[self.end - 1])
         return Anchor.at_end(answer.session_id, alike) if alike else None

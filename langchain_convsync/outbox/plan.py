@@ -16,7 +16,14 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate, StoredUpdate
+from langchain_convsync.models import (
+    Conversation,
+    ConversationMessage,
+    Said,
+    StateUpdate,
+    StoredUpdate,
+    Words,
+)
 from langchain_convsync.settings import CallTarget, ServerProfile
 from langchain_convsync.stores.base import Cursor
 
@@ -48,44 +55,40 @@ class Anchor(BaseModel):
     occurrence: int = 0
 
     @classmethod
-    def at_end(cls, session_id: str, history: Sequence[ConversationMessage]) -> Anchor:
+    def at_end(cls, session_id: str, history: Sequence[Words]) -> Anchor:
         """The anchor at the end of a history."""
         return cls.at(session_id, history, len(history) - 1)
 
     @classmethod
-    def at(cls, session_id: str, history: Sequence[ConversationMessage], index: int) -> Anchor:
+    def at(cls, session_id: str, history: Sequence[Words], index: int) -> Anchor:
         """The anchor at one entry of a history; -1 is its start."""
         if index < 0:
             return cls(session_id=session_id)
         last = history[index]
-        alike = [
-            message
-            for message in history[: index + 1]
-            if (message.role, message.content) == (last.role, last.content)
-        ]
-        timestamp = _time(last)
+        role, content, timestamp = last.role, last.content, _time(last)
+        alike = [words for words in history[: index + 1] if words.content == content]
         return cls(
             session_id=session_id,
-            role=last.role,
-            digest=digest(last.content),
+            role=role,
+            digest=digest(content),
             timestamp=timestamp,
-            occurrence=sum(_time(message) == timestamp for message in alike),
+            occurrence=sum(w.role == role and _time(w) == timestamp for w in alike),
         )
 
-    def index(self, history: Sequence[ConversationMessage]) -> int | None:
+    def index(self, history: Sequence[Words]) -> int | None:
         """Where it stands in a history; -1 for its start, None where the server forgot it."""
         if self.role is None:
             return -1
-        places = [place for place, message in enumerate(history) if self._is_like(message)]
+        places = [place for place, words in enumerate(history) if self._is_like(words)]
         return places[self.occurrence - 1] if len(places) >= self.occurrence else None
 
-    def _is_like(self, message: ConversationMessage) -> bool:
-        looks = message.role == self.role and _time(message) == self.timestamp
-        return looks and digest(message.content) == self.digest
+    def _is_like(self, words: Words) -> bool:
+        looks = words.role == self.role and _time(words) == self.timestamp
+        return looks and digest(words.content) == self.digest
 
 
-def _time(message: ConversationMessage) -> str | None:
-    return None if message.timestamp is None else message.timestamp.isoformat()
+def _time(words: Words) -> str | None:
+    return None if words.timestamp is None else words.timestamp.isoformat()
 
 
 def digest(content: str) -> str:
@@ -215,9 +218,7 @@ def anchor_for(write: Write, pos: int, confirmed: str | None) -> Anchor | None:
     return None if confirmed is None else Anchor.model_validate_json(confirmed)
 
 
-def is_recorded(
-    history: Sequence[ConversationMessage], message: ConversationMessage, anchor: Anchor | None
-) -> int | None:
+def is_recorded(history: Sequence[Words], message: Words, anchor: Anchor | None) -> int | None:
     """Where a message stands after the anchor; None if it does not.
 
     Raises:
@@ -256,7 +257,7 @@ def overlay(
         anchor: The last confirmed message.
         is_new: Whether nothing of the writes can be in it yet.
     """
-    history, entries = conversation.messages, conversation.entries
+    history, entries = [*conversation.said], conversation.entries
     if is_new:
         place = len(history) - 1
     else:
@@ -272,12 +273,12 @@ def overlay(
         for message in write.messages[pos if number == 0 else 0 :]:
             found = _find(history, message, place + 1)
             if found is None:
-                history.append(message)
+                history.append(Said(message.role, message.content, message.timestamp))
                 entries.append(message.model_dump(by_alias=True, mode="json"))
                 place = len(history) - 1
             else:
                 place = found
-    shown = conversation.with_history(entries, history)
+    shown = conversation.with_history(entries)
     changes: dict[str, Any] = {"metadata": {**conversation.metadata, **patch.metadata}}
     if patch.context:
         changes["context"] = {**shown.context, **patch.context, "previousMessages": entries}
@@ -288,9 +289,7 @@ def overlay(
     return shown.model_copy(update=changes)
 
 
-def _find(
-    history: Sequence[ConversationMessage], message: ConversationMessage, start: int
-) -> int | None:
+def _find(history: Sequence[Words], message: Words, start: int) -> int | None:
     for place in range(start, len(history)):
         if (history[place].role, history[place].content) == (message.role, message.content):
             return place

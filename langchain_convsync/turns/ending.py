@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from difflib import SequenceMatcher
 
 from langchain_convsync.context import ConversationRef
-from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import Anchor, Reply, Write, as_ops, overlaid, overlay, writes_for
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.base import Commit, Op, Taken
@@ -45,9 +45,9 @@ class Seen:
         if taken.ops:
             seen = overlaid(conversation, taken)
         else:
-            base = Anchor.at_end(conversation.session_id, conversation.messages)
+            base = Anchor.at_end(conversation.session_id, conversation.said)
         if batch is not None:
-            own = _own_records(seen.messages, batch, _known(taken, conversation.session_id))
+            own = _own_records(seen.said, batch, _known(taken, conversation.session_id))
             seen = _without(seen, own)
         return cls(seen, base)
 
@@ -156,17 +156,15 @@ class Ending:
         )
 
 
-def _known(taken: Taken, session_id: str) -> list[ConversationMessage]:
+def _known(taken: Taken, session_id: str) -> Sequence[Said]:
     """The end of the history as the last turn of this session left it."""
     if taken.snapshot is None:
-        return []
+        return ()
     left = Conversation.model_validate_json(taken.snapshot)
-    return left.messages if left.session_id == session_id else []
+    return left.said if left.session_id == session_id else ()
 
 
-def _own_records(
-    history: Sequence[ConversationMessage], batch: Batch, known: Sequence[ConversationMessage]
-) -> set[int]:
+def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> set[int]:
     """Where the server's own records of the turn's events stand.
 
     They are new since the last turn, and may stand before its reply: the customer wrote while the
@@ -187,7 +185,7 @@ def _own_records(
     return own
 
 
-def _tail(history: Sequence[ConversationMessage]) -> int:
+def _tail(history: Sequence[Words]) -> int:
     """Where the customer's last words begin, after everything that was answered."""
     start = len(history)
     while start and history[start - 1].role == "user":
@@ -198,9 +196,8 @@ def _tail(history: Sequence[ConversationMessage]) -> int:
 def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
     if not places:
         return conversation
-    both = zip(conversation.entries, conversation.messages, strict=True)
-    kept = [each for place, each in enumerate(both) if place not in places]
-    return conversation.with_history([entry for entry, _ in kept], [words for _, words in kept])
+    entries = enumerate(conversation.entries)
+    return conversation.with_history([each for place, each in entries if place not in places])
 
 
 def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
@@ -211,7 +208,5 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     if ttl <= 0:
         return None, 0.0
     after = overlay(conversation, writes, is_new=True)
-    kept = after.with_history(
-        after.entries[-SNAPSHOT_MESSAGES:], after.messages[-SNAPSHOT_MESSAGES:]
-    )
+    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl

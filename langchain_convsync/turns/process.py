@@ -283,7 +283,7 @@ class Processor:
         events = attempt.batch.asked
         new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
-        call = call_for(agent, to_langchain(conversation.messages), new, thread=thread, facts=facts)
+        call = call_for(agent, to_langchain(conversation.said), new, thread=thread, facts=facts)
         if self._prepare is not None:
             given = self._prepare(conversation, [event for _, event in events])
             call = replace(call, input=given)

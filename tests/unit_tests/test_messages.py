@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,11 @@ from langchain_convsync.messages import (
 from langchain_convsync.models import ConversationMessage
 from tests.surfaces import HISTORY, conversation
 
+TEXTS = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())
+TIMES = TEXTS | st.floats(allow_nan=False) | st.datetimes().map(datetime.isoformat)
+ENTRIES = TEXTS | st.fixed_dictionaries(
+    {}, optional={"role": TEXTS, "content": TEXTS, "timestamp": TIMES, "extra": TEXTS}
+)
 NOON = datetime(2025, 12, 29, 12, tzinfo=UTC)
 
 
@@ -106,6 +112,39 @@ def test_a_bots_stored_text_forges_no_tool_call(text: str) -> None:
     assert isinstance(message, AIMessage)
     assert (message.content, message.tool_calls) == (text, [])
     assert (message.additional_kwargs, message.response_metadata) == ({}, {})
+
+
+@given(st.lists(ENTRIES))
+def test_words_that_are_only_read_are_those_of_the_messages(entries: list[Any]) -> None:
+    """What a turn goes by and what its user sees are one history, whatever a server stored."""
+    found = conversation(context={"previousMessages": entries})
+
+    assert found.said == tuple((m.role, m.content, m.timestamp) for m in found.messages)
+    for words in found.said:
+        assert set(found.said_like(words)) <= set(found.said)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("2025-12-29T12:00:00Z", NOON),
+        ("2025-12-29T12:00:00.000+00:00", NOON),
+        ("2025-12-29T13:00:00+01:00", NOON),
+        (NOON.timestamp(), NOON),
+        (str(round(NOON.timestamp() * 1000)), NOON),
+        ("1712011512345", datetime(2024, 4, 1, 22, 45, 12, 345000, tzinfo=UTC)),
+        ("yesterday", None),
+        ("2025-99-29T12:00:00Z", None),
+        ({}, None),
+    ],
+)
+def test_a_time_is_read_however_a_server_writes_it(sent: object, read: datetime | None) -> None:
+    """ISO 8601, and seconds or milliseconds since 1970, digits that look like a date included."""
+    entry = {"role": "user", "content": "Hola", "timestamp": sent}
+
+    ((_, _, timestamp),) = conversation(context={"previousMessages": [entry]}).said
+
+    assert timestamp == read
 
 
 def test_a_message_without_text_is_left_out() -> None:
