@@ -39,6 +39,30 @@ class Io(Generic[T]):
 Flow: TypeAlias = Generator[Io[Any], Any, T]
 
 
+class Steps(Io[T]):
+    """Several steps that can be performed as one, or as a part of a flow.
+
+    Args:
+        flow: Begins the flow anew, each time that they are performed.
+    """
+
+    __slots__ = ("flow",)
+
+    def __init__(self, flow: Callable[[], Flow[T]]) -> None:
+        self.flow = flow
+
+    def __iter__(self) -> Flow[T]:
+        return self.flow()
+
+    def block(self) -> T:
+        """Perform them on the calling thread."""
+        return run(self.flow())
+
+    def wait(self) -> Awaitable[T]:
+        """Perform them on the running event loop."""
+        return arun(self.flow())
+
+
 def run(flow: Flow[T] | Io[T]) -> T:
     """Perform a flow, or a single step, on the calling thread."""
     if isinstance(flow, Io):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 
-from langchain_convsync._flow import Flow, Io, arun, run
+from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
 from langchain_convsync.stores._checks import (
     call_handle,
@@ -136,7 +137,7 @@ class RedisEventStore:
 
     def handles(self) -> Io[Handles]:
         """See :meth:`EventStore.handles`."""
-        return _step(self._opened)
+        return Steps(self._opened)
 
     def accept(
         self,
@@ -173,7 +174,7 @@ class RedisEventStore:
         """See :meth:`EventStore.take`."""
         arguments: list[Argument] = [lane, token, milliseconds(lease), cid or "", at_once]
         if cid is None and self._clients.is_cluster:
-            return _step(lambda: self._take_any(lane, arguments))
+            return Steps(lambda: self._take_any(lane, arguments))
         return self._operation("take", cid, arguments, lambda answer: as_taken(answer, lane))
 
     def beat(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
@@ -289,11 +290,11 @@ class RedisEventStore:
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
-        return _step(self._counted)
+        return Steps(self._counted)
 
     def loads(self) -> Io[tuple[Load, ...]]:
         """See :meth:`EventStore.loads`."""
-        return _step(self._loads)
+        return Steps(self._loads)
 
     def view(self, cid: str, *, most: int = 100) -> Io[ConversationView]:
         """See :meth:`EventStore.view`."""
@@ -303,7 +304,7 @@ class RedisEventStore:
     def set_aside(self, cid: str | None = None, *, most: int = 100) -> Io[tuple[SetAside, ...]]:
         """See :meth:`EventStore.set_aside`."""
         check_most(most)
-        return _step(lambda: self._set_aside(cid, most))
+        return Steps(lambda: self._set_aside(cid, most))
 
     def requeue(self, aside: SetAside, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""
@@ -322,7 +323,7 @@ class RedisEventStore:
     def forget(self, cid: str) -> Io[None]:
         """See :meth:`EventStore.forget`."""
         keys = shard_keys(cid)
-        return _step(lambda: self._forget(keys, cid))
+        return Steps(lambda: self._forget(keys, cid))
 
     def risks(self) -> Io[list[Risk]]:
         """How the servers behind this store can lose data, as their ``INFO`` tells it.
@@ -330,7 +331,7 @@ class RedisEventStore:
         Raises:
             StoreUnavailableError: One did not answer, or its ACL refuses ``INFO``.
         """
-        return _step(self._risks)
+        return Steps(self._risks)
 
     def close(self) -> None:
         """See :meth:`EventStore.close`."""
@@ -351,12 +352,14 @@ class RedisEventStore:
     ) -> Io[T]:
         """A script's answer; without a handle the script looks at every shard."""
         keys, sent = shard_keys(handle), to_bytes(arguments)
+        return Steps(partial(self._answer, name, keys, sent, parse))
 
-        def flow() -> Flow[T]:
+    def _answer(
+        self, name: str, keys: list[bytes], sent: list[bytes], parse: Callable[[Any], T]
+    ) -> Flow[T]:
+        if self._handles is None:
             yield from self._opened()
-            return parse((yield from self._run(name, keys, sent)))
-
-        return _step(flow)
+        return parse((yield from self._run(name, keys, sent)))
 
     def _take_any(self, lane: Lane, arguments: list[Argument]) -> Flow[Taken | None]:
         """On a cluster: one shard after the other, since no script can look at two."""
@@ -430,7 +433,7 @@ class RedisEventStore:
         clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
         arguments = [clock, b"%d" % self._retention, *sent]
         waits = self._wait_replicas > 0 and name not in _READS
-        return (yield from self._call(script(name), keys, arguments, waits=waits, once=once))
+        return self._call(script(name), keys, arguments, waits=waits, once=once)
 
     def _call(
         self,
@@ -500,10 +503,6 @@ def _waiting(key: bytes, replicas: int) -> list[Command]:
     """
     mark = key + b"waited" if key != META else b"cs:{%s}:waited" % META
     return [("SET", mark, b"", "PX", 1000), ("WAIT", replicas, 1000)]
-
-
-def _step(flow: Callable[[], Flow[T]]) -> Io[T]:
-    return Io(lambda: run(flow()), lambda: arun(flow()))
 
 
 def _as_committed(answer: bytes) -> Committed:
