@@ -8,7 +8,7 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -35,8 +35,6 @@ SERVER_KEYS = frozenset({"previousMessages", "lastUserMessage"})
 
 def _text(value: Any) -> str:
     """Servers store whatever was posted; the reader gets text."""
-    if isinstance(value, str):
-        return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -108,8 +106,12 @@ class Said(NamedTuple):
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Self:
         """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
-        get = entry.get
-        return cls(_text(get("role")), _text(get("content")), _time(get("timestamp")))
+        role, content, sent = entry.get("role"), entry.get("content"), entry.get("timestamp")
+        return cls(
+            role if type(role) is str else _text(role),
+            content if type(content) is str else _text(content),
+            None if sent is None else _time(sent),
+        )
 
 
 #: What somebody said, as a history holds it.
@@ -179,9 +181,11 @@ class _ConversationFields(WireModel):
         wanted = {"role": words.role, "content": words.content}.items()
         return [Said.of(entry) for entry in self.entries if wanted <= entry.items()]
 
-    def with_history(self, entries: list[dict[str, Any]]) -> Self:
-        """A copy with another history."""
-        return self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
+    def with_history(self, entries: list[dict[str, Any]], said: Iterable[Said]) -> Self:
+        """A copy with another history; ``said`` is what its entries say."""
+        copy = self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
+        copy.__dict__["_said"] = entries, tuple(said)
+        return copy
 
 
 class PartialConversation(_ConversationFields):
@@ -267,6 +271,8 @@ class StateUpdate(BaseModel):
 
     def updated_by(self, later: StateUpdate) -> StateUpdate:
         """This update with everything that ``later`` decided on top of it."""
+        if not later or not self:
+            return later or self
         return StateUpdate(
             intent=self.intent if later.intent is None else later.intent,
             step=self.step if later.step is None else later.step,

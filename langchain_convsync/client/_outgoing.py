@@ -128,9 +128,12 @@ def message_body(role: str, content: str) -> bytes:
     return _json({"role": role, "content": content})
 
 
+_written = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _json(body: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return _written(body).encode()
     except (ValueError, TypeError, RecursionError):
         pass
     message = (

@@ -278,7 +278,7 @@ def overlay(
                 place = len(history) - 1
             else:
                 place = found
-    shown = conversation.with_history(entries)
+    shown = conversation.with_history(entries, history)
     changes: dict[str, Any] = {"metadata": {**conversation.metadata, **patch.metadata}}
     if patch.context:
         changes["context"] = {**shown.context, **patch.context, "previousMessages": entries}

@@ -64,10 +64,10 @@ def shard_keys(handle: str | None) -> list[bytes]:
 def to_bytes(arguments: Sequence[Argument]) -> list[bytes]:
     """Script arguments as the server receives them."""
     return [
-        argument
-        if isinstance(argument, bytes)
-        else encoded(argument if isinstance(argument, str) else str(int(argument)))
-        for argument in arguments
+        each
+        if isinstance(each, bytes)
+        else (encoded(each) if isinstance(each, str) else b"%d" % each)
+        for each in arguments
     ]
 
 

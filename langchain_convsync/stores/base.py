@@ -23,11 +23,11 @@ lone surrogates and NUL included. Times are seconds on the store's clock, exact 
 from __future__ import annotations
 
 import binascii
-import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
@@ -73,17 +73,23 @@ class Handles:
 
         It is nobody's work but its claimer's: a take of any conversation never finds it.
         """
-        return f"{_shard(event_id)}.{NO_ACCOUNT}.{self._hash('claim', namespace, event_id)[:32]}"
+        hashed = _hash(self.key, "claim", namespace, event_id)[:32]
+        return f"{_shard(event_id)}.{NO_ACCOUNT}.{hashed}"
 
     def _handle(self, account: str, *parts: str) -> str:
-        hashed = self._hash(account, *parts)[:32]
-        return f"{_shard(account)}.{self._hash(account)[:12]}.{hashed}"
+        return f"{_account(self.key, account)}.{_hash(self.key, account, *parts)[:32]}"
 
-    def _hash(self, *parts: str) -> str:
-        # Length-prefixed, so that no two lists of parts are the same bytes.
-        encoded = (part.encode("utf-8", "surrogatepass") for part in parts)
-        message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
-        return hmac.new(self.key, message, hashlib.sha256).hexdigest()
+
+@lru_cache(maxsize=128)
+def _account(key: bytes, account: str) -> str:
+    return f"{_shard(account)}.{_hash(key, account)[:12]}"
+
+
+def _hash(key: bytes, *parts: str) -> str:
+    # Length-prefixed, so that no two lists of parts are the same bytes.
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    message = b"".join([len(part).to_bytes(8, "big") + part for part in encoded])
+    return hmac.digest(key, message, "sha256").hex()
 
 
 def _shard(account: str) -> str:

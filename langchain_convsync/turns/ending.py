@@ -196,8 +196,9 @@ def _tail(history: Sequence[Words]) -> int:
 def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
     if not places:
         return conversation
-    entries = enumerate(conversation.entries)
-    return conversation.with_history([each for place, each in entries if place not in places])
+    both = enumerate(zip(conversation.entries, conversation.said, strict=True))
+    kept = [each for place, each in both if place not in places]
+    return conversation.with_history([entry for entry, _ in kept], (said for _, said in kept))
 
 
 def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
@@ -208,5 +209,5 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     if ttl <= 0:
         return None, 0.0
     after = overlay(conversation, writes, is_new=True)
-    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
+    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:], after.said[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl
