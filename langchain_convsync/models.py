@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -38,17 +39,12 @@ def _text(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-_ANY_TIME = TypeAdapter(datetime)
-
-
-def _time(value: Any) -> datetime | None:
-    """A time; one that nobody can read must not make the whole conversation unreadable."""
-    try:
-        if isinstance(value, str) and value[4:5] == "-":
+def _iso(value: Any) -> Any:
+    """ISO 8601 becomes a time: Python's share one UTC, each of pydantic's keeps its own."""
+    if isinstance(value, str) and value[4:5] == "-":
+        with suppress(ValueError):
             return datetime.fromisoformat(value)
-        return None if value is None else _ANY_TIME.validate_python(value)
-    except ValueError:
-        return None
+    return value
 
 
 def _object(value: Any) -> Any:
@@ -66,7 +62,9 @@ def _else(odd: Callable[[Any], Any]) -> GetPydanticSchema:
 
 
 Text = Annotated[str, _else(_text)]
-Time = Annotated[datetime | None, BeforeValidator(_time)]
+Time = Annotated[datetime, BeforeValidator(_iso)]
+#: One odd entry of a history must not make the whole conversation unreadable.
+AnyTime = Annotated[Time | None, _else(lambda _: None)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
 
 
@@ -93,7 +91,15 @@ class ConversationMessage(WireModel):
 
     role: Text
     content: Text = Field(default="", repr=False)
-    timestamp: Time = None
+    timestamp: AnyTime = None
+
+
+_ANY_TIME: TypeAdapter[datetime | None] = TypeAdapter(AnyTime)
+
+
+def _time(sent: Any) -> datetime | None:
+    found = _iso(sent)
+    return found if isinstance(found, datetime) else _ANY_TIME.validate_python(found)
 
 
 class Said(NamedTuple):
@@ -144,10 +150,10 @@ class _ConversationFields(WireModel):
     previous_step: str | None = None
     context: Object = Field(default_factory=dict, repr=False)
     metadata: Object = Field(default_factory=dict, repr=False)
-    last_activity: datetime | None = None
-    expires_at: datetime | None = None
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    last_activity: Time | None = None
+    expires_at: Time | None = None
+    created_at: Time | None = None
+    updated_at: Time | None = None
 
     @property
     def entries(self) -> list[dict[str, Any]]:

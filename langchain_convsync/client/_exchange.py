@@ -141,9 +141,10 @@ class Body:
     """
 
     def __init__(self, encoding: str) -> None:
-        self._gzip = encoding.strip().lower() in {"gzip", "x-gzip"}
-        self._refused = not self._gzip and encoding.strip().lower() not in {"", "identity"}
-        self._gunzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        named = encoding.strip().lower()
+        gzip = named in {"gzip", "x-gzip"}
+        self._refused = not gzip and named not in {"", "identity"}
+        self._gunzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if gzip else None
         self._parts: list[bytes] = []
         self._room = LARGEST_BODY
 
@@ -155,7 +156,7 @@ class Body:
         """
         if self._refused:
             raise Unusable("content", "it has a Content-Encoding that was not asked for")
-        if self._gzip:
+        if self._gunzip is not None:
             try:
                 chunk = self._gunzip.decompress(chunk, self._room + 1)
             except zlib.error:
@@ -171,7 +172,7 @@ class Body:
         Raises:
             Unusable: The end is missing.
         """
-        if self._gzip and self._parts and not self._gunzip.eof:
+        if self._gunzip is not None and self._parts and not self._gunzip.eof:
             raise Unusable("connection", "the connection broke: the end of the answer is missing")
         return b"".join(self._parts)
 
