@@ -8,7 +8,7 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
@@ -102,6 +102,14 @@ def _time(sent: Any) -> datetime | None:
     return found if isinstance(found, datetime) else _ANY_TIME.validate_python(found)
 
 
+def _look(entry: dict[str, Any]) -> tuple[str, str]:
+    role, content = entry.get("role"), entry.get("content")
+    return (
+        role if isinstance(role, str) else _text(role),
+        content if isinstance(content, str) else _text(content),
+    )
+
+
 class Said(NamedTuple):
     """Words that were read, and will not be written: a tenth of what a model costs."""
 
@@ -112,12 +120,8 @@ class Said(NamedTuple):
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Self:
         """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
-        role, content, sent = entry.get("role"), entry.get("content"), entry.get("timestamp")
-        return cls(
-            role if type(role) is str else _text(role),
-            content if type(content) is str else _text(content),
-            None if sent is None else _time(sent),
-        )
+        sent = entry.get("timestamp")
+        return cls(*_look(entry), None if sent is None else _time(sent))
 
 
 #: What somebody said, as a history holds it.
@@ -173,25 +177,18 @@ class _ConversationFields(WireModel):
         return _MESSAGES.validate_python(named)
 
     @property
-    def said(self) -> tuple[Said, ...]:
-        """What :attr:`messages` say, for those who only read them; read once."""
-        sent = self.context.get("previousMessages")
-        read: tuple[Any, tuple[Said, ...]] | None = self.__dict__.get("_said")
-        if read is None or read[0] is not sent:  # a copy with another context has both
-            read = sent, tuple([Said.of(entry) for entry in self.entries])
-            self.__dict__["_said"] = read  # as functools.cached_property does
-        return read[1]
+    def said(self) -> list[Said]:
+        """What :attr:`messages` say, for those who only read them."""
+        return [Said.of(entry) for entry in self.entries]
 
     def said_like(self, words: Words) -> list[Said]:
-        """What in the history reads like these words; nothing else of it is read."""
-        wanted = {"role": words.role, "content": words.content}.items()
-        return [Said.of(entry) for entry in self.entries if wanted <= entry.items()]
+        """What of the history reads like these words."""
+        look = (words.role, words.content)
+        return [Said.of(entry) for entry in self.entries if _look(entry) == look]
 
-    def with_history(self, entries: list[dict[str, Any]], said: Iterable[Said]) -> Self:
-        """A copy with another history; ``said`` is what its entries say."""
-        copy = self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
-        copy.__dict__["_said"] = entries, tuple(said)
-        return copy
+    def with_history(self, entries: list[dict[str, Any]]) -> Self:
+        """A copy with another history."""
+        return self.model_copy(update={"context": {**self.context, "previousMessages": entries}})
 
 
 class PartialConversation(_ConversationFields):

@@ -236,7 +236,7 @@ class Outbox(Queue[Job]):
     def _follow(self, job: Job, conversation: Conversation) -> Flow[float]:
         """Messages follow the customer to the session that the conversation has now."""
         telemetry.count("messages_moved")
-        base = Anchor.at_end(conversation.session_id, conversation.said)
+        base = Anchor.end_of(conversation)
         moved = {"session_id": conversation.session_id, "base": base}
         job.write, job.read = job.write.model_copy(update=moved), None
         job.anchor = base.model_dump_json()

@@ -53,7 +53,7 @@ class Job(Head):
         """The end of the history that a PUT replaces: what it writes stands right after it."""
         if self.read is None or not self.carries or self.write.kind == "sync_state":
             return None
-        return Anchor.at_end(self.read.session_id, self.read.said).model_dump_json()
+        return Anchor.end_of(self.read).model_dump_json()
 
     def carried(self, profile: ServerProfile) -> dict[str, Any] | None:
         """The context that goes along with a sync; None where there is none to carry."""

@@ -205,7 +205,7 @@ class Journal:
             turn=taken.events[0].eid,
             number=taken.turns + 1,
             decided_at=taken.now,
-            base=Anchor.at_end(seen.session_id, seen.said) if fresh and not taken.ops else None,
+            base=Anchor.end_of(seen) if fresh and not taken.ops else None,
         )
 
     def settle(self, ref: ConversationRef) -> Flow[None]:

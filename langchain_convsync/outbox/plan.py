@@ -60,6 +60,13 @@ class Anchor(BaseModel):
         return cls.at(session_id, history, len(history) - 1)
 
     @classmethod
+    def end_of(cls, conversation: Conversation) -> Anchor:
+        """The anchor at the end of a conversation's history; only what looks like it is read."""
+        entries = conversation.entries
+        alike = conversation.said_like(Said.of(entries[-1])) if entries else []
+        return cls.at_end(conversation.session_id, alike)
+
+    @classmethod
     def at(cls, session_id: str, history: Sequence[Words], index: int) -> Anchor:
         """The anchor at one entry of a history; -1 is its start."""
         if index < 0:
@@ -257,12 +264,10 @@ def overlay(
         anchor: The last confirmed message.
         is_new: Whether nothing of the writes can be in it yet.
     """
-    history, entries = [*conversation.said], conversation.entries
-    if is_new:
-        place = len(history) - 1
-    else:
-        found = None if anchor is None else anchor.index(history)
-        place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
+    entries = conversation.entries
+    history = [] if is_new else conversation.said
+    found = None if anchor is None else anchor.index(history)
+    place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
     tenant = CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
     patch = StateUpdate()
     for number, write in enumerate(writes):
@@ -278,7 +283,7 @@ def overlay(
                 place = len(history) - 1
             else:
                 place = found
-    shown = conversation.with_history(entries, history)
+    shown = conversation.with_history(entries)
     changes: dict[str, Any] = {"metadata": {**conversation.metadata, **patch.metadata}}
     if patch.context:
         changes["context"] = {**shown.context, **patch.context, "previousMessages": entries}

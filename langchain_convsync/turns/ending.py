@@ -45,7 +45,7 @@ class Seen:
         if taken.ops:
             seen = overlaid(conversation, taken)
         else:
-            base = Anchor.at_end(conversation.session_id, conversation.said)
+            base = Anchor.end_of(conversation)
         if batch is not None:
             own = _own_records(seen.said, batch, _known(taken, conversation.session_id))
             seen = _without(seen, own)
@@ -196,9 +196,8 @@ def _tail(history: Sequence[Words]) -> int:
 def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
     if not places:
         return conversation
-    both = enumerate(zip(conversation.entries, conversation.said, strict=True))
-    kept = [each for place, each in both if place not in places]
-    return conversation.with_history([entry for entry, _ in kept], (said for _, said in kept))
+    entries = enumerate(conversation.entries)
+    return conversation.with_history([entry for place, entry in entries if place not in places])
 
 
 def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
@@ -209,5 +208,5 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     if ttl <= 0:
         return None, 0.0
     after = overlay(conversation, writes, is_new=True)
-    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:], after.said[-SNAPSHOT_MESSAGES:])
+    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl

@@ -146,6 +146,24 @@ def test_an_anchor_finds_its_own_entry_again(texts: list[str], data: st.DataObje
     assert Anchor.at("s1", history, place).index(history) == place
 
 
+ALIKE: list[Any] = [
+    {"role": "user", "content": ""},
+    {"role": "user", "content": None},
+    {"role": "user", "timestamp": "soon"},
+    {"role": "", "content": "[]"},
+    {"content": []},
+    "no object",
+]
+
+
+@given(st.lists(st.sampled_from(ALIKE), max_size=8))
+def test_the_end_of_a_history_is_found_in_it_whatever_a_server_stored(entries: list[Any]) -> None:
+    """Only what reads like the last message is read to describe it, and all of that is."""
+    read = conversation([]).with_history(entries)
+
+    assert Anchor.end_of(read).index(read.said) == len(read.said) - 1
+
+
 @pytest.mark.parametrize(
     ("mark", "applied"),
     [
