@@ -14,19 +14,29 @@ from tests.benchmarks.customers import reply_to, state_after, text_of
 Agent = Runnable[list[BaseMessage], BaseMessage]
 
 
-def new_agent(seconds: float = 0.0) -> Agent:
-    """An agent, in both colours, that thinks for so many seconds, except about a first message."""
+def new_agent(seconds: float = 0.0, took: list[float] | None = None) -> Agent:
+    """An agent, in both colours, that thinks for so many seconds, except about a first message.
+
+    Args:
+        seconds: How long.
+        took: Gets what each run took of itself: an event loop sleeps up to a millisecond too long.
+    """
 
     def block(messages: list[BaseMessage]) -> BaseMessage:
-        text = str(messages[-1].content)
+        begin, text = time.perf_counter(), str(messages[-1].content)
         if seconds and text != text_of(1):
             time.sleep(seconds)
-        return AIMessage(reply_to(text))
+        return done(begin, text)
 
     async def wait(messages: list[BaseMessage]) -> BaseMessage:
-        text = str(messages[-1].content)
+        begin, text = time.perf_counter(), str(messages[-1].content)
         if seconds and text != text_of(1):
             await asyncio.sleep(seconds)
+        return done(begin, text)
+
+    def done(begin: float, text: str) -> BaseMessage:
+        if took is not None:
+            took.append(time.perf_counter() - begin)
         return AIMessage(reply_to(text))
 
     return RunnableLambda(block, wait)

@@ -45,10 +45,8 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     for delay in sizes.delays:
         jobs.append(Job(API_TRIP, partial(_api_trip, place, delay)))
         for thinking in sizes.thinking:
-            turns, agent = (1 if thinking else sizes.at_rest), new_agent(thinking)
-            jobs += [
-                Job(flow.name, _job(place, flow, agent, delay, thinking, turns)) for flow in FLOWS
-            ]
+            turns = 1 if thinking else sizes.at_rest
+            jobs += [Job(flow.name, _job(place, flow, delay, thinking, turns)) for flow in FLOWS]
     jobs += [Job(STORE_TRIP, partial(_redis_trip, place))]
     jobs += [Job(STORE_TRIP, partial(_sqlite_trip, place))]
     play(sheet, jobs, sizes.rounds, progress)
@@ -61,19 +59,23 @@ def _setting(delay: float, thinking: float) -> str:
 
 
 def _job(
-    place: Place, flow: Flow, agent: Agent, delay: float, thinking: float, turns: int
+    place: Place, flow: Flow, delay: float, thinking: float, turns: int
 ) -> Callable[[], Mapping[str, Sample]]:
     def measured() -> Mapping[str, Sample]:
         place.behave(delay=delay)
-        (customer,) = new_customers(1)
+        took: list[float] = []
+        agent, (customer,) = new_agent(thinking, took), new_customers(1)
         if isinstance(flow, AsyncFlow):
             spent = asyncio.run(_aturns(flow, place, agent, customer, turns))
         else:
             spent = _turns(flow, place, agent, customer, turns)
         require_same_work(place, [customer], turns + 1)
-        replied, written = (statistics.median(each) for each in zip(*spent, strict=True))
-        added = {REPLIED: (replied - thinking) * 1000, WRITTEN: (written - thinking) * 1000}
-        return {_setting(delay, thinking): added}
+        added = [
+            (replied - agents, written - agents)
+            for (replied, written), agents in zip(spent, took[1:], strict=True)
+        ]
+        replied, written = (statistics.median(each) * 1000 for each in zip(*added, strict=True))
+        return {_setting(delay, thinking): {REPLIED: replied, WRITTEN: written}}
 
     return measured
 
