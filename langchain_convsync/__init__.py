@@ -6,8 +6,9 @@ extra. Start with :class:`TurnRunner` for the whole thing, or pick a single surf
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from langchain_convsync._lazy import on_first_use
 
 if TYPE_CHECKING:
     from langchain_convsync import waha
@@ -122,8 +123,8 @@ _MODULES = {
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
     "turns": ("Turn", "TurnRunner"),
+    "waha": (),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "APIConnectionError",
@@ -194,12 +195,4 @@ def __dir__() -> list[str]:
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name == "waha":
-            return import_module("langchain_convsync.waha")
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = on_first_use(__name__, _MODULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_convsync._lazy import on_first_use
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores.base import (
@@ -29,10 +30,13 @@ from langchain_convsync.stores.base import (
     SetAside,
     Taken,
 )
-from langchain_convsync.stores.sqlite import SQLiteEventStore
 
 if TYPE_CHECKING:
     from langchain_convsync.stores.redis import RedisEventStore
+    from langchain_convsync.stores.sqlite import SQLiteEventStore
+
+#: Either store does without what the other one needs.
+_MODULES = {"redis": ("RedisEventStore",), "sqlite": ("SQLiteEventStore",)}
 
 __all__ = [
     "FORMAT_VERSION",
@@ -63,14 +67,7 @@ __all__ = [
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name == "RedisEventStore":  # redis takes a while to import; SQLite does without
-            from langchain_convsync.stores.redis import RedisEventStore
-
-            return RedisEventStore
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+    __getattr__ = on_first_use(__name__, _MODULES)
 
 
 def open_store(url: str | None = None) -> EventStore:
@@ -88,12 +85,17 @@ def open_store(url: str | None = None) -> EventStore:
     """
     url = required_setting(url, argument="store", variable="CONVSYNC_STORE_URL")
     scheme, separator, rest = url.partition("://")
+    path: str | None = None
     if not separator:
-        return SQLiteEventStore(url)
-    if scheme == "sqlite" and rest in {"", "/"}:
-        return SQLiteEventStore(":memory:")
-    if scheme == "sqlite" and rest.startswith("/"):
-        return SQLiteEventStore(rest.removeprefix("/"))
+        path = url
+    elif scheme == "sqlite" and rest in {"", "/"}:
+        path = ":memory:"
+    elif scheme == "sqlite" and rest.startswith("/"):
+        path = rest.removeprefix("/")
+    if path is not None:
+        from langchain_convsync.stores.sqlite import SQLiteEventStore
+
+        return SQLiteEventStore(path)
     from langchain_convsync.stores._redis_urls import SCHEMES
     from langchain_convsync.stores.redis import RedisEventStore
 

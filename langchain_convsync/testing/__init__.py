@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from langchain_convsync._lazy import on_first_use
 
 if TYPE_CHECKING:
     from langchain_convsync.testing._model import ScriptedChatModel
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ReferenceServer", "ScriptedChatModel", "SeenRequest"]
 
-_HOMES = {"ReferenceServer": "_server", "SeenRequest": "_server", "ScriptedChatModel": "_model"}
+#: Each name loads its own module only: the model works without the server's extra.
+_MODULES = {"_model": ("ScriptedChatModel",), "_server": ("ReferenceServer", "SeenRequest")}
 
 
 def __dir__() -> list[str]:
@@ -20,10 +22,4 @@ def __dir__() -> list[str]:
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        # Each name loads its own module only: the model works without the server's extra.
-        if name in _HOMES:
-            return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+    __getattr__ = on_first_use(__name__, _MODULES)

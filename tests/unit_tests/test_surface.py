@@ -42,7 +42,7 @@ def declared() -> dict[str, str]:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("langchain_convsync")
         for alias in node.names
-        if node.module
+        if node.module and not node.module.startswith("langchain_convsync._")
     }
 
 
