@@ -7,7 +7,6 @@ backgrounds, half transparent, so it reads on dark and light pages, and without 
 
 from __future__ import annotations
 
-import html
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,8 @@ class Card:
 
     def html(self) -> str:
         """The card for a notebook."""
+        import html  # all of HTML's entities, for which whoever shows no card need not wait
+
         told = [f"{name} <b>{html.escape(text)}</b>" for name, text in self._told()]
         lines = [f"<div>{' · '.join([f'<b>{html.escape(_cut(self.title))}</b>', *told])}</div>"]
         lines += [f"<div><i>{note}</i></div>" for note in self._left_out()]

@@ -65,6 +65,9 @@ class ServerProfile:
     settle: float = 10.0
 
 
+DOCUMENTED_SERVER = ServerProfile()
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallTarget:
     """What an API key is asked for: a callable ``api_key`` picks the key by it.

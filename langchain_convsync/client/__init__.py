@@ -1,15 +1,33 @@
 """The API server and WAHA as Python methods: typed, checked, with deadlines, in both colours."""
 
-from langchain_convsync.client._api import Api
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langchain_convsync._lazy import on_first_use
 from langchain_convsync.client._awaited import AsyncConvSyncClient
 from langchain_convsync.client._blocking import ConvSyncClient
-from langchain_convsync.client._caller import Caller, Pace
-from langchain_convsync.client._exchange import Answer, Failure, Outcome
-from langchain_convsync.client._retry import http_date
-from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
-from langchain_convsync.client._waha_awaited import AsyncWAHAClient
-from langchain_convsync.client._waha_blocking import WAHAClient
 from langchain_convsync.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from langchain_convsync.client._api import Api
+    from langchain_convsync.client._caller import Caller, Pace
+    from langchain_convsync.client._exchange import Answer, Failure, Outcome
+    from langchain_convsync.client._retry import http_date
+    from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
+    from langchain_convsync.client._waha_awaited import AsyncWAHAClient
+    from langchain_convsync.client._waha_blocking import WAHAClient
+
+#: Whoever names a client does not wait for what it is made of, nor for the other one.
+_MODULES = {
+    "_api": ("Api",),
+    "_caller": ("Caller", "Pace"),
+    "_exchange": ("Answer", "Failure", "Outcome"),
+    "_retry": ("http_date",),
+    "_waha": ("ChatMessage", "Waha", "WahaSession"),
+    "_waha_awaited": ("AsyncWAHAClient",),
+    "_waha_blocking": ("WAHAClient",),
+}
 
 __all__ = [
     "Answer",
@@ -29,6 +47,10 @@ __all__ = [
     "http_date",
 ]
 
+# Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
+if not TYPE_CHECKING:
+    __getattr__ = on_first_use(__name__, _MODULES)
+
 
 def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
     """The colour-neutral API of a client of either colour.
@@ -40,6 +62,8 @@ def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
         ConfigurationError: It is something else, or the environment lacks a setting.
     """
     if client is None:
+        from langchain_convsync.client._api import Api
+
         return Api()
     if isinstance(client, ConvSyncClient | AsyncConvSyncClient):
         return client.api

@@ -24,11 +24,10 @@ from langchain_convsync.models import (
     TenantInfo,
 )
 from langchain_convsync.phone import formatted, normalize, path_segment
-from langchain_convsync.settings import APIKey, CallTarget, ServerProfile
+from langchain_convsync.settings import DOCUMENTED_SERVER, APIKey, CallTarget, ServerProfile
 
 L = TypeVar("L", TenantInfo, Conversation)
 
-DOCUMENTED_SERVER = ServerProfile()
 SYSTEM_PACE = Pace()
 
 _READ, _WRITE = Question(write=False), Question(write=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from langchain_convsync._flow import arun
-from langchain_convsync.client._api import DOCUMENTED_SERVER, Api
-from langchain_convsync.models import (
-    Conversation,
-    PartialConversation,
-    Role,
-    StateUpdate,
-    TenantInfo,
-)
-from langchain_convsync.settings import APIKey, CallTarget, ServerProfile
+from langchain_convsync.settings import DOCUMENTED_SERVER, APIKey, CallTarget, ServerProfile
+
+if TYPE_CHECKING:
+    from langchain_convsync.models import (
+        Conversation,
+        PartialConversation,
+        Role,
+        StateUpdate,
+        TenantInfo,
+    )
 
 
 class AsyncConvSyncClient:
@@ -50,6 +51,18 @@ class AsyncConvSyncClient:
         profile: ServerProfile = DOCUMENTED_SERVER,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
+        # What a client is made of takes a while to import, and who names one may have none yet.
+        # The types are global, since whoever makes a tool of a method looks for them here.
+        global Conversation, PartialConversation, Role, StateUpdate, TenantInfo  # noqa: PLW0603
+        from langchain_convsync.client._api import Api
+        from langchain_convsync.models import (
+            Conversation,
+            PartialConversation,
+            Role,
+            StateUpdate,
+            TenantInfo,
+        )
+
         self.api = Api(
             base_url,
             api_key=api_key,

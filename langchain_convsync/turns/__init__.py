@@ -1,6 +1,19 @@
 """Turns: an inbound event in, a reply out, everything in between recorded until it is done."""
 
-from langchain_convsync.turns.runner import TurnRunner
-from langchain_convsync.turns.turn import Turn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langchain_convsync._lazy import on_first_use
+
+if TYPE_CHECKING:
+    from langchain_convsync.turns.runner import TurnRunner
+    from langchain_convsync.turns.turn import Turn
 
 __all__ = ["Turn", "TurnRunner"]
+
+_MODULES = {"runner": ("TurnRunner",), "turn": ("Turn",)}
+
+# Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
+if not TYPE_CHECKING:
+    __getattr__ = on_first_use(__name__, _MODULES)

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
-from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, arun, run, sleep
-from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ClosedError, ConfigurationError
-from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import Outbox, Replies, Unverifiable, WAHAReply
-from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.stores import EventStore, open_store
-from langchain_convsync.stores._metrics import exposition
-from langchain_convsync.stores.base import Accepted, Lane, NewEvent, Taken
-from langchain_convsync.turns.deliveries import Deliveries
-from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.lids import Lids
-from langchain_convsync.turns.turn import Outcome, Status, Turn
-from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
+from langchain_convsync._flow import arun, run
+from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from langchain_convsync import waha
+    from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
+    from langchain_convsync.models import InboundEvent
+    from langchain_convsync.outbox import Unverifiable, WAHAReply
     from langchain_convsync.state import Extractor
+    from langchain_convsync.stores import EventStore
     from langchain_convsync.turns.agent import Agent
+    from langchain_convsync.turns.engine import OnReply
     from langchain_convsync.turns.process import Guard, Prepare
-
-logger = logging.getLogger(__name__)
-
-OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
+    from langchain_convsync.turns.turn import Turn
 
 
 class TurnRunner:
@@ -112,17 +100,28 @@ class TurnRunner:
         workers: int = 4,
         drain: float = 10.0,
     ) -> None:
-        # LangChain takes a while to import; who has an agent, has it already.
+        # What a turn takes is long in importing, and who names a runner may have no agent yet.
+        # The types are global, since an app that has a method as its route looks for them here.
+        global InboundEvent, Turn, waha  # noqa: PLW0603
+        from langchain_convsync import waha
+        from langchain_convsync.client import api_of
+        from langchain_convsync.models import InboundEvent
+        from langchain_convsync.outbox import Outbox, Replies
+        from langchain_convsync.stores import open_store
+        from langchain_convsync.turns.deliveries import Deliveries
+        from langchain_convsync.turns.engine import Engine
+        from langchain_convsync.turns.inbox import Inbox
+        from langchain_convsync.turns.lids import Lids
         from langchain_convsync.turns.process import Limits, Processor
+        from langchain_convsync.turns.turn import Turn
 
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
-        self._api: Api = api_of(client)
+        self._api = api_of(client)
         self._owns_api = client is None
         self.store: EventStore = open_store(None) if store is None else store
         self._owns_store = store is None
-        self._on_reply = on_reply
         self._inbox = Inbox(
             self.store,
             lease=lease,
@@ -134,7 +133,6 @@ class TurnRunner:
         outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
         replies = None if reply is None else Replies(reply, self.store, lease=lease)
         self._deliveries = Deliveries(self.store, outbox, replies, lease=lease, budget=drain)
-        self._sends = reply is not None or on_reply is not None
         limits = Limits(
             fallback_reply=fallback_reply,
             deadline=deadline,
@@ -144,7 +142,7 @@ class TurnRunner:
             lease=lease,
             guard=guard,
         )
-        self._processor = Processor(
+        processor = Processor(
             agent,
             self._api,
             self.store,
@@ -155,19 +153,26 @@ class TurnRunner:
             lids=Lids(self.store, None if reply is None else reply.waha),
             says=reply is not None,
         )
-        self._workers = workers
-        self._crew: Crew | None = None
-        self._closed = False
+        self._engine = Engine(
+            self._api,
+            self.store,
+            inbox=self._inbox,
+            processor=processor,
+            deliveries=self._deliveries,
+            on_reply=on_reply,
+            sends=reply is not None or on_reply is not None,
+            workers=workers,
+        )
 
     @property
     def sends_replies(self) -> bool:
         """Whether this runner sends the replies, so that workers may answer events too."""
-        return self._sends
+        return self._engine.sends
 
     @property
     def is_at_work(self) -> bool:
         """Whether the runner is inside its block, so that its workers answer what is accepted."""
-        return self._crew is not None and not self._closed
+        return self._engine.crew is not None and not self._engine.closed
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.
@@ -186,11 +191,11 @@ class TurnRunner:
             StoreError: The store did not take the event; deliver it again.
             ClosedError: The runner is closed.
         """
-        return run(self._run(event, wait))
+        return run(self._engine.run(event, wait))
 
     async def arun(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """:meth:`run` on the running event loop."""
-        return await arun(self._run(event, wait))
+        return await arun(self._engine.run(event, wait))
 
     def accept(self, event: InboundEvent) -> Turn:
         """Record an event, for the workers to answer; a webhook has to be answered at once.
@@ -203,20 +208,11 @@ class TurnRunner:
             StoreError: The store did not take the event; have it delivered again.
             ClosedError: The runner is closed.
         """
-        return run(self._accept(event))
+        return run(self._engine.accept(event))
 
     async def aaccept(self, event: InboundEvent) -> Turn:
         """:meth:`accept` on the running event loop."""
-        return await arun(self._accept(event))
-
-    def _accept(self, event: InboundEvent) -> Flow[Turn]:
-        self._require_open()
-        new = yield from self._inbox.named(event)
-        accepted = yield from self._inbox.offer(new, take=False)
-        self._ring("turn")
-        if accepted.status == "busy":
-            return Turn(status="busy")
-        return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
+        return await arun(self._engine.accept(event))
 
     def pause(self, customer: str, *, seconds: float, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.
@@ -260,17 +256,11 @@ class TurnRunner:
             InvalidEventError: The message names no customer.
             StoreError: The store did not take it; have it delivered again.
         """
-        return run(self._take_over(message, seconds))
+        return run(self._engine.take_over(message, seconds))
 
     async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """:meth:`take_over` on the running event loop."""
-        return await arun(self._take_over(message, seconds))
-
-    def _take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
-        self._require_open()
-        taken_over = yield from self._inbox.take_over(message, seconds)
-        self._ring("turn" if taken_over else "say")
-        return taken_over
+        return await arun(self._engine.take_over(message, seconds))
 
     def amend(self, change: waha.Ignored) -> bool:
         """A customer edited or took back a message: apply that while the message waits.
@@ -290,20 +280,11 @@ class TurnRunner:
         Raises:
             StoreError: The store did not take it; have it delivered again.
         """
-        return run(self._amend(change))
+        return run(self._engine.amend(change))
 
     async def aamend(self, change: waha.Ignored) -> bool:
         """:meth:`amend` on the running event loop."""
-        return await arun(self._amend(change))
-
-    def _amend(self, change: waha.Ignored) -> Flow[bool]:
-        self._require_open()
-        if change.reason not in {"edited", "revoked"}:
-            return False
-        waited = yield from self._inbox.amend(change)
-        outcome = "applied" if waited else "too late"
-        telemetry.count("amendments", what=change.reason, outcome=outcome)
-        return waited
+        return await arun(self._engine.amend(change))
 
     def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
@@ -325,94 +306,15 @@ class TurnRunner:
 
         For a route of your own, with the content type ``telemetry.CONTENT_TYPE``.
         """
-        return run(exposition(self.store))
+        return run(self._engine.metrics())
 
     async def ametrics(self) -> str:
         """:meth:`metrics` on the running event loop."""
-        return await arun(exposition(self.store))
-
-    def _run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
-        self._require_open()
-        new = yield from self._inbox.named(event)
-        until = None if wait is None else time.monotonic() + wait
-        turn, cid = yield from self._settle(new, until)
-        yield from self._tell(turn)
-        if self._crew is None:
-            yield from self._deliveries.drain(cid)
-        else:
-            self._crew.hurry(cid, "say", "write")
-        return turn
-
-    def _tell(self, turn: Turn) -> Flow[None]:
-        telemetry.count("turns", status=turn.status)
-        if turn.status in {"answered", "failed"} and turn.reply and self._on_reply is not None:
-            with telemetry.timed("turn_phase", phase="reply"):
-                yield from _notify(self._on_reply, turn)
-
-    def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
-        """Offer the event until it is done: by this call's own turn, or by another's."""
-        first: Accepted | None = None
-        look = FIRST_LOOK
-        while True:
-            accepted = yield from self._inbox.offer(new)
-            first = first or accepted
-            if accepted.taken is not None:
-                turn = yield from self._processor.process(accepted.taken)
-                if turn is not None:
-                    return turn, accepted.cid
-                continue  # fenced, or to be tried again: see what became of it
-            if accepted.status == "busy":
-                return Turn(status="busy"), accepted.cid
-            if accepted.state != "queued":
-                status: Status = "merged" if first.status == "new" else "duplicate"
-                return _repeated(accepted, status), accepted.cid
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return Turn(status="queued"), accepted.cid
-            pause = min(look, accepted.due_in or look)
-            yield from sleep(pause if left is None else min(pause, left))
-            look = min(LAST_LOOK, look * 2)
-
-    def _new_crew(self) -> Crew:
-        if self._closed or self._crew is not None:
-            message = "a TurnRunner serves one block; make a new one"
-            raise ClosedError(message)
-        telemetry.connect()
-        work = dict(self._deliveries.work)
-        if self.sends_replies:
-            work["turn"] = self._work_turn
-        self._crew = Crew(
-            self.store,
-            work,
-            hands=self._workers,
-            lease=self._inbox.lease,
-            at_once=self._inbox.at_once,
-        )
-        return self._crew
-
-    def _ring(self, *lanes: Lane) -> None:
-        """The workers need not wait until they look for work the next time: here it is."""
-        if self._crew is not None:
-            self._crew.ring(*lanes)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            message = "this TurnRunner is closed: make a new one"
-            raise ClosedError(message)
-
-    def _work_turn(self, taken: Taken) -> Flow[None]:
-        if is_journal(taken):  # what a surface wrote by itself: nobody is to be answered
-            yield from Journal(self._api, self.store).commit(taken)
-            return
-        turn = yield from self._processor.process(taken)
-        if turn is not None:
-            yield from self._tell(turn)
-            if self._crew is not None:
-                self._crew.hurry(taken.lease.cid, "say", "write")
+        return await arun(self._engine.metrics())
 
     def close(self) -> None:
         """Close what this runner opened itself."""
-        self._closed = True
+        self._engine.closed = True
         if self._owns_api:
             self._api.close()
         if self._owns_store:
@@ -420,32 +322,32 @@ class TurnRunner:
 
     async def aclose(self) -> None:
         """Close what this runner opened itself, in both colours."""
-        self._closed = True
+        self._engine.closed = True
         if self._owns_api:
             await self._api.aclose()
         if self._owns_store:
             await self.store.aclose()
 
     def __enter__(self) -> Self:
-        self._new_crew().start()
+        self._engine.new_crew().start()
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._crew is not None:
-                self._crew.stop(self._deliveries.budget)
+            if self._engine.crew is not None:
+                self._engine.crew.stop(self._deliveries.budget)
             run(self._deliveries.finish())
         finally:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._new_crew().astart()
+        await self._engine.new_crew().astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            if self._crew is not None:
-                await self._crew.astop(self._deliveries.budget)
+            if self._engine.crew is not None:
+                await self._engine.crew.astop(self._deliveries.budget)
             await arun(self._deliveries.finish())
         finally:
             await self.aclose()
@@ -455,31 +357,3 @@ class TurnRunner:
         """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
         async with self:
             yield
-
-
-def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
-    """What a turn made of an event before."""
-    if accepted.outcome is None:
-        return Turn(status=status)
-    return Outcome.model_validate_json(accepted.outcome).turn(status)
-
-
-def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
-    """Tell the caller; the turn is committed, so a failing callback cannot undo it."""
-
-    def block() -> None:
-        result = on_reply(turn)
-        if isinstance(result, Awaitable):
-            message = "on_reply is async: use arun(), or pass a plain function"
-            raise TypeError(message)
-
-    async def wait() -> None:
-        result = on_reply(turn)
-        if isinstance(result, Awaitable):
-            await result
-
-    try:
-        yield from Io(block, wait)
-    except Exception:
-        telemetry.count("on_reply_failures")
-        logger.exception("on_reply failed for turn %s", turn.turn_id)

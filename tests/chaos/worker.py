@@ -39,7 +39,7 @@ SHORTENED = {
     "turns.process:READ_TIME": 1.0,
     "turns.process:SPARE_READ_TIME": 0.8,
     "turns.process:RETRY_LATER": 0.1,
-    "turns.runner:LAST_LOOK": 0.1,
+    "turns.engine:LAST_LOOK": 0.1,
     "turns.worker:LAST_LOOK": 0.1,
     "turns.worker:STORE_PAUSE": 0.2,
 }

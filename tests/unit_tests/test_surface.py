@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from fastapi import FastAPI
+from langchain_core.runnables import RunnableLambda
 
 import langchain_convsync
-from langchain_convsync import errors
+from langchain_convsync import (
+    AsyncConvSyncClient,
+    ConvSyncClient,
+    SQLiteEventStore,
+    TurnRunner,
+    errors,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,6 +137,49 @@ def test_a_name_loads_no_dependency_that_it_can_do_without(names: str, needed: s
     loaded = json.loads(python(f"{code}; print(json.dumps([*sys.modules]))"))
 
     assert {name.partition(".")[0] for name in loaded} & SLOW == needed
+
+
+#: What their instances are made of; `turns.engine` stands for a whole turn, `_api` for a request.
+MADE_OF = {
+    *("httpcore", "sqlite3", "langchain_core", "langchain_convsync.models"),
+    *("langchain_convsync.client._api", "langchain_convsync.client._waha"),
+    *("langchain_convsync.outbox", "langchain_convsync.turns.engine", "langchain_convsync.waha"),
+}
+
+
+def test_the_main_names_load_nothing_that_their_instances_are_made_of() -> None:
+    """A process that only might answer has them for little more than httpx and redis."""
+    code = """import httpx, json, redis, sys; known = {*sys.modules}
+from langchain_convsync import TurnRunner, RedisEventStore, ConvSyncClient
+print(json.dumps([*{*sys.modules} - known]))"""
+
+    assert MADE_OF & set(json.loads(python(code))) == set()
+
+
+def new_runner() -> TurnRunner:
+    client, store = ConvSyncClient("http://localhost"), SQLiteEventStore(":memory:")
+    return TurnRunner(RunnableLambda(str), client=client, store=store)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [partial(ConvSyncClient, "http://localhost"), partial(AsyncConvSyncClient, "http://localhost")],
+)
+def test_the_types_of_a_clients_calls_are_there_at_run_time(made: Callable[[], object]) -> None:
+    """Whatever makes a tool of a method can read its annotations, although names load little."""
+    for name, call in inspect.getmembers(made(), inspect.ismethod):
+        assert "return" in get_type_hints(call), name
+
+
+def test_a_runners_call_can_be_the_route_of_an_app() -> None:
+    """FastAPI finds the event in the request's body, although the name loads little."""
+    app = FastAPI()
+
+    app.post("/events", response_model=None)(new_runner().aaccept)
+
+    route = app.openapi()["paths"]["/events"]["post"]
+    body = route["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/InboundEvent"}
 
 
 def test_every_exported_name_works_on_a_bare_install() -> None:

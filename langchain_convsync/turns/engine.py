@@ -1,0 +1,189 @@
+"""What a runner does with an event, in either colour, and the workers of its block."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TypeAlias
+
+from langchain_convsync import telemetry, waha
+from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync.client import Api
+from langchain_convsync.errors import ClosedError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox.journal import Journal, is_journal
+from langchain_convsync.stores._metrics import exposition
+from langchain_convsync.stores.base import Accepted, EventStore, Lane, NewEvent, Taken
+from langchain_convsync.turns.deliveries import Deliveries
+from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.process import Processor
+from langchain_convsync.turns.turn import Outcome, Status, Turn
+from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
+
+logger = logging.getLogger(__name__)
+
+OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
+
+
+@dataclass(slots=True)
+class Engine:
+    """The flows behind :class:`TurnRunner`, which documents them.
+
+    Args:
+        sends: Whether the replies are sent here, so that workers may answer events too.
+        workers: How many conversations a block works on at once.
+    """
+
+    api: Api
+    store: EventStore
+    _: KW_ONLY
+    inbox: Inbox
+    processor: Processor
+    deliveries: Deliveries
+    on_reply: OnReply | None
+    sends: bool
+    workers: int
+    crew: Crew | None = field(default=None, init=False)
+    closed: bool = field(default=False, init=False)
+
+    def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
+        """Answer an event, or tell what became of it."""
+        self._require_open()
+        new = yield from self.inbox.named(event)
+        until = None if wait is None else time.monotonic() + wait
+        turn, cid = yield from self._settle(new, until)
+        yield from self._tell(turn)
+        if self.crew is None:
+            yield from self.deliveries.drain(cid)
+        else:
+            self.crew.hurry(cid, "say", "write")
+        return turn
+
+    def accept(self, event: InboundEvent) -> Flow[Turn]:
+        """Record an event for the workers."""
+        self._require_open()
+        new = yield from self.inbox.named(event)
+        accepted = yield from self.inbox.offer(new, take=False)
+        self._ring("turn")
+        if accepted.status == "busy":
+            return Turn(status="busy")
+        return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
+
+    def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
+        """Give a conversation to the human who wrote in it; False where it was none."""
+        self._require_open()
+        taken_over = yield from self.inbox.take_over(message, seconds)
+        self._ring("turn" if taken_over else "say")
+        return taken_over
+
+    def amend(self, change: waha.Ignored) -> Flow[bool]:
+        """Apply an edit or a revocation while the message waits."""
+        self._require_open()
+        if change.reason not in {"edited", "revoked"}:
+            return False
+        waited = yield from self.inbox.amend(change)
+        outcome = "applied" if waited else "too late"
+        telemetry.count("amendments", what=change.reason, outcome=outcome)
+        return waited
+
+    def metrics(self) -> Flow[str]:
+        """What this process counted, and what the store has to do."""
+        return exposition(self.store)
+
+    def _tell(self, turn: Turn) -> Flow[None]:
+        telemetry.count("turns", status=turn.status)
+        if turn.status in {"answered", "failed"} and turn.reply and self.on_reply is not None:
+            with telemetry.timed("turn_phase", phase="reply"):
+                yield from _notify(self.on_reply, turn)
+
+    def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
+        """Offer the event until it is done: by this call's own turn, or by another's."""
+        first: Accepted | None = None
+        look = FIRST_LOOK
+        while True:
+            accepted = yield from self.inbox.offer(new)
+            first = first or accepted
+            if accepted.taken is not None:
+                turn = yield from self.processor.process(accepted.taken)
+                if turn is not None:
+                    return turn, accepted.cid
+                continue  # fenced, or to be tried again: see what became of it
+            if accepted.status == "busy":
+                return Turn(status="busy"), accepted.cid
+            if accepted.state != "queued":
+                status: Status = "merged" if first.status == "new" else "duplicate"
+                return _repeated(accepted, status), accepted.cid
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return Turn(status="queued"), accepted.cid
+            pause = min(look, accepted.due_in or look)
+            yield from sleep(pause if left is None else min(pause, left))
+            look = min(LAST_LOOK, look * 2)
+
+    def new_crew(self) -> Crew:
+        """The workers of the block that begins."""
+        if self.closed or self.crew is not None:
+            message = "a TurnRunner serves one block; make a new one"
+            raise ClosedError(message)
+        telemetry.connect()
+        work = dict(self.deliveries.work)
+        if self.sends:
+            work["turn"] = self._work_turn
+        self.crew = Crew(
+            self.store,
+            work,
+            hands=self.workers,
+            lease=self.inbox.lease,
+            at_once=self.inbox.at_once,
+        )
+        return self.crew
+
+    def _ring(self, *lanes: Lane) -> None:
+        """The workers need not wait until they look for work the next time: here it is."""
+        if self.crew is not None:
+            self.crew.ring(*lanes)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            message = "this TurnRunner is closed: make a new one"
+            raise ClosedError(message)
+
+    def _work_turn(self, taken: Taken) -> Flow[None]:
+        if is_journal(taken):  # what a surface wrote by itself: nobody is to be answered
+            yield from Journal(self.api, self.store).commit(taken)
+            return
+        turn = yield from self.processor.process(taken)
+        if turn is not None:
+            yield from self._tell(turn)
+            if self.crew is not None:
+                self.crew.hurry(taken.lease.cid, "say", "write")
+
+
+def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
+    """What a turn made of an event before."""
+    if accepted.outcome is None:
+        return Turn(status=status)
+    return Outcome.model_validate_json(accepted.outcome).turn(status)
+
+
+def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
+    """Tell the caller; the turn is committed, so a failing callback cannot undo it."""
+
+    def block() -> None:
+        result = on_reply(turn)
+        if isinstance(result, Awaitable):
+            message = "on_reply is async: use arun(), or pass a plain function"
+            raise TypeError(message)
+
+    async def wait() -> None:
+        result = on_reply(turn)
+        if isinstance(result, Awaitable):
+            await result
+
+    try:
+        yield from Io(block, wait)
+    except Exception:
+        telemetry.count("on_reply_failures")
+        logger.exception("on_reply failed for turn %s", turn.turn_id)

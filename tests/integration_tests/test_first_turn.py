@@ -1,0 +1,44 @@
+"""What a process loads, and when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from langchain_convsync.testing import ReferenceServer
+from tests import served
+from tests.surfaces import BOT, PHONE
+
+reference, server = served.reference, served.server
+
+ONE_TURN = """
+import asyncio, json, sys
+from langchain_core.runnables import RunnableLambda
+from langchain_convsync import ConvSyncClient, InboundEvent, SQLiteEventStore, TurnRunner
+
+url, phone, bot, colour = sys.argv[1:]
+agent = RunnableLambda(lambda _: "Claro")
+runner = TurnRunner(agent, client=ConvSyncClient(url), store=SQLiteEventStore(":memory:"))
+event = InboundEvent(event_id="evt_1", phone_number=phone, bot_id=bot, text="Hola")
+made = {*sys.modules}
+turn = asyncio.run(runner.arun(event)) if colour == "awaited" else runner.run(event)
+print(json.dumps([turn.status, *{*sys.modules} - made]))
+"""
+
+
+@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+def test_a_runner_that_was_made_has_loaded_what_its_turns_take(
+    server: ReferenceServer, colour: str
+) -> None:
+    """Names are cheap, so whoever makes a runner pays: no turn waits, and no event loop stands."""
+    command = [sys.executable, "-c", ONE_TURN, server.base_url, PHONE, BOT, colour]
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    status, *loaded = json.loads(told.stdout)
+    assert status == "answered"
+    # Which transport an event loop gets is known on the loop.
+    ours = {name for name in loaded if name.startswith(("langchain_convsync", "httpcore"))}
+    assert ours <= {"langchain_convsync.client._aiohttp"}
