@@ -1,11 +1,13 @@
-"""What must be true of every key that the Redis store leaves behind."""
+"""What must be true of every key, or row, that a store leaves behind."""
 
 from __future__ import annotations
 
 import re
+import sqlite3
+from collections import defaultdict
 from typing import Any, TypeAlias
 
-from langchain_convsync.stores.base import Lane
+from langchain_convsync.stores.base import Lane, is_claim
 
 QUEUES: dict[Lane, str] = {"turn": "in", "write": "out", "say": "say"}
 Client: TypeAlias = Any  # redis-py's answers are annotated for both colours at once
@@ -109,3 +111,34 @@ def _check_parked(client: Client, shard: str, keys: dict[str, Any]) -> None:
     lists = [key for key in keys if key.startswith(f"{shard}c:") and key.endswith(":parked")]
     oldest = {key[11:-7].encode(): float(client.lindex(key, 4)) for key in lists}
     assert dict(client.zrange(f"{shard}parked", 0, -1, withscores=True)) == oldest
+
+
+def check_rows(sql: sqlite3.Connection) -> None:
+    """The same of an SQLite store; every account with due work is in the ring, and no other."""
+    queues: dict[tuple[str, Lane], list[int]] = defaultdict(list)
+    for event in _rows(sql, "events ORDER BY seq"):
+        finished = event["state"] == "done"
+        assert (event["expires"] is not None) == finished == (event["payload"] is None), event
+        if event["state"] == "queued":
+            queues[event["cid"], "turn"].append(event["accepted_at"])
+    for op in _rows(sql, "ops"):
+        queues[op["cid"], op["lane"]].append(0)
+    talks = {talk["cid"]: talk for talk in _rows(sql, "conversations")}
+    for cid, talk in talks.items():
+        assert (talk["expires"] is None) == any(queues[cid, lane] for lane in QUEUES), talk
+    ring = set()
+    for lane in _rows(sql, "lanes"):
+        work, talk = queues[lane["cid"], lane["lane"]], talks[lane["cid"]]
+        due = max(lane["until"] or 0, lane["not_before"])
+        if lane["lane"] == "turn" and work:
+            due = max(due, min(work[0] + talk["max_quiet"], work[-1] + talk["quiet"]))
+        assert lane["due"] == (due if work else None), lane
+        if work and not is_claim(lane["cid"]):
+            ring.add((lane["lane"], lane["account"]))
+    assert {(row["lane"], row["account"]) for row in _rows(sql, "accounts")} == ring
+
+
+def _rows(sql: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+    found = sql.execute(f"SELECT * FROM {table}")
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]

@@ -39,7 +39,7 @@ from langchain_convsync.stores import (
     SQLiteEventStore,
 )
 from tests.redis_server import RedisServer
-from tests.store_checks import check_keys
+from tests.store_checks import check_keys, check_rows
 from tests.store_model import StoreModel
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -496,11 +496,17 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def test_sqlite_in_memory_does_what_the_model_does() -> None:
-    """One connection serves both colours."""
+    """One connection serves both colours; after every step its rows agree with each other."""
 
     class MemoryMachine(StoreMachine):
         def open_store(self) -> EventStore:
             return SQLiteEventStore(":memory:", clock=self.clock)
+
+        @invariant()
+        def rows_agree(self) -> None:
+            assert isinstance(self.store, SQLiteEventStore)
+            if self.store._sql is not None:
+                check_rows(self.store._sql)
 
     run_state_machine_as_test(MemoryMachine, settings=SETTINGS)
 
