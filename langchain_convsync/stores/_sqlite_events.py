@@ -5,27 +5,23 @@ Says the same as ``lua/accept.lua``, ``lua/amend.lua``, ``lua/link.lua`` and ``l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any
 
-from langchain_convsync.stores._checks import decoded, milliseconds
-from langchain_convsync.stores._sqlite_file import Transaction
+from langchain_convsync.stores._checks import decoded, encoded, milliseconds
 from langchain_convsync.stores._sqlite_lanes import (
-    LANES,
+    append,
     blob,
     due_in,
-    head_of,
+    expire_if_idle,
     is_held,
-    keep_while_busy,
-    lane_of,
     revive,
-    schedule,
     take,
     text,
 )
 from langchain_convsync.stores._sqlite_names import follow, is_paused
-from langchain_convsync.stores.base import Accepted, Commit, Committed, Lane, Lease, NewEvent, Op
+from langchain_convsync.stores._sqlite_transaction import Transaction
+from langchain_convsync.stores.base import Accepted, Commit, Committed, Lease, NewEvent
 
 #: How many expired records an accept removes on its way: more than it adds, and never long.
 _SWEEP = 20
@@ -45,29 +41,29 @@ def accept(
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
     _sweep(tx)
-    tx.do("DELETE FROM events WHERE eid = ? AND expires <= ?", event.eid, tx.now)
     cid = follow(tx, event.cid)
-    known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)
+    known = _known(tx, event)
     if known is None:
         queued = tx.one("SELECT count(*) FROM events WHERE cid = ? AND state = 'queued'", cid)
         if queued[0] >= backlog:
             return Accepted(status="busy", cid=cid, due_in=due_in(tx, cid, "turn") or 0.0)
     if event.alias is not None:
         link(tx, event.alias, cid)
+        known = known and _known(tx, event)  # it may have moved
     if known is None:
         _enqueue(tx, event, cid, by=by, quiet=quiet, max_quiet=max_quiet)
-    known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)  # it may have moved
-    cid = known["cid"]
-    status: Literal["new", "duplicate"] = "new" if known["accepted_by"] == by else "duplicate"
-    accepted = Accepted(
-        status=status,
-        cid=cid,
-        state=known["state"],
-        outcome=text(known["outcome"]),
-        differs=known["digest"] != event.digest,
-    )
-    if known["state"] != "queued":
+        accepted = Accepted(status="new", cid=cid, state="queued")
+    else:
+        accepted = Accepted(
+            status="new" if known["accepted_by"] == by else "duplicate",
+            cid=known["cid"],
+            state=known["state"],
+            outcome=text(known["outcome"]),
+            differs=known["digest"] != event.digest,
+        )
+    if accepted.state != "queued":
         return accepted
+    cid = accepted.cid
     lane = None if token is None else take(tx, cid, "turn", token, length, at_once=at_once)
     return replace(accepted, taken=lane, due_in=0.0 if lane else due_in(tx, cid, "turn") or 0.0)
 
@@ -93,13 +89,12 @@ def link(tx: Transaction, name: str, cid: str, lease: Lease | None = None) -> bo
         return True
     if tx.one("SELECT 1 FROM ops WHERE cid = ?", name):
         return False
-    turn = lane_of(tx, name, "turn")
-    if lease is not None and lease.cid == name and is_held(tx, lease):
-        head = head_of(tx, name, "turn")
-        tx.do("UPDATE events SET starts = starts - 1 WHERE eid = ?", head)
-    elif turn is not None and tx.now < (turn["until"] or 0):
+    turn = tx.lane(name, "turn")
+    if lease is not None and lease.cid == name and is_held(turn, lease):
+        tx.do("UPDATE events SET starts = starts - 1 WHERE eid = ?", turn.head)
+    elif tx.now < (turn.until or 0):
         return False
-    if head_of(tx, name, "turn") is not None:
+    if turn.head is not None:
         _bring_along(tx, name, cid)
     tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", name, cid, tx.now + tx.retention)
     tx.do(
@@ -117,9 +112,10 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
     head = tx.one("SELECT state, ended_by FROM events WHERE eid = ?", commit.eids[0])
     if head is not None and head["state"] != "queued":
         return "done" if head["ended_by"] == by else "already"
+    turn = tx.lane(lease.cid, "turn")
     query = "SELECT eid FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq LIMIT ?"
     waiting = [row["eid"] for row in tx.all(query, lease.cid, len(commit.eids) + 1)]
-    if not is_held(tx, lease) or waiting[: len(commit.eids)] != list(commit.eids):
+    if not is_held(turn, lease) or waiting[: len(commit.eids)] != list(commit.eids):
         return "fenced"
     if commit.unless_paused and is_paused(tx, lease.cid):
         return "paused"
@@ -136,16 +132,33 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         tx.now + lives if valid else None,
         lease.cid,
     )
-    tx.do("UPDATE lanes SET until = NULL WHERE cid = ? AND lane = 'turn'", lease.cid)
-    _append(tx, lease.cid, "write", commit.ops)
-    _append(tx, lease.cid, "say", commit.says)
-    for lane in LANES:
-        schedule(tx, lease.cid, lane)
-    keep_while_busy(tx, lease.cid)
+    turn.until = None
+    tx.moved(lease.cid, "turn")
+    append(tx, lease.cid, "write", [(op.id, encoded(op.body)) for op in commit.ops])
+    append(tx, lease.cid, "say", [(op.id, encoded(op.body)) for op in commit.says])
+    if turn.head is None and not commit.ops and not commit.says:
+        expire_if_idle(tx, lease.cid)
     return "done"
 
 
+def _known(tx: Transaction, event: NewEvent) -> Any:
+    """The record of an event that was accepted before, and is not forgotten yet."""
+    known = tx.one("SELECT * FROM events WHERE eid = ?", event.eid)
+    if known is None or known["expires"] is None or known["expires"] > tx.now:
+        return known
+    tx.do("DELETE FROM events WHERE eid = ?", event.eid)
+    return None
+
+
 def _sweep(tx: Transaction) -> None:
+    found = tx.one(
+        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?1)"
+        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?1)"
+        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?1)",
+        tx.now,
+    )
+    if not found[0]:
+        return
     for table, name in (("events", "eid"), ("conversations", "cid"), ("aliases", "alias")):
         tx.do(
             f"DELETE FROM {table} WHERE {name} IN"  # noqa: S608 - our own names
@@ -158,53 +171,38 @@ def _enqueue(
     tx: Transaction, event: NewEvent, cid: str, *, by: str, quiet: int, max_quiet: int
 ) -> None:
     revive(tx, cid)
-    tx.do("UPDATE conversations SET quiet = ?, max_quiet = ? WHERE cid = ?", quiet, max_quiet, cid)
+    tx.do(
+        "UPDATE conversations SET quiet = ?2, max_quiet = ?3"
+        " WHERE cid = ?1 AND (quiet, max_quiet) <> (?2, ?3)",
+        *(cid, quiet, max_quiet),
+    )
     tx.do(
         "INSERT INTO events (eid, cid, digest, payload, accepted_at, accepted_by)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         *(event.eid, cid, event.digest, blob(event.payload), tx.now, by),
     )
-    keep_while_busy(tx, cid)
-    schedule(tx, cid, "turn")
+    tx.moved(cid, "turn")
 
 
 def _bring_along(tx: Transaction, name: str, cid: str) -> None:
     """Put the events that wait under a name behind those of a conversation."""
-    revive(tx, cid, like=name)
+    windows = tx.one("SELECT quiet, max_quiet FROM conversations WHERE cid = ?", name)
+    revive(tx, cid, **dict(windows))
     waiting = "SELECT eid FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq"
     for row in tx.all(waiting, name):
         tx.do(
             "UPDATE events SET cid = ?, seq = (SELECT max(seq) + 1 FROM events) WHERE eid = ?",
             *(cid, row["eid"]),
         )
-    tx.do("UPDATE lanes SET until = NULL WHERE cid = ? AND lane = 'turn'", name)
-    for each in (cid, name):  # in this order, so that their account keeps its place
-        schedule(tx, each, "turn")
-        keep_while_busy(tx, each)
+    tx.moved(cid, "turn")
+    tx.moved(name, "turn").until = None
+    expire_if_idle(tx, name)
 
 
 def _end(tx: Transaction, eid: str, commit: Commit, by: str) -> None:
     tx.do(
-        "UPDATE events SET state = ?, outcome = ?, ended_by = ? WHERE eid = ?",
-        *("dead" if commit.dead else "done", blob(commit.outcomes.get(eid)), by, eid),
+        "UPDATE events SET state = ?1, outcome = ?2, ended_by = ?3, expires = ?4,"
+        " payload = iif(?1 = 'dead', payload, NULL) WHERE eid = ?5",
+        *("dead" if commit.dead else "done", blob(commit.outcomes.get(eid)), by),
+        *(None if commit.dead else tx.now + tx.retention, eid),
     )
-    if not commit.dead:
-        tx.do(
-            "UPDATE events SET payload = NULL, expires = ? WHERE eid = ?",
-            *(tx.now + tx.retention, eid),
-        )
-
-
-def _append(tx: Transaction, cid: str, lane: Lane, ops: Sequence[Op]) -> None:
-    if not ops:
-        return
-    if head_of(tx, cid, lane) is None:  # an empty lane's delay, if it has one, is still to be kept
-        tx.do(
-            "UPDATE lanes SET not_before = max(not_before, ?) WHERE cid = ? AND lane = ?",
-            *(tx.now, cid, lane),
-        )
-    for op in ops:
-        tx.do(
-            "INSERT INTO ops (cid, lane, id, body) VALUES (?, ?, ?, ?)",
-            *(cid, lane, op.id, blob(op.body)),
-        )

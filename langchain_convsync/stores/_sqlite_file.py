@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from langchain_convsync.errors import ConfigurationError, StoreFormatError
 from langchain_convsync.stores.base import FORMAT_VERSION
@@ -19,33 +18,6 @@ MEMORY = ":memory:"
 APPLICATION_ID = 0x6373796E
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """One atomic step.
-
-    Attributes:
-        sql: The connection, within a transaction.
-        now: Store time in milliseconds.
-        retention: Milliseconds that finished events and idle conversations are remembered.
-    """
-
-    sql: sqlite3.Connection
-    now: int
-    retention: int
-
-    def one(self, statement: str, *values: Any) -> Any:
-        """The first row, None without any."""
-        return self.sql.execute(statement, values).fetchone()
-
-    def all(self, statement: str, *values: Any) -> list[Any]:
-        """Every row."""
-        return self.sql.execute(statement, values).fetchall()
-
-    def do(self, statement: str, *values: Any) -> None:
-        """Execute a statement that answers nothing."""
-        self.sql.execute(statement, values)
 
 
 @dataclass(frozen=True, slots=True)

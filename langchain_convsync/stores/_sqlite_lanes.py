@@ -1,113 +1,68 @@
-"""Lanes in SQLite: when they are due, leasing them, moving their queues on.
+"""Lanes in SQLite: conversations that have some, leasing them, moving their queues on.
 
-The same functions, under the same names, as the Redis scripts share in ``lua/_prelude.lua``.
+Most are the functions that the Redis scripts share in ``lua/_prelude.lua``, under the same names.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from langchain_convsync.stores._checks import account_of, decoded, encoded, lines
-from langchain_convsync.stores._sqlite_file import Transaction
-from langchain_convsync.stores._sqlite_names import is_busy, is_paused
-from langchain_convsync.stores.base import (
-    Cursor,
-    Lane,
-    Lease,
-    Op,
-    QueuedEvent,
-    Taken,
-    is_claim,
-)
+from langchain_convsync.stores._sqlite_names import is_paused
+from langchain_convsync.stores._sqlite_transaction import LaneRow, Transaction
+from langchain_convsync.stores.base import Cursor, Lane, Lease, Op, QueuedEvent, Taken
 
 LANES: tuple[Lane, ...] = ("turn", "write", "say")
 
 
-def due(tx: Transaction, cid: str, lane: Lane) -> int | None:
-    """When a lane can be taken: after its lease, its delay, the quiet window; None without work."""
-    has = lane_of(tx, cid, lane)
-    if has is None:
-        return None
-    at: int = max(has["until"] or 0, has["not_before"])
-    if lane != "turn":
-        return at if head_of(tx, cid, lane) is not None else None
-    arrival = "SELECT accepted_at FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq"
-    first = tx.one(f"{arrival} LIMIT 1", cid)
-    if first is None:
-        return None
-    last = tx.one(f"{arrival} DESC LIMIT 1", cid)
-    windows = tx.one("SELECT quiet, max_quiet FROM conversations WHERE cid = ?", cid)
-    quiet: int = min(first[0] + windows["max_quiet"], last[0] + windows["quiet"])
-    return max(at, quiet)
-
-
 def due_in(tx: Transaction, cid: str, lane: Lane) -> float | None:
     """Seconds until a lane can be taken; None without work."""
-    at = due(tx, cid, lane)
+    at = tx.lane(cid, lane).due
     return None if at is None else max(0, at - tx.now) / 1000
 
 
-def schedule(tx: Transaction, cid: str, lane: Lane) -> None:
-    """Bring the index of due work up to date."""
-    at, account = due(tx, cid, lane), account_of(cid)
-    tx.do("UPDATE lanes SET due = ? WHERE cid = ? AND lane = ?", at, cid, lane)
-    if is_claim(cid):
+def revive(tx: Transaction, cid: str, *, quiet: int = 0, max_quiet: int = 0) -> None:
+    """To be called before work is added: a conversation that has some does not expire.
+
+    One that there is not, or that was idle for long, begins with these windows.
+    """
+    talk = tx.one("SELECT expires FROM conversations WHERE cid = ?", cid)
+    if talk is not None and talk["expires"] is None:
         return
-    waiting = "SELECT 1 FROM lanes WHERE lane = ? AND account = ? AND due IS NOT NULL"
-    if at is not None or tx.one(waiting, lane, account):
-        tx.do("INSERT OR IGNORE INTO accounts (lane, account) VALUES (?, ?)", lane, account)
-    else:
-        tx.do("DELETE FROM accounts WHERE lane = ? AND account = ?", lane, account)
-
-
-def keep_while_busy(tx: Transaction, cid: str) -> None:
-    """To be called when work was added or taken away: only an idle conversation expires."""
-    expires = None if is_busy(tx, cid) else tx.now + tx.retention
-    tx.do("UPDATE conversations SET expires = ? WHERE cid = ?", expires, cid)
-
-
-def revive(tx: Transaction, cid: str, *, like: str | None = None) -> None:
-    """Begin a conversation that there is not, or was idle for long: with the windows of another."""
-    tx.do("DELETE FROM conversations WHERE cid = ? AND expires <= ?", cid, tx.now)
+    if talk is not None and talk["expires"] > tx.now:
+        tx.do("UPDATE conversations SET expires = NULL WHERE cid = ?", cid)
+        return
+    tx.do("DELETE FROM conversations WHERE cid = ?", cid)  # and its lanes
+    begin = "INSERT INTO conversations (cid, quiet, max_quiet) VALUES (?, ?, ?)"
+    tx.do(begin, cid, quiet, max_quiet)
     tx.do(
-        "INSERT OR IGNORE INTO conversations (cid, quiet, max_quiet)"
-        " SELECT ?, ifnull(max(quiet), 0), ifnull(max(max_quiet), 0) FROM conversations"
-        " WHERE cid = ?",
-        *(cid, like),
+        "INSERT INTO lanes (cid, account, lane)"
+        " VALUES (?1, ?2, 'turn'), (?1, ?2, 'write'), (?1, ?2, 'say')",
+        *(cid, account_of(cid)),
     )
-    for lane in LANES:
-        tx.do(
-            "INSERT OR IGNORE INTO lanes (cid, lane, account) VALUES (?, ?, ?)",
-            *(cid, lane, account_of(cid)),
-        )
 
 
-def lane_of(tx: Transaction, cid: str, lane: Lane) -> Any:
-    """The lane's row."""
-    return tx.one("SELECT * FROM lanes WHERE cid = ? AND lane = ?", cid, lane)
+def expire_if_idle(tx: Transaction, cid: str) -> None:
+    """To be called when the last of a queue was taken away: only an idle conversation expires."""
+    tx.do(
+        "UPDATE conversations SET expires = ?2 WHERE cid = ?1"
+        " AND NOT EXISTS (SELECT 1 FROM events WHERE cid = ?1 AND state = 'queued')"
+        " AND NOT EXISTS (SELECT 1 FROM ops WHERE cid = ?1)",
+        *(cid, tx.now + tx.retention),
+    )
 
 
-def head_of(tx: Transaction, cid: str, lane: Lane) -> str | None:
-    """The id of what is at the head of a lane's queue."""
-    if lane == "turn":
-        query = "SELECT eid FROM events WHERE cid = ? AND state = 'queued' ORDER BY seq LIMIT 1"
-        row = tx.one(query, cid)
-    else:
-        query = "SELECT id FROM ops WHERE cid = ? AND lane = ? ORDER BY seq LIMIT 1"
-        row = tx.one(query, cid, lane)
-    return None if row is None else row[0]
-
-
-def is_held(tx: Transaction, lease: Lease) -> bool:
+def is_held(row: LaneRow, lease: Lease) -> bool:
     """Whether nobody followed, and the lane was not given back."""
-    has = lane_of(tx, lease.cid, lease.lane)
-    if has is None or has["until"] is None:
-        return False
-    return bool(has["token"] == lease.token and has["epoch"] == lease.epoch)
+    return row.until is not None and (row.token, row.epoch) == (lease.token, lease.epoch)
 
 
 def is_full(tx: Transaction, account: str, lane: Lane, at_once: int) -> bool:
-    """Whether so many turns of the account run already; 0 stands for any number."""
+    """Whether so many turns of the account run already; 0 stands for any number.
+
+    To be asked before the operation begins or ends one, which the file does not know yet.
+    """
     if lane != "turn" or not at_once:
         return False
     query = "SELECT count(*) FROM lanes WHERE lane = 'turn' AND account = ? AND until > ?"
@@ -118,51 +73,42 @@ def take(
     tx: Transaction, cid: str, lane: Lane, token: str, length: int, *, at_once: int
 ) -> Taken | None:
     """Lease the lane if it is due, or again to the token that holds it."""
-    has = lane_of(tx, cid, lane)
-    if has is None:
-        return None
-    if has["token"] == token and has["until"] is not None:
+    row, account = tx.lane(cid, lane), account_of(cid)
+    if row.token == token and row.until is not None:
         return taken(tx, cid, lane)
-    if has["due"] is None or has["due"] > tx.now:
+    if row.due is None or row.due > tx.now or is_full(tx, account, lane, at_once):
         return None
-    if is_full(tx, has["account"], lane, at_once):
-        return None
-    tx.do(
-        "UPDATE lanes SET epoch = epoch + 1, token = ?, until = ? WHERE cid = ? AND lane = ?",
-        *(token, tx.now + length, cid, lane),
-    )
+    row.epoch, row.token, row.until = row.epoch + 1, token, tx.now + length
     if lane == "turn":
-        tx.do("UPDATE events SET starts = starts + 1 WHERE eid = ?", head_of(tx, cid, lane))
-    # One more than before, so that takes within one millisecond go around too.
-    tx.do(
-        "UPDATE accounts SET place = max(place, ?) + 1 WHERE lane = ? AND account = ?",
-        *(tx.now * 1000, lane, account_of(cid)),
-    )
-    schedule(tx, cid, lane)
+        tx.do("UPDATE events SET starts = starts + 1 WHERE eid = ?", row.head)
+    tx.serve(account, lane)
     return taken(tx, cid, lane)
 
 
 def taken(tx: Transaction, cid: str, lane: Lane) -> Taken:
     """A leased lane with everything needed to work on it."""
     queue: Lane = "write" if lane == "turn" else lane
-    has, work = lane_of(tx, cid, lane), lane_of(tx, cid, queue)
-    talk = tx.one("SELECT * FROM conversations WHERE cid = ?", cid)
-    valid = lane == "turn" and talk["snapshot"] is not None and tx.now < talk["snapshot_until"]
+    row, work = tx.lane(cid, lane), tx.lane(cid, queue)
+    talk = tx.one(
+        "SELECT turns, iif(? = 'turn' AND snapshot_until > ?, snapshot, NULL) AS snapshot"
+        " FROM conversations WHERE cid = ?",
+        *(lane, tx.now, cid),
+    )
     ops = tx.all("SELECT id, body FROM ops WHERE cid = ? AND lane = ? ORDER BY seq", cid, queue)
     return Taken(
         lease=Lease(
             cid=cid,
             lane=lane,
-            token=has["token"],
-            epoch=has["epoch"],
-            until=has["until"] / 1000,
+            token=row.token or "",
+            epoch=row.epoch,
+            until=(row.until or 0) / 1000,
         ),
         now=tx.now / 1000,
         events=inbox(tx, cid) if lane == "turn" else (),
         ops=tuple(Op(id=op["id"], body=decoded(op["body"])) for op in ops),
         cursor=as_cursor(work),
-        anchor=text(work["anchor"]),
-        snapshot=decoded(talk["snapshot"]) if valid else None,
+        anchor=text(work.anchor),
+        snapshot=text(talk["snapshot"]),
         turns=talk["turns"],
         paused=lane == "turn" and is_paused(tx, cid),
     )
@@ -183,50 +129,56 @@ def inbox(tx: Transaction, cid: str) -> tuple[QueuedEvent, ...]:
     )
 
 
-def as_cursor(lane: Any) -> Cursor | None:
-    """The cursor in a lane's row."""
-    if lane["op"] is None:
+def as_cursor(row: LaneRow) -> Cursor | None:
+    """The cursor of a lane."""
+    if row.op is None:
         return None
     return Cursor(
-        op_id=lane["op"],
-        pos=lane["pos"],
-        sent_at=None if lane["sent"] is None else lane["sent"] / 1000,
-        tries=lane["tries"],
-        note=text(lane["note"]),
-        heard=lines(text(lane["heard"])),
+        op_id=row.op,
+        pos=row.pos or 0,
+        sent_at=None if row.sent is None else row.sent / 1000,
+        tries=row.tries or 0,
+        note=text(row.note),
+        heard=lines(text(row.heard)),
     )
 
 
 def refusal(
-    tx: Transaction, lease: Lease, op_id: str, pos: int | None = None
+    row: LaneRow, lease: Lease, op_id: str, pos: int | None = None
 ) -> Literal["already", "fenced"] | None:
     """Why the operation at the head of a lane cannot be moved on; None if it can."""
-    if head_of(tx, lease.cid, lease.lane) != op_id:
+    if row.head != op_id:
         return "already"
-    has = lane_of(tx, lease.cid, lease.lane)
-    if has["op"] is not None and pos is not None and has["pos"] > pos:
+    if row.pos is not None and pos is not None and row.pos > pos:
         return "already"
-    return None if is_held(tx, lease) else "fenced"
+    return None if is_held(row, lease) else "fenced"
 
 
-def move_to(tx: Transaction, lease: Lease, op_id: str, pos: int) -> None:
+def move_to(row: LaneRow, op_id: str, pos: int) -> None:
     """Put the cursor on a part; what was noted about an earlier part is forgotten."""
-    tx.do(
-        "UPDATE lanes SET op = ?, pos = ?, tries = 0, sent = NULL, note = NULL, heard = NULL"
-        " WHERE cid = ? AND lane = ? AND (op IS NOT ? OR pos IS NOT ?)",
-        *(op_id, pos, lease.cid, lease.lane, op_id, pos),
-    )
+    if (row.op, row.pos) != (op_id, pos):
+        row.op, row.pos, row.tries = op_id, pos, 0
+        row.sent = row.note = row.heard = None
 
 
-def drop_head(tx: Transaction, lease: Lease, op_id: str) -> None:
+def append(tx: Transaction, cid: str, lane: Lane, ops: Sequence[tuple[str, bytes]]) -> None:
+    """Put operations, each an id and a body, at the end of a lane's queue."""
+    if not ops:
+        return
+    row = tx.lane(cid, lane)
+    if row.head is None:  # an empty lane's delay, if it has one, is still to be kept
+        row.head, row.not_before = ops[0][0], max(row.not_before, tx.now)
+    for op_id, body in ops:
+        tx.do("INSERT INTO ops (cid, lane, id, body) VALUES (?, ?, ?, ?)", cid, lane, op_id, body)
+
+
+def drop_head(tx: Transaction, row: LaneRow) -> None:
     """Remove the operation at the head of the lane's queue."""
-    place = (lease.cid, lease.lane)
-    tx.do("DELETE FROM ops WHERE cid = ? AND lane = ? AND id = ?", *place, op_id)
-    tx.do(
-        "UPDATE lanes SET op = NULL, pos = NULL, sent = NULL, tries = NULL, note = NULL,"
-        " heard = NULL WHERE cid = ? AND lane = ?",
-        *place,
-    )
+    place = (row.cid, row.lane)
+    tx.do("DELETE FROM ops WHERE cid = ? AND lane = ? AND id = ?", *place, row.head)
+    row.op = row.pos = row.sent = row.tries = row.note = row.heard = None
+    if tx.moved(*place).head is None:
+        expire_if_idle(tx, row.cid)
 
 
 def text(data: bytes | None) -> str | None:

@@ -5,7 +5,7 @@ The same functions, under the same names, as the Redis scripts share in ``lua/_p
 
 from __future__ import annotations
 
-from langchain_convsync.stores._sqlite_file import Transaction
+from langchain_convsync.stores._sqlite_transaction import Transaction
 
 
 def follow(tx: Transaction, cid: str) -> str:
@@ -27,13 +27,3 @@ def pause(tx: Transaction, cid: str, length: int) -> None:
 def is_paused(tx: Transaction, cid: str) -> bool:
     """Whether a human has the conversation."""
     return tx.one("SELECT 1 FROM pauses WHERE cid = ? AND until > ?", cid, tx.now) is not None
-
-
-def is_busy(tx: Transaction, cid: str) -> bool:
-    """Whether a conversation has events or operations."""
-    found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE cid = ? AND state = 'queued')"
-        " OR EXISTS (SELECT 1 FROM ops WHERE cid = ?)",
-        *(cid, cid),
-    )
-    return bool(found[0])

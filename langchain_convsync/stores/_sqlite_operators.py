@@ -7,22 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_convsync.stores._checks import call_handle, decoded, renewed_id
-from langchain_convsync.stores._sqlite_file import Transaction
+from langchain_convsync.stores._checks import account_of, call_handle, decoded, encoded, renewed_id
 from langchain_convsync.stores._sqlite_lanes import (
     LANES,
+    append,
     as_cursor,
-    blob,
     due_in,
-    head_of,
     inbox,
-    keep_while_busy,
-    lane_of,
     revive,
-    schedule,
     text,
 )
 from langchain_convsync.stores._sqlite_names import follow
+from langchain_convsync.stores._sqlite_transaction import Transaction
 from langchain_convsync.stores.base import (
     NO_ACCOUNT,
     ConversationView,
@@ -76,7 +72,6 @@ def view(tx: Transaction, cid: str, most: int) -> ConversationView:
     paused = tx.one("SELECT until FROM pauses WHERE cid = ? AND until > ?", cid, tx.now)
     events = inbox(tx, cid)
     lanes = {lane: _lane_view(tx, cid, lane, most) for lane in ("write", "say")} if talk else {}
-    turn = lane_of(tx, cid, "turn") if talk else None
     return ConversationView(
         cid=cid,
         now=tx.now / 1000,
@@ -86,23 +81,23 @@ def view(tx: Transaction, cid: str, most: int) -> ConversationView:
         turn=LaneView(
             depth=len(events),
             due_in=due_in(tx, cid, "turn"),
-            held_until=_seconds(turn and turn["until"]),
+            held_until=_seconds(tx.lane(cid, "turn").until),
         ),
         **lanes,
     )
 
 
 def _lane_view(tx: Transaction, cid: str, lane: Lane, most: int) -> LaneView:
-    has, place = lane_of(tx, cid, lane), (cid, lane)
+    row, place = tx.lane(cid, lane), (cid, lane)
     query = "SELECT id, body FROM ops WHERE cid = ? AND lane = ? ORDER BY seq LIMIT ?"
     depth = tx.one("SELECT count(*) FROM ops WHERE cid = ? AND lane = ?", *place)[0]
     return LaneView(
         depth=depth,
         due_in=due_in(tx, cid, lane),
-        held_until=_seconds(has["until"]),
-        cursor=as_cursor(has),
+        held_until=_seconds(row.until),
+        cursor=as_cursor(row),
         ops=tuple(Op(id=op["id"], body=decoded(op["body"])) for op in tx.all(query, *place, most)),
-        anchor=text(has["anchor"]),
+        anchor=text(row.anchor),
     )
 
 
@@ -128,27 +123,18 @@ def requeue(tx: Transaction, aside: SetAside, token: str, body: str | None) -> s
         tx.do(
             "INSERT INTO events (eid, cid, digest, payload, accepted_at, accepted_by)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            *(note, cid, dead["digest"], dead["payload"] if body is None else blob(body)),
+            *(note, cid, dead["digest"], dead["payload"] if body is None else encoded(body)),
             *(tx.now, note),
         )
+        tx.moved(cid, "turn")
         _bury(tx, aside.id)
     else:
         parked = _unpark(tx, aside)
         if parked is None:
             return None
         revive(tx, cid)
-        if head_of(tx, cid, aside.lane) is None:
-            tx.do(
-                "UPDATE lanes SET not_before = max(not_before, ?) WHERE cid = ? AND lane = ?",
-                *(tx.now, cid, aside.lane),
-            )
-        tx.do(
-            "INSERT INTO ops (cid, lane, id, body) VALUES (?, ?, ?, ?)",
-            *(cid, aside.lane, renewed, parked if body is None else blob(body)),
-        )
+        append(tx, cid, aside.lane, [(renewed, parked if body is None else encoded(body))])
         _remember(tx, note, cid)
-    schedule(tx, cid, aside.lane)
-    keep_while_busy(tx, cid)
     return renewed
 
 
@@ -174,8 +160,8 @@ def forget(tx: Transaction, cid: str) -> None:
         for table in ("events", "ops", "parked", "pauses", "conversations"):
             tx.do(f"DELETE FROM {table} WHERE cid = ?", name)  # noqa: S608 - our own names
         tx.do("DELETE FROM aliases WHERE alias = ?", name)
-        for lane in LANES:
-            schedule(tx, name, lane)
+    for lane in LANES:
+        tx.keep_in_ring(account_of(cid), lane, is_due=False)
 
 
 def _destination(tx: Transaction, cid: str) -> str:

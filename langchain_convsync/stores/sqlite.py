@@ -39,10 +39,10 @@ from langchain_convsync.stores._checks import (
 from langchain_convsync.stores._sqlite_file import (
     MEMORY,
     StoreClock,
-    Transaction,
     connect,
     prepare,
 )
+from langchain_convsync.stores._sqlite_transaction import Transaction
 from langchain_convsync.stores.base import (
     RETENTION,
     Accepted,
@@ -323,11 +323,13 @@ class SQLiteEventStore:
             sql.execute("BEGIN IMMEDIATE")
             with sql:
                 ticks = round(self._clock.monotonic() * 1000)
-                tx = Transaction(sql, self._base + ticks, self._retention)
-                before = sql.total_changes
-                answers = [operation(tx) for operation in operations]
+                now, before, answers = self._base + ticks, sql.total_changes, []
+                for operation in operations:
+                    tx = Transaction(sql, now, self._retention)
+                    answers.append(operation(tx))
+                    tx.flush()
                 if sql.total_changes != before:  # an idle poll writes nothing
-                    tx.do("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", tx.now)
+                    sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
             return answers
 
     @contextmanager
