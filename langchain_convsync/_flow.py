@@ -17,19 +17,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Io(Generic[T]):
-    """One step of I/O that can be performed blocking or awaited."""
+    """One step of I/O that can be performed blocking or awaited.
 
-    __slots__ = ("block", "wait")
+    Args:
+        block: Performs it on the calling thread.
+        wait: Performs it on the running event loop.
+        arguments: What both are given; a turn makes many steps, and closures are dear.
+    """
 
-    def __init__(self, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> None:
-        self.block = block
-        self.wait = wait
+    __slots__ = ("_arguments", "_block", "_wait")
+
+    def __init__(
+        self,
+        block: Callable[[*Ts], T],
+        wait: Callable[[*Ts], Awaitable[T]],
+        *arguments: *Ts,
+    ) -> None:
+        self._block, self._wait, self._arguments = block, wait, arguments
+
+    def block(self) -> T:
+        """Perform it on the calling thread."""
+        return self._block(*self._arguments)
+
+    def wait(self) -> Awaitable[T]:
+        """Perform it on the running event loop."""
+        return self._wait(*self._arguments)
 
     def __iter__(self) -> Generator[Io[Any], Any, T]:
         result: T = yield self
@@ -105,4 +124,4 @@ async def arun(flow: Flow[T] | Io[T]) -> T:
 
 def sleep(seconds: float) -> Io[None]:
     """Let ``seconds`` pass."""
-    return Io(lambda: time.sleep(seconds), lambda: asyncio.sleep(seconds))
+    return Io(time.sleep, asyncio.sleep, seconds)

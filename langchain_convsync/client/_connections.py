@@ -12,7 +12,7 @@ import asyncio
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
@@ -41,19 +41,6 @@ _Loops: TypeAlias = dict[asyncio.AbstractEventLoop, _LoopWire]
 _kept: dict[AsyncWire, AsyncGenerator[None]] = {}
 
 
-class _Exchange(Io[Outcome]):
-    __slots__ = ("_connections", "_request", "_seconds")
-
-    def __init__(self, connections: Connections, request: Request, seconds: float) -> None:
-        self._connections, self._request, self._seconds = connections, request, seconds
-
-    def block(self) -> Outcome:
-        return self._connections.block(self._request, self._seconds)
-
-    def wait(self) -> Awaitable[Outcome]:
-        return self._connections.wait(self._request, self._seconds)
-
-
 class Connections:
     """Opens wires when they are first needed and closes them all.
 
@@ -76,16 +63,14 @@ class Connections:
 
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
         """Send a request over the wire of whoever performs the step."""
-        return _Exchange(self, request, seconds)
+        return Io(self._exchange, self._aexchange, request, seconds)
 
-    def block(self, request: Request, seconds: float) -> Outcome:
-        """Send a request over the blocking wire."""
+    def _exchange(self, request: Request, seconds: float) -> Outcome:
         return self._blocking().exchange(request, seconds)
 
-    async def wait(self, request: Request, seconds: float) -> Outcome:
-        """Send a request over the wire of the running event loop."""
+    async def _aexchange(self, request: Request, seconds: float) -> Outcome:
         if isinstance(self._lent, httpx.Client):
-            return await asyncio.to_thread(self.block, request, seconds)
+            return await asyncio.to_thread(self._exchange, request, seconds)
         wire = await self._awaited()
         return await wire.exchange(request, seconds)
 

@@ -83,7 +83,7 @@ class Flight:
 
     def landing(self, seconds: float) -> Io[TenantInfo | None]:
         """Wait for the leader, for at most so many seconds; None if it found nothing."""
-        return Io(lambda: self._block(seconds), lambda: self._wait(seconds))
+        return Io(self._block, self._wait, seconds)
 
     def _block(self, seconds: float) -> TenantInfo | None:
         try:

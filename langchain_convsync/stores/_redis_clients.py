@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -118,7 +118,7 @@ class RedisClients:
         """
         for delay in (*(() if once else RETRIES), None):
             try:
-                return (yield from _Sent(self, key, commands))
+                return (yield from Io(self._send, self._asend, key, commands))
             except redis.exceptions.NoScriptError:
                 raise
             except _ERRORS as error:
@@ -149,12 +149,10 @@ class RedisClients:
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(closer.aclose(), loop)
 
-    def send(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
-        """The answers of commands, asked for once."""
+    def _send(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
         return _blocked(self._client(), key, commands)
 
-    async def asend(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
-        """:meth:`send` on the running event loop; a script may share its way with others."""
+    async def _asend(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1 and commands[0][0] in _SCRIPTS and not self.is_cluster:
             return [await self._scripts.ask(commands[0], self._client_here)]
         return await _awaited(await self._client_here(), key, commands)
@@ -219,19 +217,6 @@ class RedisClients:
         if self._closed:
             message = "this store is closed"
             raise ClosedError(message)
-
-
-class _Sent(Io[list[Any]]):
-    __slots__ = ("_clients", "_commands", "_key")
-
-    def __init__(self, clients: RedisClients, key: bytes, commands: Sequence[Command]) -> None:
-        self._clients, self._key, self._commands = clients, key, commands
-
-    def block(self) -> list[Any]:
-        return self._clients.send(self._key, self._commands)
-
-    def wait(self) -> Awaitable[list[Any]]:
-        return self._clients.asend(self._key, self._commands)
 
 
 def _blocked(client: Any, key: bytes, commands: Sequence[Command]) -> list[Any]:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -306,11 +306,14 @@ class SQLiteEventStore:
         await asyncio.to_thread(self.close)
 
     def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
-        def block() -> T:
-            answers: list[T] = self._transact([operation])
-            return answers[0]
+        return Io(self._perform, self._aperform, operation)
 
-        return Io(block, lambda: self._batches.ask(operation, self._on_own_thread))
+    def _perform(self, operation: Callable[[Transaction], T]) -> T:
+        answers: list[T] = self._transact([operation])
+        return answers[0]
+
+    def _aperform(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+        return self._batches.ask(operation, self._on_own_thread)
 
     async def _on_own_thread(self, operations: Sequence[Operation]) -> list[Any]:
         loop, thread = asyncio.get_running_loop(), self._own_thread()

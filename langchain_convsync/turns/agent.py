@@ -163,9 +163,7 @@ def baseline(call: Call) -> Flow[Before]:
     graph: Any = _unbound(call.agent)
     if not getattr(graph, "checkpointer", None):
         return Before()
-    state = yield from Io(
-        lambda: graph.get_state(call.config), lambda: graph.aget_state(call.config)
-    )
+    state = yield from Io(graph.get_state, graph.aget_state, call.config)
     if not state.interrupts:
         return Before(state.values)
 
