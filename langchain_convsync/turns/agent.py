@@ -108,16 +108,16 @@ def call_for(
     thread: str,
     facts: Mapping[str, str | None] | None = None,
 ) -> Call:
-    """The default call: history and new messages, or only the new ones where the agent remembers.
+    """The default call: history and new messages.
 
     Args:
         agent: The agent.
-        history: The conversation before this turn.
+        history: The conversation before this turn; nothing where the agent remembers it.
         new: The customer's new messages; their ids are the same when the turn is run again.
         thread: A handle for the agent's own memory; it reveals no phone number.
         facts: What tracers are told besides; nothing that names a customer.
     """
-    given = list(new) if has_memory(agent) else [*history, *new]
+    given = [*history, *new]
     config = _traced(agent, {"thread_id": thread, **(facts or {})})
     if has_memory(agent):
         config["configurable"] = {"thread_id": thread, "session_id": thread}

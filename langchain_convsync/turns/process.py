@@ -283,11 +283,11 @@ class Processor:
         events = attempt.batch.asked
         new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
-        call = call_for(agent, to_langchain(conversation.said), new, thread=thread, facts=facts)
-        if self._prepare is not None:
-            given = self._prepare(conversation, [event for _, event in events])
-            call = replace(call, input=given)
-        return call, record
+        if self._prepare is None:
+            history = [] if owns_history else to_langchain(conversation.said)
+            return call_for(agent, history, new, thread=thread, facts=facts), record
+        given = self._prepare(conversation, [event for _, event in events])
+        return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record
 
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
         if self._extractor is not None:
