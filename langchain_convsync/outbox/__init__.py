@@ -5,7 +5,7 @@
 
 from langchain_convsync.outbox.compose import as_ops, overlaid, writes_for
 from langchain_convsync.outbox.delivery import Outbox, Unverifiable
-from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
+from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
 from langchain_convsync.outbox.replies import Replies, WAHAReply
 from langchain_convsync.outbox.reply import Reply, echo_note, is_ours
 
@@ -23,5 +23,6 @@ __all__ = [
     "is_ours",
     "overlaid",
     "overlay",
+    "target_of",
     "writes_for",
 ]

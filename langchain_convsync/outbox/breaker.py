@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
@@ -14,6 +14,8 @@ from langchain_convsync.errors import APIError
 from langchain_convsync.settings import CallTarget
 
 T = TypeVar("T")
+#: Tells for which tenant and bot a server is asked; only a silent or failing one is a question.
+Whose: TypeAlias = Callable[[], CallTarget]
 
 #: Failures in a row after which a server is left alone for a while.
 PATIENCE = 3
@@ -49,10 +51,12 @@ class Breaker:
         self._silent: dict[CallTarget, _Silence] = {}
         self._lock = threading.Lock()
 
-    def wait(self, target: CallTarget) -> float:
+    def wait(self, whose: Whose) -> float:
         """Seconds to leave the server alone; at 0.0 the caller may ask, now."""
+        if not self._silent:
+            return 0.0
         with self._lock:
-            silence, now = self._silent.get(target), self._clock()
+            silence, now = self._silent.get(whose()), self._clock()
             if silence is None or silence.failures < PATIENCE:
                 return 0.0
             if now < silence.until:
@@ -62,22 +66,23 @@ class Breaker:
             silence.trying, silence.until = True, now + silence.seconds
             return 0.0
 
-    def watched(self, target: CallTarget, request: Flow[T]) -> Flow[T]:
+    def watched(self, whose: Whose, request: Flow[T]) -> Flow[T]:
         """A request whose end is noted."""
         try:
             answer = yield from request
         except APIError as error:
             if error.status_code is None or error.status_code >= 500:
-                self._failed(target)
+                self._failed(whose())
             else:
-                self._answered(target)
+                self._answered(whose)
             raise
-        self._answered(target)
+        self._answered(whose)
         return answer
 
-    def _answered(self, target: CallTarget) -> None:
-        with self._lock:
-            self._silent.pop(target, None)
+    def _answered(self, whose: Whose) -> None:
+        if self._silent:
+            with self._lock:
+                self._silent.pop(whose(), None)
 
     def _failed(self, target: CallTarget) -> None:
         with self._lock:

@@ -91,7 +91,7 @@ class Outbox(Queue[Job]):
         )
         if isinstance(step, Wait):
             return step.seconds
-        if silence := self.breaker.wait(head.write.target):
+        if silence := self.breaker.wait(head.whose):
             raise Held(silence)
         match step:
             case Send():
@@ -103,7 +103,7 @@ class Outbox(Queue[Job]):
         yield from self._begun(job, attempt=step.attempt, need=ATTEMPT, note=job.note)
         try:
             request = self._request(job)
-            answer = yield from self.breaker.watched(job.write.target, request)
+            answer = yield from self.breaker.watched(job.whose, request)
         except ConversationNotFoundError:
             return (yield from self._move(job))
         except ConversationMismatchError as error:
@@ -262,7 +262,7 @@ class Outbox(Queue[Job]):
             timeout=self._time(job),
             attempts=1,
         )
-        return self.breaker.watched(write.target, request)
+        return self.breaker.watched(job.whose, request)
 
     def _told(self, head: Job, reason: str) -> None:
         telemetry.count("parked", operation=head.write.kind)

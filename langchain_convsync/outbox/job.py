@@ -10,7 +10,7 @@ from langchain_convsync.models import Conversation, PartialConversation, StateUp
 from langchain_convsync.outbox.carry import carried, place_written
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, is_recorded
 from langchain_convsync.outbox.queue import Head
-from langchain_convsync.settings import ServerProfile
+from langchain_convsync.settings import CallTarget, ServerProfile
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +26,10 @@ class Job(Head):
     write: Write
     carries: bool
     read: Conversation | None = None
+
+    def whose(self) -> CallTarget:
+        """Whom every answer must be about."""
+        return self.write.target
 
     @property
     def done(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,8 +36,7 @@ from langchain_convsync.models import Conversation, ConversationMessage, StateUp
 from langchain_convsync.outbox.compose import as_ops, writes_for
 from langchain_convsync.outbox.delivery import Outbox
 from langchain_convsync.outbox.memory import Known, Memory, Pending
-from langchain_convsync.outbox.plan import FRESH, Anchor, Write
-from langchain_convsync.settings import CallTarget
+from langchain_convsync.outbox.plan import FRESH, Anchor, Write, target_of
 from langchain_convsync.stores.base import Commit, EventStore, NewEvent, Taken, new_token
 
 logger = logging.getLogger(__name__)
@@ -258,9 +258,8 @@ class Journal:
         request = Access(self._api, ref, None).read(timeout=timeout, attempts=attempts)
         if known is None:
             return (yield from request)
-        seen = known.conversation
-        target = CallTarget(subdomain=seen.subdomain, bot_id=seen.bot_id)
-        return (yield from self._outbox.breaker.watched(target, request))
+        whose = partial(target_of, known.conversation)
+        return (yield from self._outbox.breaker.watched(whose, request))
 
     def _of(self, cid: str, ref: ConversationRef, known: Known | None) -> Flow[Known]:
         """What is known of the very conversation that was written to."""

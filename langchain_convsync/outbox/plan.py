@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -137,7 +137,7 @@ class Write(BaseModel):
         """The operation that a store keeps as ``body``; read once, since nobody changes it."""
         return _stored(body)
 
-    @property
+    @cached_property
     def target(self) -> CallTarget:
         """Whom every answer must be about."""
         return CallTarget(subdomain=self.subdomain, bot_id=self.bot_id)
@@ -156,6 +156,11 @@ class Write(BaseModel):
 @lru_cache(maxsize=1024)
 def _stored(body: str) -> Write:
     return Write.model_validate_json(body)
+
+
+def target_of(conversation: Conversation) -> CallTarget:
+    """The tenant and bot of a conversation."""
+    return CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,7 @@ def overlay(
     history = [] if is_new else conversation.said
     found = None if anchor is None else anchor.index(history)
     place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
-    tenant = CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
+    tenant = target_of(conversation)
     patch = StateUpdate()
     for number, write in enumerate(writes):
         if write.target != tenant:

@@ -7,11 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
+from functools import cached_property
 
 from langchain_convsync.context import ConversationRef
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
-from langchain_convsync.outbox import Anchor, Reply, Write, as_ops, overlaid, overlay, writes_for
-from langchain_convsync.settings import ServerProfile
+from langchain_convsync.outbox import (
+    Anchor,
+    Reply,
+    Write,
+    as_ops,
+    overlaid,
+    overlay,
+    target_of,
+    writes_for,
+)
+from langchain_convsync.settings import CallTarget, ServerProfile
 from langchain_convsync.stores.base import Commit, Op, Taken
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
@@ -51,13 +61,25 @@ class Seen:
             seen = _without(seen, own)
         return cls(seen, base)
 
-    @classmethod
-    def snapshot(cls, taken: Taken, now: datetime) -> Seen | None:
-        """What the last turn left behind, while its session lives."""
-        if taken.snapshot is None:
-            return None
-        conversation = Conversation.model_validate_json(taken.snapshot)
-        return None if conversation.expired(now) else cls(conversation)
+
+class LastTurn:
+    """What the last turn left behind, while its session lives; it is seldom needed, hence read then.
+
+    Args:
+        snapshot: As the turn stored it.
+    """
+
+    def __init__(self, snapshot: str) -> None:
+        self._snapshot = snapshot
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The conversation after that turn."""
+        return Conversation.model_validate_json(self._snapshot)
+
+    def whose(self) -> CallTarget:
+        """The tenant and bot that it was about."""
+        return target_of(self.conversation)
 
 
 @dataclass(slots=True)
@@ -160,7 +182,7 @@ def _known(taken: Taken, session_id: str) -> Sequence[Said]:
     """The end of the history as the last turn of this session left it."""
     if taken.snapshot is None:
         return ()
-    left = Conversation.model_validate_json(taken.snapshot)
+    left = LastTurn(taken.snapshot).conversation
     return left.said if left.session_id == session_id else ()
 
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
@@ -47,7 +46,7 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
-from langchain_convsync.turns.ending import Attempt, Ending, Seen
+from langchain_convsync.turns.ending import Attempt, Ending, LastTurn, Seen
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.turn import Batch, Status, Turn
 
@@ -182,29 +181,28 @@ class Processor:
 
     def _read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
-        snapshot = Seen.snapshot(attempt.taken, datetime.now(UTC))
-        if snapshot is None:
+        if attempt.taken.snapshot is None:
             read = yield from self._find(attempt, READ_TIME)
         else:
+            last = LastTurn(attempt.taken.snapshot)
             try:
-                read = yield from self._look(attempt, snapshot.conversation)
+                read = yield from self._look(attempt, last)
             except ConversationNotFoundError:
                 raise
             except APIError:
                 telemetry.count("snapshots_used")
-                attempt.see(snapshot)
+                attempt.see(Seen(last.conversation))
                 return
         recorded = attempt.batch if self._api.profile.records_inbound else None
         attempt.see(Seen.read(read, attempt.taken, recorded))
 
-    def _look(self, attempt: Attempt, known: Conversation) -> Flow[Conversation]:
+    def _look(self, attempt: Attempt, last: LastTurn) -> Flow[Conversation]:
         """Read the conversation, unless the server is known not to answer for its tenant."""
-        target = CallTarget(subdomain=known.subdomain, bot_id=known.bot_id)
-        if self._breaker.wait(target):
+        if self._breaker.wait(last.whose):
             message = "the API server did not answer a moment ago"
             raise APIConnectionError(message)
         finding = self._find(attempt, SPARE_READ_TIME)
-        return (yield from self._breaker.watched(target, finding))
+        return (yield from self._breaker.watched(last.whose, finding))
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; patient where the server's webhook is late."""
