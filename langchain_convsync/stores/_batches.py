@@ -16,6 +16,9 @@ from weakref import WeakKeyDictionary
 
 Q = TypeVar("Q")
 
+#: Questions in a batch from which on others are likely to be asked in a moment.
+CROWD = 4
+
 
 @dataclass(slots=True)
 class _Line(Generic[Q]):
@@ -35,10 +38,13 @@ class Batches(Generic[Q]):
     Args:
         most: Batches under way at a time. What is asked meanwhile waits for the end of one, and
             makes the next.
+        pause: Seconds between a crowded batch and the next one, so that fewer do: what PostgreSQL
+            calls ``commit_delay``.
     """
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, pause: float = 0.0) -> None:
         self._most = most
+        self._pause = pause
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line[Q]] = WeakKeyDictionary()
 
     async def ask(self, question: Q, answer: Answer[Q]) -> Any:
@@ -61,6 +67,12 @@ class Batches(Generic[Q]):
         line.under_way.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
+            if self._pause and len(batch) >= CROWD:
+                loop.call_later(self._pause, go_on, task)
+            else:
+                go_on(task)
+
+        def go_on(task: asyncio.Task[None]) -> None:
             line.under_way.discard(task)
             self._send(loop, line, answer)
 

@@ -63,6 +63,9 @@ from langchain_convsync.stores.base import (
 )
 
 logger = logging.getLogger(__name__)
+#: Seconds that a busy event loop collects operations for the next commit.
+GROUP_PAUSE = 0.002
+
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Transaction], Any]
 
@@ -95,7 +98,7 @@ class SQLiteEventStore:
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
         self._thread: ThreadPoolExecutor | None = None
-        self._batches: Batches[Operation] = Batches(most=1)
+        self._batches: Batches[Operation] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = False
 
     @property

@@ -63,7 +63,7 @@ class Seen:
 
 
 class LastTurn:
-    """What the last turn left behind, while its session lives; it is seldom needed, hence read then.
+    """What the last turn left behind, while its session lives: seldom needed, and read only then.
 
     Args:
         snapshot: As the turn stored it.

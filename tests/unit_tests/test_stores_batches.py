@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from langchain_convsync import SQLiteEventStore
-from langchain_convsync.stores._batches import Batches
+from langchain_convsync.stores._batches import CROWD, Batches
 
 
 class Answering:
@@ -83,6 +84,33 @@ async def test_what_is_asked_meanwhile_travels_beside_or_behind(
 
     assert await asyncio.gather(*asked) == [2, 4, 6]
     assert answering.batches == expected
+
+
+async def test_behind_a_crowd_more_is_waited_for_but_not_behind_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A commit costs the same for one and for many; who is alone does not wait for others."""
+    answering, batches = Answering(), Batches[int](most=1, pause=60.0)
+    timers: list[Any] = []
+
+    def call_later(delay: float, callback: Any, *arguments: Any) -> None:
+        timers.append((delay, partial(callback, *arguments)))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
+
+    assert [await batches.ask(number, answering) for number in (1, 2)] == [2, 4]
+    crowd = range(1, CROWD + 1)
+    await asyncio.gather(*(batches.ask(number, answering) for number in crowd))
+    asked = []
+    for number in (8, 9):
+        asked.append(asyncio.create_task(batches.ask(number, answering)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    ((delay, timer),) = timers
+    timer()
+
+    assert await asyncio.gather(*asked) == [16, 18]
+    assert (delay, answering.batches) == (60.0, [[1], [2], [*crowd], [8, 9]])
 
 
 async def test_who_is_cancelled_spoils_no_batch() -> None:
