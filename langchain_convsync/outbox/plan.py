@@ -288,15 +288,15 @@ def overlay(
                 place = len(history) - 1
             else:
                 place = found
-    shown = conversation.with_history(entries)
-    changes: dict[str, Any] = {"metadata": {**conversation.metadata, **patch.metadata}}
-    if patch.context:
-        changes["context"] = {**shown.context, **patch.context, "previousMessages": entries}
+    changes: dict[str, Any] = {
+        "context": {**conversation.context, **patch.context, "previousMessages": entries},
+        "metadata": {**conversation.metadata, **patch.metadata},
+    }
     if patch.intent is not None:
         changes["current_intent"] = patch.intent
     if patch.step is not None:
         changes["current_step"] = patch.step
-    return shown.model_copy(update=changes)
+    return conversation.model_copy(update=changes)
 
 
 def _find(history: Sequence[Words], message: Words, start: int) -> int | None:
