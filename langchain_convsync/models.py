@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -42,8 +41,10 @@ def _text(value: Any) -> str:
 def _iso(value: Any) -> Any:
     """ISO 8601 becomes a time: Python's share one UTC, each of pydantic's keeps its own."""
     if isinstance(value, str) and value[4:5] == "-":
-        with suppress(ValueError):
+        try:
             return datetime.fromisoformat(value)
+        except ValueError:
+            pass
     return value
 
 
@@ -108,6 +109,13 @@ def _look(entry: dict[str, Any]) -> tuple[str, str]:
         role if isinstance(role, str) else _text(role),
         content if isinstance(content, str) else _text(content),
     )
+
+
+def _is_like(entry: dict[str, Any], role: str, content: str) -> bool:
+    said = entry.get("content")
+    if isinstance(said, str) and said != content:  # nearly all of a history
+        return False
+    return _look(entry) == (role, content)
 
 
 class Said(NamedTuple):
@@ -183,8 +191,8 @@ class _ConversationFields(WireModel):
 
     def said_like(self, words: Words) -> list[Said]:
         """What of the history reads like these words."""
-        look = (words.role, words.content)
-        return [Said.of(entry) for entry in self.entries if _look(entry) == look]
+        role, content = words.role, words.content
+        return [Said.of(entry) for entry in self.entries if _is_like(entry, role, content)]
 
     def with_history(self, entries: list[dict[str, Any]]) -> Self:
         """A copy with another history."""
