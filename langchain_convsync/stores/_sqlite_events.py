@@ -152,10 +152,10 @@ def _known(tx: Transaction, event: NewEvent) -> Any:
 
 def _sweep(tx: Transaction) -> None:
     found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?1)"
-        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?1)"
-        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?1)",
-        tx.now,
+        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)"
+        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?)"
+        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?)",
+        *(tx.now, tx.now, tx.now),
     )
     if not found[0]:
         return
@@ -172,9 +172,9 @@ def _enqueue(
 ) -> None:
     revive(tx, cid)
     tx.do(
-        "UPDATE conversations SET quiet = ?2, max_quiet = ?3"
-        " WHERE cid = ?1 AND (quiet, max_quiet) <> (?2, ?3)",
-        *(cid, quiet, max_quiet),
+        "UPDATE conversations SET quiet = ?, max_quiet = ?"
+        " WHERE cid = ? AND (quiet, max_quiet) <> (?, ?)",
+        *(quiet, max_quiet, cid, quiet, max_quiet),
     )
     tx.do(
         "INSERT INTO events (eid, cid, digest, payload, accepted_at, accepted_by)"
@@ -201,8 +201,8 @@ def _bring_along(tx: Transaction, name: str, cid: str) -> None:
 
 def _end(tx: Transaction, eid: str, commit: Commit, by: str) -> None:
     tx.do(
-        "UPDATE events SET state = ?1, outcome = ?2, ended_by = ?3, expires = ?4,"
-        " payload = iif(?1 = 'dead', payload, NULL) WHERE eid = ?5",
+        "UPDATE events SET state = ?, outcome = ?, ended_by = ?, expires = ?,"
+        " payload = iif(?, payload, NULL) WHERE eid = ?",
         *("dead" if commit.dead else "done", blob(commit.outcomes.get(eid)), by),
-        *(None if commit.dead else tx.now + tx.retention, eid),
+        *(None if commit.dead else tx.now + tx.retention, commit.dead, eid),
     )

@@ -38,18 +38,18 @@ def revive(tx: Transaction, cid: str, *, quiet: int = 0, max_quiet: int = 0) -> 
     tx.do(begin, cid, quiet, max_quiet)
     tx.do(
         "INSERT INTO lanes (cid, account, lane)"
-        " VALUES (?1, ?2, 'turn'), (?1, ?2, 'write'), (?1, ?2, 'say')",
-        *(cid, account_of(cid)),
+        " VALUES (?, ?, 'turn'), (?, ?, 'write'), (?, ?, 'say')",
+        *((cid, account_of(cid)) * 3),
     )
 
 
 def expire_if_idle(tx: Transaction, cid: str) -> None:
     """To be called when the last of a queue was taken away: only an idle conversation expires."""
     tx.do(
-        "UPDATE conversations SET expires = ?2 WHERE cid = ?1"
-        " AND NOT EXISTS (SELECT 1 FROM events WHERE cid = ?1 AND state = 'queued')"
-        " AND NOT EXISTS (SELECT 1 FROM ops WHERE cid = ?1)",
-        *(cid, tx.now + tx.retention),
+        "UPDATE conversations SET expires = ? WHERE cid = ?"
+        " AND NOT EXISTS (SELECT 1 FROM events WHERE cid = ? AND state = 'queued')"
+        " AND NOT EXISTS (SELECT 1 FROM ops WHERE cid = ?)",
+        *(tx.now + tx.retention, cid, cid, cid),
     )
 
 

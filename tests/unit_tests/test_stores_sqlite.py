@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_convsync import telemetry
+from langchain_convsync import stores, telemetry
 from langchain_convsync.errors import (
     ClosedError,
     ConfigurationError,
@@ -303,3 +304,12 @@ def test_a_store_that_nobody_closes_closes_its_file() -> None:
 
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         sql.execute("SELECT 1")
+
+
+def test_statements_bind_their_values_by_question_marks_alone() -> None:
+    """Python 3.12 takes ``?1`` for a name, and warns each time."""
+    folder = Path(stores.__file__).parent
+
+    numbered = [p.name for p in folder.glob("_sqlite_*.py") if re.search(r"\?\d", p.read_text())]
+
+    assert not numbered
