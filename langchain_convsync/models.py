@@ -119,7 +119,7 @@ def _is_like(entry: dict[str, Any], role: str, content: str) -> bool:
 
 
 class Said(NamedTuple):
-    """Words that were read, and will not be written: a tenth of what a model costs."""
+    """Words that were read, and will not be written: one object where a model is five."""
 
     role: str
     content: str
@@ -130,6 +130,9 @@ class Said(NamedTuple):
         """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
         sent = entry.get("timestamp")
         return cls(*_look(entry), None if sent is None else _time(sent))
+
+    def __repr__(self) -> str:
+        return f"Said(role={self.role!r}, timestamp={self.timestamp!r})"
 
 
 #: What somebody said, as a history holds it.

@@ -124,6 +124,14 @@ def test_words_that_are_only_read_are_those_of_the_messages(entries: list[Any]) 
         assert found.said_like(words) == [each for each in found.said if each[:2] == words[:2]]
 
 
+def test_words_that_are_only_read_are_not_shown_either() -> None:
+    """Reprs end up in logs and traces."""
+    shown = repr(conversation().said)
+
+    assert "Hola" not in shown
+    assert "Said(role='user'" in shown
+
+
 @pytest.mark.parametrize(
     ("sent", "read"),
     [
