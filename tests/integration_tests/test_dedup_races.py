@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -122,6 +125,18 @@ except (FencedError, RuntimeError) as error:
 """
 
 
+@contextmanager
+def nobody_writing(store_url: str) -> Iterator[None]:
+    """Who is stopped in the middle of a transaction keeps SQLite's file locked for all others."""
+    if not store_url.startswith("sqlite:"):
+        yield
+        return
+    path = store_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("BEGIN IMMEDIATE")
+        yield
+
+
 def taken_over(store: EventStore, handle: Callable[[], None]) -> None:
     """Process the event as soon as it can be had."""
     while True:
@@ -141,11 +156,17 @@ def test_a_process_that_was_stopped_beyond_its_lease_changes_nothing(
     store, others = open_store(durable_store_url), []
     command = [sys.executable, "-c", ZOMBIE, durable_store_url, ending]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as zombie:
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as zombie,
+        ExitStack() as end,
+    ):
+        end.callback(zombie.kill)  # whatever happens here: a stopped process does not end
         assert zombie.stdin is not None
         assert zombie.stdout is not None
         assert zombie.stdout.readline() == "acquired\n"
-        zombie.send_signal(signal.SIGSTOP)
+        with nobody_writing(durable_store_url):
+            zombie.send_signal(signal.SIGSTOP)
+            os.waitpid(zombie.pid, os.WUNTRACED)
 
         def wake_it() -> None:
             assert zombie.stdin is not None
