@@ -218,7 +218,9 @@ class Journal:
         cid = yield from self._cid(ref)
         if cid in self._memory.waiting:
             yield from self._catch_up(cid, (yield from self._look(cid, ref)))
-        if not (yield from self._outbox.drain(cid, budget=INLINE, strict=True)):
+        recorded = yield from self._store.due("turn", cid)  # by another process, for example
+        delivered = yield from self._outbox.drain(cid, budget=INLINE, strict=True)
+        if recorded is not None or not delivered:
             message = "earlier messages are still on their way to the API server; try again later"
             raise APIConnectionError(message)
         self._memory.forget(cid)
@@ -281,13 +283,13 @@ class Journal:
                 raise StoreError(message)
             if accepted.state != "queued":
                 return  # whoever was at the inbox has committed them
-            if known is None or self._clock() > until:
-                self._memory.waiting.add(event.cid)
-                return
-            if (taken := accepted.taken) is not None:
+            if (taken := accepted.taken) is not None:  # however late it is: nobody else can now
                 if (yield from self.commit(taken, known)) == len(taken.events):
                     return
                 continue
+            if known is None or self._clock() > until:
+                self._memory.waiting.add(event.cid)
+                return
             yield from sleep(min(look, accepted.due_in or look))
             look = min(LAST_LOOK, look * 2)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     StoreUnavailableError,
 )
+from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore, open_store
@@ -467,6 +470,38 @@ def test_messages_that_somebody_else_has_taken_over_are_left_to_them(
     assert follower is not None
     assert (run(journal.commit(taken)), run(journal.commit(follower))) == (0, 1)
     assert run(store.backlog()).writes == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_history_is_not_cleared_while_somebody_else_is_at_its_messages(
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore
+) -> None:
+    """Whoever it is queues them in a moment, and they would come back into the empty history."""
+    taken = waiting(server, client, store)
+    server.start()
+
+    with pytest.raises(APIConnectionError, match="on their way"):
+        memory(client, store).clear()
+    run(Journal(api_of(client), store).commit(taken))
+    memory(client, store).clear()
+
+    assert (words(server), run(store.backlog()).writes) == ([], 0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_messages_that_were_recorded_late_are_queued_all_the_same(
+    client: ConvSyncClient, store: EventStore
+) -> None:
+    """Their inbox is leased to whoever recorded them: nobody else could queue them for a while."""
+    memory(client, store).add_messages([HumanMessage("Hola")])
+    now = time.monotonic()
+    clock = itertools.chain((now, now), itertools.repeat(now + 1000.0))  # the store took so long
+    journal = Journal(api_of(client), store, clock=lambda: next(clock))
+
+    run(journal.write(ConversationRef(PHONE), [ConversationMessage(role="bot", content="¡Hola!")]))
+
+    left = run(store.backlog())
+    assert (left.queued, left.writes) == (0, 1)
 
 
 #: Adds two messages, and hangs where it is told to.
