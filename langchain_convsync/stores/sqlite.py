@@ -64,7 +64,7 @@ from langchain_convsync.stores.base import (
 
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
-GROUP_PAUSE = 0.002
+GROUP_PAUSE = 0.003
 
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Transaction], Any]

@@ -17,7 +17,7 @@ from langchain_convsync.turns.bell import Bell
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at a store without due work: doubled each time, up to the last.
+#: Seconds between looks at a store without due work: after some, doubled each time, up to the last.
 FIRST_LOOK, LAST_LOOK = 0.01, 0.25
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0
@@ -134,7 +134,7 @@ class Crew:
         self.ring(*self._lanes)
 
     def _serve(self, lane: Lane) -> Flow[None]:
-        look = FIRST_LOOK
+        look = LAST_LOOK
         while not self._stopping.is_set():
             try:
                 worked = yield from self._tried(lane)
