@@ -76,7 +76,7 @@ def identity_of(text: object) -> str | None:
     return _identity(text)
 
 
-@lru_cache(maxsize=4096)  # a turn asks several times
+@lru_cache(maxsize=1024)  # a turn asks several times
 def _identity(text: str) -> str | None:
     if _E164.fullmatch(text):
         return text
@@ -173,7 +173,7 @@ def path_segment(text: object) -> str:
     return segment
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _segment(text: str) -> str | None:
     return quote(text, safe="") if _fits_in_a_segment(text) else None
 
