@@ -72,7 +72,7 @@ class Breaker:
             answer = yield from request
         except APIError as error:
             if error.status_code is None or error.status_code >= 500:
-                self._failed(whose())
+                self._failed(whose)
             else:
                 self._answered(whose)
             raise
@@ -84,9 +84,9 @@ class Breaker:
             with self._lock:
                 self._silent.pop(whose(), None)
 
-    def _failed(self, target: CallTarget) -> None:
+    def _failed(self, whose: Whose) -> None:
         with self._lock:
-            silence = self._silent.setdefault(target, _Silence())
+            silence = self._silent.setdefault(whose(), _Silence())
             silence.failures += 1
             opens = silence.failures == PATIENCE
             if not (opens or silence.trying):

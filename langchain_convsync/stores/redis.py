@@ -357,8 +357,7 @@ class RedisEventStore:
     def _answer(
         self, name: str, keys: list[bytes], sent: list[bytes], parse: Callable[[Any], T]
     ) -> Flow[T]:
-        if self._handles is None:
-            yield from self._opened()
+        yield from self._opened()
         return parse((yield from self._run(name, keys, sent)))
 
     def _take_any(self, lane: Lane, arguments: list[Argument]) -> Flow[Taken | None]:

@@ -17,7 +17,7 @@ from langchain_convsync.turns.bell import Bell
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at a store without due work: after some, doubled each time, up to the last.
+#: Seconds between looks for due work: the first behind some that was found, then doubled each time.
 FIRST_LOOK, LAST_LOOK = 0.01, 0.25
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0

@@ -17,6 +17,7 @@ from langchain_convsync.cli._doctor.judging import WRITING
 from langchain_convsync.client import Api
 from langchain_convsync.errors import APIStatusError, ConvSyncError
 from langchain_convsync.models import Conversation, PartialConversation, StateUpdate
+from langchain_convsync.outbox import target_of
 from langchain_convsync.settings import OBSERVED_INTENTS, CallTarget
 
 #: The context keys that stay behind where a sync cannot take keys away.
@@ -92,7 +93,7 @@ class Trial:
         return dict(read.context) if self.replaces else {}
 
     def _target(self) -> CallTarget:
-        return CallTarget(subdomain=self.before.subdomain, bot_id=self.before.bot_id)
+        return target_of(self.before)
 
 
 Step: TypeAlias = Callable[[Trial], Flow[list[Finding]]]
