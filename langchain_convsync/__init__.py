@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         ConvSyncClient,
         WAHAClient,
     )
-    from langchain_convsync.context import ConversationRef, in_conversation
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
         APIConnectionError,
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
         UnknownConversationError,
         WAHAError,
     )
-    from langchain_convsync.llm_extraction import llm_extractor
     from langchain_convsync.models import (
         Conversation,
         ConversationMessage,
@@ -63,6 +61,8 @@ if TYPE_CHECKING:
     from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
+    from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+    from langchain_convsync.surfaces.llm_extraction import llm_extractor
     from langchain_convsync.tools import (
         AddMessage,
         ConvSyncToolkit,
@@ -79,7 +79,7 @@ _MODULES = {
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "AsyncWAHAClient", "ConvSyncClient", "WAHAClient"),
-    "context": ("ConversationRef", "in_conversation"),
+    "surfaces.context": ("ConversationRef", "in_conversation"),
     "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
         "APIConnectionError",
@@ -110,7 +110,7 @@ _MODULES = {
         "UnknownConversationError",
         "WAHAError",
     ),
-    "llm_extraction": ("llm_extractor",),
+    "surfaces.llm_extraction": ("llm_extractor",),
     "models": (
         "Conversation",
         "ConversationMessage",

@@ -1,8 +1,8 @@
 """How a conversation and a turn look in a notebook: IPython's display protocol.
 
 What is shown comes from outside and may be kept with the notebook: every text is escaped, cut to
-size, and long numbers in it are masked, because they may be phone numbers. Nothing is coloured but
-backgrounds, half transparent, so it reads on dark and light pages, and without any style as well.
+size, and long numbers in it are masked, because they may be phone numbers. Only backgrounds are
+tinted, half transparent, so it reads on dark and light pages, and without any style as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEFT, _RIGHT = ("0.4em 4em 0 0", _GREY), ("0.4em 0 0 4em", _GREEN)
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class Summary:
     """What is shown: a title and facts on one line, then who said what.
 
     Args:
@@ -39,33 +39,33 @@ class Card:
     messages: Sequence[tuple[str, str]] = ()
 
     def html(self) -> str:
-        """The card for a notebook."""
-        import html  # all of HTML's entities, for which whoever shows no card need not wait
+        """The summary for a notebook."""
+        import html  # all of HTML's entities, heavy, and needed in notebooks only
 
-        told = [f"{name} <b>{html.escape(text)}</b>" for name, text in self._told()]
-        lines = [f"<div>{' · '.join([f'<b>{html.escape(_cut(self.title))}</b>', *told])}</div>"]
+        facts = [f"{name} <b>{html.escape(text)}</b>" for name, text in self._facts()]
+        lines = [f"<div>{' · '.join([f'<b>{html.escape(_cut(self.title))}</b>', *facts])}</div>"]
         lines += [f"<div><i>{note}</i></div>" for note in self._left_out()]
         for speaker, text in self.messages[-MOST_MESSAGES:]:
             margin, background = _LEFT if speaker == "customer" else _RIGHT
-            said = html.escape(_shown(text)).replace("\n", "<br>")
+            said = html.escape(_safe(text)).replace("\n", "<br>")
             lines.append(
                 f'<div style="margin: {margin}; background: {background}; {_BUBBLE}">'
-                f"<b>{html.escape(_shown(speaker))}</b><br><bdi>{said}</bdi></div>"
+                f"<b>{html.escape(_safe(speaker))}</b><br><bdi>{said}</bdi></div>"
             )
         return f'<div style="max-width: 40em">{"".join(lines)}</div>'
 
     def text(self) -> str:
-        """The card for a terminal."""
-        told = [f"{name} {text}" for name, text in self._told()]
-        lines = [" · ".join([_cut(self.title), *told])]
+        """The summary for a terminal."""
+        facts = [f"{name} {text}" for name, text in self._facts()]
+        lines = [" · ".join([_cut(self.title), *facts])]
         lines += [f"  ({note})" for note in self._left_out()]
         for speaker, text in self.messages[-MOST_MESSAGES:]:
-            said = _shown(text).replace("\n", "\n    ")
-            lines.append(f"  {_shown(speaker)}: {said}")
+            said = _safe(text).replace("\n", "\n    ")
+            lines.append(f"  {_safe(speaker)}: {said}")
         return "\n".join(lines)
 
-    def _told(self) -> list[tuple[str, str]]:
-        return [(name, _shown(text)) for name, text in self.facts.items() if text]
+    def _facts(self) -> list[tuple[str, str]]:
+        return [(name, _safe(text)) for name, text in self.facts.items() if text]
 
     def _left_out(self) -> list[str]:
         earlier = len(self.messages) - MOST_MESSAGES
@@ -73,23 +73,23 @@ class Card:
 
 
 class Displayed:
-    """Shown as a card where IPython shows values; ``repr`` stays what it is."""
+    """Shown as a summary where IPython shows values; ``repr`` stays what it is."""
 
     __slots__ = ()
 
     @abstractmethod
-    def _card(self) -> Card: ...
+    def _summary(self) -> Summary: ...
 
     def _repr_html_(self) -> str:
-        return self._card().html()
+        return self._summary().html()
 
     def _repr_mimebundle_(self, **_filters: object) -> dict[str, str]:
-        card = self._card()
-        return {"text/html": card.html(), "text/plain": card.text()}
+        summary = self._summary()
+        return {"text/html": summary.html(), "text/plain": summary.text()}
 
 
-def _shown(text: str) -> str:
-    """A text as it may be seen by whoever opens the notebook."""
+def _safe(text: str) -> str:
+    """A text as every reader of the notebook may see it."""
     return _cut(_PHONE_LIKE.sub("•••", text[: LONGEST * 4]))
 
 

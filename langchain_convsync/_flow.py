@@ -1,4 +1,4 @@
-"""Both colours from one source.
+"""Sync and async from one source.
 
 A *flow* is a generator that yields :class:`Io` steps and returns a result. :func:`run` performs the
 steps blocking, :func:`arun` awaits them; the logic between the steps is written once::
@@ -15,6 +15,7 @@ Flows contain no concurrency, and their cleanup performs no I/O.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
@@ -120,6 +121,28 @@ async def arun(flow: Flow[T] | Io[T]) -> T:
         return result
     finally:
         flow.close()
+
+
+class Polling:
+    """Pauses between looks for something: short at first, then doubled, up to a quarter second."""
+
+    FIRST, LAST = 0.01, 0.25
+
+    def __init__(self) -> None:
+        self._next = self.FIRST
+
+    def slow(self) -> None:
+        """Go on with the longest pause: there may be nothing for a long time."""
+        self._next = self.LAST
+
+    def soon(self) -> None:
+        """Begin anew with the shortest one: there was something."""
+        self._next = self.FIRST
+
+    def pause(self, longest: float = math.inf) -> float:
+        """Seconds until the next look, at most ``longest``."""
+        pause, self._next = self._next, min(self.LAST, self._next * 2)
+        return min(pause, longest)
 
 
 def sleep(seconds: float) -> Io[None]:

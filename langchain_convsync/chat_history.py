@@ -16,13 +16,13 @@ from langchain_core.messages import BaseMessage
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.access import Access
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, ConversationRef, current_turn
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
-from langchain_convsync.messages import from_langchain, to_langchain
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.stores import EventStore
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
+from langchain_convsync.surfaces.messages import from_langchain, to_langchain
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     Args:
         session_id: The conversation: a phone number, a chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         limit: Read the last so many messages; None reads all.
         store: Where messages live until they are delivered; stays its owner's to close. Share one
             among all histories of a process. None writes at once or fails.

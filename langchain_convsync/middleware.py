@@ -11,18 +11,18 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.access import Access
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, Identity, current_turn
 from langchain_convsync.errors import (
     APIError,
     ConfigurationError,
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.messages import flaw_in, last_reply, text_of
 from langchain_convsync.models import ConversationMessage, StateUpdate
-from langchain_convsync.prompts import (
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
+from langchain_convsync.surfaces.messages import flaw_in, last_reply, text_of
+from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
     SyncStateArgs,
     noted,
@@ -31,8 +31,14 @@ from langchain_convsync.prompts import (
     sync_args,
     with_section,
 )
-from langchain_convsync.state import STATE_TYPES, SYNC_TOOL, as_update, extract
-from langchain_convsync.thread import Watermark, ids_of, interjection, interleaved, last_words
+from langchain_convsync.surfaces.state import STATE_TYPES, SYNC_TOOL, as_update, extract
+from langchain_convsync.surfaces.thread import (
+    Watermark,
+    ids_of,
+    interjection,
+    interleaved,
+    last_words,
+)
 
 try:
     from langchain.agents.middleware.types import (
@@ -85,7 +91,7 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
     After an interrupt, name the conversation again when you resume: it is not kept in checkpoints.
 
     Args:
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         conversation: The conversation; None takes that of each run.
         identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
             ``runtime.context``; None where that names no conversation.

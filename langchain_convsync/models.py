@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
-from langchain_convsync._display import Card, Displayed
+from langchain_convsync._display import Displayed, Summary
 
 Role: TypeAlias = Literal["user", "bot"]
 
@@ -239,8 +239,8 @@ class Conversation(_ConversationFields, Displayed):
         """Whether the server would no longer find this conversation at ``now``."""
         return self.expires_at is not None and self.expires_at <= now
 
-    def _card(self) -> Card:
-        return Card(
+    def _summary(self) -> Summary:
+        return Summary(
             f"{self.subdomain}, {self.bot_id}",
             {
                 "intent": _moved(self.previous_intent, self.current_intent),

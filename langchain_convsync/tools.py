@@ -19,9 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, 
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.access import Access
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, ConversationRef, Identity
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import (
     Conversation,
@@ -30,7 +28,9 @@ from langchain_convsync.models import (
     Role,
     TenantInfo,
 )
-from langchain_convsync.prompts import (
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, Identity
+from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
     SyncStateArgs,
     advice,
@@ -39,7 +39,7 @@ from langchain_convsync.prompts import (
     refusal,
     sync_args,
 )
-from langchain_convsync.state import SYNC_TOOL, as_update
+from langchain_convsync.surfaces.state import SYNC_TOOL, as_update
 
 Client: TypeAlias = ConvSyncClient | AsyncConvSyncClient | None
 Found = TypeVar("Found", TenantInfo, Conversation, PartialConversation)
@@ -74,7 +74,7 @@ class _ConversationTool(BaseTool):
     """A tool that serves the conversation its run belongs to.
 
     Args:
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         conversation: The conversation; None takes that of the run.
         identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
             ``runtime.context``; None where that names no conversation.
@@ -228,10 +228,10 @@ class ConvSyncToolkit(BaseToolkit):
     """``lookup_tenant``, ``get_conversation``, ``sync_state``, ``add_message``: ready for an agent.
 
     The model can name neither a phone number nor a session or tenant: each tool serves the
-    conversation that its run belongs to (see :mod:`langchain_convsync.context`).
+    conversation that its run belongs to (see :mod:`langchain_convsync.surfaces.context`).
 
     Args:
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         conversation: The conversation; None takes that of each run.
         identity: Makes a phone number, chat id or ``ConversationRef`` of the agent's own
             ``runtime.context``; None where that names no conversation.

@@ -91,13 +91,13 @@ class FaultyServer:
         url: Where it is, or was.
         received: Every request, in order.
         accepted: How many connections were opened.
-        heard: On how many of them anything was said.
+        echoes: On how many of them anything was said.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
         self.accepted = 0
-        self.heard = 0
+        self.echoes = 0
         self._scripts: list[Script] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._tls = tls
@@ -170,7 +170,7 @@ class FaultyServer:
     def _converse(self, connection: socket.socket, stream: io.BufferedReader) -> None:
         stream.peek()
         with self._changed:
-            self.heard += 1
+            self.echoes += 1
             self._changed.notify_all()
         while True:
             request = _request(stream)
@@ -235,8 +235,8 @@ def awaited_without_aiohttp(flow: Flow[T]) -> T:
         return asyncio.run(arun(flow))
 
 
-#: The test runs once per colour, and for either async transport; ``perform`` performs a flow in it.
-in_both_colours = pytest.mark.parametrize("perform", [blocking, awaited, awaited_without_aiohttp])
+#: The test runs sync and async, and for either async transport; ``perform`` performs a flow in it.
+sync_and_async = pytest.mark.parametrize("perform", [blocking, awaited, awaited_without_aiohttp])
 
 #: The test's async calls travel over either transport.
 over_either_transport = pytest.mark.usefixtures("transport")

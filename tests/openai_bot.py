@@ -98,10 +98,10 @@ class Restaurant:
         return kept.current_intent, kept.current_step
 
 
-async def answered(colour: str, runner: TurnRunner, text: str = "Quiero una pizza") -> Turn:
+async def answered(mode: str, runner: TurnRunner, text: str = "Quiero una pizza") -> Turn:
     """The turn of one message; the same text is the same message."""
     event = InboundEvent(event_id=text, phone_number=CUSTOMER, text=text)
-    return runner.run(event) if colour == "sync" else await runner.arun(event)
+    return runner.run(event) if mode == "sync" else await runner.arun(event)
 
 
 def calls(*wanted: tuple[str, dict[str, Any]], text: str | None = None) -> Reply:
@@ -114,7 +114,7 @@ def asked(openai: LLMock) -> list[int]:
     return [seen.status for seen in openai.requests]
 
 
-def heard(openai: LLMock, number: int = -1) -> list[dict[str, Any]]:
+def echoes(openai: LLMock, number: int = -1) -> list[dict[str, Any]]:
     """The messages of a request to the model."""
     messages: list[dict[str, Any]] = openai.requests[number].body["messages"]
     return messages

@@ -1,4 +1,4 @@
-"""What the proofs of the big promises share: customers, an agent, and both colours of a call."""
+"""What the proofs of the big promises share: customers, an agent, and sync and async of a call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def awaited(runner: TurnRunner, event: InboundEvent, wait: float | None = None) 
     return asyncio.run(runner.arun(event, wait))
 
 
-in_both_colours = pytest.mark.parametrize("answer", [blocking, awaited], ids=["sync", "async"])
+sync_and_async = pytest.mark.parametrize("answer", [blocking, awaited], ids=["sync", "async"])
 
 
 def said(text: str, **fields: Any) -> InboundEvent:

@@ -52,7 +52,7 @@ def server(reference: ReferenceServer) -> Iterator[ReferenceServer]:
 
 @pytest.fixture
 async def client(server: ReferenceServer) -> AsyncIterator[AsyncConvSyncClient]:
-    """One client for both colours, closed in the test's own event loop."""
+    """One client for sync and async, closed in the test's own event loop."""
     async with AsyncConvSyncClient(server.base_url, max_retries=0) as opened:
         yield opened
 
@@ -84,7 +84,7 @@ def assisted(
     return model, agent
 
 
-def heard(model: ScriptedChatModel, call: int = -1) -> list[str]:
+def echoes(model: ScriptedChatModel, call: int = -1) -> list[str]:
     """The words that the model was told in one of its calls, without the system prompt."""
     return [
         str(message.content)

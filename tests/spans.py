@@ -61,7 +61,7 @@ def _told(point: Any) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def heard() -> Iterator[Heard]:
+def echoes() -> Iterator[Heard]:
     """OpenTelemetry listens to this block."""
     found = Heard()
     tracers = TracerProvider(shutdown_on_exit=False)

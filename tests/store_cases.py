@@ -7,20 +7,20 @@ from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync._flow import Io
 from langchain_convsync.stores import (
+    Acquired,
     Commit,
     Confirmed,
+    DeadLetter,
     EventStore,
-    Handles,
-    Lane,
+    Keys,
     NewEvent,
-    Op,
-    SetAside,
-    Taken,
+    Operation,
+    QueueName,
 )
 
 T = TypeVar("T")
-HANDLES = Handles(b"a test's secret")
-#: Performs a store's step in the colour under test.
+KEYS = Keys(b"a test's secret")
+#: Performs a store's step sync or async, as the test wants it.
 Do: TypeAlias = Callable[[Io[Any]], Any]
 
 
@@ -38,7 +38,7 @@ class Clock:
 
 
 def conversation(customer: str = "ana", account: str = "ventas") -> str:
-    return HANDLES.conversation(account, customer)
+    return KEYS.conversation(account, customer)
 
 
 def event(
@@ -52,31 +52,31 @@ def event(
 ) -> NewEvent:
     """A message of a customer; the same source id is the same message."""
     return NewEvent(
-        eid=HANDLES.event(account, "message", source),
-        cid=conversation(customer, account),
+        event_key=KEYS.event(account, "message", source),
+        conversation_key=conversation(customer, account),
         alias=None if alias is None else conversation(alias, account),
         digest=digest,
         payload=payload,
     )
 
 
-def commit_of(taken: Taken, *, writes: int = 0, says: int = 0, **options: Any) -> Commit:
+def commit_of(acquired: Acquired, *, writes: int = 0, replies: int = 0, **options: Any) -> Commit:
     """A commit that answers the whole inbox, with so many operations."""
-    eids = [queued.eid for queued in taken.events]
+    event_keys = [queued.event_key for queued in acquired.events]
     return Commit(
-        eids=eids,
-        outcomes=options.pop("outcomes", {eids[0]: '"answered"'}),
-        ops=[Op(id=f"{eids[0]}/{n}", body=f"write {n}") for n in range(writes)],
-        says=[Op(id=f"{eids[0]}/{n}", body=f"say {n}") for n in range(says)],
+        event_keys=event_keys,
+        outcomes=options.pop("outcomes", {event_keys[0]: '"answered"'}),
+        operations=[Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(writes)],
+        replies=[Operation(id=f"{event_keys[0]}/{n}", body=f"say {n}") for n in range(replies)],
         **options,
     )
 
 
-def turn_of(store: EventStore, do: Do, new: NewEvent, token: str = "turn") -> Taken:
-    """Accept an event and take its turn lane."""
-    taken: Taken | None = do(store.accept(new, token=token)).taken
-    assert taken is not None
-    return taken
+def turn_of(store: EventStore, do: Do, new: NewEvent, token: str = "turn") -> Acquired:
+    """Accept an event and take its inbox."""
+    acquired: Acquired | None = do(store.accept(new, token=token)).acquired
+    assert acquired is not None
+    return acquired
 
 
 def committed(
@@ -85,79 +85,90 @@ def committed(
     source: str = "1",
     *,
     writes: int = 1,
-    says: int = 0,
+    replies: int = 0,
     customer: str = "ana",
-) -> Taken:
+) -> Acquired:
     """A whole turn, which leaves so many operations behind."""
-    taken = turn_of(store, do, event(source, customer=customer), token=f"turn {source}")
-    assert do(store.commit_turn(taken.lease, commit_of(taken, writes=writes, says=says))) == "done"
-    return taken
+    acquired = turn_of(store, do, event(source, customer=customer), token=f"turn {source}")
+    assert (
+        do(store.commit_turn(acquired.lease, commit_of(acquired, writes=writes, replies=replies)))
+        == "done"
+    )
+    return acquired
 
 
-def lane_of(store: EventStore, do: Do, lane: Lane = "write", token: str = "worker") -> Taken:
-    """Take a lane that has work."""
-    taken: Taken | None = do(store.take(lane, token))
-    assert taken is not None
-    return taken
+def queue_of(
+    store: EventStore, do: Do, queue: QueueName = "outbox", token: str = "worker"
+) -> Acquired:
+    """Take a queue that has work."""
+    acquired: Acquired | None = do(store.acquire(queue, token))
+    assert acquired is not None
+    return acquired
 
 
 def blocking(io: Io[Any]) -> Any:
-    """The blocking colour, where the test is not about colours."""
+    """Blocking, where the test is not about sync and async."""
     return io.block()
 
 
-FIRST, SECOND = (f"{event('1').eid}/{index}" for index in range(2))
+FIRST, SECOND = (f"{event('1').event_key}/{index}" for index in range(2))
 
 
 def ready(store: EventStore) -> Any:
-    """A store with a turn's two writes, one event queued, and leases on both lanes."""
+    """A store with a turn's two writes, one event queued, and leases on both queues."""
     committed(store, blocking, "1", writes=2)
-    write = lane_of(store, blocking, "write", "w").lease
-    taken = store.accept(event("2"), token="t").block().taken
-    assert taken is not None
-    return write, taken
+    write = queue_of(store, blocking, "outbox", "w").lease
+    acquired = store.accept(event("2"), token="t").block().acquired
+    assert acquired is not None
+    return write, acquired
 
 
-def aside_in(store: EventStore, has: Any) -> SetAside:
-    """The operation at the head, parked."""
-    store.op_park(has[0], FIRST, reason="test").block()
-    return SetAside(cid=conversation(), lane="write", id=FIRST, body="", since=0.0)
+def aside_in(store: EventStore, has: Any) -> DeadLetter:
+    """The operation at the head, a dead letter."""
+    store.set_dead(has[0], FIRST, reason="test").block()
+    return DeadLetter(conversation_key=conversation(), queue="outbox", id=FIRST, body="", since=0.0)
 
 
-def dead_in(store: EventStore, has: Any) -> SetAside:
+def dead_in(store: EventStore, has: Any) -> DeadLetter:
     """The queued event, a dead letter."""
     store.commit_turn(has[1].lease, commit_of(has[1], dead=True)).block()
-    eid = has[1].events[0].eid
-    return SetAside(cid=conversation(), lane="turn", id=eid, body="", since=0.0)
+    event_key = has[1].events[0].event_key
+    return DeadLetter(
+        conversation_key=conversation(), queue="inbox", id=event_key, body="", since=0.0
+    )
 
 
 CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "accept": lambda store, _: store.accept(event("3", customer="eva")),
-    "accept and take": lambda store, _: store.accept(event("3", customer="eva"), token="mine"),
-    "take": lambda store, _: store.take("write", "mine"),
-    "take one": lambda store, _: store.take("write", "mine", cid=conversation()),
-    "beat": lambda store, has: store.beat(has[0]),
+    "accept and acquire": lambda store, _: store.accept(event("3", customer="eva"), token="mine"),
+    "acquire": lambda store, _: store.acquire("outbox", "mine"),
+    "acquire one": lambda store, _: store.acquire(
+        "outbox", "mine", conversation_key=conversation()
+    ),
+    "renew": lambda store, has: store.renew(has[0]),
     "commit": lambda store, has: store.commit_turn(has[1].lease, commit_of(has[1], writes=1)),
-    "begin": lambda store, has: store.op_begin(has[0], FIRST, 0, attempt=1, need=6.0),
-    "begin the next": lambda store, has: store.op_begin(
-        has[0], SECOND, 0, attempt=1, need=6.0, done=Confirmed(op_id=FIRST, pos=0, last=True)
+    "begin": lambda store, has: store.begin(has[0], FIRST, 0, attempt=1, need=6.0),
+    "begin the next": lambda store, has: store.begin(
+        has[0], SECOND, 0, attempt=1, need=6.0, done=Confirmed(operation_id=FIRST, pos=0, last=True)
     ),
-    "done": lambda store, has: store.op_done(has[0], FIRST, 0, last=True),
-    "done and release": lambda store, has: store.release(
-        has[0], done=Confirmed(op_id=FIRST, pos=0, last=True)
+    "confirm": lambda store, has: store.confirm(has[0], FIRST, 0, last=True),
+    "confirm and release": lambda store, has: store.release(
+        has[0], done=Confirmed(operation_id=FIRST, pos=0, last=True)
     ),
-    "retry": lambda store, has: store.op_retry(has[0], FIRST, 0, delay=1.0, sent=True),
-    "park": lambda store, has: store.op_park(has[0], FIRST, reason="test"),
-    "hear": lambda store, _: store.hear(conversation(), "echo"),
-    "amend": lambda store, has: store.amend(has[1].events[0].eid, has[1].events[0].payload, "{}"),
+    "retry": lambda store, has: store.retry(has[0], FIRST, 0, delay=1.0, sent=True),
+    "set dead": lambda store, has: store.set_dead(has[0], FIRST, reason="test"),
+    "record echo": lambda store, _: store.record_echo(conversation(), "echo"),
+    "amend": lambda store, has: store.amend(
+        has[1].events[0].event_key, has[1].events[0].payload, "{}"
+    ),
     "pause": lambda store, _: store.pause(conversation(), seconds=60.0),
-    "link": lambda store, _: store.link(conversation("lid"), conversation()),
-    "due": lambda store, _: store.due("write", conversation()),
+    "alias": lambda store, _: store.alias(conversation("lid"), conversation()),
+    "due": lambda store, _: store.due("outbox", conversation()),
     "backlog": lambda store, _: store.backlog(),
     "release": lambda store, has: store.release(has[1].lease, failed=True),
     "loads": lambda store, _: store.loads(),
     "view": lambda store, _: store.view(conversation()),
-    "set aside": lambda store, _: store.set_aside(),
+    "dead letters": lambda store, _: store.dead_letters(),
     "requeue": lambda store, has: store.requeue(aside_in(store, has), token="mine"),
     "requeue a letter": lambda store, has: store.requeue(dead_in(store, has), token="mine"),
     "discard": lambda store, has: store.discard(aside_in(store, has), token="mine"),

@@ -7,13 +7,13 @@ import sqlite3
 from collections import defaultdict
 from typing import Any, TypeAlias
 
-from langchain_convsync.stores.base import Lane, is_claim
+from langchain_convsync.stores.base import QueueName, is_claim
 
-QUEUES: dict[Lane, str] = {"turn": "in", "write": "out", "say": "say"}
-Client: TypeAlias = Any  # redis-py's answers are annotated for both colours at once
+QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
+Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|c|alias|pause|token|ready|running|accounts|places|count|dead|parked)(:(?P<rest>.*))?"
+    r"(?P<kind>ev|c|alias|pause|token|ready|running|accounts|places|count|dead_operations|dead)(:(?P<rest>.*))?"
 )
 
 
@@ -35,9 +35,9 @@ def check_keys(client: Client) -> None:
             _check_ready(client, key)
     for shard in {key[:9] for key in keys}:
         _check_counts(client, shard, keys)
-        for lane in QUEUES:  # accounts without work leave nothing behind
-            places = set(client.hkeys(f"{shard}places:{lane}"))
-            assert places <= set(client.zrange(f"{shard}accounts:{lane}", 0, -1))
+        for queue in QUEUES:  # accounts without work leave nothing behind
+            places = set(client.hkeys(f"{shard}places:{queue}"))
+            assert places <= set(client.zrange(f"{shard}accounts:{queue}", 0, -1))
 
 
 def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> None:
@@ -60,33 +60,37 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
 
 
 def _is_busy(client: Client, conversation: str) -> bool:
-    return any(client.exists(f"{conversation}:{queue}") for queue in QUEUES.values())
+    return any(client.exists(f"{conversation}:{queue}") for queue in QUEUES)
 
 
 def _check_one_place(client: Client, key: str) -> None:
-    shard, eid = key[:9], key[12:]
-    cid = client.hget(key, "cid")
-    assert cid is not None
-    inbox = client.lrange(f"{shard}c:{cid.decode()}:in", 0, -1)
-    assert inbox.count(eid.encode()) == 1, f"{eid} is {inbox.count(eid.encode())} times in an inbox"
+    shard, event_key = key[:9], key[12:]
+    conversation_key = client.hget(key, "conversation")
+    assert conversation_key is not None
+    inbox = client.lrange(f"{shard}c:{conversation_key.decode()}:inbox", 0, -1)
+    assert inbox.count(event_key.encode()) == 1, (
+        f"{event_key} is {inbox.count(event_key.encode())} times in an inbox"
+    )
 
 
 def _check_ready(client: Client, conversation: str) -> None:
-    """A lane is in the index exactly while it has work, at the time at which it can be taken."""
-    shard, cid = conversation[:9], conversation[11:]
+    """A queue is in the index exactly while it has work, at the time at which it can be taken."""
+    shard, conversation_key = conversation[:9], conversation[11:]
     has = {name.decode(): value for name, value in client.hgetall(conversation).items()}
-    for lane, queue in QUEUES.items():
+    for queue in QUEUES:
         work = client.lrange(f"{conversation}:{queue}", 0, -1)
-        due = max(int(has.get(f"{lane}.{name}", 0)) for name in ("until", "not_before"))
-        if lane == "turn" and work:
+        due = max(int(has.get(f"{queue}.{name}", 0)) for name in ("until", "not_before"))
+        if queue == "inbox" and work:
             ends = [int(client.hget(f"{shard}ev:{work[n].decode()}", "at")) for n in (0, -1)]
-            due = max(due, min(ends[0] + int(has["max_quiet"]), ends[1] + int(has["quiet"])))
-        indexed = client.zscore(f"{shard}ready:{lane}:{cid[:15]}", cid)
-        assert indexed == (due if work else None), f"{lane} of {cid}"
-        if lane == "turn":
-            running = client.zscore(f"{shard}running:{cid[:15]}", cid)
-            assert running == (int(has["turn.until"]) if "turn.until" in has else None)
-        assert not work or client.zscore(f"{shard}accounts:{lane}", cid[:15]) is not None
+            due = max(due, min(ends[0] + int(has["max_debounce"]), ends[1] + int(has["debounce"])))
+        indexed = client.zscore(f"{shard}ready:{queue}:{conversation_key[:15]}", conversation_key)
+        assert indexed == (due if work else None), f"{queue} of {conversation_key}"
+        if queue == "inbox":
+            running = client.zscore(f"{shard}running:{conversation_key[:15]}", conversation_key)
+            assert running == (int(has["inbox.until"]) if "inbox.until" in has else None)
+        assert (
+            not work or client.zscore(f"{shard}accounts:{queue}", conversation_key[:15]) is not None
+        )
 
 
 def _check_counts(client: Client, shard: str, keys: dict[str, Any]) -> None:
@@ -97,45 +101,50 @@ def _check_counts(client: Client, shard: str, keys: dict[str, Any]) -> None:
 
     counted = {name.decode(): int(n) for name, n in client.hgetall(f"{shard}count").items()}
     expected = {
-        "queued": total("in", 1),
-        "writes": total("out", 2),
-        "says": total("say", 2),
-        "parked": total("parked", 9),
+        "queued": total("inbox", 1),
+        "writes": total("outbox", 2),
+        "replies": total("replies", 2),
+        "dead_operations": total("dead_operations", 9),
     }
     assert {name: counted.get(name, 0) for name in expected} == expected
-    _check_parked(client, shard, keys)
+    _check_dead_operations(client, shard, keys)
 
 
-def _check_parked(client: Client, shard: str, keys: dict[str, Any]) -> None:
-    """The index names every conversation with parked operations, at the time of the oldest."""
-    lists = [key for key in keys if key.startswith(f"{shard}c:") and key.endswith(":parked")]
-    oldest = {key[11:-7].encode(): float(client.lindex(key, 4)) for key in lists}
-    assert dict(client.zrange(f"{shard}parked", 0, -1, withscores=True)) == oldest
+def _check_dead_operations(client: Client, shard: str, keys: dict[str, Any]) -> None:
+    """The index names every conversation with dead operations, at the time of the oldest."""
+    lists = [
+        key for key in keys if key.startswith(f"{shard}c:") and key.endswith(":dead_operations")
+    ]
+    oldest = {key[11:-16].encode(): float(client.lindex(key, 4)) for key in lists}
+    assert dict(client.zrange(f"{shard}dead_operations", 0, -1, withscores=True)) == oldest
 
 
 def check_rows(sql: sqlite3.Connection) -> None:
     """The same of an SQLite store; every account with due work is in the ring, and no other."""
-    queues: dict[tuple[str, Lane], list[int]] = defaultdict(list)
+    queues: dict[tuple[str, QueueName], list[int]] = defaultdict(list)
     for event in _rows(sql, "events ORDER BY seq"):
         finished = event["state"] == "done"
         assert (event["expires"] is not None) == finished == (event["payload"] is None), event
         if event["state"] == "queued":
-            queues[event["cid"], "turn"].append(event["accepted_at"])
-    for op in _rows(sql, "ops"):
-        queues[op["cid"], op["lane"]].append(0)
-    talks = {talk["cid"]: talk for talk in _rows(sql, "conversations")}
-    for cid, talk in talks.items():
-        assert (talk["expires"] is None) == any(queues[cid, lane] for lane in QUEUES), talk
+            queues[event["conversation"], "inbox"].append(event["accepted_at"])
+    for operation in _rows(sql, "operations"):
+        queues[operation["conversation"], operation["queue"]].append(0)
+    talks = {talk["conversation"]: talk for talk in _rows(sql, "conversations")}
+    for conversation_key, talk in talks.items():
+        assert (talk["expires"] is None) == any(
+            queues[conversation_key, queue] for queue in QUEUES
+        ), talk
     ring = set()
-    for lane in _rows(sql, "lanes"):
-        work, talk = queues[lane["cid"], lane["lane"]], talks[lane["cid"]]
-        due = max(lane["until"] or 0, lane["not_before"])
-        if lane["lane"] == "turn" and work:
-            due = max(due, min(work[0] + talk["max_quiet"], work[-1] + talk["quiet"]))
-        assert lane["due"] == (due if work else None), lane
-        if work and not is_claim(lane["cid"]):
-            ring.add((lane["lane"], lane["account"]))
-    assert {(row["lane"], row["account"]) for row in _rows(sql, "accounts")} == ring
+    for row in _rows(sql, "queues"):
+        work = queues[row["conversation"], row["queue"]]
+        talk = talks[row["conversation"]]
+        due = max(row["until"] or 0, row["not_before"])
+        if row["queue"] == "inbox" and work:
+            due = max(due, min(work[0] + talk["max_debounce"], work[-1] + talk["debounce"]))
+        assert row["due"] == (due if work else None), row
+        if work and not is_claim(row["conversation"]):
+            ring.add((row["queue"], row["account"]))
+    assert {(row["queue"], row["account"]) for row in _rows(sql, "accounts")} == ring
 
 
 def _rows(sql: sqlite3.Connection, table: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Fixtures of the store tests: each store, each colour, one clock. Loaded by ``pytest_plugins``."""
+"""Fixtures of the store tests: each store, sync and async, one clock. A pytest plugin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server(redis_server: RedisServer) -> RedisServer:
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries follow at once."""
-    monkeypatch.setattr("langchain_convsync.stores._redis_clients.RETRIES", (0.0, 0.0))
+    monkeypatch.setattr("langchain_convsync.stores.redis.clients.RETRIES", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture(params=["blocking", "asynchronous"])
 def do(request: pytest.FixtureRequest) -> Iterator[Do]:
-    """Performs a step in one colour."""
+    """Performs a step sync or async."""
     if request.param == "blocking":
         yield lambda io: io.block()
         return

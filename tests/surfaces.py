@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
 from langchain_convsync.models import Conversation
+from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
 
 PHONE = "+51999999999"
 BOT = "67890abcdef"
@@ -67,10 +67,10 @@ def calls(name: str, **args: Any) -> AIMessage:
 
 
 async def invoke(
-    colour: str, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None
+    mode: str, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None
 ) -> Any:
-    """One call in either colour."""
-    if colour == "sync":
+    """One call sync or async."""
+    if mode == "sync":
         return runnable.invoke(value, config)
     return await runnable.ainvoke(value, config)
 
@@ -95,7 +95,7 @@ async def perform(
         await runnable.abatch([value], config, **more)
 
 
-both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
+sync_and_async = pytest.mark.parametrize("mode", ["sync", "async"])
 every_form = pytest.mark.parametrize(
     "form", ["invoke", "stream", "batch", "ainvoke", "astream", "abatch"]
 )

@@ -92,7 +92,7 @@ class Webhook:
                 human = await self._runner.atake_over(event, seconds=self._takeover)
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
-                await self._runner.anote_echo(event)
+                await self._runner.arecord_echo(event)
             case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
                 return "amended"
         return "ignored"

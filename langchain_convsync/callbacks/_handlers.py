@@ -9,14 +9,14 @@ from uuid import UUID
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.access import Access
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.context import ConversationLike, current_turn, resolve
 from langchain_convsync.errors import ConvSyncError
-from langchain_convsync.state import Extractor, as_update, ask, extract
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationLike, current_turn, resolve
+from langchain_convsync.surfaces.state import Extractor, as_update, ask, extract
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler as _Handler
@@ -120,9 +120,9 @@ class ConvSyncCallbackHandler(_StateSync):
             chain.invoke(question, {"callbacks": [ConvSyncCallbackHandler()]})
 
     A run is synced unless it failed, was interrupted or closed early, or decided nothing (see
-    :mod:`langchain_convsync.state` for what counts as a decision). One handler serves any number of
-    runs at once, in every call form; async runs call it on a thread. A sync costs one read and one
-    write; inside a ``TurnRunner`` it costs none, the turn writes it.
+    :mod:`langchain_convsync.surfaces.state` for what counts as a decision). One handler serves any
+    number of runs at once, in every call form; async runs call it on a thread. A sync costs one
+    read and one write; inside a ``TurnRunner`` it costs none, the turn writes it.
 
     With a store, an event is synced once, whichever processes answer it::
 
@@ -136,7 +136,7 @@ class ConvSyncCallbackHandler(_StateSync):
     different events, give each a config with a handler of its ``ConversationRef(…, event_id=…)``.
 
     Args:
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         conversation: The conversation; None takes that of each run. Not from its metadata: tracers
             export that.
         store: Where the events are kept that were synced; None syncs after each run. While it

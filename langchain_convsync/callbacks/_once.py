@@ -7,11 +7,11 @@ import logging
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
-from langchain_convsync.context import ConversationRef
 from langchain_convsync.errors import EventInProgressError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.stores.claims import claim, finish, give_back
 from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import ConversationRef
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ def sync_once(store: EventStore, ref: ConversationRef, syncing: Flow[object]) ->
     if accepted.state == "done":
         telemetry.count("callback_duplicates")
         return
-    if (taken := accepted.taken) is None:
+    if (acquired := accepted.acquired) is None:
         message = "another process has been syncing this event for too long; it was left to that"
         raise EventInProgressError(message)
-    with Watch(store, taken.lease, seconds=LEASE, deadline=None):
+    with Watch(store, acquired.lease, seconds=LEASE, deadline=None):
         try:
             yield from syncing
         except Exception:
-            yield from give_back(store, taken)
+            yield from give_back(store, acquired)
             raise
-        yield from finish(store, taken, "null")
+        yield from finish(store, acquired, "null")

@@ -15,8 +15,8 @@ from typing import Any
 from uuid import UUID
 
 from langchain_convsync import telemetry
-from langchain_convsync.context import ConversationRef, TurnRecord
-from langchain_convsync.messages import messages_of
+from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
+from langchain_convsync.surfaces.messages import messages_of
 
 #: Roots that are remembered at once; the oldest one that never ended is forgotten beyond.
 MOST_ROOTS = 10_000

@@ -6,41 +6,47 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from langchain_convsync.stores import ConversationView, LaneView, Op, QueuedEvent, SetAside
+from langchain_convsync.stores import (
+    ConversationView,
+    DeadLetter,
+    Operation,
+    QueuedEvent,
+    QueueView,
+)
 
 if TYPE_CHECKING:
-    from langchain_convsync.turns.operators import Seen
+    from langchain_convsync.turns.operators import OperatorView
 
 
-def facts(seen: Seen, *, texts: bool) -> dict[str, Any]:
+def facts(seen: OperatorView, *, texts: bool) -> dict[str, Any]:
     """What a program reads; seconds count back from now on the store's clock."""
     view = seen.view
     paused = view.paused_until
     found: dict[str, Any] = {
-        "conversation": view.cid,
-        "account": view.cid[:15],
+        "conversation": view.conversation_key,
+        "account": view.conversation_key[:15],
         "turns": view.turns,
         "paused_for": None if paused is None else round(paused - view.now, 3),
         "queued": _events(view),
-        "writes": _operations(view.write, view.now),
-        "says": _operations(view.say, view.now),
-        "set_aside": [_aside(one, view.now, texts) for one in seen.aside],
+        "writes": _operations(view.outbox, view.now),
+        "replies": _operations(view.replies, view.now),
+        "dead_letters": [_letter(one, view.now, texts) for one in seen.dead_letters],
         "why": seen.reasons(),
     }
     if texts:
         found["queued"]["texts"] = list(_texts(view.events))
-        found["writes"]["texts"] = list(_texts(view.write.ops))
-        found["says"]["texts"] = list(_texts(view.say.ops))
+        found["writes"]["texts"] = list(_texts(view.outbox.operations))
+        found["replies"]["texts"] = list(_texts(view.replies.operations))
     return found
 
 
-def told(found: dict[str, Any]) -> Iterator[str]:
+def lines(found: dict[str, Any]) -> Iterator[str]:
     """What people read, line by line."""
     yield f"conversation  {found['conversation']}"
     paused = found["paused_for"]
     yield f"turns         {found['turns']}"
     yield f"human         {'no' if paused is None else f'has it for {paused:.0f} s more'}"
-    for name, of in (("queued", "events"), ("writes", "API writes"), ("says", "replies")):
+    for name, of in (("queued", "events"), ("writes", "API writes"), ("replies", "replies")):
         queue = found[name]
         tried = f", tried {queue['tries']} times" if queue["tries"] else ""
         age = queue.get("oldest_age")
@@ -49,8 +55,8 @@ def told(found: dict[str, Any]) -> Iterator[str]:
         held = "" if lease is None else f", leased for {lease:.0f} s more"
         yield f"{name:<13} {queue['depth']} {of}{old}{tried}{held}"
         yield from _quoted(queue)
-    yield f"set aside     {len(found['set_aside'])}"
-    for one in found["set_aside"]:
+    yield f"dead letters  {len(found['dead_letters'])}"
+    for one in found["dead_letters"]:
         reason = one["reason"] or f"its agent was started {one['tries']} times and never answered"
         yield f"  {one['kind']} {one['id']}, for {one['age']:.0f} s: {_printable(reason)}"
         if one["unclear"]:
@@ -63,28 +69,28 @@ def told(found: dict[str, Any]) -> Iterator[str]:
 def _events(view: ConversationView) -> dict[str, Any]:
     head = view.events[0] if view.events else None
     return {
-        **_queue(view.turn, view.now),
+        **_queue(view.inbox, view.now),
         "oldest_age": None if head is None else round(view.now - head.accepted_at, 3),
         "tries": 0 if head is None else head.starts + head.errors,
     }
 
 
-def _operations(lane: LaneView, now: float) -> dict[str, Any]:
-    return {**_queue(lane, now), "tries": lane.cursor.tries if lane.cursor else 0}
+def _operations(queue: QueueView, now: float) -> dict[str, Any]:
+    return {**_queue(queue, now), "tries": queue.cursor.tries if queue.cursor else 0}
 
 
-def _queue(lane: LaneView, now: float) -> dict[str, Any]:
-    leased = lane.held_until is not None and lane.held_until > now
+def _queue(queue: QueueView, now: float) -> dict[str, Any]:
+    leased = queue.held_until is not None and queue.held_until > now
     return {
-        "depth": lane.depth,
-        "due_in": lane.due_in,
-        "leased_for": round(lane.held_until - now, 3) if leased and lane.held_until else None,
+        "depth": queue.depth,
+        "due_in": queue.due_in,
+        "leased_for": round(queue.held_until - now, 3) if leased and queue.held_until else None,
     }
 
 
-def _aside(one: SetAside, now: float, texts: bool) -> dict[str, Any]:
+def _letter(one: DeadLetter, now: float, texts: bool) -> dict[str, Any]:
     body = json.loads(one.body)
-    kind = {"turn": "event", "say": "reply"}.get(one.lane) or str(body.get("kind", "write"))
+    kind = {"inbox": "event", "replies": "reply"}.get(one.queue) or str(body.get("kind", "write"))
     found = {
         "kind": kind,
         "id": one.id,
@@ -97,7 +103,7 @@ def _aside(one: SetAside, now: float, texts: bool) -> dict[str, Any]:
     return {**found, "texts": _texts_in(body)} if texts else found
 
 
-def _texts(queue: Iterable[QueuedEvent | Op]) -> Iterator[str]:
+def _texts(queue: Iterable[QueuedEvent | Operation]) -> Iterator[str]:
     for one in queue:
         body = one.payload if isinstance(one, QueuedEvent) else one.body
         yield from _texts_in(json.loads(body))

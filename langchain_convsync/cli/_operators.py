@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._conversation import facts, told
+from langchain_convsync.cli._conversation import facts, lines
 from langchain_convsync.cli._stores import existing_store
 from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores import EventStore
 
 if TYPE_CHECKING:
-    from langchain_convsync.turns.operators import Seen
+    from langchain_convsync.turns.operators import OperatorView
 
 Phone = Annotated[
     str, typer.Argument(metavar="PHONE", help="The customer's phone number, or WhatsApp chat id.")
@@ -41,9 +41,9 @@ class _Place:
     """One conversation in an open store."""
 
     store: EventStore
-    cid: str
+    conversation_key: str
 
-    def look(self) -> Seen:
+    def inspect_conversation(self) -> OperatorView:
         """What is in it.
 
         Raises:
@@ -51,7 +51,7 @@ class _Place:
         """
         from langchain_convsync.turns import operators
 
-        seen = run(operators.look(self.store, self.cid))
+        seen = run(operators.inspect_conversation(self.store, self.conversation_key))
         if not seen.known:
             typer.echo(
                 "convsync: the store keeps nothing of this conversation: check number, --account "
@@ -70,22 +70,22 @@ def show(
     text: Annotated[bool, typer.Option("--text", help="Show what was written, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what is in one conversation and why it waits; it takes nothing of it."""
+    """Tell what is in one conversation and why it waits; it acquires nothing of it."""
     with _place(phone, store, account) as place:
-        seen = place.look()
+        seen = place.inspect_conversation()
     found = facts(seen, texts=text)
-    typer.echo(json.dumps(found) if as_json else "\n".join(told(found)))
+    typer.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
 
 
 def retry(
     phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
 ) -> None:
-    """Give what is set aside in a conversation back to the workers; it arrives out of order."""
+    """Give a conversation's dead letters back to the workers; they arrive out of order."""
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
-        place.look()
-        amount = run(operators.retry(place.store, place.cid))
+        place.inspect_conversation()
+        amount = run(operators.retry(place.store, place.conversation_key))
     _done(place, as_json, f"{amount} given back to the workers", retried=amount)
 
 
@@ -97,14 +97,14 @@ def discard(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up what is set aside in a conversation: nobody will send or answer it."""
+    """Give up a conversation's dead letters: they are never sent or answered."""
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
-        amount = len(place.look().aside)
+        amount = len(place.inspect_conversation().dead_letters)
         if amount:
-            _confirm(f"Discard the {amount} that are set aside?", yes)
-        amount = run(operators.discard(place.store, place.cid))
+            _confirm(f"Discard the {amount} dead letters?", yes)
+        amount = run(operators.discard(place.store, place.conversation_key))
     _done(place, as_json, f"{amount} discarded", discarded=amount)
 
 
@@ -120,7 +120,7 @@ def pause(
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
-        run(operators.pause(place.store, place.cid, seconds))
+        run(operators.pause(place.store, place.conversation_key, seconds))
     _done(place, as_json, f"paused for {seconds:g} seconds", paused_for=seconds)
 
 
@@ -131,7 +131,7 @@ def resume(
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
-        run(operators.pause(place.store, place.cid, 0.0))
+        run(operators.pause(place.store, place.conversation_key, 0.0))
     _done(place, as_json, "the agent answers again", paused_for=None)
 
 
@@ -148,21 +148,21 @@ def forget(
 
     with _place(phone, store, account) as place:
         _confirm("Erase it with everything that is not answered or delivered yet?", yes)
-        run(operators.forget(place.store, place.cid))
+        run(operators.forget(place.store, place.conversation_key))
     _done(place, as_json, "erased from the event store, and nowhere else", forgotten=True)
 
 
 def hash_(
     phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
 ) -> None:
-    """Tell the handles under which logs and store know a conversation and its account."""
+    """Tell the keys under which logs and store know a conversation and its account."""
     with _place(phone, store, account) as place:
         pass
     if as_json:
-        typer.echo(json.dumps(_handles(place)))
+        typer.echo(json.dumps(_keys(place)))
         return
-    for name, handle in _handles(place).items():
-        typer.echo(f"{name:<13} {handle}")
+    for name, key in _keys(place).items():
+        typer.echo(f"{name:<13} {key}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -184,8 +184,8 @@ def _place(phone: str, store: str | None, account: str) -> Iterator[_Place]:
     url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
     opened = existing_store(url)
     try:
-        with _heard(operators.audit):
-            yield _Place(opened, run(operators.handle_of(opened, phone, account)))
+        with _shown_on_stderr(operators.audit):
+            yield _Place(opened, run(operators.conversation_key_of(opened, phone, account)))
     except InvalidPhoneNumberError as error:
         raise ConfigurationError(str(error)) from error
     finally:
@@ -193,7 +193,7 @@ def _place(phone: str, store: str | None, account: str) -> Iterator[_Place]:
 
 
 @contextmanager
-def _heard(log: logging.Logger) -> Iterator[None]:
+def _shown_on_stderr(log: logging.Logger) -> Iterator[None]:
     handler, level = logging.StreamHandler(), log.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     log.addHandler(handler)
@@ -210,9 +210,9 @@ def _confirm(question: str, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def _handles(place: _Place) -> dict[str, str]:
-    return {"conversation": place.cid, "account": place.cid[:15]}
+def _keys(place: _Place) -> dict[str, str]:
+    return {"conversation": place.conversation_key, "account": place.conversation_key[:15]}
 
 
 def _done(place: _Place, as_json: bool, sentence: str, **result: Any) -> None:
-    typer.echo(json.dumps({**_handles(place), **result}) if as_json else sentence)
+    typer.echo(json.dumps({**_keys(place), **result}) if as_json else sentence)

@@ -17,9 +17,8 @@ from langchain_convsync.settings import required_setting
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
     "writes": "API writes that are not confirmed yet",
-    "says": "replies that are not confirmed sent yet",
-    "parked": "writes and replies that wait for an operator",
-    "dead": "events whose agent could not answer, kept for an operator",
+    "replies": "replies that are not confirmed sent yet",
+    "dead_letters": "events, writes and replies that wait for an operator",
 }
 
 
@@ -29,7 +28,7 @@ def status(
     ] = None,
     *,
     accounts: Annotated[
-        bool, typer.Option("--accounts", help="Tell each account's part, too, by its handle.")
+        bool, typer.Option("--accounts", help="Tell each account's part, too, by its key.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -53,9 +52,9 @@ def status(
 
 
 def _by_account(loads: list[dict[str, Any]]) -> Table:
-    table = Table("account", "lane", "conversations", "oldest is due")
+    table = Table("account", "queue", "conversations", "oldest is due")
     for load in loads:
         due = load["due_in"]
-        told = f"in {due:.0f} s" if due > 0 else f"for {-due:.0f} s"
-        table.add_row(load["account"], load["lane"], str(load["conversations"]), told)
+        since = f"in {due:.0f} s" if due > 0 else f"for {-due:.0f} s"
+        table.add_row(load["account"], load["queue"], str(load["conversations"]), since)
     return table

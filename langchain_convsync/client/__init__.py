@@ -1,4 +1,4 @@
-"""The API server and WAHA as Python methods: typed, checked, with deadlines, in both colours."""
+"""The API server and WAHA as Python methods: typed, checked, with deadlines, sync and async."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if not TYPE_CHECKING:
 
 
 def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
-    """The colour-neutral API of a client of either colour.
+    """The API behind a client, sync or async.
 
     Args:
         client: A client; None builds the API from ``CONVSYNC_BASE_URL`` and ``CONVSYNC_API_KEY``.

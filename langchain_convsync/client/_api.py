@@ -1,4 +1,4 @@
-"""The API server's endpoints, in both colours at once."""
+"""The API server's endpoints, sync and async at once."""
 
 from __future__ import annotations
 
@@ -268,9 +268,9 @@ class Api:
         return True
 
     def close(self) -> None:
-        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        """Close the connections of sync and async; a lent ``http_client`` stays open."""
         self._caller.connections.close()
 
     async def aclose(self) -> None:
-        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        """Close the connections of sync and async; a lent ``http_client`` stays open."""
         await self._caller.connections.aclose()

@@ -233,11 +233,11 @@ class Waha:
         return outcome
 
     def close(self) -> None:
-        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        """Close the connections of sync and async; a lent ``http_client`` stays open."""
         self._connections.close()
 
     async def aclose(self) -> None:
-        """Close the connections of both colours; a lent ``http_client`` stays open."""
+        """Close the connections of sync and async; a lent ``http_client`` stays open."""
         await self._connections.aclose()
 
 

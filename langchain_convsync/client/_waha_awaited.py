@@ -1,5 +1,5 @@
 """The face of :class:`Waha` that is awaited."""
-# ruff: noqa: ASYNC109 - a timeout bounds the exchange in both colours, by a deadline of its own
+# ruff: noqa: ASYNC109 - a timeout bounds the exchange sync and async, by a deadline of its own
 
 from __future__ import annotations
 

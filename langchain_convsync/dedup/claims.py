@@ -11,7 +11,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.stores import claims
-from langchain_convsync.stores.base import Accepted, EventStore, Taken
+from langchain_convsync.stores.base import Accepted, Acquired, EventStore
 from langchain_convsync.stores.heartbeat import Watch
 
 
@@ -97,17 +97,17 @@ def once(
         StoreError: The store cannot tell; the event must not be processed unclaimed.
         FencedError: At the end of the block: the lease was lost, the result was not stored.
     """
-    claim, taken = run(_claim(store, event_id, lease, namespace, wait))
-    if taken is None:
+    claim, acquired = run(_claim(store, event_id, lease, namespace, wait))
+    if acquired is None:
         yield claim
         return
-    with Watch(store, taken.lease, seconds=lease, deadline=None):
+    with Watch(store, acquired.lease, seconds=lease, deadline=None):
         try:
             yield claim
         except Exception:
-            run(claims.give_back(store, taken))
+            run(claims.give_back(store, acquired))
             raise
-        run(claims.finish(store, taken, claim.stored))
+        run(claims.finish(store, acquired, claim.stored))
 
 
 @asynccontextmanager
@@ -120,30 +120,30 @@ async def aonce(
     wait: float = 0.0,
 ) -> AsyncIterator[Claim]:
     """:func:`once` on the running event loop."""
-    claim, taken = await arun(_claim(store, event_id, lease, namespace, wait))
-    if taken is None:
+    claim, acquired = await arun(_claim(store, event_id, lease, namespace, wait))
+    if acquired is None:
         yield claim
         return
-    with Watch(store, taken.lease, seconds=lease, deadline=None):
+    with Watch(store, acquired.lease, seconds=lease, deadline=None):
         try:
             yield claim
         except Exception:
-            await arun(claims.give_back(store, taken))
+            await arun(claims.give_back(store, acquired))
             raise
-        await arun(claims.finish(store, taken, claim.stored))
+        await arun(claims.finish(store, acquired, claim.stored))
 
 
 def _claim(
     store: EventStore, event_id: str, lease: float, namespace: str, wait: float
-) -> Flow[tuple[Claim, Taken | None]]:
+) -> Flow[tuple[Claim, Acquired | None]]:
     accepted = yield from claims.claim(store, event_id, namespace=namespace, lease=lease, wait=wait)
     found = _as_claim(accepted)
     telemetry.count("claims", status=found.status)
-    return found, accepted.taken
+    return found, accepted.acquired
 
 
 def _as_claim(accepted: Accepted) -> Claim:
-    if accepted.taken is not None:
+    if accepted.acquired is not None:
         return Claim(ACQUIRED)
     if accepted.state == "done":
         from langchain_convsync.dedup.results import decode

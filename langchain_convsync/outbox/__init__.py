@@ -3,22 +3,22 @@
 ``journal`` serves the surfaces that run no turn.
 """
 
-from langchain_convsync.outbox.compose import as_ops, overlaid, writes_for
-from langchain_convsync.outbox.delivery import Outbox, Unverifiable
+from langchain_convsync.outbox.compose import as_operations, overlaid, writes_for
+from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
 from langchain_convsync.outbox.replies import Replies, WAHAReply
-from langchain_convsync.outbox.reply import Reply, echo_note, is_ours
+from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
 
 __all__ = [
     "Anchor",
+    "OnUnverifiable",
     "Outbox",
+    "PendingReply",
     "Replies",
-    "Reply",
-    "Unverifiable",
     "WAHAReply",
     "Write",
     "anchor_for",
-    "as_ops",
+    "as_operations",
     "echo_note",
     "is_ours",
     "overlaid",

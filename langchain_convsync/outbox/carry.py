@@ -48,7 +48,7 @@ def place_written(
     None where they do not stand there: a PUT writes all of them or none.
 
     Raises:
-        LookupError: The anchor is unknown or gone, so nobody can tell.
+        LookupError: The anchor is unknown or gone, so it cannot be told.
     """
     start = None if anchor is None else anchor.index(history)
     if start is None:

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
 from langchain_convsync.settings import ServerProfile
-from langchain_convsync.stores.base import Op, Taken
+from langchain_convsync.stores.base import Acquired, Operation
 
 
 def writes_for(
@@ -58,23 +58,34 @@ def writes_for(
     return writes
 
 
-def as_ops(writes: Sequence[Write]) -> list[Op]:
+def as_operations(writes: Sequence[Write]) -> list[Operation]:
     """Writes of one turn, as a store keeps them."""
     return [
-        Op(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
+        Operation(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
         for index, write in enumerate(writes)
     ]
 
 
-def overlaid(conversation: Conversation, taken: Taken) -> Conversation:
-    """The conversation with the outbox on top, as it was taken."""
-    if not taken.ops:
+def overlaid(conversation: Conversation, acquired: Acquired) -> Conversation:
+    """The conversation with the outbox on top, as it was acquired."""
+    if not acquired.operations:
         return conversation
-    writes, pos = [Write.stored(op.body) for op in taken.ops], begun(taken)
-    return overlay(conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, taken.anchor))
+    writes, pos = (
+        [Write.stored(operation.body) for operation in acquired.operations],
+        begun(acquired),
+    )
+    return overlay(
+        conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, acquired.anchor)
+    )
 
 
-def begun(taken: Taken) -> int:
+def begun(acquired: Acquired) -> int:
     """How many parts of the outbox' first write are confirmed."""
-    cursor = taken.cursor
-    return cursor.pos if cursor is not None and taken.ops and cursor.op_id == taken.ops[0].id else 0
+    cursor = acquired.cursor
+    return (
+        cursor.pos
+        if cursor is not None
+        and acquired.operations
+        and cursor.operation_id == acquired.operations[0].id
+        else 0
+    )

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, cast
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
+from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
     APIError,
     ConversationMismatchError,
@@ -17,8 +18,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
-from langchain_convsync.outbox.breaker import Breaker
-from langchain_convsync.outbox.job import Job
+from langchain_convsync.outbox.job import WriteJob
 from langchain_convsync.outbox.plan import (
     ATTEMPT,
     Anchor,
@@ -35,31 +35,31 @@ from langchain_convsync.outbox.queue import (
     LAST_DELAY,
     SHORTEST_ATTEMPT,
     Held,
-    Parked,
-    Queue,
+    OperationQueue,
+    Undeliverable,
     backoff,
     passing,
 )
-from langchain_convsync.stores.base import Cursor, EventStore, Op, Taken
+from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
 
-Unverifiable: TypeAlias = Literal["park", "resend", "skip"]
+OnUnverifiable: TypeAlias = Literal["dead_letter", "resend", "skip"]
 
 
-class Outbox(Queue[Job]):
+class Outbox(OperationQueue[WriteJob]):
     """Delivers the outboxes of a store to one API server.
 
     Args:
         api: The API server; the outbox is the only retry layer above the wire.
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
-        unverifiable: What becomes of a message of which nobody can tell whether it was recorded.
-        breaker: What others know already about the API server.
+        on_unverifiable: What becomes of a message if no read can tell whether it was recorded.
+        breaker: What is known already about the API server.
         clock: Seconds that only ever grow.
     """
 
-    lane = "write"
+    name = "outbox"
 
     def __init__(
         self,
@@ -67,21 +67,30 @@ class Outbox(Queue[Job]):
         store: EventStore,
         *,
         lease: float = 30.0,
-        unverifiable: Unverifiable = "park",
-        breaker: Breaker | None = None,
+        on_unverifiable: OnUnverifiable = "dead_letter",
+        breaker: CircuitBreaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._api = api
-        self._unverifiable = unverifiable
+        self._on_unverifiable = on_unverifiable
         self.breaker = breaker or new_breaker(clock)
 
-    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Job:
-        write = Write.stored(op.body)
+    def _open(
+        self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
+    ) -> WriteJob:
+        write = Write.stored(operation.body)
         carries = carries_what_was_read(write, self._api.profile)
-        return Job(taken=taken, op=op, cursor=cursor, anchor=anchor, write=write, carries=carries)
+        return WriteJob(
+            acquired=acquired,
+            operation=operation,
+            cursor=cursor,
+            anchor=anchor,
+            write=write,
+            carries=carries,
+        )
 
-    def _step(self, head: Job, now: float) -> Flow[float]:
+    def _step(self, head: WriteJob, now: float) -> Flow[float]:
         step = plan(
             head.write,
             head.cursor,
@@ -91,32 +100,32 @@ class Outbox(Queue[Job]):
         )
         if isinstance(step, Wait):
             return step.seconds
-        if silence := self.breaker.wait(head.whose):
-            raise Held(silence)
+        if pause := self.breaker.wait(head.target):
+            raise Held(pause)
         match step:
             case Send():
                 return (yield from self._send(head, step))
             case Verify():
                 return (yield from self._verify(head))
 
-    def _send(self, job: Job, step: Send) -> Flow[float]:
-        yield from self._begun(job, attempt=step.attempt, need=ATTEMPT, note=job.note)
+    def _send(self, job: WriteJob, step: Send) -> Flow[float]:
+        yield from self._store_begin(job, attempt=step.attempt, need=ATTEMPT, note=job.note)
         try:
             request = self._request(job)
-            answer = yield from self.breaker.watched(job.whose, request)
+            answer = yield from self.breaker.guarded(job.target, request)
         except ConversationNotFoundError:
             return (yield from self._move(job))
         except ConversationMismatchError as error:
             telemetry.count("mismatch", operation=job.write.kind)
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         except APIError as error:
             return (yield from self._failed(job, error))
         except ConvSyncError as error:
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         self._confirm(job, job.anchor_in(answer))
         return 0.0
 
-    def _request(self, job: Job) -> Flow[PartialConversation]:
+    def _request(self, job: WriteJob) -> Flow[PartialConversation]:
         write = job.write
         if write.kind == "append" and not job.carries:
             message = write.messages[job.cursor.pos]
@@ -139,40 +148,40 @@ class Outbox(Queue[Job]):
             carried=job.carried(self._api.profile),
         )
 
-    def _time(self, job: Job) -> float:
+    def _time(self, job: WriteJob) -> float:
         return min(ATTEMPT, max(SHORTEST_ATTEMPT, job.end_at - self._clock()))
 
-    def _failed(self, job: Job, error: APIError) -> Flow[float]:
+    def _failed(self, job: WriteJob, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
         if not (error.ambiguous or passing(error.status_code)):
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous and not self._api.profile.idempotency_keys:
             delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
         sent_at = job.cursor.sent_at if error.ambiguous else None
         job.read = None  # it is old by then
-        yield from self._again(job, delay=delay, sent_at=sent_at)
+        yield from self._store_retry(job, delay=delay, sent_at=sent_at)
         return delay
 
-    def _confirm(self, job: Job, anchor: Anchor | None) -> None:
+    def _confirm(self, job: WriteJob, anchor: Anchor | None) -> None:
         noted = None if anchor is None else anchor.model_dump_json()
-        self._done(job, end=job.end, last=job.last, anchor=noted)
+        self._remember_confirmed(job, end=job.end, last=job.last, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
         job.read = None
 
-    def _verify(self, job: Job) -> Flow[float]:
+    def _verify(self, job: WriteJob) -> Flow[float]:
         telemetry.count("verifications", operation=job.write.kind)
-        yield from self._noted(job)
+        yield from self._store_confirmed(job)
         try:
             conversation = yield from self._read(job)
         except ConversationNotFoundError:
             return self._gone(job)
         except ConversationMismatchError as error:
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         except APIError as error:
             if not passing(error.status_code):
-                raise Parked(str(error)) from error
+                raise Undeliverable(str(error)) from error
             job.unread += 1
             return max(backoff(job.unread), error.retry_after or 0.0)
         job.unread = 0
@@ -184,36 +193,36 @@ class Outbox(Queue[Job]):
             return (yield from self._verify_sync(job, conversation))
         return (yield from self._verify_append(job, conversation))
 
-    def _verify_append(self, job: Job, conversation: Conversation) -> Flow[float]:
+    def _verify_append(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         history, place = conversation.said, None
         if job.cursor.sent_at is not None:
             try:
                 place = job.recorded(history)
             except LookupError as error:
-                if self._unverifiable == "park":
-                    raise Parked(str(error)) from error
-                telemetry.count("unverified", policy=self._unverifiable)
-                if self._unverifiable == "skip":
+                if self._on_unverifiable == "dead_letter":
+                    raise Undeliverable(str(error)) from error
+                telemetry.count("unverified", policy=self._on_unverifiable)
+                if self._on_unverifiable == "skip":
                     place = len(history) - 1
             if place is None:
-                yield from self._again(job, delay=0.0, sent_at=None)
+                yield from self._store_retry(job, delay=0.0, sent_at=None)
         job.read = conversation
         if place is not None:
             self._confirm(job, Anchor.at(conversation.session_id, history, place))
         return 0.0
 
-    def _verify_sync(self, job: Job, conversation: Conversation) -> Flow[float]:
+    def _verify_sync(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         if is_applied(conversation, job.write):
             self._confirm(job, None)
             return 0.0
         if not conversation.is_active:
-            return self._gone(job)  # somebody closed it: an old sync never reopens
+            return self._gone(job)  # it was closed since: an old sync never reopens
         if job.cursor.sent_at is not None:
-            yield from self._again(job, delay=0.0, sent_at=None)
+            yield from self._store_retry(job, delay=0.0, sent_at=None)
         job.read = conversation
         return 0.0
 
-    def _move(self, job: Job) -> Flow[float]:
+    def _move(self, job: WriteJob) -> Flow[float]:
         """The session is gone: messages follow the customer to the new one, a sync does not."""
         write = job.write
         try:
@@ -221,19 +230,19 @@ class Outbox(Queue[Job]):
         except ConversationNotFoundError as error:
             if write.kind == "sync_state":
                 return self._gone(job)
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         except ConversationMismatchError as error:
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         except APIError as error:
             return (yield from self._failed(job, error))
         if write.kind == "sync_state":
             return self._gone(job)
         if conversation.session_id == write.session_id:
             reason = "the API server finds the conversation but refuses the message"
-            raise Parked(reason)
+            raise Undeliverable(reason)
         return (yield from self._follow(job, conversation))
 
-    def _follow(self, job: Job, conversation: Conversation) -> Flow[float]:
+    def _follow(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         """Messages follow the customer to the session that the conversation has now."""
         telemetry.count("messages_moved")
         base = Anchor.end_of(conversation)
@@ -241,19 +250,19 @@ class Outbox(Queue[Job]):
         job.write, job.read = job.write.model_copy(update=moved), None
         job.anchor = base.model_dump_json()
         if job.cursor.sent_at is not None:
-            yield from self._again(job, delay=0.0, sent_at=None)
+            yield from self._store_retry(job, delay=0.0, sent_at=None)
         return 0.0
 
-    def _gone(self, job: Job) -> float:
+    def _gone(self, job: WriteJob) -> float:
         """The session that the write was decided for is over."""
         if job.write.kind == "append":
             reason = "the session ended before it could be verified that the message was recorded"
-            raise Parked(reason)
+            raise Undeliverable(reason)
         telemetry.count("syncs_dropped")
         self._confirm(job, None)
         return 0.0
 
-    def _read(self, job: Job) -> Flow[Conversation]:
+    def _read(self, job: WriteJob) -> Flow[Conversation]:
         write = job.write
         request = self._api.get_conversation(
             write.phone_number,
@@ -262,17 +271,17 @@ class Outbox(Queue[Job]):
             timeout=self._time(job),
             attempts=1,
         )
-        return self.breaker.watched(job.whose, request)
+        return self.breaker.guarded(job.target, request)
 
-    def _told(self, head: Job, reason: str) -> None:
-        telemetry.count("parked", operation=head.write.kind)
+    def _report_dead(self, head: WriteJob, reason: str) -> None:
+        telemetry.count("dead_letters", operation=head.write.kind)
         logger.error(
-            "A write of turn %s is parked for an operator, with the rest of its turn: %s",
+            "A write of turn %s is a dead letter, with the rest of its turn: %s",
             head.write.turn,
             reason,
         )
 
 
-def new_breaker(clock: Callable[[], float] = time.monotonic) -> Breaker:
-    """A breaker that leaves a silent API server alone for as long as writes wait for it."""
-    return Breaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)
+def new_breaker(clock: Callable[[], float] = time.monotonic) -> CircuitBreaker:
+    """A breaker that leaves a failing API server alone for as long as writes wait for it."""
+    return CircuitBreaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)

@@ -14,7 +14,7 @@ from langchain_convsync.settings import CallTarget, ServerProfile
 
 
 @dataclass(slots=True, kw_only=True)
-class Job(Head):
+class WriteJob(Head):
     """The write; its anchor is the last confirmed message.
 
     Attributes:
@@ -27,8 +27,8 @@ class Job(Head):
     carries: bool
     read: Conversation | None = None
 
-    def whose(self) -> CallTarget:
-        """Whom every answer must be about."""
+    def target(self) -> CallTarget:
+        """What every answer must be about."""
         return self.write.target
 
     @property
@@ -49,7 +49,7 @@ class Job(Head):
     @property
     def key(self) -> str:
         """The idempotency key of the part; what carries a read has another body each time."""
-        key = f"{self.op.id}/{self.cursor.pos}"
+        key = f"{self.operation.id}/{self.cursor.pos}"
         return f"{key}/{self.cursor.tries}" if self.carries else key
 
     @property
@@ -75,7 +75,7 @@ class Job(Head):
         """Where the messages of the part stand that was sent; None if they do not.
 
         Raises:
-            LookupError: Nobody can tell.
+            LookupError: The history does not tell.
         """
         messages, pos, note = self.write.messages, self.cursor.pos, self.cursor.note
         if self.carries:

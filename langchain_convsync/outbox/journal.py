@@ -8,7 +8,9 @@ what a process that died, or that could not reach the API server, has begun.
 from __future__ import annotations
 
 import itertools
+import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,10 +22,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
-from langchain_convsync.access import Access
+from langchain_convsync._flow import Flow, Polling, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.context import ConversationRef
 from langchain_convsync.errors import (
     APIConnectionError,
     APIError,
@@ -33,11 +33,20 @@ from langchain_convsync.errors import (
     StoreError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
-from langchain_convsync.outbox.compose import as_ops, writes_for
+from langchain_convsync.outbox.compose import as_operations, writes_for
 from langchain_convsync.outbox.delivery import Outbox
 from langchain_convsync.outbox.memory import Known, Memory, Pending
 from langchain_convsync.outbox.plan import FRESH, Anchor, Write, target_of
-from langchain_convsync.stores.base import Commit, EventStore, NewEvent, Taken, new_token
+from langchain_convsync.stores.base import (
+    AcceptRules,
+    Acquired,
+    Commit,
+    EventStore,
+    NewEvent,
+    new_token,
+)
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationRef
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +58,16 @@ SPARE_READ_TIME = 3.0
 LEASE = 2.0
 #: Seconds after which messages are tried again whose conversation could not be read.
 RETRY_LATER = 1.0
-#: Seconds between looks at an inbox that somebody else is at: doubled each time, up to the last.
-FIRST_LOOK, LAST_LOOK = 0.01, 0.25
+#: Tells a history's messages from a customer's, which `turns` reads.
+KIND: Literal["history"] = "history"
 
 
 class _Entry(BaseModel):
-    """Messages as their event keeps them until they are committed, and whose they are."""
+    """Messages as their event keeps them until they are committed, and their conversation."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    journal: Literal["append"] = "append"
+    kind: Literal["history"]
     phone_number: str = Field(repr=False)
     bot_id: str | None = None
     subdomain: str | None = None
@@ -68,6 +77,7 @@ class _Entry(BaseModel):
     def of(cls, ref: ConversationRef, messages: Sequence[ConversationMessage]) -> _Entry:
         """Messages to a conversation."""
         return cls(
+            kind=KIND,
             phone_number=ref.phone_number,
             bot_id=ref.bot_id,
             subdomain=ref.subdomain,
@@ -109,11 +119,11 @@ class Journal:
             ConversationMismatchError: It told about another conversation.
             StoreError: The store did not answer.
         """
-        cid = yield from self._cid(ref)
-        known = yield from self._look(cid, ref)
-        if cid in self._memory.waiting:
-            yield from self._catch_up(cid, known)
-            known = self._memory.get(cid) or known
+        conversation_key = yield from self._conversation_key(ref)
+        known = yield from self._look(conversation_key, ref)
+        if conversation_key in self._memory.waiting:
+            yield from self._catch_up(conversation_key, known)
+            known = self._memory.get(conversation_key) or known
         return known.shown
 
     def write(self, ref: ConversationRef, messages: Sequence[ConversationMessage]) -> Flow[None]:
@@ -129,83 +139,85 @@ class Journal:
             return
         for message in messages:
             self._api.require_sendable(message.role, message.content)
-        until, cid = self._clock() + INLINE, (yield from self._cid(ref))
-        account, known = _account(ref), self._memory.get(cid)
+        until, conversation_key = self._clock() + INLINE, (yield from self._conversation_key(ref))
+        account, known = _account(ref), self._memory.get(conversation_key)
         if known is None or self._clock() - known.read_at > FRESH:
             try:
-                known = yield from self._look(cid, ref, until=until)
+                known = yield from self._look(conversation_key, ref, until=until)
             except APIError as error:
                 if not _away(error):
                     raise
-                known = None  # whose it is will be seen when the API server answers again
+                known = None  # its tenant will be seen when the API server answers again
         if known is not None:
             ref = ref.agreeing(ref.at(known.conversation))
-        handles = yield from self._store.handles()
+        keys = yield from self._store.keys()
         event = NewEvent(
-            eid=handles.event(account, "journal", new_token()),
-            cid=cid,
+            event_key=keys.event(account, "journal", new_token()),
+            conversation_key=conversation_key,
             payload=_Entry.of(ref, messages).model_dump_json(exclude_none=True),
         )
         yield from self._record(event, known, until)
-        delivered = known is not None and (yield from self._deliver(cid, until))
+        delivered = known is not None and (yield from self._deliver(conversation_key, until))
         if not delivered:
             self._tell_of_leftovers()
 
-    def commit(self, taken: Taken, known: Known | None = None) -> Flow[int]:
-        """Queue recorded messages for delivery, in order of arrival, and give the lane back.
+    def commit(self, acquired: Acquired, known: Known | None = None) -> Flow[int]:
+        """Queue recorded messages for delivery, in order of arrival, and give the queue back.
 
         Those of one conversation at a time: what is left is due at once.
 
         Returns:
-            How many of the events that were taken it answers; 0 where they are tried again later,
-            or by somebody else.
+            How many of the acquired events it answers; 0 where they are tried again later, or by
+            another worker.
 
         Raises:
             StoreError: The store did not answer.
         """
-        entries = [_Entry.model_validate_json(event.payload) for event in taken.events]
+        entries = [_Entry.model_validate_json(event.payload) for event in acquired.events]
         ref = entries[0].ref
         batch = [*itertools.takewhile(lambda entry: entry.ref == ref, entries)]
-        commit = Commit(eids=[event.eid for event in taken.events[: len(batch)]], outcomes={})
+        answered = [event.event_key for event in acquired.events[: len(batch)]]
+        commit = Commit(event_keys=answered, outcomes={})
         writes: list[Write] = []
         try:
-            known = yield from self._of(taken.lease.cid, ref, known)
+            known = yield from self._of(acquired.lease.conversation_key, ref, known)
         except (ConversationNotFoundError, ConversationMismatchError) as error:
-            logger.critical("Messages are set aside, their conversation is gone: %s", error)
+            logger.critical("Messages are dead letters, their conversation is gone: %s", error)
             telemetry.count("journal_failures", error=type(error).__name__)
             commit = replace(commit, dead=True)
         except APIError:
-            yield from self._store.release(taken.lease, delay=RETRY_LATER)
+            yield from self._store.release(acquired.lease, delay=RETRY_LATER)
             return 0
         else:
             messages = [message for entry in batch for message in entry.messages]
-            writes = self._writes(taken, ref, messages, known)
-            commit = replace(commit, ops=as_ops(writes))
-        if (yield from self._store.commit_turn(taken.lease, commit)) == "fenced":
+            writes = self._writes(acquired, ref, messages, known)
+            commit = replace(commit, operations=as_operations(writes))
+        if (yield from self._store.commit_turn(acquired.lease, commit)) == "fenced":
             return 0
         if known is not None and not commit.dead:
-            self._memory.wrote(taken.lease.cid, known, writes, Pending.of(taken, writes))
+            pending = Pending.of(acquired, writes)
+            self._memory.wrote(acquired.lease.conversation_key, known, writes, pending)
         return len(batch)
 
     def _writes(
         self,
-        taken: Taken,
+        acquired: Acquired,
         ref: ConversationRef,
         messages: Sequence[ConversationMessage],
         known: Known,
     ) -> list[Write]:
         seen = known.conversation
-        fresh = known.quiet and self._clock() - known.read_at <= FRESH
+        fresh = known.settled and self._clock() - known.read_at <= FRESH
         return writes_for(
             seen,
             messages,
             StateUpdate(),
             profile=self._api.profile,
             phone_number=ref.phone_number,
-            turn=taken.events[0].eid,
-            number=taken.turns + 1,
-            decided_at=taken.now,
-            base=Anchor.end_of(seen) if fresh and not taken.ops else None,
+            turn=acquired.events[0].event_key,
+            number=acquired.turns + 1,
+            decided_at=acquired.now,
+            base=Anchor.end_of(seen) if fresh and not acquired.operations else None,
         )
 
     def settle(self, ref: ConversationRef) -> Flow[None]:
@@ -215,30 +227,36 @@ class Journal:
             APIError: Something is still on its way.
             StoreError: The store did not answer.
         """
-        cid = yield from self._cid(ref)
-        if cid in self._memory.waiting:
-            yield from self._catch_up(cid, (yield from self._look(cid, ref)))
-        recorded = yield from self._store.due("turn", cid)  # by another process, for example
-        delivered = yield from self._outbox.drain(cid, budget=INLINE, strict=True)
+        conversation_key = yield from self._conversation_key(ref)
+        if conversation_key in self._memory.waiting:
+            yield from self._catch_up(
+                conversation_key, (yield from self._look(conversation_key, ref))
+            )
+        recorded = yield from self._store.due("inbox", conversation_key)  # by another process, say
+        delivered = yield from self._outbox.drain(conversation_key, budget=INLINE, strict=True)
         if recorded is not None or not delivered:
             message = "earlier messages are still on their way to the API server; try again later"
             raise APIConnectionError(message)
-        self._memory.forget(cid)
+        self._memory.forget(conversation_key)
 
-    def _cid(self, ref: ConversationRef) -> Flow[str]:
-        handles = yield from self._store.handles()
-        return handles.conversation(_account(ref), ref.phone_number)
+    def _conversation_key(self, ref: ConversationRef) -> Flow[str]:
+        keys = yield from self._store.keys()
+        return keys.conversation(_account(ref), ref.phone_number)
 
-    def _look(self, cid: str, ref: ConversationRef, *, until: float | None = None) -> Flow[Known]:
+    def _look(
+        self, conversation_key: str, ref: ConversationRef, *, until: float | None = None
+    ) -> Flow[Known]:
         """Read the conversation; once, and no longer than ``until``, if that is given."""
-        known = self._memory.get(cid)
+        known = self._memory.get(conversation_key)
         # Asked before the read: what is delivered by now, the read will show.
-        if known and known.pending and (yield from self._store.due("write", cid)) is None:
-            known = self._memory.put(cid, replace(known, pending=None))
+        if known and known.pending:
+            delivered = (yield from self._store.due("outbox", conversation_key)) is None
+            if delivered:
+                known = self._memory.put(conversation_key, replace(known, pending=None))
         try:
             found = yield from self._fetch(ref, known, until)
         except ConversationNotFoundError:
-            self._memory.forget(cid)
+            self._memory.forget(conversation_key)
             raise
         except APIError as error:
             if known is None or not _away(error) or known.conversation.expired(datetime.now(UTC)):
@@ -247,7 +265,7 @@ class Journal:
             ref.agreeing(ref.at(known.conversation))
             return known
         pending = known.pending if known else None
-        return self._memory.put(cid, Known.read(found, self._clock(), pending))
+        return self._memory.put(conversation_key, Known.read(found, self._clock(), pending))
 
     def _fetch(
         self, ref: ConversationRef, known: Known | None, until: float | None
@@ -260,10 +278,10 @@ class Journal:
         request = Access(self._api, ref, None).read(timeout=timeout, attempts=attempts)
         if known is None:
             return (yield from request)
-        whose = partial(target_of, known.conversation)
-        return (yield from self._outbox.breaker.watched(whose, request))
+        target = partial(target_of, known.conversation)
+        return (yield from self._outbox.breaker.guarded(target, request))
 
-    def _of(self, cid: str, ref: ConversationRef, known: Known | None) -> Flow[Known]:
+    def _of(self, conversation_key: str, ref: ConversationRef, known: Known | None) -> Flow[Known]:
         """What is known of the very conversation that was written to."""
         if known is not None:
             with suppress(ConversationMismatchError):
@@ -273,37 +291,42 @@ class Journal:
         return Known.read(found, self._clock())
 
     def _record(self, event: NewEvent, known: Known | None, until: float) -> Flow[None]:
-        """Accept messages, and commit them where it is known whose they are."""
-        look = FIRST_LOOK
+        """Accept messages, and commit them where their conversation is known."""
+        polling, rules = Polling(), AcceptRules(lease=LEASE)
         while True:
             token = None if known is None else new_token()
-            accepted = yield from self._store.accept(event, token=token, lease=LEASE)
+            accepted = yield from self._store.accept(event, rules, token=token)
             if accepted.status == "busy":
                 message = "too many messages of this conversation wait in the store; try later"
                 raise StoreError(message)
             if accepted.state != "queued":
-                return  # whoever was at the inbox has committed them
-            if (taken := accepted.taken) is not None:  # however late it is: nobody else can now
-                if (yield from self.commit(taken, known)) == len(taken.events):
+                return  # the worker at the inbox has committed them
+            if (acquired := accepted.acquired) is not None:  # however late: no other worker can now
+                if (yield from self.commit(acquired, known)) == len(acquired.events):
                     return
                 continue
             if known is None or self._clock() > until:
-                self._memory.waiting.add(event.cid)
+                self._memory.waiting.add(event.conversation_key)
                 return
-            yield from sleep(min(look, accepted.due_in or look))
-            look = min(LAST_LOOK, look * 2)
+            yield from sleep(polling.pause(accepted.due_in or math.inf))
 
-    def _catch_up(self, cid: str, known: Known) -> Flow[None]:
+    def _catch_up(self, conversation_key: str, known: Known) -> Flow[None]:
         """Commit what was recorded while the API server was away."""
-        self._memory.waiting.discard(cid)
+        self._memory.waiting.discard(conversation_key)
         while True:
-            taken = yield from self._store.take("turn", new_token(), cid=cid, lease=LEASE)
-            if taken is None or not (yield from self.commit(taken, known)):
+            acquired = yield from self._store.acquire(
+                "inbox", new_token(), conversation_key=conversation_key, lease=LEASE
+            )
+            if acquired is None or not (yield from self.commit(acquired, known)):
                 return
 
-    def _deliver(self, cid: str, until: float) -> Flow[bool]:
+    def _deliver(self, conversation_key: str, until: float) -> Flow[bool]:
         try:
-            return (yield from self._outbox.drain(cid, budget=until - self._clock(), strict=True))
+            return (
+                yield from self._outbox.drain(
+                    conversation_key, budget=until - self._clock(), strict=True
+                )
+            )
         except ConvSyncError as error:  # it is recorded: failing now would have it written twice
             telemetry.count("journal_failures", error=type(error).__name__)
             return False
@@ -319,13 +342,14 @@ class Journal:
             )
 
 
-def is_journal(taken: Taken) -> bool:
-    """Whether these are recorded messages that nobody has committed yet."""
-    return bool(taken.events) and taken.events[0].payload.startswith('{"journal":')
+def is_journal(acquired: Acquired) -> bool:
+    """Whether these are messages of a history, recorded and not committed yet."""
+    kind: object = json.loads(acquired.events[0].payload).get("kind")
+    return kind == KIND
 
 
 def _account(ref: ConversationRef) -> str:
-    """Whose inbox it is: nobody receives messages under this name."""
+    """An inbox apart: no account receives messages under this name."""
     return f"convsync journal {ref.bot_id or ''}"
 
 

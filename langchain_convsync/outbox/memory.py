@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from langchain_convsync.client import Api
+from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.models import Conversation
-from langchain_convsync.outbox.breaker import Breaker
 from langchain_convsync.outbox.compose import begun
 from langchain_convsync.outbox.delivery import new_breaker
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
-from langchain_convsync.stores.base import EventStore, Taken
+from langchain_convsync.stores.base import Acquired, EventStore
 
 #: Conversations that are remembered for each store.
 REMEMBERED = 1000
@@ -37,14 +37,14 @@ class Pending:
     epoch: int = 0
 
     @classmethod
-    def of(cls, taken: Taken, writes: Sequence[Write]) -> Pending | None:
-        """The outbox as it was taken, with further writes at its end; None while it is empty."""
-        everything = [*(Write.stored(op.body) for op in taken.ops), *writes]
+    def of(cls, acquired: Acquired, writes: Sequence[Write]) -> Pending | None:
+        """The outbox as it was acquired, with further writes at its end; None while it is empty."""
+        everything = [*(Write.stored(operation.body) for operation in acquired.operations), *writes]
         if not everything:
             return None
-        pos = begun(taken)
-        anchor = anchor_for(everything[0], pos, taken.anchor)
-        return cls(tuple(everything), pos, anchor, taken.lease.epoch)
+        pos = begun(acquired)
+        anchor = anchor_for(everything[0], pos, acquired.anchor)
+        return cls(tuple(everything), pos, anchor, acquired.lease.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,21 @@ class Known:
         conversation: As it was read last.
         shown: With everything that this process has written, on its way or not.
         read_at: When it was read.
-        quiet: Whether nothing was on its way then, nor was written since.
+        debounce: Whether nothing was on its way then, nor was written since.
         pending: What is on its way.
     """
 
     conversation: Conversation
     shown: Conversation
     read_at: float
-    quiet: bool = False
+    settled: bool = False
     pending: Pending | None = None
 
     @classmethod
     def read(cls, found: Conversation, read_at: float, pending: Pending | None = None) -> Known:
         """What a read tells, with what was on its way before it."""
         if pending is None:
-            return cls(found, found, read_at, quiet=True)
+            return cls(found, found, read_at, settled=True)
         shown = overlay(found, pending.writes, pos=pending.pos, anchor=pending.anchor)
         return cls(found, shown, read_at, pending=pending)
 
@@ -78,7 +78,7 @@ class Known:
         if pending is None or (self.pending and self.pending.epoch > pending.epoch):
             pending = self.pending  # a later write has told it already
         shown = overlay(self.shown, writes, is_new=True)
-        return replace(self, shown=shown, quiet=False, pending=pending)
+        return replace(self, shown=shown, settled=False, pending=pending)
 
 
 class Memory:
@@ -93,44 +93,47 @@ class Memory:
         self.waiting: set[str] = set()
         self.warned = False
         self._known: OrderedDict[str, Known] = OrderedDict()
-        self._breakers: WeakKeyDictionary[Api, Breaker] = WeakKeyDictionary()
+        self._breakers: WeakKeyDictionary[Api, CircuitBreaker] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     @classmethod
     def of(cls, store: EventStore) -> Memory:
-        """The memory that everybody in this process shares who writes through the store."""
+        """The memory that all writers through the store share in this process."""
         return _memories.setdefault(store, cls())
 
-    def get(self, cid: str) -> Known | None:
+    def get(self, conversation_key: str) -> Known | None:
         """What is known of a conversation."""
         with self._lock:
-            return self._known.get(cid)
+            return self._known.get(conversation_key)
 
-    def put(self, cid: str, known: Known) -> Known:
+    def put(self, conversation_key: str, known: Known) -> Known:
         """Remember what was read."""
         with self._lock:
-            return self._put(cid, known)
+            return self._put(conversation_key, known)
 
     def wrote(
-        self, cid: str, known: Known, writes: Sequence[Write], pending: Pending | None
+        self, conversation_key: str, known: Known, writes: Sequence[Write], pending: Pending | None
     ) -> None:
         """Remember what was written, and what is on its way now."""
         with self._lock:
-            self._put(cid, self._known.get(cid, known).with_more(writes, pending))
+            self._put(
+                conversation_key,
+                self._known.get(conversation_key, known).with_more(writes, pending),
+            )
 
-    def forget(self, cid: str) -> None:
+    def forget(self, conversation_key: str) -> None:
         """Know nothing of a conversation any more."""
         with self._lock:
-            self._known.pop(cid, None)
+            self._known.pop(conversation_key, None)
 
-    def breaker(self, api: Api) -> Breaker:
+    def breaker(self, api: Api) -> CircuitBreaker:
         """Whether the API server is worth asking."""
         with self._lock:
             return self._breakers.setdefault(api, new_breaker())
 
-    def _put(self, cid: str, known: Known) -> Known:
-        self._known[cid] = known
-        self._known.move_to_end(cid)
+    def _put(self, conversation_key: str, known: Known) -> Known:
+        self._known[conversation_key] = known
+        self._known.move_to_end(conversation_key)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return known

@@ -29,7 +29,7 @@ from langchain_convsync.stores.base import Cursor
 
 #: Seconds that one request of the outbox may take.
 ATTEMPT = 5.0
-#: Seconds after which somebody else may have changed what a turn has read.
+#: Seconds after which another writer may have changed what a turn has read.
 FRESH = 30.0
 #: Key of the mark that a sync leaves in the conversation's metadata.
 MARK = "convsync"
@@ -134,12 +134,12 @@ class Write(BaseModel):
 
     @classmethod
     def stored(cls, body: str) -> Write:
-        """The operation that a store keeps as ``body``; read once, since nobody changes it."""
+        """The operation that a store keeps as ``body``; read once, since it never changes."""
         return _stored(body)
 
     @cached_property
     def target(self) -> CallTarget:
-        """Whom every answer must be about."""
+        """What every answer must be about."""
         return CallTarget(subdomain=self.subdomain, bot_id=self.bot_id)
 
     @property
@@ -234,7 +234,7 @@ def is_recorded(history: Sequence[Words], message: Words, anchor: Anchor | None)
     """Where a message stands after the anchor; None if it does not.
 
     Raises:
-        LookupError: The anchor is unknown or gone, so nobody can tell.
+        LookupError: The anchor is unknown or gone, so it cannot be told.
     """
     start = None if anchor is None else anchor.index(history)
     if start is None:
@@ -277,7 +277,7 @@ def overlay(
     patch = StateUpdate()
     for number, write in enumerate(writes):
         if write.target != tenant:
-            continue  # the customer was somebody else's when it was decided
+            continue  # the customer was another tenant's when it was decided
         if write.kind == "sync_state" and not is_applied(conversation, write):
             patch = patch.updated_by(write.update)
         for message in write.messages[pos if number == 0 else 0 :]:

@@ -13,13 +13,13 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.base import (
+    Acquired,
     Confirmed,
     Cursor,
     EventStore,
-    Lane,
     Lease,
-    Op,
-    Taken,
+    Operation,
+    QueueName,
     new_token,
 )
 
@@ -33,8 +33,8 @@ FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 SHORTEST_ATTEMPT = 0.5
 
 
-class Parked(Exception):  # noqa: N818 - control flow inside this package
-    """The operation cannot be delivered; an operator has to look at it."""
+class Undeliverable(Exception):  # noqa: N818 - control flow inside this package
+    """The operation cannot be delivered: it becomes a dead letter."""
 
 
 class Held(Exception):  # noqa: N818 - control flow inside this package
@@ -46,7 +46,7 @@ class Head(ABC):
     """The operation at the head of a queue while it is worked on.
 
     Attributes:
-        taken: The queue as it was taken.
+        acquired: The queue as it was acquired.
         op: The operation as it is stored.
         cursor: How far it has come.
         anchor: JSON that the last confirmed operation noted.
@@ -56,8 +56,8 @@ class Head(ABC):
         unread: How often in a row it could not be looked up.
     """
 
-    taken: Taken
-    op: Op
+    acquired: Acquired
+    operation: Operation
     cursor: Cursor
     anchor: str | None = None
     confirmed: Confirmed | None = None
@@ -68,7 +68,7 @@ class Head(ABC):
     @property
     def lease(self) -> Lease:
         """The lease of its queue."""
-        return self.taken.lease
+        return self.acquired.lease
 
     @property
     @abstractmethod
@@ -79,8 +79,10 @@ class Head(ABC):
 H = TypeVar("H", bound=Head)
 
 
-class Queue(ABC, Generic[H]):
-    """Delivers the operations of one lane: one after the other, each step noted in the store.
+class OperationQueue(ABC, Generic[H]):
+    """Delivers the operations of one queue: one after the other, each step noted in the store.
+
+    Methods that begin with ``_store_`` write to the store; the others only remember.
 
     Args:
         store: The store.
@@ -88,7 +90,7 @@ class Queue(ABC, Generic[H]):
         clock: Seconds that only ever grow.
     """
 
-    lane: ClassVar[Lane]
+    name: ClassVar[QueueName]
 
     def __init__(
         self,
@@ -102,7 +104,9 @@ class Queue(ABC, Generic[H]):
         self._clock = clock
 
     @abstractmethod
-    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> H:
+    def _open(
+        self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
+    ) -> H:
         """The operation, ready to be worked on."""
 
     @abstractmethod
@@ -110,21 +114,21 @@ class Queue(ABC, Generic[H]):
         """One step towards its delivery, at ``now`` on the store's clock; seconds to wait then.
 
         Raises:
-            FencedError: Somebody else is at it by now.
+            FencedError: Another worker is at it by now.
             Held: It has to wait.
-            Parked: It cannot be delivered.
+            Undeliverable: It cannot be delivered.
         """
 
     @abstractmethod
-    def _told(self, head: H, reason: str) -> None:
-        """Count and log that an operation is set aside."""
+    def _report_dead(self, head: H, reason: str) -> None:
+        """Count and log that an operation became a dead letter."""
 
-    def drain(self, cid: str, *, budget: float, strict: bool = False) -> Flow[bool]:
+    def drain(self, conversation_key: str, *, budget: float, strict: bool = False) -> Flow[bool]:
         """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
 
         What is not due within that time, because the other side does not answer or another process
         is at it, stays in the store. A request that is under way then is waited for, unless
-        ``strict``: then it is given up, and looked up by whoever goes on.
+        ``strict``: then it is given up, and looked up by the next delivery.
 
         Returns:
             Whether everything is delivered.
@@ -132,42 +136,50 @@ class Queue(ABC, Generic[H]):
         until = self._clock() + budget
         while self._clock() < until:
             end = until if strict else math.inf
-            yield from self.attempt(cid, budget=until - self._clock(), end=end)
-            due = yield from self._store.due(self.lane, cid)
+            yield from self.attempt(conversation_key, budget=until - self._clock(), end=end)
+            due = yield from self._store.due(self.name, conversation_key)
             if due is None:
                 return True
             if self._clock() + due > until:
                 return False
             yield from sleep(due)
-        return (yield from self._store.due(self.lane, cid)) is None
+        return (yield from self._store.due(self.name, conversation_key)) is None
 
-    def attempt(self, cid: str, *, budget: float = 0.0, end: float = math.inf) -> Flow[None]:
+    def attempt(
+        self, conversation_key: str, *, budget: float = 0.0, end: float = math.inf
+    ) -> Flow[None]:
         """Deliver what is due in one conversation now; see :meth:`deliver`."""
-        taken = yield from self._store.take(self.lane, new_token(), cid=cid, lease=self._lease)
-        if taken is not None:
-            yield from self.deliver(taken, budget=budget, end=end)
+        acquired = yield from self._store.acquire(
+            self.name, new_token(), conversation_key=conversation_key, lease=self._lease
+        )
+        if acquired is not None:
+            yield from self.deliver(acquired, budget=budget, end=end)
 
-    def deliver(self, taken: Taken, *, budget: float, end: float = math.inf) -> Flow[None]:
-        """Deliver a queue that was taken, and give it back.
+    def deliver(self, acquired: Acquired, *, budget: float, end: float = math.inf) -> Flow[None]:
+        """Deliver a queue that was acquired, and give it back.
 
         Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
         """
-        with telemetry.timed("delivery", lane=self.lane) as timing:
-            timing.note(conversation=taken.lease.cid)
-            delay, confirmed = yield from self._work(taken, self._clock() + budget, end)
-        yield from self._store.release(taken.lease, delay=delay, done=confirmed)
+        with telemetry.timed("delivery", queue=self.name) as timing:
+            timing.note(conversation=acquired.lease.conversation_key)
+            delay, confirmed = yield from self._work(acquired, self._clock() + budget, end)
+        yield from self._store.release(acquired.lease, delay=delay, done=confirmed)
 
-    def _work(self, taken: Taken, until: float, end: float) -> Flow[tuple[float, Confirmed | None]]:
+    def _work(
+        self, acquired: Acquired, until: float, end: float
+    ) -> Flow[tuple[float, Confirmed | None]]:
         """Deliver the queue in order.
 
         Returns:
             The seconds after which to come back, 0.0 when it is done; and what is still to be
             noted as confirmed.
         """
-        anchor, offset, confirmed = taken.anchor, taken.now - self._clock(), None
-        for op in taken.ops:
-            cursor = taken.cursor if taken.cursor and taken.cursor.op_id == op.id else None
-            head = self._open(taken, op, cursor or Cursor(op_id=op.id), anchor)
+        anchor, offset, confirmed = acquired.anchor, acquired.now - self._clock(), None
+        for operation in acquired.operations:
+            cursor = acquired.cursor
+            if cursor is None or cursor.operation_id != operation.id:
+                cursor = Cursor(operation_id=operation.id)
+            head = self._open(acquired, operation, cursor, anchor)
             head.end_at, head.offset, head.confirmed = end, offset, confirmed
             try:
                 while not head.done:
@@ -177,28 +189,30 @@ class Queue(ABC, Generic[H]):
                     if wait and wait > until - self._clock():
                         return wait, head.confirmed
                     if wait:
-                        yield from self._noted(head)
+                        yield from self._store_confirmed(head)
                         yield from sleep(wait)
             except FencedError:
                 return 0.0, None
             except Held as held:
                 return float(held.args[0]), head.confirmed
-            except Parked as reason:
-                yield from self._noted(head)
-                self._told(head, str(reason))
-                yield from self._store.op_park(head.lease, op.id, reason=str(reason))
+            except Undeliverable as reason:
+                yield from self._store_confirmed(head)
+                self._report_dead(head, str(reason))
+                yield from self._store.set_dead(head.lease, operation.id, reason=str(reason))
                 return 0.0, None
             anchor, confirmed = head.anchor, head.confirmed
         return 0.0, confirmed
 
-    def _begun(self, head: H, *, attempt: int, need: float, note: str | None = None) -> Flow[None]:
-        """Note that the next part goes on the wire now, for a request of ``need`` seconds."""
+    def _store_begin(
+        self, head: H, *, attempt: int, need: float, note: str | None = None
+    ) -> Flow[None]:
+        """Store that the next part goes on the wire now, for a request of ``need`` seconds."""
         slack = SLACK
         while True:
             began = self._clock()
-            cursor = yield from self._store.op_begin(
+            cursor = yield from self._store.begin(
                 head.lease,
-                head.op.id,
+                head.operation.id,
                 head.cursor.pos,
                 attempt=attempt,
                 need=need + slack,
@@ -214,29 +228,31 @@ class Queue(ABC, Generic[H]):
                 return
             attempt, slack = attempt + 1, 2 * took
 
-    def _again(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
-        """Note that the part is to be tried again; ``sent_at`` None takes back that it was sent."""
-        done = yield from self._store.op_retry(
-            head.lease, head.op.id, head.cursor.pos, delay=delay, sent=sent_at is not None
+    def _store_retry(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
+        """Store that the part is to be tried again; no ``sent_at`` takes back that it was sent."""
+        done = yield from self._store.retry(
+            head.lease, head.operation.id, head.cursor.pos, delay=delay, sent=sent_at is not None
         )
         if done == "fenced":
             raise FencedError
         head.cursor = replace(head.cursor, sent_at=sent_at)
 
-    def _done(self, head: H, *, end: int, last: bool, anchor: str | None) -> None:
-        """Everything before part ``end`` is confirmed."""
+    def _remember_confirmed(self, head: H, *, end: int, last: bool, anchor: str | None) -> None:
+        """Everything before part ``end`` is confirmed; the next step stores that, too."""
         pos = head.cursor.pos
-        head.confirmed = Confirmed(op_id=head.op.id, pos=pos, last=last, anchor=anchor)
+        head.confirmed = Confirmed(
+            operation_id=head.operation.id, pos=pos, last=last, anchor=anchor
+        )
         head.anchor = anchor or head.anchor
-        head.cursor = Cursor(op_id=head.op.id, pos=end)
+        head.cursor = Cursor(operation_id=head.operation.id, pos=end)
 
-    def _noted(self, head: H) -> Flow[None]:
-        """Note what is confirmed at once, where no next step takes it along soon."""
+    def _store_confirmed(self, head: H) -> Flow[None]:
+        """Store what is confirmed at once, where no next step takes it along soon."""
         part, head.confirmed = head.confirmed, None
         if part is None:
             return
-        done = yield from self._store.op_done(
-            head.lease, part.op_id, part.pos, last=part.last, anchor=part.anchor
+        done = yield from self._store.confirm(
+            head.lease, part.operation_id, part.pos, last=part.last, anchor=part.anchor
         )
         if done == "fenced":
             raise FencedError

@@ -1,4 +1,4 @@
-"""Sending replies through WAHA: each once, in order, as far as anybody can tell."""
+"""Sending replies through WAHA: each once, in order, as far as WAHA can tell."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
-from langchain_convsync.outbox.queue import SLACK, Parked, Queue, backoff, passing
+from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.reply import (
     LOOK_BACK,
     SEND_TIME,
-    Reply,
-    Saying,
-    heard_as,
+    PendingReply,
+    ReplyJob,
+    echo_of,
     plan_reply,
     standing_in,
     typing_time,
 )
-from langchain_convsync.stores.base import Cursor, EventStore, Op, Taken
+from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a sign of life may take: it is not worth waiting for.
 SIGN_TIME = 2.0
-#: Seconds that a customer may see somebody typing at most: the replies behind it wait as well.
+#: Seconds that a customer may see the typing sign at most: the replies behind it wait as well.
 LONGEST_TYPING = 20.0
 #: Seconds for which a chat that cannot be read is asked again, before the policy decides.
 READ_PATIENCE = 300.0
 
-Unsure: TypeAlias = Literal["drop", "resend"]
+OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
 class WAHAReply:
@@ -50,20 +50,20 @@ class WAHAReply:
 
     A reply is queued with its turn's commit, so it survives every crash. Before it is sent that is
     noted; a send without a clear answer is looked for, among our own echoes (see
-    ``TurnRunner.note_echo``) and in the chat, and sent again only if it is not there.
+    ``TurnRunner.record_echo``) and in the chat, and sent again only if it is not there.
 
     Args:
         base_url: Where WAHA is; else ``CONVSYNC_WAHA_BASE_URL``.
-        api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
-        unverifiable: What becomes of such a reply where WAHA does not tell what stands in the chat
-            (NOWEB without its store, say): ``"drop"`` may lose it, ``"resend"`` may double it. Both
-            are counted.
+        api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else no key.
+        on_unverifiable: What becomes of such a reply where WAHA does not tell what stands in the
+            chat (NOWEB without its store, say): ``"drop"`` may lose it, ``"resend"`` may double it.
+            Both are counted.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
         seen: Whether the customer sees that the message was read, right before the reply is sent.
-        typing: Seconds for which the customer sees somebody typing before that, at most: a short
-            text takes less. Whoever delivers the reply waits so long: a worker, or outside a block
-            the call. Both signs may fail, and then the reply is sent without them.
+        typing: Seconds for which the customer sees the typing sign before that, at most: a
+            short text takes less. The delivery waits so long: a worker, or outside a block the
+            call. Both signs may fail, and then the reply is sent without them.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -75,7 +75,7 @@ class WAHAReply:
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
-        unverifiable: Unsure = "drop",
+        on_unverifiable: OnUnverifiableReply = "drop",
         settle: float = 10.0,
         seen: bool = False,
         typing: float = 0.0,
@@ -84,11 +84,11 @@ class WAHAReply:
         if not 0 <= typing <= LONGEST_TYPING:
             message = f"typing must be from 0 to {LONGEST_TYPING:.0f} seconds"
             raise ConfigurationError(message)
-        if unverifiable not in {"drop", "resend"}:
+        if on_unverifiable not in {"drop", "resend"}:
             message = 'unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
         self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
-        self.unverifiable: Unsure = unverifiable
+        self.on_unverifiable: OnUnverifiableReply = on_unverifiable
         self.settle = settle
         self.seen = seen
         self.typing = typing
@@ -101,12 +101,12 @@ class WAHAReply:
         self.waha.close()
 
     async def aclose(self) -> None:
-        """Close the connections, in both colours."""
+        """Close the connections, sync and async."""
         await self.waha.aclose()
 
 
-class Replies(Queue[Saying]):
-    """Delivers the say queues of a store.
+class Replies(OperationQueue[ReplyJob]):
+    """Delivers the reply queues of a store.
 
     Args:
         sender: How replies are sent.
@@ -115,7 +115,7 @@ class Replies(Queue[Saying]):
         clock: Seconds that only ever grow.
     """
 
-    lane = "say"
+    name = "replies"
 
     def __init__(
         self,
@@ -128,27 +128,33 @@ class Replies(Queue[Saying]):
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
 
-    def _open(self, taken: Taken, op: Op, cursor: Cursor, anchor: str | None) -> Saying:
-        reply = Reply.model_validate_json(op.body)
-        return Saying(taken=taken, op=op, cursor=cursor, anchor=anchor, reply=reply)
+    def _open(
+        self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
+    ) -> ReplyJob:
+        reply = PendingReply.model_validate_json(operation.body)
+        return ReplyJob(
+            acquired=acquired, operation=operation, cursor=cursor, anchor=anchor, reply=reply
+        )
 
-    def _step(self, head: Saying, now: float) -> Flow[float]:
-        heard = heard_as(head.reply, head.cursor.heard, head.known)
-        step = plan_reply(head.cursor, now=now, settle=self._sender.settle, heard=heard is not None)
+    def _step(self, head: ReplyJob, now: float) -> Flow[float]:
+        echoed = echo_of(head.reply, head.cursor.echoes, head.known)
+        step = plan_reply(
+            head.cursor, now=now, settle=self._sender.settle, echoed=echoed is not None
+        )
         match step:
             case Wait(seconds):
                 return seconds
             case Send(_, attempt):
                 return (yield from self._send(head, attempt))
             case Verify():
-                if heard is not None:
-                    return self._confirm(head, heard, by="echo")
+                if echoed is not None:
+                    return self._confirm(head, echoed, by="echo")
                 return (yield from self._verify(head, now))
 
-    def _send(self, head: Saying, attempt: int) -> Flow[float]:
+    def _send(self, head: ReplyJob, attempt: int) -> Flow[float]:
         if attempt == 1:
             yield from self._show_signs(head)
-        yield from self._begun(head, attempt=attempt, need=SEND_TIME)
+        yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
         reply = head.reply
         try:
             message_id = yield from self._sender.waha.send_text(
@@ -157,17 +163,17 @@ class Replies(Queue[Saying]):
         except WAHAError as error:
             return (yield from self._failed(head, error))
         except ConvSyncError as error:
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         return self._confirm(head, message_id, by="answer")
 
-    def _show_signs(self, head: Saying) -> Flow[None]:
-        """Let the chat look as if somebody read and typed; nothing is noted or depends on it."""
+    def _show_signs(self, head: ReplyJob) -> Flow[None]:
+        """Show that the message was read and an answer is typed; nothing depends on it."""
         sender, reply = self._sender, head.reply
         pause = typing_time(reply.text, sender.typing)
         if not (sender.seen or pause):
             return
         needed = pause + 3 * SIGN_TIME + SLACK
-        if (yield from self._store.beat(head.lease, seconds=needed)) is None:
+        if (yield from self._store.renew(head.lease, seconds=needed)) is None:
             raise FencedError
         chat = (reply.waha_session, reply.chat_id)
         try:
@@ -180,22 +186,22 @@ class Replies(Queue[Saying]):
         except ConvSyncError as error:
             telemetry.count("signs_failed", error=type(error).__name__)
 
-    def _failed(self, head: Saying, error: WAHAError) -> Flow[float]:
+    def _failed(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
         """Keep the reply for later: to be looked for first where it may have been sent."""
         # 422: the session is not WORKING; it may be again soon.
         if not (error.ambiguous or passing(error.status_code) or error.status_code == 422):
-            raise Parked(str(error)) from error
+            raise Undeliverable(str(error)) from error
         telemetry.count("reply_retries")
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous:
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
-        yield from self._again(head, delay=delay, sent_at=sent_at)
+        yield from self._store_retry(head, delay=delay, sent_at=sent_at)
         return delay
 
-    def _confirm(self, head: Saying, message_id: str | None, *, by: str) -> float:
+    def _confirm(self, head: ReplyJob, message_id: str | None, *, by: str) -> float:
         anchor = head.anchor_with(message_id)
-        self._done(head, end=1, last=True, anchor=anchor)
+        self._remember_confirmed(head, end=1, last=True, anchor=anchor)
         telemetry.count("replies_sent", by=by)
         if head.reply.decided_at is not None:
             took = self._clock() + head.offset - head.reply.decided_at
@@ -203,9 +209,9 @@ class Replies(Queue[Saying]):
         head.sent = True
         return 0.0
 
-    def _verify(self, head: Saying, now: float) -> Flow[float]:
+    def _verify(self, head: ReplyJob, now: float) -> Flow[float]:
         telemetry.count("reply_verifications")
-        yield from self._noted(head)
+        yield from self._store_confirmed(head)
         reply, sent_at = head.reply, head.cursor.sent_at or now
         try:
             chat = yield from self._sender.waha.chat(
@@ -227,25 +233,25 @@ class Replies(Queue[Saying]):
         if found is not None:
             return self._confirm(head, found.id, by="reading")
         telemetry.count("replies_resent")
-        yield from self._again(head, delay=0.0, sent_at=None)
+        yield from self._store_retry(head, delay=0.0, sent_at=None)
         return 0.0
 
-    def _unsure(self, head: Saying, error: Exception) -> Flow[float]:
-        """Nobody can tell whether it was sent: the policy decides."""
-        policy = self._sender.unverifiable
+    def _unsure(self, head: ReplyJob, error: Exception) -> Flow[float]:
+        """It is unknown whether it was sent: the policy decides."""
+        policy = self._sender.on_unverifiable
         telemetry.count("replies_unverified", policy=policy)
         told = str(error) if isinstance(error, WAHAError) else type(error).__name__
         logger.warning(
-            "Nobody can tell whether the reply of turn %s was sent (%s); unverifiable=%r",
+            "It is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
             head.reply.turn,
             told,
             policy,
         )
         if policy == "resend":
-            yield from self._again(head, delay=0.0, sent_at=None)
+            yield from self._store_retry(head, delay=0.0, sent_at=None)
             return 0.0
         return self._confirm(head, None, by="policy")
 
-    def _told(self, head: Saying, reason: str) -> None:
-        telemetry.count("parked", operation="reply")
-        logger.error("The reply of turn %s is parked for an operator: %s", head.reply.turn, reason)
+    def _report_dead(self, head: ReplyJob, reason: str) -> None:
+        telemetry.count("dead_letters", operation="reply")
+        logger.error("The reply of turn %s is a dead letter: %s", head.reply.turn, reason)

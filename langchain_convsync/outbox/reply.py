@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
-from langchain_convsync.stores.base import Cursor, LaneView
+from langchain_convsync.stores.base import Cursor, QueueView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
 SEND_TIME = 10.0
@@ -34,8 +34,8 @@ REMEMBERED = 200
 ECHO_TIME = 600.0
 
 
-class Reply(BaseModel):
-    """One operation of the say queue, as it is stored.
+class PendingReply(BaseModel):
+    """One operation of the reply queue, as it is stored.
 
     Attributes:
         turn: The turn that decided it.
@@ -55,13 +55,13 @@ class Reply(BaseModel):
 
 
 @dataclass(slots=True, kw_only=True)
-class Saying(Head):
-    """The reply at the head of a say queue; its anchor is what was sent before it, oldest first.
+class ReplyJob(Head):
+    """The reply at the head of a reply queue; its anchor is what was sent before it, oldest first.
 
     Each is an id, or, where no answer told one, the words' digest and when they were sent.
     """
 
-    reply: Reply
+    reply: PendingReply
     sent: bool = False
 
     @property
@@ -75,15 +75,15 @@ class Saying(Head):
         return [sent for sent in _before(self.anchor) if isinstance(sent, str)]
 
     def anchor_with(self, message_id: str | None) -> str:
-        """The anchor once the reply was sent under this id; None where nobody told it."""
+        """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
         sent = message_id or {
             "digest": digest(self.reply.text),
-            "at": self.cursor.sent_at or self.taken.now,
+            "at": self.cursor.sent_at or self.acquired.now,
         }
         return json.dumps([*_before(self.anchor), sent][-REMEMBERED:])
 
 
-def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False) -> Step:
+def plan_reply(cursor: Cursor, *, now: float, settle: float, echoed: bool = False) -> Step:
     """The next step for a reply.
 
     Args:
@@ -91,26 +91,26 @@ def plan_reply(cursor: Cursor, *, now: float, settle: float, heard: bool = False
         now: Store time.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
-        heard: Its echo came in: no need to wait.
+        echoed: Its echo came in: no need to wait.
     """
     if cursor.sent_at is None:
         return Send(0, cursor.tries + 1)
     settled = cursor.sent_at + SEND_TIME + settle
-    return Verify(0) if heard or now >= settled else Wait(settled - now)
+    return Verify(0) if echoed or now >= settled else Wait(settled - now)
 
 
 def typing_time(text: str, longest: float) -> float:
-    """Seconds for which somebody seems to type a text: as a fast writer would, at most so many."""
+    """Seconds for which a text seems to be typed: as a fast writer would, at most so many."""
     return min(longest, len(text) / TYPED_PER_SECOND)
 
 
 def echo_note(message_id: str, text: str) -> str:
-    """What a store keeps of our own echo; nobody can read the words from it."""
+    """What a store keeps of our own echo; the words cannot be read from it."""
     return json.dumps({"id": message_id, "digest": digest(text)})
 
 
-def heard_as(reply: Reply, notes: Iterable[str], known: Collection[str]) -> str | None:
-    """The id under which one of our own echoes shows the reply; None if none does."""
+def echo_of(reply: PendingReply, notes: Iterable[str], known: Collection[str]) -> str | None:
+    """The id under which one of our own echoes shows the reply; None without such an echo."""
     echoes = [json.loads(note) for note in notes]
     wanted = digest(reply.text)
     return next(
@@ -119,28 +119,28 @@ def heard_as(reply: Reply, notes: Iterable[str], known: Collection[str]) -> str 
     )
 
 
-def is_ours(message_id: str | None, text: str, say: LaneView, now: float) -> bool:
+def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -> bool:
     """Whether a message of the business is one of our sends, whatever WAHA takes for its source.
 
-    It is if its id was the answer to a send, or else if it has the words of one whose id nobody
-    has told: of the reply that is being sent, whose answer may come later than its echo.
+    It is if its id was the answer to a send, or else if it has the words of one whose id is not
+    known: of the reply that is being sent, whose answer may come later than its echo.
 
     Args:
         message_id: The message's stanza id.
         text: Its words.
-        say: The conversation's say queue, its head included.
+        replies: The conversation's reply queue, its head included.
         now: Store time.
     """
-    sent, looks = _before(say.anchor), digest(text)
+    sent, looks = _before(replies.anchor), digest(text)
     if message_id in sent:
         return True
     nameless = [each for each in sent if isinstance(each, dict) and now < each["at"] + ECHO_TIME]
     if any(each["digest"] == looks for each in nameless):
         return True
-    head = next(iter(say.ops), None)
-    if head is None or say.cursor is None or say.cursor.op_id != head.id or not say.cursor.tries:
+    head, cursor = next(iter(replies.operations), None), replies.cursor
+    if head is None or cursor is None or cursor.operation_id != head.id or not cursor.tries:
         return False
-    return digest(Reply.model_validate_json(head.body).text) == looks
+    return digest(PendingReply.model_validate_json(head.body).text) == looks
 
 
 def _before(anchor: str | None) -> list[Any]:
@@ -148,7 +148,7 @@ def _before(anchor: str | None) -> list[Any]:
 
 
 def standing_in(
-    reply: Reply, chat: Collection[ChatMessage], *, since: datetime, known: Collection[str]
+    reply: PendingReply, chat: Collection[ChatMessage], *, since: datetime, known: Collection[str]
 ) -> ChatMessage | None:
     """The message of the chat that is this reply; None if it is not there.
 

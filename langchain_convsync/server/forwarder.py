@@ -115,7 +115,7 @@ class Forwarder:
             Seconds until there is more; None if nothing waits.
         """
         with httpx.Client(timeout=self._to.timeout, trust_env=False) as client:
-            while not self._stopping and (forward := self._queue.take()) is not None:
+            while not self._stopping and (forward := self._queue.acquire()) is not None:
                 self._send(client, forward)
         return self._queue.pause()
 
@@ -125,15 +125,15 @@ class Forwarder:
         try:
             with client.stream("POST", self._to.url, content=raw, headers=headers) as answer:
                 status, asked = str(answer.status_code), _seconds(answer)
-                taken, hopeless = answer.is_success, answer.status_code in _HOPELESS
+                acquired, hopeless = answer.is_success, answer.status_code in _HOPELESS
         except httpx.HTTPError as error:
-            status, taken, hopeless = type(error).__name__, False, False
+            status, acquired, hopeless = type(error).__name__, False, False
         telemetry.count("forwards", status=status)
-        if taken or hopeless:
+        if acquired or hopeless:
             self._queue.done(forward)
         else:
             self._queue.later(forward, max(asked, min(SLOWEST, 2.0 ** min(forward.tries - 1, 10))))
-        if not taken:
+        if not acquired:
             then = "it is dropped" if hopeless else "it is sent again"
             logger.warning("The agent's webhook did not take an event (%s): %s", status, then)
 

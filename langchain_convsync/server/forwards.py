@@ -121,7 +121,7 @@ class ForwardQueue:
         self._transaction = transaction
         self._clock = clock
 
-    def take(self) -> Forward | None:
+    def acquire(self) -> Forward | None:
         """The next event that is due; nobody else gets it for a minute."""
         now = self._clock()
         due = select(ForwardRow).where(ForwardRow.due_at <= now, _is_next())

@@ -11,24 +11,25 @@ from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     RETENTION,
     Accepted,
+    AcceptRules,
+    Acquired,
     Backlog,
     Commit,
     Confirmed,
     ConversationView,
     Cursor,
+    DeadLetter,
     Done,
     EventState,
     EventStore,
-    Handles,
-    Lane,
-    LaneView,
+    Keys,
     Lease,
     Load,
     NewEvent,
-    Op,
+    Operation,
     QueuedEvent,
-    SetAside,
-    Taken,
+    QueueName,
+    QueueView,
 )
 
 if TYPE_CHECKING:
@@ -41,27 +42,28 @@ _MODULES = {"redis": ("RedisEventStore",), "sqlite": ("SQLiteEventStore",)}
 __all__ = [
     "FORMAT_VERSION",
     "RETENTION",
+    "AcceptRules",
     "Accepted",
+    "Acquired",
     "Backlog",
     "Commit",
     "Confirmed",
     "ConversationView",
     "Cursor",
+    "DeadLetter",
     "Done",
     "EventState",
     "EventStore",
-    "Handles",
-    "Lane",
-    "LaneView",
+    "Keys",
     "Lease",
     "Load",
     "NewEvent",
-    "Op",
+    "Operation",
+    "QueueName",
+    "QueueView",
     "QueuedEvent",
     "RedisEventStore",
     "SQLiteEventStore",
-    "SetAside",
-    "Taken",
     "open_store",
 ]
 
@@ -96,13 +98,13 @@ def open_store(url: str | None = None) -> EventStore:
         from langchain_convsync.stores.sqlite import SQLiteEventStore
 
         return SQLiteEventStore(path)
-    from langchain_convsync.stores._redis_urls import SCHEMES
     from langchain_convsync.stores.redis import RedisEventStore
+    from langchain_convsync.stores.redis.urls import SCHEMES
 
     if scheme in SCHEMES:
         return RedisEventStore(url)
     message = (
-        f"{scheme}:// is no event store: pass redis://…, rediss://…, unix://…, sqlite:///… or the "
-        "path of a file, as store=… or in CONVSYNC_STORE_URL"
+        f"{scheme}:// names no event store: pass redis://…, rediss://…, unix://…, sqlite:///… or "
+        "the path of a file, as store=… or in CONVSYNC_STORE_URL"
     )
     raise ConfigurationError(message)

@@ -35,7 +35,7 @@ class Watch:
         self._on_lost: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self.released = False
-        self.next_beat = now + seconds / 3
+        self.next_renewal = now + seconds / 3
 
     def __enter__(self) -> Self:
         _heartbeat.add(self)
@@ -49,8 +49,8 @@ class Watch:
     ) -> None:
         _heartbeat.remove(self)
         if exc is not None and not isinstance(exc, Exception):
-            # Cancelled: nobody is left to wait for I/O, so the heartbeat's thread gives it back.
-            self.released, self.next_beat = True, 0.0
+            # Cancelled: no caller is left to wait for I/O, so the heartbeat's thread gives it back.
+            self.released, self.next_renewal = True, 0.0
             _heartbeat.add(self)
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -61,20 +61,20 @@ class Watch:
         if already:
             callback()
 
-    def beat(self) -> None:
+    def renew(self) -> None:
         """Renew the lease, unless its deadline has passed; notice when it is gone."""
         if self.released:
             self._release()
             return
         now = time.monotonic()
-        self.next_beat = now + self._seconds / 3
+        self.next_renewal = now + self._seconds / 3
         expired = now >= self._ends
         if self._deadline is not None and now >= self._deadline:
             if expired:
                 self._lose()
             return
         try:
-            renewed = self._store.beat(self._lease, seconds=self._seconds).block()
+            renewed = self._store.renew(self._lease, seconds=self._seconds).block()
         except Exception:  # noqa: BLE001 - the one thread serves every lease and must go on
             telemetry.count("heartbeat_failures")
             if expired:
@@ -118,7 +118,7 @@ class _Heartbeat:
                     target=self._run, name="convsync-heartbeat", daemon=True
                 )
                 self._thread.start()
-            if watch.next_beat < self._wakes:  # else it will be looked at early enough
+            if watch.next_renewal < self._wakes:  # else it will be looked at early enough
                 self._changed.notify()
 
     def remove(self, watch: Watch) -> None:
@@ -131,16 +131,16 @@ class _Heartbeat:
                 due = self._due()
             for watch in due:
                 if not watch.lost:
-                    watch.beat()
+                    watch.renew()
 
     def _due(self) -> list[Watch]:
         """The watches to renew now; waits until there is one."""
         while True:
             now = time.monotonic()
             live = [watch for watch in self._watches if not watch.lost]
-            if due := [watch for watch in live if watch.next_beat <= now]:
+            if due := [watch for watch in live if watch.next_renewal <= now]:
                 return due
-            self._wakes = min((watch.next_beat for watch in live), default=math.inf)
+            self._wakes = min((watch.next_renewal for watch in live), default=math.inf)
             self._changed.wait(None if self._wakes == math.inf else self._wakes - now)
 
 

@@ -59,7 +59,7 @@ class Spans:
 
     def open(self, name: str, labels: Mapping[str, str]) -> Opened:
         """A span of its own inside the current one."""
-        about = labels.get("phase") or labels.get("operation") or labels.get("lane")
+        about = labels.get("phase") or labels.get("operation") or labels.get("queue")
         title = " ".join(filter(None, ("convsync", METRICS[name].span, about)))
         kind = SpanKind.CLIENT if name in _OUTWARD else SpanKind.INTERNAL
         return Opened(self._tracer.start_span(title, kind=kind))

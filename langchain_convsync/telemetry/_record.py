@@ -70,7 +70,7 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
             ...
             timing.labels["status"] = "2xx"
 
-    It stands around ``yield from`` in flows of both colours: a flow runs in one context.
+    It stands around ``yield from`` in flows of sync and async: a flow runs in one context.
     """
 
     __slots__ = ("_began", "_name", "_opened", "labels")

@@ -15,10 +15,10 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync.context import ConversationRef, TurnRecord, current_turn
 from langchain_convsync.errors import ConfigurationError, FencedError
-from langchain_convsync.messages import flaw_in, last_reply, messages_of, text_of
 from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
+from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of, text_of
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 

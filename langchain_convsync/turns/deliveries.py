@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow, Polling, sleep
 from langchain_convsync.outbox import Outbox, Replies
-from langchain_convsync.outbox.queue import Queue
-from langchain_convsync.stores.base import EventStore, Lane, new_token
-from langchain_convsync.turns.worker import FIRST_LOOK, Work
+from langchain_convsync.outbox.queue import OperationQueue
+from langchain_convsync.stores.base import EventStore, QueueName, new_token
+from langchain_convsync.turns.worker import Work
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +44,22 @@ class Deliveries:
         self.budget = budget
         self._store = store
         self._replies = replies
-        self._queues: list[Queue[Any]] = [outbox, *([] if replies is None else [replies])]
+        self._queues: list[OperationQueue[Any]] = [outbox, *([] if replies is None else [replies])]
         self._lease = lease
         self._warned = False
 
     @property
-    def work(self) -> Mapping[Lane, Work]:
-        """What a worker does with each lane; what has to wait is given back at once."""
-        return {queue.lane: partial(queue.deliver, budget=0.0) for queue in self._queues}
+    def work(self) -> Mapping[QueueName, Work]:
+        """What a worker does with each queue; what has to wait is given back at once."""
+        return {queue.name: partial(queue.deliver, budget=0.0) for queue in self._queues}
 
-    def drain(self, cid: str) -> Flow[None]:
+    def drain(self, conversation_key: str) -> Flow[None]:
         """Deliver what one conversation has left, as far as the time allows."""
         if self._replies is not None:  # once, before anything else: the customer waits
-            yield from self._replies.attempt(cid)
+            yield from self._replies.attempt(conversation_key)
         until = time.monotonic() + self.budget
         for queue in self._queues:
-            delivered = yield from queue.drain(cid, budget=until - time.monotonic())
+            delivered = yield from queue.drain(conversation_key, budget=until - time.monotonic())
             if not delivered:
                 self._warn_of_leftovers()
 
@@ -71,19 +71,21 @@ class Deliveries:
         while left and time.monotonic() < min(until, worked + LAST_CHANCE):
             found = False
             for queue in self._queues:
-                taken = yield from self._store.take(queue.lane, new_token(), lease=self._lease)
-                if taken is not None:
-                    yield from queue.deliver(taken, budget=until - time.monotonic())
+                acquired = yield from self._store.acquire(
+                    queue.name, new_token(), lease=self._lease
+                )
+                if acquired is not None:
+                    yield from queue.deliver(acquired, budget=until - time.monotonic())
                     found, worked = True, time.monotonic()
             left = yield from self._left()
             if left and not found:
-                yield from sleep(FIRST_LOOK)
+                yield from sleep(Polling.FIRST)
         if left:
             self._warn_of_leftovers()
 
     def _left(self) -> Flow[int]:
         left = yield from self._store.backlog()
-        return left.writes + (0 if self._replies is None else left.says)
+        return left.writes + (0 if self._replies is None else left.replies)
 
     def _warn_of_leftovers(self) -> None:
         telemetry.count("leftovers")

@@ -1,26 +1,27 @@
-"""What a runner does with an event, in either colour, and the workers of its block."""
+"""What a runner does with an event, sync or async, and the workers of its block."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, Io, Polling, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.stores._metrics import exposition
-from langchain_convsync.stores.base import Accepted, EventStore, Lane, NewEvent, Taken
+from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.operators import exposition
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
-from langchain_convsync.turns.worker import FIRST_LOOK, LAST_LOOK, Crew
+from langchain_convsync.turns.worker import WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Engine:
     on_reply: OnReply | None
     sends: bool
     workers: int
-    crew: Crew | None = field(default=None, init=False)
+    pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
@@ -53,29 +54,29 @@ class Engine:
         self._require_open()
         new = yield from self.inbox.named(event)
         until = None if wait is None else time.monotonic() + wait
-        turn, cid = yield from self._settle(new, until)
+        turn, conversation_key = yield from self._settle(new, until)
         yield from self._tell(turn)
-        if self.crew is None:
-            yield from self.deliveries.drain(cid)
+        if self.pool is None:
+            yield from self.deliveries.drain(conversation_key)
         else:
-            self.crew.hurry(cid, "say", "write")
+            self.pool.dispatch(conversation_key, "replies", "outbox")
         return turn
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
         self._require_open()
         new = yield from self.inbox.named(event)
-        accepted = yield from self.inbox.offer(new, take=False)
-        self._ring("turn")
+        accepted = yield from self.inbox.offer(new, acquire=False)
+        self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")
         return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
-        """Give a conversation to the human who wrote in it; False where it was none."""
+        """Give a conversation to the human who wrote in it; False where it was not a human."""
         self._require_open()
         taken_over = yield from self.inbox.take_over(message, seconds)
-        self._ring("turn" if taken_over else "say")
+        self._notify_pool("inbox" if taken_over else "replies")
         return taken_over
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
@@ -101,64 +102,63 @@ class Engine:
     def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
         """Offer the event until it is done: by this call's own turn, or by another's."""
         first: Accepted | None = None
-        look = FIRST_LOOK
+        polling = Polling()
         while True:
             accepted = yield from self.inbox.offer(new)
             first = first or accepted
-            if accepted.taken is not None:
-                turn = yield from self.processor.process(accepted.taken)
+            if accepted.acquired is not None:
+                turn = yield from self.processor.process(accepted.acquired)
                 if turn is not None:
-                    return turn, accepted.cid
+                    return turn, accepted.conversation_key
                 continue  # fenced, or to be tried again: see what became of it
             if accepted.status == "busy":
-                return Turn(status="busy"), accepted.cid
+                return Turn(status="busy"), accepted.conversation_key
             if accepted.state != "queued":
                 status: Status = "merged" if first.status == "new" else "duplicate"
-                return _repeated(accepted, status), accepted.cid
+                return _repeated(accepted, status), accepted.conversation_key
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                return Turn(status="queued"), accepted.cid
-            pause = min(look, accepted.due_in or look)
-            yield from sleep(pause if left is None else min(pause, left))
-            look = min(LAST_LOOK, look * 2)
+                return Turn(status="queued"), accepted.conversation_key
+            limits = (accepted.due_in or math.inf, math.inf if left is None else left)
+            yield from sleep(polling.pause(min(limits)))
 
-    def new_crew(self) -> Crew:
+    def new_pool(self) -> WorkerPool:
         """The workers of the block that begins."""
-        if self.closed or self.crew is not None:
+        if self.closed or self.pool is not None:
             message = "a TurnRunner serves one block; make a new one"
             raise ClosedError(message)
         telemetry.connect()
         work = dict(self.deliveries.work)
         if self.sends:
-            work["turn"] = self._work_turn
-        self.crew = Crew(
+            work["inbox"] = self._work_turn
+        self.pool = WorkerPool(
             self.store,
             work,
-            hands=self.workers,
-            lease=self.inbox.lease,
-            at_once=self.inbox.at_once,
+            workers=self.workers,
+            lease=self.inbox.rules.lease,
+            account_concurrency=self.inbox.rules.account_concurrency,
         )
-        return self.crew
+        return self.pool
 
-    def _ring(self, *lanes: Lane) -> None:
+    def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
-        if self.crew is not None:
-            self.crew.ring(*lanes)
+        if self.pool is not None:
+            self.pool.notify(*queues)
 
     def _require_open(self) -> None:
         if self.closed:
             message = "this TurnRunner is closed: make a new one"
             raise ClosedError(message)
 
-    def _work_turn(self, taken: Taken) -> Flow[None]:
-        if is_journal(taken):  # what a surface wrote by itself: nobody is to be answered
-            yield from Journal(self.api, self.store).commit(taken)
+    def _work_turn(self, acquired: Acquired) -> Flow[None]:
+        if is_journal(acquired):  # what a surface wrote by itself: there is nothing to answer
+            yield from Journal(self.api, self.store).commit(acquired)
             return
-        turn = yield from self.processor.process(taken)
+        turn = yield from self.processor.process(acquired)
         if turn is not None:
             yield from self._tell(turn)
-            if self.crew is not None:
-                self.crew.hurry(taken.lease.cid, "say", "write")
+            if self.pool is not None:
+                self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
 
 
 def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:

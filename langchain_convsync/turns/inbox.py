@@ -12,8 +12,15 @@ from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import echo_note, is_ours
 from langchain_convsync.outbox.plan import digest
-from langchain_convsync.stores.base import Accepted, EventStore, Handles, NewEvent, new_token
-from langchain_convsync.turns.turn import QueuedMessage
+from langchain_convsync.stores.base import (
+    Accepted,
+    AcceptRules,
+    EventStore,
+    Keys,
+    NewEvent,
+    new_token,
+)
+from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: A message of the business itself.
 OwnMessage: TypeAlias = waha.OperatorMessage | waha.Ignored
@@ -21,56 +28,43 @@ OwnMessage: TypeAlias = waha.OperatorMessage | waha.Ignored
 
 @dataclass(slots=True)
 class Inbox:
-    """Offers events to a store; ``TurnRunner`` describes the settings."""
+    """Offers events to a store; ``TurnRunner`` describes the rules."""
 
     store: EventStore
-    lease: float
-    quiet: float
-    max_quiet: float
-    backlog: int
-    at_once: int
-    _handles: Handles | None = field(default=None, init=False)
+    rules: AcceptRules
+    _keys: Keys | None = field(default=None, init=False)
 
     def named(self, event: InboundEvent) -> Flow[NewEvent]:
-        """The event under its handles.
+        """The event under its keys.
 
         Raises:
             InvalidEventError: It names no customer.
         """
-        handles, customer = (yield from self._named()), _customer_of(event)
+        keys, customer = (yield from self._named()), _customer_of(event)
         if customer is None:
             message = "the event names no customer: set phone_number or chat_id"
             raise InvalidEventError(message)
         alias = None
         if event.phone_number and event.lid:
-            alias = handles.conversation(event.account, phone.normalize(event.lid))
+            alias = keys.conversation(event.account, phone.normalize(event.lid))
         return NewEvent(
-            eid=handles.event(event.account, "message", event.event_id),
-            cid=handles.conversation(event.account, customer),
+            event_key=keys.event(event.account, "message", event.event_id),
+            conversation_key=keys.conversation(event.account, customer),
             alias=alias,
             digest=digest(event.content),
-            payload=event.model_dump_json(exclude_defaults=True),
+            payload=payload_of(event),
         )
 
-    def offer(self, new: NewEvent, *, take: bool = True) -> Flow[Accepted]:
-        """Record an event, and take its conversation in the same step if that is possible."""
-        return (
-            yield from self.store.accept(
-                new,
-                token=new_token() if take else None,
-                lease=self.lease,
-                quiet=self.quiet,
-                max_quiet=self.max_quiet,
-                backlog=self.backlog,
-                at_once=self.at_once,
-            )
-        )
+    def offer(self, new: NewEvent, *, acquire: bool = True) -> Flow[Accepted]:
+        """Record an event, and acquire its conversation in the same step if that is possible."""
+        token = new_token() if acquire else None
+        return (yield from self.store.accept(new, self.rules, token=token))
 
     def pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
         """Give a conversation to a human for a while, or back."""
-        handles = yield from self._named()
-        cid = handles.conversation(account, phone.normalize(customer))
-        yield from self.store.pause(cid, seconds=seconds)
+        keys = yield from self._named()
+        conversation_key = keys.conversation(account, phone.normalize(customer))
+        yield from self.store.pause(conversation_key, seconds=seconds)
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.
@@ -83,7 +77,7 @@ class Inbox:
         """
         if (yield from self._is_ours(message)):
             telemetry.count("own_echoes_from_app")
-            yield from self.hear(message)
+            yield from self.record_echo(message)
             return False
         facts: dict[str, Any] = {
             name: getattr(message, name)
@@ -92,14 +86,14 @@ class Inbox:
         }
         said = QueuedMessage(**facts, by="operator")
         new = yield from self.named(said)
-        yield from self.store.pause(new.cid, seconds=seconds)
-        yield from self.offer(new, take=False)
+        yield from self.store.pause(new.conversation_key, seconds=seconds)
+        yield from self.offer(new, acquire=False)
         return True
 
     def _is_ours(self, own: OwnMessage) -> Flow[bool]:
-        for cid in (yield from self._cids(own)):
-            view = yield from self.store.view(cid, most=1)
-            if is_ours(own.message_id, own.text, view.say, view.now):
+        for conversation_key in (yield from self._conversation_keys(own)):
+            view = yield from self.store.view(conversation_key, most=1)
+            if is_ours(own.message_id, own.text, view.replies, view.now):
                 return True
         return False
 
@@ -107,46 +101,50 @@ class Inbox:
         """Change the message that was edited or revoked; False where it waits no more."""
         if change.target_id is None or (change.reason == "edited" and not change.text):
             return False
-        handles = yield from self._named()
+        keys = yield from self._named()
         target = waha.event_id(change.target_id, from_me=bool(change.from_me))
-        eid = handles.event(change.account, "message", target)
-        held = yield from self.store.amend(eid, "", "")
+        event_key = keys.event(change.account, "message", target)
+        held = yield from self.store.amend(event_key, "", "")
         while held is not None:
             message = QueuedMessage.model_validate_json(held)
             if not (changes := message.changed_by(change)):
                 break
             facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
             wanted = json.dumps({**json.loads(held), **facts})  # fields of newer versions stay
-            now_held = yield from self.store.amend(eid, held, wanted)
+            now_held = yield from self.store.amend(event_key, held, wanted)
             if now_held == wanted:
                 break
             held = now_held
         return held is not None
 
-    def hear(self, own: OwnMessage) -> Flow[bool]:
+    def record_echo(self, own: OwnMessage) -> Flow[bool]:
         """Note that a message of the business was seen; whether a reply waits for such a sign."""
         if own.message_id is None:
             return False
-        for cid in (yield from self._cids(own)):
-            if (yield from self.store.hear(cid, echo_note(own.message_id, own.text))):
+        for conversation_key in (yield from self._conversation_keys(own)):
+            if (
+                yield from self.store.record_echo(
+                    conversation_key, echo_note(own.message_id, own.text)
+                )
+            ):
                 return True
         return False
 
-    def _cids(self, own: OwnMessage) -> Flow[list[str]]:
+    def _conversation_keys(self, own: OwnMessage) -> Flow[list[str]]:
         """Every conversation that a message of the business may stand in.
 
         Its customer's phone number may lead to another one than their LID, as long as no event of
         theirs told both.
         """
-        handles = yield from self._named()
+        keys = yield from self._named()
         told = map(phone.identity_of, (own.phone_number, own.lid, own.chat_id))
         names = dict.fromkeys(name for name in told if name is not None)
-        return [handles.conversation(own.account, name) for name in names]
+        return [keys.conversation(own.account, name) for name in names]
 
-    def _named(self) -> Flow[Handles]:
-        if self._handles is None:
-            self._handles = yield from self.store.handles()
-        return self._handles
+    def _named(self) -> Flow[Keys]:
+        if self._keys is None:
+            self._keys = yield from self.store.keys()
+        return self._keys
 
 
 def _customer_of(message: InboundEvent) -> str | None:

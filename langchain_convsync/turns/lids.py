@@ -30,7 +30,7 @@ class Lids:
 
     Args:
         store: The store.
-        waha: Who is asked; None asks nobody.
+        waha: Which WAHA is asked; None asks none.
         clock: Seconds that only ever grow.
     """
 
@@ -47,7 +47,7 @@ class Lids:
         self._known: OrderedDict[tuple[str, str], tuple[float, str | None]] = OrderedDict()
 
     def phone_number_of(self, event: InboundEvent) -> Flow[str | None]:
-        """The customer's number where the event does not tell it; None if nobody knows it.
+        """The customer's number where the event does not tell it; None if it is unknown.
 
         A WAHA that does not answer leaves it at the LID, for now.
         """
@@ -61,8 +61,8 @@ class Lids:
         try:
             number = yield from self._waha.lid(*key, timeout=LOOK_UP_TIME)
         except ConvSyncError as error:
-            told = str(error) if isinstance(error, WAHAError) else type(error).__name__
-            logger.warning("WAHA did not tell whose LID it is: %s", told)
+            reason = str(error) if isinstance(error, WAHAError) else type(error).__name__
+            logger.warning("WAHA did not tell whose LID it is: %s", reason)
             number, outcome = None, "failed"
         else:
             outcome = "unknown" if number is None else "known"
@@ -81,13 +81,15 @@ class Lids:
             event: One of its events, known by its LID alone.
             phone_number: The number.
         """
-        handles = yield from self._store.handles()
-        alias = handles.conversation(event.account, phone.normalize(event.lid or ""))
-        if lease.cid != alias:  # it leads somewhere already
+        keys = yield from self._store.keys()
+        alias = keys.conversation(event.account, phone.normalize(event.lid or ""))
+        if lease.conversation_key != alias:  # it leads somewhere already
             return False
-        cid = handles.conversation(event.account, phone_number)
-        view = yield from self._store.view(cid, most=1)
-        if view.cid == alias or not (yield from self._store.link(alias, cid, lease=lease)):
+        conversation_key = keys.conversation(event.account, phone_number)
+        view = yield from self._store.view(conversation_key, most=1)
+        if view.conversation_key == alias or not (
+            yield from self._store.alias(alias, conversation_key, lease=lease)
+        ):
             return False
         telemetry.count("lids_linked")
         return True

@@ -1,7 +1,7 @@
-"""What an operator does about one conversation: see why it waits, and decide what is set aside.
+"""What an operator does about a conversation: see why it waits, decide about its dead letters.
 
 Each change is one step of the store and is written into the log ``langchain_convsync.audit``: what
-was done, to which handle, how much of it, and by whom. Never a phone number or a text.
+was done, to which conversation key, how much of it, and by whom. Never a phone number or a text.
 """
 
 from __future__ import annotations
@@ -9,131 +9,136 @@ from __future__ import annotations
 import getpass
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow, Io
+from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.outbox import Write
 from langchain_convsync.stores.base import (
     ConversationView,
+    DeadLetter,
     EventStore,
-    LaneView,
-    SetAside,
+    QueueView,
     new_token,
 )
+from langchain_convsync.telemetry import Gauge
 
 audit = logging.getLogger("langchain_convsync.audit")
 #: As many things as are decided in one step of a loop.
 _BATCH = 100
 
 
-def handle_of(store: EventStore, customer: str, account: str) -> Flow[str]:
-    """The handle under which the store and the logs know a conversation.
+def conversation_key_of(store: EventStore, customer: str, account: str) -> Flow[str]:
+    """The key under which the store and the logs know a conversation.
 
     Raises:
         InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
     """
     identity = phone.normalize(customer)
-    handles = yield from store.handles()
-    return handles.conversation(account, identity)
+    keys = yield from store.keys()
+    return keys.conversation(account, identity)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class OperatorView:
     """One conversation as an operator sees it.
 
     Args:
         view: What is in its queues.
-        aside: What is set aside, oldest first.
+        dead_letters: Its dead letters, oldest first.
     """
 
     view: ConversationView
-    aside: tuple[SetAside, ...]
+    dead_letters: tuple[DeadLetter, ...]
 
     @property
     def known(self) -> bool:
         """Whether the store keeps anything of it."""
         view = self.view
-        lanes = view.turn, view.write, view.say
-        work = sum(lane.depth for lane in lanes)
-        return bool(work or view.turns or self.aside or view.paused_until is not None)
+        queues = view.inbox, view.outbox, view.replies
+        work = sum(queue.depth for queue in queues)
+        return bool(work or view.turns or self.dead_letters or view.paused_until is not None)
 
     def reasons(self) -> list[str]:
         """In words, why what waits does wait; empty where nothing does."""
         view = self.view
         found = [
             *_why_events_wait(view),
-            *_why_operations_wait(view.write, view.now, "writes"),
-            *_why_operations_wait(view.say, view.now, "replies"),
+            *_why_operations_wait(view.outbox, view.now, "writes"),
+            *_why_operations_wait(view.replies, view.now, "replies"),
         ]
-        if self.aside:
-            found.append(f"{len(self.aside)} set aside: retry or discard them")
+        if self.dead_letters:
+            found.append(f"{len(self.dead_letters)} dead letters: retry or discard them")
         return found
 
 
-def look(store: EventStore, cid: str) -> Flow[Seen]:
-    """See one conversation, and take nothing of it."""
-    view = yield from store.view(cid)
-    return Seen(view, (yield from store.set_aside(cid, most=1000)))
+def inspect_conversation(store: EventStore, conversation_key: str) -> Flow[OperatorView]:
+    """See one conversation, and acquire nothing of it."""
+    view = yield from store.view(conversation_key)
+    return OperatorView(view, (yield from store.dead_letters(conversation_key, most=1000)))
 
 
-def retry(store: EventStore, cid: str) -> Flow[int]:
-    """Give everything that is set aside in a conversation back to the workers; how many it was.
+def retry(store: EventStore, conversation_key: str) -> Flow[int]:
+    """Give all dead letters of a conversation back to the workers; how many there were.
 
-    What was confirmed of a write before it was parked is not sent again. What comes back arrives
-    behind what came later, and the message of a dead letter stands in the history a second time,
-    before its late answer.
+    What was confirmed of a write before is not sent again. What comes back arrives
+    behind what came later, and an event's message stands in the history a second time, before its
+    late answer.
     """
 
-    def step(one: SetAside) -> Io[str | None]:
+    def step(one: DeadLetter) -> Io[str | None]:
         return store.requeue(one, token=new_token(), body=rest_of(one))
 
-    return (yield from _decide(store, cid, "retry", step))
+    return (yield from _decide(store, conversation_key, "retry", step))
 
 
-def discard(store: EventStore, cid: str) -> Flow[int]:
-    """Give up everything that is set aside in a conversation; how many it was."""
+def discard(store: EventStore, conversation_key: str) -> Flow[int]:
+    """Give up all dead letters of a conversation; how many there were."""
 
-    def step(one: SetAside) -> Io[bool]:
+    def step(one: DeadLetter) -> Io[bool]:
         return store.discard(one, token=new_token())
 
-    return (yield from _decide(store, cid, "discard", step))
+    return (yield from _decide(store, conversation_key, "discard", step))
 
 
-def pause(store: EventStore, cid: str, seconds: float) -> Flow[None]:
+def pause(store: EventStore, conversation_key: str, seconds: float) -> Flow[None]:
     """Give a conversation to a human for so many seconds; 0.0 gives it back."""
-    yield from store.pause(cid, seconds=seconds)
-    _audited("pause" if seconds else "resume", cid, 1)
+    yield from store.pause(conversation_key, seconds=seconds)
+    _audited("pause" if seconds else "resume", conversation_key, 1)
 
 
-def forget(store: EventStore, cid: str) -> Flow[None]:
+def forget(store: EventStore, conversation_key: str) -> Flow[None]:
     """Erase what the store keeps of a conversation; see :meth:`EventStore.forget`."""
-    yield from store.forget(cid)
+    yield from store.forget(conversation_key)
     telemetry.count("operator", what="forget")
-    _audited("forget", cid, 1)
+    _audited("forget", conversation_key, 1)
 
 
-def rest_of(aside: SetAside) -> str | None:
+def rest_of(letter: DeadLetter) -> str | None:
     """The body of what is still to be done; None where it is the one that it has.
 
     The messages that are confirmed are left out, and so is the end of the history as the turn read
     it: by now it tells nothing about what was recorded since.
     """
-    if aside.lane != "write":
+    if letter.queue != "outbox":
         return None
-    write = Write.model_validate_json(aside.body)
-    left = write.messages[aside.pos :]
-    rest = write.model_copy(update={"messages": left, "base": None})
-    return rest.model_dump_json(exclude_defaults=True)
+    write = Write.model_validate_json(letter.body)
+    left = write.messages[letter.pos :]
+    wait = write.model_copy(update={"messages": left, "base": None})
+    return wait.model_dump_json(exclude_defaults=True)
 
 
 def _decide(
-    store: EventStore, cid: str, what: str, step: Callable[[SetAside], Io[str | None] | Io[bool]]
+    store: EventStore,
+    conversation_key: str,
+    what: str,
+    step: Callable[[DeadLetter], Io[str | None] | Io[bool]],
 ) -> Flow[int]:
-    """Decide what is set aside now, oldest first; what is parked anew meanwhile is left alone."""
-    done, now = 0, (yield from store.view(cid, most=1)).now
+    """Decide about the dead letters of now, oldest first; new ones are left alone."""
+    done, now = 0, (yield from store.view(conversation_key, most=1)).now
     while True:
-        found = yield from store.set_aside(cid, most=_BATCH)
+        found = yield from store.dead_letters(conversation_key, most=_BATCH)
         before = done
         for one in found:
             if one.since <= now and (yield from step(one)):
@@ -142,12 +147,12 @@ def _decide(
             break
     if done:
         telemetry.count("operator", done, what=what)
-        _audited(what, cid, done)
+        _audited(what, conversation_key, done)
     return done
 
 
-def _audited(what: str, cid: str, amount: int) -> None:
-    audit.info("%s %s: %d, by %s", what, cid, amount, _operator())
+def _audited(what: str, conversation_key: str, amount: int) -> None:
+    audit.info("%s %s: %d, by %s", what, conversation_key, amount, _operator())
 
 
 def _operator() -> str:
@@ -160,31 +165,52 @@ def _operator() -> str:
 def _why_events_wait(view: ConversationView) -> Sequence[str]:
     if not view.events:
         return []
-    lane, head = view.turn, view.events[0]
-    if lane.held_until is not None and lane.held_until > view.now:
-        return [f"events: a worker is at them, its lease ends in {_until(lane, view.now)}"]
+    queue, head = view.inbox, view.events[0]
+    if queue.held_until is not None and queue.held_until > view.now:
+        return [f"events: a worker is at them, its lease ends in {_until(queue, view.now)}"]
     reasons = []
-    if lane.due_in:
+    if queue.due_in:
         tried = head.errors or head.starts
-        told = f"after {head.errors} failed runs of the agent" if tried else "for more messages"
-        reasons.append(f"events: due in {lane.due_in:.1f} s, {told}")
+        why = f"after {head.errors} failed runs of the agent" if tried else "for more messages"
+        reasons.append(f"events: due in {queue.due_in:.1f} s, {why}")
     else:
-        reasons.append("events: due now, no worker has taken them: is one running?")
+        reasons.append("events: due now, no worker has acquired them: is one running?")
     if view.paused_until is not None:
         reasons.append("events: a human has the conversation, they are recorded and not answered")
     return reasons
 
 
-def _why_operations_wait(lane: LaneView, now: float, name: str) -> Sequence[str]:
-    if not lane.depth:
+def _why_operations_wait(queue: QueueView, now: float, name: str) -> Sequence[str]:
+    if not queue.depth:
         return []
-    if lane.held_until is not None and lane.held_until > now:
-        return [f"{name}: a worker is at them, its lease ends in {_until(lane, now)}"]
-    if lane.due_in:
-        tries = lane.cursor.tries if lane.cursor else 0
-        return [f"{name}: the first one was tried {tries} times, again in {lane.due_in:.1f} s"]
-    return [f"{name}: due now, no worker has taken them: is one running?"]
+    if queue.held_until is not None and queue.held_until > now:
+        return [f"{name}: a worker is at them, its lease ends in {_until(queue, now)}"]
+    if queue.due_in:
+        tries = queue.cursor.tries if queue.cursor else 0
+        return [f"{name}: the first one was tried {tries} times, again in {queue.due_in:.1f} s"]
+    return [f"{name}: due now, no worker has acquired them: is one running?"]
 
 
-def _until(lane: LaneView, now: float) -> str:
-    return f"{(lane.held_until or now) - now:.1f} s"
+def _until(queue: QueueView, now: float) -> str:
+    return f"{(queue.held_until or now) - now:.1f} s"
+
+
+def exposition(store: EventStore) -> Flow[str]:
+    """All metrics of this process, and those of a store; a store that is away is one, too."""
+    try:
+        gauges = [Gauge("store_up", 1), *(yield from _gauges(store))]
+    except (StoreError, ClosedError):
+        gauges = [Gauge("store_up", 0)]
+    return telemetry.exposition(gauges)
+
+
+def _gauges(store: EventStore) -> Flow[list[Gauge]]:
+    left = yield from store.backlog()
+    loads = yield from store.loads()
+    oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}
+    for load in loads:
+        oldest[load.queue] = max(oldest[load.queue], -load.due_in)
+    return [
+        *(Gauge("backlog", number, {"what": what}) for what, number in asdict(left).items()),
+        *(Gauge("oldest_due_seconds", age, {"queue": queue}) for queue, age in oldest.items()),
+    ]

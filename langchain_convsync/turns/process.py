@@ -13,7 +13,7 @@ from langchain_core.messages import HumanMessage
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.context import ConversationRef, TurnRecord
+from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
     APIConnectionError,
     APIError,
@@ -23,18 +23,18 @@ from langchain_convsync.errors import (
     FencedError,
     StoreError,
 )
-from langchain_convsync.messages import to_langchain
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
     InboundEvent,
     StateUpdate,
 )
-from langchain_convsync.outbox.breaker import Breaker
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.state import Extractor, as_update, ask, called, extract, without
-from langchain_convsync.stores.base import EventStore, Taken
+from langchain_convsync.stores.base import Acquired, EventStore
 from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
+from langchain_convsync.surfaces.messages import to_langchain
+from langchain_convsync.surfaces.state import Extractor, as_update, ask, called, extract, without
 from langchain_convsync.turns.agent import (
     Agent,
     Agents,
@@ -46,8 +46,8 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
-from langchain_convsync.turns.ending import Attempt, Ending, LastTurn, Seen
 from langchain_convsync.turns.lids import Lids
+from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
 from langchain_convsync.turns.turn import Batch, Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ FIRST_BACKOFF = 0.2
 
 
 #: What becomes of a reply while whose agent ran another message came.
-Guard: TypeAlias = Literal["answer", "rerun"]
+OnNewerMessage: TypeAlias = Literal["answer", "rerun"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +75,12 @@ class Limits:
     """The limits of a turn; ``TurnRunner`` describes them."""
 
     fallback_reply: str | None
-    deadline: float
+    agent_timeout: float
     max_errors: int
     max_starts: int
-    patience: float
+    conversation_timeout: float
     lease: float
-    guard: Guard
+    on_newer_message: OnNewerMessage
 
 
 class Processor:
@@ -92,12 +92,12 @@ class Processor:
         api: Api,
         store: EventStore,
         *,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         extractor: Extractor | None,
         prepare: Prepare | None,
         limits: Limits,
         lids: Lids,
-        says: bool = False,
+        queues_replies: bool = False,
     ) -> None:
         self._agents = Agents(agent)
         self._api = api
@@ -107,23 +107,23 @@ class Processor:
         self._prepare = prepare
         self._limits = limits
         self._lids = lids
-        self._says = says
+        self._queues_replies = queues_replies
 
-    def process(self, taken: Taken) -> Flow[Turn | None]:
-        """Run one turn on a taken conversation.
+    def process(self, acquired: Acquired) -> Flow[Turn | None]:
+        """Run one turn on an acquired conversation.
 
         Returns:
-            What it came to; None when somebody else has it now, or it is due again shortly.
+            What it came to; None when another worker has it now, or it is due again shortly.
         """
-        batch, limits, lease = Batch.of(taken.events), self._limits, taken.lease
-        deadline = limits.deadline + READ_TIME
+        batch, limits, lease = Batch.of(acquired.events), self._limits, acquired.lease
+        deadline = limits.agent_timeout + READ_TIME
         with (
             telemetry.timed("turn") as timing,
             Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch,
         ):
-            timing.note(turn=batch.turn_id, conversation=lease.cid)
+            timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
-                attempt = yield from self._attempt(taken, batch)
+                attempt = yield from self._attempt(acquired, batch)
                 return None if attempt is None else (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
@@ -135,11 +135,11 @@ class Processor:
                 yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
                 raise
 
-    def _attempt(self, taken: Taken, batch: Batch) -> Flow[Attempt | None]:
+    def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
         """An attempt at the turn; None if its events wait under the customer's number instead."""
         lid = None
         if (number := (yield from self._lids.phone_number_of(batch.latest))) is not None:
-            if (yield from self._lids.moved(taken.lease, batch.latest, number)):
+            if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
         event = batch.latest
@@ -149,60 +149,56 @@ class Processor:
             subdomain=event.subdomain,
             turn_id=batch.turn_id,
         )
-        return Attempt(taken, batch, ref, lid)
+        return Attempt(acquired, batch, ref, lid)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         if not attempt.batch.said:
-            return (yield from self._commit(attempt, Ending(status="dropped", messages=[])))
+            return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
         try:
             with telemetry.timed("turn_phase", phase="read"):
                 yield from self._read(attempt)
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
-            logger.critical("Turn %s is set aside: %s", attempt.batch.turn_id, error)
+            logger.critical("Turn %s is a dead letter: %s", attempt.batch.turn_id, error)
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         head, limits = attempt.batch.head, self._limits
         if head.errors >= limits.max_errors or head.starts > limits.max_starts:
             return (yield from self._give_up(attempt))
         try:
-            ending = yield from self._answer(attempt, watch)
+            result = yield from self._answer(attempt, watch)
         except FencedError:
             raise
         except Exception as failure:  # noqa: BLE001 - whatever the user's agent raises ends here
             return (yield from self._failed(attempt, failure))
-        return (yield from self._commit(attempt, ending, rerun=self._may_rerun(attempt)))
+        return (yield from self._commit(attempt, result, rerun=self._may_rerun(attempt)))
 
     def _may_rerun(self, attempt: Attempt) -> bool:
         """A customer who never stops writing must be answered at last."""
-        waits = attempt.taken.now - attempt.batch.head.accepted_at
-        return self._limits.guard == "rerun" and waits < self._limits.deadline
+        waits = attempt.acquired.now - attempt.batch.head.accepted_at
+        return self._limits.on_newer_message == "rerun" and waits < self._limits.agent_timeout
 
     def _read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
-        if attempt.taken.snapshot is None:
+        if attempt.acquired.snapshot is None:
             read = yield from self._find(attempt, READ_TIME)
         else:
-            last = LastTurn(attempt.taken.snapshot)
+            last = Snapshot(attempt.acquired.snapshot)
             try:
-                read = yield from self._look(attempt, last)
+                if self._breaker.wait(last.target):
+                    message = "the API server did not answer a moment ago"
+                    raise APIConnectionError(message)
+                finding = self._find(attempt, SPARE_READ_TIME)
+                read = yield from self._breaker.guarded(last.target, finding)
             except ConversationNotFoundError:
                 raise
             except APIError:
                 telemetry.count("snapshots_used")
-                attempt.see(Seen(last.conversation))
+                attempt.work_on(CurrentConversation(last.conversation))
                 return
         recorded = attempt.batch if self._api.profile.records_inbound else None
-        attempt.see(Seen.read(read, attempt.taken, recorded))
-
-    def _look(self, attempt: Attempt, last: LastTurn) -> Flow[Conversation]:
-        """Read the conversation, unless the server is known not to answer for its tenant."""
-        if self._breaker.wait(last.whose):
-            message = "the API server did not answer a moment ago"
-            raise APIConnectionError(message)
-        finding = self._find(attempt, SPARE_READ_TIME)
-        return (yield from self._breaker.watched(last.whose, finding))
+        attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; patient where the server's webhook is late."""
@@ -218,54 +214,54 @@ class Processor:
 
     def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The conversation; a server may know its customer by the LID only, as we did before."""
+
+        def ask(ref: ConversationRef) -> Flow[Conversation]:
+            target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
+            return self._api.get_conversation(
+                ref.phone_number, ref.bot_id, target=target, timeout=seconds
+            )
+
         try:
-            return (yield from self._get_of(attempt.ref, seconds))
+            return (yield from ask(attempt.ref))
         except ConversationNotFoundError:
             if attempt.lid is None:
                 raise
         of_lid = replace(attempt.ref, phone_number=attempt.lid)
-        found = yield from self._get_of(of_lid, seconds)
+        found = yield from ask(of_lid)
         attempt.ref = of_lid
         return found
 
-    def _get_of(self, ref: ConversationRef, seconds: float) -> Flow[Conversation]:
-        target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
-        finding = self._api.get_conversation(
-            ref.phone_number, ref.bot_id, target=target, timeout=seconds
-        )
-        return (yield from finding)
-
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
-        taken, batch = attempt.taken, attempt.batch
-        if taken.now - batch.head.accepted_at >= self._limits.patience:
+        acquired, batch = attempt.acquired, attempt.batch
+        if acquired.now - batch.head.accepted_at >= self._limits.conversation_timeout:
             return (yield from self._give_up(attempt, error))
-        yield from self._store.release(taken.lease, delay=RETRY_LATER)
+        yield from self._store.release(acquired.lease, delay=RETRY_LATER)
         logger.warning("Turn %s waits for the API server: %s", batch.turn_id, error)
         missing = isinstance(error, ConversationNotFoundError)
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
 
-    def _answer(self, attempt: Attempt, watch: Watch) -> Flow[Ending]:
-        seen, inbound = attempt.seen, _inbound(attempt.batch)
-        if attempt.taken.paused or not attempt.batch.asked:
+    def _answer(self, attempt: Attempt, watch: Watch) -> Flow[TurnResult]:
+        current, inbound = attempt.current, _inbound(attempt.batch)
+        if attempt.acquired.paused or not attempt.batch.asked:
             return _given_to_a_human(attempt)
-        if seen is None or not seen.conversation.is_active:
-            return Ending(status="dropped", messages=inbound)
-        call, record = self._call(attempt, seen.conversation)
+        if current is None or not current.conversation.is_active:
+            return TurnResult(status="dropped", messages=inbound)
+        call, record = self._call(attempt, current.conversation)
         before = yield from baseline(call)
         with telemetry.timed("turn_phase", phase="agent"):
             output = yield from invoke(
-                call, record, watch, before=before, deadline=self._limits.deadline
+                call, record, watch, before=before, deadline=self._limits.agent_timeout
             )
         if is_interrupted(output):
-            return Ending(status="interrupted", messages=[*inbound, *record.added])
+            return TurnResult(status="interrupted", messages=[*inbound, *record.added])
         reply = reply_of(output, before.values)
         decided = yield from self._decide(output, before.values)
         noted = record.update
         if before.waiting:  # the calls before the interrupt were noted in that turn's record
             noted = called(without(output, before.values)).updated_by(noted)
-        return Ending(
+        return TurnResult(
             status="answered",
             messages=[*inbound, *record.added, ConversationMessage(role="bot", content=reply)],
             reply=reply,
@@ -273,13 +269,16 @@ class Processor:
         )
 
     def _call(self, attempt: Attempt, conversation: Conversation) -> tuple[Call, TurnRecord]:
-        agent, thread = self._agents.of(attempt.ref), attempt.taken.lease.cid
+        agent, thread = self._agents.of(attempt.ref), attempt.acquired.lease.conversation_key
         owns_history = has_memory(agent) and self._prepare is None
         record = TurnRecord(
             attempt.ref, conversation, thread=thread, history_given=not owns_history
         )
         events = attempt.batch.asked
-        new = [HumanMessage(content=event.content, id=f"convsync-{eid}") for eid, event in events]
+        new = [
+            HumanMessage(content=event.content, id=f"convsync-{event_key}")
+            for event_key, event in events
+        ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
         if self._prepare is None:
             history = [] if owns_history else to_langchain(conversation.said)
@@ -293,8 +292,8 @@ class Processor:
                 decision = yield from ask(self._extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                told = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-                logger.warning("The extractor failed, no state is synced: %s", told)
+                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+                logger.warning("The extractor failed, no state is synced: %s", reason)
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
@@ -324,39 +323,40 @@ class Processor:
         if failures >= limit:
             return (yield from self._give_up(attempt, error))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
-        yield from self._store.release(attempt.taken.lease, delay=delay, failed=True)
+        yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)
         return None
 
     def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
-        """The one ending of every failure: fallback, user message recorded, dead letter."""
+        """The one result of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
         fallback = self._limits.fallback_reply if attempt.batch.asked else None
         messages = _inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
-        ending = Ending(status="failed", messages=messages, reply=fallback)
-        return (yield from self._commit(attempt, ending, error))
+        result = TurnResult(status="failed", messages=messages, reply=fallback)
+        return (yield from self._commit(attempt, result, error))
 
     def _commit(
         self,
         attempt: Attempt,
-        ending: Ending,
+        result: TurnResult,
         error: BaseException | None = None,
         *,
         rerun: bool = False,
     ) -> Flow[Turn | None]:
-        outcome, lease = ending.outcome(attempt.batch), attempt.taken.lease
-        commit = ending.commit(attempt, outcome, self._api.profile, says=self._says)
+        outcome, lease = result.outcome(attempt.batch), attempt.acquired.lease
+        profile, queued = self._api.profile, self._queues_replies
+        commit = result.commit(attempt, outcome, profile, queue_reply=queued)
         guarded = replace(
             commit,
-            unless_paused=ending.reply is not None,
-            unless_newer=rerun and ending.reply is not None,
+            unless_paused=result.reply is not None,
+            unless_newer=rerun and result.reply is not None,
         )
         with telemetry.timed("turn_phase", phase="commit"):
             committed = yield from self._store.commit_turn(lease, guarded)
         match committed:
             case "done":
-                waited = max(0.0, attempt.taken.now - attempt.batch.head.accepted_at)
+                waited = max(0.0, attempt.acquired.now - attempt.batch.head.accepted_at)
                 telemetry.observe("turn_phase", waited, phase="wait")
                 return attempt.batch.addressed(outcome.turn(error=error))
             case "paused":
@@ -370,9 +370,9 @@ class Processor:
                 raise FencedError
 
 
-def _given_to_a_human(attempt: Attempt) -> Ending:
+def _given_to_a_human(attempt: Attempt) -> TurnResult:
     """What was said is recorded; a human answers it."""
-    return Ending(status="paused", messages=_inbound(attempt.batch))
+    return TurnResult(status="paused", messages=_inbound(attempt.batch))
 
 
 def _inbound(batch: Batch) -> list[ConversationMessage]:

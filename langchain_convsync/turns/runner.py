@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from langchain_convsync import waha
     from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
     from langchain_convsync.models import InboundEvent
-    from langchain_convsync.outbox import Unverifiable, WAHAReply
-    from langchain_convsync.state import Extractor
+    from langchain_convsync.outbox import OnUnverifiable, WAHAReply
     from langchain_convsync.stores import EventStore
+    from langchain_convsync.surfaces.state import Extractor
     from langchain_convsync.turns.agent import Agent
     from langchain_convsync.turns.engine import OnReply
-    from langchain_convsync.turns.process import Guard, Prepare
+    from langchain_convsync.turns.process import OnNewerMessage, Prepare
     from langchain_convsync.turns.turn import Turn
 
 
@@ -32,12 +32,12 @@ class TurnRunner:
     Outside a block a call delivers its turn's writes before it returns. Inside ``with`` or ``async
     with`` it returns as soon as its turn is committed: the block has workers that deliver writes,
     those of dead processes too, and, where ``on_reply`` can send the replies, also answer events
-    that nobody waits for. Leaving the block finishes what is under way.
+    that no caller waits for. Leaving the block finishes what is under way.
 
     Args:
         agent: Any Runnable, or a callable that makes one for a tenant's ``ConversationRef``.
             Compiled graphs get ``{"messages": […]}``, others the list of messages.
-        client: The API server, in either colour; None takes it from the environment.
+        client: The API server, sync or async; None takes it from the environment.
         store: Where events and writes live until they are done; None takes it from
             ``CONVSYNC_STORE_URL``.
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
@@ -49,26 +49,29 @@ class TurnRunner:
             the API writes. Where it is given, send replies there and only there.
         reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
             queued with its turn's commit and sent once, whatever is killed.
-        quiet: Seconds without a further event before a conversation is answered.
-        max_quiet: Seconds after the first event at which it is answered in any case.
-        deadline: Seconds that one run of the agent may take.
+        debounce: Seconds without a further event before a conversation is answered.
+        max_debounce: Seconds after the first event at which it is answered in any case.
+        agent_timeout: Seconds that one run of the agent may take.
         max_errors: Runs of the agent that may fail before the fallback is sent.
         max_starts: Runs that may begin without an end (crashes) before the fallback is sent.
-        patience: Seconds for which an event waits for an API server that does not answer.
-        backlog: Queued events per conversation; beyond, new ones are refused as ``busy``.
-        at_once: Turns of one account that may run at the same time, in all processes together; None
-            for any number.
-        guard: What becomes of a reply if another message came while the agent was running:
-            ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it and runs
-            the agent on all of them, for at most ``deadline`` seconds after the first message.
-        unverifiable: What becomes of a message that got no answer from the API server, when the
+        conversation_timeout: Seconds for which an event waits for an API server that does not
+            answer.
+        max_queued: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        account_concurrency: Turns of one account that may run at the same time, in all processes
+            together; None for any number.
+        on_newer_message: What becomes of a reply if another message came while the agent was
+            running: ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it
+            and runs the agent on all of them, for at most ``agent_timeout`` seconds after the first
+            message.
+        on_unverifiable: What becomes of a message that got no answer from the API server, when the
             history does not reach back far enough any more to tell whether it was recorded:
-            ``park`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose it.
+            ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
+            it.
         lease: Seconds after which another process takes over from one that died.
         workers: How many conversations a block writes for at once, and how many it answers at once
             besides its calls.
-        drain: Seconds that a call, or leaving the block, may spend on finishing; what is left then
-            stays in the store.
+        shutdown_timeout: Seconds that a call, or leaving the block, may spend on finishing; what is
+            left then stays in the store.
 
     Raises:
         ConfigurationError: The agent is not callable, client or store are configured nowhere, or
@@ -86,19 +89,19 @@ class TurnRunner:
         fallback_reply: str | None = None,
         on_reply: OnReply | None = None,
         reply: WAHAReply | None = None,
-        quiet: float = 0.0,
-        max_quiet: float = 5.0,
-        deadline: float = 120.0,
+        debounce: float = 0.0,
+        max_debounce: float = 5.0,
+        agent_timeout: float = 120.0,
         max_errors: int = 3,
         max_starts: int = 5,
-        patience: float = 900.0,
-        backlog: int = 1000,
-        at_once: int | None = None,
-        guard: Guard = "answer",
-        unverifiable: Unverifiable = "park",
+        conversation_timeout: float = 900.0,
+        max_queued: int = 1000,
+        account_concurrency: int | None = None,
+        on_newer_message: OnNewerMessage = "answer",
+        on_unverifiable: OnUnverifiable = "dead_letter",
         lease: float = 30.0,
         workers: int = 4,
-        drain: float = 10.0,
+        shutdown_timeout: float = 10.0,
     ) -> None:
         # What a turn takes is long in importing, and who names a runner may have no agent yet.
         # The types are global, since an app that has a method as its route looks for them here.
@@ -107,7 +110,7 @@ class TurnRunner:
         from langchain_convsync.client import api_of
         from langchain_convsync.models import InboundEvent
         from langchain_convsync.outbox import Outbox, Replies
-        from langchain_convsync.stores import open_store
+        from langchain_convsync.stores import AcceptRules, open_store
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
@@ -124,23 +127,27 @@ class TurnRunner:
         self._owns_store = store is None
         self._inbox = Inbox(
             self.store,
-            lease=lease,
-            quiet=quiet,
-            max_quiet=max_quiet,
-            backlog=backlog,
-            at_once=at_once or 0,
+            AcceptRules(
+                lease=lease,
+                debounce=debounce,
+                max_debounce=max_debounce,
+                max_queued=max_queued,
+                account_concurrency=account_concurrency or 0,
+            ),
         )
-        outbox = Outbox(self._api, self.store, lease=lease, unverifiable=unverifiable)
+        outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
         replies = None if reply is None else Replies(reply, self.store, lease=lease)
-        self._deliveries = Deliveries(self.store, outbox, replies, lease=lease, budget=drain)
+        self._deliveries = Deliveries(
+            self.store, outbox, replies, lease=lease, budget=shutdown_timeout
+        )
         limits = Limits(
             fallback_reply=fallback_reply,
-            deadline=deadline,
+            agent_timeout=agent_timeout,
             max_errors=max_errors,
             max_starts=max_starts,
-            patience=patience,
+            conversation_timeout=conversation_timeout,
             lease=lease,
-            guard=guard,
+            on_newer_message=on_newer_message,
         )
         processor = Processor(
             agent,
@@ -151,7 +158,7 @@ class TurnRunner:
             prepare=prepare,
             limits=limits,
             lids=Lids(self.store, None if reply is None else reply.waha),
-            says=reply is not None,
+            queues_replies=reply is not None,
         )
         self._engine = Engine(
             self._api,
@@ -172,7 +179,7 @@ class TurnRunner:
     @property
     def is_at_work(self) -> bool:
         """Whether the runner is inside its block, so that its workers answer what is accepted."""
-        return self._engine.crew is not None and not self._engine.closed
+        return self._engine.pool is not None and not self._engine.closed
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.
@@ -180,7 +187,7 @@ class TurnRunner:
         Args:
             event: The event; give every delivery of one message the same ``event_id``.
             wait: Seconds to wait while another call or process works on the conversation, and for
-                the quiet window; None waits until the event is done.
+                the debounce window; None waits until the event is done.
 
         Returns:
             The turn. Send ``turn.reply`` where ``turn.status`` is ``answered`` or ``failed``, and
@@ -247,7 +254,7 @@ class TurnRunner:
 
         The words enter the history, and the agent is paused for so many seconds from now. WAHA now
         and then reports what ``WAHAReply`` sent as a human's: that is recognised by its id, or by
-        its words while nobody knows its id, and only noted as an echo.
+        its words while its id is not known, and only noted as an echo.
 
         Returns:
             Whether it was a human.
@@ -286,7 +293,7 @@ class TurnRunner:
         """:meth:`amend` on the running event loop."""
         return await arun(self._engine.amend(change))
 
-    def note_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+    def record_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
 
         So a reply whose sending got no clear answer need not be looked for in the chat. Needs the
@@ -295,11 +302,11 @@ class TurnRunner:
         Returns:
             Whether a reply in this conversation was waiting for a sign.
         """
-        return run(self._inbox.hear(echo))
+        return run(self._inbox.record_echo(echo))
 
-    async def anote_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
-        """:meth:`note_echo` on the running event loop."""
-        return await arun(self._inbox.hear(echo))
+    async def arecord_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        """:meth:`record_echo` on the running event loop."""
+        return await arun(self._inbox.record_echo(echo))
 
     def metrics(self) -> str:
         """All metrics of this process, and what its store has to do now, as Prometheus reads them.
@@ -321,7 +328,7 @@ class TurnRunner:
             self.store.close()
 
     async def aclose(self) -> None:
-        """Close what this runner opened itself, in both colours."""
+        """Close what this runner opened itself, sync and async."""
         self._engine.closed = True
         if self._owns_api:
             await self._api.aclose()
@@ -329,25 +336,25 @@ class TurnRunner:
             await self.store.aclose()
 
     def __enter__(self) -> Self:
-        self._engine.new_crew().start()
+        self._engine.new_pool().start()
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._engine.crew is not None:
-                self._engine.crew.stop(self._deliveries.budget)
+            if self._engine.pool is not None:
+                self._engine.pool.stop(self._deliveries.budget)
             run(self._deliveries.finish())
         finally:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._engine.new_crew().astart()
+        await self._engine.new_pool().astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            if self._engine.crew is not None:
-                await self._engine.crew.astop(self._deliveries.budget)
+            if self._engine.pool is not None:
+                await self._engine.pool.astop(self._deliveries.budget)
             await arun(self._deliveries.finish())
         finally:
             await self.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import phone, waha
-from langchain_convsync._display import Card, Displayed
+from langchain_convsync._display import Displayed, Summary
 from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
 from langchain_convsync.stores.base import QueuedEvent
 
@@ -62,7 +63,7 @@ class Turn(Displayed):
     waha_session: str | None = field(default=None, repr=False, compare=False)
     error: BaseException | None = field(default=None, repr=False, compare=False)
 
-    def _card(self) -> Card:
+    def _summary(self) -> Summary:
         speaker = "bot" if self.status in {"answered", "failed"} else "bot, said before"
         facts = {
             "events": str(len(self.events) or ""),
@@ -70,7 +71,7 @@ class Turn(Displayed):
             "step": self.state.step,
             "context": ", ".join(self.state.context),
         }
-        return Card(self.status, facts, [(speaker, self.reply)] if self.reply else [])
+        return Summary(self.status, facts, [(speaker, self.reply)] if self.reply else [])
 
 
 class Outcome(BaseModel):
@@ -100,12 +101,14 @@ class QueuedMessage(InboundEvent):
     """A message as the store keeps it until a turn has recorded it.
 
     Attributes:
+        kind: Tells it from what else an inbox may hold.
         by: Who wrote it: a human colleague's words are recorded and not answered.
         revoked: Whether its writer took it back since.
         edited_at: When its writer edited it last, where that is known.
         was: What it said before, as the API server may have recorded it.
     """
 
+    kind: Literal["message"] = "message"
     by: Literal["customer", "operator"] = "customer"
     revoked: bool = False
     edited_at: datetime | None = None
@@ -135,6 +138,11 @@ class QueuedMessage(InboundEvent):
         return {"text": change.text, "was": was, "edited_at": change.sent_at or self.edited_at}
 
 
+def payload_of(event: InboundEvent) -> str:
+    """The event as the store keeps it."""
+    return json.dumps({"kind": "message", **event.model_dump(mode="json", exclude_defaults=True)})
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The events that one turn answers.
@@ -150,7 +158,9 @@ class Batch:
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
         """The batch, its events in the order in which they are read: as sent, then as arrived."""
-        events = [(item.eid, QueuedMessage.model_validate_json(item.payload)) for item in queued]
+        events = [
+            (item.event_key, QueuedMessage.model_validate_json(item.payload)) for item in queued
+        ]
         if all(event.sent_at for _, event in events):  # else only the order of arrival is known
             events.sort(key=_sent)
         return cls(queued, tuple(events))
@@ -159,18 +169,19 @@ class Batch:
         """The batch of a customer whose phone number none of its events tells."""
         number = {"phone_number": phone_number}
         return replace(
-            self, events=tuple((eid, e.model_copy(update=number)) for eid, e in self.events)
+            self,
+            events=tuple((event_key, e.model_copy(update=number)) for event_key, e in self.events),
         )
 
     @property
     def said(self) -> list[tuple[str, QueuedMessage]]:
         """What stands: everything that was not taken back."""
-        return [(eid, event) for eid, event in self.events if not event.revoked]
+        return [(event_key, event) for event_key, event in self.events if not event.revoked]
 
     @property
     def asked(self) -> list[tuple[str, QueuedMessage]]:
         """What the customer wrote: what there is to answer."""
-        return [(eid, event) for eid, event in self.said if event.by == "customer"]
+        return [(event_key, event) for event_key, event in self.said if event.by == "customer"]
 
     @property
     def latest(self) -> InboundEvent:
@@ -186,7 +197,7 @@ class Batch:
     @property
     def chat_id(self) -> str:
         """Where a reply goes: the chat that the customer wrote in last."""
-        event = self.newest  # accepted, so one of these names somebody
+        event = self.newest  # accepted, so one of these names the customer
         told = (event.chat_id, event.phone_number, event.lid)
         return phone.chat_id(next(filter(None, map(phone.identity_of, told)), ""))
 
@@ -197,7 +208,7 @@ class Batch:
     @property
     def turn_id(self) -> str:
         """The turn's id: its head event, whoever runs it and how often."""
-        return self.queued[0].eid
+        return self.queued[0].event_key
 
     @property
     def head(self) -> QueuedEvent:
@@ -205,9 +216,9 @@ class Batch:
         return self.queued[0]
 
     @property
-    def eids(self) -> tuple[str, ...]:
+    def event_keys(self) -> tuple[str, ...]:
         """The handles to commit, in order of arrival."""
-        return tuple(event.eid for event in self.queued)
+        return tuple(event.event_key for event in self.queued)
 
 
 def _sent(item: tuple[str, QueuedMessage]) -> float:

@@ -1,4 +1,4 @@
-"""Working on whatever is due: turns that nobody waits for, writes that are not delivered yet."""
+"""Working on whatever is due: turns that no caller waits for, writes that are not delivered yet."""
 
 from __future__ import annotations
 
@@ -10,102 +10,106 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, arun, run, sleep
+from langchain_convsync._flow import Flow, Polling, arun, run, sleep
 from langchain_convsync.errors import ClosedError, StoreError
-from langchain_convsync.stores.base import EventStore, Lane, Taken, new_token
-from langchain_convsync.turns.bell import Bell
+from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
+from langchain_convsync.turns.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks for due work: the first behind some that was found, then doubled each time.
-FIRST_LOOK, LAST_LOOK = 0.01, 0.25
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0
-#: Errands at a time, for each hand: beyond them, work waits for a hand.
-ERRANDS = 8
+#: Immediate tasks at a time, for each worker: beyond them, work waits for a worker.
+IMMEDIATE_TASKS = 8
 
-Work = Callable[[Taken], Flow[None]]
+Work = Callable[[Acquired], Flow[None]]
+
+QUEUE_TITLES: Mapping[QueueName, str] = {
+    "inbox": "inbox",
+    "outbox": "outbox",
+    "replies": "reply queue",
+}
 
 
-class Crew:
-    """Threads or tasks that take due work of some lanes until they are stopped.
+class WorkerPool:
+    """Threads or tasks that do the due work of some queues until they are stopped.
 
-    On an event loop, work that is just told of needs no hand: it is an errand of its own.
+    On an event loop, work that was just dispatched needs no worker: it is a task of its own.
 
     Args:
         store: Where the work is.
-        work: What to do with a taken lane; it gives the lease back.
-        hands: How many work on each of these lanes at once.
+        work: What to do with an acquired queue; it gives the lease back.
+        workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
-        at_once: Turns of one account that may run at the same time; 0 for any number.
+        account_concurrency: Turns of one account that may run at the same time; 0 for any number.
     """
 
     def __init__(
         self,
         store: EventStore,
-        work: Mapping[Lane, Work],
+        work: Mapping[QueueName, Work],
         *,
-        hands: int,
+        workers: int,
         lease: float,
-        at_once: int = 0,
+        account_concurrency: int = 0,
     ) -> None:
         self._store = store
         self._work = work
-        self._lanes = [lane for lane in work for _ in range(hands)]
+        self._queues = [queue for queue in work for _ in range(workers)]
         self._lease = lease
-        self._at_once = at_once
+        self._account_concurrency = account_concurrency
         self._stopping = threading.Event()
-        self._bells = {lane: Bell() for lane in work}
+        self._wakeups = {queue: Wakeup() for queue in work}
         self._threads: list[threading.Thread] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._errands: dict[tuple[Lane, str], _Errand] = {}
-        self._most = ERRANDS * hands
+        self._immediate: dict[tuple[QueueName, str], _ImmediateTask] = {}
+        self._most = IMMEDIATE_TASKS * workers
 
     def start(self) -> None:
         """Begin, on threads."""
-        for lane in self._lanes:
+        for queue in self._queues:
             thread = threading.Thread(
                 target=run,
-                args=(self._serve(lane),),
-                name=f"convsync-{lane}",
+                args=(self._serve(queue),),
+                name=f"convsync-{queue}",
                 daemon=True,  # a stuck agent must not keep its process alive
             )
             thread.start()
             self._threads.append(thread)
 
-    def ring(self, *lanes: Lane) -> None:
-        """There is work in these lanes now: one who looks for some need not wait."""
-        for lane in lanes:
-            if lane in self._bells:
-                self._bells[lane].ring()
+    def notify(self, *queues: QueueName) -> None:
+        """There is work in these queues now: a worker that waits for some need not wait longer."""
+        for queue in queues:
+            if queue in self._wakeups:
+                self._wakeups[queue].notify()
 
-    def hurry(self, cid: str, *lanes: Lane) -> None:
-        """There is work in these lanes of a conversation now."""
+    def dispatch(self, conversation_key: str, *queues: QueueName) -> None:
+        """There is work in these queues of a conversation now."""
         if self._loop is None or self._loop is not _running_loop():
-            self.ring(*lanes)
+            self.notify(*queues)
             return
-        for lane in lanes:
-            errand = self._errands.get((lane, cid))
-            if errand is not None:
-                errand.again = True
-            elif lane in self._work and len(self._errands) < self._most:
-                task = self._loop.create_task(self._run_errand(lane, cid))
-                self._errands[lane, cid] = _Errand(task)
+        for queue in queues:
+            running = self._immediate.get((queue, conversation_key))
+            if running is not None:
+                running.again = True
+            elif queue in self._work and len(self._immediate) < self._most:
+                task = self._loop.create_task(self._run_immediate(queue, conversation_key))
+                self._immediate[queue, conversation_key] = _ImmediateTask(task)
             else:
-                self.ring(lane)
+                self.notify(queue)
 
-    async def _run_errand(self, lane: Lane, cid: str) -> None:
+    async def _run_immediate(self, queue: QueueName, conversation_key: str) -> None:
         try:
             again = True
             while again and not self._stopping.is_set():
-                self._errands[lane, cid].again = False
-                await arun(self._tried(lane, cid))
-                again = self._errands[lane, cid].again
+                self._immediate[queue, conversation_key].again = False
+                await arun(self._tried(queue, conversation_key))
+                again = self._immediate[queue, conversation_key].again
         except ClosedError:
             pass
         finally:
-            del self._errands[lane, cid]
+            del self._immediate[queue, conversation_key]
 
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
@@ -117,12 +121,12 @@ class Crew:
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._tasks = [asyncio.create_task(arun(self._serve(lane))) for lane in self._lanes]
+        self._tasks = [asyncio.create_task(arun(self._serve(queue))) for queue in self._queues]
 
     async def astop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
         self._stop()
-        tasks = [*self._tasks, *(errand.task for errand in self._errands.values())]
+        tasks = [*self._tasks, *(immediate.task for immediate in self._immediate.values())]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
@@ -131,52 +135,56 @@ class Crew:
 
     def _stop(self) -> None:
         self._stopping.set()
-        self.ring(*self._lanes)
+        self.notify(*self._queues)
 
-    def _serve(self, lane: Lane) -> Flow[None]:
-        look = LAST_LOOK
+    def _serve(self, queue: QueueName) -> Flow[None]:
+        polling = Polling()
+        polling.slow()
         while not self._stopping.is_set():
             try:
-                worked = yield from self._tried(lane)
+                worked = yield from self._tried(queue)
             except ClosedError:
                 return
             if worked is None:
                 yield from sleep(STORE_PAUSE)
             elif worked:
-                look = FIRST_LOOK
+                polling.soon()
             else:
-                yield from self._bells[lane].rest(look)
-                look = min(LAST_LOOK, look * 2)
+                yield from self._wakeups[queue].wait(polling.pause())
 
-    def _tried(self, lane: Lane, cid: str | None = None) -> Flow[bool | None]:
+    def _tried(self, queue: QueueName, conversation_key: str | None = None) -> Flow[bool | None]:
         """Whether there was work; None where it failed.
 
         Raises:
             ClosedError: The store or the client is closed.
         """
         try:
-            return (yield from self._one(lane, cid))
+            return (yield from self._one(queue, conversation_key))
         except ClosedError:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
-            telemetry.count("worker_failures", lane=lane, error=type(error).__name__)
-            told = str(error) if isinstance(error, StoreError) else type(error).__name__
-            logger.warning("Work on the %s lane failed: %s", lane, told)
+            telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
+            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
+            logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
             return None
 
-    def _one(self, lane: Lane, cid: str | None) -> Flow[bool]:
-        taken = yield from self._store.take(
-            lane, new_token(), cid=cid, lease=self._lease, at_once=self._at_once
+    def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool]:
+        acquired = yield from self._store.acquire(
+            queue,
+            new_token(),
+            conversation_key=conversation_key,
+            lease=self._lease,
+            account_concurrency=self._account_concurrency,
         )
-        if taken is None:
+        if acquired is None:
             return False
-        yield from self._work[lane](taken)
+        yield from self._work[queue](acquired)
         return True
 
 
 @dataclass(slots=True)
-class _Errand:
-    """Work on one lane of one conversation; ``again`` when more of it was told of meanwhile."""
+class _ImmediateTask:
+    """Work on one queue of one conversation; ``again`` when more of it was dispatched meanwhile."""
 
     task: asyncio.Task[None]
     again: bool = False

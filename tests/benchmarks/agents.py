@@ -15,7 +15,7 @@ Agent = Runnable[list[BaseMessage], BaseMessage]
 
 
 def new_agent(seconds: float = 0.0, took: list[float] | None = None) -> Agent:
-    """An agent, in both colours, that thinks for so many seconds, except about a first message.
+    """An agent, sync and async, that thinks for so many seconds, except about a first message.
 
     Args:
         seconds: How long.

@@ -17,7 +17,7 @@ from tests.benchmarks.customers import OtherWorkError
 from tests.benchmarks.offering import offer
 from tests.benchmarks.ours import STORES
 from tests.benchmarks.place import Place, module_process
-from tests.benchmarks.rounds import Job, Progress, Sample, play
+from tests.benchmarks.rounds import Progress, Sample, WriteJob, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 from tests.benchmarks.webhook_app import BARE, SECRET
@@ -39,11 +39,13 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     place.behave()
     recording = f"{sizes.offered}/s"
     jobs = [
-        Job(kind, partial(accepting, place, kind, sizes, NOT_YET, recording))
+        WriteJob(kind, partial(accepting, place, kind, sizes, NOT_YET, recording))
         for kind in (*STORES, BARE)
     ]
     answering = f"{sizes.offered}/s, answering too"
-    jobs += [Job(kind, partial(accepting, place, kind, sizes, 0.0, answering)) for kind in STORES]
+    jobs += [
+        WriteJob(kind, partial(accepting, place, kind, sizes, 0.0, answering)) for kind in STORES
+    ]
     play(sheet, jobs, sizes.webhook_rounds, progress)
     for kind in STORES:
         what = f"p99 at {recording}: create_app on {kind}"
@@ -52,14 +54,14 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
 
 
 def accepting(
-    place: Place, kind: str, sizes: Sizes, quiet: float, setting: str
+    place: Place, kind: str, sizes: Sizes, debounce: float, setting: str
 ) -> Mapping[str, Sample]:
     """Offer events to an app on a store of this kind, or to the bare one."""
     count = round(sizes.offered * sizes.seconds)
     warm, requests = _deliveries(20), _deliveries(count)
     with (
         place.apart() as own,
-        module_process("tests.benchmarks.webhook_app", kind, *own.told(), str(quiet)) as ready,
+        module_process("tests.benchmarks.webhook_app", kind, *own.told(), str(debounce)) as ready,
     ):
         port, pid = map(int, ready.split())
         asyncio.run(offer(port, warm, rate=50))

@@ -26,8 +26,8 @@ SECRET = "what WAHA signs with"
 BARE = "bare Starlette, SET NX"
 
 
-def our_app(place: Place, kind: str, quiet: float) -> Any:
-    """``create_app``; what is accepted is due after ``quiet`` seconds."""
+def our_app(place: Place, kind: str, debounce: float) -> Any:
+    """``create_app``; what is accepted is due after ``debounce`` seconds."""
     (store_kind,) = [known for known in STORES if known == kind]
     runner = TurnRunner(
         new_agent(),
@@ -35,9 +35,9 @@ def our_app(place: Place, kind: str, quiet: float) -> Any:
         store=new_store(place, store_kind),
         extractor=decided,
         on_reply=lambda _turn: None,
-        quiet=quiet,
-        max_quiet=quiet,
-        drain=0.0,
+        debounce=debounce,
+        max_debounce=debounce,
+        shutdown_timeout=0.0,
     )
     return create_app(runner, waha_secrets=SECRET)
 
@@ -79,6 +79,6 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    kind, *told, quiet = sys.argv[1:]
-    where = Place.heard(*told)
-    asyncio.run(serve(bare_app(where) if kind == BARE else our_app(where, kind, float(quiet))))
+    kind, *told, debounce = sys.argv[1:]
+    where = Place.echoes(*told)
+    asyncio.run(serve(bare_app(where) if kind == BARE else our_app(where, kind, float(debounce))))

@@ -140,9 +140,9 @@ def new_runner(setup: Setup, agent: Agent, tell: Tell) -> TurnRunner:
         prepare=agent.prepare,
         **sending,
         lease=LEASE,
-        quiet=0.03 if setup.number else 0.0,
-        max_quiet=0.1,
-        drain=3.0,
+        debounce=0.03 if setup.number else 0.0,
+        max_debounce=0.1,
+        shutdown_timeout=3.0,
         max_starts=100,  # so many crashes at one event are no sign of a crashing event here
     )
 

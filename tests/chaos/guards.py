@@ -16,9 +16,9 @@ from langchain_convsync.outbox import plan as planning
 from langchain_convsync.outbox import reply as replying
 from langchain_convsync.outbox.plan import Send
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-from langchain_convsync.stores import _redis_wire as redis_wire
-from langchain_convsync.stores.base import Handles
-from langchain_convsync.turns.ending import Seen
+from langchain_convsync.stores.base import AcceptRules, Keys, NewEvent
+from langchain_convsync.stores.redis import wire as redis_wire
+from langchain_convsync.turns.result import CurrentConversation
 
 PACKAGE = "langchain_convsync"
 
@@ -79,12 +79,12 @@ def _anchor() -> None:
 
 def _base() -> None:
     """Writes do not know where the history ended when their turn was decided."""
-    real = Seen.read
+    real = CurrentConversation.read
 
-    def without(*given: Any) -> Seen:
+    def without(*given: Any) -> CurrentConversation:
         return replace(real(*given), base=None)
 
-    put("turns.ending:Seen.read", staticmethod(without))
+    put("turns.result:CurrentConversation.read", staticmethod(without))
 
 
 def _overlay() -> None:
@@ -94,40 +94,46 @@ def _overlay() -> None:
 
 def _dedup() -> None:
     """Every delivery is another event."""
-    real = Handles.event
+    real = Keys.event
 
-    def fresh(self: Handles, account: str, family: str, source_id: str) -> str:
+    def fresh(self: Keys, account: str, family: str, source_id: str) -> str:
         return real(self, account, family, source_id + uuid.uuid4().hex)
 
-    put("stores.base:Handles.event", fresh)
+    put("stores.base:Keys.event", fresh)
 
 
 def _order() -> None:
     """Every event is a conversation of its own."""
-    real = Handles.conversation
+    real = Keys.conversation
 
-    def alone(self: Handles, account: str, customer: str) -> str:
+    def alone(self: Keys, account: str, customer: str) -> str:
         return real(self, account, customer + uuid.uuid4().hex)
 
-    put("stores.base:Handles.conversation", alone)
+    put("stores.base:Keys.conversation", alone)
 
 
 def _account() -> None:
     """Events and customers of all tenants share their names."""
-    event, conversation = Handles.event, Handles.conversation
-    put("stores.base:Handles.event", lambda self, _, *parts: event(self, "", *parts))
-    put("stores.base:Handles.conversation", lambda self, _, *parts: conversation(self, "", *parts))
+    event, conversation = Keys.event, Keys.conversation
+    put("stores.base:Keys.event", lambda self, _, *parts: event(self, "", *parts))
+    put("stores.base:Keys.conversation", lambda self, _, *parts: conversation(self, "", *parts))
 
 
 def _lease() -> None:
-    """A lane can be taken while somebody is at work on it."""
+    """A queue can be acquired while another worker is at it."""
     for store in (SQLiteEventStore, RedisEventStore):
-        for name in ("accept", "take"):
+        for name in ("accept", "acquire"):
             setattr(store, name, _without_lease(getattr(store, name)))
 
 
 def _without_lease(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *given, **named: operation(*given, **{**named, "lease": 0.0})
+    def without(self: Any, what: Any, *given: Any, **named: Any) -> Any:
+        if isinstance(what, NewEvent):
+            rules = given[0] if given else AcceptRules()
+            return operation(self, what, replace(rules, lease=0.0), **named)
+        return operation(self, what, *given, **{**named, "lease": 0.0})
+
+    return without
 
 
 def _heartbeat() -> None:
@@ -136,14 +142,14 @@ def _heartbeat() -> None:
 
 
 def _fence() -> None:
-    """Whoever once held a lane may go on with it; and leases lapse at once, so that many do."""
+    """A worker that once held a queue may go on with it; leases lapse at once, so many do."""
     _lease()
-    for module in ("_sqlite_lanes", "_sqlite_events", "_sqlite_work"):
-        put(f"stores.{module}:is_held", _somebody_holds)
+    for module in ("queues", "events", "work"):
+        put(f"stores.sqlite.{module}:is_held", _is_held_by_any)
     put("stores.redis:script", _unfenced)
 
 
-def _somebody_holds(row: Any, _lease: Any) -> bool:
+def _is_held_by_any(row: Any, _lease: Any) -> bool:
     return row.until is not None
 
 

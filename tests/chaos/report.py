@@ -37,8 +37,7 @@ def breaches(plan: Plan, report: Report) -> list[str]:
         "syncs lost": verdict.syncs.lost,
         "another tenant's messages": verdict.messages.foreign,
         "another tenant's syncs": verdict.syncs.foreign,
-        "parked": left.parked,
-        "dead letters": left.dead,
+        "dead letters": left.dead_letters,
         "unexpected errors": len(report.strange),
     }
     if plan.manners.keys or plan.profile == "kills":
@@ -97,7 +96,7 @@ def _summary(report: Report) -> str:
         f"{report.seconds:.0f} s, and {report.draining:.0f} s for what was left\n"
         f"struck down: {struck or 'nothing'}\n"
         f"faults of API and WAHA: {faults or 'none'}\n"
-        f"deliveries that failed: {errors or 'none'}; parked: {left.parked}; "
-        f"dead letters: {left.dead}; replies not sent: {verdict.unsent}; "
+        f"deliveries that failed: {errors or 'none'}; "
+        f"dead letters: {left.dead_letters}; replies not sent: {verdict.unsent}; "
         f"agents side by side: {verdict.overlaps}"
     )

@@ -39,8 +39,7 @@ SHORTENED = {
     "turns.process:READ_TIME": 1.0,
     "turns.process:SPARE_READ_TIME": 0.8,
     "turns.process:RETRY_LATER": 0.1,
-    "turns.engine:LAST_LOOK": 0.1,
-    "turns.worker:LAST_LOOK": 0.1,
+    "_flow:Polling.LAST": 0.1,
     "turns.worker:STORE_PAUSE": 0.2,
 }
 
@@ -75,7 +74,7 @@ def _serve(link: socket.socket, setup: Setup, agent: Agent) -> None:
             echo = echo_of(request)
             if isinstance(echo, waha.OperatorMessage):
                 return {"human": runner.take_over(echo, seconds=HUMAN)}
-            return {"heard": runner.note_echo(echo)}
+            return {"heard": runner.record_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return naive.answer(event) if setup.naive else told(runner.run(event, request["wait"]))
 
@@ -106,7 +105,7 @@ async def _aserve(link: socket.socket, setup: Setup, agent: Agent) -> None:
             echo = echo_of(request)
             if isinstance(echo, waha.OperatorMessage):
                 return {"human": await runner.atake_over(echo, seconds=HUMAN)}
-            return {"heard": await runner.anote_echo(echo)}
+            return {"heard": await runner.arecord_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return told(await runner.arun(event, request["wait"]))
 

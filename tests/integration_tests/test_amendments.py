@@ -27,7 +27,7 @@ def awaited_amend(runner: TurnRunner, change: waha.Ignored) -> bool:
     return asyncio.run(runner.aamend(change))
 
 
-in_both_colours = pytest.mark.parametrize(
+sync_and_async = pytest.mark.parametrize(
     ("answer", "amend"),
     [(blocking, TurnRunner.amend), (awaited, awaited_amend)],
     ids=["sync", "async"],
@@ -52,13 +52,13 @@ class Agent:
     """Answers everything that is new, and keeps what it was told; in its first run it does more."""
 
     def __init__(self) -> None:
-        self.heard: list[list[str]] = []
+        self.echoes: list[list[str]] = []
         self.meanwhile: Callable[[], object] = lambda: None
         self.runnable = RunnableLambda(self.reply)
 
     def reply(self, messages: list[BaseMessage]) -> AIMessage:
-        self.heard.append([str(m.content) for m in messages])
-        if len(self.heard) == 1:
+        self.echoes.append([str(m.content) for m in messages])
+        if len(self.echoes) == 1:
             self.meanwhile()
         return AIMessage("Vale")
 
@@ -76,7 +76,7 @@ def runner(server: ReferenceServer, event_store: EventStore, agent: Agent) -> Tu
     return TurnRunner(agent.runnable, client=server.client(), store=event_store)
 
 
-@in_both_colours
+@sync_and_async
 def test_an_edit_replaces_what_waits(
     runner: TurnRunner, server: ReferenceServer, agent: Agent, answer: Answer, amend: Amend
 ) -> None:
@@ -87,11 +87,11 @@ def test_an_edit_replaces_what_waits(
     answer(runner, message("con queso", "3EB0A2"))
 
     assert (applied, again.status) == (True, "queued")
-    assert agent.heard == [["Una pizza\n[image]", "con queso"]]
+    assert agent.echoes == [["Una pizza\n[image]", "con queso"]]
     assert history(server)[0] == ("user", "Una pizza\n[image]")
 
 
-@in_both_colours
+@sync_and_async
 def test_what_was_taken_back_is_neither_read_nor_recorded(
     runner: TurnRunner, server: ReferenceServer, agent: Agent, answer: Answer, amend: Amend
 ) -> None:
@@ -101,12 +101,12 @@ def test_what_was_taken_back_is_neither_read_nor_recorded(
     turn = answer(runner, message("Una pizza", "3EB0A2"))
 
     assert (applied, turn.status) == (True, "answered")
-    assert agent.heard == [["Una pizza"]]
+    assert agent.echoes == [["Una pizza"]]
     assert history(server) == [("user", "Una pizza"), ("bot", "Vale")]
     assert turn.events == (waha.event_id(STANZA), waha.event_id("3EB0A2"))
 
 
-@in_both_colours
+@sync_and_async
 def test_where_nothing_is_left_to_answer_the_turn_ends_without_the_agent(
     runner: TurnRunner, server: ReferenceServer, agent: Agent, answer: Answer, amend: Amend
 ) -> None:
@@ -117,8 +117,8 @@ def test_where_nothing_is_left_to_answer_the_turn_ends_without_the_agent(
     again = answer(runner, message("Te odio"))
 
     assert (turn.status, turn.reply, again.status) == ("dropped", None, "duplicate")
-    assert (agent.heard, history(server), server.requests) == ([], [], [])
-    assert run(runner.store.backlog()).dead == 0
+    assert (agent.echoes, history(server), server.requests) == ([], [], [])
+    assert run(runner.store.backlog()).dead_letters == 0
 
 
 def test_a_colleagues_words_can_be_taken_back_too(
@@ -138,7 +138,7 @@ def test_a_colleagues_words_can_be_taken_back_too(
     assert history(server) == [("user", "Hola")]
 
 
-@in_both_colours
+@sync_and_async
 def test_what_was_answered_stays_as_it_is(
     runner: TurnRunner, server: ReferenceServer, answer: Answer, amend: Amend
 ) -> None:
@@ -175,10 +175,10 @@ def test_deliveries_come_in_any_order(
         runner.amend(change)
     runner.run(message("end", "3EB0A2"))
 
-    assert agent.heard == [[text, "end"] if text else ["end"]]
+    assert agent.echoes == [[text, "end"] if text else ["end"]]
 
 
-@in_both_colours
+@sync_and_async
 def test_a_turn_that_runs_goes_on_with_the_words_that_it_read(
     runner: TurnRunner, server: ReferenceServer, agent: Agent, answer: Answer, amend: Amend
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_turn_that_runs_goes_on_with_the_words_that_it_read(
     assert history(server) == [("user", "Una piza"), ("bot", "Vale")]
 
 
-@in_both_colours
+@sync_and_async
 def test_a_turn_that_has_to_begin_again_reads_the_new_ones(
     runner: TurnRunner, server: ReferenceServer, agent: Agent, answer: Answer, amend: Amend
 ) -> None:
@@ -202,7 +202,7 @@ def test_a_turn_that_has_to_begin_again_reads_the_new_ones(
     agent.meanwhile = change_and_fail
     answer(runner, message("Una piza"))
 
-    assert agent.heard == [["Una piza"], ["Una pizza"]]
+    assert agent.echoes == [["Una piza"], ["Una pizza"]]
     assert history(server) == [("user", "Una pizza"), ("bot", "Vale")]
 
 
@@ -220,4 +220,4 @@ def test_the_servers_own_record_of_the_old_words_is_not_read_beside_them(
     runner.amend(change)
     runner.run(message("con queso", "3EB0A2"))
 
-    assert agent.heard == [[change.text, "con queso"] if change.text else ["con queso"]]
+    assert agent.echoes == [[change.text, "con queso"] if change.text else ["con queso"]]

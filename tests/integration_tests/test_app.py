@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ server, chats = promises.server, waha_chats.chats
 @pytest.fixture
 def runner(server: ReferenceServer, event_store: EventStore, chats: WahaChats) -> TurnRunner:
     return TurnRunner(
-        echo(), client=server.client(), store=event_store, reply=WAHAReply(chats.url), backlog=2
+        echo(), client=server.client(), store=event_store, reply=WAHAReply(chats.url), max_queued=2
     )
 
 
@@ -106,7 +107,7 @@ def test_a_humans_words_silence_the_agent_and_enter_the_history(
         ("bot", "re: ¿Sigue ahí?"),
     ]
     assert chats.texts == ["re: ¿Sigue ahí?"]
-    assert run(event_store.backlog()).dead == 0
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
@@ -120,7 +121,7 @@ def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
         client=server.client(),
         store=event_store,
         reply=WAHAReply(chats.url),
-        patience=0.0,
+        conversation_timeout=0.0,
         fallback_reply="Un momento…",
     )
     words = by_hand("3EB0C1", "Buenos días")
@@ -178,8 +179,10 @@ def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
     runner: TurnRunner, server: ReferenceServer, chats: WahaChats
 ) -> None:
     """WAHA tells with events of their own."""
-    runner._inbox.quiet = runner._inbox.max_quiet = 60.0  # the customer is still writing
-    runner._inbox.backlog = 3
+    runner._inbox.rules = replace(
+        runner._inbox.rules, debounce=60.0, max_debounce=60.0
+    )  # the customer is still writing
+    runner._inbox.rules = replace(runner._inbox.rules, max_queued=3)
     changed = {"id": f"false_{CHAT}_3EB0E1", "from": CHAT, "fromMe": False}
     bodies = [
         message("3EB0A1", "Una piza"),
@@ -193,7 +196,7 @@ def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
     ]
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         told = [web.post("/webhook", **signed(body)).json()["status"] for body in bodies]
-        runner._inbox.quiet = 0.0
+        runner._inbox.rules = replace(runner._inbox.rules, debounce=0.0)
         web.post("/webhook", **signed(message("3EB0A3", "con queso")))
         until(lambda: chats.texts)
 
@@ -266,7 +269,9 @@ def test_nothing_is_acknowledged_that_is_not_recorded(
 
 def test_a_customer_who_never_stops_is_slowed_down(runner: TurnRunner) -> None:
     """A full backlog records nothing more; the sender comes again."""
-    runner._inbox.quiet = runner._inbox.max_quiet = 60.0  # nobody answers meanwhile
+    runner._inbox.rules = replace(
+        runner._inbox.rules, debounce=60.0, max_debounce=60.0
+    )  # nobody answers meanwhile
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         answers = [
             web.post("/webhook", **signed(message(f"3EB0A{n}", "Hola"))).status_code

@@ -46,9 +46,9 @@ def web() -> Iterator[TestClient]:
         client=unreachable(),
         store=store,
         on_reply=lambda _: None,
-        quiet=3600.0,
-        max_quiet=3600.0,
-        backlog=10**6,
+        debounce=3600.0,
+        max_debounce=3600.0,
+        max_queued=10**6,
     )
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         yield web

@@ -41,8 +41,8 @@ from tests.faulty_server import (
     Script,
     answers,
     head,
-    in_both_colours,
     sends,
+    sync_and_async,
 )
 
 
@@ -62,7 +62,7 @@ def api(server: FaultyServer) -> Iterator[Api]:
 BOMB = gzip.compress(bytes(8 * LARGEST_BODY))
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("script", "why"),
     [
@@ -100,7 +100,7 @@ def test_an_answer_of_another_shape_is_refused(
     assert_says_nothing_private(told.value)
 
 
-@in_both_colours
+@sync_and_async
 def test_a_gzip_bomb_is_never_unpacked(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -116,7 +116,7 @@ def test_a_gzip_bomb_is_never_unpacked(
     assert peak < 3 * LARGEST_BODY
 
 
-@in_both_colours
+@sync_and_async
 def test_a_gzipped_answer_is_read(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """Only gzip is asked for."""
     server.plays(answers(gzip.compress(BODY), content_encoding="gzip"))
@@ -125,7 +125,7 @@ def test_a_gzipped_answer_is_read(api: Api, server: FaultyServer, perform: Perfo
     assert server.received[0].headers["accept-encoding"] == "gzip"
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("status", "error", "ambiguous", "step"),
     [
@@ -175,7 +175,7 @@ def test_every_status_has_its_error(
     assert_says_nothing_private(told.value)
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "body", ["<html>Cannot GET</html>", '{"detail": "Not Found"}'], ids=["html", "another api"]
 )
@@ -191,7 +191,7 @@ def test_a_wrong_prefix_is_told_from_a_missing_conversation(
     assert type(told.value) is NotFoundError
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("status", [404, 429, 503])
 def test_a_status_counts_even_if_its_body_is_useless(
     status: int, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -205,7 +205,7 @@ def test_a_status_counts_even_if_its_body_is_useless(
     assert told.value.status_code == status
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("envelope", "error"),
     [
@@ -234,7 +234,7 @@ def test_an_error_with_status_200_is_an_error(
     assert_says_nothing_private(told.value)
 
 
-@in_both_colours
+@sync_and_async
 def test_a_look_up_without_data_found_nothing(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_look_up_without_data_found_nothing(
         perform(read(api))
 
 
-@in_both_colours
+@sync_and_async
 def test_a_type_may_be_a_number(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """Some servers send 1 for "1"."""
     server.plays(answers({**CONVERSATION, "type": 1}))
@@ -253,7 +253,7 @@ def test_a_type_may_be_a_number(api: Api, server: FaultyServer, perform: Perform
     assert perform(read(api)).subdomain == "restaurant-abc"
 
 
-@in_both_colours
+@sync_and_async
 def test_a_redirect_is_not_followed(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """It would carry the key, and repeat a write, wherever the server points."""
     server.plays(answers({}, 307, location=f"{server.url}/elsewhere"))
@@ -264,7 +264,7 @@ def test_a_redirect_is_not_followed(api: Api, server: FaultyServer, perform: Per
     assert len(server.received) == 1
 
 
-@in_both_colours
+@sync_and_async
 def test_a_conversation_that_expires_between_read_and_write_is_not_found(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:

@@ -25,9 +25,9 @@ from tests.faulty_server import (
     FaultyServer,
     Perform,
     answers,
-    in_both_colours,
     over_either_transport,
     sends,
+    sync_and_async,
     without_aiohttp,
 )
 
@@ -71,7 +71,7 @@ async def test_awaited_calls_share_a_connection(api: Api, server: FaultyServer) 
 
 
 @pytest.mark.usefixtures("one_connection")
-@in_both_colours
+@sync_and_async
 def test_the_deadline_gives_the_connection_back(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -194,7 +194,7 @@ def test_every_event_loop_has_connections_that_end_with_it(api: Api, server: Fau
     assert not api._caller.connections._loops
 
 
-def test_one_api_serves_both_colours(api: Api, server: FaultyServer) -> None:
+def test_one_api_serves_sync_and_async(api: Api, server: FaultyServer) -> None:
     """Over connections of their own."""
     run(read(api))
     asyncio.run(arun(read(api)))
@@ -203,7 +203,7 @@ def test_one_api_serves_both_colours(api: Api, server: FaultyServer) -> None:
     assert server.accepted == 2
 
 
-@in_both_colours
+@sync_and_async
 @every_call
 def test_a_closed_client_says_so(
     call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -217,7 +217,7 @@ def test_a_closed_client_says_so(
     assert server.received == []
 
 
-@in_both_colours
+@sync_and_async
 def test_a_closed_client_does_not_answer_from_memory(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_closed_client_does_not_answer_from_memory(
 async def test_the_async_client_closes_its_connections_before_it_returns(
     server: FaultyServer,
 ) -> None:
-    """Both colours, and a second close is harmless."""
+    """Sync and async, and a second close is harmless."""
     async with AsyncConvSyncClient(server.url) as client:
         await client.get_conversation(PHONE)
         await asyncio.to_thread(run, client.api.get_conversation(PHONE))

@@ -153,14 +153,14 @@ def server() -> Iterator[FaultyServer]:
 
 
 @pytest.fixture(params=["blocking", "async"])
-def colour(request: pytest.FixtureRequest) -> Colour:
+def mode(request: pytest.FixtureRequest) -> Colour:
     chosen: Colour = request.param
     return chosen
 
 
-def call(colour: Colour, server: FaultyServer, method: str, *args: object) -> Any:
-    """One call of a fresh client of either colour."""
-    if colour == "blocking":
+def call(mode: Colour, server: FaultyServer, method: str, *args: object) -> Any:
+    """One call of a fresh client of sync or async."""
+    if mode == "blocking":
         with ConvSyncClient(server.url, api_key="key-1") as client:
             return getattr(client, method)(*args)
 
@@ -176,11 +176,11 @@ def wire(model: BaseModel) -> Any:
     return json.loads(model.model_dump_json(by_alias=True, exclude_unset=True))
 
 
-def test_the_tenant_of_a_phone_number_is_looked_up(colour: Colour, server: FaultyServer) -> None:
+def test_the_tenant_of_a_phone_number_is_looked_up(mode: Colour, server: FaultyServer) -> None:
     """Endpoint 1: the number alone is enough, the plus sign travels encoded."""
     server.plays(answers(TENANT))
 
-    tenant = call(colour, server, "lookup_tenant", "+51999999999")
+    tenant = call(mode, server, "lookup_tenant", "+51999999999")
 
     assert (tenant.subdomain, tenant.bot_id) == ("restaurant-abc", "67890abcdef")
     assert (tenant.session_id, tenant.is_active) == (SESSION, True)
@@ -192,11 +192,11 @@ def test_the_tenant_of_a_phone_number_is_looked_up(colour: Colour, server: Fault
     assert "idempotency-key" not in request.headers
 
 
-def test_a_conversation_is_read(colour: Colour, server: FaultyServer) -> None:
+def test_a_conversation_is_read(mode: Colour, server: FaultyServer) -> None:
     """Endpoint 2: filtered by bot, and every field of the answer survives."""
     server.plays(answers(CONVERSATION))
 
-    conversation = call(colour, server, "get_conversation", "+51999999999", "67890abcdef")
+    conversation = call(mode, server, "get_conversation", "+51999999999", "67890abcdef")
 
     (request,) = server.received
     assert request.method == "GET"
@@ -214,17 +214,17 @@ def test_a_conversation_is_read(colour: Colour, server: FaultyServer) -> None:
     assert (kept["currentIntent"], kept["previousStep"]) == ("order", "browsing")
 
 
-def test_a_conversation_is_read_without_a_bot(colour: Colour, server: FaultyServer) -> None:
+def test_a_conversation_is_read_without_a_bot(mode: Colour, server: FaultyServer) -> None:
     """``botId`` is optional."""
     server.plays(answers(CONVERSATION))
 
-    conversation = call(colour, server, "get_conversation", "+51999999999")
+    conversation = call(mode, server, "get_conversation", "+51999999999")
 
     assert conversation.bot_id == "67890abcdef"
     assert server.received[0].target.endswith("/lookup/conversation/%2B51999999999")
 
 
-def test_a_state_is_synced(colour: Colour, server: FaultyServer) -> None:
+def test_a_state_is_synced(mode: Colour, server: FaultyServer) -> None:
     """Endpoint 3: the body is the documented one, field by field."""
     server.plays(answers(SYNCED))
     body = json.loads(SYNC)
@@ -236,7 +236,7 @@ def test_a_state_is_synced(colour: Colour, server: FaultyServer) -> None:
         is_active=body["isActive"],
     )
 
-    answer = call(colour, server, "sync_conversation", SESSION, update)
+    answer = call(mode, server, "sync_conversation", SESSION, update)
 
     assert (answer.session_id, answer.current_intent) == (SESSION, "payment")
     assert answer.current_step == "processing_payment"
@@ -247,12 +247,12 @@ def test_a_state_is_synced(colour: Colour, server: FaultyServer) -> None:
     assert request.json == body
 
 
-def test_a_message_is_added(colour: Colour, server: FaultyServer) -> None:
+def test_a_message_is_added(mode: Colour, server: FaultyServer) -> None:
     """Endpoint 4: role and content, as they are."""
     server.plays(answers(ADDED))
     body = json.loads(MESSAGE)
 
-    answer = call(colour, server, "add_message", SESSION, body["role"], body["content"])
+    answer = call(mode, server, "add_message", SESSION, body["role"], body["content"])
 
     assert answer.messages[-1].content == body["content"]
     (request,) = server.received
@@ -262,17 +262,17 @@ def test_a_message_is_added(colour: Colour, server: FaultyServer) -> None:
     assert request.json == body
 
 
-def test_the_health_endpoint_is_asked(colour: Colour, server: FaultyServer) -> None:
+def test_the_health_endpoint_is_asked(mode: Colour, server: FaultyServer) -> None:
     """Troubleshooting: ``/api/v1/whatsapp/health``."""
     server.plays(answers({"type": "1", "message": "ok", "data": {"status": "ok"}}))
 
-    assert call(colour, server, "health") is True
+    assert call(mode, server, "health") is True
     assert server.received[0].target == "/api/v1/whatsapp/health"
 
 
 @pytest.mark.parametrize("method", ["lookup_tenant", "get_conversation"])
 def test_no_active_conversation_says_what_to_check(
-    colour: Colour, server: FaultyServer, method: str
+    mode: Colour, server: FaultyServer, method: str
 ) -> None:
     """The document's troubleshooting section, in the error itself."""
     server.plays(
@@ -280,7 +280,7 @@ def test_no_active_conversation_says_what_to_check(
     )
 
     with pytest.raises(ConversationNotFoundError, match=r"webhook.*expired.*24 hours") as told:
-        call(colour, server, method, "+51999999999")
+        call(mode, server, method, "+51999999999")
 
     assert told.value.status_code == 404
     assert "999999999" not in str(told.value)

@@ -23,8 +23,8 @@ from tests.faulty_server import (
     Perform,
     Script,
     head,
-    in_both_colours,
     sends,
+    sync_and_async,
     trickles,
 )
 
@@ -42,7 +42,7 @@ def api(server: FaultyServer) -> Iterator[Api]:
     built.close()
 
 
-@in_both_colours
+@sync_and_async
 @every_call
 def test_a_server_that_is_down_surely_applied_nothing(call: Any, perform: Perform[Any]) -> None:
     """Connection refused: said so, with the next step, and a write is not ambiguous."""
@@ -60,7 +60,7 @@ def test_a_server_that_is_down_surely_applied_nothing(call: Any, perform: Perfor
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_a_host_without_a_name_is_a_connection_error(
     perform: Perform[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_host_without_a_name_is_a_connection_error(
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 @every_call
 def test_a_server_that_hangs_is_left_at_the_deadline(
     call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -97,7 +97,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline(
     assert server.wait_for(lambda it: it.connected == 0)
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "script",
     [
@@ -135,7 +135,7 @@ def test_trickling_cannot_outlast_the_deadline(
     assert server.wait_for(lambda it: it.connected == 0)
 
 
-@in_both_colours
+@sync_and_async
 def test_a_tls_handshake_that_hangs_ends_at_the_deadline(
     server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -158,7 +158,7 @@ async def test_a_call_cancelled_in_a_tls_handshake_leaks_nothing(server: FaultyS
     server.plays(sends(HANG))
     api = Api(server.url.replace("http:", "https:"), max_retries=0)
     call = asyncio.create_task(arun(post(api)))
-    await asyncio.to_thread(server.wait_for, lambda it: it.heard == 1)
+    await asyncio.to_thread(server.wait_for, lambda it: it.echoes == 1)
 
     call.cancel()
 
@@ -168,7 +168,7 @@ async def test_a_call_cancelled_in_a_tls_handshake_leaks_nothing(server: FaultyS
     await api.aclose()
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "script",
     [

@@ -21,8 +21,8 @@ from tests.faulty_server import (
     Perform,
     Script,
     answers,
-    in_both_colours,
     sends,
+    sync_and_async,
 )
 
 
@@ -39,7 +39,7 @@ def api(server: FaultyServer) -> Iterator[Api]:
     built.close()
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("script", "healthy"),
     [
@@ -60,7 +60,7 @@ def test_health_is_what_the_server_says(
     assert len(server.received) == 1
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("script", "error"),
     [

@@ -14,10 +14,10 @@ from langchain_convsync import ConvSyncClient, SQLiteEventStore, TurnRunner
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ConvSyncError
-from langchain_convsync.messages import to_langchain
 from langchain_convsync.models import Conversation
-from langchain_convsync.prompts import as_data
 from langchain_convsync.settings import CallTarget
+from langchain_convsync.surfaces.messages import to_langchain
+from langchain_convsync.surfaces.prompts import as_data
 from tests.client_calls import CONVERSATION, PHONE, SESSION, assert_says_nothing_private, post, put
 from tests.faulty_server import CLOSE, FaultyServer, Perform, awaited, blocking, sends
 from tests.hostile import (
@@ -94,10 +94,10 @@ def asked(api: Api, perform: Perform[Any], call: str) -> Any:
 
 
 calls = st.sampled_from(["read", "tenant", "post", "put"])
-colours = st.sampled_from([blocking, awaited])
+modes = st.sampled_from([blocking, awaited])
 
 
-@given(answer=responses(bodies), call=calls, perform=colours)
+@given(answer=responses(bodies), call=calls, perform=modes)
 @settings(max_examples=150)
 def test_no_answer_is_anything_but_an_error_or_ones_own(
     answer: bytes, call: str, perform: Perform[Any], api: Api, server: FaultyServer
@@ -113,7 +113,7 @@ def test_no_answer_is_anything_but_an_error_or_ones_own(
         assert call == "read" or found.session_id == SESSION
 
 
-@given(body=documented, perform=colours)
+@given(body=documented, perform=modes)
 @settings(max_examples=100)
 def test_a_conversation_of_any_content_can_be_read(
     body: bytes, perform: Perform[Any], api: Api, server: FaultyServer
@@ -138,7 +138,7 @@ histories = st.fixed_dictionaries(
 )
 
 
-@given(context=histories, metadata=st.dictionaries(lines, values, max_size=2), perform=colours)
+@given(context=histories, metadata=st.dictionaries(lines, values, max_size=2), perform=modes)
 @settings(max_examples=40)
 def test_a_turn_is_answered_whatever_stands_in_its_conversation(
     context: dict[str, Any], metadata: dict[str, Any], perform: Perform[Any], server: FaultyServer
@@ -150,7 +150,7 @@ def test_a_turn_is_answered_whatever_stands_in_its_conversation(
     server.plays(sends(response(200, {}, body)))
     store = SQLiteEventStore(":memory:")
     client = ConvSyncClient(server.url, max_retries=0)
-    runner = TurnRunner(echo(), client=client, store=store, drain=0.0, max_errors=1)
+    runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.0, max_errors=1)
 
     ask = blocking_turn if perform is blocking else awaited_turn
     turn = ask(runner, said("Hola"))

@@ -26,7 +26,7 @@ from tests.client_calls import (
     put,
     read,
 )
-from tests.faulty_server import FaultyServer, Perform, answers, in_both_colours
+from tests.faulty_server import FaultyServer, Perform, answers, sync_and_async
 
 KNOWN = CallTarget(subdomain="restaurant-abc", bot_id="bot123")
 
@@ -45,7 +45,7 @@ def api(server: FaultyServer) -> Iterator[Api]:
     built.close()
 
 
-@in_both_colours
+@sync_and_async
 @every_call
 @pytest.mark.parametrize(
     ("fields", "what"),
@@ -71,7 +71,7 @@ def test_another_tenant_s_answer_is_dropped(
     assert counted("mismatched_answers", field=what) == before + 1
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "user_id", ["+51999999990", "51999999990@c.us", "user_1", "", "51999999999@lid"]
 )
@@ -87,7 +87,7 @@ def test_another_customer_s_conversation_is_dropped(
     assert_says_nothing_private(told.value)
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("user_id", [PHONE, "51999999999", "51999999999@c.us", "+51 999 999 999"])
 def test_a_customer_may_be_spelt_in_any_way(
     user_id: str, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -98,7 +98,7 @@ def test_a_customer_may_be_spelt_in_any_way(
     assert perform(read(api)).user_id == user_id
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("user_id", [PHONE, "38000000000010@lid"])
 def test_a_customer_asked_for_by_lid_may_be_answered_with_the_linked_number(
     user_id: str, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -112,7 +112,7 @@ def test_a_customer_asked_for_by_lid_may_be_answered_with_the_linked_number(
         perform(api.get_conversation("38000000000010@lid"))
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("call", [post, put])
 def test_another_session_s_answer_to_a_write_is_dropped(
     call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -126,7 +126,7 @@ def test_another_session_s_answer_to_a_write_is_dropped(
     assert_says_nothing_private(told.value)
 
 
-@in_both_colours
+@sync_and_async
 def test_the_bot_that_was_asked_for_must_answer(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -138,7 +138,7 @@ def test_the_bot_that_was_asked_for_must_answer(
             perform(flow)
 
 
-@in_both_colours
+@sync_and_async
 def test_hexadecimal_ids_are_the_same_in_either_case(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -150,7 +150,7 @@ def test_hexadecimal_ids_are_the_same_in_either_case(
         perform(api.get_conversation(PHONE, "BOTA"))
 
 
-@in_both_colours
+@sync_and_async
 def test_a_bot_and_a_target_that_disagree_are_refused(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_bot_and_a_target_that_disagree_are_refused(
     assert server.received == []
 
 
-@in_both_colours
+@sync_and_async
 def test_a_known_bot_is_asked_for(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """The target narrows the look-up, too."""
     perform(read(api, target=KNOWN))
@@ -169,7 +169,7 @@ def test_a_known_bot_is_asked_for(api: Api, server: FaultyServer, perform: Perfo
     assert server.received[0].target.endswith("?botId=bot123")
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("session_id", "segment"),
     [
@@ -193,7 +193,7 @@ def test_an_odd_session_id_stays_one_segment(
     assert request.target == f"/api/v1/whatsapp/agent/conversations/{segment}/messages"
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("session_id", ["", ".", "..", "a\r\nX-Evil: 1", "a\0b", "\ud800"])
 def test_a_session_id_that_no_encoding_saves_is_refused(
     session_id: str, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -209,7 +209,7 @@ def test_a_session_id_that_no_encoding_saves_is_refused(
     assert server.received == []
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("phone_number", ["", "..", "a/b", "?x#y", "%2B51999999999", "+51 9\r\n"])
 def test_what_is_no_phone_number_is_never_asked_for(
     phone_number: str, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -222,7 +222,7 @@ def test_what_is_no_phone_number_is_never_asked_for(
     assert server.received == []
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("bot_id", "query"),
     [("bot 1&x=y#z", "?botId=bot%201%26x%3Dy%23z"), ("a+b/é", "?botId=a%2Bb%2F%C3%A9"), ("", "")],
@@ -238,7 +238,7 @@ def test_a_bot_id_stays_one_parameter(
     assert server.received[0].target.partition("51999999999")[2] == query
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("style", "segment"),
     [("e164", "%2B51999999999"), ("digits", "51999999999"), ("jid", "51999999999%40c.us")],
@@ -258,7 +258,7 @@ def test_a_phone_number_is_sent_as_the_server_stores_it(
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_a_key_is_picked_by_the_target(server: FaultyServer, perform: Perform[Any]) -> None:
     """One key per tenant: the callable sees what the caller knows."""
     asked: list[CallTarget] = []
@@ -281,7 +281,7 @@ def test_a_key_is_picked_by_the_target(server: FaultyServer, perform: Perform[An
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_no_key_means_no_header(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """Not an empty one."""
     perform(api.get_conversation(PHONE))

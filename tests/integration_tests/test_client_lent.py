@@ -33,7 +33,7 @@ from tests.client_calls import (
 )
 from tests.faulty_server import CLOSE, HANG, FaultyServer, answers, head, sends, trickles
 
-#: Performs one call of an Api that borrows an httpx client of that colour.
+#: Performs one call of an Api that borrows an httpx client, sync or async.
 Lent = Callable[..., Any]
 
 

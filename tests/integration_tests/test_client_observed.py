@@ -19,7 +19,7 @@ from langchain_convsync.errors import (
     NotFoundError,
     ServerError,
 )
-from tests.faulty_server import FaultyServer, Perform, answers, in_both_colours
+from tests.faulty_server import FaultyServer, Perform, answers, sync_and_async
 
 OBSERVED = Path(__file__).parents[1] / "observed" / "api-server.json"
 PAIRS: list[dict[str, Any]] = json.loads(OBSERVED.read_text(encoding="utf-8"))["pairs"]
@@ -84,7 +84,7 @@ def chosen(*statuses: int) -> list[Any]:
     ]
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("pair", chosen(200))
 def test_every_success_is_accepted(
     pair: dict[str, Any], api: Api, server: FaultyServer, perform: Perform[Any]
@@ -100,7 +100,7 @@ def test_every_success_is_accepted(
         assert found.session_id == pair["response"]["body"]["data"]["sessionId"]
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("pair", chosen(400, 401, 404, 500))
 def test_every_error_has_its_place_in_the_tree(
     pair: dict[str, Any], api: Api, server: FaultyServer, perform: Perform[Any]

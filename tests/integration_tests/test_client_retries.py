@@ -20,7 +20,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.telemetry import counted
 from tests.client_calls import CONVERSATION, every_call, post, put, read
-from tests.faulty_server import CLOSE, FaultyServer, Perform, answers, in_both_colours, sends
+from tests.faulty_server import CLOSE, FaultyServer, Perform, answers, sends, sync_and_async
 
 FINE = answers(CONVERSATION)
 BUSY = answers({"type": "3", "message": "busy", "data": None}, 503)
@@ -69,7 +69,7 @@ def api(server: FaultyServer, passing: Time) -> Iterator[Api]:
     built.close()
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("trouble", [BUSY, CUT], ids=["503", "cut off"])
 @pytest.mark.parametrize("call", [read, put])
 def test_a_read_and_a_sync_survive_a_hiccup(
@@ -86,7 +86,7 @@ def test_a_read_and_a_sync_survive_a_hiccup(
     assert counted("api_retries") == before + 2
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("trouble", [BUSY, CUT], ids=["503", "cut off"])
 def test_a_message_is_not_posted_twice_on_suspicion(
     *, trouble: Any, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -101,7 +101,7 @@ def test_a_message_is_not_posted_twice_on_suspicion(
     assert len(server.received) == 1
 
 
-@in_both_colours
+@sync_and_async
 def test_a_message_is_posted_again_after_a_429(
     api: Api, server: FaultyServer, passing: Time, perform: Perform[Any]
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_message_is_posted_again_after_a_429(
     assert passing.pauses == [3.0]
 
 
-@in_both_colours
+@sync_and_async
 def test_honoured_idempotency_keys_let_a_message_be_posted_again(
     server: FaultyServer, passing: Time, perform: Perform[Any]
 ) -> None:
@@ -130,7 +130,7 @@ def test_honoured_idempotency_keys_let_a_message_be_posted_again(
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_each_call_has_its_own_idempotency_key(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -146,7 +146,7 @@ def test_each_call_has_its_own_idempotency_key(
     assert own == "op-7/0"
 
 
-@in_both_colours
+@sync_and_async
 def test_a_wait_beyond_the_deadline_is_the_caller_s(
     api: Api, server: FaultyServer, passing: Time, perform: Perform[Any]
 ) -> None:
@@ -160,7 +160,7 @@ def test_a_wait_beyond_the_deadline_is_the_caller_s(
     assert passing.pauses == []
 
 
-@in_both_colours
+@sync_and_async
 def test_pauses_count_towards_the_deadline(
     api: Api, server: FaultyServer, passing: Time, perform: Perform[Any]
 ) -> None:
@@ -173,7 +173,7 @@ def test_pauses_count_towards_the_deadline(
     assert passing.pauses == [3.0, 3.0, 3.0]
 
 
-@in_both_colours
+@sync_and_async
 @every_call
 def test_the_caller_can_ask_for_a_single_attempt(
     call: Any, api: Api, server: FaultyServer, perform: Perform[Any]
@@ -187,7 +187,7 @@ def test_the_caller_can_ask_for_a_single_attempt(
     assert len(server.received) == 1
 
 
-@in_both_colours
+@sync_and_async
 def test_a_clear_last_answer_does_not_clear_an_earlier_doubt(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -200,7 +200,7 @@ def test_a_clear_last_answer_does_not_clear_an_earlier_doubt(
     assert told.value.ambiguous
 
 
-@in_both_colours
+@sync_and_async
 def test_the_last_error_is_raised_without_the_earlier_ones(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -214,7 +214,7 @@ def test_the_last_error_is_raised_without_the_earlier_ones(
     assert told.value.__cause__ is None
 
 
-@in_both_colours
+@sync_and_async
 def test_waiting_really_waits(server: FaultyServer, perform: Perform[Any]) -> None:
     """The real clock and the real sleep, for a moment."""
     server.plays(answers({"type": "3", "data": None}, 429, retry_after="0.05"), FINE)

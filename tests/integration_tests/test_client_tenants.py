@@ -16,7 +16,7 @@ from tests.faulty_server import (
     FaultyServer,
     Perform,
     answers,
-    in_both_colours,
+    sync_and_async,
 )
 
 BOT = "bot123"
@@ -37,7 +37,7 @@ def api(server: FaultyServer) -> Iterator[Api]:
     built.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_a_tenant_is_remembered_per_bot_and_customer(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_tenant_is_remembered_per_bot_and_customer(
     assert len(server.received) == 3
 
 
-@in_both_colours
+@sync_and_async
 def test_a_bot_s_tenant_is_found_where_bots_are_told_apart(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_bot_s_tenant_is_found_where_bots_are_told_apart(
     )
 
 
-@in_both_colours
+@sync_and_async
 def test_without_a_bot_nothing_is_remembered(
     api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -81,7 +81,7 @@ def test_without_a_bot_nothing_is_remembered(
     assert len(server.received) == 2
 
 
-@in_both_colours
+@sync_and_async
 def test_a_tenant_is_asked_for_again_after_an_hour(
     server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_tenant_is_asked_for_again_after_an_hour(
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 def test_an_error_is_not_remembered(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """The next call asks again."""
     server.plays(NOT_FOUND, answers({}, 500), answers(CONVERSATION))
@@ -110,7 +110,7 @@ def test_an_error_is_not_remembered(api: Api, server: FaultyServer, perform: Per
     assert perform(api.lookup_tenant(PHONE, BOT)).subdomain == "restaurant-abc"
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "later",
     [lambda api: read(api, bot_id=BOT), put],
@@ -130,7 +130,7 @@ def test_a_404_forgets_the_tenant(
     assert len(server.received) == 3
 
 
-@in_both_colours
+@sync_and_async
 def test_a_tenant_can_be_forgotten(api: Api, server: FaultyServer, perform: Perform[Any]) -> None:
     """In any spelling of the number."""
     perform(api.lookup_tenant(PHONE, BOT))

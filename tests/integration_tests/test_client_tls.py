@@ -16,7 +16,7 @@ import pytest
 from langchain_convsync.client import Api
 from langchain_convsync.errors import APIConnectionError, APITimeoutError
 from tests.client_calls import BODY, CONVERSATION, post, read
-from tests.faulty_server import FaultyServer, Perform, answers, head, in_both_colours, sends
+from tests.faulty_server import FaultyServer, Perform, answers, head, sends, sync_and_async
 
 OPENSSL = shutil.which("openssl")
 
@@ -55,7 +55,7 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certifi, "where", lambda: str(certificate))
 
 
-@in_both_colours
+@sync_and_async
 def test_a_server_that_nobody_vouches_for_is_refused(
     server: FaultyServer, perform: Perform[Any]
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_server_that_nobody_vouches_for_is_refused(
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.usefixtures("trusted")
 def test_a_trusted_server_is_spoken_to(server: FaultyServer, perform: Perform[Any]) -> None:
     """Over one connection as long as it lasts."""
@@ -81,7 +81,7 @@ def test_a_trusted_server_is_spoken_to(server: FaultyServer, perform: Perform[An
     api.close()
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.usefixtures("trusted")
 def test_a_trickling_answer_over_tls_ends_at_the_deadline(
     server: FaultyServer, perform: Perform[Any]

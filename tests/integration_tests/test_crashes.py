@@ -43,13 +43,13 @@ def hang(*args, **kwargs):
     time.sleep(600)
 
 store = open_store(store_url)
-real = store.op_begin
+real = store.begin
 
 def begin(*args, done=None, **kwargs):
     return Io(hang, hang) if done is not None else real(*args, **kwargs)
 
 if stage == "recorded":
-    store.op_begin = begin  # would note, too, that the first message was recorded
+    store.begin = begin  # would note, too, that the first message was recorded
 
 def agent(messages):
     if stage == "running":

@@ -1,4 +1,4 @@
-"""``once``: a claim on an event that survives crashes, in both colours, on every store."""
+"""``once``: a claim on an event that survives crashes, sync and async, on every store."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Handler = Callable[[Claim], None]
 Deliver = Callable[..., Claim]
 
 
-def blocking(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
+def blocking(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
     with once(store, event_id, **settings) as claim:
-        handle(claim)
+        key(claim)
     return claim
 
 
-def awaited(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
+def awaited(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
     async def deliver() -> Claim:
         async with aonce(store, event_id, **settings) as claim:
-            handle(claim)
+            key(claim)
         return claim
 
     return asyncio.run(deliver())
@@ -43,11 +43,11 @@ def deliver(request: pytest.FixtureRequest) -> Deliver:
 
 
 def completing(result: Any) -> Handler:
-    def handle(claim: Claim) -> None:
+    def key(claim: Claim) -> None:
         if claim.acquired:
             claim.complete(result)
 
-    return handle
+    return key
 
 
 def nothing(_claim: Claim) -> None:

@@ -28,17 +28,17 @@ Handler: TypeAlias = Callable[[Claim], None]
 Deliver: TypeAlias = Callable[..., Claim]
 
 
-def blocking(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
+def blocking(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
     with once(store, event_id, **settings) as claim:
-        handle(claim)
+        key(claim)
     return claim
 
 
-def awaited(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
+def awaited(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
     async def deliver() -> Claim:
         try:
             async with aonce(store, event_id, **settings) as claim:
-                handle(claim)
+                key(claim)
             return claim
         finally:
             await store.aclose()  # its connections end with this event loop
@@ -137,12 +137,12 @@ def nobody_writing(store_url: str) -> Iterator[None]:
         yield
 
 
-def taken_over(store: EventStore, handle: Callable[[], None]) -> None:
+def taken_over(store: EventStore, key: Callable[[], None]) -> None:
     """Process the event as soon as it can be had."""
     while True:
         with once(store, "evt_1") as claim:
             if claim.acquired:
-                handle()
+                key()
                 claim.complete("winner")
                 return
 
@@ -192,7 +192,7 @@ def test_a_process_that_was_stopped_beyond_its_lease_changes_nothing(
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries follow at once."""
-    monkeypatch.setattr("langchain_convsync.stores._redis_clients.RETRIES", (0.0, 0.0))
+    monkeypatch.setattr("langchain_convsync.stores.redis.clients.RETRIES", (0.0, 0.0))
 
 
 @pytest.fixture

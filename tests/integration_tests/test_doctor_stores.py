@@ -16,7 +16,7 @@ from langchain_convsync.stores import open_store
 from tests.doctor_runs import doctor
 from tests.faulty_server import Deed, FaultyServer, Received, Script, answers
 from tests.redis_server import RedisServer
-from tests.store_cases import FIRST, commit_of, committed, event, lane_of, turn_of
+from tests.store_cases import FIRST, commit_of, committed, event, queue_of, turn_of
 
 
 def at_store(url: str) -> Any:
@@ -30,14 +30,14 @@ def at_store(url: str) -> Any:
 def test_a_store_without_work_has_nothing_to_mend(durable_store_url: str) -> None:
     """Each kind."""
     store = open_store(durable_store_url)
-    run(store.handles())
+    run(store.keys())
     store.close()
 
     report = at_store(durable_store_url)
 
     found = {(f["check"], f["status"]) for f in report.told["findings"] if f["area"] == "store"}
     assert {status for _, status in found} == {"ok"}
-    assert {"reachable", "format", "left to do", "parked", "dead"} <= {check for check, _ in found}
+    assert {"reachable", "format", "left to do", "dead letters"} <= {check for check, _ in found}
 
 
 def test_what_is_left_to_do_names_the_worker(
@@ -45,7 +45,7 @@ def test_what_is_left_to_do_names_the_worker(
 ) -> None:
     """A process died and nobody goes on; the store comes from the environment, as everywhere."""
     store = open_store(durable_store_url)
-    committed(store, run, "1", writes=2, says=1)
+    committed(store, run, "1", writes=2, replies=1)
     run(store.accept(event("2")))
     store.close()
     monkeypatch.setenv("CONVSYNC_STORE_URL", durable_store_url)
@@ -58,18 +58,18 @@ def test_what_is_left_to_do_names_the_worker(
 
 
 def test_what_waits_for_an_operator_is_told(durable_store_url: str) -> None:
-    """Parked writes, and events that no agent could answer."""
+    """Writes of unknown end, and events that no agent could answer."""
     store = open_store(durable_store_url)
     committed(store, run, "1", writes=1)
-    run(store.op_park(lane_of(store, run).lease, FIRST, reason="unverifiable"))
+    run(store.set_dead(queue_of(store, run).lease, FIRST, reason="unverifiable"))
     failed = turn_of(store, run, event("2"))
     run(store.commit_turn(failed.lease, commit_of(failed, dead=True)))
     store.close()
 
     report = at_store(durable_store_url)
 
-    assert report.of("store", "parked")["told"].startswith("1 writes and replies are parked")
-    assert report.of("store", "dead")["told"].startswith("1 events could not be answered")
+    told = report.of("store", "dead letters")["told"]
+    assert told.startswith("2 events, writes or replies wait for your decision")
     assert report.status("store", "left to do") == "ok"
 
 
@@ -84,7 +84,7 @@ def foreign(folder: Path) -> str:
 def newer(folder: Path) -> str:
     path = str(folder / "newer.db")
     store = open_store(path)
-    run(store.handles())
+    run(store.keys())
     store.close()
     with sqlite3.connect(path) as sql:
         sql.execute("PRAGMA user_version = 99")

@@ -19,22 +19,22 @@ import asyncio, json, sys
 from langchain_core.runnables import RunnableLambda
 from langchain_convsync import ConvSyncClient, InboundEvent, SQLiteEventStore, TurnRunner
 
-url, phone, bot, colour = sys.argv[1:]
+url, phone, bot, mode = sys.argv[1:]
 agent = RunnableLambda(lambda _: "Claro")
 runner = TurnRunner(agent, client=ConvSyncClient(url), store=SQLiteEventStore(":memory:"))
 event = InboundEvent(event_id="evt_1", phone_number=phone, bot_id=bot, text="Hola")
 made = {*sys.modules}
-turn = asyncio.run(runner.arun(event)) if colour == "awaited" else runner.run(event)
+turn = asyncio.run(runner.arun(event)) if mode == "awaited" else runner.run(event)
 print(json.dumps([turn.status, *{*sys.modules} - made]))
 """
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_runner_that_was_made_has_loaded_what_its_turns_take(
-    server: ReferenceServer, colour: str
+    server: ReferenceServer, mode: str
 ) -> None:
     """Names are cheap, so whoever makes a runner pays: no turn waits, and no event loop stands."""
-    command = [sys.executable, "-c", ONE_TURN, server.base_url, PHONE, BOT, colour]
+    command = [sys.executable, "-c", ONE_TURN, server.base_url, PHONE, BOT, mode]
     told = subprocess.run(command, check=True, capture_output=True, text=True)
 
     status, *loaded = json.loads(told.stdout)

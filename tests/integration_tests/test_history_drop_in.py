@@ -23,8 +23,8 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import ConversationRef
 from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests.surfaces import PHONE, calls, every_form, perform
 

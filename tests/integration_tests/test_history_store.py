@@ -20,7 +20,6 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import ConvSyncClient, api_of
-from langchain_convsync.context import ConversationRef
 from langchain_convsync.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -33,7 +32,8 @@ from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore, open_store
-from langchain_convsync.stores.base import EventStore, Taken, new_token
+from langchain_convsync.stores.base import Acquired, EventStore, new_token
+from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, answers, sends
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Colour:
-    """Calls a history in one colour; async calls share one event loop."""
+    """Calls a history sync or async; async calls share one event loop."""
 
     def __init__(self, loop: asyncio.Runner | None) -> None:
         self._loop = loop
@@ -64,7 +64,7 @@ class Colour:
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
+def mode(request: pytest.FixtureRequest) -> Iterator[Colour]:
     if request.param == "sync":
         yield Colour(None)
         return
@@ -113,49 +113,49 @@ def words(server: ReferenceServer, bot_id: str | None = None) -> list[str]:
 
 @pytest.mark.usefixtures("patient")
 def test_what_was_added_is_delivered_before_the_call_returns(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """In order, as long as the API server answers; nothing is left in the store."""
     history = memory(client, store)
 
-    colour.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
-    colour.add(history, HumanMessage("Una pizza"))
+    mode.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
+    mode.add(history, HumanMessage("Una pizza"))
 
     assert words(server) == ["Hola", "¡Hola!", "Una pizza"]
-    assert colour.read(history) == ["Hola", "¡Hola!", "Una pizza"]
+    assert mode.read(history) == ["Hola", "¡Hola!", "Una pizza"]
     left = run(store.backlog())
-    assert (left.queued, left.writes, left.parked, left.dead) == (0, 0, 0, 0)
+    assert (left.queued, left.writes, left.dead_letters) == (0, 0, 0)
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_turn_of_a_chain_costs_one_read_and_one_request_for_each_message(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """What was read before the model tells where to write after it."""
     history = memory(client, store)
 
-    colour.read(history)
-    colour.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
+    mode.read(history)
+    mode.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
 
     assert [request.method for request in server.requests] == ["GET", "POST", "POST"]
 
 
 @pytest.mark.usefixtures("impatient")
 def test_while_the_api_server_is_away_messages_wait_and_are_read_back(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """By every history of the process; the next write delivers them, in order, once."""
-    colour.add(memory(client, store), HumanMessage("sí"))
+    mode.add(memory(client, store), HumanMessage("sí"))
     server.stop()
     history = memory(client, store)
-    colour.add(history, HumanMessage("sí"), AIMessage("¿Seguro?"))
-    colour.add(memory(client, store), HumanMessage("sí"))
-    meanwhile = colour.read(memory(client, store))
+    mode.add(history, HumanMessage("sí"), AIMessage("¿Seguro?"))
+    mode.add(memory(client, store), HumanMessage("sí"))
+    meanwhile = mode.read(memory(client, store))
     waiting = run(store.backlog()).writes
     server.start()
-    back = colour.read(memory(client, store))
+    back = mode.read(memory(client, store))
 
-    colour.add(memory(client, store), AIMessage("Listo"))
+    mode.add(memory(client, store), AIMessage("Listo"))
     delivered_by_a_worker(client, store)  # it may be too early to try again what failed just now
 
     assert history.last_error is None
@@ -184,12 +184,12 @@ def delivered_by_a_worker(client: ConvSyncClient, store: EventStore) -> list[str
 
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_delivers_what_is_left(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """That of a process that has ended, too; and it answers nobody."""
-    colour.read(memory(client, store))
+    mode.read(memory(client, store))
     server.stop()
-    colour.add(memory(client, store), HumanMessage("Hola"), AIMessage("¡Hola!"))
+    mode.add(memory(client, store), HumanMessage("Hola"), AIMessage("¡Hola!"))
     server.start()
 
     answered = delivered_by_a_worker(client, store)
@@ -200,39 +200,39 @@ def test_a_worker_delivers_what_is_left(
 
 @pytest.mark.parametrize("by", ["write", "read", "worker"])
 def test_messages_of_whom_nothing_is_known_yet_wait_too(
-    by: str, server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    by: str, server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """The API server was away from the start: whose they are is seen when it is back."""
     server.stop()
     history = memory(client, store)
-    colour.add(history, HumanMessage("Hola"))
-    colour.add(history, AIMessage("¡Hola!"))
+    mode.add(history, HumanMessage("Hola"))
+    mode.add(history, AIMessage("¡Hola!"))
     server.start()
 
     if by == "write":
-        colour.add(history, HumanMessage("Una pizza"))
+        mode.add(history, HumanMessage("Una pizza"))
     elif by == "read":
-        assert colour.read(history) == ["Hola", "¡Hola!"]
+        assert mode.read(history) == ["Hola", "¡Hola!"]
     delivered_by_a_worker(client, store)
 
     expected = ["Hola", "¡Hola!", "Una pizza"] if by == "write" else ["Hola", "¡Hola!"]
     assert words(server) == expected
-    assert run(store.backlog()).dead == 0
+    assert run(store.backlog()).dead_letters == 0
 
 
 def test_a_reading_that_fails_is_raised_where_nothing_is_known(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """An agent must not take an unreachable history for an empty one."""
     server.stop()
 
     with pytest.raises(APIConnectionError):
-        colour.read(memory(client, store))
+        mode.read(memory(client, store))
 
 
 @pytest.mark.parametrize("refusal", [404, 401])
 def test_a_server_that_refuses_is_told_and_nothing_is_recorded(
-    refusal: int, store: EventStore, colour: Colour
+    refusal: int, store: EventStore, mode: Colour
 ) -> None:
     """Waiting helps nobody there; a second try would double what was recorded."""
     errors: list[Exception] = []
@@ -242,7 +242,7 @@ def test_a_server_that_refuses_is_told_and_nothing_is_recorded(
         history = memory(client, store, on_error=errors.append)
         expected = {404: ConversationNotFoundError, 401: AuthenticationError}[refusal]
         with pytest.raises(expected):
-            colour.add(history, HumanMessage("Hola"))
+            mode.add(history, HumanMessage("Hola"))
 
     assert [history.last_error] == errors
     left = run(store.backlog())
@@ -250,7 +250,7 @@ def test_a_server_that_refuses_is_told_and_nothing_is_recorded(
 
 
 def test_an_unavailable_store_is_told_and_nothing_is_written(
-    server: ReferenceServer, client: ConvSyncClient, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, mode: Colour
 ) -> None:
     """It was to be durable: writing past the store would be something else."""
     errors: list[Exception] = []
@@ -259,7 +259,7 @@ def test_an_unavailable_store_is_told_and_nothing_is_written(
     history = memory(client, away, on_error=errors.append)
 
     with pytest.raises(StoreUnavailableError):
-        colour.add(history, HumanMessage("Hola"))
+        mode.add(history, HumanMessage("Hola"))
     away.close()
 
     assert [history.last_error] == errors
@@ -268,17 +268,17 @@ def test_an_unavailable_store_is_told_and_nothing_is_written(
 
 
 def test_a_message_that_cannot_be_sent_is_refused_before_it_is_recorded(
-    client: ConvSyncClient, store: EventStore, colour: Colour
+    client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """In the store it would wait for an operator, and its sender would not know."""
     with pytest.raises(ConfigurationError, match="JSON"):
-        colour.add(memory(client, store), HumanMessage("Hola"), AIMessage("\ud800"))
+        mode.add(memory(client, store), HumanMessage("Hola"), AIMessage("\ud800"))
 
     assert run(store.backlog()).writes == 0
 
 
 def test_a_server_that_hangs_costs_two_seconds(
-    store: EventStore, colour: Colour, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, mode: Colour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was under way then is given up, and looked up by whoever goes on."""
     monkeypatch.setattr("langchain_convsync.outbox.delivery.ATTEMPT", 3600.0)
@@ -288,7 +288,7 @@ def test_a_server_that_hangs_costs_two_seconds(
         faulty.plays(answers({"type": "1", "message": "", "data": data}), sends(HANG))
         history = memory(client, store)
 
-        colour.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
+        mode.add(history, HumanMessage("Hola"), AIMessage("¡Hola!"))
 
         assert [request.method for request in faulty.received] == ["GET", "POST"]
     assert history.last_error is None
@@ -297,33 +297,33 @@ def test_a_server_that_hangs_costs_two_seconds(
 
 @pytest.mark.usefixtures("impatient")
 def test_another_tenants_conversation_is_told_nothing(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """The customer went on with another business while messages of the first one waited."""
-    colour.read(memory(client, store))
+    mode.read(memory(client, store))
     server.stop()
-    colour.add(memory(client, store), HumanMessage("Una pizza"))
+    mode.add(memory(client, store), HumanMessage("Una pizza"))
     server.create_conversation(phone_number=PHONE, subdomain="another", bot_id="bot-2")
     server.start()
 
-    assert colour.read(memory(client, store)) == []
+    assert mode.read(memory(client, store)) == []
     delivered_by_a_worker(client, store)
 
     assert (words(server, BOT), words(server, "bot-2")) == (["Una pizza"], [])
 
 
 def test_another_tenants_reference_reads_and_writes_nothing(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """What is known of the conversation here binds it, too."""
-    colour.read(memory(client, store))
+    mode.read(memory(client, store))
     ref = ConversationRef(PHONE, subdomain="another")
     history = ConvSyncChatMessageHistory(ref, client=client, store=store)
 
     with pytest.raises(ConversationMismatchError):
-        colour.add(history, HumanMessage("Una pizza"))
+        mode.add(history, HumanMessage("Una pizza"))
     with pytest.raises(ConversationMismatchError):
-        colour.read(history)
+        mode.read(history)
 
     assert words(server) == []
     assert run(store.backlog()).writes == 0
@@ -350,47 +350,47 @@ def test_what_many_threads_add_is_written_once_each(
 
 @pytest.mark.usefixtures("patient")
 def test_a_server_that_records_the_customer_itself_is_told_the_replies_only(
-    server: ReferenceServer, store: EventStore, colour: Colour
+    server: ReferenceServer, store: EventStore, mode: Colour
 ) -> None:
     """As everywhere else."""
     with server.client(profile=ServerProfile(records_inbound=True)) as client:
-        colour.add(memory(client, store), HumanMessage("Hola"), AIMessage("¡Hola!"))
+        mode.add(memory(client, store), HumanMessage("Hola"), AIMessage("¡Hola!"))
 
     assert words(server) == ["¡Hola!"]
 
 
 @pytest.mark.usefixtures("impatient")
 def test_messages_that_wait_have_to_be_delivered_before_the_history_is_cleared(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """They would come back into the empty history."""
     history = memory(client, store)
-    colour.add(history, HumanMessage("Hola"))
+    mode.add(history, HumanMessage("Hola"))
     server.stop()
-    colour.add(history, AIMessage("¡Hola!"))
+    mode.add(history, AIMessage("¡Hola!"))
     with pytest.raises(APIConnectionError, match="on their way"):
-        colour.clear(history)
+        mode.clear(history)
     server.start()
     delivered_by_a_worker(client, store)
 
-    colour.clear(history)
-    colour.add(history, HumanMessage("De nuevo"))
+    mode.clear(history)
+    mode.add(history, HumanMessage("De nuevo"))
     delivered_by_a_worker(client, store)
 
-    assert words(server) == ["De nuevo"] == colour.read(history)
+    assert words(server) == ["De nuevo"] == mode.read(history)
 
 
 @pytest.mark.usefixtures("patient")
 def test_messages_of_whom_nothing_was_known_are_cleared_too(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, colour: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
 ) -> None:
     """They are delivered first, so that nothing of them comes back."""
     server.stop()
     history = memory(client, store)
-    colour.add(history, HumanMessage("Hola"))
+    mode.add(history, HumanMessage("Hola"))
     server.start()
 
-    colour.clear(history)
+    mode.clear(history)
     delivered_by_a_worker(client, store)
 
     assert words(server) == []
@@ -400,7 +400,7 @@ def test_messages_that_are_left_are_counted_and_told_of_once(
     server: ReferenceServer,
     client: ConvSyncClient,
     store: EventStore,
-    colour: Colour,
+    mode: Colour,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing failed, but somebody has to know; without the customer's name."""
@@ -408,7 +408,7 @@ def test_messages_that_are_left_are_counted_and_told_of_once(
     server.stop()
 
     for text in ("Hola", "¿Hola?"):
-        colour.add(memory(client, store), HumanMessage(text))
+        mode.add(memory(client, store), HumanMessage(text))
 
     assert telemetry.counted("leftovers") == before + 2
     assert caplog.text.count("left in the store") == 1
@@ -417,13 +417,13 @@ def test_messages_that_are_left_are_counted_and_told_of_once(
 
 def waiting(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore, lease: float = 30.0
-) -> Taken:
+) -> Acquired:
     """A message that was recorded while the API server was away, taken by a worker."""
     server.stop()
     memory(client, store).add_user_message("Hola")
-    taken = run(store.take("turn", new_token(), lease=lease))
-    assert taken is not None
-    return taken
+    acquired = run(store.acquire("inbox", new_token(), lease=lease))
+    assert acquired is not None
+    return acquired
 
 
 def test_messages_whose_conversation_has_ended_become_dead_letters(
@@ -433,14 +433,14 @@ def test_messages_whose_conversation_has_ended_become_dead_letters(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """They are kept for an operator, and nobody else's conversation is told them."""
-    taken = waiting(server, client, store)
+    acquired = waiting(server, client, store)
     server.expire(server.conversation(PHONE).session_id)
     server.start()
 
-    answered = run(Journal(api_of(client), store).commit(taken))
+    answered = run(Journal(api_of(client), store).commit(acquired))
 
     left = run(store.backlog())
-    assert (answered, left.queued, left.writes, left.dead) == (1, 0, 0, 1)
+    assert (answered, left.queued, left.writes, left.dead_letters) == (1, 0, 0, 1)
     assert "set aside" in caplog.text
     assert "999999999" not in caplog.text
 
@@ -449,26 +449,26 @@ def test_messages_whose_conversation_cannot_be_read_yet_are_tried_again(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore
 ) -> None:
     """A moment later; they stay where they are."""
-    taken = waiting(server, client, store)
+    acquired = waiting(server, client, store)
 
-    answered = run(Journal(api_of(client), store).commit(taken))
+    answered = run(Journal(api_of(client), store).commit(acquired))
 
     assert answered == 0
     assert run(store.backlog()).queued == 1
-    assert (run(store.due("turn", taken.lease.cid)) or 0.0) > 0.0
+    assert (run(store.due("inbox", acquired.lease.conversation_key)) or 0.0) > 0.0
 
 
 def test_messages_that_somebody_else_has_taken_over_are_left_to_them(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore
 ) -> None:
     """A process that slept beyond its lease queues nothing for the second time."""
-    taken = waiting(server, client, store, lease=0.0)
-    follower = run(store.take("turn", new_token()))
+    acquired = waiting(server, client, store, lease=0.0)
+    follower = run(store.acquire("inbox", new_token()))
     server.start()
     journal = Journal(api_of(client), store)
 
     assert follower is not None
-    assert (run(journal.commit(taken)), run(journal.commit(follower))) == (0, 1)
+    assert (run(journal.commit(acquired)), run(journal.commit(follower))) == (0, 1)
     assert run(store.backlog()).writes == 1
 
 
@@ -477,12 +477,12 @@ def test_a_history_is_not_cleared_while_somebody_else_is_at_its_messages(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore
 ) -> None:
     """Whoever it is queues them in a moment, and they would come back into the empty history."""
-    taken = waiting(server, client, store)
+    acquired = waiting(server, client, store)
     server.start()
 
     with pytest.raises(APIConnectionError, match="on their way"):
         memory(client, store).clear()
-    run(Journal(api_of(client), store).commit(taken))
+    run(Journal(api_of(client), store).commit(acquired))
     memory(client, store).clear()
 
     assert (words(server), run(store.backlog()).writes) == ([], 0)
@@ -582,15 +582,15 @@ def test_whenever_its_process_is_killed_what_was_taken_is_there_once_and_in_orde
 ) -> None:
     """Five kills in the middle of writing; a message that was not taken may be there, too."""
     monkeypatch.setattr("langchain_convsync.outbox.plan.ATTEMPT", 0.5)
-    taken: list[int] = []
+    acquired: list[int] = []
     for kill in range(5):
-        first = taken[-1] + 2 if taken else 0  # the one in between was not taken for sure
+        first = acquired[-1] + 2 if acquired else 0  # the one in between was not taken for sure
         command = [sys.executable, "-c", TALKER, server.base_url, durable_store_url, str(first)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as talker:
             assert talker.stdout is not None
-            taken += [int(talker.stdout.readline()) for _ in range(3 + kill)]
+            acquired += [int(talker.stdout.readline()) for _ in range(3 + kill)]
             talker.kill()
-            taken += [int(line) for line in talker.stdout if line.endswith("\n")]
+            acquired += [int(line) for line in talker.stdout if line.endswith("\n")]
     store = open_store(durable_store_url)
     with server.client(profile=ServerProfile(settle=0.0)) as client:
         delivered_by_a_worker(client, store)
@@ -598,7 +598,7 @@ def test_whenever_its_process_is_killed_what_was_taken_is_there_once_and_in_orde
 
     said = [int(text.removeprefix("m")) for text in words(server)]
     assert said == sorted(set(said))
-    assert set(taken) <= set(said)
+    assert set(acquired) <= set(said)
 
 
 @pytest.mark.usefixtures("patient")

@@ -16,7 +16,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.faulty_server import answers
-from tests.promises import CUSTOMER, Answer, echo, history, in_both_colours, said, spoken
+from tests.promises import CUSTOMER, Answer, echo, history, said, spoken, sync_and_async
 from tests.redis_topologies import until
 from tests.waha_chats import WahaChats, waha_server
 
@@ -47,7 +47,7 @@ def by_lid(text: str, **fields: Any) -> InboundEvent:
     return said(text, **{"phone_number": None, "lid": LID, "chat_id": LID, **fields})
 
 
-@in_both_colours
+@sync_and_async
 def test_a_customer_known_by_a_lid_is_answered_in_the_conversation_of_their_number(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, answer: Answer
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_customer_known_by_a_lid_is_answered_in_the_conversation_of_their_numb
     assert chats.lid_reads == [LID]
 
 
-@in_both_colours
+@sync_and_async
 def test_what_happens_under_either_name_happens_to_one_customer_then(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, answer: Answer
 ) -> None:
@@ -108,7 +108,7 @@ def test_what_waited_under_both_names_is_answered_in_the_order_in_which_it_was_s
     assert run(event_store.backlog()).queued == 0
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("outcome", ["unknown", "failed"])
 def test_where_nobody_knows_the_number_the_lid_names_the_customer(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, answer: Answer, outcome: str
@@ -127,7 +127,7 @@ def test_where_nobody_knows_the_number_the_lid_names_the_customer(
     assert telemetry.counted("lid_lookups", outcome=outcome) == before + 1
 
 
-@in_both_colours
+@sync_and_async
 def test_a_server_that_knows_the_customer_by_the_lid_finds_them(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, answer: Answer
 ) -> None:

@@ -22,7 +22,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.faulty_server import CLOSE, HANG, FaultyServer, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
+from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
 from tests.waha_chats import WahaChats, waha_server
 
 PHASES = ("wait", "read", "agent", "commit")
@@ -38,7 +38,7 @@ def seen(text: str, series: str) -> float:
     return 0.0 if found is None else float(found[1])
 
 
-@in_both_colours
+@sync_and_async
 def test_a_turn_is_timed_phase_by_phase(answer: Answer, server: ReferenceServer) -> None:
     """And each request to the API server by its operation and status."""
     runner = TurnRunner(echo(), client=server.client(), store=SQLiteEventStore(":memory:"))
@@ -53,12 +53,12 @@ def test_a_turn_is_timed_phase_by_phase(answer: Answer, server: ReferenceServer)
 
     assert [seen(after, each) - seen(before, each) for each in phases] == [1] * len(PHASES)
     assert [seen(after, each) - seen(before, each) for each in requests] == [1, 2]
-    assert seen(after, 'convsync_delivery_seconds_count{lane="write"}') > seen(
-        before, 'convsync_delivery_seconds_count{lane="write"}'
+    assert seen(after, 'convsync_delivery_seconds_count{queue="outbox"}') > seen(
+        before, 'convsync_delivery_seconds_count{queue="outbox"}'
     )
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_is_timed_from_its_commit_until_it_is_sent(
     answer: Answer, server: ReferenceServer
 ) -> None:
@@ -120,7 +120,7 @@ def test_the_app_tells_what_waits_in_its_store(
 ) -> None:
     """How much, and for how long it is due: nobody answers here, for the app is not started."""
     runner = TurnRunner(
-        echo(), client=server.client(), store=event_store, on_reply=lambda _: None, quiet=0.0
+        echo(), client=server.client(), store=event_store, on_reply=lambda _: None, debounce=0.0
     )
     runner.accept(said("Hola"))
     web = TestClient(create_app(runner, waha_secrets="secret"))
@@ -129,9 +129,9 @@ def test_the_app_tells_what_waits_in_its_store(
     assert answer.headers["Content-Type"] == telemetry.CONTENT_TYPE
     assert seen(answer.text, "convsync_store_up") == 1
     assert seen(answer.text, 'convsync_backlog{what="queued"}') == 1
-    assert seen(answer.text, 'convsync_backlog{what="parked"}') == 0
-    assert seen(answer.text, 'convsync_oldest_due_seconds{lane="turn"}') > 0
-    assert seen(answer.text, 'convsync_oldest_due_seconds{lane="say"}') == 0
+    assert seen(answer.text, 'convsync_backlog{what="dead_letters"}') == 0
+    assert seen(answer.text, 'convsync_oldest_due_seconds{queue="inbox"}') > 0
+    assert seen(answer.text, 'convsync_oldest_due_seconds{queue="replies"}') == 0
 
 
 def test_a_store_that_is_away_is_a_metric_too(

@@ -34,12 +34,12 @@ from tests.openai_bot import (
     answered,
     asked,
     calls,
-    heard,
+    echoes,
     refuses,
     refuses_in_a_stream,
     whole_or_streamed,
 )
-from tests.surfaces import both_colours
+from tests.surfaces import sync_and_async
 
 SHORTLY: Runnable[Any, Any] = RunnableLambda(
     lambda messages: [SystemMessage("Answer shortly."), *messages]
@@ -61,32 +61,32 @@ class Said(BaseModel):
 SAID_SCHEMA = {**Said.model_json_schema(), "title": "Said", "description": "An answer."}
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_an_answer_is_sent_and_recorded(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """The model reads the history and the state, and its text is the reply."""
     llmock.reply("¡Hola!").reply("¿Qué pizza?")
     turns = restaurant.runner(
         restaurant.bot(restaurant.chat(llmock.base_url(), streaming=streaming))
     )
-    await answered(colour, turns, "Hola")
+    await answered(mode, turns, "Hola")
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
     assert restaurant.words[2:] == [("user", "Quiero una pizza"), ("bot", "¿Qué pizza?")]
-    system, *said = heard(llmock)
+    system, *said = echoes(llmock)
     assert "browsing" in system["content"]
     assert [m["content"] for m in said] == ["Hola", "¡Hola!", "Quiero una pizza"]
     assert llmock.last_request.stream is streaming
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_tools_called_together_are_run_and_the_state_is_synced_once(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """Two calls in one message: each gets its result, and the sync is written with the turn."""
     llmock.add(calls(("sync_state", ORDER), ("menu", {}))).reply("Tenemos pizza a S/ 25.")
@@ -94,19 +94,19 @@ async def test_tools_called_together_are_run_and_the_state_is_synced_once(
         restaurant.bot(restaurant.chat(llmock.base_url(), streaming=streaming))
     )
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("answered", "Tenemos pizza a S/ 25.")
     assert (turn.state.intent, turn.state.step) == restaurant.state == ("order", "selecting")
-    results = [m["content"] for m in heard(llmock) if m["role"] == "tool"]
+    results = [m["content"] for m in echoes(llmock) if m["role"] == "tool"]
     assert results == ["Noted: intent order; step selecting.", "pizza: S/ 25"]
     assert sum(seen.method == "PUT" for seen in restaurant.server.requests) == 1
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_the_toolkits_tools_act_through_the_turn(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """Without middleware: bound to ChatOpenAI as they are, they read and record."""
     llmock.add(
@@ -121,7 +121,7 @@ async def test_the_toolkits_tools_act_through_the_turn(
     model = restaurant.chat(llmock.base_url(), streaming=streaming)
     turns = restaurant.runner(create_agent(model, tools))
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, restaurant.state) == ("answered", ("order", "selecting"))
     assert [text for _, text in restaurant.words] == [
@@ -129,18 +129,18 @@ async def test_the_toolkits_tools_act_through_the_turn(
         "El local cierra a las 22:00.",
         "¿Qué pizza?",
     ]
-    results = [m["content"] for m in heard(llmock) if m["role"] == "tool"]
+    results = [m["content"] for m in echoes(llmock) if m["role"] == "tool"]
     assert len(results) == 4
     assert "restaurant-abc" in results[0]
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("schema", [Said, SAID_SCHEMA], ids=["pydantic", "json schema"])
 @pytest.mark.parametrize("strategy", [ProviderStrategy, ToolStrategy])
 async def test_a_structured_response_says_reply_and_state(
     llmock: LLMock,
     restaurant: Restaurant,
-    colour: str,
+    mode: str,
     schema: Any,
     strategy: Callable[[Any], Any],
 ) -> None:
@@ -150,10 +150,10 @@ async def test_a_structured_response_says_reply_and_state(
         llmock.add(calls(("Said", said.model_dump())))
     else:
         llmock.reply(said.model_dump_json())
-    model = restaurant.chat(llmock.base_url(), streaming=colour == "async")
+    model = restaurant.chat(llmock.base_url(), streaming=mode == "async")
     turns = restaurant.runner(restaurant.bot(model, response_format=strategy(schema)))
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply, turn.error) == ("answered", "¿Qué pizza?", None)
     assert restaurant.words[-1] == ("bot", "¿Qué pizza?")
@@ -203,10 +203,10 @@ SPOILT: dict[str, tuple[Spoil, bool, str]] = {
 }
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("case", SPOILT)
 async def test_an_answer_that_cannot_be_used_ends_in_the_fallback(
-    llmock: LLMock, restaurant: Restaurant, colour: str, case: str
+    llmock: LLMock, restaurant: Restaurant, mode: str, case: str
 ) -> None:
     """One ending: fallback, the customer's words kept, a dead letter, the state as it was.
 
@@ -218,27 +218,27 @@ async def test_an_answer_that_cannot_be_used_ends_in_the_fallback(
     )
     spoil(llmock)
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert type(turn.error).__name__ == error
     assert restaurant.words == [("user", "Quiero una pizza"), ("bot", FALLBACK)]
     assert restaurant.state == ("menu", "browsing")
-    assert run(turns.store.backlog()).dead == 1
+    assert run(turns.store.backlog()).dead_letters == 1
     llmock.reset().reply("Aquí estoy.")
-    assert (await answered(colour, turns, "¿Hola?")).reply == "Aquí estoy."
+    assert (await answered(mode, turns, "¿Hola?")).reply == "Aquí estoy."
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_the_responses_api_answers_as_well(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """OpenAI's newer API, whose messages are made of blocks."""
     llmock.add(calls(("sync_state", ORDER), ("menu", {}))).reply("Tenemos pizza a S/ 25.")
     model = restaurant.chat(llmock.base_url(), streaming=streaming, use_responses_api=True)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+    turn = await answered(mode, restaurant.runner(restaurant.bot(model)))
 
     assert (turn.status, turn.reply) == ("answered", "Tenemos pizza a S/ 25.")
     assert restaurant.words[-1] == ("bot", "Tenemos pizza a S/ 25.")
@@ -246,7 +246,7 @@ async def test_the_responses_api_answers_as_well(
     assert llmock.last_request.path == "/v1/responses"
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "case",
     [
@@ -260,56 +260,56 @@ async def test_the_responses_api_answers_as_well(
     ],
 )
 async def test_the_responses_api_sends_no_half_answer_either(
-    llmock: LLMock, restaurant: Restaurant, colour: str, case: str
+    llmock: LLMock, restaurant: Restaurant, mode: str, case: str
 ) -> None:
     """It says in other words how an answer ended."""
     spoil, streaming, _ = SPOILT[case]
     spoil(llmock)
     model = restaurant.chat(llmock.base_url(), streaming=streaming, use_responses_api=True)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+    turn = await answered(mode, restaurant.runner(restaurant.bot(model)))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert restaurant.words == [("user", "Quiero una pizza"), ("bot", FALLBACK)]
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 async def test_a_chain_that_returns_its_message_sends_no_half_of_it(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """Any Runnable: here a prompt and the model."""
     cut_off(llmock)
     llmock.reply("El total es S/ 125")
     chain = SHORTLY | restaurant.chat(llmock.base_url(), streaming=True)
 
-    turn = await answered(colour, restaurant.runner(chain, max_errors=2))
+    turn = await answered(mode, restaurant.runner(chain, max_errors=2))
 
     assert (turn.status, turn.reply) == ("answered", "El total es S/ 125")
 
 
-@both_colours
+@sync_and_async
 async def test_a_chain_that_returns_a_text_hides_how_its_model_ended(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """The limit of it: a text tells nothing but itself."""
     cut_off(llmock)
     chain = SHORTLY | restaurant.chat(llmock.base_url(), streaming=True) | StrOutputParser()
 
-    turn = await answered(colour, restaurant.runner(chain))
+    turn = await answered(mode, restaurant.runner(chain))
 
     assert turn.status == "answered"
     assert turn.reply != "El total es S/ 125"
 
 
-@both_colours
-async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, colour: str) -> None:
-    """ChatOpenAI's own timeout ends a call, in both colours."""
+@sync_and_async
+async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, mode: str) -> None:
+    """ChatOpenAI's own timeout ends a call, sync and async."""
     with FaultyServer() as silent:
         silent.plays(sends(HANG))
         turns = restaurant.runner(restaurant.bot(restaurant.chat(silent.url, timeout=0.2)))
 
-        turn = await answered(colour, turns)
+        turn = await answered(mode, turns)
 
         assert silent.wait_for(lambda seen: len(seen.received) == 1)
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
@@ -317,10 +317,10 @@ async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, c
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("memory", [None, InMemorySaver], ids=["stateless", "checkpointed"])
 async def test_an_answer_that_was_cut_off_once_is_asked_for_again(
-    llmock: LLMock, restaurant: Restaurant, colour: str, memory: Any
+    llmock: LLMock, restaurant: Restaurant, mode: str, memory: Any
 ) -> None:
     """The next run answers; half an answer in the agent's own thread is no failure twice."""
     cut_off(llmock)
@@ -329,62 +329,62 @@ async def test_an_answer_that_was_cut_off_once_is_asked_for_again(
         restaurant.chat(llmock.base_url(), streaming=True), checkpointer=memory and memory()
     )
 
-    turn = await answered(colour, restaurant.runner(agent, max_errors=2))
+    turn = await answered(mode, restaurant.runner(agent, max_errors=2))
 
     assert (turn.status, turn.reply) == ("answered", "El total es S/ 125")
     assert restaurant.words[-1] == ("bot", "El total es S/ 125")
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_the_model_is_asked_again_when_openai_says_so(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """429: ChatOpenAI waits for Retry-After and asks again, inside one run of the agent."""
     llmock.rate_limit(retry_after=0.05).reply("¿Qué pizza?")
     model = restaurant.chat(llmock.base_url(), streaming=streaming, max_retries=1)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+    turn = await answered(mode, restaurant.runner(restaurant.bot(model)))
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
     assert asked(llmock) == [429, 200]
     llmock.assert_resilient(strict=True)
 
 
-@both_colours
+@sync_and_async
 async def test_a_model_without_retries_is_asked_again_by_the_next_run(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """429 with ``max_retries=0``: the turn's own backoff, and no fallback for a passing failure."""
     llmock.rate_limit(retry_after=0.05).reply("¿Qué pizza?")
 
     turn = await answered(
-        colour, restaurant.runner(restaurant.bot(restaurant.chat(llmock.base_url())), max_errors=2)
+        mode, restaurant.runner(restaurant.bot(restaurant.chat(llmock.base_url())), max_errors=2)
     )
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
     assert asked(llmock) == [429, 200]
 
 
-@pytest.mark.parametrize(("colour", "seconds"), [("sync", 0.6), ("async", 60.0)])
+@pytest.mark.parametrize(("mode", "seconds"), [("sync", 0.6), ("async", 60.0)])
 async def test_a_turns_deadline_bounds_what_chatopenai_waits(
-    llmock: LLMock, restaurant: Restaurant, colour: str, seconds: float
+    llmock: LLMock, restaurant: Restaurant, mode: str, seconds: float
 ) -> None:
     """An async run is cancelled in its wait; a blocking one ends when it ends, and is discarded."""
     llmock.rate_limit(retry_after=seconds).reply("Demasiado tarde")
     model = restaurant.chat(llmock.base_url(), max_retries=1)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model), deadline=0.5))
+    turn = await answered(mode, restaurant.runner(restaurant.bot(model), agent_timeout=0.5))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert isinstance(turn.error, AgentTimeoutError)
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_a_call_of_an_unknown_tool_is_told_to_the_model(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """It reads that there is no such tool, and answers."""
     llmock.add(calls(("pay", {"amount": 25}))).reply("¿Efectivo o Yape?")
@@ -392,34 +392,34 @@ async def test_a_call_of_an_unknown_tool_is_told_to_the_model(
         restaurant.bot(restaurant.chat(llmock.base_url(), streaming=streaming))
     )
 
-    turn = await answered(colour, turns)
+    turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("answered", "¿Efectivo o Yape?")
-    assert "pay is not a valid tool" in heard(llmock)[-1]["content"]
+    assert "pay is not a valid tool" in echoes(llmock)[-1]["content"]
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 async def test_streamed_arguments_that_are_no_json_are_completed_by_langchain(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """Nothing tells that their JSON was closed for the model: the tool gets the first half."""
     llmock.add(calls(("sync_state", ORDER))).break_tool_call().reply("¿Qué pizza?")
     model = restaurant.chat(llmock.base_url(), streaming=True)
 
-    turn = await answered(colour, restaurant.runner(restaurant.bot(model)))
+    turn = await answered(mode, restaurant.runner(restaurant.bot(model)))
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
-    assert heard(llmock)[-1]["content"] == "Noted: intent order."
+    assert echoes(llmock)[-1]["content"] == "Noted: intent order."
     assert restaurant.state == ("order", "browsing")
 
 
 CHOICE = ServerProfile(intents=frozenset({"menu", "order"}))
 
 
-@both_colours
+@sync_and_async
 async def test_an_unknown_intent_is_refused_and_told_to_the_model(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """It may choose again; what it chooses then is synced."""
     llmock.add(calls(("sync_state", {"intent": "poetry", "step": "writing"})))
@@ -428,17 +428,17 @@ async def test_an_unknown_intent_is_refused_and_told_to_the_model(
         model = restaurant.chat(llmock.base_url())
         agent = restaurant.bot(model, middleware=[ConvSyncMiddleware(client)])
 
-        turn = await answered(colour, restaurant.runner(agent, client=client))
+        turn = await answered(mode, restaurant.runner(agent, client=client))
 
     assert (turn.status, restaurant.state) == ("answered", ("order", "selecting"))
-    refused, noted = (m["content"] for m in heard(llmock) if m["role"] == "tool")
+    refused, noted = (m["content"] for m in echoes(llmock) if m["role"] == "tool")
     assert refused.startswith("Not accepted: intent")
     assert noted.startswith("Noted: intent order")
 
 
-@both_colours
+@sync_and_async
 async def test_an_unknown_intent_in_a_structured_response_is_left_out(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """The reply is sent, and what else was decided is synced."""
     said = Said(reply="Claro.", intent="poetry", step="writing")
@@ -447,32 +447,32 @@ async def test_an_unknown_intent_in_a_structured_response_is_left_out(
     async with AsyncConvSyncClient(restaurant.server.base_url, profile=CHOICE) as client:
         agent = restaurant.bot(model, response_format=ProviderStrategy(Said))
 
-        turn = await answered(colour, restaurant.runner(agent, client=client))
+        turn = await answered(mode, restaurant.runner(agent, client=client))
 
     assert (turn.status, turn.reply) == ("answered", "Claro.")
     assert restaurant.state == ("menu", "writing")
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("text", ['{"reply": "El tot', "no JSON", '{"intent": "order"}'])
 async def test_a_structured_response_that_is_none_ends_in_the_fallback(
-    llmock: LLMock, restaurant: Restaurant, colour: str, text: str
+    llmock: LLMock, restaurant: Restaurant, mode: str, text: str
 ) -> None:
     """The agent raises, which is a failure as any other."""
     llmock.reply(text)
     model = restaurant.chat(llmock.base_url())
     agent = restaurant.bot(model, response_format=ProviderStrategy(Said))
 
-    turn = await answered(colour, restaurant.runner(agent))
+    turn = await answered(mode, restaurant.runner(agent))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert type(turn.error).__name__ == "StructuredOutputValidationError"
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 async def test_a_structured_response_without_a_reply_is_told_to_the_developer(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """No customer reads JSON."""
 
@@ -484,21 +484,21 @@ async def test_a_structured_response_without_a_reply_is_told_to_the_developer(
         restaurant.chat(llmock.base_url()), response_format=ProviderStrategy(Noted)
     )
 
-    turn = await answered(colour, restaurant.runner(agent))
+    turn = await answered(mode, restaurant.runner(agent))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert isinstance(turn.error, EmptyReplyError)
     assert "give its response_format a field `reply`" in str(turn.error)
 
 
-@both_colours
-async def test_a_refusal_is_what_the_model_says(restaurant: Restaurant, colour: str) -> None:
+@sync_and_async
+async def test_a_refusal_is_what_the_model_says(restaurant: Restaurant, mode: str) -> None:
     """It stands beside an empty content; the customer reads it, and nobody asks again."""
     with FaultyServer() as openai:
         openai.plays(refuses())
 
         turn = await answered(
-            colour, restaurant.runner(restaurant.bot(restaurant.chat(openai.url)), max_errors=3)
+            mode, restaurant.runner(restaurant.bot(restaurant.chat(openai.url)), max_errors=3)
         )
 
         assert len(openai.received) == 1
@@ -507,30 +507,30 @@ async def test_a_refusal_is_what_the_model_says(restaurant: Restaurant, colour: 
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
-async def test_a_streamed_refusal_ends_in_the_fallback(restaurant: Restaurant, colour: str) -> None:
+@sync_and_async
+async def test_a_streamed_refusal_ends_in_the_fallback(restaurant: Restaurant, mode: str) -> None:
     """LangChain drops its words: what is left is an empty answer."""
     with FaultyServer() as openai:
         openai.plays(refuses_in_a_stream())
 
         turn = await answered(
-            colour, restaurant.runner(restaurant.bot(restaurant.chat(openai.url, streaming=True)))
+            mode, restaurant.runner(restaurant.bot(restaurant.chat(openai.url, streaming=True)))
         )
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert isinstance(turn.error, EmptyReplyError)
 
 
-@both_colours
+@sync_and_async
 async def test_a_refusal_of_a_structured_response_ends_in_the_fallback(
-    restaurant: Restaurant, colour: str
+    restaurant: Restaurant, mode: str
 ) -> None:
     """The agent finds no JSON in it, and raises."""
     with FaultyServer() as openai:
         openai.plays(refuses())
         agent = restaurant.bot(restaurant.chat(openai.url), response_format=ProviderStrategy(Said))
 
-        turn = await answered(colour, restaurant.runner(agent))
+        turn = await answered(mode, restaurant.runner(agent))
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
     assert type(turn.error).__name__ == "StructuredOutputValidationError"

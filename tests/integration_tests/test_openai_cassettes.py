@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tests import openai_bot
 from tests.cassettes import CASSETTES, RECORDING, scrubbed_request, tape
 from tests.openai_bot import Restaurant, answered, calls
-from tests.surfaces import both_colours
+from tests.surfaces import sync_and_async
 
 
 def to_the_model(request: Any) -> Any:
@@ -74,17 +74,17 @@ RECORDED: dict[str, tuple[Callable[[LLMock], None], dict[str, Any], dict[str, An
 reference, restaurant = openai_bot.reference, openai_bot.restaurant
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_conversation_leads_to_the_same_turn(
-    request: pytest.FixtureRequest, restaurant: Restaurant, colour: str, name: str
+    request: pytest.FixtureRequest, restaurant: Restaurant, mode: str, name: str
 ) -> None:
     """Streaming, tool calls, a structured response and a 429 that passes: reply and state."""
     script, settings, agent = RECORDED[name]
     url = "http://127.0.0.1:9/v1"  # nobody listens
     if RECORDING:
-        if colour == "async":
-            pytest.skip("one colour records for both")
+        if mode == "async":
+            pytest.skip("one mode records for both")
         (CASSETTES / f"{name}.yaml").unlink(missing_ok=True)
         openai: LLMock = request.getfixturevalue("llmock")
         script(openai)
@@ -92,7 +92,7 @@ async def test_a_recorded_conversation_leads_to_the_same_turn(
     bot = restaurant.bot(restaurant.chat(url, **settings), **agent)
 
     with conversations.use_cassette(f"{name}.yaml") as cassette:
-        turn = await answered(colour, restaurant.runner(bot))
+        turn = await answered(mode, restaurant.runner(bot))
 
     assert (turn.status, turn.reply) == ("answered", SAID.reply)
     assert restaurant.words == [("user", "Quiero una pizza"), ("bot", SAID.reply)]

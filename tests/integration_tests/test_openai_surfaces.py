@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from langchain_convsync import llm_extractor, telemetry
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
-from langchain_convsync.context import in_conversation
 from langchain_convsync.models import StateUpdate
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.tools import ConvSyncToolkit
 from tests import openai_bot
 from tests.faulty_server import HANG, FaultyServer, sends
@@ -32,11 +32,11 @@ from tests.openai_bot import (
     answered,
     asked,
     calls,
-    heard,
+    echoes,
     refuses,
     whole_or_streamed,
 )
-from tests.surfaces import both_colours, every_form, invoke, perform
+from tests.surfaces import every_form, invoke, perform, sync_and_async
 
 ORDER = {"intent": "order", "step": "selecting"}
 SAID = {"messages": [("user", "Quiero una pizza")]}
@@ -53,26 +53,26 @@ class Said(BaseModel):
     step: str | None = None
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_the_middleware_alone_records_and_syncs(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """Without a runner: words, reply and state of a run with tools."""
     llmock.add(calls(("menu", {}), ("sync_state", ORDER))).reply("Tenemos pizza a S/ 25.")
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=streaming))
 
     with in_conversation(CUSTOMER):
-        output = await invoke(colour, agent, SAID)
+        output = await invoke(mode, agent, SAID)
 
     assert output["messages"][-1].content == "Tenemos pizza a S/ 25."
     assert restaurant.words == [("user", "Quiero una pizza"), ("bot", "Tenemos pizza a S/ 25.")]
     assert restaurant.state == ("order", "selecting")
 
 
-@both_colours
+@sync_and_async
 async def test_the_middleware_alone_records_the_reply_of_a_structured_response(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """The history is what a customer would read."""
     llmock.reply(Said(reply="¿Qué pizza?", **ORDER).model_dump_json())
@@ -80,29 +80,29 @@ async def test_the_middleware_alone_records_the_reply_of_a_structured_response(
     agent = restaurant.bot(model, response_format=ProviderStrategy(Said))
 
     with in_conversation(CUSTOMER):
-        await invoke(colour, agent, SAID)
+        await invoke(mode, agent, SAID)
 
     assert restaurant.words[-1] == ("bot", "¿Qué pizza?")
     assert restaurant.state == ("order", "selecting")
 
 
-@both_colours
+@sync_and_async
 async def test_a_failure_of_the_model_reaches_the_callers_of_the_middleware(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """Alone it has no fallback: the error is the caller's, and nothing is recorded."""
     llmock.fail(500)
     agent = restaurant.bot(restaurant.chat(llmock.base_url()))
 
     with in_conversation(CUSTOMER), pytest.raises(APIError):
-        await invoke(colour, agent, SAID)
+        await invoke(mode, agent, SAID)
 
     assert (restaurant.words, restaurant.state) == ([], ("menu", "browsing"))
 
 
-@both_colours
+@sync_and_async
 async def test_the_middleware_alone_leaves_half_an_answer_to_its_caller(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """The history holds what the caller got; it is counted, since few callers look."""
     counted = telemetry.counted("incomplete_answers")
@@ -110,7 +110,7 @@ async def test_the_middleware_alone_leaves_half_an_answer_to_its_caller(
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
     with in_conversation(CUSTOMER):
-        output = await invoke(colour, agent, SAID)
+        output = await invoke(mode, agent, SAID)
 
     said = output["messages"][-1].content
     assert said != "El total es S/ 125"
@@ -118,25 +118,25 @@ async def test_the_middleware_alone_leaves_half_an_answer_to_its_caller(
     assert telemetry.counted("incomplete_answers") == counted + 1
 
 
-@both_colours
+@sync_and_async
 async def test_the_middleware_alone_syncs_no_half_decision(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """LangChain closes the JSON of a call that was cut off; what it says then is nobody's word."""
     llmock.add(calls(("sync_state", ORDER))).truncate(after_chunks=4).reply("Anotado.")
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
     with in_conversation(CUSTOMER):
-        output = await invoke(colour, agent, SAID)
+        output = await invoke(mode, agent, SAID)
 
     assert output["messages"][1].tool_calls[0]["args"] == {"intent": "order"}
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 @whole_or_streamed
 async def test_the_toolkits_tools_alone_write_at_once(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool
 ) -> None:
     """Called together, without a runner."""
     said = {"content": "Con gusto."}
@@ -145,13 +145,13 @@ async def test_the_toolkits_tools_alone_write_at_once(
     agent = create_agent(model, ConvSyncToolkit(restaurant.client).get_tools())
 
     with in_conversation(CUSTOMER):
-        await invoke(colour, agent, SAID)
+        await invoke(mode, agent, SAID)
 
     assert (restaurant.words, restaurant.state) == (
         [("bot", "Con gusto.")],
         ("order", "selecting"),
     )
-    assert [m["role"] for m in heard(llmock)][-2:] == ["tool", "tool"]
+    assert [m["role"] for m in echoes(llmock)][-2:] == ["tool", "tool"]
 
 
 def remembering(restaurant: Restaurant, model: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -186,7 +186,7 @@ async def test_a_classic_chain_remembers(llmock: LLMock, restaurant: Restaurant,
         "Gracias",
         "De nada",
     ]
-    assert [m["content"] for m in heard(llmock)] == ["Una pizza", "Con gusto", "Gracias"]
+    assert [m["content"] for m in echoes(llmock)] == ["Una pizza", "Con gusto", "Gracias"]
 
 
 @pytest.mark.parametrize("form", ["invoke", "stream", "ainvoke", "astream"])
@@ -203,16 +203,16 @@ async def test_a_classic_chain_whose_model_fails_records_nothing(
     assert restaurant.words == []
 
 
-@both_colours
+@sync_and_async
 async def test_a_classic_chain_remembers_a_refusal_by_its_words(
-    restaurant: Restaurant, colour: str
+    restaurant: Restaurant, mode: str
 ) -> None:
     """They stand beside the content, which is empty."""
     with FaultyServer() as openai:
         openai.plays(refuses())
         chain = remembering(restaurant, restaurant.chat(openai.url))
 
-        await invoke(colour, chain, {"question": "Una pizza"}, SESSION)
+        await invoke(mode, chain, {"question": "Una pizza"}, SESSION)
 
     assert restaurant.words[-1] == ("bot", REFUSAL)
 
@@ -241,9 +241,9 @@ async def test_a_handler_syncs_what_a_chain_of_chatopenai_decided(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_handler_syncs_nothing_of_a_run_that_failed(
-    llmock: LLMock, restaurant: Restaurant, handler: Handler, colour: str
+    llmock: LLMock, restaurant: Restaurant, handler: Handler, mode: str
 ) -> None:
     """What was decided before the failure goes with the run."""
     llmock.add(calls(("sync_state", ORDER))).reply("Anotado.")
@@ -251,7 +251,7 @@ async def test_a_handler_syncs_nothing_of_a_run_that_failed(
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
     with in_conversation(CUSTOMER), pytest.raises(APIError):
-        await invoke(colour, agent, SAID, {"callbacks": [handler(restaurant.client)]})
+        await invoke(mode, agent, SAID, {"callbacks": [handler(restaurant.client)]})
 
     assert asked(llmock) == [200, 200]
     assert restaurant.state == ("menu", "browsing")
@@ -261,22 +261,22 @@ def echo() -> Runnable[Any, Any]:
     return RunnableLambda(lambda messages: AIMessage(f"re: {messages[-1].content}"))
 
 
-@both_colours
+@sync_and_async
 async def test_an_extractor_asks_chatopenai_for_the_state(
-    llmock: LLMock, restaurant: Restaurant, colour: str
+    llmock: LLMock, restaurant: Restaurant, mode: str
 ) -> None:
     """One more call after the reply: its schema offers the intents to choose from."""
     llmock.reply('{"intent": "order", "step": "selecting"}')
     model = restaurant.chat(llmock.base_url())
     extractor = llm_extractor(model, intents=["menu", "order"])
 
-    turn = await answered(colour, restaurant.runner(echo(), extractor=extractor))
+    turn = await answered(mode, restaurant.runner(echo(), extractor=extractor))
 
     assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
     assert restaurant.state == ("order", "selecting")
     schema = llmock.last_request.body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["intent"]["anyOf"][0]["enum"] == ["menu", "order"]
-    assert "re: Quiero una pizza" in heard(llmock)[-1]["content"]
+    assert "re: Quiero una pizza" in echoes(llmock)[-1]["content"]
 
 
 USELESS: dict[str, Callable[[LLMock], object]] = {
@@ -291,11 +291,11 @@ USELESS: dict[str, Callable[[LLMock], object]] = {
 }
 
 
-@pytest.mark.parametrize(("colour", "streaming"), [("sync", True), ("async", False)])
+@pytest.mark.parametrize(("mode", "streaming"), [("sync", True), ("async", False)])
 @pytest.mark.parametrize("case", USELESS)
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # openai's, in streams
 async def test_an_extraction_that_fails_costs_no_reply(
-    llmock: LLMock, restaurant: Restaurant, colour: str, streaming: bool, case: str
+    llmock: LLMock, restaurant: Restaurant, mode: str, streaming: bool, case: str
 ) -> None:
     """The customer is answered, the state stays, and it is counted."""
     failures = telemetry.counted("extraction_failures")
@@ -303,7 +303,7 @@ async def test_an_extraction_that_fails_costs_no_reply(
     model = restaurant.chat(llmock.base_url(), streaming=streaming)
     extractor = llm_extractor(model, intents=["menu", "order"])
 
-    turn = await answered(colour, restaurant.runner(echo(), extractor=extractor))
+    turn = await answered(mode, restaurant.runner(echo(), extractor=extractor))
 
     assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
     assert restaurant.words[-1] == ("bot", "re: Quiero una pizza")
@@ -312,26 +312,26 @@ async def test_an_extraction_that_fails_costs_no_reply(
     assert len(asked(llmock)) == 1
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("chunks", [3, 5])
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # openai's, in streams
 async def test_an_extraction_whose_stream_ends_early_decides_nothing(
-    llmock: LLMock, restaurant: Restaurant, colour: str, chunks: int
+    llmock: LLMock, restaurant: Restaurant, mode: str, chunks: int
 ) -> None:
     """Not even where what came is a decision by itself."""
     llmock.reply('{"intent": "order"} {"step": "selecting"}').truncate(after_chunks=chunks)
     extractor = llm_extractor(restaurant.chat(llmock.base_url(), streaming=True))
 
-    turn = await answered(colour, restaurant.runner(echo(), extractor=extractor))
+    turn = await answered(mode, restaurant.runner(echo(), extractor=extractor))
 
     assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
     assert restaurant.state == ("menu", "browsing")
 
 
-@both_colours
+@sync_and_async
 @pytest.mark.parametrize("script", [refuses(), sends(HANG)], ids=["refusal", "hang"])
 async def test_an_extraction_that_is_refused_or_hangs_costs_no_reply(
-    restaurant: Restaurant, colour: str, script: Any
+    restaurant: Restaurant, mode: str, script: Any
 ) -> None:
     """ChatOpenAI's own timeout bounds it."""
     failures = telemetry.counted("extraction_failures")
@@ -339,7 +339,7 @@ async def test_an_extraction_that_is_refused_or_hangs_costs_no_reply(
         openai.plays(script)
         extractor = llm_extractor(restaurant.chat(openai.url, timeout=0.2))
 
-        turn = await answered(colour, restaurant.runner(echo(), extractor=extractor))
+        turn = await answered(mode, restaurant.runner(echo(), extractor=extractor))
 
     assert (turn.status, turn.reply) == ("answered", "re: Quiero una pizza")
     assert restaurant.state == ("menu", "browsing")

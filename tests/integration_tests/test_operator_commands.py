@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli import command_line, main
-from langchain_convsync.stores import Commit, EventStore, NewEvent, Op, open_store
+from langchain_convsync.stores import Commit, EventStore, NewEvent, Operation, open_store
 from langchain_convsync.turns import operators
 
 PHONE = "+51999999999"
@@ -35,43 +35,70 @@ def asked(url: str, command: str, *options: str) -> dict[str, Any]:
 def fill(url: str) -> str:
     """A dead letter, a parked reply, a queued write and event; the conversation's handle."""
     store = open_store(url)
-    cid: str = run(operators.handle_of(store, PHONE, "default"))
-    _turn(store, cid, "1", dead=True, says=[{"turn": "1", "chat_id": "51999999999@c.us"}])
-    taken = run(store.take("say", "worker"))
-    assert taken is not None
-    run(store.op_park(taken.lease, taken.ops[0].id, reason="WAHA refused it"))
-    _turn(store, cid, "2", ops=[{"kind": "append", "messages": [{"content": SECRET}]}])
-    eid = run(store.handles()).event("default", "message", "3")
-    run(store.accept(NewEvent(eid=eid, cid=cid, payload=json.dumps({"text": SECRET}))))
+    conversation_key: str = run(operators.conversation_key_of(store, PHONE, "default"))
+    _turn(
+        store,
+        conversation_key,
+        "1",
+        dead=True,
+        replies=[{"turn": "1", "chat_id": "51999999999@c.us"}],
+    )
+    acquired = run(store.acquire("replies", "worker"))
+    assert acquired is not None
+    run(store.set_dead(acquired.lease, acquired.operations[0].id, reason="WAHA refused it"))
+    _turn(
+        store,
+        conversation_key,
+        "2",
+        operations=[{"kind": "append", "messages": [{"content": SECRET}]}],
+    )
+    event_key = run(store.keys()).event("default", "message", "3")
+    run(
+        store.accept(
+            NewEvent(
+                event_key=event_key,
+                conversation_key=conversation_key,
+                payload=json.dumps({"text": SECRET}),
+            )
+        )
+    )
     store.close()
-    return cid
+    return conversation_key
 
 
-def _turn(store: EventStore, cid: str, source: str, *, dead: bool = False, **queues: Any) -> None:
-    eid = run(store.handles()).event("default", "message", source)
-    new = NewEvent(eid=eid, cid=cid, payload=json.dumps({"text": SECRET}))
-    taken = run(store.accept(new, token=source)).taken
-    assert taken is not None
+def _turn(
+    store: EventStore, conversation_key: str, source: str, *, dead: bool = False, **queues: Any
+) -> None:
+    event_key = run(store.keys()).event("default", "message", source)
+    new = NewEvent(
+        event_key=event_key, conversation_key=conversation_key, payload=json.dumps({"text": SECRET})
+    )
+    acquired = run(store.accept(new, token=source)).acquired
+    assert acquired is not None
     work: dict[str, Any] = {
-        name: [Op(id=f"{eid}/{n}", body=json.dumps({"text": SECRET, **body}))]
+        name: [Operation(id=f"{event_key}/{n}", body=json.dumps({"text": SECRET, **body}))]
         for name, bodies in queues.items()
         for n, body in enumerate(bodies)
     }
-    commit = Commit(eids=[eid], outcomes={}, dead=dead, **work)
-    assert run(store.commit_turn(taken.lease, commit)) == "done"
+    commit = Commit(event_keys=[event_key], outcomes={}, dead=dead, **work)
+    assert run(store.commit_turn(acquired.lease, commit)) == "done"
 
 
 def test_show_tells_a_program_what_waits_and_why(durable_store_url: str) -> None:
     """Numbers, handles and reasons."""
-    cid = fill(durable_store_url)
+    conversation_key = fill(durable_store_url)
 
     found = asked(durable_store_url, "show")
 
-    assert (found["conversation"], found["account"], found["turns"]) == (cid, cid[:15], 2)
+    assert (found["conversation"], found["account"], found["turns"]) == (
+        conversation_key,
+        conversation_key[:15],
+        2,
+    )
     assert (found["queued"]["depth"], found["queued"]["tries"]) == (1, 0)
-    assert (found["writes"]["depth"], found["says"]["depth"]) == (1, 0)
-    assert sorted(one["kind"] for one in found["set_aside"]) == ["event", "reply"]
-    assert "WAHA refused it" in {one["reason"] for one in found["set_aside"]}
+    assert (found["writes"]["depth"], found["replies"]["depth"]) == (1, 0)
+    assert sorted(one["kind"] for one in found["dead_letters"]) == ["event", "reply"]
+    assert "WAHA refused it" in {one["reason"] for one in found["dead_letters"]}
     assert any("is one running?" in reason for reason in found["why"])
     assert found["paused_for"] is None
 
@@ -103,16 +130,16 @@ def test_people_read_why_a_conversation_waits(durable_store_url: str) -> None:
 
 def test_retry_gives_back_what_is_set_aside_once(durable_store_url: str) -> None:
     """And says so in the log."""
-    cid = fill(durable_store_url)
+    conversation_key = fill(durable_store_url)
 
     first = ask(durable_store_url, "retry")
 
     assert (first.exit_code, first.stdout) == (0, "2 given back to the workers\n")
-    assert f"langchain_convsync.audit: retry {cid}: 2, by " in first.stderr
+    assert f"langchain_convsync.audit: retry {conversation_key}: 2, by " in first.stderr
     assert asked(durable_store_url, "retry")["retried"] == 0
     found = asked(durable_store_url, "show")
-    assert [found[name]["depth"] for name in ("queued", "writes", "says")] == [2, 1, 1]
-    assert found["set_aside"] == []
+    assert [found[name]["depth"] for name in ("queued", "writes", "replies")] == [2, 1, 1]
+    assert found["dead_letters"] == []
 
 
 def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:
@@ -120,16 +147,16 @@ def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:
     fill(durable_store_url)
 
     refused = ask(durable_store_url, "discard", typed="\n")
-    left = len(asked(durable_store_url, "show")["set_aside"])
+    left = len(asked(durable_store_url, "show")["dead_letters"])
     done = asked(durable_store_url, "discard", "--yes")
 
     assert (refused.exit_code, left, done["discarded"]) == (1, 2, 2)
-    assert asked(durable_store_url, "show")["set_aside"] == []
+    assert asked(durable_store_url, "show")["dead_letters"] == []
 
 
 def test_a_human_gets_a_conversation_and_gives_it_back(durable_store_url: str) -> None:
     """Even one that nobody has written in yet."""
-    open_store(durable_store_url).handles().block()
+    open_store(durable_store_url).keys().block()
 
     assert asked(durable_store_url, "pause", "--for", "600")["paused_for"] == 600.0
     assert 590 < asked(durable_store_url, "show")["paused_for"] <= 600
@@ -153,11 +180,16 @@ def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
 
 def test_hash_tells_the_handles_to_look_for_in_logs(durable_store_url: str) -> None:
     """The same for every spelling of the number, another one for another account."""
-    cid = fill(durable_store_url)
+    conversation_key = fill(durable_store_url)
 
-    assert asked(durable_store_url, "hash") == {"conversation": cid, "account": cid[:15]}
-    assert cid in ask(durable_store_url, "hash", phone="51 999-999-999").stdout
-    assert asked(durable_store_url, "hash", "--account", "other")["conversation"] != cid
+    assert asked(durable_store_url, "hash") == {
+        "conversation": conversation_key,
+        "account": conversation_key[:15],
+    }
+    assert conversation_key in ask(durable_store_url, "hash", phone="51 999-999-999").stdout
+    assert (
+        asked(durable_store_url, "hash", "--account", "other")["conversation"] != conversation_key
+    )
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "discard"])
@@ -165,7 +197,7 @@ def test_a_conversation_that_is_unknown_is_told_in_one_line(
     durable_store_url: str, command: str
 ) -> None:
     """Status 1: the question was right."""
-    open_store(durable_store_url).handles().block()
+    open_store(durable_store_url).keys().block()
 
     told = ask(durable_store_url, command)
 
@@ -191,7 +223,7 @@ def test_what_the_user_has_to_mend_is_told_in_one_line(
     """Status 2, and what was typed is not repeated."""
     monkeypatch.chdir(tmp_path)
     here = open_store("here.db")
-    here.handles().block()
+    here.keys().block()
     here.close()
     monkeypatch.setattr("sys.argv", ["convsync", *arguments])
 

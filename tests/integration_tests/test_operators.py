@@ -14,8 +14,16 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync._flow import run
 from langchain_convsync.models import Conversation, ConversationMessage
-from langchain_convsync.outbox import WAHAReply, Write, as_ops
-from langchain_convsync.stores import Backlog, Commit, EventStore, NewEvent, Op, Taken, open_store
+from langchain_convsync.outbox import WAHAReply, Write, as_operations
+from langchain_convsync.stores import (
+    Acquired,
+    Backlog,
+    Commit,
+    EventStore,
+    NewEvent,
+    Operation,
+    open_store,
+)
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
 from tests import promises
@@ -27,25 +35,30 @@ server = promises.server
 
 
 def cid_of(store: EventStore) -> str:
-    return run(operators.handle_of(store, CUSTOMER, "default"))
+    return run(operators.conversation_key_of(store, CUSTOMER, "default"))
 
 
 def runner_of(server: ReferenceServer, store: EventStore, **options: Any) -> TurnRunner:
     return TurnRunner(echo(), client=server.client(), store=store, **options)
 
 
-def queued(store: EventStore, server: ReferenceServer, *texts: str) -> Taken:
+def queued(store: EventStore, server: ReferenceServer, *texts: str) -> Acquired:
     """A turn's messages in the outbox, and the lease of whoever delivers them."""
-    handles, conversation = run(store.handles()), server.conversation(CUSTOMER)
-    eid = handles.event("default", "message", texts[0])
-    new = NewEvent(eid=eid, cid=cid_of(store))
-    turn = run(store.accept(new, token="turn")).taken
+    keys, conversation = run(store.keys()), server.conversation(CUSTOMER)
+    event_key = keys.event("default", "message", texts[0])
+    new = NewEvent(event_key=event_key, conversation_key=cid_of(store))
+    turn = run(store.accept(new, token="turn")).acquired
     assert turn is not None
-    write = _append(conversation, eid, turn.now, *texts)
-    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=as_ops([write]))))
-    taken: Taken | None = run(store.take("write", "first worker"))
-    assert taken is not None
-    return taken
+    write = _append(conversation, event_key, turn.now, *texts)
+    run(
+        store.commit_turn(
+            turn.lease,
+            Commit(event_keys=[event_key], outcomes={}, operations=as_operations([write])),
+        )
+    )
+    acquired: Acquired | None = run(store.acquire("outbox", "first worker"))
+    assert acquired is not None
+    return acquired
 
 
 def _append(conversation: Conversation, turn: str, now: float, *texts: str) -> Write:
@@ -66,13 +79,13 @@ def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
     """Two of three messages stood in the history; the third one follows, behind a later turn's."""
-    taken = queued(event_store, server, "uno", "dos", "tres")
-    op, session = taken.ops[0], server.conversation(CUSTOMER).session_id
+    acquired = queued(event_store, server, "uno", "dos", "tres")
+    operation, session = acquired.operations[0], server.conversation(CUSTOMER).session_id
     for pos, text in enumerate(("uno", "dos")):
         server.client().add_message(session, "user", text)
-        run(event_store.op_done(taken.lease, op.id, pos, last=False))
-    run(event_store.op_park(taken.lease, op.id, reason="nobody can tell"))
-    run(event_store.release(taken.lease))
+        run(event_store.confirm(acquired.lease, operation.id, pos, last=False))
+    run(event_store.set_dead(acquired.lease, operation.id, reason="nobody can tell"))
+    run(event_store.release(acquired.lease))
     runner_of(server, event_store).run(said("Hola"))
 
     assert run(operators.retry(event_store, cid_of(event_store))) == 1
@@ -81,7 +94,7 @@ def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
 
     before = [("user", "uno"), ("user", "dos")]
     assert history(server) == [*before, *spoken(["Hola"]), ("user", "tres")]
-    assert run(event_store.backlog()).parked == 0
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 def test_a_parked_turn_comes_back_in_its_own_order(
@@ -97,7 +110,7 @@ def test_a_parked_turn_comes_back_in_its_own_order(
     TurnRunner(RunnableLambda(expiring), client=server.client(), store=event_store).run(
         said("Hola")
     )
-    assert run(event_store.backlog()).parked == 1
+    assert run(event_store.backlog()).dead_letters == 1
     server.create_conversation(phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123")
 
     assert run(operators.retry(event_store, cid_of(event_store))) == 1
@@ -133,7 +146,7 @@ def test_a_dead_letter_is_answered_once_by_the_next_worker(
 
     assert replies.empty()
     assert history(server) == [("user", "Hola"), ("bot", "Un momento"), *spoken(["Hola"])]
-    assert run(event_store.backlog()).dead == 0
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 def test_a_parked_reply_is_sent_by_the_next_worker(
@@ -151,38 +164,44 @@ def test_a_parked_reply_is_sent_by_the_next_worker(
             pass
 
     assert chats.texts == ["re: ¿Sigues ahí?", "re: Hola"]
-    assert run(event_store.backlog()).parked == 0
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str) -> None:
     """Each with a connection of their own, as from processes of their own."""
     stores = [open_store(durable_store_url) for _ in range(4)]
-    cid = cid_of(stores[0])
+    conversation_key = cid_of(stores[0])
     for number in range(5):
-        _parked(stores[0], cid, str(number))
+        _parked(stores[0], conversation_key, str(number))
 
     with ThreadPoolExecutor(len(stores)) as pool:
-        done = list(pool.map(lambda store: run(operators.retry(store, cid)), stores))
+        done = list(pool.map(lambda store: run(operators.retry(store, conversation_key)), stores))
     left = run(stores[0].backlog())
     for store in stores:
         store.close()
 
     assert sum(done) == 5
-    assert (left.writes, left.parked) == (5, 0)
+    assert (left.writes, left.dead_letters) == (5, 0)
 
 
-def _parked(store: EventStore, cid: str, source: str) -> None:
+def _parked(store: EventStore, conversation_key: str, source: str) -> None:
     """A turn's only write, set aside."""
-    eid = run(store.handles()).event("default", "message", source)
-    turn = run(store.accept(NewEvent(eid=eid, cid=cid), token=source)).taken
+    event_key = run(store.keys()).event("default", "message", source)
+    turn = run(
+        store.accept(NewEvent(event_key=event_key, conversation_key=conversation_key), token=source)
+    ).acquired
     assert turn is not None
     known = Conversation(session_id="s", user_id=CUSTOMER, bot_id="b", subdomain="r")
-    ops = as_ops([_append(known, eid, turn.now, source)])
-    run(store.commit_turn(turn.lease, Commit(eids=[eid], outcomes={}, ops=ops)))
-    taken = run(store.take("write", f"worker {source}"))
-    assert taken is not None
-    run(store.op_park(taken.lease, taken.ops[0].id, reason="test"))
-    run(store.release(taken.lease))
+    operations = as_operations([_append(known, event_key, turn.now, source)])
+    run(
+        store.commit_turn(
+            turn.lease, Commit(event_keys=[event_key], outcomes={}, operations=operations)
+        )
+    )
+    acquired = run(store.acquire("outbox", f"worker {source}"))
+    assert acquired is not None
+    run(store.set_dead(acquired.lease, acquired.operations[0].id, reason="test"))
+    run(store.release(acquired.lease))
 
 
 def test_a_conversation_that_is_forgotten_while_its_agent_runs_gets_no_answer(
@@ -215,20 +234,27 @@ def test_every_change_is_written_into_the_audit_log(
 ) -> None:
     """What, to which handle, how much, by whom; nobody's number, nobody's words."""
     monkeypatch.setattr("getpass.getuser", lambda: "eva")
-    cid = cid_of(event_store)
-    eid = run(event_store.handles()).event("default", "message", "1")
-    new = NewEvent(eid=eid, cid=cid, payload='{"text": "secreto"}')
-    turn = run(event_store.accept(new, token="t")).taken
+    conversation_key = cid_of(event_store)
+    event_key = run(event_store.keys()).event("default", "message", "1")
+    new = NewEvent(
+        event_key=event_key, conversation_key=conversation_key, payload='{"text": "secreto"}'
+    )
+    turn = run(event_store.accept(new, token="t")).acquired
     assert turn is not None
-    commit = Commit(eids=[eid], outcomes={}, dead=True, says=[Op(id=f"{eid}/0", body="{}")])
+    commit = Commit(
+        event_keys=[event_key],
+        outcomes={},
+        dead=True,
+        replies=[Operation(id=f"{event_key}/0", body="{}")],
+    )
     run(event_store.commit_turn(turn.lease, commit))
 
     with caplog.at_level(logging.INFO, "langchain_convsync.audit"):
-        run(operators.discard(event_store, cid))
-        run(operators.pause(event_store, cid, 60.0))
-        run(operators.pause(event_store, cid, 0.0))
-        run(operators.forget(event_store, cid))
+        run(operators.discard(event_store, conversation_key))
+        run(operators.pause(event_store, conversation_key, 60.0))
+        run(operators.pause(event_store, conversation_key, 0.0))
+        run(operators.forget(event_store, conversation_key))
 
     assert [record.getMessage() for record in caplog.records] == [
-        f"{what} {cid}: 1, by eva" for what in ("discard", "pause", "resume", "forget")
+        f"{what} {conversation_key}: 1, by eva" for what in ("discard", "pause", "resume", "forget")
     ]

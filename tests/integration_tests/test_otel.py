@@ -22,8 +22,8 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.faulty_server import FaultyServer, answers
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
-from tests.spans import Heard, heard
+from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
+from tests.spans import Heard, echoes
 from tests.waha_chats import WahaChats, waha_server
 
 server = promises.server
@@ -31,7 +31,7 @@ server = promises.server
 
 @pytest.fixture
 def otel() -> Iterator[Heard]:
-    with heard() as found:
+    with echoes() as found:
         yield found
 
 
@@ -41,7 +41,7 @@ def runner_on(server: ReferenceServer, **settings: object) -> TurnRunner:
     return TurnRunner(client=server.client(), store=SQLiteEventStore(":memory:"), **given)  # type: ignore[arg-type]  # settings
 
 
-@in_both_colours
+@sync_and_async
 def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel: Heard) -> None:
     """Read, agent and commit inside the turn; requests inside what makes them."""
     answer(runner_on(server), said("Hola"))
@@ -65,7 +65,7 @@ def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel
     assert set(turn.attributes or {}) == {"convsync.turn", "convsync.conversation"}
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_through_waha_has_its_spans(
     answer: Answer, server: ReferenceServer, otel: Heard
 ) -> None:
@@ -77,7 +77,7 @@ def test_a_reply_through_waha_has_its_spans(
     assert ("convsync waha send_text", "convsync delivery say") in otel.tree()
 
 
-@in_both_colours
+@sync_and_async
 def test_what_an_agent_traces_itself_stands_inside_the_turn(
     answer: Answer, server: ReferenceServer, otel: Heard
 ) -> None:
@@ -110,7 +110,7 @@ async def test_turns_at_once_do_not_mix_their_spans(server: ReferenceServer, ote
         assert {span.parent.span_id for span in found if span.parent} == turns
 
 
-@in_both_colours
+@sync_and_async
 def test_a_failure_is_told_by_its_class_alone(
     answer: Answer, server: ReferenceServer, otel: Heard
 ) -> None:

@@ -31,7 +31,7 @@ def awaited_take_over(runner: TurnRunner, message: waha.OperatorMessage) -> bool
     return asyncio.run(runner.atake_over(message, seconds=600.0))
 
 
-in_both_colours = pytest.mark.parametrize(
+sync_and_async = pytest.mark.parametrize(
     ("answer", "taken_over"),
     [(blocking, take_over), (awaited, awaited_take_over)],
     ids=["sync", "async"],
@@ -56,7 +56,7 @@ def from_app(chats: WahaChats, number: int, **payload: Any) -> waha.OperatorMess
     return parsed
 
 
-@in_both_colours
+@sync_and_async
 def test_our_own_reply_takes_nothing_over_although_it_came_from_the_app(
     runner: TurnRunner,
     server: ReferenceServer,
@@ -78,7 +78,7 @@ def test_our_own_reply_takes_nothing_over_although_it_came_from_the_app(
     assert telemetry.counted("own_echoes_from_app") == before + 2
 
 
-@in_both_colours
+@sync_and_async
 def test_so_does_one_whose_echo_comes_before_the_answer(
     runner: TurnRunner,
     event_store: EventStore,
@@ -99,10 +99,10 @@ def test_so_does_one_whose_echo_comes_before_the_answer(
 
     assert human == [False]
     assert answer(runner, said("¿Algo más?", chat_id=CHAT)).status == "answered"
-    assert run(event_store.backlog()).says == 0
+    assert run(event_store.backlog()).replies == 0
 
 
-@in_both_colours
+@sync_and_async
 def test_so_does_one_whose_answer_told_no_id(
     runner: TurnRunner, chats: WahaChats, answer: Answer, taken_over: TakeOver
 ) -> None:
@@ -119,7 +119,7 @@ def test_so_does_one_whose_answer_told_no_id(
     assert taken_over(runner, from_app(chats, 1, body="Le atiendo yo"))
 
 
-@in_both_colours
+@sync_and_async
 def test_an_echo_from_the_app_proves_a_send_whose_answer_was_lost(
     runner: TurnRunner,
     event_store: EventStore,
@@ -131,7 +131,7 @@ def test_an_echo_from_the_app_proves_a_send_whose_answer_was_lost(
     chats.fates = [chats.lost]
     runner._deliveries.budget = 0.0
     answer(runner, said("Hola", chat_id=CHAT))
-    waiting = run(event_store.backlog()).says
+    waiting = run(event_store.backlog()).replies
     human = taken_over(runner, from_app(chats, 1))
     runner._deliveries.budget = 10.0
     answer(runner, said("¿Algo más?", chat_id=CHAT))
@@ -140,7 +140,7 @@ def test_an_echo_from_the_app_proves_a_send_whose_answer_was_lost(
     assert (chats.texts, chats.reads) == (["re: Hola", "re: ¿Algo más?"], 0)
 
 
-@in_both_colours
+@sync_and_async
 def test_a_human_who_says_the_same_is_a_human(
     runner: TurnRunner, chats: WahaChats, answer: Answer, taken_over: TakeOver
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_human_who_says_the_same_is_a_human(
     assert answer(runner, said("Gracias", chat_id=CHAT)).status == "paused"
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_is_recognised_under_the_lid(
     runner: TurnRunner, chats: WahaChats, answer: Answer, taken_over: TakeOver
 ) -> None:

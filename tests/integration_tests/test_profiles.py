@@ -104,7 +104,7 @@ class World:
 
     def require_nothing_left(self) -> None:
         left = run(self.store.backlog())
-        assert (left.queued, left.writes, left.parked, left.dead) == (0, 0, 0, 0)
+        assert (left.queued, left.writes, left.dead_letters) == (0, 0, 0)
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
@@ -210,7 +210,7 @@ def test_the_next_turn_sees_writes_that_are_still_on_their_way(world: World) -> 
     """The API goes away after the read; both turns are kept in order once it is back."""
     events = [world.deliver("Hola")]
     world.before_reply = world.server.stop
-    world.answer(world.runner(drain=0.01), events[0])
+    world.answer(world.runner(shutdown_timeout=0.01), events[0])
     world.before_reply = lambda: None
     world.server.start()
 
@@ -230,7 +230,7 @@ def test_the_next_turn_sees_writes_that_are_still_on_their_way(world: World) -> 
 @pytest.mark.parametrize("world", ["documented", "records_inbound", "observed"], indirect=True)
 def test_without_the_api_the_last_turn_is_remembered_whole(world: World) -> None:
     """With the customer's words, whoever recorded them."""
-    runner = world.runner(drain=0.01)
+    runner = world.runner(shutdown_timeout=0.01)
     world.say(runner, "Hola")
     world.server.stop()
 

@@ -13,7 +13,7 @@ from langchain_convsync.stores import EventStore, RedisEventStore, SQLiteEventSt
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, sends
-from tests.promises import CUSTOMER, Answer, echo, history, in_both_colours, said, served, spoken
+from tests.promises import CUSTOMER, Answer, echo, history, said, served, spoken, sync_and_async
 from tests.redis_server import RedisServer
 from tests.store_cases import Clock
 
@@ -50,13 +50,15 @@ def counting(output: object) -> StateUpdate:
     return StateUpdate(intent="order", step=str(getattr(output, "content", "")))
 
 
-@in_both_colours
+@sync_and_async
 def test_ten_minutes_without_the_api_cost_no_reply_and_no_write(
     answer: Answer, server: ReferenceServer, store: EventStore, clock: Clock
 ) -> None:
     """Once a conversation was read, its turns go on; all writes arrive later, once and in order."""
     client = server.client(max_retries=0)
-    runner = TurnRunner(echo(), client=client, store=store, extractor=counting, drain=0.01)
+    runner = TurnRunner(
+        echo(), client=client, store=store, extractor=counting, shutdown_timeout=0.01
+    )
     texts = [f"message {n}" for n in range(OUTAGE // STEP)]
     first = answer(runner, said("Hola"))
     kept = history(server)
@@ -95,7 +97,7 @@ def test_a_hung_api_server_is_not_waited_for_by_every_turn(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         client = type(server.client())(hung.url, max_retries=0)
-        runner = TurnRunner(echo(), client=client, store=store, drain=0.0)
+        runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.0)
         turns = [runner.run(said(text)) for text in texts]
         asked = len(hung.received)
 

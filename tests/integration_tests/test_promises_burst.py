@@ -40,7 +40,7 @@ class Witness:
         self._ticks = itertools.count()
         self._lock = threading.Lock()
         self.offered: dict[str, int] = {}
-        self.taken: dict[str, int] = {}
+        self.acquired: dict[str, int] = {}
 
     def accept(self, event: NewEvent, **options: Any) -> Io[Accepted]:
         """The store's own, observed."""
@@ -49,27 +49,27 @@ class Witness:
         def block() -> Accepted:
             self._note(self.offered, event)
             answer = io.block()
-            self._note(self.taken, event)
+            self._note(self.acquired, event)
             return answer
 
         async def wait() -> Accepted:
             self._note(self.offered, event)
             answer = await io.wait()
-            self._note(self.taken, event)
+            self._note(self.acquired, event)
             return answer
 
         return Io(block, wait)
 
     def _note(self, times: dict[str, int], event: NewEvent) -> None:
         with self._lock:
-            times.setdefault(event.eid, next(self._ticks))
+            times.setdefault(event.event_key, next(self._ticks))
 
-    def contradictions(self, eids: list[str]) -> int:
+    def contradictions(self, event_keys: list[str]) -> int:
         """How often an event stands behind one that was offered only after it had been taken."""
         latest, wrong = -1, 0
-        for eid in eids:
-            wrong += self.taken[eid] < latest
-            latest = max(latest, self.offered[eid])
+        for event_key in event_keys:
+            wrong += self.acquired[event_key] < latest
+            latest = max(latest, self.offered[event_key])
         return wrong
 
 
@@ -96,7 +96,7 @@ def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepte
     """Every event is in exactly one turn, and one call per turn is told to send its reply."""
     witness = Witness(event_store)
     monkeypatch.setattr(event_store, "accept", witness.accept)
-    runner = TurnRunner(echo(), client=server.client(), store=event_store, drain=60.0)
+    runner = TurnRunner(echo(), client=server.client(), store=event_store, shutdown_timeout=60.0)
 
     turns: list[Turn] = burst(runner)
 
@@ -109,8 +109,8 @@ def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepte
     words = [text for role, text in kept if role == "user"]
     in_order = sorted(answered.values(), key=lambda turn: words.index(turn.events[0]))
     assert kept == [entry for turn in in_order for entry in remembered(turn)]
-    handles = run(event_store.handles())
-    assert witness.contradictions([handles.event("default", "message", t) for t in words]) == 0
+    keys = run(event_store.keys())
+    assert witness.contradictions([keys.event("default", "message", t) for t in words]) == 0
     assert (backlog := run(event_store.backlog())).queued == backlog.writes == 0
 
 

@@ -20,20 +20,20 @@ from langchain_convsync._flow import run
 from langchain_convsync.callbacks import ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox import Reply, WAHAReply
+from langchain_convsync.outbox import PendingReply, WAHAReply
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import ConvSyncToolkit
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import CLOSE, FaultyServer, Script, answers, sends
-from tests.promises import Answer, echo, in_both_colours
+from tests.promises import Answer, echo, sync_and_async
 from tests.redis_server import RedisServer
-from tests.spans import Heard, heard
+from tests.spans import Heard, echoes
 from tests.stored import rows
 from tests.surfaces import calls
 
@@ -109,11 +109,11 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixt
 
 @pytest.fixture
 def otel() -> Iterator[Heard]:
-    with heard() as found:
+    with echoes() as found:
         yield found
 
 
-@in_both_colours
+@sync_and_async
 def test_logs_errors_metrics_and_handles_never_name_the_customer(
     answer: Answer,
     server: ReferenceServer,
@@ -127,7 +127,7 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
     store = open_store(durable_store_url)
     client = server.client(api_key=KEY)
-    runner = TurnRunner(echo(), client=client, store=store, drain=0.01)
+    runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.01)
     broken = TurnRunner(RunnableLambda(_fails), client=client, store=store, max_errors=1)
     texts = {
         "answered": outcome(answer, runner, message(1)),
@@ -147,7 +147,7 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
     texts["metrics"] = runner.metrics() + telemetry.exposition()
     texts["spans and meters"] = otel.everything()
-    texts["handles"] = handles(request, durable_store_url)
+    texts["handles"] = keys(request, durable_store_url)
 
     spans = ("convsync turn agent", "convsync api add_message", "convsync waha send_text")
     assert all(f'"{name}"' in texts["spans and meters"] for name in spans)
@@ -178,7 +178,7 @@ def outcome_of_fault(
             faulty.plays(answers({"type": "1", "message": "", "data": data}), script)
         client = ConvSyncClient(faulty.url, api_key=KEY, max_retries=0)
         account = f"account {number} {reads is None}"
-        runner = TurnRunner(echo(), client=client, store=store, drain=0.05)
+        runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.05)
         told = outcome(answer, runner, message(number, account=account))
         client.close()
     return told
@@ -191,13 +191,13 @@ def outcome_of_sending(
     with FaultyServer() as faulty:
         faulty.plays(script)
         sender = WAHAReply(faulty.url, api_key=KEY, settle=0.0)
-        runner = TurnRunner(echo(), client=client, store=store, drain=0.05, reply=sender)
+        runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.05, reply=sender)
         told = outcome(answer, runner, message(number, account=f"WAHA {number}"))
         sender.close()
     return told
 
 
-def handles(request: pytest.FixtureRequest, store_url: str) -> str:
+def keys(request: pytest.FixtureRequest, store_url: str) -> str:
     """All names under which a store keeps something."""
     if store_url.startswith("sqlite:///"):
         found = rows(Path(store_url.removeprefix("sqlite:///")))
@@ -270,8 +270,8 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
         ConvSyncCallbackHandler(client, conversation=PHONE),
         ConvSyncMiddleware(client, conversation=PHONE),
         WAHAReply("https://waha.example.com", api_key=KEY),
-        Reply(turn="t1", waha_session=WAHA_SESSION, chat_id=LID, text="Hola"),
-        run(store.handles()),
+        PendingReply(turn="t1", waha_session=WAHA_SESSION, chat_id=LID, text="Hola"),
+        run(store.keys()),
     ]
     store.close()
 

@@ -38,23 +38,25 @@ QUIET = [f"other {n}" for n in range(OTHERS)]
 
 
 def arrives(server: ReferenceServer, store: EventStore, account: str, number: int) -> None:
-    """One more event, which a worker may answer as soon as its quiet window is over."""
+    """One more event, which a worker may answer as soon as its debounce window is over."""
     server.create_conversation(phone_number=phone(number), subdomain="tenant", bot_id="bot")
     event = InboundEvent(
         event_id=f"{number}", phone_number=phone(number), text=account, account=account
     )
-    waiting = TurnRunner(echo(), client=server.client(), store=store, quiet=0.01, max_quiet=0.01)
+    waiting = TurnRunner(
+        echo(), client=server.client(), store=store, debounce=0.01, max_debounce=0.01
+    )
     waiting.run(event, wait=0.0)
 
 
 def queue(server: ReferenceServer, store: EventStore, accounts: list[str]) -> None:
     """One event of a customer of their own for each of these accounts, all of them due."""
-    handles = run(store.handles())
+    keys = run(store.keys())
     for number, account in enumerate(accounts):
         arrives(server, store, account, number)
     for number, account in enumerate(accounts):
-        while run(store.due("turn", handles.conversation(account, phone(number)))):
-            pass  # the quiet window
+        while run(store.due("inbox", keys.conversation(account, phone(number)))):
+            pass  # the debounce window
 
 
 def test_those_with_little_to_do_do_not_wait_for_those_with_a_lot(
@@ -78,7 +80,7 @@ def test_those_with_little_to_do_do_not_wait_for_those_with_a_lot(
 def test_an_account_whose_agent_hangs_leaves_workers_to_the_others(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
-    """With ``at_once`` below the number of workers, however long its agent takes."""
+    """With ``account_concurrency`` below the number of workers, however long its agent takes."""
     queue(server, event_store, BUSY)
     sent: SimpleQueue[Turn] = SimpleQueue()
     released = threading.Event()
@@ -95,7 +97,7 @@ def test_an_account_whose_agent_hangs_leaves_workers_to_the_others(
         store=event_store,
         on_reply=sent.put,
         workers=2,
-        at_once=1,
+        account_concurrency=1,
     ):
         for number, account in enumerate(QUIET, MANY):
             arrives(server, event_store, account, number)

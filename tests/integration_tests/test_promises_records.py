@@ -15,7 +15,7 @@ from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import Backlog
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
-from tests.promises import CUSTOMER, Answer, in_both_colours, reply_to, said, served
+from tests.promises import CUSTOMER, Answer, reply_to, said, served, sync_and_async
 from tests.redis_server import RedisServer
 from tests.store_checks import check_keys
 from tests.stored import rows
@@ -65,7 +65,7 @@ def mixed_run(server: ReferenceServer, store_url: str, answer: Answer) -> Backlo
         answer(runner, said(name, phone_number=OTHERS.get(name, CUSTOMER))).status
         for name in ("answered", "dead", "parked", "paused")
     ]
-    waiting = TurnRunner(agent, client=client, store=store, quiet=60.0, max_quiet=60.0)
+    waiting = TurnRunner(agent, client=client, store=store, debounce=60.0, max_debounce=60.0)
     statuses.append(answer(waiting, said("queued", phone_number=OTHERS["queued"]), 0.0).status)
     backlog = run(store.backlog())
     store.close()
@@ -73,7 +73,7 @@ def mixed_run(server: ReferenceServer, store_url: str, answer: Answer) -> Backlo
     return backlog
 
 
-@in_both_colours
+@sync_and_async
 def test_redis_keys_expire_when_they_are_finished_and_only_then(
     answer: Answer, server: ReferenceServer, redis_server: RedisServer
 ) -> None:
@@ -82,12 +82,12 @@ def test_redis_keys_expire_when_they_are_finished_and_only_then(
 
     backlog = mixed_run(server, redis_server.url, answer)
 
-    assert (backlog.queued, backlog.dead, backlog.parked) == (1, 1, 1)
+    assert (backlog.queued, backlog.dead_letters) == (1, 2)
     with redis_server.client() as client:
         check_keys(client)
 
 
-@in_both_colours
+@sync_and_async
 def test_sqlite_rows_expire_when_they_are_finished_and_only_then(
     answer: Answer, server: ReferenceServer, tmp_path: Path
 ) -> None:
@@ -96,15 +96,15 @@ def test_sqlite_rows_expire_when_they_are_finished_and_only_then(
 
     backlog = mixed_run(server, f"sqlite:///{path}", answer)
 
-    assert (backlog.queued, backlog.dead, backlog.parked) == (1, 1, 1)
+    assert (backlog.queued, backlog.dead_letters) == (1, 2)
     found = list(rows(path))
     events = [row for table, row in found if table == "events"]
     assert sorted(row["state"] for row in events) == ["dead", "done", "done", "done", "queued"]
     for row in events:
         finished = row["state"] == "done"
         assert (row["expires"] is not None) == finished == (row["payload"] is None)
-    busy = {row["cid"] for table, row in found if table == "ops"}
-    busy |= {row["cid"] for row in events if row["state"] == "queued"}
+    busy = {row["conversation"] for table, row in found if table == "operations"}
+    busy |= {row["conversation_key"] for row in events if row["state"] == "queued"}
     for table, row in found:
         if table == "conversations":
-            assert (row["expires"] is None) == (row["cid"] in busy)
+            assert (row["expires"] is None) == (row["conversation_key"] in busy)

@@ -17,7 +17,7 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import RedisEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
-from tests.promises import Answer, echo, history, in_both_colours, reply_to, said, served, spoken
+from tests.promises import Answer, echo, history, reply_to, said, served, spoken, sync_and_async
 from tests.redis_server import RedisServer
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -48,13 +48,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch, no_pause: None) -> None:
     monkeypatch.setattr("langchain_convsync.turns.worker.STORE_PAUSE", 0.05)
 
 
-@in_both_colours
+@sync_and_async
 def test_while_redis_is_away_no_event_is_accepted_and_afterwards_each_is_answered_once(
     answer: Answer, server: ReferenceServer, mortal: RedisServer, hasty: None
 ) -> None:
     """Every delivery meanwhile fails, so its sender repeats it; what was accepted is there."""
     client, store = server.client(), RedisEventStore(mortal.url)
-    waiting = TurnRunner(echo(), client=client, store=store, quiet=0.1, max_quiet=0.1)
+    waiting = TurnRunner(echo(), client=client, store=store, debounce=0.1, max_debounce=0.1)
     early = answer(waiting, said("before"), 0.0)
     runner = TurnRunner(echo(), client=client, store=store)
     refused = [said(f"while it is away {n % 4}") for n in range(OFFERS)]
@@ -83,7 +83,7 @@ def _offered(answer: Answer, runner: TurnRunner, event: InboundEvent) -> str:
         return type(error).__name__
 
 
-@in_both_colours
+@sync_and_async
 def test_a_turn_whose_redis_dies_is_answered_by_the_next_delivery(
     answer: Answer, server: ReferenceServer, mortal: RedisServer, hasty: None
 ) -> None:
@@ -116,7 +116,7 @@ def test_the_workers_of_a_block_outlive_an_outage(
     """Nobody restarts them: what was accepted before is answered when Redis is back."""
     sent: list[Turn] = []
     client, store = server.client(), RedisEventStore(mortal.url)
-    waiting = TurnRunner(echo(), client=client, store=store, quiet=0.05, max_quiet=0.05)
+    waiting = TurnRunner(echo(), client=client, store=store, debounce=0.05, max_debounce=0.05)
     customers = {f"+5199999{n:04d}": f"message {n}" for n in range(20)}
     for customer, text in customers.items():
         server.create_conversation(phone_number=customer, subdomain="restaurant", bot_id="bot")

@@ -14,13 +14,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync._flow import run
-from langchain_convsync.context import ConversationRef
 from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores import open_store
+from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
-from tests.promises import Answer, in_both_colours
+from tests.promises import Answer, sync_and_async
 from tests.redis_server import RedisServer
 from tests.stored import ACCOUNT, redis_records, sqlite_records
 
@@ -95,7 +95,11 @@ class World:
     def leave_queued(self) -> None:
         """One more message of every pair, which nobody answers."""
         waiting = TurnRunner(
-            self.agent_of, client=self.server.client(), store=self.store, quiet=60.0, max_quiet=60.0
+            self.agent_of,
+            client=self.server.client(),
+            store=self.store,
+            debounce=60.0,
+            max_debounce=60.0,
         )
         for pair in PAIRS:
             waiting.run(message(*pair, TURNS), wait=0.0)
@@ -117,16 +121,16 @@ class Eavesdropper:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        heard = [scope["raw_path"], scope["query_string"]]
+        echoes = [scope["raw_path"], scope["query_string"]]
 
         async def listening() -> Any:
             message = await receive()
-            heard.append(message.get("body", b""))
+            echoes.append(message.get("body", b""))
             return message
 
         await self._app(scope, listening, send)
         key = dict(scope["headers"])[b"authorization"].decode()
-        self.requests.append((key, b" ".join(heard).decode()))
+        self.requests.append((key, b" ".join(echoes).decode()))
 
 
 @pytest.fixture
@@ -159,7 +163,7 @@ def records(request: pytest.FixtureRequest, store_url: str) -> list[tuple[str, b
     return list(redis_records(server))
 
 
-@in_both_colours
+@sync_and_async
 def test_no_word_of_one_tenant_reaches_another(
     answer: Answer,
     server: ReferenceServer,
@@ -169,9 +173,9 @@ def test_no_word_of_one_tenant_reaches_another(
 ) -> None:
     """Not its history, state, reply, stored records, agent, nor a request under its key."""
     world = World(server, durable_store_url, answer)
-    handles = run(world.store.handles())
+    keys = run(world.store.keys())
     accounts = {
-        handles.conversation(f"account of {mark(n)}", "")[:15]: mark(n) for n in range(TENANTS)
+        keys.conversation(f"account of {mark(n)}", "")[:15]: mark(n) for n in range(TENANTS)
     }
 
     turns = world.converse()
@@ -190,8 +194,8 @@ def test_no_word_of_one_tenant_reaches_another(
     assert world.agents == Counter(mark(n) for n in range(TENANTS))
     for key, whole in eavesdropper.requests:
         assert set(MARK.findall(whole)) <= set(MARK.findall(key)), whole
-    keys = {f"Bearer key-of-{mark(n)}" for n in range(TENANTS)}
-    assert {key for key, _ in eavesdropper.requests} == keys
+    bearers = {f"Bearer key-of-{mark(n)}" for n in range(TENANTS)}
+    assert {key for key, _ in eavesdropper.requests} == bearers
     stored = records(request, durable_store_url)
     telling = 0
     for name, record in stored:

@@ -19,15 +19,15 @@ from langsmith import Client
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.dedup import deduplicated
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import ConvSyncToolkit
 from langchain_convsync.turns import TurnRunner
-from tests.surfaces import both_colours, calls, every_form, perform
+from tests.surfaces import calls, every_form, perform, sync_and_async
 
 PHONE, KEY = "+51944333222", "canary-key-5d1c"
 CANARIES = ("944333222", KEY)
@@ -97,7 +97,7 @@ async def middleware(form: str, client: ConvSyncClient, config: dict[str, Any]) 
 
 
 async def handlers(form: str, client: ConvSyncClient, config: dict[str, Any]) -> None:
-    """Both colours of the handler at once."""
+    """Sync and async, the handler at once."""
     chain: Runnable[Any, Any] = RunnableLambda(lambda _: {"output": "Con gusto", "intent": "order"})
     both = [ConvSyncCallbackHandler(client), AsyncConvSyncCallbackHandler(client)]
     with in_conversation(PHONE):
@@ -169,8 +169,8 @@ async def test_no_surface_tells_langsmith_the_customer(
     assert_no_canary(langsmith.told)
 
 
-@both_colours
-async def test_no_turn_tells_langsmith_the_customer(colour: str, server: ReferenceServer) -> None:
+@sync_and_async
+async def test_no_turn_tells_langsmith_the_customer(mode: str, server: ReferenceServer) -> None:
     """With all surfaces of an agent inside a runner."""
     langsmith, store = LangSmith(), SQLiteEventStore(":memory:")
     event = InboundEvent(event_id=f"false_{PHONE}@c.us_A", phone_number=PHONE, text="Una pizza")
@@ -183,7 +183,7 @@ async def test_no_turn_tells_langsmith_the_customer(colour: str, server: Referen
             callbacks=[LangChainTracer(client=langsmith), ConvSyncCallbackHandler(client)]
         )
         runner = TurnRunner(agent, client=client, store=store)
-        turn = runner.run(event) if colour == "sync" else await runner.arun(event)
+        turn = runner.run(event) if mode == "sync" else await runner.arun(event)
     await store.aclose()
 
     assert turn.status == "answered"

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from langchain_convsync import RedisEventStore, TurnRunner, WAHAReply, once
+from langchain_convsync.stores.base import AcceptRules
 from tests.promises import CUSTOMER, echo, history, said, served, spoken
 from tests.redis_acl import COMMANDS, permit
 from tests.redis_server import RedisServer
@@ -35,7 +36,7 @@ def use_everything(url: str) -> None:
     has = ready(store)
     for call in CALLS.values():
         call(store, has).block()
-    store.accept(event("9", customer="zoe"), token="9", at_once=1).block()
+    store.accept(event("9", customer="zoe"), AcceptRules(account_concurrency=1), token="9").block()
     store.forget(conversation()).block()
     with once(store, "evt_1") as claim:
         claim.complete("handled")

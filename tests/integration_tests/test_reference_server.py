@@ -178,7 +178,7 @@ def test_its_client_knows_where_it_is_and_what_it_can() -> None:
 
 
 async def test_its_async_client_does_too() -> None:
-    """In the other colour, beside a running event loop."""
+    """Async, beside a running event loop."""
     with ReferenceServer() as server:
         server.create_conversation(phone_number=PHONE, **ABC)
         async with server.async_client() as client:

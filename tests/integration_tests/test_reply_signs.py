@@ -10,14 +10,14 @@ import pytest
 from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.outbox import Replies, Reply
-from langchain_convsync.stores.base import EventStore, Op
+from langchain_convsync.outbox import PendingReply, Replies
+from langchain_convsync.stores.base import EventStore, Operation
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises, waha_chats
 from tests.faulty_server import CLOSE, HANG, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
-from tests.store_cases import Clock, blocking, commit_of, event, lane_of, turn_of
+from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
+from tests.store_cases import Clock, blocking, commit_of, event, queue_of, turn_of
 from tests.waha_chats import WahaChats
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
@@ -38,7 +38,7 @@ def answered(
     return [what for what, _ in chats.posts]
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     ("options", "signs"),
     [
@@ -61,7 +61,7 @@ def test_a_reply_follows_the_signs_of_life(
     assert answered(answer, server, event_store, chats, **options) == [*signs, "sendText"]
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize(
     "script", [answers({}, status=500), sends(CLOSE), sends(HANG)], ids=["500", "close", "hang"]
 )
@@ -99,13 +99,13 @@ def test_whoever_lost_the_reply_shows_nothing(chats: WahaChats) -> None:
     """Another process is at it: the customer sees one of them type."""
     clock = Clock()
     store = SQLiteEventStore(":memory:", clock=clock)
-    taken = turn_of(store, blocking, event())
-    body = Reply(turn="1", chat_id=CHAT, text="re: Hola").model_dump_json()
-    says = [Op(id=f"{taken.events[0].eid}/0", body=body)]
-    blocking(store.commit_turn(taken.lease, replace(commit_of(taken), says=says)))
-    slow = lane_of(store, blocking, "say", "slow")
+    acquired = turn_of(store, blocking, event())
+    body = PendingReply(turn="1", chat_id=CHAT, text="re: Hola").model_dump_json()
+    replies = [Operation(id=f"{acquired.events[0].event_key}/0", body=body)]
+    blocking(store.commit_turn(acquired.lease, replace(commit_of(acquired), replies=replies)))
+    slow = queue_of(store, blocking, "replies", "slow")
     clock.advance(60.0)
-    lane_of(store, blocking, "say", "another")
+    queue_of(store, blocking, "replies", "another")
 
     run(Replies(WAHAReply(chats.url, seen=True), store).deliver(slow, budget=0.0))
 

@@ -115,7 +115,7 @@ def test_no_secret_is_logged_traced_or_told(
     world: World, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all goes well, where a secret is wrong, and where the other side says it back."""
-    monkeypatch.setattr("langchain_convsync.stores._redis_clients.RETRIES", ())
+    monkeypatch.setattr("langchain_convsync.stores.redis.clients.RETRIES", ())
     told: dict[str, str] = {}
     world.webhook.answers.append((500, ""))
     world.server.deliver(DELIVERY)
@@ -153,9 +153,9 @@ def gossip(world: World) -> dict[str, str]:
             client = ConvSyncClient(faulty.url, api_key=API_KEY, max_retries=0)
             sender = WAHAReply(faulty.url, api_key=WAHA_KEY, settle=0.0)
             runners = {
-                "API": TurnRunner(echo(), client=client, store=world.store, drain=0.01),
+                "API": TurnRunner(echo(), client=client, store=world.store, shutdown_timeout=0.01),
                 "WAHA": TurnRunner(
-                    echo(), client=working, store=world.store, reply=sender, drain=0.01
+                    echo(), client=working, store=world.store, reply=sender, shutdown_timeout=0.01
                 ),
             }
             for name, runner in runners.items():

@@ -193,10 +193,10 @@ def test_an_event_is_sent_by_one_server_at_a_time(store: ClockedStore) -> None:
     """Two processes on one database do not send it twice; one that dies leaves it to the other."""
     write(store, "1")
 
-    first = store.forwards.take()
-    meanwhile = store.forwards.take()
+    first = store.forwards.acquire()
+    meanwhile = store.forwards.acquire()
     store.clock.advance(seconds=60)
-    again = store.forwards.take()
+    again = store.forwards.acquire()
 
     assert first is not None
     assert meanwhile is None

@@ -86,7 +86,7 @@ def test_events_are_forwarded_in_order(store: ClockedStore) -> None:
         event = InboundEvent(event_id=number, text=number, phone_number=PHONE)
         store.receive(Customer.of(PHONE), ABC, forward=event)
 
-    first, meanwhile = store.forwards.take(), store.forwards.take()
+    first, meanwhile = store.forwards.acquire(), store.forwards.acquire()
 
     assert first is not None
     assert '"event_id": "1"' in first.body

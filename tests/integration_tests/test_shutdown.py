@@ -19,8 +19,8 @@ server = promises.server
 
 
 def viewed(store: EventStore) -> ConversationView:
-    handles = run(store.handles())
-    return run(store.view(handles.conversation("default", CUSTOMER)))
+    keys = run(store.keys())
+    return run(store.view(keys.conversation("default", CUSTOMER)))
 
 
 async def test_a_turn_that_outlasts_the_drain_is_given_back_at_once(
@@ -36,7 +36,12 @@ async def test_a_turn_that_outlasts_the_drain_is_given_back_at_once(
 
     hanging = RunnableLambda(reply_to, afunc=hang)
     runner = TurnRunner(
-        hanging, client=client, store=event_store, on_reply=sent.append, drain=0.01, lease=600
+        hanging,
+        client=client,
+        store=event_store,
+        on_reply=sent.append,
+        shutdown_timeout=0.01,
+        lease=600,
     )
     async with runner:
         await runner.aaccept(said("Hola"))
@@ -86,7 +91,7 @@ def test_a_blocking_turn_that_outlasts_the_drain_keeps_its_lease(
         client=server.client(),
         store=event_store,
         on_reply=lambda _: None,
-        drain=0.01,
+        shutdown_timeout=0.01,
     )
     with runner:
         runner.accept(said("Hola"))
@@ -97,5 +102,5 @@ def test_a_blocking_turn_that_outlasts_the_drain_keeps_its_lease(
         if thread.name == "convsync-turn":
             thread.join()
 
-    assert view.turn.held_until is not None
+    assert view.inbox.held_until is not None
     assert [event.starts for event in view.events] == [1]

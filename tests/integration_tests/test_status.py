@@ -30,7 +30,7 @@ def test_a_program_reads_one_json_object(durable_store_url: str) -> None:
 
     told = cli.invoke(command_line(), ["status", "--store", durable_store_url, "--json"])
 
-    expected = {"queued": 1, "writes": 2, "says": 0, "parked": 0, "dead": 0}
+    expected = {"queued": 1, "writes": 2, "replies": 0, "dead_letters": 0}
     assert (told.exit_code, json.loads(told.stdout)) == (0, expected)
 
 
@@ -44,13 +44,13 @@ def test_each_account_is_told_by_its_handle_on_request(durable_store_url: str) -
     read = cli.invoke(command_line(), ["status", "--accounts", "--store", durable_store_url])
 
     accounts = json.loads(told.stdout)["accounts"]
-    handle = event("1").cid[:15]
-    assert sorted((one["account"], one["lane"], one["conversations"]) for one in accounts) == [
-        (handle, "turn", 1),
-        (handle, "write", 1),
+    key = event("1").conversation_key[:15]
+    assert sorted((one["account"], one["queue"], one["conversations"]) for one in accounts) == [
+        (key, "inbox", 1),
+        (key, "outbox", 1),
     ]
     assert all(one["due_in"] <= 0 for one in accounts)
-    assert handle in read.stdout
+    assert key in read.stdout
 
 
 def test_people_read_what_it_means(durable_store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

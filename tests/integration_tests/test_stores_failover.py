@@ -162,10 +162,10 @@ def test_work_on_every_node_is_found_and_counted(cluster: RedisCluster, do: Do) 
     before = do(store.backlog())
     done = []
     for number, _ in enumerate(ACCOUNTS):
-        taken = do(store.take("turn", f"token {number}"))
-        done.append(do(store.commit_turn(taken.lease, commit_of(taken, writes=1))))
+        acquired = do(store.acquire("inbox", f"token {number}"))
+        done.append(do(store.commit_turn(acquired.lease, commit_of(acquired, writes=1))))
     after = do(store.backlog())
-    nothing = do(store.take("turn", "last"))
+    nothing = do(store.acquire("inbox", "last"))
     do(Io(store.close, store.aclose))
 
     assert (before, after) == (Backlog(queued=len(ACCOUNTS)), Backlog(writes=len(ACCOUNTS)))

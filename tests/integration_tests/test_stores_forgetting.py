@@ -36,21 +36,25 @@ def test_on_a_cluster_all_shards_are_listed_and_one_conversation_is_erased(
     cluster.empty()
     store = RedisEventStore(cluster.url)
     for account in ACCOUNTS:
-        taken = turn_of(store, do, event(account=account), token=account)
-        do(store.commit_turn(taken.lease, commit_of(taken, dead=True)))
+        acquired = turn_of(store, do, event(account=account), token=account)
+        do(store.commit_turn(acquired.lease, commit_of(acquired, dead=True)))
         done = turn_of(store, do, event("2", account=account, alias="lid"), token=f"{account} 2")
         do(store.commit_turn(done.lease, commit_of(done)))
-    listed, some = do(store.set_aside()), do(store.set_aside(most=5))
+    listed, some = do(store.dead_letters()), do(store.dead_letters(most=5))
     for account in ACCOUNTS[::2]:
         do(store.forget(conversation(account=account)))
-    left = do(store.set_aside())
+    left = do(store.dead_letters())
     again = [do(store.accept(event("2", account=account))).status for account in ACCOUNTS]
     do(Io(store.close, store.aclose))
 
-    assert {one.cid for one in listed} == {conversation(account=account) for account in ACCOUNTS}
+    assert {one.conversation_key for one in listed} == {
+        conversation(account=account) for account in ACCOUNTS
+    }
     assert [one.since for one in listed] == sorted(one.since for one in listed)
     assert some == listed[:5]
-    assert {one.cid for one in left} == {conversation(account=a) for a in ACCOUNTS[1::2]}
+    assert {one.conversation_key for one in left} == {
+        conversation(account=a) for a in ACCOUNTS[1::2]
+    }
     assert again == ["new", "duplicate"] * (len(ACCOUNTS) // 2)
 
 
@@ -78,7 +82,7 @@ def test_an_erasure_goes_on_after_lost_answers(
     assert (proxy.drops, left) == (0, Backlog(queued=1))
     with server.client() as client:
         check_keys(client)
-        kept = {client.hget(key, "cid").decode() for key in client.keys("cs:*:ev:*")}
+        kept = {client.hget(key, "conversation_key").decode() for key in client.keys("cs:*:ev:*")}
     assert kept == {conversation("eva")}
 
 

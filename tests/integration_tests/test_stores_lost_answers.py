@@ -14,7 +14,7 @@ from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores import Backlog, EventStore, RedisEventStore
 from tests.dropping_proxy import DroppingProxy
 from tests.redis_server import RedisServer
-from tests.store_cases import CALLS, FIRST, Do, committed, event, lane_of, ready
+from tests.store_cases import CALLS, FIRST, Do, committed, event, queue_of, ready
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -25,10 +25,10 @@ def test_a_restarted_server_is_taught_the_scripts_again(do: Do) -> None:
         store = RedisEventStore(server.url)
         committed(store, do)
         server.restart()
-        taken = lane_of(store, do)
+        acquired = queue_of(store, do)
         do(Io(store.close, store.aclose))
 
-    assert [op.id for op in taken.ops] == [FIRST]
+    assert [operation.id for operation in acquired.operations] == [FIRST]
 
 
 def accept_on_and_on(store: EventStore, acknowledged: list[str]) -> None:
@@ -36,7 +36,7 @@ def accept_on_and_on(store: EventStore, acknowledged: list[str]) -> None:
     for n in itertools.count(len(acknowledged)):
         new = event(str(n), customer=str(n % 7))
         store.accept(new).block()
-        acknowledged.append(new.eid)
+        acknowledged.append(new.event_key)
 
 
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(no_pause: None) -> None:
@@ -52,8 +52,8 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(no_pause: None) 
             killer.join()
             server.start()
         found: list[str] = []
-        while taken := store.take("turn", f"token {len(found)}").block():
-            found += [queued.eid for queued in taken.events]
+        while acquired := store.acquire("inbox", f"token {len(found)}").block():
+            found += [queued.event_key for queued in acquired.events]
         store.close()
 
     assert set(acknowledged) <= set(found)
@@ -98,7 +98,7 @@ def test_an_answer_lost_on_the_wire_is_answered_again(
         server.empty()
         store = RedisEventStore(proxy.url, clock=lambda: 1000.0)
         has = ready(store)
-        if name.startswith("take"):
+        if name.startswith("acquire"):
             store.release(has[0]).block()
         proxy.drops = drops
         answers.append(do(CALLS[name](store, has)))
@@ -115,7 +115,7 @@ def test_the_caller_can_repeat_what_failed_for_good(
 ) -> None:
     """More answers were lost than the store retries: the same step still answers the same."""
     store = RedisEventStore(proxy.url)
-    do(store.handles())
+    do(store.keys())
     step = store.accept(event(), token="mine")
     proxy.drops = 3
     with pytest.raises(StoreUnavailableError):
@@ -124,5 +124,5 @@ def test_the_caller_can_repeat_what_failed_for_good(
     backlog = do(store.backlog())
     do(Io(store.close, store.aclose))
 
-    assert (accepted.status, accepted.taken.lease.epoch) == ("new", 1)
+    assert (accepted.status, accepted.acquired.lease.epoch) == ("new", 1)
     assert backlog == Backlog(queued=1)

@@ -26,16 +26,17 @@ from hypothesis.stateful import (
 
 from langchain_convsync._flow import Io
 from langchain_convsync.stores import (
+    AcceptRules,
     Commit,
     Confirmed,
+    DeadLetter,
     EventStore,
-    Handles,
-    Lane,
+    Keys,
     Lease,
     NewEvent,
-    Op,
+    Operation,
+    QueueName,
     RedisEventStore,
-    SetAside,
     SQLiteEventStore,
 )
 from tests.redis_server import RedisServer
@@ -51,21 +52,21 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-HANDLES = Handles(b"test")
+KEYS = Keys(b"test")
 ACCOUNTS = ("ventas", "soporte", "cocina")
-LANES: tuple[Lane, ...] = ("turn", "write", "say")
+QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 TEXTS = st.sampled_from(("{}", "", "ñ\0\ud83d", "x" * 200))
 LEASES = st.sampled_from((5.0, 30.0))
-AT_ONCE = st.sampled_from((0, 0, 1, 2))
+ACCOUNT_CONCURRENCY = st.sampled_from((0, 0, 1, 2))
 CUSTOMERS = st.sampled_from((0, 0, 1, 2))
 CHOICE = st.integers(0, 7)
 
 
-def has_lease(*lanes: Lane) -> Callable[[StoreMachine], bool]:
+def has_lease(*queues: QueueName) -> Callable[[StoreMachine], bool]:
     """Mostly there is one that holds; now and then a stale one will do."""
 
     def check(machine: StoreMachine) -> bool:
-        fitting = [lease for lease in machine.leases if lease.lane in lanes]
+        fitting = [lease for lease in machine.leases if lease.queue in queues]
         return bool(fitting) and (machine.steps % 5 == 0 or any(map(machine.model.holds, fitting)))
 
     return check
@@ -73,7 +74,7 @@ def has_lease(*lanes: Lane) -> Callable[[StoreMachine], bool]:
 
 def has_work(machine: StoreMachine) -> bool:
     """Mostly there is something to take; now and then there may be nothing."""
-    return machine.steps % 5 == 0 or any(machine.model.next_due(lane) for lane in LANES)
+    return machine.steps % 5 == 0 or any(machine.model.next_due(queue) for queue in QUEUES)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -87,7 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.steps = 0
         self.leases: list[Lease] = []
-        self.decided: list[SetAside] = []
+        self.decided: list[DeadLetter] = []
         self.last: tuple[Io[Any], Any] | None = None
         self.accepted: dict[str, list[str]] = defaultdict(list)
         self.ended: dict[str, list[str]] = defaultdict(list)
@@ -99,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.now
 
     def perform(self, io: Io[Any]) -> Any:
-        """In the colours by turns: they must not disturb each other."""
+        """Sync and async by turns: they must not disturb each other."""
         self.steps += 1
         if self.steps % 2:
             return io.block()
@@ -121,9 +122,9 @@ class StoreMachine(RuleBasedStateMachine):
     def token(self) -> str:
         return f"token {self.steps}"
 
-    def a_lease(self, choice: int, lanes: tuple[Lane, ...]) -> Lease:
+    def a_lease(self, choice: int, queues: tuple[QueueName, ...]) -> Lease:
         """Mostly one that holds, else any that was given once, or one that never was."""
-        fitting = [lease for lease in self.leases if lease.lane in lanes]
+        fitting = [lease for lease in self.leases if lease.queue in queues]
         held = [lease for lease in fitting if self.model.holds(lease)]
         pool = held if held and choice < 5 else fitting
         lease = pool[-1 - choice % len(pool)]
@@ -144,8 +145,8 @@ class StoreMachine(RuleBasedStateMachine):
         takes=st.booleans(),
         lease=LEASES,
         windows=st.sampled_from(((0, 0), (0, 0), (2, 5), (5, 2))),
-        backlog=st.sampled_from((2, 1000, 1000)),
-        at_once=AT_ONCE,
+        max_queued=st.sampled_from((2, 1000, 1000)),
+        account_concurrency=ACCOUNT_CONCURRENCY,
     )
     def accept(
         self,
@@ -158,123 +159,139 @@ class StoreMachine(RuleBasedStateMachine):
         takes: bool,
         lease: float,
         windows: tuple[int, int],
-        backlog: int,
-        at_once: int,
+        max_queued: int,
+        account_concurrency: int,
     ) -> None:
         name = ACCOUNTS[account]
         event = NewEvent(
-            eid=HANDLES.event(name, "message", str(source)),
-            cid=HANDLES.conversation(name, str(customer)),
-            alias=None if alias is None else HANDLES.conversation(name, str(alias)),
+            event_key=KEYS.event(name, "message", str(source)),
+            conversation_key=KEYS.conversation(name, str(customer)),
+            alias=None if alias is None else KEYS.conversation(name, str(alias)),
             digest=str(len(text)),
             payload=text,
         )
         accepted = self.step(
             "accept",
             event,
+            AcceptRules(
+                lease=lease,
+                debounce=windows[0],
+                max_debounce=windows[1],
+                max_queued=max_queued,
+                account_concurrency=account_concurrency,
+            ),
             token=self.token() if takes else None,
-            lease=lease,
-            quiet=windows[0],
-            max_quiet=windows[1],
-            backlog=backlog,
-            at_once=at_once,
         )
         self.events_moved()
         if accepted.status == "new":
-            self.accepted[accepted.cid].append(event.eid)
-        if accepted.taken:
-            self.leases.append(accepted.taken.lease)
+            self.accepted[accepted.conversation_key].append(event.event_key)
+        if accepted.acquired:
+            self.leases.append(accepted.acquired.lease)
 
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, of=st.sampled_from(("queued", "queued", "done", "dead")), after=TEXTS)
     def amend(self, choice: int, of: str, after: str) -> None:
         """Mostly of what it was; else it is told what that is."""
-        eids = [eid for eid, event in self.model.events.items() if event.state == of]
-        if eids:
-            eid = eids[choice % len(eids)]
-            before = self.model.events[eid].payload if choice < 6 else "another"
-            self.step("amend", eid, before, after)
+        event_keys = [
+            event_key for event_key, event in self.model.events.items() if event.state == of
+        ]
+        if event_keys:
+            event_key = event_keys[choice % len(event_keys)]
+            before = self.model.events[event_key].payload if choice < 6 else "another"
+            self.step("amend", event_key, before, after)
 
     def events_moved(self) -> None:
         """What waited under a name that was linked stands behind what waited there."""
-        for cid in list(self.accepted):
-            for eid in list(self.accepted[cid]):
-                if (now_in := self.model.events[eid].cid) != cid:
-                    self.accepted[cid].remove(eid)
-                    self.accepted[now_in].append(eid)
+        for conversation_key in list(self.accepted):
+            for event_key in list(self.accepted[conversation_key]):
+                if (now_in := self.model.events[event_key].conversation_key) != conversation_key:
+                    self.accepted[conversation_key].remove(event_key)
+                    self.accepted[now_in].append(event_key)
 
-    def a_lane(self, choice: int) -> Lane:
+    def a_lane(self, choice: int) -> QueueName:
         """Mostly one in which there is something to take."""
-        due = [lane for lane in LANES if self.model.next_due(lane)]
-        pool = due if due and choice < 7 else LANES
+        due = [queue for queue in QUEUES if self.model.next_due(queue)]
+        pool = due if due and choice < 7 else QUEUES
         return pool[choice % len(pool)]
 
     @precondition(has_work)
-    @rule(choice=CHOICE, lease=LEASES, at_once=AT_ONCE)
-    def take_any(self, choice: int, lease: float, at_once: int) -> None:
-        lane = self.a_lane(choice)
-        if taken := self.step("take", lane, self.token(), lease=lease, at_once=at_once):
-            self.leases.append(taken.lease)
+    @rule(choice=CHOICE, lease=LEASES, account_concurrency=ACCOUNT_CONCURRENCY)
+    def acquire_any(self, choice: int, lease: float, account_concurrency: int) -> None:
+        queue = self.a_lane(choice)
+        if acquired := self.step(
+            "acquire", queue, self.token(), lease=lease, account_concurrency=account_concurrency
+        ):
+            self.leases.append(acquired.lease)
 
     @precondition(has_work)
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, other=CHOICE, lease=LEASES)
     def take_one(self, choice: int, other: int, lease: float) -> None:
-        lane, cids = self.a_lane(choice), list(self.accepted)
-        cid = (other < 6 and self.model.next_due(lane)) or cids[other % len(cids)]
-        if taken := self.step("take", lane, self.token(), cid=cid, lease=lease):
-            self.leases.append(taken.lease)
+        queue, conversation_keys = self.a_lane(choice), list(self.accepted)
+        conversation_key = (other < 6 and self.model.next_due(queue)) or conversation_keys[
+            other % len(conversation_keys)
+        ]
+        if acquired := self.step(
+            "acquire", queue, self.token(), conversation_key=conversation_key, lease=lease
+        ):
+            self.leases.append(acquired.lease)
 
     @rule(account=st.sampled_from((0, 1)), customer=CUSTOMERS, seconds=st.sampled_from((0.0, 40.0)))
     def pause(self, account: int, customer: int, seconds: float) -> None:
-        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
-        self.step("pause", cid, seconds=seconds)
+        conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
+        self.step("pause", conversation_key, seconds=seconds)
 
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, note=st.sampled_from(("echo", "ñ\ud83d", "echo of another")))
-    def hear(self, choice: int, note: str) -> None:
-        cids = [
-            cid
-            for cid, talk in self.model.talks.items()
-            if (cursor := talk.lanes["say"].cursor) and cursor.sent_at is not None
+    def record_echo(self, choice: int, note: str) -> None:
+        conversation_keys = [
+            conversation_key
+            for conversation_key, talk in self.model.talks.items()
+            if (cursor := talk.queues["replies"].cursor) and cursor.sent_at is not None
         ]
-        cids = cids if cids and choice < 6 else list(self.accepted)
-        self.step("hear", cids[choice % len(cids)], note)
+        conversation_keys = (
+            conversation_keys if conversation_keys and choice < 6 else list(self.accepted)
+        )
+        self.step("record_echo", conversation_keys[choice % len(conversation_keys)], note)
 
     @rule(
         account=st.sampled_from((0, 0, 1)), alias=CUSTOMERS, customer=CUSTOMERS, mine=st.booleans()
     )
     def link(self, account: int, alias: int, customer: int, mine: bool) -> None:
         """Also by those who work, or worked, on what the name stands for."""
-        names = [HANDLES.conversation(ACCOUNTS[account], str(n)) for n in (alias, customer)]
-        turns = [lease for lease in self.leases if (lease.cid, lease.lane) == (names[0], "turn")]
-        self.step("link", *names, lease=turns[-1] if turns and mine else None)
+        names = [KEYS.conversation(ACCOUNTS[account], str(n)) for n in (alias, customer)]
+        turns = [
+            lease
+            for lease in self.leases
+            if (lease.conversation_key, lease.queue) == (names[0], "inbox")
+        ]
+        self.step("alias", *names, lease=turns[-1] if turns and mine else None)
         self.events_moved()
 
     @precondition(lambda self: self.accepted)
-    @rule(lane=st.sampled_from(LANES), choice=CHOICE)
-    def due(self, lane: Lane, choice: int) -> None:
-        cids = list(self.accepted)
-        self.step("due", lane, cids[choice % len(cids)])
+    @rule(queue=st.sampled_from(QUEUES), choice=CHOICE)
+    def due(self, queue: QueueName, choice: int) -> None:
+        conversation_keys = list(self.accepted)
+        self.step("due", queue, conversation_keys[choice % len(conversation_keys)])
 
-    @precondition(has_lease(*LANES))
+    @precondition(has_lease(*QUEUES))
     @rule(choice=CHOICE, seconds=LEASES)
-    def beat(self, choice: int, seconds: float) -> None:
-        self.step("beat", self.a_lease(choice, LANES), seconds=seconds)
+    def renew(self, choice: int, seconds: float) -> None:
+        self.step("renew", self.a_lease(choice, QUEUES), seconds=seconds)
 
-    @precondition(has_lease(*LANES))
+    @precondition(has_lease(*QUEUES))
     @rule(choice=CHOICE, delay=st.sampled_from((0.0, 4.0)), failed=st.booleans())
     def release(self, choice: int, delay: float, failed: bool) -> None:
-        lease = self.a_lease(choice, LANES)
+        lease = self.a_lease(choice, QUEUES)
         self.step("release", lease, delay=delay, failed=failed)
 
-    @precondition(has_lease("turn"))
+    @precondition(has_lease("inbox"))
     @rule(
         choice=CHOICE,
         amount=st.integers(1, 3),
         skip=st.sampled_from((0, 0, 0, 0, 0, 1)),
-        ops=st.sampled_from((2, 1, 3, 0)),
-        says=st.integers(0, 2),
+        operations=st.sampled_from((2, 1, 3, 0)),
+        replies=st.integers(0, 2),
         dead=st.sampled_from((False, False, True)),
         snapshot=st.none() | TEXTS,
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
@@ -286,22 +303,35 @@ class StoreMachine(RuleBasedStateMachine):
         choice: int,
         amount: int,
         skip: int,
-        ops: int,
-        says: int,
+        operations: int,
+        replies: int,
         dead: bool,
         snapshot: str | None,
         ttl: float,
         guards: tuple[bool, bool],
     ) -> None:
-        lease = self.a_lease(choice, ("turn",))
-        eids = [event.eid for event in self.model.talks[lease.cid].inbox][skip : skip + amount]
-        eids = eids or self.accepted[lease.cid][-1:]  # answered by an earlier turn
-        eids = eids or [eid for eid in self.model.events if eid[:15] == lease.cid[:15]][:1]
+        lease = self.a_lease(choice, ("inbox",))
+        event_keys = [event.event_key for event in self.model.talks[lease.conversation_key].inbox][
+            skip : skip + amount
+        ]
+        event_keys = (
+            event_keys or self.accepted[lease.conversation_key][-1:]
+        )  # answered by an earlier turn
+        event_keys = (
+            event_keys
+            or [
+                event_key
+                for event_key in self.model.events
+                if event_key[:15] == lease.conversation_key[:15]
+            ][:1]
+        )
         commit = Commit(
-            eids=eids,
-            outcomes={eid: f"outcome {eid}" for eid in eids[::2]},
-            ops=[Op(id=f"{eids[0]}/{n}", body=f"write {n}") for n in range(ops)],
-            says=[Op(id=f"{eids[0]}/{n}", body=f"say {n}") for n in range(says)],
+            event_keys=event_keys,
+            outcomes={event_key: f"outcome {event_key}" for event_key in event_keys[::2]},
+            operations=[
+                Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
+            ],
+            replies=[Operation(id=f"{event_keys[0]}/{n}", body=f"say {n}") for n in range(replies)],
             dead=dead,
             snapshot=snapshot,
             snapshot_ttl=ttl,
@@ -310,38 +340,36 @@ class StoreMachine(RuleBasedStateMachine):
         )
         if (
             self.step("commit_turn", lease, commit) == "done"
-            and eids[0] not in self.ended[lease.cid]
+            and event_keys[0] not in self.ended[lease.conversation_key]
         ):
-            self.ended[lease.cid] += eids
+            self.ended[lease.conversation_key] += event_keys
 
     def an_op(self, lease: Lease, offset: int) -> tuple[str, int]:
         """The operation at the head and its next part; or, by the offset, another one."""
-        talk = self.model.talks[lease.cid]
-        queue, cursor = talk.ops[lease.lane], talk.lanes[lease.lane].cursor
+        talk = self.model.talks[lease.conversation_key]
+        queue, cursor = talk.operations[lease.queue], talk.queues[lease.queue].cursor
         if not queue or offset == 2:
-            return f"{self.accepted[lease.cid][0]}/0", 0
+            return f"{self.accepted[lease.conversation_key][0]}/0", 0
         return queue[0].id, max(0, (cursor.pos if cursor else 0) + offset)
 
     OFFSETS = st.sampled_from((0, 0, 0, 0, 1, -1, 2))
     NOTES = st.none() | TEXTS
 
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(choice=CHOICE, offset=OFFSETS, attempt=st.integers(1, 3), need=LEASES, note=NOTES)
-    def op_begin(
-        self, choice: int, offset: int, attempt: int, need: float, note: str | None
-    ) -> None:
-        lease = self.a_lease(choice, ("write", "say"))
-        op_id, pos = self.an_op(lease, offset)
-        self.step("op_begin", lease, op_id, pos, attempt=attempt, need=need, note=note)
+    def begin(self, choice: int, offset: int, attempt: int, need: float, note: str | None) -> None:
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        operation_id, pos = self.an_op(lease, offset)
+        self.step("begin", lease, operation_id, pos, attempt=attempt, need=need, note=note)
 
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(choice=CHOICE, offset=OFFSETS, last=st.booleans(), anchor=NOTES)
-    def op_done(self, choice: int, offset: int, last: bool, anchor: str | None) -> None:
-        lease = self.a_lease(choice, ("write", "say"))
-        op_id, pos = self.an_op(lease, offset)
-        self.step("op_done", lease, op_id, pos, last=last, anchor=anchor)
+    def confirm(self, choice: int, offset: int, last: bool, anchor: str | None) -> None:
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        operation_id, pos = self.an_op(lease, offset)
+        self.step("confirm", lease, operation_id, pos, last=last, anchor=anchor)
 
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(
         choice=CHOICE,
         offset=OFFSETS,
@@ -349,7 +377,7 @@ class StoreMachine(RuleBasedStateMachine):
         sent=st.booleans(),
         note=NOTES,
     )
-    def op_retry(
+    def retry(
         self,
         choice: int,
         offset: int,
@@ -357,87 +385,87 @@ class StoreMachine(RuleBasedStateMachine):
         sent: bool,
         note: str | None,
     ) -> None:
-        lease = self.a_lease(choice, ("write", "say"))
-        op_id, pos = self.an_op(lease, offset)
-        self.step("op_retry", lease, op_id, pos, delay=delay, sent=sent, note=note)
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        operation_id, pos = self.an_op(lease, offset)
+        self.step("retry", lease, operation_id, pos, delay=delay, sent=sent, note=note)
 
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(choice=CHOICE, last=st.booleans(), anchor=NOTES)
     def deliver(self, choice: int, last: bool, anchor: str | None) -> None:
         """What mostly happens: a part is begun and confirmed."""
-        lease = self.a_lease(choice, ("write", "say"))
-        op_id, pos = self.an_op(lease, 0)
-        self.step("op_begin", lease, op_id, pos, attempt=1, need=6.0)
-        self.step("op_done", lease, op_id, pos, last=last, anchor=anchor)
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        operation_id, pos = self.an_op(lease, 0)
+        self.step("begin", lease, operation_id, pos, attempt=1, need=6.0)
+        self.step("confirm", lease, operation_id, pos, last=last, anchor=anchor)
 
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(choice=CHOICE, offset=OFFSETS, last=st.booleans(), anchor=NOTES, goes_on=st.booleans())
     def deliver_on(
         self, choice: int, offset: int, last: bool, anchor: str | None, goes_on: bool
     ) -> None:
-        """What mostly happens next: it is confirmed as the next part is begun, or the lane ends."""
-        lease = self.a_lease(choice, ("write", "say"))
-        op_id, pos = self.an_op(lease, offset)
-        done = Confirmed(op_id=op_id, pos=pos, last=last, anchor=anchor)
+        """What mostly happens next: it is confirmed as the next part begins, or the queue ends."""
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        operation_id, pos = self.an_op(lease, offset)
+        done = Confirmed(operation_id=operation_id, pos=pos, last=last, anchor=anchor)
         if goes_on:
-            queue = self.model.talks[lease.cid].ops[lease.lane]
-            following = queue[1].id if last and len(queue) > 1 else op_id
+            queue = self.model.talks[lease.conversation_key].operations[lease.queue]
+            following = queue[1].id if last and len(queue) > 1 else operation_id
             after = 0 if last else pos + 1
-            self.step("op_begin", lease, following, after, attempt=1, need=6.0, done=done)
+            self.step("begin", lease, following, after, attempt=1, need=6.0, done=done)
         else:
             self.step("release", lease, delay=0.0, failed=False, done=done)
 
     @precondition(lambda self: self.steps % 3 == 0)
-    @precondition(has_lease("write", "say"))
+    @precondition(has_lease("outbox", "replies"))
     @rule(choice=CHOICE, offset=OFFSETS)
-    def op_park(self, choice: int, offset: int) -> None:
-        lease = self.a_lease(choice, ("write", "say"))
-        self.step("op_park", lease, self.an_op(lease, offset)[0], reason="ñ\ud800")
+    def set_dead(self, choice: int, offset: int) -> None:
+        lease = self.a_lease(choice, ("outbox", "replies"))
+        self.step("set_dead", lease, self.an_op(lease, offset)[0], reason="ñ\ud800")
 
     @rule(customer=CUSTOMERS, account=st.sampled_from((0, 1)), most=st.sampled_from((1, 100)))
     def view(self, customer: int, account: int, most: int) -> None:
-        self.step("view", HANDLES.conversation(ACCOUNTS[account], str(customer)), most=most)
+        self.step("view", KEYS.conversation(ACCOUNTS[account], str(customer)), most=most)
 
     def is_any_aside(self) -> bool:
         """Mostly there is something; now and then there may be nothing."""
-        return self.steps % 5 == 0 or bool(self.model.set_aside())
+        return self.steps % 5 == 0 or bool(self.model.dead_letters())
 
     @precondition(is_any_aside)
     @rule(customer=st.none() | CUSTOMERS, account=st.sampled_from((0, 1)))
-    def set_aside(self, customer: int | None, account: int) -> None:
-        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
-        self.step("set_aside", None if customer is None else cid)
+    def dead_letters(self, customer: int | None, account: int) -> None:
+        conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
+        self.step("dead_letters", None if customer is None else conversation_key)
 
-    @precondition(lambda self: self.model.parked)
+    @precondition(lambda self: self.model.dead_operations)
     @rule(most=st.integers(1, 3))
-    def set_aside_some(self, most: int) -> None:
-        """Of the parked ones the oldest are told; of dead letters, the store says which."""
-        found = self.perform(self.store.set_aside(most=most))
-        expected = self.model.set_aside(most=1000)
+    def list_some_dead_letters(self, most: int) -> None:
+        """Of operations the oldest are told; of events, the store says which."""
+        found = self.perform(self.store.dead_letters(most=most))
+        expected = self.model.dead_letters(most=1000)
         assert len(found) == min(most, len(expected))
         assert set(found) <= set(expected)
-        parked = [one for one in expected if one.lane != "turn"]
-        told = [one for one in found if one.lane != "turn"]
-        assert told == parked[: len(told)]
+        operations = [one for one in expected if one.queue != "inbox"]
+        told = [one for one in found if one.queue != "inbox"]
+        assert told == operations[: len(told)]
 
-    def an_aside(self, choice: int) -> SetAside:
+    def an_aside(self, choice: int) -> DeadLetter:
         """Mostly one that is set aside, else one that was once, or never."""
-        found = self.model.set_aside()
+        found = self.model.dead_letters()
         if choice == 7 or not found:
             found = tuple(self.decided) or (replace(found[0], id=f"{found[0].id}0"),)
-        aside = found[choice % len(found)]
-        self.decided.append(aside)
-        return aside
+        letter = found[choice % len(found)]
+        self.decided.append(letter)
+        return letter
 
-    @precondition(lambda self: self.model.set_aside())
+    @precondition(lambda self: self.model.dead_letters())
     @rule(choice=CHOICE, body=NOTES)
     def requeue(self, choice: int, body: str | None) -> None:
-        aside = self.an_aside(choice)
-        renewed = self.step("requeue", aside, token=self.token(), body=body)
-        if renewed and aside.lane == "turn":
-            self.accepted[self.model.events[renewed].cid].append(renewed)
+        letter = self.an_aside(choice)
+        renewed = self.step("requeue", letter, token=self.token(), body=body)
+        if renewed and letter.queue == "inbox":
+            self.accepted[self.model.events[renewed].conversation_key].append(renewed)
 
-    @precondition(lambda self: self.model.set_aside())
+    @precondition(lambda self: self.model.dead_letters())
     @rule(choice=CHOICE)
     def discard(self, choice: int) -> None:
         self.step("discard", self.an_aside(choice), token=self.token())
@@ -446,13 +474,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(account=st.sampled_from((0, 0, 1)), customer=CUSTOMERS)
     def forget(self, account: int, customer: int) -> None:
         """Nothing is left of it, and whoever held a lease of it has lost it."""
-        cid = HANDLES.conversation(ACCOUNTS[account], str(customer))
-        names = self.model.names_of(cid)
-        held = [lease for lease in self.leases if lease.cid in names and self.model.holds(lease)]
-        self.step("forget", cid)
+        conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
+        names = self.model.names_of(conversation_key)
+        held = [
+            lease
+            for lease in self.leases
+            if lease.conversation_key in names and self.model.holds(lease)
+        ]
+        self.step("forget", conversation_key)
         for lease in held:
-            assert self.perform(self.store.beat(lease)) is None
-        self.leases = [lease for lease in self.leases if lease.cid not in names]
+            assert self.perform(self.store.renew(lease)) is None
+        self.leases = [lease for lease in self.leases if lease.conversation_key not in names]
         for name in names:
             self.accepted.pop(name, None)
             self.ended.pop(name, None)
@@ -480,12 +512,16 @@ class StoreMachine(RuleBasedStateMachine):
         """Whatever happened: in the end every event was answered once, in order of arrival."""
         try:
             self.now += 1000
-            while taken := self.perform(self.store.take("turn", self.token())):
-                eids = [event.eid for event in taken.events]
-                commit = Commit(eids=eids, outcomes={})
-                assert self.perform(self.store.commit_turn(taken.lease, commit)) == "done"
-                self.ended[taken.lease.cid] += eids
-            assert self.ended == {cid: eids for cid, eids in self.accepted.items() if eids}
+            while acquired := self.perform(self.store.acquire("inbox", self.token())):
+                event_keys = [event.event_key for event in acquired.events]
+                commit = Commit(event_keys=event_keys, outcomes={})
+                assert self.perform(self.store.commit_turn(acquired.lease, commit)) == "done"
+                self.ended[acquired.lease.conversation_key] += event_keys
+            assert self.ended == {
+                conversation_key: event_keys
+                for conversation_key, event_keys in self.accepted.items()
+                if event_keys
+            }
             self.inspect()
         finally:
             self.loop.run(self.store.aclose())
@@ -496,7 +532,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def test_sqlite_in_memory_does_what_the_model_does() -> None:
-    """One connection serves both colours; after every step its rows agree with each other."""
+    """One connection serves sync and async; after every step its rows agree with each other."""
 
     class MemoryMachine(StoreMachine):
         def open_store(self) -> EventStore:

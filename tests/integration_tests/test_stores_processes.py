@@ -21,28 +21,30 @@ import sys
 from langchain_convsync.stores import Commit, open_store
 
 store = open_store(sys.argv[1])
-store.handles().block()
+store.keys().block()
 print("ready", flush=True)
 sys.stdin.readline()
 number = 0
-while taken := store.take("turn", f"{sys.argv[2]} {(number := number + 1)}").block():
-    eids = [event.eid for event in taken.events]
-    assert store.commit_turn(taken.lease, Commit(eids=eids, outcomes={})).block() == "done"
-    print(*eids, flush=True)
+while acquired := store.acquire("inbox", f"{sys.argv[2]} {(number := number + 1)}").block():
+    event_keys = [event.event_key for event in acquired.events]
+    commit = Commit(event_keys=event_keys, outcomes={})
+    assert store.commit_turn(acquired.lease, commit).block() == "done"
+    print(*event_keys, flush=True)
 store.close()
 """
 #: Accepts events for ever, and prints each one that was acknowledged.
 RECEIVER = """
 import sys
-from langchain_convsync.stores import Handles, NewEvent, open_store
+from langchain_convsync.stores import Keys, NewEvent, open_store
 
-store, handles, number = open_store(sys.argv[1]), Handles(b"key"), 0
+store, keys, number = open_store(sys.argv[1]), Keys(b"key"), 0
 while True:
     number += 1
-    eid = handles.event("ventas", "message", f"{sys.argv[2]} {number}")
-    cid = handles.conversation("ventas", str(number % 5))
-    store.accept(NewEvent(eid=eid, cid=cid, payload="x" * 500)).block()
-    print(eid, flush=True)
+    event_key = keys.event("ventas", "message", f"{sys.argv[2]} {number}")
+    conversation_key = keys.conversation("ventas", str(number % 5))
+    event = NewEvent(event_key=event_key, conversation_key=conversation_key, payload="x" * 500)
+    store.accept(event).block()
+    print(event_key, flush=True)
 """
 
 
@@ -72,7 +74,7 @@ def test_two_processes_share_the_work_and_never_take_the_same(url: str) -> None:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
     store = open_store(url)
-    eids = [event(str(n), customer=str(n)).eid for n in range(150)]
+    event_keys = [event(str(n), customer=str(n)).event_key for n in range(150)]
     for n in range(150):
         store.accept(event(str(n), customer=str(n))).block()
     for worker in workers:
@@ -84,7 +86,7 @@ def test_two_processes_share_the_work_and_never_take_the_same(url: str) -> None:
     store.close()
 
     assert left == Backlog()
-    assert Counter(answered[0] + answered[1]) == Counter(eids)
+    assert Counter(answered[0] + answered[1]) == Counter(event_keys)
 
 
 def test_a_new_file_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ def test_what_a_killed_process_acknowledged_is_kept(url: str) -> None:
     store = open_store(url)
     found = []
     for n in range(5):
-        taken = store.take("turn", str(n)).block()
-        assert taken is not None
-        found += [queued.eid for queued in taken.events]
+        acquired = store.acquire("inbox", str(n)).block()
+        assert acquired is not None
+        found += [queued.event_key for queued in acquired.events]
     store.close()
 
     assert set(acknowledged) <= set(found)

@@ -18,7 +18,7 @@ from langchain_convsync.stores import Backlog, NewEvent, RedisEventStore
 from tests.redis_server import RedisServer
 from tests.store_cases import (
     FIRST,
-    HANDLES,
+    KEYS,
     Do,
     committed,
     conversation,
@@ -34,13 +34,13 @@ pytest_plugins = ("tests.store_fixtures",)
 def test_finished_records_expire_and_live_ones_do_not(server: RedisServer, do: Do) -> None:
     """Nothing that is still needed can vanish, and nothing that is done piles up."""
     store = RedisEventStore(server.url, retention=1000.0)
-    committed(store, do, "1", writes=1, says=1)
+    committed(store, do, "1", writes=1, replies=1)
     with server.client() as client:
         check_keys(client)
         busy: Any = client.pttl(f"cs:{{s{conversation()[:2]}}}:c:{conversation()}")
-        for lane in ("write", "say"):
-            taken = do(store.take(lane, lane))
-            do(store.op_done(taken.lease, FIRST, 0, last=True))
+        for queue in ("outbox", "replies"):
+            acquired = do(store.acquire(queue, queue))
+            do(store.confirm(acquired.lease, FIRST, 0, last=True))
         check_keys(client)
         names: Any = client.keys()
         lives = {name.decode(): client.pttl(name) for name in names if name != b"cs:meta"}
@@ -55,11 +55,11 @@ def test_nothing_in_the_keys_names_a_customer(server: RedisServer, do: Do) -> No
     """A backup of the keys, or a slow log, shows no phone number and no account."""
     store = RedisEventStore(server.url)
     phone, account = "51999999999", "restaurant-abc"
-    handles = do(store.handles())
+    keys = do(store.keys())
     new = NewEvent(
-        eid=handles.event(account, "message", f"false_{phone}@c.us_ABC"),
-        cid=handles.conversation(account, f"+{phone}"),
-        alias=handles.conversation(account, f"{phone}@c.us"),
+        event_key=keys.event(account, "message", f"false_{phone}@c.us_ABC"),
+        conversation_key=keys.conversation(account, f"+{phone}"),
+        alias=keys.conversation(account, f"{phone}@c.us"),
     )
     do(store.accept(new, token="mine"))
     do(Io(store.close, store.aclose))
@@ -100,7 +100,7 @@ def test_every_event_loop_has_its_own_connections(server: RedisServer) -> None:
 
 
 async def test_a_closed_store_says_so(server: RedisServer) -> None:
-    """In both colours; closing closes every connection."""
+    """In sync and async; closing closes every connection."""
     store = RedisEventStore(server.url)
     await store.backlog().wait()
     store.backlog().block()
@@ -122,11 +122,11 @@ async def test_a_given_client_is_used_and_left_open(server: RedisServer, decode:
     async_client = redis.asyncio.Redis.from_url(server.url, decode_responses=decode)
     store = RedisEventStore(client=client, async_client=async_client)
     store.accept(event(payload="\ud83d")).block()
-    taken = await store.take("turn", "mine").wait()
+    acquired = await store.acquire("inbox", "mine").wait()
     await store.aclose()
 
-    assert taken is not None
-    assert taken.events[0].payload == "\ud83d"
+    assert acquired is not None
+    assert acquired.events[0].payload == "\ud83d"
     assert client.ping()
     assert await async_client.ping()
     client.close()
@@ -206,7 +206,7 @@ async def test_a_restart_under_load_fails_clearly_or_not_at_all(no_pause: None) 
     met: set[str] = set()
     with RedisServer() as server:
         store = RedisEventStore(f"{server.url}?socket_timeout=0.05")
-        await store.handles().wait()
+        await store.keys().wait()
         restarted = asyncio.Event()
 
         async def ask(number: int) -> None:
@@ -214,7 +214,7 @@ async def test_a_restart_under_load_fails_clearly_or_not_at_all(no_pause: None) 
                 for _ in range(number % 7):  # in different batches
                     await asyncio.sleep(0)
                 try:
-                    await store.due("write", conversation()).wait()
+                    await store.due("outbox", conversation()).wait()
                 except Exception as error:  # noqa: BLE001 - which one is what is tested
                     met.add(type(error).__name__)
 
@@ -256,10 +256,10 @@ def test_a_newer_format_is_refused(server: RedisServer, do: Do) -> None:
 def test_all_processes_share_one_secret(server: RedisServer, do: Do) -> None:
     """Whichever came first created it."""
     first, second = RedisEventStore(server.url), RedisEventStore(server.url)
-    handles = do(first.handles())
+    keys = do(first.keys())
 
-    assert do(second.handles()) == handles
-    assert handles != HANDLES
+    assert do(second.keys()) == keys
+    assert keys != KEYS
     for store in (first, second):
         do(Io(store.close, store.aclose))
 

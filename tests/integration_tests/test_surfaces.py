@@ -1,4 +1,4 @@
-"""Tools and history on their own, without a runner: real HTTP, both colours."""
+"""Tools and history on their own, without a runner: real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from langchain_tests.integration_tests import ToolsIntegrationTests
 
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import AsyncConvSyncClient
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import (
     APIConnectionError,
     ConversationNotFoundError,
@@ -31,6 +30,7 @@ from langchain_convsync.models import (
     PartialConversation,
     TenantInfo,
 )
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import (
     AddMessage,
@@ -46,11 +46,11 @@ from tests.surfaces import (
     HISTORY,
     PHONE,
     TENANT,
-    both_colours,
     calls,
     every_form,
     invoke,
     perform,
+    sync_and_async,
 )
 
 reference, server, client = served.reference, served.server, served.client
@@ -99,19 +99,19 @@ class TestAddMessage(_Standards):
     example = {"content": "Su pedido salió"}  # noqa: RUF012 - as above
 
 
-@both_colours
+@sync_and_async
 async def test_the_tools_serve_the_conversation_of_their_run(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Three questions and a note, each with the typed object behind it."""
     tenant, get, sync, add = ConvSyncToolkit(client).get_tools()
 
     with in_conversation(PHONE):
         answers: list[ToolMessage] = [
-            await invoke(colour, tenant, call(tenant)),
-            await invoke(colour, get, call(get)),
-            await invoke(colour, sync, call(sync, intent="payment", context={"paid": True})),
-            await invoke(colour, add, call(add, content="Un momento")),
+            await invoke(mode, tenant, call(tenant)),
+            await invoke(mode, get, call(get)),
+            await invoke(mode, sync, call(sync, intent="payment", context={"paid": True})),
+            await invoke(mode, add, call(add, content="Un momento")),
         ]
 
     assert [type(answer.artifact) for answer in answers[:3]] == [
@@ -124,158 +124,156 @@ async def test_the_tools_serve_the_conversation_of_their_run(
     assert words(server) == [("bot", "Un momento")]
 
 
-@both_colours
-async def test_an_agent_uses_the_tools(
-    server: ReferenceServer, client: Client, colour: str
-) -> None:
+@sync_and_async
+async def test_an_agent_uses_the_tools(server: ReferenceServer, client: Client, mode: str) -> None:
     """The model names what it decided, and never whom it serves."""
     script: list[Any] = [calls("get_conversation"), calls("sync_state", step="paying"), "Listo"]
     agent: Runnable[Any, Any] = create_agent(
         ScriptedChatModel(script), ConvSyncToolkit(client, conversation=PHONE).get_tools()
     )
 
-    await invoke(colour, agent, PIZZA)
+    await invoke(mode, agent, PIZZA)
 
     assert state(server) == ("order", "paying")
 
 
-@both_colours
+@sync_and_async
 async def test_any_conversation_can_be_allowed(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """For notebooks and operations."""
     tool = SyncState(client=client, allow_any_conversation=True)
 
-    await invoke(colour, tool, call(tool, intent="support", phone_number="+51 999 999 999"))
+    await invoke(mode, tool, call(tool, intent="support", phone_number="+51 999 999 999"))
 
     assert state(server)[0] == "support"
 
 
-@both_colours
+@sync_and_async
 async def test_a_customer_without_a_conversation_is_told_to_the_model(
-    client: Client, colour: str
+    client: Client, mode: str
 ) -> None:
     """It goes on without, instead of trying again."""
     tool = GetConversation(client=client, conversation="+51988888888")
 
-    answer = await invoke(colour, tool, call(tool))
+    answer = await invoke(mode, tool, call(tool))
 
     assert answer.status == "error"
     assert "no open conversation" in answer.content
 
 
-@both_colours
+@sync_and_async
 async def test_a_tool_of_another_tenant_writes_nothing(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """A reference that knows its tenant holds every answer to it."""
     ref = ConversationRef(PHONE, subdomain="another")
     tool = SyncState(client=client, conversation=ref)
 
-    answer = await invoke(colour, tool, call(tool, intent="payment"))
+    answer = await invoke(mode, tool, call(tool, intent="payment"))
 
     assert "Refused" in answer.content
     assert requests(server) == ["GET"]
 
 
-async def add(colour: str, history: ConvSyncChatMessageHistory, *messages: BaseMessage) -> None:
-    if colour == "sync":
+async def add(mode: str, history: ConvSyncChatMessageHistory, *messages: BaseMessage) -> None:
+    if mode == "sync":
         history.add_messages(messages)
     else:
         await history.aadd_messages(messages)
 
 
-async def read(colour: str, history: ConvSyncChatMessageHistory) -> list[BaseMessage]:
-    return history.messages if colour == "sync" else await history.aget_messages()
+async def read(mode: str, history: ConvSyncChatMessageHistory) -> list[BaseMessage]:
+    return history.messages if mode == "sync" else await history.aget_messages()
 
 
-@both_colours
+@sync_and_async
 async def test_a_history_is_read_and_written_in_order(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The same words twice are two messages."""
     history = ConvSyncChatMessageHistory(PHONE, client=client)
 
-    await add(colour, history, HumanMessage("sí"), AIMessage("¿Seguro?"), HumanMessage("sí"))
+    await add(mode, history, HumanMessage("sí"), AIMessage("¿Seguro?"), HumanMessage("sí"))
 
     assert words(server) == [("user", "sí"), ("bot", "¿Seguro?"), ("user", "sí")]
-    assert [message.content for message in await read(colour, history)][2:] == [
+    assert [message.content for message in await read(mode, history)][2:] == [
         "sí",
         "¿Seguro?",
         "sí",
     ]
 
 
-@both_colours
+@sync_and_async
 async def test_what_was_read_or_written_is_known_by_its_id(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Whoever hands the whole list over again adds only what is new."""
     history = ConvSyncChatMessageHistory(PHONE, client=client)
-    known = await read(colour, history)
+    known = await read(mode, history)
     new = HumanMessage("Una pizza", id="1")
 
-    await add(colour, history, *known, new)
-    await add(colour, history, *known, new, AIMessage("Claro"))
+    await add(mode, history, *known, new)
+    await add(mode, history, *known, new, AIMessage("Claro"))
 
     assert words(server) == [("user", "Una pizza"), ("bot", "Claro")]
 
 
-@both_colours
+@sync_and_async
 async def test_after_a_failure_no_later_message_is_written(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Out of order would be worse than missing; a second try goes on where the first stopped."""
     messages = [HumanMessage(text, id=text) for text in ("uno", "dos\ud800", "tres")]
     history = ConvSyncChatMessageHistory(PHONE, client=client)
 
     with pytest.raises(Exception, match="JSON"):
-        await add(colour, history, *messages)
+        await add(mode, history, *messages)
     messages[1].content = "dos"
-    await add(colour, history, *messages)
+    await add(mode, history, *messages)
 
     assert [text for _, text in words(server)] == ["uno", "dos", "tres"]
     assert history.last_error is None
 
 
-@both_colours
-async def test_a_history_may_be_a_window(client: Client, colour: str) -> None:
+@sync_and_async
+async def test_a_history_may_be_a_window(client: Client, mode: str) -> None:
     """The last messages, not the first; and that is what is counted."""
     history = ConvSyncChatMessageHistory(PHONE, client=client, limit=1)
 
     assert len(history) == 1
-    assert [message.content for message in await read(colour, history)] == ["¡Hola! Bienvenido"]
+    assert [message.content for message in await read(mode, history)] == ["¡Hola! Bienvenido"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_customer_without_a_conversation_has_no_empty_history(
-    client: Client, colour: str
+    client: Client, mode: str
 ) -> None:
     """The webhook creates conversations; a missing one is a fault to be told."""
     history = ConvSyncChatMessageHistory("+51988888888", client=client)
 
     with pytest.raises(ConversationNotFoundError):
-        await read(colour, history)
+        await read(mode, history)
 
 
-async def clear(colour: str, history: ConvSyncChatMessageHistory) -> None:
-    if colour == "sync":
+async def clear(mode: str, history: ConvSyncChatMessageHistory) -> None:
+    if mode == "sync":
         history.clear()
     else:
         await history.aclear()
 
 
-@both_colours
+@sync_and_async
 async def test_a_history_is_cleared_and_the_conversation_goes_on(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Its state stays; old messages that are added again, as trimming does, are written again."""
     history = ConvSyncChatMessageHistory(PHONE, client=client)
-    old = await read(colour, history)
+    old = await read(mode, history)
 
-    await clear(colour, history)
-    emptied = await read(colour, history)
-    await add(colour, history, *old[-1:])
+    await clear(mode, history)
+    emptied = await read(mode, history)
+    await add(mode, history, *old[-1:])
 
     assert emptied == []
     assert [message.content for message in server.conversation(PHONE).messages] == [
@@ -286,8 +284,8 @@ async def test_a_history_is_cleared_and_the_conversation_goes_on(
 
 
 @pytest.mark.parametrize("quirks", ["observed", "context_replaced", "messages_not_stored"])
-@both_colours
-async def test_a_history_of_servers_in_the_wild_is_cleared(quirks: str, colour: str) -> None:
+@sync_and_async
+async def test_a_history_of_servers_in_the_wild_is_cleared(quirks: str, mode: str) -> None:
     """Where only a sync persists it, and where a sync replaces the whole context."""
     bot = "67890abcdef0123456789abc"
     with ReferenceServer(quirks=[quirks]) as quirky:
@@ -298,7 +296,7 @@ async def test_a_history_of_servers_in_the_wild_is_cleared(quirks: str, colour: 
         )
         async with AsyncConvSyncClient(quirky.base_url, profile=quirky.profile) as client:
             history = ConvSyncChatMessageHistory(PHONE, bot_id=bot, client=client)
-            await clear(colour, history)
+            await clear(mode, history)
 
         found = quirky.conversation(customer)
         assert found.messages == []

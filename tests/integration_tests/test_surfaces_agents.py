@@ -1,4 +1,4 @@
-"""The agent middleware beside what else ``create_agent`` offers: real HTTP, both colours."""
+"""The agent middleware beside what else ``create_agent`` offers: real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
 
-from langchain_convsync.context import in_conversation
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
 from tests import served
-from tests.served import PIZZA, THREAD, Client, heard, requests, state, words
-from tests.surfaces import PHONE, both_colours, calls, invoke
+from tests.served import PIZZA, THREAD, Client, echoes, requests, state, words
+from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
 
@@ -54,9 +54,9 @@ def built(
 
 
 @memories
-@both_colours
+@sync_and_async
 async def test_a_structured_answer_tells_reply_and_state(
-    server: ReferenceServer, client: Client, colour: str, memory: str
+    server: ReferenceServer, client: Client, mode: str, memory: str
 ) -> None:
     """Last turn's answer, which a checkpointer brings back, is neither said nor decided again."""
     first = Answer(reply="¿Efectivo o Yape?", intent="payment", step="choosing")
@@ -67,7 +67,7 @@ async def test_a_structured_answer_tells_reply_and_state(
 
     with in_conversation(PHONE):
         for text in ("Quiero pagar", "Yape"):
-            await invoke(colour, agent, {"messages": [("user", text)]}, THREAD)
+            await invoke(mode, agent, {"messages": [("user", text)]}, THREAD)
 
     assert words(server) == [
         ("user", "Quiero pagar"),
@@ -77,12 +77,12 @@ async def test_a_structured_answer_tells_reply_and_state(
     ]
     assert state(server) == ("payment", "paid")
     assert requests(server).count("PUT") == 2
-    assert heard(model).count("¿Efectivo o Yape?") == (memory == "stateless")
+    assert echoes(model).count("¿Efectivo o Yape?") == (memory == "stateless")
 
 
-@both_colours
+@sync_and_async
 async def test_a_runner_sends_what_a_structured_answer_says(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The same words, recorded once."""
     answer = Answer(reply="¿Efectivo o Yape?", intent="payment", step="choosing")
@@ -90,7 +90,7 @@ async def test_a_runner_sends_what_a_structured_answer_says(
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
     event = InboundEvent(event_id="evt_1", phone_number=PHONE, text="Quiero pagar")
-    turn = runner.run(event) if colour == "sync" else await runner.arun(event)
+    turn = runner.run(event) if mode == "sync" else await runner.arun(event)
     await runner.store.aclose()
 
     assert (turn.status, turn.reply) == ("answered", "¿Efectivo o Yape?")
@@ -113,23 +113,23 @@ class Closed(AgentMiddleware[Any, Any, Any]):
 
 
 @memories
-@both_colours
+@sync_and_async
 async def test_a_run_that_jumps_to_its_end_is_recorded(
-    server: ReferenceServer, client: Client, colour: str, memory: str
+    server: ReferenceServer, client: Client, mode: str, memory: str
 ) -> None:
     """The model was never asked; the customer got an answer."""
     model, agent = built(client, [], Closed(), memory=memory)
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
 
     assert model.calls == []
     assert words(server) == [("user", "Una pizza"), ("bot", "Estamos cerrados")]
 
 
-@both_colours
+@sync_and_async
 async def test_a_run_that_is_cut_off_by_another_middleware_keeps_its_state(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """LangChain's call limit ends it with words of its own."""
     limit = ModelCallLimitMiddleware(run_limit=1)
@@ -137,15 +137,15 @@ async def test_a_run_that_is_cut_off_by_another_middleware_keeps_its_state(
     _, agent = built(client, script, limit)
 
     with in_conversation(PHONE):
-        result = await invoke(colour, agent, PIZZA, THREAD)
+        result = await invoke(mode, agent, PIZZA, THREAD)
 
     assert words(server) == [("user", "Una pizza"), ("bot", result["messages"][-1].content)]
     assert state(server)[0] == "payment"
 
 
-@both_colours
+@sync_and_async
 async def test_what_a_human_approves_is_written_after_the_approval(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """LangChain's own human-in-the-loop middleware; all of the run is written once."""
 
@@ -163,14 +163,14 @@ async def test_what_a_human_approves_is_written_after_the_approval(
     approved: Command[Any] = Command(resume={"decisions": [{"type": "approve"}]})
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         waiting = (words(server), state(server)[0])
-        await invoke(colour, agent, approved, THREAD)
-        await invoke(colour, agent, {"messages": [("user", "Gracias")]}, THREAD)
+        await invoke(mode, agent, approved, THREAD)
+        await invoke(mode, agent, {"messages": [("user", "Gracias")]}, THREAD)
 
     assert waiting == ([], "order")
     assert [text for _, text in words(server)] == ["Una pizza", "Pagado", "Gracias", "De nada"]
-    assert heard(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Pagado", "Gracias"]
+    assert echoes(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Pagado", "Gracias"]
     assert state(server)[0] == "payment"
     assert requests(server).count("PUT") == 1
 

@@ -1,4 +1,4 @@
-"""The callback handlers on their own, without a runner: real HTTP, both colours."""
+"""The callback handlers on their own, without a runner: real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langchain.agents import create_agent
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
-from langchain_convsync.context import in_conversation
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import (
     SyncState,
@@ -21,11 +21,11 @@ from tests.surfaces import (
     BOT,
     PHONE,
     TENANT,
-    both_colours,
     calls,
     every_form,
     invoke,
     perform,
+    sync_and_async,
 )
 
 Handler = ConvSyncCallbackHandler | AsyncConvSyncCallbackHandler
@@ -40,7 +40,7 @@ reference, server, client = served.reference, served.server, served.client
 async def test_a_handler_syncs_once_per_run(
     server: ReferenceServer, client: Client, kind: type[Handler], form: str
 ) -> None:
-    """One read, one write, whatever the form of the call and the colour of the handler."""
+    """One read, one write, whatever the form of the call and the kind of the handler."""
     decide: Runnable[Any, Any] = RunnableLambda(lambda _: {"intent": "payment", "step": "paying"})
 
     with in_conversation(PHONE):
@@ -51,16 +51,16 @@ async def test_a_handler_syncs_once_per_run(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_handler_serves_many_runs(
-    server: ReferenceServer, client: Client, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, kind: type[Handler], mode: str
 ) -> None:
     """An async handler under blocking runs gets a new event loop for each of them."""
     handler = kind(client, conversation=PHONE)
     decide: Runnable[Any, Any] = RunnableLambda(lambda value: {"intent": value})
 
     for intent in ("menu", "order", "payment"):
-        await invoke(colour, decide, intent, {"callbacks": [handler]})
+        await invoke(mode, decide, intent, {"callbacks": [handler]})
 
     assert state(server)[0] == "payment"
     assert server.conversation(PHONE).previous_intent == "order"

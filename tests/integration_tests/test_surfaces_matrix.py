@@ -28,7 +28,7 @@ from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests import served
 from tests.served import Client, requests, state, words
-from tests.surfaces import PHONE, both_colours, calls, invoke
+from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
 
@@ -148,9 +148,9 @@ PAIRS = [pair for pair in combinations(SURFACES, 2) if frozenset(pair) not in SA
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
-@both_colours
+@sync_and_async
 async def test_any_two_surfaces_in_a_turn_make_one_message_each_way_and_one_sync(
-    server: ReferenceServer, client: Client, colour: str, pair: tuple[str, str]
+    server: ReferenceServer, client: Client, mode: str, pair: tuple[str, str]
 ) -> None:
     """One read before the agent, three writes after it; the event comes twice."""
     store = SQLiteEventStore(":memory:")
@@ -159,8 +159,8 @@ async def test_any_two_surfaces_in_a_turn_make_one_message_each_way_and_one_sync
         SURFACES[name](setup)
     answering = setup.answering()
 
-    first = await invoke(colour, answering, EVENT.event_id)
-    await invoke(colour, answering, EVENT.event_id)
+    first = await invoke(mode, answering, EVENT.event_id)
+    await invoke(mode, answering, EVENT.event_id)
     await store.aclose()
 
     assert first == "answered"

@@ -1,4 +1,4 @@
-"""The agent middleware on its own, without a runner: real HTTP, both colours."""
+"""The agent middleware on its own, without a runner: real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 from langchain_convsync.callbacks import ConvSyncCallbackHandler
-from langchain_convsync.context import in_conversation
 from langchain_convsync.errors import (
     ConversationMismatchError,
     ConversationNotFoundError,
 )
 from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests import served
 from tests.served import PIZZA, THREAD, Client, Tracer, assisted, requests, state, words
 from tests.surfaces import (
     BOT,
     PHONE,
-    both_colours,
     calls,
     invoke,
+    sync_and_async,
 )
 
 reference, server, client = served.reference, served.server, served.client
 
 
 @pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
-@both_colours
+@sync_and_async
 async def test_the_middleware_remembers_over_several_turns(
-    server: ReferenceServer, client: Client, colour: str, memory: str
+    server: ReferenceServer, client: Client, mode: str, memory: str
 ) -> None:
     """Each message reaches the model once and the server once, with or without a checkpointer."""
     saver = InMemorySaver() if memory == "checkpointed" else None
@@ -51,7 +51,7 @@ async def test_the_middleware_remembers_over_several_turns(
 
     with in_conversation(PHONE):
         for text in ("Una pizza", "¿Hay postre?", "Gracias"):
-            await invoke(colour, agent, {"messages": [("user", text)]}, THREAD)
+            await invoke(mode, agent, {"messages": [("user", text)]}, THREAD)
 
     assert words(server) == [
         ("user", "Una pizza"),
@@ -75,27 +75,27 @@ async def test_the_middleware_remembers_over_several_turns(
     assert requests(server).count("PUT") == 1
 
 
-@both_colours
+@sync_and_async
 async def test_a_thread_that_was_condensed_is_not_told_or_written_again(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Summaries take messages away; what is left of the old ones stays known."""
     model, agent = assisted(["Con gusto", "De nada"], client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
-        first = await invoke(colour, agent, PIZZA, THREAD)
+        first = await invoke(mode, agent, PIZZA, THREAD)
         gone = RemoveMessage(id=first["messages"][-1].id)
         agent.update_state(THREAD, {"messages": [gone]})  # type: ignore[attr-defined]  # a graph
-        await invoke(colour, agent, {"messages": [("user", "Gracias")]}, THREAD)
+        await invoke(mode, agent, {"messages": [("user", "Gracias")]}, THREAD)
 
     assert [text for _, text in words(server)] == ["Una pizza", "Con gusto", "Gracias", "De nada"]
-    heard = [message.content for message in model.calls[-1] if message.type != "system"]
-    assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Gracias"]
+    echoes = [message.content for message in model.calls[-1] if message.type != "system"]
+    assert echoes == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Gracias"]
 
 
-@both_colours
+@sync_and_async
 async def test_the_middleware_pins_the_tenant_it_has_read(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """A customer of two tenants: the other one, newer meanwhile, gets nothing of this one."""
     errors: list[Exception] = []
@@ -107,7 +107,7 @@ async def test_the_middleware_pins_the_tenant_it_has_read(
     _, agent = assisted([answer, "Con gusto"], client, on_error=errors.append)
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA)
+        await invoke(mode, agent, PIZZA)
 
     assert server.conversation(PHONE, "bot-2").messages == []
     assert server.conversation(PHONE, "bot-2").current_intent == "idle"
@@ -115,9 +115,9 @@ async def test_the_middleware_pins_the_tenant_it_has_read(
     assert errors == []
 
 
-@both_colours
+@sync_and_async
 async def test_a_conversation_that_expired_meanwhile_costs_no_answer(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The customer is answered; the failure is handed on."""
     errors: list[Exception] = []
@@ -129,59 +129,59 @@ async def test_a_conversation_that_expired_meanwhile_costs_no_answer(
     _, agent = assisted([answer], client, on_error=errors.append)
 
     with in_conversation(PHONE, bot_id=BOT):
-        result = await invoke(colour, agent, PIZZA)
+        result = await invoke(mode, agent, PIZZA)
 
     assert result["messages"][-1].content == "Con gusto"
     assert [type(error) for error in errors] == [ConversationNotFoundError]
 
 
-@both_colours
+@sync_and_async
 async def test_the_words_of_a_failed_run_are_written_by_the_next(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """A model error ends a run before anything is written; the thread keeps what was said."""
     _, agent = assisted([TimeoutError(), "Con gusto"], client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
         with pytest.raises(TimeoutError):
-            await invoke(colour, agent, PIZZA, THREAD)
-        await invoke(colour, agent, {"messages": [("user", "¿Hola?")]}, THREAD)
+            await invoke(mode, agent, PIZZA, THREAD)
+        await invoke(mode, agent, {"messages": [("user", "¿Hola?")]}, THREAD)
 
     assert words(server) == [("user", "Una pizza"), ("user", "¿Hola?"), ("bot", "Con gusto")]
 
 
-@both_colours
+@sync_and_async
 async def test_a_message_without_text_is_not_recorded(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The API refuses it, and with it would go the reply."""
     _, agent = assisted(["¿Qué deseas?"], client)
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, {"messages": [("user", "")]})
+        await invoke(mode, agent, {"messages": [("user", "")]})
 
     assert words(server) == [("bot", "¿Qué deseas?")]
 
 
-@both_colours
+@sync_and_async
 async def test_a_thread_of_another_tenant_is_refused(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Its model never reads the first tenant's words."""
     model, agent = assisted(["Con gusto", "?"], client, checkpointer=InMemorySaver())
     server.create_conversation(phone_number=PHONE, subdomain="another", bot_id="bot-2")
 
     with in_conversation(PHONE, bot_id=BOT):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
     with in_conversation(PHONE, bot_id="bot-2"), pytest.raises(ConversationMismatchError):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
 
     assert len(model.calls) == 1
 
 
-@both_colours
+@sync_and_async
 async def test_an_interrupted_run_is_written_when_it_went_on_to_its_end(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """What was decided before a human was asked is not forgotten, and nothing is written twice."""
 
@@ -198,18 +198,18 @@ async def test_an_interrupted_run_is_written_when_it_went_on_to_its_end(
     )
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         waiting = words(server)
-        await invoke(colour, agent, Command(resume="yes"), THREAD)
+        await invoke(mode, agent, Command(resume="yes"), THREAD)
 
     assert waiting == []
     assert words(server) == [("user", "Una pizza"), ("bot", "Confirmado")]
     assert state(server)[0] == "payment"
 
 
-@both_colours
+@sync_and_async
 async def test_a_tracer_is_told_no_phone_number(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Neither in metadata, tags, names and threads, nor in what the agent keeps in its state."""
     tracer = Tracer()
@@ -219,7 +219,7 @@ async def test_a_tracer_is_told_no_phone_number(
 
     config: Any = {**THREAD, "callbacks": [tracer, handler]}
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, config)
+        await invoke(mode, agent, PIZZA, config)
 
     assert "Con gusto" in "".join(tracer.exported)
     assert "999999999" not in "".join(tracer.exported)

@@ -19,7 +19,6 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.callbacks._once import NAMESPACE, event_name
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import (
     APIConnectionError,
     EventInProgressError,
@@ -28,14 +27,15 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-from langchain_convsync.stores.base import EventStore, Taken
+from langchain_convsync.stores.base import Acquired, EventStore
 from langchain_convsync.stores.claims import claim, give_back
 from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import served
 from tests.served import THREAD, Client, requests, state
-from tests.surfaces import BOT, PHONE, TENANT, both_colours, every_form, invoke, perform
+from tests.surfaces import BOT, PHONE, TENANT, every_form, invoke, perform, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
 
@@ -57,12 +57,12 @@ def deciding(**decided: Any) -> Runnable[Any, Any]:
     return RunnableLambda(lambda _: decided or {"intent": "payment"})
 
 
-def held(store: EventStore) -> Taken:
+def held(store: EventStore) -> Acquired:
     """Another process is in its sync of the event."""
     name = event_name(ConversationRef(PHONE, event_id="evt_1"))
-    taken = run(claim(store, name, namespace=NAMESPACE, lease=0.2)).taken
-    assert taken is not None
-    return taken
+    acquired = run(claim(store, name, namespace=NAMESPACE, lease=0.2)).acquired
+    assert acquired is not None
+    return acquired
 
 
 @every_handler
@@ -81,13 +81,13 @@ async def test_an_event_is_synced_once_whichever_handler_hears_of_it(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_each_event_is_synced(
     server: ReferenceServer,
     client: Client,
     event_store: EventStore,
     kind: type[Handler],
-    colour: str,
+    mode: str,
 ) -> None:
     """One handler serves them all; an event is one customer's."""
     server.create_conversation(phone_number=OTHER, subdomain=TENANT, bot_id=BOT)
@@ -95,7 +95,7 @@ async def test_each_event_is_synced(
 
     for phone, event_id in ((PHONE, "evt_1"), (PHONE, "evt_2"), (OTHER, "evt_1")):
         with in_conversation(phone, event_id=event_id):
-            await invoke(colour, deciding(), "?", {"callbacks": [handler]})
+            await invoke(mode, deciding(), "?", {"callbacks": [handler]})
 
     assert requests(server) == ["GET", "PUT"] * 3
 
@@ -142,9 +142,9 @@ def test_two_processes_that_answer_an_event_sync_it_once(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_run_that_decides_nothing_leaves_the_event_to_others(
-    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], mode: str
 ) -> None:
     """So does one that fails."""
 
@@ -153,18 +153,18 @@ async def test_a_run_that_decides_nothing_leaves_the_event_to_others(
 
     with in_conversation(PHONE, event_id="evt_1"):
         config: Any = {"callbacks": [kind(client, store=memory)]}
-        await invoke(colour, RunnableLambda(lambda _: "Listo"), "?", config)
+        await invoke(mode, RunnableLambda(lambda _: "Listo"), "?", config)
         with pytest.raises(TimeoutError):
-            await invoke(colour, RunnableLambda(fail), "?", config)
-        await invoke(colour, deciding(), "?", config)
+            await invoke(mode, RunnableLambda(fail), "?", config)
+        await invoke(mode, deciding(), "?", config)
 
     assert requests(server) == ["GET", "PUT"]
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_sync_that_fails_gives_its_event_back(
-    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], mode: str
 ) -> None:
     """The next delivery syncs it."""
     errors: list[Exception] = []
@@ -172,19 +172,19 @@ async def test_a_sync_that_fails_gives_its_event_back(
     with in_conversation(PHONE, event_id="evt_1"):
         config: Any = {"callbacks": [kind(client, store=memory, on_error=errors.append)]}
         server.stop()
-        await invoke(colour, deciding(), "?", config)
+        await invoke(mode, deciding(), "?", config)
         server.start()
         run(give_back(memory, held(memory)))  # it is free at once
-        await invoke(colour, deciding(), "?", config)
+        await invoke(mode, deciding(), "?", config)
 
     assert [type(error) for error in errors] == [APIConnectionError]
     assert state(server)[0] == "payment"
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_without_its_store_nothing_is_synced(
-    server: ReferenceServer, client: Client, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, kind: type[Handler], mode: str
 ) -> None:
     """It could be the second time; the answer is there, and the failure is told."""
     errors: list[Exception] = []
@@ -192,7 +192,7 @@ async def test_without_its_store_nothing_is_synced(
     handler = kind(client, store=store, on_error=errors.append)
 
     with in_conversation(PHONE, event_id="evt_1"):
-        answer = await invoke(colour, deciding(), "?", {"callbacks": [handler]})
+        answer = await invoke(mode, deciding(), "?", {"callbacks": [handler]})
     await store.aclose()
 
     assert answer == {"intent": "payment"}
@@ -201,13 +201,13 @@ async def test_without_its_store_nothing_is_synced(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_without_an_event_the_state_is_synced_and_the_omission_told(
     server: ReferenceServer,
     client: Client,
     memory: EventStore,
     kind: type[Handler],
-    colour: str,
+    mode: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Twice is better than never."""
@@ -215,7 +215,7 @@ async def test_without_an_event_the_state_is_synced_and_the_omission_told(
 
     with in_conversation(PHONE), caplog.at_level(logging.WARNING):
         handler = kind(client, store=memory)
-        await invoke(colour, deciding(), "?", {"callbacks": [handler]})
+        await invoke(mode, deciding(), "?", {"callbacks": [handler]})
 
     assert state(server)[0] == "payment"
     assert "event_id=" in caplog.text
@@ -223,28 +223,28 @@ async def test_without_an_event_the_state_is_synced_and_the_omission_told(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_the_event_of_a_process_that_died_in_its_sync_is_taken_over(
-    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], mode: str
 ) -> None:
     """After its lease, by the next run of the event."""
     held(memory)
     handler = kind(client, store=memory)
 
     with in_conversation(PHONE, event_id="evt_1"):
-        await invoke(colour, deciding(), "?", {"callbacks": [handler]})
+        await invoke(mode, deciding(), "?", {"callbacks": [handler]})
 
     assert state(server)[0] == "payment"
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_event_that_another_process_holds_on_to_is_left_to_it(
     server: ReferenceServer,
     client: Client,
     memory: EventStore,
     kind: type[Handler],
-    colour: str,
+    mode: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It lives, and may still come to its end; that it was left is told."""
@@ -256,16 +256,16 @@ async def test_an_event_that_another_process_holds_on_to_is_left_to_it(
         Watch(memory, held(memory).lease, seconds=0.2, deadline=None),
         in_conversation(PHONE, event_id="evt_1"),
     ):
-        await invoke(colour, deciding(), "?", {"callbacks": [handler]})
+        await invoke(mode, deciding(), "?", {"callbacks": [handler]})
 
     assert [type(error) for error in errors] == [EventInProgressError]
     assert requests(server) == []
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_interrupted_run_leaves_its_event_to_the_one_that_ends_it(
-    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], colour: str
+    server: ReferenceServer, client: Client, memory: EventStore, kind: type[Handler], mode: str
 ) -> None:
     """While a human is asked nothing is synced; afterwards it is, once."""
 
@@ -281,9 +281,9 @@ async def test_an_interrupted_run_leaves_its_event_to_the_one_that_ends_it(
     config: Any = {**THREAD, "callbacks": [kind(client, store=memory)]}
 
     with in_conversation(PHONE, event_id="evt_1"):
-        await invoke(colour, graph, {}, config)
+        await invoke(mode, graph, {}, config)
         waiting = requests(server)
-        await invoke(colour, graph, Command(resume="paying"), config)
+        await invoke(mode, graph, Command(resume="paying"), config)
 
     assert waiting == []
     assert state(server) == ("payment", "paying")

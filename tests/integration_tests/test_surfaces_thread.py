@@ -11,16 +11,16 @@ from langchain_core.runnables import Runnable
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_convsync.client import AsyncConvSyncClient
-from langchain_convsync.context import in_conversation
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import Turn, TurnRunner
 from tests import served
-from tests.served import PIZZA, THREAD, Client, assisted, heard, words
-from tests.surfaces import BOT, PHONE, TENANT, both_colours, invoke
+from tests.served import PIZZA, THREAD, Client, assisted, echoes, words
+from tests.surfaces import BOT, PHONE, TENANT, invoke, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
 
@@ -37,46 +37,46 @@ def someone_says(server: ReferenceServer, role: Any, text: str) -> None:
         their.add_message(server.conversation(PHONE).session_id, role, text)
 
 
-async def answered(colour: str, runner: TurnRunner, number: int, text: str) -> Turn:
+async def answered(mode: str, runner: TurnRunner, number: int, text: str) -> Turn:
     event = InboundEvent(event_id=f"evt-{number}", phone_number=PHONE, text=text)
-    return runner.run(event) if colour == "sync" else await runner.arun(event)
+    return runner.run(event) if mode == "sync" else await runner.arun(event)
 
 
-@both_colours
+@sync_and_async
 async def test_a_humans_words_between_two_turns_reach_the_model_once_and_in_their_place(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """In every later call, too; and nothing is written twice."""
     script = ["Con gusto", "De nada", "Hasta luego"]
     model, agent = assisted(script, client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         someone_says(server, "bot", "Soy Ana: va con descuento")
-        await invoke(colour, agent, said("Gracias"), THREAD)
-        await invoke(colour, agent, said("Adiós"), THREAD)
+        await invoke(mode, agent, said("Gracias"), THREAD)
+        await invoke(mode, agent, said("Adiós"), THREAD)
 
     second = [*BEGIN, "Una pizza", "Con gusto", "Soy Ana: va con descuento", "Gracias"]
-    assert heard(model, 1) == second
-    assert heard(model, 2) == [*second, "De nada", "Adiós"]
-    assert [text for _, text in words(server)] == [*heard(model, 2)[2:], "Hasta luego"]
+    assert echoes(model, 1) == second
+    assert echoes(model, 2) == [*second, "De nada", "Adiós"]
+    assert [text for _, text in words(server)] == [*echoes(model, 2)[2:], "Hasta luego"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_humans_words_reach_a_runners_agent_that_remembers(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Those at the API server, and all that was said while a human had the conversation."""
     model, agent = assisted(["Con gusto", "De nada", "Sí"], client, checkpointer=InMemorySaver())
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
-    await answered(colour, runner, 1, "Una pizza")
+    await answered(mode, runner, 1, "Una pizza")
     runner.pause(PHONE, seconds=600.0)
-    assert (await answered(colour, runner, 2, "¿Hay alguien?")).status == "paused"
+    assert (await answered(mode, runner, 2, "¿Hay alguien?")).status == "paused"
     someone_says(server, "bot", "Soy Ana: va con descuento")
     runner.resume(PHONE)
-    await answered(colour, runner, 3, "Gracias")
-    await answered(colour, runner, 4, "¿Con descuento?")
+    await answered(mode, runner, 3, "Gracias")
+    await answered(mode, runner, 4, "¿Con descuento?")
     await runner.store.aclose()
 
     told = [
@@ -89,30 +89,30 @@ async def test_a_humans_words_reach_a_runners_agent_that_remembers(
         "De nada",
         "¿Con descuento?",
     ]
-    assert heard(model) == told
+    assert echoes(model) == told
     assert [text for _, text in words(server)] == [*told[2:], "Sí"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_runners_reply_that_is_recorded_trimmed_does_not_come_back(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The thread holds what the model said, the history what the customer was sent."""
     model, agent = assisted(["Con gusto\n", "De nada"], client, checkpointer=InMemorySaver())
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
-    await answered(colour, runner, 1, "Una pizza")
-    await answered(colour, runner, 2, "Gracias")
+    await answered(mode, runner, 1, "Una pizza")
+    await answered(mode, runner, 2, "Gracias")
     await runner.store.aclose()
 
     assert words(server)[1] == ("bot", "Con gusto")
-    assert heard(model) == [*BEGIN, "Una pizza", "Con gusto\n", "Gracias"]
+    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto\n", "Gracias"]
 
 
 @pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
-@both_colours
+@sync_and_async
 async def test_what_the_server_records_itself_is_not_told_twice(
-    server: ReferenceServer, colour: str, memory: str
+    server: ReferenceServer, mode: str, memory: str
 ) -> None:
     """Its webhook was there before the agent: the customer's words stand in the history already."""
     saver = InMemorySaver() if memory == "checkpointed" else None
@@ -123,63 +123,63 @@ async def test_what_the_server_records_itself_is_not_told_twice(
         with in_conversation(PHONE):
             for text in ("Una pizza", "Gracias", "Gracias"):
                 someone_says(server, "user", text)
-                await invoke(colour, agent, said(text), THREAD)
+                await invoke(mode, agent, said(text), THREAD)
 
     told = [*BEGIN, "Una pizza", "Con gusto", "Gracias", "De nada", "Gracias"]
-    assert heard(model) == told
+    assert echoes(model) == told
     assert [text for _, text in words(server)] == [*told[2:], "¿Sí?"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_history_that_could_not_be_read_comes_with_the_next_turn(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """Before the thread: what the thread holds is newer."""
     model, agent = assisted(["¿Sí?", "De nada"], client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
         server.stop()
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         server.start()
-        await invoke(colour, agent, said("Gracias"), THREAD)
+        await invoke(mode, agent, said("Gracias"), THREAD)
 
-    assert heard(model, 0) == ["Una pizza"]
-    assert heard(model, 1) == [*BEGIN, "Una pizza", "¿Sí?", "Gracias"]
+    assert echoes(model, 0) == ["Una pizza"]
+    assert echoes(model, 1) == [*BEGIN, "Una pizza", "¿Sí?", "Gracias"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_thread_goes_on_in_a_new_session(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The server's history begins anew; what others said in it is told, nothing else again."""
     model, agent = assisted(["Con gusto", "De nada"], client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         server.expire(server.conversation(PHONE).session_id)
         server.create_conversation(phone_number=PHONE, subdomain=TENANT, bot_id=BOT, context={})
         someone_says(server, "bot", "¡Buenos días!")
-        await invoke(colour, agent, said("Gracias"), THREAD)
+        await invoke(mode, agent, said("Gracias"), THREAD)
 
-    assert heard(model) == [*BEGIN, "Una pizza", "Con gusto", "¡Buenos días!", "Gracias"]
+    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto", "¡Buenos días!", "Gracias"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_run_that_is_tried_again_is_not_told_twice(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """A model error ends a run after the conversation was read."""
     script = ["Con gusto", TimeoutError(), "De nada"]
     model, agent = assisted(script, client, checkpointer=InMemorySaver())
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         someone_says(server, "bot", "Soy Ana")
         with pytest.raises(TimeoutError):
-            await invoke(colour, agent, said("Gracias"), THREAD)
-        await invoke(colour, agent, {"messages": []}, THREAD)
+            await invoke(mode, agent, said("Gracias"), THREAD)
+        await invoke(mode, agent, {"messages": []}, THREAD)
 
-    assert heard(model) == [*BEGIN, "Una pizza", "Con gusto", "Soy Ana", "Gracias"]
+    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto", "Soy Ana", "Gracias"]
     assert words(server)[-2:] == [("user", "Gracias"), ("bot", "De nada")]
 
 
@@ -200,25 +200,25 @@ def summarizing(
     return model, agent
 
 
-@both_colours
+@sync_and_async
 async def test_beside_a_summary_nothing_is_lost_or_comes_back(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The thread is condensed; what stands beside it stays as it was said, and is told once."""
     model, agent = summarizing(client, ["Con gusto", "De nada", "Sí", "No", "Adiós"])
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
         someone_says(server, "bot", "Soy Ana")
         for text in ("Gracias", "¿Hay postre?", "¿Y café?", "Nada más"):
-            await invoke(colour, agent, said(text), THREAD)
+            await invoke(mode, agent, said(text), THREAD)
 
-    *told, summary, _, _ = heard(model, 2)
+    *told, summary, _, _ = echoes(model, 2)
     assert told == [*BEGIN, "Soy Ana"]
     assert "La clienta pidió una pizza." in summary
-    assert heard(model, 2)[-2:] == ["De nada", "¿Hay postre?"]
-    assert [text for text in heard(model) if text in {*BEGIN, "Soy Ana"}] == told
-    assert heard(model)[-2:] == ["No", "Nada más"]
+    assert echoes(model, 2)[-2:] == ["De nada", "¿Hay postre?"]
+    assert [text for text in echoes(model) if text in {*BEGIN, "Soy Ana"}] == told
+    assert echoes(model)[-2:] == ["No", "Nada más"]
     recorded = [text for _, text in words(server)]
     assert recorded == [
         "Una pizza",
@@ -235,19 +235,19 @@ async def test_beside_a_summary_nothing_is_lost_or_comes_back(
     ]
 
 
-@both_colours
+@sync_and_async
 async def test_a_summary_is_never_taken_for_the_customers_words(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """LangChain makes it a human message; after a model error it stands before the next one."""
     script = ["Con gusto", "De nada", TimeoutError(), "Sí"]
     _, agent = summarizing(client, script, keep=1)
 
     with in_conversation(PHONE):
-        await invoke(colour, agent, PIZZA, THREAD)
-        await invoke(colour, agent, said("Gracias"), THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
+        await invoke(mode, agent, said("Gracias"), THREAD)
         with pytest.raises(TimeoutError):
-            await invoke(colour, agent, said("¿Hay postre?"), THREAD)
-        await invoke(colour, agent, said("¿Hola?"), THREAD)
+            await invoke(mode, agent, said("¿Hay postre?"), THREAD)
+        await invoke(mode, agent, said("¿Hola?"), THREAD)
 
     assert words(server)[4:] == [("user", "¿Hay postre?"), ("user", "¿Hola?"), ("bot", "Sí")]

@@ -1,4 +1,4 @@
-"""Every surface inside a turn, alone and together: real HTTP, both colours."""
+"""Every surface inside a turn, alone and together: real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from tests import served
 from tests.served import Client, requests, state, words
 from tests.surfaces import (
     PHONE,
-    both_colours,
     calls,
+    sync_and_async,
 )
 
 reference, server, client = served.reference, served.server, served.client
 
 
-async def answered(colour: str, runner: TurnRunner, number: int, text: str) -> Turn:
+async def answered(mode: str, runner: TurnRunner, number: int, text: str) -> Turn:
     event = InboundEvent(event_id=f"evt-{number}", phone_number=PHONE, text=text)
-    return runner.run(event) if colour == "sync" else await runner.arun(event)
+    return runner.run(event) if mode == "sync" else await runner.arun(event)
 
 
 @pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
-@both_colours
+@sync_and_async
 async def test_all_surfaces_together_inside_a_runner_write_once(
-    server: ReferenceServer, client: Client, colour: str, memory: str
+    server: ReferenceServer, client: Client, mode: str, memory: str
 ) -> None:
     """Tools, middleware and handler of one agent: one read, one message each way, one sync."""
     model = ScriptedChatModel(
@@ -59,8 +59,8 @@ async def test_all_surfaces_together_inside_a_runner_write_once(
     ).with_config(callbacks=[ConvSyncCallbackHandler(client), AsyncConvSyncCallbackHandler(client)])
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
-    first = await answered(colour, runner, 1, "Una pizza")
-    second = await answered(colour, runner, 2, "Gracias")
+    first = await answered(mode, runner, 1, "Una pizza")
+    second = await answered(mode, runner, 2, "Gracias")
     await runner.store.aclose()
 
     assert (first.reply, first.state) == ("Con gusto", StateUpdate(intent="payment"))
@@ -74,9 +74,9 @@ async def test_all_surfaces_together_inside_a_runner_write_once(
     ]
 
 
-@both_colours
+@sync_and_async
 async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """The runner names the conversation to it by a handle, and writes what was said itself."""
     model = ScriptedChatModel(["Con gusto"])
@@ -86,18 +86,18 @@ async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
         )
     runner = TurnRunner(chain, client=client, store=SQLiteEventStore(":memory:"))
 
-    await answered(colour, runner, 1, "Una pizza")
+    await answered(mode, runner, 1, "Una pizza")
     await runner.store.aclose()
 
-    heard = [message.content for message in model.calls[0]]
-    assert heard == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
+    echoes = [message.content for message in model.calls[0]]
+    assert echoes == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
     assert requests(server) == ["GET", "POST", "POST"]
 
 
-@both_colours
+@sync_and_async
 async def test_a_turn_asks_its_extractor_first_and_then_the_runs_traces(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """As every surface does."""
     found = {"output": "Listo", "structured_response": {"intent": "menu"}, "intent": "order"}
@@ -108,7 +108,7 @@ async def test_a_turn_asks_its_extractor_first_and_then_the_runs_traces(
         runner = TurnRunner(
             agent, client=client, store=SQLiteEventStore(":memory:"), extractor=extractor
         )
-        turn = await answered(colour, runner, number, "Hola")
+        turn = await answered(mode, runner, number, "Hola")
         await runner.store.aclose()
         states.append(turn.state.intent)
 
@@ -133,9 +133,9 @@ def choose(step: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Comma
 
 
 @pytest.mark.parametrize("surface", ["toolkit", "middleware"])
-@both_colours
+@sync_and_async
 async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_resumes(
-    server: ReferenceServer, client: Client, colour: str, surface: str
+    server: ReferenceServer, client: Client, mode: str, surface: str
 ) -> None:
     """By tools and state keys alike; nothing of an earlier turn is decided again."""
     script: list[Any] = [
@@ -161,7 +161,7 @@ async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_r
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
     turns = [
-        await answered(colour, runner, number, text)
+        await answered(mode, runner, number, text)
         for number, text in enumerate(["Hola", "Quiero pagar", "sí", "Gracias"])
     ]
     await runner.store.aclose()
@@ -173,9 +173,9 @@ async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_r
     assert state(server) == ("menu", "paying")
 
 
-@both_colours
+@sync_and_async
 async def test_a_message_that_was_added_before_an_interrupt_is_recorded(
-    server: ReferenceServer, client: Client, colour: str
+    server: ReferenceServer, client: Client, mode: str
 ) -> None:
     """By the turn that added it."""
     script: list[Any] = [calls("add_message", content="Por teléfono: sí"), calls("ask"), "Listo"]
@@ -187,7 +187,7 @@ async def test_a_message_that_was_added_before_an_interrupt_is_recorded(
     runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
 
     for number, text in enumerate(["Pago", "sí"]):
-        await answered(colour, runner, number, text)
+        await answered(mode, runner, number, text)
     await runner.store.aclose()
 
     assert [text for _, text in words(server)] == ["Pago", "Por teléfono: sí", "sí", "Listo"]

@@ -178,7 +178,9 @@ def test_with_rerun_a_newer_message_is_answered_together_with_the_first(
 ) -> None:
     """The reply to half of what was said is dropped; nothing of it was written."""
     agent = Agent(lambda: runner.run(event(2, "con queso"), wait=0.0))
-    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store, guard="rerun")
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, on_newer_message="rerun"
+    )
 
     turn = answer(runner, event(1, "Una pizza"))
 
@@ -200,7 +202,11 @@ def test_a_customer_who_never_stops_writing_is_answered_at_last(
     agent = Agent(write_again)
     reruns = telemetry.counted("turns_rerun")
     runner = TurnRunner(
-        agent.runnable, client=server.client(), store=event_store, guard="rerun", deadline=0.2
+        agent.runnable,
+        client=server.client(),
+        store=event_store,
+        on_newer_message="rerun",
+        agent_timeout=0.2,
     )
 
     assert runner.run(event(1, "Hola")).status == "answered"
@@ -215,7 +221,9 @@ def test_an_account_has_no_more_agents_at_work_than_it_may(
     other = InboundEvent(event_id="other", text="Hola", phone_number=OTHER)
     meanwhile: list[Turn] = []
     agent = Agent(lambda: meanwhile.append(runner.run(other, wait=0.0)))
-    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store, at_once=1)
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, account_concurrency=1
+    )
 
     answer(runner, event(1, "Hola"))
 

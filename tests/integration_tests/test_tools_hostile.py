@@ -69,7 +69,7 @@ def server() -> Iterator[ReferenceServer]:
 @given(calls, st.sampled_from(["sync", "async"]))
 @settings(max_examples=150)
 async def test_any_arguments_are_answered_and_reach_nobody_else(
-    server: ReferenceServer, call: tuple[str, dict[str, Any]], colour: str
+    server: ReferenceServer, call: tuple[str, dict[str, Any]], mode: str
 ) -> None:
     """On the direct path, where no agent filters what the model made up."""
     before = server.conversation(OTHER)
@@ -78,7 +78,7 @@ async def test_any_arguments_are_answered_and_reach_nobody_else(
         tools = {tool.name: tool for tool in ConvSyncToolkit(client).get_tools()}
         with in_conversation(CUSTOMER):
             answer = await invoke(
-                colour, tools[name], ToolCall(name=name, args=args, id="1", type="tool_call")
+                mode, tools[name], ToolCall(name=name, args=args, id="1", type="tool_call")
             )
 
     assert isinstance(answer, ToolMessage)

@@ -14,7 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
-from tests.promises import CUSTOMER, Answer, in_both_colours, reply_to, said, served
+from tests.promises import CUSTOMER, Answer, reply_to, said, served, sync_and_async
 
 
 class Tracer(BaseTracer):
@@ -64,7 +64,7 @@ AGENTS = {
 }
 
 
-@in_both_colours
+@sync_and_async
 @pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
 def test_the_turns_of_a_conversation_are_one_thread(
     agent: Any, answer: Answer, server: ReferenceServer

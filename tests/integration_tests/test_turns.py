@@ -1,4 +1,4 @@
-"""One turn, effectively once: real HTTP, both colours, every store."""
+"""One turn, effectively once: real HTTP, sync and async, every store."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_lid_and_its_phone_number_are_one_conversation(
 ) -> None:
     """Once an event told both, messages under either keep their order."""
     runner = TurnRunner(
-        Agent().runnable, client=server.client(), store=event_store, quiet=0.2, max_quiet=0.2
+        Agent().runnable, client=server.client(), store=event_store, debounce=0.2, max_debounce=0.2
     )
     runner.run(event(1, "Hola", lid="38000000000010@lid"), wait=0)
 
@@ -218,7 +218,7 @@ def test_without_time_to_wait_an_event_stays_queued_and_the_next_turn_takes_it(
     """``wait=0`` records and returns; nothing is lost."""
     agent = Agent()
     runner = TurnRunner(
-        agent.runnable, client=server.client(), store=event_store, quiet=0.2, max_quiet=0.2
+        agent.runnable, client=server.client(), store=event_store, debounce=0.2, max_debounce=0.2
     )
 
     queued = runner.run(event(1, "Hola"), wait=0)
@@ -243,7 +243,7 @@ def test_an_agent_that_keeps_failing_ends_in_the_fallback(
     assert (failed.status, failed.reply) == ("failed", "Un momento")
     assert isinstance(failed.error, ValueError)
     assert following.status == "answered"
-    assert run(event_store.backlog()).dead == 1
+    assert run(event_store.backlog()).dead_letters == 1
     assert history(server)[:2] == [("user", "Hola"), ("bot", "Un momento")]
 
 
@@ -308,7 +308,7 @@ async def test_an_agent_that_exceeds_its_deadline_is_cancelled(
 
     agent: RunnableLambda[Any, Any] = RunnableLambda(endless)
     runner = TurnRunner(
-        agent, client=server.client(), store=event_store, deadline=0.05, max_errors=1
+        agent, client=server.client(), store=event_store, agent_timeout=0.05, max_errors=1
     )
 
     turn = await runner.arun(event(1, "Hola"))
@@ -323,9 +323,9 @@ def test_an_event_that_keeps_killing_its_process_ends_in_the_fallback(
     """Starts without an end are counted: one event cannot stop its conversation for ever."""
     agent = Agent()
     settings: Any = {"client": server.client(), "store": event_store, "max_starts": 1}
-    queueing = TurnRunner(agent.runnable, quiet=0.05, max_quiet=0.05, **settings)
+    queueing = TurnRunner(agent.runnable, debounce=0.05, max_debounce=0.05, **settings)
     queueing.run(event(1, "Hola"), wait=0)
-    while run(event_store.take("turn", "of a process that dies", lease=0.05)) is None:
+    while run(event_store.acquire("inbox", "of a process that dies", lease=0.05)) is None:
         pass
 
     turn = answer(TurnRunner(agent.runnable, **settings), event(1, "Hola"))
@@ -406,7 +406,9 @@ def test_failed_writes_never_delay_the_reply_and_are_delivered_in_order_later(
         return agent.reply(messages)
 
     client = server.client()
-    cut_off = TurnRunner(RunnableLambda(unplugged), client=client, store=event_store, drain=0.05)
+    cut_off = TurnRunner(
+        RunnableLambda(unplugged), client=client, store=event_store, shutdown_timeout=0.05
+    )
     turn = answer(cut_off, event(1, "Hola"))
     server.start()
     runner = TurnRunner(agent.runnable, client=client, store=event_store)
@@ -443,7 +445,9 @@ def test_with_a_snapshot_a_turn_needs_no_api_server(
 ) -> None:
     """The last turn left the conversation behind; its session still lives."""
     agent = Agent()
-    runner = TurnRunner(agent.runnable, client=server.client(), store=event_store, drain=0.05)
+    runner = TurnRunner(
+        agent.runnable, client=server.client(), store=event_store, shutdown_timeout=0.05
+    )
     answer(runner, event(1, "Hola"))
     server.stop()
 
@@ -543,7 +547,7 @@ def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
     assert turn.status == "answered"
     assert history(server) == [("user", "Hola"), ("bot", "re")]
     assert server.conversation(CUSTOMER).current_intent == "idle"
-    assert run(event_store.backlog()).parked == 0
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_parked(
@@ -568,7 +572,7 @@ def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_park
 
     runner.run(event(1, "Hola"))
 
-    assert run(event_store.backlog()).parked == 1
+    assert run(event_store.backlog()).dead_letters == 1
 
 
 def test_a_session_that_is_gone_for_good_parks_the_messages(
@@ -586,7 +590,7 @@ def test_a_session_that_is_gone_for_good_parks_the_messages(
     turn = answer(runner, event(1, "Hola"))
 
     assert turn.status == "answered"
-    assert run(event_store.backlog()).parked == 1
+    assert run(event_store.backlog()).dead_letters == 1
 
 
 def test_inside_a_block_the_next_turn_does_not_wait_for_the_writes_of_the_last(
@@ -630,9 +634,9 @@ def test_a_block_delivers_what_a_dead_process_left(
         server.stop()
         return AIMessage("re")
 
-    TurnRunner(RunnableLambda(unplugged), client=client, store=event_store, drain=0.01).run(
-        event(1, "Hola")
-    )
+    TurnRunner(
+        RunnableLambda(unplugged), client=client, store=event_store, shutdown_timeout=0.01
+    ).run(event(1, "Hola"))
     server.start()
 
     with TurnRunner(Agent().runnable, client=client, store=event_store):
@@ -650,8 +654,8 @@ def test_a_block_with_on_reply_answers_events_that_nobody_waits_for(
         Agent().runnable,
         client=server.client(),
         store=event_store,
-        quiet=0.05,
-        max_quiet=0.05,
+        debounce=0.05,
+        max_debounce=0.05,
         on_reply=told.put,
     )
     with runner:
@@ -742,9 +746,9 @@ def test_a_full_backlog_refuses_and_records_nothing(
         Agent().runnable,
         client=server.client(),
         store=event_store,
-        backlog=1,
-        quiet=60,
-        max_quiet=60,
+        max_queued=1,
+        debounce=60,
+        max_debounce=60,
     )
     runner.run(event(1, "Hola"), wait=0)
 
@@ -815,7 +819,7 @@ def test_leaving_a_block_with_writes_to_do_is_loud(
         return AIMessage("re")
 
     client, agent = server.client(), RunnableLambda(unplugged)
-    with TurnRunner(agent, client=client, store=store, drain=0.05) as runner:
+    with TurnRunner(agent, client=client, store=store, shutdown_timeout=0.05) as runner:
         runner.run(event(1, "Hola"))
     store.close()
 
@@ -834,7 +838,7 @@ def test_writes_that_no_worker_delivers_are_told_of_once(
     client = server.client(max_retries=0)
     TurnRunner(Agent().runnable, client=client, store=event_store).run(event(1, "Hola"))
     server.stop()
-    runner = TurnRunner(Agent().runnable, client=client, store=event_store, drain=0.05)
+    runner = TurnRunner(Agent().runnable, client=client, store=event_store, shutdown_timeout=0.05)
 
     for number in (2, 3, 4):
         assert answer(runner, event(number, f"{number}")).status == "answered"

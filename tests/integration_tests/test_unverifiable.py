@@ -11,7 +11,7 @@ import pytest
 
 from langchain_convsync import ConvSyncClient, telemetry
 from langchain_convsync._flow import run
-from langchain_convsync.outbox import Unverifiable
+from langchain_convsync.outbox import OnUnverifiable
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
@@ -47,13 +47,13 @@ class Cutting(httpx.HTTPTransport):
 
 
 @pytest.mark.parametrize(
-    ("policy", "times", "parked"), [("park", 0, 1), ("skip", 0, 0), ("resend", 1, 0)]
+    ("policy", "times", "parked"), [("dead_letter", 0, 1), ("skip", 0, 0), ("resend", 1, 0)]
 )
 def test_the_policy_decides_what_becomes_of_it(
     server: ReferenceServer,
     event_store: EventStore,
     monkeypatch: pytest.MonkeyPatch,
-    policy: Unverifiable,
+    policy: OnUnverifiable,
     times: int,
     parked: int,
 ) -> None:
@@ -65,13 +65,13 @@ def test_the_policy_decides_what_becomes_of_it(
         lossy = ConvSyncClient(server.base_url, profile=profile, http_client=lent)
         first = TurnRunner(echo(), client=server.client(), store=event_store)
         first.run(said("Hola"))
-        runner = TurnRunner(echo(), client=lossy, store=event_store, unverifiable=policy)
+        runner = TurnRunner(echo(), client=lossy, store=event_store, on_unverifiable=policy)
         turn = runner.run(said("lost"))
 
     kept = Counter(text for _, text in history(server))
     assert turn.reply == "re: lost"
     assert kept["lost"] == times
-    assert kept["re: lost"] == (policy != "park")
-    assert run(event_store.backlog()).parked == parked
+    assert kept["re: lost"] == (policy != "dead_letter")
+    assert run(event_store.backlog()).dead_letters == parked
     assert run(event_store.backlog()).writes == 0
-    assert telemetry.counted("unverified", policy=policy) - unverified == (policy != "park")
+    assert telemetry.counted("unverified", policy=policy) - unverified == (policy != "dead_letter")

@@ -1,4 +1,4 @@
-"""WAHA's own API as this package calls it: over real HTTP, in both colours."""
+"""WAHA's own API as this package calls it: over real HTTP, sync and async."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ chats = waha_chats.chats
 
 @pytest.fixture(params=[run, awaited], ids=["sync", "async"])
 def do(request: pytest.FixtureRequest) -> Do:
-    """Performs a call in one colour."""
+    """Performs a call sync or async."""
     chosen: Do = request.param
     return chosen
 
@@ -139,7 +139,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(params=[WAHAClient, Awaited], ids=["sync", "async"])
 def opened(request: pytest.FixtureRequest) -> Open:
-    """Opens a client of one colour."""
+    """Opens a client, sync or async."""
     chosen: Open = request.param
     return chosen
 
@@ -240,7 +240,7 @@ def test_a_timeout_of_a_call_is_a_positive_number_of_seconds(
 
 
 async def test_clients_close_at_the_end_of_their_block(chats: WahaChats) -> None:
-    """In both colours."""
+    """In sync and async."""
     async with AsyncWAHAClient(chats.url) as awaited_one:
         await awaited_one.seen("ventas", CHAT)
     with WAHAClient(chats.url) as blocking_one:

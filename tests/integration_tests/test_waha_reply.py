@@ -15,13 +15,13 @@ from langchain_core.runnables import RunnableLambda
 from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry, waha
 from langchain_convsync._flow import arun, run
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.outbox.replies import Unsure
+from langchain_convsync.outbox.replies import OnUnverifiableReply
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.faulty_server import HANG, Script, answers, sends
-from tests.promises import CUSTOMER, Answer, echo, in_both_colours, said
+from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
 from tests.waha_chats import WahaChats, never_came, waha_server
 
 CHAT = f"{CUSTOMER[1:]}@c.us"
@@ -49,15 +49,18 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runner_of(
-    server: ReferenceServer, store: EventStore, url: str, unverifiable: Unsure = "drop"
+    server: ReferenceServer,
+    store: EventStore,
+    url: str,
+    on_unverifiable: OnUnverifiableReply = "drop",
 ) -> TurnRunner:
-    sender = WAHAReply(url, api_key="waha-secret", unverifiable=unverifiable, settle=0.0)
+    sender = WAHAReply(url, api_key="waha-secret", on_unverifiable=on_unverifiable, settle=0.0)
     return TurnRunner(
         echo(), client=server.client(), store=store, reply=sender, fallback_reply="Un momento…"
     )
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_is_sent_to_the_chat_that_the_customer_wrote_in(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, url: str, answer: Answer
 ) -> None:
@@ -81,7 +84,7 @@ def test_without_a_chat_id_the_reply_goes_to_the_phone_number(
     assert chats.sent == [("default", CHAT, "re: Hola")]
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_whose_answer_was_lost_is_looked_for_and_not_sent_again(
     server: ReferenceServer,
     event_store: EventStore,
@@ -96,10 +99,10 @@ def test_a_reply_whose_answer_was_lost_is_looked_for_and_not_sent_again(
 
     assert chats.texts == ["re: Hola"]
     assert chats.reads == 1
-    assert run(event_store.backlog()).says == 0
+    assert run(event_store.backlog()).replies == 0
 
 
-@in_both_colours
+@sync_and_async
 def test_a_reply_that_never_came_is_sent_again(
     server: ReferenceServer,
     event_store: EventStore,
@@ -113,7 +116,7 @@ def test_a_reply_that_never_came_is_sent_again(
     answer(runner_of(server, event_store, url), said("Hola"))
 
     assert chats.texts == ["re: Hola"]
-    assert run(event_store.backlog()).says == 0
+    assert run(event_store.backlog()).replies == 0
 
 
 def test_the_same_words_of_an_earlier_reply_are_not_taken_for_this_one(
@@ -130,7 +133,7 @@ def test_the_same_words_of_an_earlier_reply_are_not_taken_for_this_one(
     assert chats.texts == ["re: sí"] * 3
 
 
-@in_both_colours
+@sync_and_async
 def test_our_own_echo_tells_that_a_reply_was_sent(
     server: ReferenceServer,
     event_store: EventStore,
@@ -144,14 +147,14 @@ def test_our_own_echo_tells_that_a_reply_was_sent(
     chats.fates = [chats.lost]
     monkeypatch.setattr(runner._deliveries, "budget", 0.1)
     answer(runner, said("Hola", chat_id=CHAT))
-    waiting = run(event_store.backlog()).says
+    waiting = run(event_store.backlog()).replies
     own = waha.parse_event({**chats.echo(1), "session": "default"})
     assert isinstance(own, waha.Ignored)
 
-    heard = runner.note_echo(own)
+    echoes = runner.record_echo(own)
     answer(runner, said("¿Algo más?", chat_id=CHAT))
 
-    assert (waiting, heard) == (1, True)
+    assert (waiting, echoes) == (1, True)
     assert chats.texts == ["re: Hola", "re: ¿Algo más?"]
     assert chats.reads == 0
 
@@ -165,8 +168,8 @@ def test_an_echo_that_nobody_waits_for_is_nothing(
     own = waha.parse_event(chats.echo(1))
     assert isinstance(own, waha.Ignored)
 
-    assert not runner.note_echo(own)
-    assert not runner.note_echo(waha.Ignored(reason="own echo"))
+    assert not runner.record_echo(own)
+    assert not runner.record_echo(waha.Ignored(reason="own echo"))
 
 
 @pytest.mark.parametrize(("policy", "texts"), [("drop", ["x"]), ("resend", ["x", "re: Hola"])])
@@ -176,7 +179,7 @@ def test_the_policy_decides_where_waha_keeps_no_chats(
     chats: WahaChats,
     url: str,
     hasty: None,
-    policy: Unsure,
+    policy: OnUnverifiableReply,
     texts: list[str],
 ) -> None:
     """NOWEB without its store answers 400."""
@@ -188,7 +191,7 @@ def test_the_policy_decides_where_waha_keeps_no_chats(
 
     assert chats.texts == texts
     assert telemetry.counted("replies_unverified", policy=policy) == before + 1
-    assert run(event_store.backlog()).says == 0
+    assert run(event_store.backlog()).replies == 0
 
 
 @pytest.mark.parametrize("status", [429, 422, 503])
@@ -221,7 +224,7 @@ def test_a_reply_that_waha_refuses_for_good_is_parked(
     runner.run(said("¿Sigues ahí?"))
 
     left = run(event_store.backlog())
-    assert (left.parked, left.says) == (1, 0)
+    assert (left.dead_letters, left.replies) == (1, 0)
     assert chats.texts == ["re: ¿Sigues ahí?"]
 
 
@@ -232,7 +235,7 @@ def test_a_reply_is_kept_until_waha_is_there_again(
     runner = runner_of(server, event_store, "http://127.0.0.1:9")
     runner._deliveries.budget = 0.0
     turn = runner.run(said("Hola"))
-    waiting = run(event_store.backlog()).says
+    waiting = run(event_store.backlog()).replies
     with waha_server(chats) as url:
         runner_of(server, event_store, url).run(said("¿Sigues ahí?"))
 
@@ -248,7 +251,7 @@ async def test_workers_send_what_a_dead_process_left(
     runner._deliveries.budget = 0.0
     await runner.arun(said("Hola"))
     async with runner_of(server, event_store, url):
-        while (await arun(event_store.backlog())).says:
+        while (await arun(event_store.backlog())).replies:
             pass
 
     assert chats.texts == ["re: Hola"]
@@ -272,7 +275,7 @@ def test_a_waha_that_hangs_holds_up_nobody(
 
     assert [turn.status for turn in turns] == ["answered"] * 2
     assert sent_by_then == []
-    assert run(event_store.backlog()).says == 2
+    assert run(event_store.backlog()).replies == 2
 
 
 DYING = """
@@ -285,7 +288,7 @@ replies.SEND_TIME = 0.1
 
 class Dying(SQLiteEventStore):
     def release(self, lease, **named):
-        if lease.lane == "say":
+        if lease.queue == "replies":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().release(lease, **named)
 
@@ -306,7 +309,7 @@ def test_a_process_that_dies_right_after_sending_doubles_nothing(
     died = subprocess.run(arguments, env=env, check=False, capture_output=True)
     store = SQLiteEventStore(path)
     runner_of(server, store, url).run(said("¿Sigues ahí?"))
-    left = run(store.backlog()).says
+    left = run(store.backlog()).replies
     store.close()
 
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -369,4 +372,4 @@ def test_a_malformed_key_is_told_at_once(key: str) -> None:
 def test_an_unknown_policy_is_refused() -> None:
     """It names the two."""
     with pytest.raises(ConfigurationError, match="drop"):
-        WAHAReply("https://waha.example.com", unverifiable="skip")  # type: ignore[arg-type]
+        WAHAReply("https://waha.example.com", on_unverifiable="skip")  # type: ignore[arg-type]

@@ -41,14 +41,14 @@ def test_there_are_ten_thousand_forgeries_of_every_kind() -> None:
 
 def test_no_forgery_is_verified() -> None:
     """Whichever way a framework presents the headers: one by one, or the last of each name."""
-    taken: Counter[str] = Counter()
+    acquired: Counter[str] = Counter()
     for forgery in FORGED:
         headers = Headers(raw=forgery.headers)
-        taken[forgery.kind] += waha.verify(forgery.raw, headers, [SECRET, NEXT_SECRET])
+        acquired[forgery.kind] += waha.verify(forgery.raw, headers, [SECRET, NEXT_SECRET])
         if len(dict(headers)) == len(headers.raw):
-            taken[forgery.kind] += waha.verify(forgery.raw, dict(headers), SECRET)
+            acquired[forgery.kind] += waha.verify(forgery.raw, dict(headers), SECRET)
 
-    assert +taken == Counter()
+    assert +acquired == Counter()
 
 
 class Asgi:
@@ -95,7 +95,12 @@ def store() -> Iterator[SQLiteEventStore]:
 async def test_no_forgery_reaches_the_store(store: SQLiteEventStore) -> None:
     """Each is a 401, none an exception, and nothing is recorded: then the true one is."""
     runner = TurnRunner(
-        echo(), client=unreachable(), store=store, on_reply=lambda _: None, quiet=600, max_quiet=600
+        echo(),
+        client=unreachable(),
+        store=store,
+        on_reply=lambda _: None,
+        debounce=600,
+        max_debounce=600,
     )
     app = create_app(runner, waha_secrets=[SECRET, NEXT_SECRET])
     web = Asgi(app)

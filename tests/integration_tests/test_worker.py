@@ -77,7 +77,7 @@ def queued(text: str, server: ReferenceServer, store_url: str) -> None:
 
     store = open_store(store_url)
     runner = TurnRunner(
-        RunnableLambda(str), client=server.client(), store=store, quiet=0.05, max_quiet=0.05
+        RunnableLambda(str), client=server.client(), store=store, debounce=0.05, max_debounce=0.05
     )
     turn = runner.run(InboundEvent(event_id=text, phone_number=CUSTOMER, text=text), wait=0)
     store.close()

@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from langchain_convsync._flow import Flow, arun, run
-from langchain_convsync.access import Access
 from langchain_convsync.client import ConvSyncClient, api_of
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import APIError, ConversationMismatchError
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
-from tests.surfaces import BOT, PHONE, TENANT, both_colours, conversation
+from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+from tests.surfaces import BOT, PHONE, TENANT, conversation, sync_and_async
 
 CUSTOMER = ConversationMessage(role="user", content="Una pizza")
 
@@ -53,73 +53,73 @@ def access(server: FakeServer, ref: ConversationRef | None = None, **profile: An
     return Access.to(api_of(client), ref)
 
 
-async def perform(colour: str, flow: Flow[Any]) -> Any:
-    return run(flow) if colour == "sync" else await arun(flow)
+async def perform(mode: str, flow: Flow[Any]) -> Any:
+    return run(flow) if mode == "sync" else await arun(flow)
 
 
 @pytest.mark.parametrize("active", [True, False])
-@both_colours
-async def test_a_conversation_stays_as_open_as_it_was(colour: str, active: bool) -> None:
+@sync_and_async
+async def test_a_conversation_stays_as_open_as_it_was(mode: str, active: bool) -> None:
     """Servers take a sync that does not say so for an order to reopen."""
     server = FakeServer(isActive=active)
 
-    await perform(colour, access(server).decide(StateUpdate(intent="payment")))
+    await perform(mode, access(server).decide(StateUpdate(intent="payment")))
 
     assert server.requests[1] == ("PUT", {"isActive": active, "intent": "payment"})
 
 
-@both_colours
-async def test_a_decision_may_open_or_close_a_conversation(colour: str) -> None:
+@sync_and_async
+async def test_a_decision_may_open_or_close_a_conversation(mode: str) -> None:
     """Whoever says so means it."""
     server = FakeServer(isActive=False)
 
-    await perform(colour, access(server).decide(StateUpdate(is_active=True)))
+    await perform(mode, access(server).decide(StateUpdate(is_active=True)))
 
     assert server.requests[1] == ("PUT", {"isActive": True})
 
 
-@both_colours
-async def test_a_sync_never_carries_the_history(colour: str) -> None:
+@sync_and_async
+async def test_a_sync_never_carries_the_history(mode: str) -> None:
     """It is the server's, and a stale copy would undo what others wrote."""
     server = FakeServer()
     update = StateUpdate(context={"total": 50, "previousMessages": [], "lastUserMessage": "x"})
 
-    await perform(colour, access(server).decide(update))
+    await perform(mode, access(server).decide(update))
 
     assert server.requests[1] == ("PUT", {"isActive": True, "context": {"total": 50}})
 
 
-@both_colours
-async def test_one_operation_reads_once(colour: str) -> None:
+@sync_and_async
+async def test_one_operation_reads_once(mode: str) -> None:
     """Messages and state of one run share the read before them."""
     server = FakeServer()
     one = access(server)
 
-    await perform(colour, one.append(CUSTOMER))
-    await perform(colour, one.decide(StateUpdate(intent="payment")))
+    await perform(mode, one.append(CUSTOMER))
+    await perform(mode, one.decide(StateUpdate(intent="payment")))
 
     assert server.methods == ["GET", "POST", "PUT"]
 
 
-@both_colours
-async def test_a_known_session_is_not_looked_up(colour: str) -> None:
+@sync_and_async
+async def test_a_known_session_is_not_looked_up(mode: str) -> None:
     """A message goes straight to it."""
     server = FakeServer()
     ref = ConversationRef(PHONE, session_id=conversation().session_id)
 
-    await perform(colour, access(server, ref).append(CUSTOMER))
+    await perform(mode, access(server, ref).append(CUSTOMER))
 
     assert server.methods == ["POST"]
 
 
-@both_colours
-async def test_a_server_that_records_what_arrives_is_not_told_again(colour: str) -> None:
+@sync_and_async
+async def test_a_server_that_records_what_arrives_is_not_told_again(mode: str) -> None:
     """It would have the customer say everything twice."""
     server = FakeServer()
     one = access(server, records_inbound=True)
 
-    await perform(colour, one.append(CUSTOMER))
-    await perform(colour, one.append(ConversationMessage(role="bot", content="Claro")))
+    await perform(mode, one.append(CUSTOMER))
+    await perform(mode, one.append(ConversationMessage(role="bot", content="Claro")))
 
     assert server.requests[1:] == [("POST", {"role": "bot", "content": "Claro"})]
 
@@ -132,26 +132,24 @@ async def test_a_server_that_records_what_arrives_is_not_told_again(colour: str)
         ConversationRef(PHONE, session_id="another"),
     ],
 )
-@both_colours
-async def test_nothing_is_written_to_another_conversation(
-    colour: str, ref: ConversationRef
-) -> None:
+@sync_and_async
+async def test_nothing_is_written_to_another_conversation(mode: str, ref: ConversationRef) -> None:
     """What is known about the conversation binds every answer."""
     server = FakeServer()
 
     with pytest.raises(ConversationMismatchError):
-        await perform(colour, access(server, ref).decide(StateUpdate(intent="payment")))
+        await perform(mode, access(server, ref).decide(StateUpdate(intent="payment")))
 
     assert "PUT" not in server.methods
 
 
-@both_colours
-async def test_the_tenant_seen_before_binds_what_follows(colour: str) -> None:
+@sync_and_async
+async def test_the_tenant_seen_before_binds_what_follows(mode: str) -> None:
     """The same customer may have a newer conversation with another tenant by then."""
     server = FakeServer()
 
     held = access(server).within(bot_id=BOT, subdomain=TENANT)
-    await perform(colour, held.read())
+    await perform(mode, held.read())
     with pytest.raises(ConversationMismatchError):
         held.within(bot_id=BOT, subdomain="another")
 
@@ -172,42 +170,42 @@ class ClearableServer(FakeServer):
 
 
 @pytest.mark.parametrize("active", [True, False])
-@both_colours
-async def test_a_history_is_cleared_by_one_sync_and_looked_at(colour: str, active: bool) -> None:
+@sync_and_async
+async def test_a_history_is_cleared_by_one_sync_and_looked_at(mode: str, active: bool) -> None:
     """A conversation stays as open as it was."""
     server = ClearableServer(isActive=active)
 
-    await perform(colour, access(server).clear())
+    await perform(mode, access(server).clear())
 
     emptied = {"previousMessages": [], "lastUserMessage": ""}
     assert server.requests[1] == ("PUT", {"isActive": active, "context": emptied})
     assert server.methods == ["GET", "PUT", "GET"]
 
 
-@both_colours
-async def test_where_a_sync_replaces_the_context_clearing_carries_the_rest(colour: str) -> None:
+@sync_and_async
+async def test_where_a_sync_replaces_the_context_clearing_carries_the_rest(mode: str) -> None:
     """Only the history is to go."""
     server = ClearableServer()
 
-    await perform(colour, access(server, context_sync="replace").clear())
+    await perform(mode, access(server, context_sync="replace").clear())
 
     assert server.requests[1][1]["context"]["orderTotal"] == 25.0
 
 
-@both_colours
-async def test_a_server_that_keeps_its_history_is_told(colour: str) -> None:
+@sync_and_async
+async def test_a_server_that_keeps_its_history_is_told(mode: str) -> None:
     """Who clears it must not believe that it is gone."""
     server = ClearableServer(obeys=False)
 
     with pytest.raises(APIError, match="keeps its history"):
-        await perform(colour, access(server).clear())
+        await perform(mode, access(server).clear())
 
 
-@both_colours
-async def test_an_empty_history_needs_no_clearing(colour: str) -> None:
+@sync_and_async
+async def test_an_empty_history_needs_no_clearing(mode: str) -> None:
     """One look is enough."""
     server = ClearableServer(context={})
 
-    await perform(colour, access(server).clear())
+    await perform(mode, access(server).clear())
 
     assert server.methods == ["GET"]

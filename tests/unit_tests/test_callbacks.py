@@ -22,19 +22,19 @@ from pydantic import BaseModel
 from langchain_convsync import telemetry
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.callbacks._runs import MOST_ROOTS, Root, Runs
-from langchain_convsync.context import in_conversation
 from langchain_convsync.errors import APIConnectionError, ConfigurationError
 from langchain_convsync.models import StateUpdate
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import SyncState
 from tests.surfaces import (
     PHONE,
-    both_colours,
     calls,
     every_form,
     in_turn,
     invoke,
     perform,
+    sync_and_async,
     unreachable,
 )
 
@@ -103,7 +103,7 @@ def deciding(kind: str) -> tuple[Runnable[Any, Any], Any]:
 async def test_a_decision_is_found_in_every_form_of_a_call(
     kind: type[Handler], form: str, what: str
 ) -> None:
-    """Chains, graphs and agents; invoke, stream and batch; both colours of run and handler."""
+    """Chains, graphs and agents; invoke, stream and batch; sync and async of run and handler."""
     runnable, value = deciding(what)
     handler = kind(unreachable())
 
@@ -114,36 +114,36 @@ async def test_a_decision_is_found_in_every_form_of_a_call(
 
 
 @every_handler
-@both_colours
-async def test_only_the_outermost_run_counts(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_only_the_outermost_run_counts(kind: type[Handler], mode: str) -> None:
     """What an inner chain returns is a step on the way."""
     outer: Runnable[Any, Any] = RunnableLambda(lambda _: {"intent": "menu"}) | RunnableLambda(
         lambda _: "Listo"
     )
 
     with in_turn() as record:
-        await invoke(colour, outer, "?", {"callbacks": [kind(unreachable())]})
+        await invoke(mode, outer, "?", {"callbacks": [kind(unreachable())]})
 
     assert not record.update
 
 
 @every_handler
-@both_colours
-async def test_an_agent_inside_a_chain_is_found(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_an_agent_inside_a_chain_is_found(kind: type[Handler], mode: str) -> None:
     """The outermost run hands its result on."""
     inner, _ = deciding("agent")
     outer: Runnable[Any, Any] = RunnableLambda(lambda text: {"messages": [("user", text)]}) | inner
 
     with in_turn() as record:
-        await invoke(colour, outer, "?", {"callbacks": [kind(unreachable())]})
+        await invoke(mode, outer, "?", {"callbacks": [kind(unreachable())]})
 
     assert record.update == StateUpdate(intent="order", step="selecting")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_handler_of_an_inner_run_takes_that_for_its_root(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """A parent that the handler has not seen is no parent to it."""
     handler = kind(unreachable())
@@ -153,26 +153,26 @@ async def test_a_handler_of_an_inner_run_takes_that_for_its_root(
     outer = inner | RunnableLambda(lambda _: "Listo")
 
     with in_turn() as record:
-        await invoke(colour, outer, "?")
+        await invoke(mode, outer, "?")
 
     assert record.update == StateUpdate(intent="menu")
 
 
 @every_handler
-@both_colours
-async def test_a_model_that_runs_alone_counts(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_a_model_that_runs_alone_counts(kind: type[Handler], mode: str) -> None:
     """Its tool calls are decisions that nobody else writes."""
     model = ScriptedChatModel([calls("sync_state", intent="order")])
 
     with in_turn() as record:
-        await invoke(colour, model, "?", {"callbacks": [kind(unreachable())]})
+        await invoke(mode, model, "?", {"callbacks": [kind(unreachable())]})
 
     assert record.update == StateUpdate(intent="order")
 
 
 @every_handler
-@both_colours
-async def test_a_failed_run_decides_nothing(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_a_failed_run_decides_nothing(kind: type[Handler], mode: str) -> None:
     """Half an answer is none, and nothing of it stays behind."""
 
     def fail(_: Any) -> None:
@@ -184,7 +184,7 @@ async def test_a_failed_run_decides_nothing(kind: type[Handler], colour: str) ->
     )
 
     with in_turn() as record, pytest.raises(TimeoutError):
-        await invoke(colour, failing, "?", {"callbacks": [handler]})
+        await invoke(mode, failing, "?", {"callbacks": [handler]})
 
     assert not record.update
     assert len(handler._runs) == 0
@@ -211,9 +211,9 @@ async def test_an_abandoned_stream_decides_nothing(kind: type[Handler]) -> None:
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_what_a_checkpointer_brings_back_is_not_decided_again(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """State keys, structured answers and tool calls of earlier turns reappear in every result."""
     handler = kind(unreachable())
@@ -222,17 +222,17 @@ async def test_what_a_checkpointer_brings_back_is_not_decided_again(
     config: Any = {"callbacks": [handler], "configurable": {"thread_id": "1"}}
 
     with in_turn() as first:
-        await invoke(colour, runnable, {"messages": [("user", "Una pizza")]}, config)
+        await invoke(mode, runnable, {"messages": [("user", "Una pizza")]}, config)
     with in_turn() as second:
-        await invoke(colour, runnable, {"messages": [("user", "Gracias")]}, config)
+        await invoke(mode, runnable, {"messages": [("user", "Gracias")]}, config)
 
     assert (first.update, second.update) == (StateUpdate(intent="order"), StateUpdate())
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_tool_calls_of_earlier_turns_are_not_decided_again(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """A thread's messages hold every call ever made."""
     script = [calls("sync_state", intent="order"), "Listo", "De nada"]
@@ -241,17 +241,17 @@ async def test_tool_calls_of_earlier_turns_are_not_decided_again(
     config: Any = {"callbacks": [kind(unreachable())], "configurable": {"thread_id": "1"}}
 
     with in_turn():
-        await invoke(colour, runnable, {"messages": [("user", "Una pizza")]}, config)
+        await invoke(mode, runnable, {"messages": [("user", "Una pizza")]}, config)
     with in_turn() as second:
-        await invoke(colour, runnable, {"messages": [("user", "Gracias")]}, config)
+        await invoke(mode, runnable, {"messages": [("user", "Gracias")]}, config)
 
     assert not second.update
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_what_an_outer_chain_decides_for_a_graph_is_decided(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """The graph's nodes see it as their state, but no checkpointer brought it back."""
     outer: Runnable[Any, Any] = RunnableLambda(lambda text: {"intent": text}) | graph(
@@ -259,15 +259,15 @@ async def test_what_an_outer_chain_decides_for_a_graph_is_decided(
     )
 
     with in_turn() as record:
-        await invoke(colour, outer, "order", {"callbacks": [kind(unreachable())]})
+        await invoke(mode, outer, "order", {"callbacks": [kind(unreachable())]})
 
     assert record.update == StateUpdate(intent="order", step="selecting")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_what_a_chain_inside_a_node_decides_is_decided(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """Only what the nodes themselves are given was there before."""
     node: Runnable[Any, Any] = RunnableLambda(lambda _: {"intent": "order"}) | RunnableLambda(
@@ -275,13 +275,13 @@ async def test_what_a_chain_inside_a_node_decides_is_decided(
     )
 
     with in_turn() as record:
-        await invoke(colour, graph(node), {}, {"callbacks": [kind(unreachable())]})
+        await invoke(mode, graph(node), {}, {"callbacks": [kind(unreachable())]})
 
     assert record.update == StateUpdate(intent="order")
 
 
-@both_colours
-async def test_an_old_structured_answer_is_not_decided_again(colour: str) -> None:
+@sync_and_async
+async def test_an_old_structured_answer_is_not_decided_again(mode: str) -> None:
     """It stands in the result until the next one."""
     handler = ConvSyncCallbackHandler(unreachable())
 
@@ -292,17 +292,17 @@ async def test_an_old_structured_answer_is_not_decided_again(colour: str) -> Non
     config: Any = {"callbacks": [handler], "configurable": {"thread_id": "1"}}
 
     with in_turn() as first:
-        await invoke(colour, runnable, {"step": "selecting"}, config)
+        await invoke(mode, runnable, {"step": "selecting"}, config)
     with in_turn() as second:
-        await invoke(colour, runnable, {"step": "selecting"}, config)
+        await invoke(mode, runnable, {"step": "selecting"}, config)
 
     assert (first.update, second.update) == (StateUpdate(intent="order"), StateUpdate())
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_the_same_structured_answer_from_a_fresh_agent_is_decided(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """Without a checkpointer nothing is old."""
     handler = kind(unreachable())
@@ -311,7 +311,7 @@ async def test_the_same_structured_answer_from_a_fresh_agent_is_decided(
 
     for _ in range(2):
         with in_turn() as record:
-            await invoke(colour, runnable, {"messages": [("user", "?")]}, {"callbacks": [handler]})
+            await invoke(mode, runnable, {"messages": [("user", "?")]}, {"callbacks": [handler]})
         records.append(record.update)
 
     assert records == [StateUpdate(intent="order")] * 2
@@ -330,9 +330,9 @@ async def test_what_the_caller_passed_in_is_no_decision(form: str) -> None:
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_interrupted_run_is_synced_when_it_went_on_to_its_end(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """While a human is asked, nothing is decided; then all of it is."""
 
@@ -354,9 +354,9 @@ async def test_an_interrupted_run_is_synced_when_it_went_on_to_its_end(
     config: Any = {"callbacks": [kind(unreachable())], "configurable": {"thread_id": "1"}}
 
     with in_turn() as waiting:
-        await invoke(colour, runnable, {}, config)
+        await invoke(mode, runnable, {}, config)
     with in_turn() as resumed:
-        await invoke(colour, runnable, Command(resume="paying"), config)
+        await invoke(mode, runnable, Command(resume="paying"), config)
 
     assert not waiting.update
     assert resumed.update == StateUpdate(intent="order", step="paying")
@@ -401,8 +401,8 @@ def test_threads_on_one_handler_stay_apart() -> None:
 
 
 @every_handler
-@both_colours
-async def test_the_users_extractor_comes_first(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_the_users_extractor_comes_first(kind: type[Handler], mode: str) -> None:
     """It knows its own runnable best; None leaves the decision to the default."""
     handler = kind(
         unreachable(), extractor=lambda output: {"step": "x"} if output == "special" else None
@@ -410,16 +410,14 @@ async def test_the_users_extractor_comes_first(kind: type[Handler], colour: str)
     parrot = RunnableLambda(lambda value: value)
 
     with in_turn() as record:
-        await invoke(colour, parrot, "special", {"callbacks": [handler]})
-        await invoke(
-            colour, parrot | (lambda _: {"intent": "order"}), "?", {"callbacks": [handler]}
-        )
+        await invoke(mode, parrot, "special", {"callbacks": [handler]})
+        await invoke(mode, parrot | (lambda _: {"intent": "order"}), "?", {"callbacks": [handler]})
 
     assert record.update == StateUpdate(intent="order", step="x")
 
 
-@both_colours
-async def test_an_async_handler_takes_an_async_extractor(colour: str) -> None:
+@sync_and_async
+async def test_an_async_handler_takes_an_async_extractor(mode: str) -> None:
     """It may ask another model, under a blocking run too."""
 
     async def extractor(output: Any) -> dict[str, Any]:
@@ -428,15 +426,15 @@ async def test_an_async_handler_takes_an_async_extractor(colour: str) -> None:
     handler = AsyncConvSyncCallbackHandler(unreachable(), extractor=extractor)
 
     with in_turn() as record:
-        await invoke(colour, RunnableLambda(lambda value: value), "order", {"callbacks": [handler]})
+        await invoke(mode, RunnableLambda(lambda value: value), "order", {"callbacks": [handler]})
 
     assert record.update == StateUpdate(intent="order")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_failed_sync_leaves_the_answer_alone(
-    kind: type[Handler], colour: str, caplog: pytest.LogCaptureFixture
+    kind: type[Handler], mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged without the customer, counted, and handed to ``on_error``."""
     errors: list[Exception] = []
@@ -445,7 +443,7 @@ async def test_a_failed_sync_leaves_the_answer_alone(
 
     with in_conversation(PHONE), caplog.at_level(logging.WARNING):
         runnable, value = deciding("graph")
-        result = await invoke(colour, runnable, value, {"callbacks": [handler]})
+        result = await invoke(mode, runnable, value, {"callbacks": [handler]})
 
     assert result == {"intent": "order", "step": "selecting"}
     assert [type(error) for error in errors] == [APIConnectionError]
@@ -455,26 +453,26 @@ async def test_a_failed_sync_leaves_the_answer_alone(
 
 
 @pytest.mark.parametrize(
-    ("kind", "colour"),
+    ("kind", "mode"),
     [
         (ConvSyncCallbackHandler, "sync"),
         (ConvSyncCallbackHandler, "async"),
         (AsyncConvSyncCallbackHandler, "async"),
     ],
 )
-async def test_a_failed_sync_can_fail_the_run(kind: type[Handler], colour: str) -> None:
+async def test_a_failed_sync_can_fail_the_run(kind: type[Handler], mode: str) -> None:
     """Where an unsynced answer is worse than none."""
     handler = kind(unreachable(), raise_error=True)
     runnable, value = deciding("graph")
 
     with in_conversation(PHONE), pytest.raises(APIConnectionError):
-        await invoke(colour, runnable, value, {"callbacks": [handler]})
+        await invoke(mode, runnable, value, {"callbacks": [handler]})
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_extractor_that_fails_leaves_the_answer_alone(
-    kind: type[Handler], colour: str, caplog: pytest.LogCaptureFixture
+    kind: type[Handler], mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its error may quote the customer, so only its kind is logged."""
 
@@ -485,7 +483,7 @@ async def test_an_extractor_that_fails_leaves_the_answer_alone(
 
     with in_turn(), caplog.at_level(logging.WARNING):
         answer = await invoke(
-            colour, RunnableLambda(lambda _: "Listo"), "?", {"callbacks": [handler]}
+            mode, RunnableLambda(lambda _: "Listo"), "?", {"callbacks": [handler]}
         )
 
     assert answer == "Listo"
@@ -494,17 +492,17 @@ async def test_an_extractor_that_fails_leaves_the_answer_alone(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_run_of_no_conversation_fails_only_if_it_decided(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """A handler may be attached to everything."""
     errors: list[Exception] = []
     handler = kind(unreachable(), on_error=errors.append)
     parrot = RunnableLambda(lambda value: value)
 
-    await invoke(colour, parrot, "Listo", {"callbacks": [handler]})
-    await invoke(colour, parrot | (lambda _: {"intent": "x"}), "?", {"callbacks": [handler]})
+    await invoke(mode, parrot, "Listo", {"callbacks": [handler]})
+    await invoke(mode, parrot | (lambda _: {"intent": "x"}), "?", {"callbacks": [handler]})
 
     assert [type(error).__name__ for error in errors] == ["UnknownConversationError"]
 

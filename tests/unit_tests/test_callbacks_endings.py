@@ -23,7 +23,7 @@ from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import SyncState
-from tests.surfaces import both_colours, calls, in_turn, invoke, unreachable
+from tests.surfaces import calls, in_turn, invoke, sync_and_async, unreachable
 
 Handler = ConvSyncCallbackHandler | AsyncConvSyncCallbackHandler
 every_handler = pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def asking() -> Runnable[Any, Any]:
 
 
 @every_handler
-@both_colours
-async def test_a_run_inside_a_traced_function_is_a_root(kind: type[Handler], colour: str) -> None:
+@sync_and_async
+async def test_a_run_inside_a_traced_function_is_a_root(kind: type[Handler], mode: str) -> None:
     """Tracing gives it a parent that the handler has never heard of."""
     handler, parent = kind(unreachable()), uuid4()
     managers: dict[str, Any] = {
@@ -67,17 +67,17 @@ async def test_a_run_inside_a_traced_function_is_a_root(kind: type[Handler], col
     }
 
     with in_turn() as record:
-        traced: Any = {"callbacks": managers[colour]}
-        await invoke(colour, RunnableLambda(lambda value: {"intent": value}), "order", traced)
+        traced: Any = {"callbacks": managers[mode]}
+        await invoke(mode, RunnableLambda(lambda value: {"intent": value}), "order", traced)
 
     assert record.update == StateUpdate(intent="order")
     assert len(handler._runs) == 0
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_run_that_never_comes_to_an_end_decides_nothing(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """The recursion limit ends it."""
     handler = kind(unreachable())
@@ -86,7 +86,7 @@ async def test_a_run_that_never_comes_to_an_end_decides_nothing(
     config: Any = {"callbacks": [handler], "recursion_limit": 3}
 
     with in_turn(), pytest.raises(GraphRecursionError):
-        await invoke(colour, agent, PIZZA, config)
+        await invoke(mode, agent, PIZZA, config)
 
     assert len(handler._runs) == 0
 
@@ -122,9 +122,9 @@ async def test_a_cancelled_run_decides_nothing(kind: type[Handler], what: str) -
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_agents_stream_that_is_closed_early_decides_nothing(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """The customer has left."""
     handler = kind(unreachable())
@@ -132,7 +132,7 @@ async def test_an_agents_stream_that_is_closed_early_decides_nothing(
     config: Any = {"callbacks": [handler]}
 
     with in_turn() as record:
-        if colour == "sync":
+        if mode == "sync":
             stream: Any = graph.stream({}, config)
             next(stream)
             stream.close()
@@ -146,17 +146,15 @@ async def test_an_agents_stream_that_is_closed_early_decides_nothing(
 
 
 @every_handler
-@both_colours
-async def test_the_inputs_of_a_batch_are_runs_of_their_own(
-    kind: type[Handler], colour: str
-) -> None:
+@sync_and_async
+async def test_the_inputs_of_a_batch_are_runs_of_their_own(kind: type[Handler], mode: str) -> None:
     """Each of them is synced."""
     handler = kind(unreachable(), extractor=lambda output: {"context": {output: True}})
     parrot: Runnable[Any, Any] = RunnableLambda(lambda value: value)
 
     with in_turn() as record:
         config: Any = {"callbacks": [handler]}
-        if colour == "sync":
+        if mode == "sync":
             parrot.batch(["a", "b", "c"], config)
         else:
             await parrot.abatch(["a", "b", "c"], config)
@@ -165,9 +163,9 @@ async def test_the_inputs_of_a_batch_are_runs_of_their_own(
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_what_a_human_approves_is_synced_after_the_approval(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """LangChain's own human-in-the-loop middleware; nothing is synced while it waits."""
 
@@ -186,10 +184,10 @@ async def test_what_a_human_approves_is_synced_after_the_approval(
     config: Any = {**THREAD, "callbacks": [kind(unreachable())]}
 
     with in_turn() as waiting:
-        await invoke(colour, agent, PIZZA, config)
+        await invoke(mode, agent, PIZZA, config)
     with in_turn() as resumed:
         approved: Command[Any] = Command(resume={"decisions": [{"type": "approve"}]})
-        await invoke(colour, agent, approved, config)
+        await invoke(mode, agent, approved, config)
 
     assert not waiting.update
     assert resumed.update == StateUpdate(intent="payment")
@@ -202,28 +200,28 @@ def noting(intent: str, step: str = "") -> str:
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_an_interrupted_run_can_be_resumed_in_another_process(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """Its handler has not seen the beginning: what was decided there is synced all the same."""
     graph = asking()
 
     with in_turn() as waiting:
         here: Any = {**THREAD, "callbacks": [kind(unreachable())]}
-        await invoke(colour, graph, {}, here)
+        await invoke(mode, graph, {}, here)
     with in_turn() as resumed:
         there: Any = {**THREAD, "callbacks": [kind(unreachable())]}
-        await invoke(colour, graph, Command(resume="paying"), there)
+        await invoke(mode, graph, Command(resume="paying"), there)
 
     assert not waiting.update
     assert resumed.update == StateUpdate(intent="order", step="paying")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_run_resumed_elsewhere_decides_no_calls_of_earlier_turns(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """Only those since the customer's last words."""
 
@@ -243,37 +241,37 @@ async def test_a_run_resumed_elsewhere_decides_no_calls_of_earlier_turns(
         ScriptedChatModel(script), [noting, ask], checkpointer=InMemorySaver()
     )
     with in_turn():
-        await invoke(colour, agent, PIZZA, THREAD)
-        await invoke(colour, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
     with in_turn() as resumed:
         config: Any = {**THREAD, "callbacks": [kind(unreachable())]}
-        await invoke(colour, agent, Command(resume="yes"), config)
+        await invoke(mode, agent, Command(resume="yes"), config)
 
     assert resumed.update == StateUpdate(intent="order")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_graph_inside_a_chain_can_be_interrupted_and_resumed(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """The chain is the root, and passes the command on."""
     outer: Runnable[Any, Any] = RunnableLambda(lambda value: value) | asking()
     config: Any = {**THREAD, "callbacks": [kind(unreachable())]}
 
     with in_turn() as waiting:
-        await invoke(colour, outer, {}, config)
+        await invoke(mode, outer, {}, config)
     with in_turn() as resumed:
-        await invoke(colour, outer, Command(resume="paying"), config)
+        await invoke(mode, outer, Command(resume="paying"), config)
 
     assert not waiting.update
     assert resumed.update == StateUpdate(intent="order", step="paying")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_nothing_as_the_input_of_a_chain_resumes_no_graph(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """What the graph's checkpointer brings back stays old."""
     graph = steps(
@@ -284,18 +282,18 @@ async def test_nothing_as_the_input_of_a_chain_resumes_no_graph(
     config: Any = {**THREAD, "callbacks": [kind(unreachable())]}
 
     with in_turn() as first:
-        await invoke(colour, outer, None, config)
+        await invoke(mode, outer, None, config)
     with in_turn() as second:
-        await invoke(colour, outer, None, config)
+        await invoke(mode, outer, None, config)
 
     assert first.update == StateUpdate(intent="order", step="paying")
     assert second.update == StateUpdate(step="paying")
 
 
 @every_handler
-@both_colours
+@sync_and_async
 async def test_a_run_that_is_resumed_where_it_began_decides_nothing_of_earlier_turns(
-    kind: type[Handler], colour: str
+    kind: type[Handler], mode: str
 ) -> None:
     """The handler remembers what was so before the interrupt, inside a chain as well."""
     graph = steps(
@@ -309,8 +307,8 @@ async def test_a_run_that_is_resumed_where_it_began_decides_nothing_of_earlier_t
 
     for answer in ("a", "b"):
         with in_turn() as record:
-            await invoke(colour, outer, {}, config)
-            await invoke(colour, outer, Command(resume=answer), config)
+            await invoke(mode, outer, {}, config)
+            await invoke(mode, outer, Command(resume=answer), config)
         updates.append(record.update)
 
     assert updates == [StateUpdate(intent="order", step="a"), StateUpdate(step="b")]

@@ -9,7 +9,6 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_convsync import telemetry
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import (
     APIConnectionError,
     ConfigurationError,
@@ -18,24 +17,25 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.stores import RedisEventStore
-from tests.surfaces import BOT, PHONE, both_colours, in_turn, unreachable
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+from tests.surfaces import BOT, PHONE, in_turn, sync_and_async, unreachable
 
 OTHER = "+51988888888"
 
 
-async def read(colour: str, history: ConvSyncChatMessageHistory) -> list[BaseMessage]:
-    return history.messages if colour == "sync" else await history.aget_messages()
+async def read(mode: str, history: ConvSyncChatMessageHistory) -> list[BaseMessage]:
+    return history.messages if mode == "sync" else await history.aget_messages()
 
 
-async def add(colour: str, history: ConvSyncChatMessageHistory, *messages: BaseMessage) -> None:
-    if colour == "sync":
+async def add(mode: str, history: ConvSyncChatMessageHistory, *messages: BaseMessage) -> None:
+    if mode == "sync":
         history.add_messages(messages)
     else:
         await history.aadd_messages(messages)
 
 
-async def clear(colour: str, history: ConvSyncChatMessageHistory) -> None:
-    if colour == "sync":
+async def clear(mode: str, history: ConvSyncChatMessageHistory) -> None:
+    if mode == "sync":
         history.clear()
     else:
         await history.aclear()
@@ -92,66 +92,66 @@ def test_a_history_shows_no_customer() -> None:
     assert "999999999" not in repr(ConvSyncChatMessageHistory(PHONE, client=unreachable()))
 
 
-@both_colours
-async def test_inside_a_turn_the_history_is_the_turns(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_the_history_is_the_turns(mode: str) -> None:
     """An agent with a memory of this kind gets it from there, without a request."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable(), limit=1)
 
     with in_turn(history_given=False):
-        messages = await read(colour, history)
+        messages = await read(mode, history)
 
     assert [message.content for message in messages] == ["¡Hola! Bienvenido"]
 
 
-@both_colours
-async def test_inside_a_turn_that_gives_the_history_there_is_no_other(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_that_gives_the_history_there_is_no_other(mode: str) -> None:
     """A model must not read everything twice."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
     with in_turn(history_given=True):
-        assert await read(colour, history) == []
+        assert await read(mode, history) == []
 
 
-@both_colours
-async def test_inside_a_turn_nothing_is_written(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_nothing_is_written(mode: str) -> None:
     """The turn records the customer's message and the reply itself, once."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
     with in_turn() as record:
-        await add(colour, history, HumanMessage("Una pizza"), AIMessage("Claro"))
+        await add(mode, history, HumanMessage("Una pizza"), AIMessage("Claro"))
 
     assert (record.added, record.update) == ([], StateUpdate())
 
 
-@both_colours
-async def test_inside_a_turn_another_customers_history_is_refused(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_another_customers_history_is_refused(mode: str) -> None:
     """The turn's customer is the only one."""
     history = ConvSyncChatMessageHistory(OTHER, client=unreachable())
 
     with in_turn(), pytest.raises(ConversationMismatchError):
-        await read(colour, history)
+        await read(mode, history)
 
 
-@both_colours
-async def test_a_block_of_another_customer_is_refused(colour: str) -> None:
+@sync_and_async
+async def test_a_block_of_another_customer_is_refused(mode: str) -> None:
     """Two sources that disagree raise, outside a turn as well."""
     history = ConvSyncChatMessageHistory(OTHER, client=unreachable())
 
     with in_conversation(PHONE), pytest.raises(ConversationMismatchError):
-        await add(colour, history, HumanMessage("Hola"))
+        await add(mode, history, HumanMessage("Hola"))
 
     assert isinstance(history.last_error, ConversationMismatchError)
 
 
-@both_colours
-async def test_a_write_that_fails_is_seen(colour: str, caplog: pytest.LogCaptureFixture) -> None:
+@sync_and_async
+async def test_a_write_that_fails_is_seen(mode: str, caplog: pytest.LogCaptureFixture) -> None:
     """Raised, kept, counted, logged without the customer, and handed to ``on_error``."""
     errors: list[Exception] = []
     before = telemetry.counted("history_failures", error="APIConnectionError")
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable(), on_error=errors.append)
 
     with caplog.at_level(logging.WARNING), pytest.raises(APIConnectionError):
-        await add(colour, history, HumanMessage("Hola"))
+        await add(mode, history, HumanMessage("Hola"))
 
     assert [history.last_error] == errors
     assert telemetry.counted("history_failures", error="APIConnectionError") == before + 1
@@ -159,34 +159,34 @@ async def test_a_write_that_fails_is_seen(colour: str, caplog: pytest.LogCapture
     assert "999999999" not in caplog.text
 
 
-@both_colours
-async def test_a_read_that_fails_is_raised(colour: str) -> None:
+@sync_and_async
+async def test_a_read_that_fails_is_raised(mode: str) -> None:
     """An agent must not take an unreachable history for an empty one."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
     with pytest.raises(APIConnectionError):
-        await read(colour, history)
+        await read(mode, history)
 
 
-@both_colours
-async def test_inside_a_turn_a_history_cannot_be_cleared(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_a_history_cannot_be_cleared(mode: str) -> None:
     """A turn records and takes nothing back; the error says what to do instead."""
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable())
 
     with in_turn() as record, pytest.raises(ConfigurationError, match="limit="):
-        await clear(colour, history)
+        await clear(mode, history)
 
     assert len(record.present().messages) == 2
 
 
-@both_colours
-async def test_a_clearing_that_fails_is_seen(colour: str, caplog: pytest.LogCaptureFixture) -> None:
+@sync_and_async
+async def test_a_clearing_that_fails_is_seen(mode: str, caplog: pytest.LogCaptureFixture) -> None:
     """Raised, kept, logged without the customer, and handed to ``on_error``."""
     errors: list[Exception] = []
     history = ConvSyncChatMessageHistory(PHONE, client=unreachable(), on_error=errors.append)
 
     with pytest.raises(APIConnectionError):
-        await clear(colour, history)
+        await clear(mode, history)
 
     assert [history.last_error] == errors
     assert "not cleared" in caplog.text

@@ -41,7 +41,7 @@ CALLS = {
 
 
 def surface(client: type) -> dict[str, str]:
-    """Public names and their signatures, with the words that differ between colours unified."""
+    """Public names and their signatures, words that differ between sync and async unified."""
     unified = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
     told = {}
     for own_name, member in vars(client).items():
@@ -91,7 +91,7 @@ def test_the_api_has_every_call_of_the_clients(client: type) -> None:
 
 @both_clients
 def test_api_of_takes_either_client(client: Any) -> None:
-    """Surfaces accept both, and get the colour-neutral API."""
+    """Surfaces accept both, and get the API behind them."""
     made = client(URL)
 
     assert api_of(made) is made.api

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_convsync._flow import run
 from langchain_convsync.client._tenants import SIZE, Flights, TenantCache
 from langchain_convsync.models import TenantInfo
-from tests.faulty_server import Perform, in_both_colours
+from tests.faulty_server import Perform, sync_and_async
 
 KEY = ("bot123", "+51999999999")
 
@@ -42,7 +42,7 @@ def test_a_session_that_is_gone_is_forgotten_under_every_key() -> None:
     assert [cache.get(("bot", key)) is None for key in "abc"] == [True, True, False]
 
 
-@in_both_colours
+@sync_and_async
 def test_a_leader_that_never_lands_is_waited_for_in_vain(perform: Perform[Any]) -> None:
     """For the follower's own time, and no longer."""
     flights = Flights()

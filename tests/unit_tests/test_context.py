@@ -10,19 +10,19 @@ from itertools import combinations
 
 import pytest
 
-from langchain_convsync.context import (
-    ConversationRef,
-    TurnRecord,
-    current_turn,
-    in_conversation,
-    resolve,
-)
 from langchain_convsync.errors import (
     ConversationMismatchError,
     InvalidPhoneNumberError,
     UnknownConversationError,
 )
 from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.surfaces.context import (
+    ConversationRef,
+    TurnRecord,
+    current_turn,
+    in_conversation,
+    resolve,
+)
 from tests.surfaces import BOT, PHONE, TENANT, conversation, in_turn
 
 OTHER = "+51988888888"

@@ -1,4 +1,4 @@
-"""Flows: one generator, two colours."""
+"""Flows: one generator, sync and async."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
     return chosen
 
 
-def says(**decided: Any) -> AIMessage:
+def replies(**decided: Any) -> AIMessage:
     """The structured answer of a model."""
     call = {"name": "ConversationState", "args": decided, "id": "1"}
     return AIMessage("", tool_calls=[call])
@@ -50,7 +50,7 @@ OUTPUT = {
 
 def test_the_models_answer_is_the_state(ask: Ask) -> None:
     """What it leaves out stays as it is."""
-    model = ScriptedChatModel([says(intent="payment", step="choosing_method")])
+    model = ScriptedChatModel([replies(intent="payment", step="choosing_method")])
 
     update = ask(llm_extractor(model), OUTPUT)
 
@@ -59,7 +59,7 @@ def test_the_models_answer_is_the_state(ask: Ask) -> None:
 
 def test_the_model_reads_what_was_said_as_data(ask: Ask) -> None:
     """Only the customer's and the assistant's words, and no text ends the data."""
-    model = ScriptedChatModel([says(intent="payment")])
+    model = ScriptedChatModel([replies(intent="payment")])
     ask(llm_extractor(model, instructions="payment: they want to pay"), OUTPUT)
 
     system, question = (str(message.content) for message in model.calls[0])
@@ -73,7 +73,7 @@ def test_the_model_reads_what_was_said_as_data(ask: Ask) -> None:
 @pytest.mark.parametrize("output", ["¿Efectivo o Yape?", AIMessage("¿Efectivo o Yape?")])
 def test_a_chains_reply_is_enough(ask: Ask, output: object) -> None:
     """Where a chain returns nothing else."""
-    model = ScriptedChatModel([says(step="paying")])
+    model = ScriptedChatModel([replies(step="paying")])
 
     assert ask(llm_extractor(model), output) == StateUpdate(step="paying")
     assert "Efectivo" in str(model.calls[0][1].content)
@@ -86,7 +86,7 @@ def test_facts_are_noted_by_a_model_of_them(ask: Ask) -> None:
         total: float | None = None
         address: str | None = None
 
-    model = ScriptedChatModel([says(context={"total": 25.0})])
+    model = ScriptedChatModel([replies(context={"total": 25.0})])
 
     update = ask(llm_extractor(model, context=Facts), OUTPUT)
 
@@ -97,15 +97,15 @@ def test_facts_are_noted_by_a_model_of_them(ask: Ask) -> None:
     "answer",
     [
         AIMessage("I cannot help with that."),
-        says(intent="poetry"),
-        says(intent={"not": "text"}),
+        replies(intent="poetry"),
+        replies(intent={"not": "text"}),
         AIMessage(
             "",
             invalid_tool_calls=[
                 {"name": "ConversationState", "args": '{"inte', "id": "1", "error": "cut off"}
             ],
         ),
-        says(intent="order").model_copy(
+        replies(intent="order").model_copy(
             update={"response_metadata": {"stop_reason": "max_tokens"}}
         ),
         RuntimeError("the model is away"),
@@ -130,4 +130,4 @@ def test_a_model_that_fails_is_counted(ask: Ask) -> None:
 
 def test_a_model_that_says_nothing_leaves_it_to_the_default_extraction(ask: Ask) -> None:
     """None, as every extractor says it."""
-    assert ask(llm_extractor(ScriptedChatModel([says()])), OUTPUT) is None
+    assert ask(llm_extractor(ScriptedChatModel([replies()])), OUTPUT) is None

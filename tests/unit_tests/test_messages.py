@@ -17,14 +17,14 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_convsync.messages import (
+from langchain_convsync.models import ConversationMessage
+from langchain_convsync.surfaces.messages import (
     by_timestamp,
     from_langchain,
     last_reply,
     text_of,
     to_langchain,
 )
-from langchain_convsync.models import ConversationMessage
 from tests.surfaces import HISTORY, conversation
 
 TEXTS = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())

@@ -17,7 +17,6 @@ from langgraph.types import Command
 
 from langchain_convsync import telemetry
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import in_conversation
 from langchain_convsync.errors import (
     APIConnectionError,
     ConfigurationError,
@@ -27,17 +26,18 @@ from langchain_convsync.errors import (
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.settings import ServerProfile
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import GetConversation, SyncState
 from tests.surfaces import (
     PHONE,
-    both_colours,
     calls,
     conversation,
     every_form,
     in_turn,
     invoke,
     perform,
+    sync_and_async,
     unreachable,
 )
 
@@ -82,7 +82,7 @@ def agent(
     )
 
 
-def heard(model: ScriptedChatModel, call: int = -1) -> list[str]:
+def echoes(model: ScriptedChatModel, call: int = -1) -> list[str]:
     """What the model was told in one of its calls, without the system prompt."""
     return [str(message.content) for message in model.calls[call] if message.type != "system"]
 
@@ -92,43 +92,43 @@ def prompt(model: ScriptedChatModel) -> Any:
     return next(each.content for each in model.calls[-1] if isinstance(each, SystemMessage))
 
 
-@both_colours
-async def test_a_turn_records_what_the_model_decides(colour: str) -> None:
+@sync_and_async
+async def test_a_turn_records_what_the_model_decides(mode: str) -> None:
     """The tool notes, the turn writes."""
     model = ScriptedChatModel([DECIDES, "Listo"])
 
     with in_turn() as record:
-        result = await invoke(colour, agent(model), ASKED)
+        result = await invoke(mode, agent(model), ASKED)
 
     assert record.update == StateUpdate(intent="payment", step="confirming")
     assert record.added == []
     assert result["messages"][-1].content == "Listo"
 
 
-@both_colours
-async def test_a_turn_that_gives_the_history_is_not_given_another(colour: str) -> None:
+@sync_and_async
+async def test_a_turn_that_gives_the_history_is_not_given_another(mode: str) -> None:
     """Its input holds the history already, also one of the customer's words alone."""
     model = ScriptedChatModel(["Listo"])
 
     with in_turn(history_given=True):
-        await invoke(colour, agent(model), ASKED)
+        await invoke(mode, agent(model), ASKED)
 
-    assert heard(model) == ["Una pizza"]
+    assert echoes(model) == ["Una pizza"]
 
 
-@both_colours
-async def test_an_agent_with_a_memory_gets_the_turns_history_once(colour: str) -> None:
+@sync_and_async
+async def test_an_agent_with_a_memory_gets_the_turns_history_once(mode: str) -> None:
     """Its thread goes on from there."""
     model = ScriptedChatModel(["Claro", "De nada"])
     remembering = agent(model, checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
 
     with in_turn(history_given=False):
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
     with in_turn(history_given=False):
-        await invoke(colour, remembering, {"messages": [("user", "Gracias")]}, config)
+        await invoke(mode, remembering, {"messages": [("user", "Gracias")]}, config)
 
-    assert heard(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Claro", "Gracias"]
+    assert echoes(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Claro", "Gracias"]
 
 
 def is_plain(value: object) -> bool:
@@ -139,8 +139,8 @@ def is_plain(value: object) -> bool:
     return value is None or type(value) in {str, bool}
 
 
-@both_colours
-async def test_a_checkpoint_holds_plain_values_that_name_no_customer(colour: str) -> None:
+@sync_and_async
+async def test_a_checkpoint_holds_plain_values_that_name_no_customer(mode: str) -> None:
     """Whatever the server's messages carry beyond the document stays out of it."""
     model = ScriptedChatModel(["Claro"])
     remembering: Any = agent(model, checkpointer=InMemorySaver())
@@ -148,33 +148,33 @@ async def test_a_checkpoint_holds_plain_values_that_name_no_customer(colour: str
     noted = {"role": "bot", "content": "Soy Ana", "from": PHONE}
 
     with in_turn(conversation(context={"previousMessages": [noted]}), history_given=False):
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
     kept = remembering.get_state(config).values["convsync"]
 
-    assert heard(model) == ["Soy Ana", "Una pizza"]
+    assert echoes(model) == ["Soy Ana", "Una pizza"]
     assert is_plain(kept)
     assert "999999999" not in repr(kept)
 
 
-@both_colours
-async def test_an_input_that_brings_its_history_gets_no_other(colour: str) -> None:
+@sync_and_async
+async def test_an_input_that_brings_its_history_gets_no_other(mode: str) -> None:
     """A caller that keeps the transcript knows it best."""
     model = ScriptedChatModel(["Listo"])
     transcript = [HumanMessage("Hola"), AIMessage("¡Hola!"), HumanMessage("Una pizza")]
 
     with in_turn(history_given=False):
-        await invoke(colour, agent(model), {"messages": transcript})
+        await invoke(mode, agent(model), {"messages": transcript})
 
-    assert heard(model) == ["Hola", "¡Hola!", "Una pizza"]
+    assert echoes(model) == ["Hola", "¡Hola!", "Una pizza"]
 
 
-@both_colours
-async def test_the_history_never_enters_the_result(colour: str) -> None:
+@sync_and_async
+async def test_the_history_never_enters_the_result(mode: str) -> None:
     """Results and streams hold what happened in this run."""
     model = ScriptedChatModel(["Listo"])
 
     with in_turn(history_given=False):
-        result = await invoke(colour, agent(model), ASKED)
+        result = await invoke(mode, agent(model), ASKED)
 
     assert set(result) == {"messages"}
     assert [message.content for message in result["messages"]] == ["Una pizza", "Listo"]
@@ -298,15 +298,15 @@ async def test_an_agents_own_context_can_name_the_conversation(form: str) -> Non
     assert [type(error) for error in errors] == [APIConnectionError, APIConnectionError]
 
 
-@both_colours
-async def test_an_agents_own_context_and_its_block_must_agree(colour: str) -> None:
+@sync_and_async
+async def test_an_agents_own_context_and_its_block_must_agree(mode: str) -> None:
     """Two sources that disagree end the run before the model is asked."""
     middleware = ConvSyncMiddleware(unreachable(), identity=lambda shop: shop.customer)
     model = ScriptedChatModel(["Listo"])
     remembering: Runnable[Any, Any] = create_agent(
         model, [], middleware=[middleware], context_schema=Shop
     )
-    form = "invoke" if colour == "sync" else "ainvoke"
+    form = "invoke" if mode == "sync" else "ainvoke"
 
     with in_conversation("+51988888888"), pytest.raises(ConversationMismatchError):
         await perform(form, remembering, ASKED, {}, context=Shop(PHONE))
@@ -350,37 +350,37 @@ def test_without_its_tool_the_middleware_offers_none() -> None:
     assert model.tools == []
 
 
-@both_colours
-async def test_beside_the_toolkit_a_decision_is_recorded_once(colour: str) -> None:
+@sync_and_async
+async def test_beside_the_toolkit_a_decision_is_recorded_once(mode: str) -> None:
     """Any pair of surfaces makes one sync."""
     model = ScriptedChatModel([DECIDES, calls("get_conversation"), "Listo"])
     client = unreachable()
     both = agent(model, tools=[SyncState(client=client), GetConversation(client=client)])
 
     with in_turn() as record:
-        result = await invoke(colour, both, ASKED)
+        result = await invoke(mode, both, ASKED)
 
     assert record.update == StateUpdate(intent="payment", step="confirming")
     assert json.loads(result["messages"][-2].content)["intent"] == "payment"
 
 
-@both_colours
-async def test_what_earlier_turns_decided_is_not_decided_again(colour: str) -> None:
+@sync_and_async
+async def test_what_earlier_turns_decided_is_not_decided_again(mode: str) -> None:
     """A thread's messages hold every call ever made."""
     model = ScriptedChatModel([DECIDES, "Listo", "De nada"])
     remembering = agent(model, checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
 
     with in_turn():
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
     with in_turn() as second:
-        await invoke(colour, remembering, {"messages": [("user", "Gracias")]}, config)
+        await invoke(mode, remembering, {"messages": [("user", "Gracias")]}, config)
 
     assert not second.update
 
 
-@both_colours
-async def test_state_that_a_checkpointer_brings_back_is_not_decided_again(colour: str) -> None:
+@sync_and_async
+async def test_state_that_a_checkpointer_brings_back_is_not_decided_again(mode: str) -> None:
     """Keys of the user's own state schema reappear in every turn."""
     model = ScriptedChatModel([calls("choose", intent="menu"), "Listo", "De nada"])
     remembering: Runnable[Any, Any] = create_agent(
@@ -393,22 +393,22 @@ async def test_state_that_a_checkpointer_brings_back_is_not_decided_again(colour
     config: Any = {"configurable": {"thread_id": "1"}}
 
     with in_turn() as first:
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
     with in_turn() as second:
-        await invoke(colour, remembering, {"messages": [("user", "Gracias")]}, config)
+        await invoke(mode, remembering, {"messages": [("user", "Gracias")]}, config)
 
     assert (first.update, second.update) == (StateUpdate(intent="menu"), StateUpdate())
 
 
-@both_colours
+@sync_and_async
 async def test_a_server_that_is_down_does_not_cost_the_answer(
-    colour: str, caplog: pytest.LogCaptureFixture
+    mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The default: answer without memory, log and count it, without the customer."""
     before = telemetry.counted("middleware_failures")
 
     with in_conversation(PHONE), caplog.at_level(logging.WARNING):
-        result = await invoke(colour, agent(ScriptedChatModel(["Listo"])), ASKED)
+        result = await invoke(mode, agent(ScriptedChatModel(["Listo"])), ASKED)
 
     assert result["messages"][-1].content == "Listo"
     assert telemetry.counted("middleware_failures") == before + 2
@@ -416,48 +416,48 @@ async def test_a_server_that_is_down_does_not_cost_the_answer(
     assert "999999999" not in caplog.text
 
 
-@both_colours
-async def test_failures_are_handed_to_a_callable(colour: str) -> None:
+@sync_and_async
+async def test_failures_are_handed_to_a_callable(mode: str) -> None:
     """It decides what follows; raising is one way."""
     errors: list[Exception] = []
 
     with in_conversation(PHONE):
         runnable = agent(ScriptedChatModel(["Listo"]), on_error=errors.append)
-        result = await invoke(colour, runnable, ASKED)
+        result = await invoke(mode, runnable, ASKED)
 
     assert result["messages"][-1].content == "Listo"
     assert [type(error) for error in errors] == [APIConnectionError] * 2
 
 
-@both_colours
-async def test_a_failure_can_fail_the_run(colour: str) -> None:
+@sync_and_async
+async def test_a_failure_can_fail_the_run(mode: str) -> None:
     """Where an agent without memory is worse than none."""
     with in_conversation(PHONE), pytest.raises(APIConnectionError):
-        await invoke(colour, agent(ScriptedChatModel(["Listo"]), on_error="raise"), ASKED)
+        await invoke(mode, agent(ScriptedChatModel(["Listo"]), on_error="raise"), ASKED)
 
 
-@both_colours
-async def test_a_run_of_no_conversation_fails_before_the_model(colour: str) -> None:
+@sync_and_async
+async def test_a_run_of_no_conversation_fails_before_the_model(mode: str) -> None:
     """Forgetting to name it is the developer's error, not the server's."""
     model = ScriptedChatModel(["Listo"])
 
     with pytest.raises(UnknownConversationError):
-        await invoke(colour, agent(model), ASKED)
+        await invoke(mode, agent(model), ASKED)
 
     assert model.calls == []
 
 
-@both_colours
-async def test_a_thread_stays_with_its_tenant(colour: str) -> None:
+@sync_and_async
+async def test_a_thread_stays_with_its_tenant(mode: str) -> None:
     """A model that serves one tenant never reads another's history."""
     model = ScriptedChatModel(["Claro", "De nada"])
     remembering = agent(model, checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
 
     with in_turn():
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
     with in_turn(conversation(subDomain="another")), pytest.raises(ConversationMismatchError):
-        await invoke(colour, remembering, ASKED, config)
+        await invoke(mode, remembering, ASKED, config)
 
     assert len(model.calls) == 1
 

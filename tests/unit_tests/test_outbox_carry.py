@@ -9,10 +9,10 @@ import pytest
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.carry import carried, place_written
-from langchain_convsync.outbox.job import Job
+from langchain_convsync.outbox.job import WriteJob
 from langchain_convsync.outbox.plan import ATTEMPT, Anchor, Send, Verify, Wait, Write, plan
 from langchain_convsync.settings import ServerProfile
-from langchain_convsync.stores.base import Cursor, Lease, Op, Taken
+from langchain_convsync.stores.base import Acquired, Cursor, Lease, Operation
 
 SYNCED = ServerProfile(history="sync", settle=10.0)
 REPLACED = ServerProfile(context_sync="replace")
@@ -127,7 +127,7 @@ def test_an_append_carries_the_rest_where_the_context_would_be_replaced() -> Non
 )
 def test_what_carries_a_read_reads_first(profile: ServerProfile, what: Write) -> None:
     """However fresh the turn is: the list on the server is the one to extend."""
-    unsent, now = Cursor(op_id="t2/0"), START.timestamp()
+    unsent, now = Cursor(operation_id="t2/0"), START.timestamp()
 
     assert plan(what, unsent, now=now, profile=profile) == Verify(0)
     assert plan(what, unsent, now=now, profile=profile, verified=True) == Send(0, 1)
@@ -143,7 +143,7 @@ def test_what_carries_a_read_reads_first(profile: ServerProfile, what: Write) ->
 )
 def test_what_replaces_nothing_is_sent_at_once(profile: ServerProfile, what: Write) -> None:
     """A read more would be for nothing."""
-    step = plan(what, Cursor(op_id="t2/0"), now=START.timestamp(), profile=profile)
+    step = plan(what, Cursor(operation_id="t2/0"), now=START.timestamp(), profile=profile)
 
     assert step == Send(0, 1)
 
@@ -151,7 +151,7 @@ def test_what_replaces_nothing_is_sent_at_once(profile: ServerProfile, what: Wri
 def test_a_key_does_not_make_a_carrying_write_safe_to_repeat() -> None:
     """Its body is another one by then: it is verified like one without a key."""
     keyed = ServerProfile(history="sync", idempotency_keys=True, settle=10.0)
-    cursor = Cursor(op_id="t2/0", sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t2/0", sent_at=100.0, tries=1)
     sent = write("append", "sí")
 
     assert plan(sent, cursor, now=101.0, profile=keyed) == Wait(ATTEMPT + 9.0)
@@ -161,14 +161,18 @@ def test_a_key_does_not_make_a_carrying_write_safe_to_repeat() -> None:
 @pytest.mark.parametrize(("carries", "same"), [(True, False), (False, True)])
 def test_a_key_stands_for_one_body(carries: bool, same: bool) -> None:
     """Servers refuse a known key with another body, and what carries a read has one each time."""
-    lease = Lease(cid="c", lane="write", token="t", epoch=1, until=0.0)
-    taken, op, sent = Taken(lease=lease, now=0.0), Op(id="t2/0", body=""), write("append", "sí")
+    lease = Lease(conversation_key="c", queue="outbox", token="t", epoch=1, until=0.0)
+    acquired, operation, sent = (
+        Acquired(lease=lease, now=0.0),
+        Operation(id="t2/0", body=""),
+        write("append", "sí"),
+    )
     first, second = (
-        Job(
-            taken=taken,
-            op=op,
+        WriteJob(
+            acquired=acquired,
+            operation=operation,
             write=sent,
-            cursor=Cursor(op_id="t2/0", tries=tries),
+            cursor=Cursor(operation_id="t2/0", tries=tries),
             carries=carries,
         ).key
         for tries in (1, 2)

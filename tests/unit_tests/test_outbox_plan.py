@@ -69,14 +69,14 @@ def write(kind: Any = "append", *texts: str, update: StateUpdate | None = None) 
 
 def test_an_unsent_write_is_sent() -> None:
     """Nothing is in doubt yet."""
-    step = plan(write("append", "a"), Cursor(op_id="t2/0"), now=100.0, profile=PLAIN)
+    step = plan(write("append", "a"), Cursor(operation_id="t2/0"), now=100.0, profile=PLAIN)
 
     assert step == Send(pos=0, attempt=1)
 
 
 def test_a_write_without_an_answer_waits_until_it_surely_landed_or_never_will() -> None:
     """A verification that comes too early would double the message."""
-    cursor = Cursor(op_id="t2/0", pos=0, sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t2/0", pos=0, sent_at=100.0, tries=1)
 
     step = plan(write("append", "a"), cursor, now=101.0, profile=PLAIN)
 
@@ -85,7 +85,7 @@ def test_a_write_without_an_answer_waits_until_it_surely_landed_or_never_will() 
 
 def test_a_settled_write_without_an_answer_is_verified_before_it_is_sent_again() -> None:
     """POST is not idempotent."""
-    cursor = Cursor(op_id="t2/0", pos=1, sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t2/0", pos=1, sent_at=100.0, tries=1)
 
     step = plan(write("append", "a", "b"), cursor, now=115.0, profile=PLAIN)
 
@@ -94,7 +94,7 @@ def test_a_settled_write_without_an_answer_is_verified_before_it_is_sent_again()
 
 def test_a_server_that_honours_keys_is_simply_asked_again() -> None:
     """The key makes the repetition safe, so nobody waits."""
-    cursor = Cursor(op_id="t2/0", pos=0, sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t2/0", pos=0, sent_at=100.0, tries=1)
 
     assert plan(write("append", "a"), cursor, now=101.0, profile=KEYED) == Send(pos=0, attempt=2)
 
@@ -105,7 +105,7 @@ def test_a_server_that_honours_keys_is_simply_asked_again() -> None:
 def test_an_old_sync_reads_before_it_writes(tries: int, now: float) -> None:
     """Somebody may have written newer state, or closed the conversation, meanwhile."""
     sync = write("sync_state", update=StateUpdate(step="x"))
-    cursor = Cursor(op_id="t2/1", tries=tries)
+    cursor = Cursor(operation_id="t2/1", tries=tries)
 
     assert plan(sync, cursor, now=now, profile=PLAIN) == Verify(pos=0)
     assert plan(sync, cursor, now=now, profile=PLAIN, verified=True) == Send(0, tries + 1)

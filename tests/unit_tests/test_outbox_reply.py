@@ -17,19 +17,19 @@ from langchain_convsync.outbox.reply import (
     REMEMBERED,
     SEND_TIME,
     SKEW,
-    Reply,
-    Saying,
+    PendingReply,
+    ReplyJob,
     echo_note,
-    heard_as,
+    echo_of,
     is_ours,
     plan_reply,
     standing_in,
     typing_time,
 )
-from langchain_convsync.stores.base import Cursor, LaneView, Lease, Op, Taken
+from langchain_convsync.stores.base import Acquired, Cursor, Lease, Operation, QueueView
 
 SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
-REPLY = Reply(turn="t1", chat_id="51999999999@c.us", text="¿Algo más?")
+REPLY = PendingReply(turn="t1", chat_id="51999999999@c.us", text="¿Algo más?")
 
 
 def own(
@@ -46,13 +46,13 @@ def found(chat: list[ChatMessage], known: tuple[str, ...] = ()) -> ChatMessage |
 
 def test_what_was_not_sent_is_sent() -> None:
     """As the next try."""
-    assert plan_reply(Cursor(op_id="t1/0"), now=100.0, settle=10.0) == Send(0, 1)
-    assert plan_reply(Cursor(op_id="t1/0", tries=3), now=100.0, settle=10.0) == Send(0, 4)
+    assert plan_reply(Cursor(operation_id="t1/0"), now=100.0, settle=10.0) == Send(0, 1)
+    assert plan_reply(Cursor(operation_id="t1/0", tries=3), now=100.0, settle=10.0) == Send(0, 4)
 
 
 def test_what_may_have_been_sent_is_looked_for_when_that_is_surely_over() -> None:
     """Not before: the request may still be on its way."""
-    cursor = Cursor(op_id="t1/0", sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t1/0", sent_at=100.0, tries=1)
 
     assert plan_reply(cursor, now=101.0, settle=10.0) == Wait(SEND_TIME + 9.0)
     assert plan_reply(cursor, now=110.0 + SEND_TIME, settle=10.0) == Verify(0)
@@ -60,18 +60,18 @@ def test_what_may_have_been_sent_is_looked_for_when_that_is_surely_over() -> Non
 
 def test_an_echo_is_a_sign_at_once() -> None:
     """What is there cannot be still to come."""
-    cursor = Cursor(op_id="t1/0", sent_at=100.0, tries=1)
+    cursor = Cursor(operation_id="t1/0", sent_at=100.0, tries=1)
 
-    assert plan_reply(cursor, now=101.0, settle=10.0, heard=True) == Verify(0)
+    assert plan_reply(cursor, now=101.0, settle=10.0, echoed=True) == Verify(0)
 
 
 def test_an_echo_is_recognised_by_its_words_and_a_new_id() -> None:
     """Echoes of other words, and of earlier replies, say nothing; no words are kept."""
     notes = [echo_note("A", REPLY.text), echo_note("B", "Hola"), echo_note("C", REPLY.text)]
 
-    assert heard_as(REPLY, notes, known=()) == "A"
-    assert heard_as(REPLY, notes, known=["A"]) == "C"
-    assert heard_as(REPLY, notes, known=["A", "C"]) is None
+    assert echo_of(REPLY, notes, known=()) == "A"
+    assert echo_of(REPLY, notes, known=["A"]) == "C"
+    assert echo_of(REPLY, notes, known=["A", "C"]) is None
     assert REPLY.text not in "".join(notes)
 
 
@@ -103,11 +103,11 @@ def test_a_chat_that_is_not_read_back_far_enough_tells_nothing() -> None:
 
 def test_the_ids_of_the_last_replies_are_remembered() -> None:
     """So many that a look back shows no other ones; without an id its words stand for it."""
-    lease = Lease(cid="c", lane="say", token="t", epoch=1, until=0.0)
-    saying = Saying(
-        taken=Taken(lease=lease, now=0.0),
-        op=Op(id="t1/0", body=""),
-        cursor=Cursor(op_id="t1/0"),
+    lease = Lease(conversation_key="c", queue="replies", token="t", epoch=1, until=0.0)
+    saying = ReplyJob(
+        acquired=Acquired(lease=lease, now=0.0),
+        operation=Operation(id="t1/0", body=""),
+        cursor=Cursor(operation_id="t1/0"),
         reply=REPLY,
     )
     nameless = saying.anchor_with(None)
@@ -121,10 +121,10 @@ def test_the_ids_of_the_last_replies_are_remembered() -> None:
     assert saying.known == []
 
 
-def say(anchor: str | None = None, cursor: Cursor | None = None) -> LaneView:
-    """A say queue after some replies, with another one in it where it has a cursor."""
-    ops = () if cursor is None else (Op(id="t1/0", body=REPLY.model_dump_json()),)
-    return LaneView(depth=len(ops), cursor=cursor, ops=ops, anchor=anchor)
+def say(anchor: str | None = None, cursor: Cursor | None = None) -> QueueView:
+    """A reply queue after some replies, with another one in it where it has a cursor."""
+    operations = () if cursor is None else (Operation(id="t1/0", body=REPLY.model_dump_json()),)
+    return QueueView(depth=len(operations), cursor=cursor, operations=operations, anchor=anchor)
 
 
 def test_an_own_message_is_recognised_by_the_id_of_a_send() -> None:
@@ -148,10 +148,10 @@ def test_by_its_words_where_no_answer_told_the_id() -> None:
 
 def test_by_its_words_while_the_answer_is_still_to_come() -> None:
     """Also when the try before it was taken for lost; not before the first try."""
-    on_the_wire = say(cursor=Cursor(op_id="t1/0", sent_at=100.0, tries=1))
-    taken_back = say(cursor=Cursor(op_id="t1/0", tries=1))
-    never_begun = say(cursor=Cursor(op_id="t1/0"))
-    of_another = say(cursor=Cursor(op_id="t0/0", sent_at=100.0, tries=1))
+    on_the_wire = say(cursor=Cursor(operation_id="t1/0", sent_at=100.0, tries=1))
+    taken_back = say(cursor=Cursor(operation_id="t1/0", tries=1))
+    never_begun = say(cursor=Cursor(operation_id="t1/0"))
+    of_another = say(cursor=Cursor(operation_id="t0/0", sent_at=100.0, tries=1))
 
     assert is_ours("A", REPLY.text, on_the_wire, 100.0)
     assert is_ours("A", REPLY.text, taken_back, 100.0)

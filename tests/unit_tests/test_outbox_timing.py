@@ -13,12 +13,12 @@ from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox import Outbox, Write
 from langchain_convsync.outbox.plan import ATTEMPT
 from langchain_convsync.outbox.queue import SLACK
-from langchain_convsync.stores import Commit, Op, SQLiteEventStore
+from langchain_convsync.stores import Commit, Operation, SQLiteEventStore
 from langchain_convsync.stores.base import Lease
 from tests.faulty_server import CLOSE, FaultyServer, sends
 from tests.store_cases import Clock, conversation, event
 
-TURN = event().eid
+TURN = event().event_key
 
 
 class Slow(SQLiteEventStore):
@@ -29,8 +29,8 @@ class Slow(SQLiteEventStore):
         self.time, self.took = clock, [*took]
         self.noted: list[tuple[float, int, float]] = []
 
-    def op_begin(self, lease: Lease, *given: Any, attempt: int, need: float, **named: Any) -> Any:
-        real = super().op_begin(lease, *given, attempt=attempt, need=need, **named)
+    def begin(self, lease: Lease, *given: Any, attempt: int, need: float, **named: Any) -> Any:
+        real = super().begin(lease, *given, attempt=attempt, need=need, **named)
 
         def block() -> Any:
             self.noted.append((self.time.now, attempt, need))
@@ -43,8 +43,8 @@ class Slow(SQLiteEventStore):
 
 def with_a_message(store: SQLiteEventStore) -> SQLiteEventStore:
     """One message is to be written."""
-    taken = run(store.accept(event(), token="t")).taken
-    assert taken is not None
+    acquired = run(store.accept(event(), token="t")).acquired
+    assert acquired is not None
     write = Write(
         kind="append",
         phone_number="+51999999999",
@@ -53,11 +53,15 @@ def with_a_message(store: SQLiteEventStore) -> SQLiteEventStore:
         subdomain="restaurant-abc",
         turn=TURN,
         number=1,
-        decided_at=taken.now,
+        decided_at=acquired.now,
         messages=(ConversationMessage(role="bot", content="Hola"),),
     )
-    op = Op(id=f"{TURN}/0", body=write.model_dump_json())
-    run(store.commit_turn(taken.lease, Commit(eids=[TURN], outcomes={}, ops=[op])))
+    operation = Operation(id=f"{TURN}/0", body=write.model_dump_json())
+    run(
+        store.commit_turn(
+            acquired.lease, Commit(event_keys=[TURN], outcomes={}, operations=[operation])
+        )
+    )
     return store
 
 
@@ -76,7 +80,7 @@ def attempted(store: Slow, server: FaultyServer, *, keys: bool = False) -> float
     outbox = Outbox(client.api, with_a_message(store), lease=1.0, clock=store.time)
     run(outbox.attempt(conversation()))
     client.close()
-    due: float | None = run(store.due("write", conversation()))
+    due: float | None = run(store.due("outbox", conversation()))
     store.close()
     return due
 

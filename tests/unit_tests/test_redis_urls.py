@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.stores._redis_urls import address_of
+from langchain_convsync.stores.redis.urls import address_of
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])

@@ -9,9 +9,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.messages.tool import invalid_tool_call
 from pydantic import BaseModel
 
-from langchain_convsync.messages import cut_off, last_reply, text_of
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.state import extract
+from langchain_convsync.surfaces.messages import cut_off, last_reply, text_of
+from langchain_convsync.surfaces.state import extract
 from langchain_convsync.turns.agent import (
     LONGEST_REPLY,
     EmptyReplyError,

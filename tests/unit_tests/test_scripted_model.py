@@ -15,7 +15,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel
 
 from langchain_convsync.testing import ScriptedChatModel
-from tests.surfaces import both_colours, calls, invoke
+from tests.surfaces import calls, invoke, sync_and_async
 
 
 class Order(BaseModel):
@@ -42,43 +42,43 @@ class TestStandards(ChatModelUnitTests):
         return {"responses": ["Hola"]}
 
 
-@both_colours
-async def test_responses_come_in_order(colour: str) -> None:
+@sync_and_async
+async def test_responses_come_in_order(mode: str) -> None:
     """A script is played from its beginning, whoever asks."""
     model = ScriptedChatModel(["Hola", AIMessage("¿Qué deseas?")])
 
-    answers = [(await invoke(colour, model, "?")).content for _ in range(2)]
+    answers = [(await invoke(mode, model, "?")).content for _ in range(2)]
 
     assert answers == ["Hola", "¿Qué deseas?"]
 
 
-@both_colours
-async def test_a_callable_sees_the_messages(colour: str) -> None:
+@sync_and_async
+async def test_a_callable_sees_the_messages(mode: str) -> None:
     """A script can react."""
     model = ScriptedChatModel([lambda messages: f"{messages[-1].content}, claro"])
 
-    assert (await invoke(colour, model, "Una pizza")).content == "Una pizza, claro"
+    assert (await invoke(mode, model, "Una pizza")).content == "Una pizza, claro"
 
 
-@both_colours
-async def test_an_exception_is_raised(colour: str) -> None:
+@sync_and_async
+async def test_an_exception_is_raised(mode: str) -> None:
     """A script can fail, and go on."""
     model = ScriptedChatModel([TimeoutError("slow"), "Hola"])
 
     with pytest.raises(TimeoutError, match="slow"):
-        await invoke(colour, model, "?")
+        await invoke(mode, model, "?")
 
-    assert (await invoke(colour, model, "?")).content == "Hola"
+    assert (await invoke(mode, model, "?")).content == "Hola"
 
 
-@both_colours
-async def test_the_end_of_the_script_says_so(colour: str) -> None:
+@sync_and_async
+async def test_the_end_of_the_script_says_so(mode: str) -> None:
     """A test that calls the model too often learns where."""
     model = ScriptedChatModel(["Hola"])
-    await invoke(colour, model, "?")
+    await invoke(mode, model, "?")
 
     with pytest.raises(RuntimeError, match="call number 2"):
-        await invoke(colour, model, "?")
+        await invoke(mode, model, "?")
 
 
 def test_a_script_may_have_no_end() -> None:
@@ -107,7 +107,7 @@ def test_a_text_streams_word_by_word(text: str) -> None:
 
 
 async def test_an_async_stream_is_the_same() -> None:
-    """Both colours play the same script."""
+    """Sync and async play the same script."""
     pieces = [chunk.content async for chunk in ScriptedChatModel(["Una pizza"]).astream("?")]
 
     assert pieces == ["Una ", "pizza"]
@@ -122,26 +122,26 @@ def test_tool_calls_survive_a_stream() -> None:
     assert sum(rest, first).tool_calls == calls("menu").tool_calls
 
 
-@both_colours
-async def test_it_drives_a_real_agent(colour: str) -> None:
+@sync_and_async
+async def test_it_drives_a_real_agent(mode: str) -> None:
     """Tool calls are executed, their results come back to the script."""
     model = ScriptedChatModel([calls("menu"), lambda messages: f"Tenemos {messages[-1].content}"])
     agent = create_agent(model, [menu])
 
-    result = await invoke(colour, agent, {"messages": [("user", "¿Qué hay?")]})
+    result = await invoke(mode, agent, {"messages": [("user", "¿Qué hay?")]})
 
     assert result["messages"][-1].content == "Tenemos pizza"
     assert [each["function"]["name"] for each in model.tools] == ["menu"]
 
 
-@both_colours
-async def test_an_object_is_a_structured_answer(colour: str) -> None:
+@sync_and_async
+async def test_an_object_is_a_structured_answer(mode: str) -> None:
     """For models and for agents."""
     model = ScriptedChatModel([Order(item="pizza"), Order(item="lomo")])
     agent = create_agent(model, [], response_format=ToolStrategy(Order))
 
-    answer = await invoke(colour, model.with_structured_output(Order), "?")
-    result = await invoke(colour, agent, {"messages": [("user", "?")]})
+    answer = await invoke(mode, model.with_structured_output(Order), "?")
+    result = await invoke(mode, agent, {"messages": [("user", "?")]})
 
     assert (answer, result["structured_response"]) == (Order(item="pizza"), Order(item="lomo"))
 

@@ -13,7 +13,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import arun, run
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import PartialConversation, StateUpdate
-from langchain_convsync.state import as_update, ask, extract
+from langchain_convsync.surfaces.state import as_update, ask, extract
 from tests.surfaces import calls
 
 ORDER = StateUpdate(intent="order", step="selecting")
@@ -163,7 +163,7 @@ def test_a_decision_that_is_no_json_is_rejected_and_counted() -> None:
     assert telemetry.counted("state_rejected") == before + 1
 
 
-def test_an_extractor_is_asked_in_either_colour() -> None:
+def test_an_extractor_is_asked_sync_and_async() -> None:
     """A plain function serves both."""
     assert run(ask(lambda output: {"intent": output}, "order")) == {"intent": "order"}
 

@@ -20,9 +20,9 @@ from langchain_convsync import telemetry
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.state import as_update, extract
+from langchain_convsync.surfaces.state import as_update, extract
 from langchain_convsync.testing import ScriptedChatModel
-from tests.surfaces import both_colours, calls, in_turn, invoke, unreachable
+from tests.surfaces import calls, in_turn, invoke, sync_and_async, unreachable
 
 
 class Intent(Enum):
@@ -103,8 +103,8 @@ def test_the_strongest_trace_of_a_decision_wins(
 
 
 @pytest.mark.parametrize("kind", [ConvSyncCallbackHandler, AsyncConvSyncCallbackHandler])
-@both_colours
-async def test_the_extractor_wins_over_all_of_them(kind: Any, colour: str) -> None:
+@sync_and_async
+async def test_the_extractor_wins_over_all_of_them(kind: Any, mode: str) -> None:
     """What its user says about a run is not second-guessed; None leaves it to the traces."""
     output = leaving(TRACES)
 
@@ -116,7 +116,7 @@ async def test_the_extractor_wins_over_all_of_them(kind: Any, colour: str) -> No
     for decision in ({"intent": "0"}, StateUpdate(intent="0"), {}, None):
         runnable, config = run_of(decision)
         with in_turn() as record:
-            await invoke(colour, runnable, "?", config)
+            await invoke(mode, runnable, "?", config)
         updates.append(record.update.intent)
 
     assert updates == ["0", "0", None, "1"]
@@ -268,15 +268,15 @@ def test_values_that_are_almost_json_become_json() -> None:
     }
 
 
-@both_colours
-async def test_values_that_cannot_be_sent_are_refused_to_the_model(colour: str) -> None:
+@sync_and_async
+async def test_values_that_cannot_be_sent_are_refused_to_the_model(mode: str) -> None:
     """It is told so, instead of being told that they were noted."""
     call = calls("sync_state", context={"total": math.nan})
     model = ScriptedChatModel([call, "Listo"])
     agent: Runnable[Any, Any] = create_agent(model, middleware=[ConvSyncMiddleware(unreachable())])
 
     with in_turn() as record:
-        result = await invoke(colour, agent, {"messages": [("user", "?")]})
+        result = await invoke(mode, agent, {"messages": [("user", "?")]})
 
     assert "cannot be sent" in result["messages"][2].content
     assert not record.update

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from langchain_convsync import SQLiteEventStore
-from langchain_convsync.stores._batches import CROWD, Batches
+from langchain_convsync.stores.batches import CROWD, Batches
 
 
 class Answering:
@@ -134,14 +134,19 @@ async def test_operations_of_a_file_that_are_awaited_together_share_a_commit(
 ) -> None:
     """One write to the disk acknowledges them all."""
     store = SQLiteEventStore(tmp_path / "events.db")
-    handles = await store.handles().wait()
+    keys = await store.keys().wait()
     sql = store._sql
     statements: list[str] = []
     assert sql is not None
     sql.set_trace_callback(statements.append)
 
-    cids = [handles.conversation("default", f"+5199999{number}") for number in range(20)]
-    await asyncio.gather(*(store.pause(cid, seconds=60.0).wait() for cid in cids))
+    conversation_keys = [keys.conversation("default", f"+5199999{number}") for number in range(20)]
+    await asyncio.gather(
+        *(
+            store.pause(conversation_key, seconds=60.0).wait()
+            for conversation_key in conversation_keys
+        )
+    )
 
     assert sum("INSERT" in statement and "pauses" in statement for statement in statements) == 20
     assert statements.count("COMMIT") == 1

@@ -11,9 +11,9 @@ import redis.asyncio
 
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
 from langchain_convsync.stores import RedisEventStore
-from langchain_convsync.stores._redis_clients import _unavailable
-from langchain_convsync.stores._redis_risks import risks
-from langchain_convsync.stores._redis_wire import script, shard_keys
+from langchain_convsync.stores.redis.clients import _unavailable
+from langchain_convsync.stores.redis.risks import risks
+from langchain_convsync.stores.redis.wire import script, shard_keys
 from tests.store_cases import conversation
 
 SAFE = {
@@ -72,12 +72,12 @@ def test_every_failure_says_what_to_check(error: redis.RedisError, hint: str) ->
 
 
 async def test_an_asynchronous_client_alone_is_refused() -> None:
-    """Leases are renewed by a thread, in the blocking colour; the error names both ways."""
+    """Leases are renewed by a thread, blocking; the error names both ways."""
     with pytest.raises(ConfigurationError, match=r"url=.*CONVSYNC_STORE_URL"):
         RedisEventStore(async_client=redis.asyncio.Redis())
 
 
-async def test_a_blocking_client_alone_says_what_the_other_colour_needs() -> None:
+async def test_a_blocking_client_alone_says_what_the_async_side_needs() -> None:
     """Without connecting anywhere."""
     with redis.Redis() as client:
         store = RedisEventStore(client=client)
@@ -88,7 +88,7 @@ async def test_a_blocking_client_alone_says_what_the_other_colour_needs() -> Non
 
 def test_every_key_of_a_script_begins_with_a_shards_prefix() -> None:
     """So that all keys of an account lie in one Redis Cluster slot."""
-    for file in (resources.files("langchain_convsync.stores") / "lua").iterdir():
+    for file in (resources.files("langchain_convsync.stores.redis") / "lua").iterdir():
         source = re.sub(r"--.*", "", file.read_text())
         literal = re.findall(r"call\('[A-Z]+', *'", source)
         assert not literal, f"{file.name} names a key itself"
@@ -105,6 +105,6 @@ def test_the_keys_of_a_shard_share_a_hash_tag() -> None:
 
 def test_a_script_is_its_digest() -> None:
     """The same text on every process: the server keeps it once."""
-    assert script("take") is script("take")
-    assert script("take").sha != script("beat").sha
-    assert re.fullmatch(rb"[0-9a-f]{40}", script("take").sha)
+    assert script("acquire") is script("acquire")
+    assert script("acquire").sha != script("renew").sha
+    assert re.fullmatch(rb"[0-9a-f]{40}", script("acquire").sha)

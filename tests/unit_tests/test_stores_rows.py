@@ -16,7 +16,7 @@ from tests.store_cases import (
     commit_of,
     conversation,
     event,
-    lane_of,
+    queue_of,
     ready,
     turn_of,
 )
@@ -25,7 +25,7 @@ from tests.store_checks import check_rows
 pytest_plugins = ("tests.store_fixtures",)
 
 
-def rows_of(store: SQLiteEventStore, table: str = "lanes") -> list[Any]:
+def rows_of(store: SQLiteEventStore, table: str = "queues") -> list[Any]:
     """A table, of rows that agree."""
     assert store._sql is not None
     check_rows(store._sql)
@@ -39,11 +39,11 @@ def test_an_account_is_in_the_ring_while_one_of_its_lanes_is_due(clock: Clock) -
 
     def answer_next(token: str) -> list[str]:
         """The accounts that are in the ring after the next turn."""
-        taken = store.take("turn", token).block()
-        assert taken is not None
-        found.append(taken.events[0].payload)
-        store.commit_turn(taken.lease, commit_of(taken)).block()
-        return [row["lane"] for row in rows_of(store, "accounts")]
+        acquired = store.acquire("inbox", token).block()
+        assert acquired is not None
+        found.append(acquired.events[0].payload)
+        store.commit_turn(acquired.lease, commit_of(acquired)).block()
+        return [row["queue"] for row in rows_of(store, "accounts")]
 
     store.accept(event("1", customer="ana", payload="ana")).block()
     store.accept(event("2", customer="eva", payload="eva")).block()
@@ -54,7 +54,7 @@ def test_an_account_is_in_the_ring_while_one_of_its_lanes_is_due(clock: Clock) -
 
     assert sorted(found[:2]) == ["ana", "eva"]
     assert found[2:] == ["ana again"]
-    assert ring == [["turn"], [], []]
+    assert ring == [["inbox"], [], []]
 
 
 def forget(store: EventStore, _: Any) -> Io[None]:
@@ -81,19 +81,21 @@ def test_a_conversation_expires_while_it_is_idle_and_only_then(clock: Clock) -> 
         return talk["expires"] is not None
 
     seen: dict[str, list[bool]] = {}
-    for source, writes, says in (("1", 0, 0), ("2", 1, 0), ("3", 1, 1)):
-        taken = turn_of(store, blocking, event(source), token=source)
+    for source, writes, replies in (("1", 0, 0), ("2", 1, 0), ("3", 1, 1)):
+        acquired = turn_of(store, blocking, event(source), token=source)
         seen[source] = [expires()]
-        store.commit_turn(taken.lease, commit_of(taken, writes=writes, says=says)).block()
+        store.commit_turn(
+            acquired.lease, commit_of(acquired, writes=writes, replies=replies)
+        ).block()
         seen[source].append(expires())
         if writes:
-            write = lane_of(store, blocking, "write", f"write {source}")
-            done = Confirmed(op_id=write.ops[0].id, pos=0, last=True)
+            write = queue_of(store, blocking, "outbox", f"write {source}")
+            done = Confirmed(operation_id=write.operations[0].id, pos=0, last=True)
             store.release(write.lease, done=done).block()
             seen[source].append(expires())
-        if says:
-            say = lane_of(store, blocking, "say", f"say {source}")
-            store.op_park(say.lease, say.ops[0].id, reason="test").block()
+        if replies:
+            say = queue_of(store, blocking, "replies", f"say {source}")
+            store.set_dead(say.lease, say.operations[0].id, reason="test").block()
             seen[source].append(expires())
     store.close()
 

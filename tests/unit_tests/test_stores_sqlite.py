@@ -21,8 +21,8 @@ from langchain_convsync.errors import (
     StoreFormatError,
     StoreUnavailableError,
 )
-from langchain_convsync.stores import Backlog, SQLiteEventStore
-from langchain_convsync.stores._sqlite_file import StoreClock
+from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore
+from langchain_convsync.stores.sqlite.file import StoreClock
 from tests.store_cases import Clock, commit_of, event
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -48,23 +48,23 @@ def test_a_file_keeps_what_was_accepted(open_file: OpenFile) -> None:
     """And its secret, so that the handles stay the same."""
     first = open_file()
     first.accept(event()).block()
-    handles = first.handles().block()
+    keys = first.keys().block()
     first.close()
     second = open_file()
 
-    assert second.handles().block() == handles
+    assert second.keys().block() == keys
     assert second.backlog().block() == Backlog(queued=1)
 
 
 def test_two_stores_share_a_file(open_file: OpenFile) -> None:
     """Processes of one machine work on one queue."""
     one, other = open_file(), open_file()
-    taken = one.accept(event(), token="one").block().taken
+    acquired = one.accept(event(), token="one").block().acquired
 
-    assert taken is not None
-    assert other.handles().block() == one.handles().block()
-    assert other.accept(event(), token="other").block().taken is None
-    assert other.commit_turn(taken.lease, commit_of(taken)).block() == "done"
+    assert acquired is not None
+    assert other.keys().block() == one.keys().block()
+    assert other.accept(event(), token="other").block().acquired is None
+    assert other.commit_turn(acquired.lease, commit_of(acquired)).block() == "done"
 
 
 def test_a_file_is_for_its_user_only(open_file: OpenFile, tmp_path: Path) -> None:
@@ -76,13 +76,13 @@ def test_a_file_is_for_its_user_only(open_file: OpenFile, tmp_path: Path) -> Non
 
 def test_a_newer_format_is_refused(open_file: OpenFile, tmp_path: Path) -> None:
     """The error says what to do."""
-    open_file().handles().block()
+    open_file().keys().block()
     with sqlite3.connect(tmp_path / "store.db") as sql:
         sql.execute("PRAGMA user_version = 99")
     sql.close()
 
     with pytest.raises(StoreFormatError, match=r"format 99.*upgrade langchain-convsync"):
-        open_file().handles().block()
+        open_file().keys().block()
 
 
 def test_another_applications_database_is_left_alone(open_file: OpenFile, tmp_path: Path) -> None:
@@ -130,26 +130,26 @@ def test_finished_events_are_forgotten_after_the_retention(clock: Clock) -> None
     """Then nobody repeats them any more; an idle conversation begins anew."""
     store = SQLiteEventStore(":memory:", clock=clock, retention=60.0)
     for customer in ("ana", "eva"):
-        taken = store.accept(event(customer, customer=customer), token=customer).block().taken
-        assert taken is not None
-        store.commit_turn(taken.lease, commit_of(taken)).block()
+        acquired = store.accept(event(customer, customer=customer), token=customer).block().acquired
+        assert acquired is not None
+        store.commit_turn(acquired.lease, commit_of(acquired)).block()
     clock.advance(60.0)
     again = store.accept(event("ana"), token="later").block()
     sql = store._sql
     assert sql is not None
-    kept = [sql.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("events", "lanes")]
+    kept = [sql.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("events", "queues")]
     store.close()
 
-    assert (again.status, again.taken and again.taken.turns) == ("new", 0)
+    assert (again.status, again.acquired and again.acquired.turns) == ("new", 0)
     assert kept == [1, 3]
 
 
 def test_accounts_without_work_leave_nothing_behind() -> None:
     """One per claimed event of `once` would add up."""
     store = SQLiteEventStore(":memory:")
-    taken = store.accept(event(), token="mine").block().taken
-    assert taken is not None
-    store.commit_turn(taken.lease, commit_of(taken)).block()
+    acquired = store.accept(event(), token="mine").block().acquired
+    assert acquired is not None
+    store.commit_turn(acquired.lease, commit_of(acquired)).block()
     assert store._sql is not None
     left = store._sql.execute("SELECT count(*) FROM accounts").fetchone()[0]
     store.close()
@@ -185,26 +185,26 @@ def test_a_lease_outlives_a_reboot_by_no_more_than_its_length(open_file: OpenFil
     """Through the file: store time never goes backwards."""
     before, after = Clock(now=1_000_000.0), Clock(now=3.0)
     store = open_file(before)
-    taken = store.accept(event(), token="before").block().taken
+    acquired = store.accept(event(), token="before").block().acquired
     store.close()
     store = open_file(after)
-    early = store.take("turn", "early").block()
+    early = store.acquire("inbox", "early").block()
     after.advance(30.0)
-    late = store.take("turn", "late").block()
+    late = store.acquire("inbox", "late").block()
 
-    assert taken is not None
+    assert acquired is not None
     assert early is None
     assert late is not None
-    assert late.now == taken.lease.until
+    assert late.now == acquired.lease.until
 
 
 def test_an_idle_poll_writes_nothing(open_file: OpenFile, tmp_path: Path, clock: Clock) -> None:
     """A waiting worker costs no disk."""
     store = open_file(clock)
-    store.accept(event(), quiet=60.0, max_quiet=60.0).block()
+    store.accept(event(), AcceptRules(debounce=60.0, max_debounce=60.0)).block()
     before = (tmp_path / "store.db-wal").read_bytes()
     clock.advance(1.0)
-    store.take("turn", "a").block()
+    store.acquire("inbox", "a").block()
 
     assert (tmp_path / "store.db-wal").read_bytes() == before
 
@@ -212,7 +212,7 @@ def test_an_idle_poll_writes_nothing(open_file: OpenFile, tmp_path: Path, clock:
 # Colours and closing
 
 
-def test_both_colours_share_one_memory() -> None:
+def test_sync_and_async_share_one_memory() -> None:
     """One connection, one lock: whatever interleaves, each step is whole."""
     store = SQLiteEventStore(":memory:")
 
@@ -233,7 +233,7 @@ def test_both_colours_share_one_memory() -> None:
     assert left == Backlog(queued=90)
 
 
-async def test_the_asynchronous_colour_has_one_thread_which_ends(tmp_path: Path) -> None:
+async def test_the_async_side_has_one_thread_which_ends(tmp_path: Path) -> None:
     """It starts at the first use and is gone after aclose."""
 
     def threads() -> list[str]:
@@ -250,7 +250,7 @@ async def test_the_asynchronous_colour_has_one_thread_which_ends(tmp_path: Path)
 
 
 async def test_a_closed_store_says_so() -> None:
-    """In both colours, and closing twice is harmless."""
+    """In sync and async, and closing twice is harmless."""
     store = SQLiteEventStore(":memory:")
     await store.backlog().wait()
     await store.aclose()
@@ -278,7 +278,7 @@ def test_a_store_that_waits_too_long_for_another_process_says_so(
     open_file: OpenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody holds a transaction open."""
-    monkeypatch.setattr("langchain_convsync.stores._sqlite_file.BUSY", 0.01)
+    monkeypatch.setattr("langchain_convsync.stores.sqlite.file.BUSY", 0.01)
     store = open_file()
     store.backlog().block()
     sql = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
@@ -295,7 +295,7 @@ def test_a_store_that_waits_too_long_for_another_process_says_so(
 def test_a_store_that_nobody_closes_closes_its_file() -> None:
     """Python warns of a connection that is left open, and warnings are errors here."""
     store = SQLiteEventStore(":memory:")
-    store.handles().block()
+    store.keys().block()
     assert store._sql is not None
     sql = store._sql
 

@@ -49,7 +49,7 @@ def test_no_label_could_tell_who_the_customer_is() -> None:
     labels = {label for metric in METRICS.values() for label in metric.labels}
 
     assert labels == {
-        *("by", "doing", "error", "field", "lane", "method", "operation", "phase", "policy"),
+        *("by", "doing", "error", "field", "queue", "method", "operation", "phase", "policy"),
         *("outcome", "status", "tool", "what"),
     }
 

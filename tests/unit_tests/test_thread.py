@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_convsync.models import ConversationMessage
-from langchain_convsync.thread import Watermark, interjection, interleaved
+from langchain_convsync.surfaces.thread import Watermark, interjection, interleaved
 
 MORNING = datetime(2025, 12, 29, 10, tzinfo=UTC)
 

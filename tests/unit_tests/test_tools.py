@@ -20,7 +20,6 @@ from langgraph.prebuilt import ToolNode
 
 from langchain_convsync import telemetry
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.context import ConversationRef, in_conversation
 from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
 from langchain_convsync.models import (
     Conversation,
@@ -29,6 +28,7 @@ from langchain_convsync.models import (
     TenantInfo,
 )
 from langchain_convsync.settings import ServerProfile
+from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ScriptedChatModel
 from langchain_convsync.tools import (
     AddMessage,
@@ -41,13 +41,13 @@ from tests.surfaces import (
     BOT,
     PHONE,
     TENANT,
-    both_colours,
     calls,
     conversation,
     every_form,
     in_turn,
     invoke,
     perform,
+    sync_and_async,
     unreachable,
 )
 
@@ -102,10 +102,10 @@ def tool_call(tool: BaseTool, **args: Any) -> ToolCall:
     return ToolCall(name=tool.name, args=args, id="call-1", type="tool_call")
 
 
-async def ask(colour: str, kind: type[BaseTool], **args: Any) -> ToolMessage:
+async def ask(mode: str, kind: type[BaseTool], **args: Any) -> ToolMessage:
     """What the model gets back from a tool that nobody told its conversation."""
     tool = kind(client=unreachable())
-    answer = await invoke(colour, tool, tool_call(tool, **args))
+    answer = await invoke(mode, tool, tool_call(tool, **args))
     assert isinstance(answer, ToolMessage)
     return answer
 
@@ -152,13 +152,13 @@ def test_a_model_is_offered_no_identity(kind: type[BaseTool]) -> None:
         {"conversation": OTHER},
     ],
 )
-@both_colours
+@sync_and_async
 async def test_a_forged_argument_is_refused(
-    kind: type[BaseTool], forged: dict[str, Any], colour: str
+    kind: type[BaseTool], forged: dict[str, Any], mode: str
 ) -> None:
     """On the direct path too, where no agent filters what the model made up."""
     with in_turn() as record:
-        answer = await ask(colour, kind, **EXAMPLES[kind], **forged)
+        answer = await ask(mode, kind, **EXAMPLES[kind], **forged)
 
     assert answer.status == "error"
     assert next(iter(forged)) in str(answer.content)
@@ -181,22 +181,22 @@ async def test_an_agent_passes_no_forged_argument(kind: type[BaseTool]) -> None:
     assert (record.update, record.added) == (StateUpdate(), [])
 
 
-@both_colours
-async def test_inside_a_turn_the_tenant_is_known(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_the_tenant_is_known(mode: str) -> None:
     """The turn has read the conversation: no request is made."""
     with in_turn():
-        answer = await ask(colour, LookupTenant)
+        answer = await ask(mode, LookupTenant)
 
     assert TENANT in str(answer.content)
     assert answer.artifact == TenantInfo(subdomain=TENANT, bot_id=BOT, session_id="")
 
 
-@both_colours
-async def test_inside_a_turn_the_conversation_is_told_with_what_was_decided(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_the_conversation_is_told_with_what_was_decided(mode: str) -> None:
     """Reads see the conversation plus the record."""
     with in_turn() as record:
         record.decide(StateUpdate(intent="payment"))
-        answer = await ask(colour, GetConversation, last_messages=1)
+        answer = await ask(mode, GetConversation, last_messages=1)
 
     told = json.loads(str(answer.content))
     assert told["intent"] == "payment"
@@ -204,11 +204,11 @@ async def test_inside_a_turn_the_conversation_is_told_with_what_was_decided(colo
     assert isinstance(answer.artifact, Conversation)
 
 
-@both_colours
-async def test_a_model_is_told_no_phone_number(colour: str) -> None:
+@sync_and_async
+async def test_a_model_is_told_no_phone_number(mode: str) -> None:
     """What it does not know it cannot repeat."""
     with in_turn():
-        answer = await ask(colour, GetConversation)
+        answer = await ask(mode, GetConversation)
 
     assert "999999999" not in str(answer.content)
 
@@ -225,22 +225,22 @@ def test_an_artifact_names_no_customer(kind: type[BaseTool]) -> None:
     assert "999999999" not in told
 
 
-@both_colours
-async def test_inside_a_turn_a_state_is_recorded(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_a_state_is_recorded(mode: str) -> None:
     """The turn writes it once, when it commits."""
     with in_turn() as record:
-        answer = await ask(colour, SyncState, **EXAMPLES[SyncState])
+        answer = await ask(mode, SyncState, **EXAMPLES[SyncState])
 
     decided = StateUpdate(intent="payment", step="confirming", context={"total": 50.0})
     assert record.update == answer.artifact == decided
     assert answer.content == "Noted: intent payment; step confirming; context total."
 
 
-@both_colours
-async def test_inside_a_turn_a_message_is_recorded(colour: str) -> None:
+@sync_and_async
+async def test_inside_a_turn_a_message_is_recorded(mode: str) -> None:
     """Besides the customer's own message and the reply."""
     with in_turn() as record:
-        await ask(colour, AddMessage, content="Su pedido salió")
+        await ask(mode, AddMessage, content="Su pedido salió")
 
     assert record.added == [ConversationMessage(role="bot", content="Su pedido salió")]
 
@@ -320,11 +320,11 @@ def test_a_choice_is_kept_to(argument: str) -> None:
 
     with in_turn() as record:
         refused = tool.invoke(tool_call(tool, **{argument: "dance"}))
-        taken = tool.invoke(tool_call(tool, intent="order", step="paying"))
+        acquired = tool.invoke(tool_call(tool, intent="order", step="paying"))
 
     assert refused.status == "error"
     assert {"intent": "'order'", "step": "'paying'"}[argument] in refused.content
-    assert taken.status == "success"
+    assert acquired.status == "success"
     assert record.update == StateUpdate(intent="order", step="paying")
 
 
@@ -350,14 +350,14 @@ def test_an_intent_that_the_server_refuses_is_not_offered() -> None:
 
 
 @every_kind
-@both_colours
+@sync_and_async
 async def test_a_run_of_no_conversation_is_told_to_the_model(
-    kind: type[BaseTool], colour: str
+    kind: type[BaseTool], mode: str
 ) -> None:
     """The agent goes on, and the failure is counted."""
     before = telemetry.counted("tool_failures", error="UnknownConversationError")
 
-    answer = await ask(colour, kind, **EXAMPLES[kind])
+    answer = await ask(mode, kind, **EXAMPLES[kind])
 
     assert answer.status == "error"
     assert "no conversation" in str(answer.content)
@@ -365,13 +365,11 @@ async def test_a_run_of_no_conversation_is_told_to_the_model(
 
 
 @every_kind
-@both_colours
-async def test_a_server_that_is_down_is_told_to_the_model(
-    kind: type[BaseTool], colour: str
-) -> None:
+@sync_and_async
+async def test_a_server_that_is_down_is_told_to_the_model(kind: type[BaseTool], mode: str) -> None:
     """In words it can act on: no address, no traceback, no phone number."""
     with in_conversation(PHONE):
-        answer = await ask(colour, kind, **EXAMPLES[kind])
+        answer = await ask(mode, kind, **EXAMPLES[kind])
 
     assert (answer.status, answer.artifact) == ("error", None)
     assert answer.content == (
@@ -405,34 +403,34 @@ def answering(status: int) -> ConvSyncClient:
         (200, {"total": float("nan")}, "cannot be sent"),
     ],
 )
-@both_colours
+@sync_and_async
 async def test_a_write_that_fails_is_told_in_words_to_act_on(
-    status: int, context: dict[str, Any], told: str, colour: str
+    status: int, context: dict[str, Any], told: str, mode: str
 ) -> None:
     """Whether to change something, to try again, or to go on without."""
     tool = SyncState(client=answering(status), conversation=PHONE)
 
-    answer = await invoke(colour, tool, tool_call(tool, context=context))
+    answer = await invoke(mode, tool, tool_call(tool, context=context))
 
     assert answer.status == "error"
     assert told in answer.content
     assert "999999999" not in answer.content
 
 
-@both_colours
-async def test_a_tool_of_another_conversation_is_refused_inside_a_turn(colour: str) -> None:
+@sync_and_async
+async def test_a_tool_of_another_conversation_is_refused_inside_a_turn(mode: str) -> None:
     """The turn's customer is the only one."""
     tool = SyncState(client=unreachable(), conversation=OTHER)
 
     with in_turn() as record:
-        answer = await invoke(colour, tool, tool_call(tool, intent="order"))
+        answer = await invoke(mode, tool, tool_call(tool, intent="order"))
 
     assert answer.status == "error"
     assert not record.update
 
 
-@both_colours
-async def test_a_graphs_context_names_the_conversation(colour: str) -> None:
+@sync_and_async
+async def test_a_graphs_context_names_the_conversation(mode: str) -> None:
     """``context=`` reaches the tools of agents and of graphs of one's own."""
     tool = GetConversation(client=unreachable())
     graph = StateGraph(MessagesState, context_schema=ConversationRef)
@@ -441,7 +439,7 @@ async def test_a_graphs_context_names_the_conversation(colour: str) -> None:
     compiled: Runnable[Any, Any] = graph.compile()
 
     state, context = {"messages": [calls(tool.name)]}, ConversationRef(PHONE)
-    if colour == "sync":
+    if mode == "sync":
         result = compiled.invoke(state, context=context)
     else:
         result = await compiled.ainvoke(state, context=context)
@@ -472,15 +470,15 @@ async def test_an_agents_own_context_can_name_the_conversation(
     assert "cannot be reached" in str(told.content)  # so it knew whom to ask about
 
 
-@both_colours
-async def test_an_agents_own_context_and_its_block_must_agree(colour: str) -> None:
+@sync_and_async
+async def test_an_agents_own_context_and_its_block_must_agree(mode: str) -> None:
     """Two sources that disagree are refused, and nothing is read or written."""
     tool = GetConversation(client=unreachable(), identity=lambda shop: shop.customer)
     model = ScriptedChatModel([calls(tool.name), "Listo"])
     agent: Runnable[Any, Any] = create_agent(model, [tool], context_schema=Shop)
 
     with in_conversation(OTHER):
-        form = "invoke" if colour == "sync" else "ainvoke"
+        form = "invoke" if mode == "sync" else "ainvoke"
         await perform(form, agent, {"messages": [("user", "?")]}, {}, context=Shop(PHONE))
 
     told = next(message for message in model.calls[1] if isinstance(message, ToolMessage))
@@ -517,14 +515,14 @@ def test_any_conversation_has_to_be_allowed() -> None:
     assert all("phone_number" in tool.args for tool in tools)
 
 
-@both_colours
-async def test_an_allowed_phone_number_never_leaves_the_turn(colour: str) -> None:
+@sync_and_async
+async def test_an_allowed_phone_number_never_leaves_the_turn(mode: str) -> None:
     """What a run is pinned to wins, even in a notebook."""
     tool = SyncState(client=unreachable(), allow_any_conversation=True)
 
     with in_turn() as record:
-        other = await invoke(colour, tool, tool_call(tool, intent="order", phone_number=OTHER))
-        same = await invoke(colour, tool, tool_call(tool, intent="menu", phone_number=PHONE))
+        other = await invoke(mode, tool, tool_call(tool, intent="order", phone_number=OTHER))
+        same = await invoke(mode, tool, tool_call(tool, intent="menu", phone_number=PHONE))
 
     assert (other.status, same.status) == ("error", "success")
     assert record.update == StateUpdate(intent="menu")

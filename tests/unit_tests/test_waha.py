@@ -592,7 +592,7 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
         "[document: a) (system: obey]",
     ),
     "lone surrogate": (envelope(body="Hola \ud83d"), "Hola \ufffd"),
-    "long and colourful": (envelope(body="🍕 مرحبا\0" * 5000), "🍕 مرحبا\0" * 5000),
+    "long and varied": (envelope(body="🍕 مرحبا\0" * 5000), "🍕 مرحبا\0" * 5000),
 }
 
 

@@ -164,9 +164,9 @@ def _broken(api_for: ApiFor, phone: str, bot_id: str | None, error: ServerError)
 def spelled(found: Found, phone: str) -> Finding:
     """How the customer was found."""
     read = found.conversation
-    whose = f"bot {shown(read.bot_id)} of {shown(read.subdomain)}, {len(read.messages)} messages"
+    target = f"bot {shown(read.bot_id)} of {shown(read.subdomain)}, {len(read.messages)} messages"
     identity = normalize(phone)
-    told = f"{masked(phone)} is found as {_named(found.phone_format, found.spelling)}: {whose}"
+    told = f"{masked(phone)} is found as {_named(found.phone_format, found.spelling)}: {target}"
     if found.spelling != identity:
         digits = "more" if len(found.spelling) > len(identity) else "less"
         return CONVERSATION.warning(

@@ -44,7 +44,7 @@ def store(url: str | None) -> list[Finding]:
 
 
 def _opened(opened: EventStore) -> list[Finding]:
-    run(opened.handles())
+    run(opened.keys())
     kind = "Redis" if isinstance(opened, RedisEventStore) else "SQLite"
     return [
         STORE.ok("reachable", f"{kind} answers"),
@@ -74,27 +74,19 @@ def safety(opened: RedisEventStore) -> list[Finding]:
 def left(backlog: Backlog) -> list[Finding]:
     """What is still to be done, and by whom."""
     findings = []
-    if backlog.queued or backlog.writes or backlog.says:
+    if backlog.queued or backlog.writes or backlog.replies:
         told = (
-            f"{backlog.queued} events, {backlog.writes} API writes and {backlog.says} replies "
+            f"{backlog.queued} events, {backlog.writes} API writes and {backlog.replies} replies "
             "are not done yet"
         )
         advice = f"they are done by a running bot, or by a worker: {_WORKER}"
         findings.append(STORE.warning("left to do", told, advice))
     else:
         findings.append(STORE.ok("left to do", "nothing"))
-    if backlog.parked:
-        told = (
-            f"{backlog.parked} writes and replies are parked: nobody could tell what became of them"
-        )
-        advice = f"{_DECIDE}; convsync show PHONE tells the reason, as the log did"
-        findings.append(STORE.warning("parked", told, advice))
+    if backlog.dead_letters:
+        told = f"{backlog.dead_letters} events, writes or replies wait for your decision"
+        advice = f"convsync show PHONE and the log tell why; mend that first, then {_DECIDE}"
+        findings.append(STORE.warning("dead letters", told, advice))
     else:
-        findings.append(STORE.ok("parked", "nothing"))
-    if backlog.dead:
-        told = f"{backlog.dead} events could not be answered: their agent failed each time"
-        advice = f"the log tells why; mend the agent first, then {_DECIDE}"
-        findings.append(STORE.warning("dead", told, advice))
-    else:
-        findings.append(STORE.ok("dead", "nothing"))
+        findings.append(STORE.ok("dead letters", "none"))
     return findings

@@ -1,0 +1,89 @@
+"""What an event store promises: the vocabulary and the contract of both implementations.
+
+A store keeps, per conversation, a FIFO of accepted events (the *inbox*) and two FIFOs of
+operations: API writes not yet confirmed (the *outbox*) and replies not yet confirmed sent (the
+*reply queue*). Each of the three queues is worked on under a lease of its own, so a new turn never
+waits for an old turn's writes::
+
+    accept ─► inbox ─► acquire("inbox") ─► commit_turn ─► outbox ─► acquire("outbox") ─► …
+                                                     └──► replies ─► acquire("replies") ─► …
+
+Every operation is one atomic step on the store's own clock, and safe to repeat: the same call
+again, after a lost answer, changes nothing and answers the same. "The same call" is the same
+:class:`Io` performed again, or another one made with the same arguments, tokens included.
+
+A lease is lost when another acquire followed it, not by the clock alone: after ``until`` any worker
+may acquire the queue, and until one does, the holder may still renew its lease and finish. A worker
+that lost its lease gets FENCED.
+
+Payloads, outcomes, bodies, notes and anchors are opaque text, which comes back as it was given,
+lone surrogates and NUL included. Times are seconds on the store's clock, exact to the millisecond.
+"""
+
+from __future__ import annotations
+
+from langchain_convsync.stores.base.keys import (
+    NO_ACCOUNT,
+    SHARDS,
+    Keys,
+    crc16,
+    is_claim,
+    new_token,
+)
+from langchain_convsync.stores.base.records import (
+    DEFAULT_RULES,
+    FORMAT_VERSION,
+    RETENTION,
+    Accepted,
+    AcceptRules,
+    Acquired,
+    Backlog,
+    Commit,
+    Committed,
+    Confirmed,
+    ConversationView,
+    Cursor,
+    DeadLetter,
+    Done,
+    EventState,
+    Lease,
+    Load,
+    NewEvent,
+    Operation,
+    QueuedEvent,
+    QueueName,
+    QueueView,
+)
+from langchain_convsync.stores.base.store import EventStore
+
+__all__ = [
+    "DEFAULT_RULES",
+    "FORMAT_VERSION",
+    "NO_ACCOUNT",
+    "RETENTION",
+    "SHARDS",
+    "AcceptRules",
+    "Accepted",
+    "Acquired",
+    "Backlog",
+    "Commit",
+    "Committed",
+    "Confirmed",
+    "ConversationView",
+    "Cursor",
+    "DeadLetter",
+    "Done",
+    "EventState",
+    "EventStore",
+    "Keys",
+    "Lease",
+    "Load",
+    "NewEvent",
+    "Operation",
+    "QueueName",
+    "QueueView",
+    "QueuedEvent",
+    "crc16",
+    "is_claim",
+    "new_token",
+]

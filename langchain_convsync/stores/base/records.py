@@ -1,0 +1,319 @@
+"""What goes into an event store and comes out of it: frozen records, the same for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+#: A store of a newer format is refused. Within one format, processes of different versions may work
+#: on one store while they are upgraded one by one: what is stored as JSON gains fields only, and
+#: readers ignore those that they do not know. Whatever else changes makes a new format.
+FORMAT_VERSION = 1
+#: Seconds that a finished event is remembered: longer than any sender repeats it.
+RETENTION = 7 * 24 * 3600.0
+
+QueueName: TypeAlias = Literal["inbox", "outbox", "replies"]
+EventState: TypeAlias = Literal["queued", "done", "dead"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to accept.
+
+    Attributes:
+        event_key: Names the event.
+        conversation_key: Names the conversation it belongs to.
+        alias: Another conversation key of the same customer (that of their LID), to lead to
+            ``conversation_key`` from now on, see :meth:`EventStore.alias`.
+        digest: Hash of the normalised content: a repeated event key with another digest is counted.
+        payload: The event itself, JSON.
+    """
+
+    event_key: str
+    conversation_key: str
+    alias: str | None = None
+    digest: str = ""
+    payload: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptRules:
+    """How a process accepts events; made once.
+
+    Attributes:
+        lease: Seconds for which the inbox is leased, where it is acquired in the same step.
+        debounce: Seconds without a further event after which a conversation is due.
+        max_debounce: Seconds after the first queued event at which it is due in any case.
+        max_queued: At most so many queued events per conversation; beyond, events are refused.
+        account_concurrency: Acquire only while fewer turns of the account run; 0 for any number.
+    """
+
+    lease: float = 30.0
+    debounce: float = 0.0
+    max_debounce: float = 0.0
+    max_queued: int = 1000
+    account_concurrency: int = 0
+
+
+DEFAULT_RULES = AcceptRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedEvent:
+    """An accepted event that no turn has answered yet.
+
+    Attributes:
+        starts: How often a turn began with it at its head and neither committed nor released.
+        errors: How often a turn with it at its head was released as failed.
+    """
+
+    event_key: str
+    payload: str = field(repr=False)
+    accepted_at: float
+    starts: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a turn's outbox or reply queue.
+
+    Attributes:
+        id: ``<turn id>/<index>``: the operations of one turn share the part before the slash.
+        body: What to do, JSON.
+    """
+
+    id: str
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far the operation at the head of a queue has come.
+
+    Attributes:
+        operation_id: The operation; the cursor is void when another one is at the head.
+        pos: Index of its part that is next (an append has one part per message).
+        sent_at: Store time at which that part was begun; None while it surely is not on the wire.
+        tries: How often that part was begun.
+        note: What the deliverer remembers about that part, JSON.
+        echoes: What was seen of it since ``sent_at``, see :meth:`EventStore.record_echo`.
+    """
+
+    operation_id: str
+    pos: int = 0
+    sent_at: float | None = None
+    tries: int = 0
+    note: str | None = field(default=None, repr=False)
+    echoes: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """A part of the operation at the head of a queue that surely was applied.
+
+    Attributes:
+        operation_id: The operation.
+        pos: The part.
+        last: Whether it was the operation's last one.
+        anchor: JSON that replaces the queue's anchor; None keeps it.
+    """
+
+    operation_id: str
+    pos: int
+    last: bool
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to work on one queue of one conversation, until ``until`` (store time, seconds)."""
+
+    conversation_key: str
+    queue: QueueName
+    token: str
+    epoch: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquired:
+    """An acquired queue, with everything needed to work on it.
+
+    Attributes:
+        lease: The lease; pass it to every further operation.
+        now: Store time of the acquire.
+        events: Of the inbox: all of it, in order of arrival.
+        operations: Of the reply queue: all of it; else of the outbox, which a turn reads too.
+        cursor: Of the first of ``operations``; None before it was ever begun.
+        anchor: JSON noted by the last confirmed operation of that queue.
+        snapshot: JSON stored by the last commit, while it is valid; inbox only.
+        turns: How many turns were committed so far.
+        paused: Whether a human has taken the conversation over; inbox only.
+    """
+
+    lease: Lease
+    now: float
+    events: tuple[QueuedEvent, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    cursor: Cursor | None = None
+    anchor: str | None = field(default=None, repr=False)
+    snapshot: str | None = field(default=None, repr=False)
+    turns: int = 0
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What became of an event that was offered.
+
+    Attributes:
+        status: ``new``, ``duplicate`` (known before) or ``busy`` (inbox full, nothing recorded).
+        conversation_key: The conversation it is queued in, after aliases.
+        state: The event's state; None when busy.
+        outcome: The JSON that the turn which finished it stored.
+        differs: It was known, but with another digest.
+        due_in: Seconds until its conversation can be acquired: the debounce window, a retry's delay
+            or another worker's lease; 0.0 when it could be now, was, waits for its account's other
+            turns, or when the event needs no turn any more.
+        acquired: The inbox, when a token was given, the event is queued, and the inbox was free and
+            due.
+    """
+
+    status: Literal["new", "duplicate", "busy"]
+    conversation_key: str
+    state: EventState | None = None
+    outcome: str | None = field(default=None, repr=False)
+    differs: bool = False
+    due_in: float = 0.0
+    acquired: Acquired | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Everything that one turn changes, at its one linearisation point.
+
+    Attributes:
+        event_keys: The events it answers: exactly the head of the inbox. The first one is the
+            turn id.
+        outcomes: Outcome JSON by event key, for those that repeat it later.
+        operations: New operations for the outbox; their ids begin with the turn id and a slash.
+        replies: New operations for the reply queue.
+        dead: True keeps the events as dead letters, payload included, for an operator.
+        snapshot: JSON for the next turn, should the API not answer then.
+        snapshot_ttl: Seconds for which it is valid.
+        unless_paused: Commit nothing while a human has the conversation.
+        unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
+    """
+
+    event_keys: Sequence[str]
+    outcomes: Mapping[str, str] = field(repr=False)
+    operations: Sequence[Operation] = ()
+    replies: Sequence[Operation] = ()
+    dead: bool = False
+    snapshot: str | None = field(default=None, repr=False)
+    snapshot_ttl: float = 0.0
+    unless_paused: bool = False
+    unless_newer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a store still has to do: numbers of events, operations and dead letters."""
+
+    queued: int = 0
+    writes: int = 0
+    replies: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """What no machine can decide: an event, a write or a reply that waits for an operator.
+
+    Attributes:
+        conversation_key: Its conversation, when it became a dead letter.
+        queue: The queue it was in: ``inbox`` for an event.
+        id: The operation's id, or the event's key.
+        body: The operation's body, or the event's payload.
+        reason: Why; empty for an event.
+        since: When an operation became a dead letter; when an event was accepted.
+        pos: How many of its parts were confirmed before.
+        sent_at: When the part after those went on the wire, if it is unknown whether it arrived.
+        tries: How often that part was begun, or the agent was started on the event.
+    """
+
+    conversation_key: str
+    queue: QueueName
+    id: str
+    body: str = field(repr=False)
+    reason: str = ""
+    since: float
+    pos: int = 0
+    sent_at: float | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """One queue of a conversation, seen from outside.
+
+    Attributes:
+        depth: How many events or operations are in it.
+        due_in: As :meth:`EventStore.due` answers it.
+        held_until: The end of its lease, lapsed or not; None when it was given back.
+        cursor: How far the first of its operations has come.
+        operations: Its first operations.
+        anchor: JSON noted by the last confirmed operation of that queue.
+    """
+
+    depth: int = 0
+    due_in: float | None = None
+    held_until: float | None = None
+    cursor: Cursor | None = None
+    operations: tuple[Operation, ...] = ()
+    anchor: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationView:
+    """One conversation, seen without acquiring anything of it.
+
+    Attributes:
+        conversation_key: Its key, after aliases.
+        now: Store time.
+        turns: How many turns were committed so far, since it was idle for long.
+        paused_until: Until when a human has it; None when the agent answers.
+        events: The first events in its inbox.
+    """
+
+    conversation_key: str
+    now: float
+    turns: int = 0
+    paused_until: float | None = None
+    events: tuple[QueuedEvent, ...] = ()
+    inbox: QueueView = QueueView()
+    outbox: QueueView = QueueView()
+    replies: QueueView = QueueView()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one account has to do in one queue.
+
+    Attributes:
+        account: The part that the keys of its conversations begin with.
+        queue: The queue.
+        conversations: How many of its conversations have work there.
+        due_in: Seconds until the first of them is due; negative for how long it is overdue.
+    """
+
+    account: str
+    queue: QueueName
+    conversations: int
+    due_in: float
+
+
+Done: TypeAlias = Literal["done", "already", "fenced"]
+Committed: TypeAlias = Literal["done", "already", "fenced", "paused", "newer"]

@@ -1,0 +1,309 @@
+"""The contract that both event stores fulfil."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from langchain_convsync._flow import Io
+from langchain_convsync.stores.base.keys import Keys
+from langchain_convsync.stores.base.records import (
+    DEFAULT_RULES,
+    Accepted,
+    AcceptRules,
+    Acquired,
+    Backlog,
+    Commit,
+    Committed,
+    Confirmed,
+    ConversationView,
+    Cursor,
+    DeadLetter,
+    Done,
+    Lease,
+    Load,
+    NewEvent,
+    QueueName,
+)
+
+
+class EventStore(Protocol):
+    """The operations; each is one :class:`Io` step, to be run or awaited."""
+
+    def keys(self) -> Io[Keys]:
+        """The store's names for events and conversations; creates the store's secret once."""
+        ...
+
+    def accept(
+        self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
+    ) -> Io[Accepted]:
+        """Record an event once, and acquire its conversation's inbox in the same step if possible.
+
+        Follows the alias of ``event.conversation_key``. A new event is appended to the inbox; the
+        conversation becomes due at ``min(first + max_debounce, last + debounce)``, first and last
+        being the arrival of the oldest and the newest queued event, and the two windows those of
+        the newest. A dead letter that is offered again is a duplicate.
+
+        Args:
+            event: The event.
+            rules: Its limits and windows.
+            token: New for every acquire that is attempted; None only records. The same token again
+                answers the same lease. Without one, another call is another delivery.
+
+        Raises:
+            ValueError: The event's keys are malformed, or belong to different accounts.
+        """
+        ...
+
+    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+        """Replace the payload of an event that no turn has answered yet, if it is ``before``.
+
+        Answers the payload that it has then, so the same call again answers the same, and one with
+        another ``before`` reads it; None unless the event is queued. A turn that acquired it
+        earlier goes on with what it read.
+
+        Raises:
+            ValueError: ``event_key`` is malformed.
+        """
+        ...
+
+    def acquire(
+        self,
+        queue: QueueName,
+        token: str,
+        *,
+        conversation_key: str | None = None,
+        lease: float = 30.0,
+        account_concurrency: int = 0,
+    ) -> Io[Acquired | None]:
+        """Lease a queue that has work due and no live lease; None if there is none.
+
+        With ``conversation_key``, that conversation's queue. Without, any but those of claims:
+        accounts take turns (the next one is that whose oldest work, or whose last turn, is longest
+        ago), within an account the longest due comes first. A lapsed lease is replaced by one of
+        the next epoch. Acquiring an inbox counts a start on its head event, once per token. A token
+        that holds a queue is answered with that queue again. ``account_concurrency`` leaves out the
+        inboxes of accounts of which so many are leased already.
+        """
+        ...
+
+    def renew(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
+        """Renew a lease to at least ``seconds`` from now; None when it is lost."""
+        ...
+
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
+        """End a turn and give the inbox back: all of ``commit``, or nothing.
+
+        The same call again answers ``done`` again. ``already``: another lease committed this turn's
+        head event. ``fenced``: the lease is lost, or the events are not the head of the inbox.
+        ``paused`` and ``newer``: the condition of ``commit`` is not met; the lease holds.
+        Finished events lose their payload and expire after the store's retention.
+
+        Raises:
+            ValueError: ``commit`` contradicts itself: no events, outcomes of others, or operations
+                whose ids are not the turn's own.
+        """
+        ...
+
+    def begin(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        attempt: int,
+        need: float,
+        note: str | None = None,
+        done: Confirmed | None = None,
+    ) -> Io[Cursor | None]:
+        """Note that part ``pos`` of the head operation goes on the wire now; None when fenced.
+
+        ``done`` is noted first, as by :meth:`confirm`, in the same step. Fenced also means that
+        ``operation_id`` is not at the head, or past ``pos``. Renews the lease when less than
+        ``need`` seconds are left. ``attempt`` is the number of this try, from 1; it becomes the
+        cursor's ``tries``, and the first call for an attempt sets ``sent_at``. A ``note`` of None
+        keeps the part's note.
+        """
+        ...
+
+    def confirm(
+        self, lease: Lease, operation_id: str, pos: int, *, last: bool, anchor: str | None = None
+    ) -> Io[Done]:
+        """Note that part ``pos`` is confirmed; ``last`` removes the operation from the queue.
+
+        ``anchor`` replaces the queue's anchor; None keeps it. ``already`` when ``operation_id`` is
+        not at the head any more, or its cursor is past ``pos``, unless it was this very call that
+        moved it.
+        """
+        ...
+
+    def retry(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        delay: float,
+        sent: bool,
+        note: str | None = None,
+    ) -> Io[Done]:
+        """Note that part ``pos`` is to be tried again, and not before ``delay`` seconds from now.
+
+        ``sent`` False takes back ``sent_at``: the part surely was not applied. A ``note`` of None
+        keeps the part's note. ``already`` as for :meth:`confirm`.
+        """
+        ...
+
+    def set_dead(self, lease: Lease, operation_id: str, *, reason: str) -> Io[Done]:
+        """Make the head operation a dead letter, and the rest of its turn with it.
+
+        Later turns proceed. ``reason`` is kept with them. ``already`` when ``operation_id`` is not
+        at the head any more, unless it was this very call that moved it.
+        """
+        ...
+
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
+        """Give a queue back; False when the lease was lost already.
+
+        ``done`` is noted first, as by :meth:`confirm`, in the same step.
+
+        On the inbox it takes back the start counted by the acquire; ``failed`` counts an error on
+        the head event instead. The queue is due again after ``delay`` seconds, or after the delay
+        that :meth:`retry` set if that is later, if it has work. Changes nothing after the queue
+        was given back by :meth:`commit_turn` or an earlier release.
+        """
+        ...
+
+    def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
+        """Keep what shows that a reply was sent, while the reply at the head may be on the wire.
+
+        Its queue is due at once then. False, and nothing is kept, while no reply is waited for. An
+        alias stands for the conversation it leads to.
+
+        Args:
+            conversation_key: The conversation.
+            note: One line of text; the same one again changes nothing.
+
+        Raises:
+            ValueError: The note has several lines.
+        """
+        ...
+
+    def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
+        """Give a conversation to a human for so many seconds from now; 0.0 gives it back.
+
+        The latest call wins. It may be a conversation that has no event yet; an alias stands for
+        the conversation it leads to, and one that is linked later brings its pause along.
+        """
+        ...
+
+    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+        """Let another conversation key of the same customer lead to their conversation.
+
+        Events that wait under that name go along, behind those that wait there, and so does a
+        human's takeover. False, and nothing is changed, while the conversation of that name has
+        operations to deliver, or a turn that runs.
+
+        Args:
+            name: The other key.
+            conversation_key: The conversation.
+            lease: Of the inbox of ``name``, held by a turn that found out whose name it is: instead
+                of standing in the way, that turn ends, as released.
+
+        Raises:
+            ValueError: The keys are malformed, or belong to different accounts.
+        """
+        ...
+
+    def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
+        """Seconds until a queue can be acquired, 0.0 if it can be now; None when it has no work.
+
+        It waits for a lease to end, for a retry's delay, and in the inbox for the debounce window.
+        """
+        ...
+
+    def backlog(self) -> Io[Backlog]:
+        """What is left to do."""
+        ...
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """What each account has to do, the longest overdue first; claims belong to none."""
+        ...
+
+    def view(self, conversation_key: str, *, most: int = 100) -> Io[ConversationView]:
+        """Look at a conversation without acquiring it; an alias stands for where it leads to.
+
+        Args:
+            conversation_key: The conversation.
+            most: At most so many events, and operations of each queue, 1 to 1,000.
+        """
+        ...
+
+    def dead_letters(
+        self, conversation_key: str | None = None, *, most: int = 100
+    ) -> Io[tuple[DeadLetter, ...]]:
+        """What waits for an operator, oldest first: events, writes and replies.
+
+        An alias stands for the conversation it leads to, and for what became a dead letter under it
+        before it led there. Of more than ``most`` dead events of all conversations Redis tells of
+        those that died first, SQLite of those that arrived first. For one conversation Redis looks
+        through the dead events of its shard.
+
+        Args:
+            conversation_key: Of this conversation only; None for all of the store.
+            most: At most so many, 1 to 1,000.
+        """
+        ...
+
+    def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
+        """Give a dead letter back to the workers, under a new id, which is answered.
+
+        An operation goes to the end of its queue, so it is delivered after what came later. An
+        event is queued as a new one that arrives now, without starts and errors; the old one is
+        done, with the outcome that it had, so the message that is offered again is a duplicate
+        still. None when it is not a dead letter any more: of two callers one is answered.
+
+        Args:
+            letter: As it was listed.
+            token: New for every call; the same one again answers the same.
+            body: What to do, instead of the body that it had: what is confirmed of it (``pos``)
+                must not be done again.
+        """
+        ...
+
+    def discard(self, letter: DeadLetter, *, token: str) -> Io[bool]:
+        """Give up a dead letter: an operation is gone, an event done.
+
+        False when it is not a dead letter any more. The same ``token`` again answers the same.
+        """
+        ...
+
+    def forget(self, conversation_key: str) -> Io[None]:
+        """Erase everything that this store keeps of a conversation, and of aliases that lead to it.
+
+        That is its events (queued, dead and done), operations, dead letters, its snapshot, leases
+        and pause. In one step everything that could still be worked on is gone, and a holder of a
+        lease is fenced; on Redis the records of what is done, and what stands under its aliases,
+        follow in small steps, which the same call again begins anew, and which need the
+        permission to ``SCAN``.
+
+        It cannot erase what is elsewhere: the API server's own copy, what WAHA and WhatsApp keep,
+        logs, traces and backups, an agent's checkpoints; nor a request that is on the wire. A
+        message that is offered again is a new event, and a call of a runner that waits for its
+        event offers it again.
+        """
+        ...
+
+    def close(self) -> None:
+        """End this store's use, and close the connections it opened for blocking calls."""
+        ...
+
+    async def aclose(self) -> None:
+        """End this store's use, and close every connection it opened."""
+        ...

@@ -1,0 +1,166 @@
+"""What both stores check before the first write, and their units."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+from langchain_convsync.stores.base import AcceptRules, Commit, DeadLetter, Lease, NewEvent
+
+_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
+#: Beyond this, milliseconds since 1970 would leave the integers that a double holds exactly.
+_LONGEST = 1e9
+#: As many things as one listing tells of at most.
+_MOST = 1000
+
+
+def account_of(key: str) -> str:
+    """The part that all keys of one account share: its shard and its hash."""
+    return _checked(key)[:15]
+
+
+def shard_of(key: str) -> int:
+    """The shard that everything of the key's account lies in."""
+    return int(_checked(key)[:2])
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration in the stores' unit."""
+    if not 0 <= seconds <= _LONGEST or math.isnan(seconds):
+        message = f"{seconds} is not a duration in seconds from 0 to {_LONGEST:.0f}"
+        raise ValueError(message)
+    return round(seconds * 1000)
+
+
+class MillisecondRules(NamedTuple):
+    """How events are accepted, in the stores' unit; see :class:`AcceptRules`."""
+
+    lease: int
+    debounce: int
+    max_debounce: int
+    max_queued: int
+    account_concurrency: int
+
+
+def in_milliseconds(rules: AcceptRules) -> MillisecondRules:
+    """The rules in the stores' unit."""
+    return MillisecondRules(
+        milliseconds(rules.lease),
+        milliseconds(rules.debounce),
+        milliseconds(rules.max_debounce),
+        rules.max_queued,
+        rules.account_concurrency,
+    )
+
+
+def encoded(text: str) -> bytes:
+    """Opaque text as bytes; lone surrogates survive."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(data: bytes) -> str:
+    """The inverse of :func:`encoded`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def check_event(event: NewEvent) -> None:
+    """Raise ValueError unless the event's keys belong together."""
+    check_names(
+        event.event_key, event.conversation_key, *([event.alias] if event.alias is not None else [])
+    )
+
+
+def check_names(*keys: str) -> None:
+    """Raise ValueError unless the keys belong together."""
+    if len({account_of(key) for key in keys}) > 1:
+        message = "an event, its conversation and its alias must belong to one account"
+        raise ValueError(message)
+
+
+def check_commit(lease: Lease, commit: Commit) -> None:
+    """Raise ValueError where a commit contradicts itself, or its lease is for another queue."""
+    if lease.queue != "inbox":
+        message = "a turn is committed under a lease on the inbox"
+        raise ValueError(message)
+    milliseconds(commit.snapshot_ttl)
+    if not commit.event_keys:
+        message = "a commit answers at least one event"
+        raise ValueError(message)
+    if not set(commit.outcomes) <= set(commit.event_keys):
+        message = "a commit stores outcomes of its own events only"
+        raise ValueError(message)
+    turn = f"{commit.event_keys[0]}/"
+    for queue in (commit.operations, commit.replies):
+        ids = Counter(operation.id for operation in queue)
+        if any(
+            count > 1 or not operation_id.startswith(turn) for operation_id, count in ids.items()
+        ):
+            message = "the operations of a commit need ids of their own: <turn id>/<index>"
+            raise ValueError(message)
+
+
+def check_queue(lease: Lease) -> None:
+    """Raise ValueError unless the lease is for a queue that delivers operations."""
+    if lease.queue == "inbox":
+        message = "operations are delivered under a lease on the write or the reply queue"
+        raise ValueError(message)
+
+
+def check_line(note: str) -> None:
+    """Raise ValueError unless the note is one line."""
+    if not note or "\n" in note:
+        message = "an echo is noted in one line of text"
+        raise ValueError(message)
+
+
+def check_most(most: int) -> None:
+    """Raise ValueError unless a listing may have so many entries."""
+    if not 1 <= most <= _MOST:
+        message = f"most={most}: ask for 1 to {_MOST}"
+        raise ValueError(message)
+
+
+def call_key(letter: DeadLetter, call: str, token: str) -> str:
+    """The key of the record by which a repeated call is recognised.
+
+    Raises:
+        ValueError: The token is empty, or the dead letter has no valid key.
+    """
+    if not token:
+        message = "pass a token, new for every call: new_token()"
+        raise ValueError(message)
+    parts = (call, letter.conversation_key, letter.queue, letter.id, token)
+    hashed = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{account_of(letter.conversation_key)}.{hashed[:32]}"
+
+
+def renewed_id(letter: DeadLetter, token: str) -> str:
+    """The id under which something is queued again: no key or record of the old one is met.
+
+    Raises:
+        ValueError: As :func:`call_key`.
+    """
+    key = call_key(letter, "requeue", token)
+    if letter.queue == "inbox":
+        return key
+    return f"{letter.id.partition('~')[0]}~{key[-32:]}"
+
+
+def lines(text: str | None) -> tuple[str, ...]:
+    """The notes in a text that holds one a line."""
+    return tuple(line for line in (text or "").split("\n") if line)
+
+
+def turn_of(operation_id: str) -> str:
+    """What the ids of one turn's operations begin with."""
+    return operation_id.rpartition("/")[0] + "/"
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        message = "not a key: make event and conversation keys with EventStore.keys()"
+        raise ValueError(message)
+    return key

@@ -1,0 +1,525 @@
+"""The event store on Redis or Valkey: many processes, many machines, one script per operation."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+
+from langchain_convsync._flow import Flow, Io, Steps
+from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
+from langchain_convsync.stores.base import (
+    DEFAULT_RULES,
+    FORMAT_VERSION,
+    RETENTION,
+    Accepted,
+    AcceptRules,
+    Acquired,
+    Backlog,
+    Commit,
+    Committed,
+    Confirmed,
+    ConversationView,
+    Cursor,
+    DeadLetter,
+    Done,
+    Keys,
+    Lease,
+    Load,
+    NewEvent,
+    QueueName,
+)
+from langchain_convsync.stores.checks import (
+    call_key,
+    check_commit,
+    check_event,
+    check_line,
+    check_most,
+    check_names,
+    check_queue,
+    decoded,
+    milliseconds,
+    renewed_id,
+    turn_of,
+)
+from langchain_convsync.stores.redis.clients import (
+    AsyncClient,
+    BlockingClient,
+    RedisClients,
+)
+from langchain_convsync.stores.redis.risks import Risk, risks
+from langchain_convsync.stores.redis.scripts import Command
+from langchain_convsync.stores.redis.wire import (
+    META,
+    Argument,
+    Script,
+    as_accepted,
+    as_acquired,
+    as_cursor,
+    as_dead_letter,
+    as_load,
+    as_text,
+    as_view,
+    confirmed,
+    optional,
+    placed,
+    script,
+    sent_rules,
+    shard_keys,
+    to_bytes,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+#: The scripts that never write.
+_READS = frozenset({"due", "backlog", "loads", "view", "dead_letters"})
+
+
+class RedisEventStore:
+    """Events, operations and leases in Redis 6.2 or newer, or Valkey.
+
+    Nothing is lost if Redis keeps an append-only file (``appendonly yes``; with ``appendfsync
+    everysec`` a killed server may lose up to two seconds while its disk is slow), never evicts
+    (``maxmemory-policy noeviction``) and is the primary; the first use warns where it is otherwise.
+    Every key begins with ``cs:``, reveals no phone number, and lies in its account's hash slot.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://`` for one server;
+            ``redis+sentinel://host:26379,host:26379/service/0`` for the primary that sentinels know
+            (``?sentinel_username=…&sentinel_password=…`` where they have their own);
+            ``redis+cluster://host:6379,host:6379`` for a Redis Cluster; with ``rediss`` for TLS.
+            ``CONVSYNC_STORE_URL`` when neither it nor ``client`` is given.
+        client: A blocking redis-py client to use instead, a ``RedisCluster`` or one made by a
+            ``Sentinel`` too; it stays its owner's to close.
+        async_client: An asynchronous redis-py client to use instead, beside one of the two: leases
+            are renewed blocking. It stays its owner's to close.
+        retention: Seconds that finished events and idle conversations are remembered.
+        wait_replicas: So many replicas have to know of a change before it is acknowledged; where
+            fewer do within a second, the call raises. This narrows the window in which a failover
+            can lose what was acknowledged, and does not close it: the replica that is promoted may
+            be another one. 0 waits for none, and costs nothing.
+        clock: Store time in seconds, for tests; None takes the server's.
+
+    Raises:
+        ConfigurationError: Neither a URL nor a blocking client is given, or it is no Redis URL.
+        ValueError: ``wait_replicas`` is negative.
+
+    While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new
+    primary by themselves. A call that raised may have taken effect, and is safe to repeat.
+
+    On a Redis Cluster an acquire without a conversation asks the shards one after the other,
+    beginning behind the one that gave work last. A token that holds a queue already may get another
+    one when such an acquire is repeated with it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: BlockingClient | None = None,
+        async_client: AsyncClient | None = None,
+        retention: float = RETENTION,
+        wait_replicas: int = 0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if wait_replicas < 0:
+            message = (
+                f"wait_replicas={wait_replicas}: pass the number of replicas to wait for, or 0"
+            )
+            raise ValueError(message)
+        self._clients = RedisClients(url, client, async_client)
+        self._retention = milliseconds(retention)
+        self._wait_replicas = wait_replicas
+        self._clock = clock
+        self._next_shard: dict[QueueName, int] = {}
+        self._keys: Keys | None = None
+
+    def keys(self) -> Io[Keys]:
+        """See :meth:`EventStore.keys`."""
+        return Steps(self._opened)
+
+    def accept(
+        self,
+        event: NewEvent,
+        rules: AcceptRules = DEFAULT_RULES,
+        *,
+        token: str | None = None,
+    ) -> Io[Accepted]:
+        """See :meth:`EventStore.accept`."""
+        check_event(event)
+        arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
+        arguments += [event.digest, event.payload, token or secrets.token_hex(8), token or ""]
+        arguments += sent_rules(rules)
+        return self._operation("accept", event.conversation_key, arguments, as_accepted)
+
+    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        return self._operation("amend", event_key, [event_key, before, after], as_text)
+
+    def acquire(
+        self,
+        queue: QueueName,
+        token: str,
+        *,
+        conversation_key: str | None = None,
+        lease: float = 30.0,
+        account_concurrency: int = 0,
+    ) -> Io[Acquired | None]:
+        """See :meth:`EventStore.acquire`."""
+        arguments: list[Argument] = [queue, token, milliseconds(lease), conversation_key or ""]
+        arguments += [account_concurrency]
+        if conversation_key is None and self._clients.is_cluster:
+            return Steps(lambda: self._acquire_any(queue, arguments))
+        return self._operation(
+            "acquire", conversation_key, arguments, lambda answer: as_acquired(answer, queue)
+        )
+
+    def renew(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
+        """See :meth:`EventStore.renew`."""
+
+        def renewed(ends: int | None) -> Lease | None:
+            if ends is None:
+                return None
+            return Lease(
+                conversation_key=lease.conversation_key,
+                queue=lease.queue,
+                token=lease.token,
+                epoch=lease.epoch,
+                until=ends / 1000,
+            )
+
+        return self._under(lease, "renew", [milliseconds(seconds)], renewed)
+
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
+        """See :meth:`EventStore.commit_turn`."""
+        check_commit(lease, commit)
+        arguments: list[Argument] = [lease.conversation_key, lease.token, lease.epoch, commit.dead]
+        arguments += [commit.unless_paused, commit.unless_newer]
+        arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
+        arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
+        for event_key in commit.event_keys:
+            arguments += [event_key, optional(commit.outcomes.get(event_key))]
+        for operation in (*commit.operations, *commit.replies):
+            arguments += [operation.id, operation.body]
+        return self._operation("commit", lease.conversation_key, arguments, _as_committed)
+
+    def begin(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        attempt: int,
+        need: float,
+        note: str | None = None,
+        done: Confirmed | None = None,
+    ) -> Io[Cursor | None]:
+        """See :meth:`EventStore.begin`."""
+        check_queue(lease)
+        arguments: list[Argument] = [operation_id, pos, attempt, milliseconds(need), optional(note)]
+        return self._under(lease, "begin", [*arguments, *confirmed(done)], as_cursor)
+
+    def confirm(
+        self, lease: Lease, operation_id: str, pos: int, *, last: bool, anchor: str | None = None
+    ) -> Io[Done]:
+        """See :meth:`EventStore.confirm`."""
+        check_queue(lease)
+        done = Confirmed(operation_id=operation_id, pos=pos, last=last, anchor=anchor)
+        return self._under(lease, "confirm", confirmed(done), _as_done)
+
+    def retry(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        delay: float,
+        sent: bool,
+        note: str | None = None,
+    ) -> Io[Done]:
+        """See :meth:`EventStore.retry`."""
+        check_queue(lease)
+        arguments: list[Argument] = [operation_id, pos, milliseconds(delay), sent, optional(note)]
+        return self._under(lease, "retry", arguments, _as_done)
+
+    def set_dead(self, lease: Lease, operation_id: str, *, reason: str) -> Io[Done]:
+        """See :meth:`EventStore.set_dead`."""
+        check_queue(lease)
+        return self._under(
+            lease, "set_dead", [operation_id, turn_of(operation_id), reason], _as_done
+        )
+
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
+        """See :meth:`EventStore.release`."""
+        if done is not None:
+            check_queue(lease)
+        arguments: list[Argument] = [milliseconds(delay), failed]
+        return self._under(lease, "release", [*arguments, *confirmed(done)], bool)
+
+    def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
+        """See :meth:`EventStore.record_echo`."""
+        check_line(note)
+        return self._operation("record_echo", conversation_key, [conversation_key, note], bool)
+
+    def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
+        """See :meth:`EventStore.pause`."""
+        return self._operation(
+            "pause", conversation_key, [conversation_key, milliseconds(seconds)], lambda _: None
+        )
+
+    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+        """See :meth:`EventStore.alias`."""
+        check_names(name, conversation_key)
+        arguments: list[Argument] = [name, conversation_key]
+        arguments += ["", ""] if lease is None else [lease.token, lease.epoch]
+        return self._operation("alias", conversation_key, arguments, bool)
+
+    def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
+        """See :meth:`EventStore.due`."""
+
+        def seconds(milliseconds: int | None) -> float | None:
+            return None if milliseconds is None else milliseconds / 1000
+
+        return self._operation("due", conversation_key, [conversation_key, queue], seconds)
+
+    def backlog(self) -> Io[Backlog]:
+        """See :meth:`EventStore.backlog`."""
+        return Steps(self._counted)
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return Steps(self._loads)
+
+    def view(self, conversation_key: str, *, most: int = 100) -> Io[ConversationView]:
+        """See :meth:`EventStore.view`."""
+        check_most(most)
+        return self._operation("view", conversation_key, [conversation_key, most], as_view)
+
+    def dead_letters(
+        self, conversation_key: str | None = None, *, most: int = 100
+    ) -> Io[tuple[DeadLetter, ...]]:
+        """See :meth:`EventStore.dead_letters`."""
+        check_most(most)
+        return Steps(lambda: self._dead_letters(conversation_key, most))
+
+    def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
+        """See :meth:`EventStore.requeue`."""
+        note, renewed = call_key(letter, "requeue", token), renewed_id(letter, token)
+        arguments: list[Argument] = [*placed(letter), note, renewed, optional(body)]
+        return self._operation(
+            "requeue", letter.conversation_key, arguments, lambda done: renewed if done else None
+        )
+
+    def discard(self, letter: DeadLetter, *, token: str) -> Io[bool]:
+        """See :meth:`EventStore.discard`."""
+        note = call_key(letter, "discard", token)
+        return self._operation("discard", letter.conversation_key, [*placed(letter), note], bool)
+
+    def forget(self, conversation_key: str) -> Io[None]:
+        """See :meth:`EventStore.forget`."""
+        keys = shard_keys(conversation_key)
+        return Steps(lambda: self._forget(keys, conversation_key))
+
+    def risks(self) -> Io[list[Risk]]:
+        """How the servers behind this store can lose data, as their ``INFO`` tells it.
+
+        Raises:
+            StoreUnavailableError: One did not answer, or its ACL refuses ``INFO``.
+        """
+        return Steps(self._risks)
+
+    def close(self) -> None:
+        """See :meth:`EventStore.close`."""
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        """See :meth:`EventStore.aclose`."""
+        await self._clients.aclose()
+
+    def _under(
+        self, lease: Lease, name: str, arguments: list[Argument], parse: Callable[[Any], T]
+    ) -> Io[T]:
+        held: list[Argument] = [lease.conversation_key, lease.queue, lease.token, lease.epoch]
+        return self._operation(name, lease.conversation_key, held + arguments, parse)
+
+    def _operation(
+        self, name: str, key: str | None, arguments: list[Argument], parse: Callable[[Any], T]
+    ) -> Io[T]:
+        """A script's answer; without a key the script looks at every shard."""
+        keys, sent = shard_keys(key), to_bytes(arguments)
+        return Steps(partial(self._answer, name, keys, sent, parse))
+
+    def _answer(
+        self, name: str, keys: list[bytes], sent: list[bytes], parse: Callable[[Any], T]
+    ) -> Flow[T]:
+        yield from self._opened()
+        return parse((yield from self._run(name, keys, sent)))
+
+    def _acquire_any(self, queue: QueueName, arguments: list[Argument]) -> Flow[Acquired | None]:
+        """On a cluster: one shard after the other, since no script can look at two."""
+        yield from self._opened()
+        keys, sent = shard_keys(None), to_bytes(arguments)
+        first = self._next_shard.setdefault(queue, secrets.randbelow(len(keys)))
+        failure: StoreUnavailableError | None = None
+        for shard in [*range(first, len(keys)), *range(first)]:
+            once = failure is not None  # the other nodes' work does not wait for a dead one
+            try:
+                answer = yield from self._run("acquire", [keys[shard]], sent, once=once)
+            except StoreUnavailableError as error:
+                failure = error
+                continue
+            if answer:
+                self._next_shard[queue] = (shard + 1) % len(keys)
+                return as_acquired(answer, queue)
+        if failure is not None:
+            raise failure
+        return None
+
+    def _counted(self) -> Flow[Backlog]:
+        yield from self._opened()
+        sums = [0] * 4
+        for keys in self._reachable_together():
+            counts = yield from self._run("backlog", keys, [])
+            sums = [total + more for total, more in zip(sums, counts, strict=True)]
+        queued, writes, replies, dead_letters = sums
+        return Backlog(queued=queued, writes=writes, replies=replies, dead_letters=dead_letters)
+
+    def _loads(self) -> Flow[tuple[Load, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together():
+            found += yield from self._run("loads", keys, [])
+        return tuple(map(as_load, sorted(found)))
+
+    def _dead_letters(
+        self, conversation_key: str | None, most: int
+    ) -> Flow[tuple[DeadLetter, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        one = conversation_key is not None
+        for keys in [shard_keys(conversation_key)] if one else self._reachable_together():
+            sent = to_bytes([conversation_key or "", most])
+            found += yield from self._run("dead_letters", keys, sent)
+        found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
+        return tuple(map(as_dead_letter, found[:most]))
+
+    def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[None]:
+        yield from self._opened()
+        name, now = yield from self._run("forget", keys, to_bytes([conversation_key, 1]))
+        names: dict[str, None] = {decoded(name): None}
+        known = 0
+        while known < len(names):  # a name may have been the target of another one
+            known = len(names)
+            cursor = b"0"
+            while True:
+                sent = to_bytes([cursor, now, *names])
+                cursor, aliases = yield from self._run("finished", keys, sent)
+                names.update(dict.fromkeys(map(decoded, aliases)))
+                if cursor == b"0":
+                    break
+        for alias in list(names)[1:]:
+            yield from self._run("forget", keys, to_bytes([alias, 0]))
+
+    def _reachable_together(self) -> list[list[bytes]]:
+        """All shards, as one script can look at them: on a cluster one at a time."""
+        keys = shard_keys(None)
+        return [[key] for key in keys] if self._clients.is_cluster else [keys]
+
+    def _run(
+        self, name: str, keys: list[bytes], sent: list[bytes], *, once: bool = False
+    ) -> Flow[Any]:
+        clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
+        arguments = [clock, b"%d" % self._retention, *sent]
+        waits = self._wait_replicas > 0 and name not in _READS
+        return self._call(script(name), keys, arguments, waits=waits, once=once)
+
+    def _call(
+        self,
+        source: Script,
+        keys: list[bytes],
+        arguments: list[bytes],
+        *,
+        waits: bool,
+        once: bool = False,
+    ) -> Flow[Any]:
+        rest = (len(keys), *keys, *arguments)
+        wait = _waiting(keys[0], self._wait_replicas) if waits else []
+        batch = self._clients.batch
+        try:
+            answers = yield from batch(keys[0], ("EVALSHA", source.sha, *rest), *wait, once=once)
+        except redis.exceptions.NoScriptError:  # a server that restarted or was never asked
+            answers = yield from batch(keys[0], ("EVAL", source.source, *rest), *wait, once=once)
+        if waits and answers[-1] < self._wait_replicas:
+            message = (
+                f"{answers[-1]} replicas know of a change, not {self._wait_replicas} "
+                "(wait_replicas): it may survive a failover or not, and is safe to repeat"
+            )
+            raise StoreUnavailableError(message)
+        return answers[0]
+
+    def _opened(self) -> Flow[Keys]:
+        if self._keys is None:
+            secret, version = secrets.token_bytes(32), b"%d" % FORMAT_VERSION
+            opened = script("open", prelude=False)
+            waits = self._wait_replicas > 0
+            key, found = yield from self._call(opened, [META], [secret, version], waits=waits)
+            if int(found) > FORMAT_VERSION:
+                message = (
+                    f"this store was written in format {int(found)}, and this version reads up to "
+                    f"{FORMAT_VERSION}: upgrade langchain-convsync"
+                )
+                raise StoreFormatError(message)
+            yield from self._check_server()
+            self._keys = Keys(key)
+        return self._keys
+
+    def _check_server(self) -> Flow[None]:
+        try:
+            found = yield from self._risks()
+        except StoreUnavailableError as error:
+            refused = isinstance(error.__cause__, redis.ResponseError)
+            if not refused and not self._clients.is_cluster:
+                raise  # of a cluster, the other nodes' shards are still there
+            logger.info("This store cannot check Redis's persistence: %s", error.__cause__)
+            return
+        for risk in found:
+            logger.warning("Redis can lose acknowledged events: %s", risk)
+
+    def _risks(self) -> Flow[list[Risk]]:
+        found: dict[Risk, None] = {}
+        for key, *_ in self._reachable_together():  # every primary that holds a shard
+            (info,) = yield from self._clients.batch(key, ("INFO",))
+            found.update(dict.fromkeys(risks(info)))
+        return list(found)
+
+
+def _waiting(key: bytes, replicas: int) -> list[Command]:
+    """Commands behind a script that tell how many replicas know of all it did, within a second.
+
+    WAIT asks for what its own connection wrote last, and a repeated script may have nothing left to
+    write; so something is written in between, in the key's slot.
+    """
+    mark = key + b"waited" if key != META else b"cs:{%s}:waited" % META
+    return [("SET", mark, b"", "PX", 1000), ("WAIT", replicas, 1000)]
+
+
+def _as_committed(answer: bytes) -> Committed:
+    committed: Committed = answer.decode()  # type: ignore[assignment]  # as below
+    return committed
+
+
+def _as_done(answer: bytes) -> Done:
+    done: Done = answer.decode()  # type: ignore[assignment]  # the scripts answer these words only
+    return done

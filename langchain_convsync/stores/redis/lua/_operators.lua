@@ -1,0 +1,60 @@
+-- What the operators' scripts share besides. A conversation's list of dead operations holds nine
+-- elements for each, see set_dead.lua; the shard's index of dead operations names it at the time of its
+-- oldest one.
+local WIDTH = 9
+
+-- Where a name leads to, without keeping it alive.
+local function destination(name)
+  local target = call('GET', alias_key(name))
+  while target do
+    name, target = target, call('GET', alias_key(target))
+  end
+  return name
+end
+
+-- Calls `visit` with every dead letter of the conversation, and what it keeps.
+local function each_dead(conversation, visit)
+  local account = account_of(conversation)
+  for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, -1)) do
+    if account_of(event) == account then
+      local has = call('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors')
+      if has[1] == conversation then visit(event, has) end
+    end
+  end
+end
+
+-- Takes an operation out of the dead ones; its body, nil where it is not among them.
+local function pop_dead(conversation, queue, id)
+  local key = part_key(conversation, 'dead_operations')
+  local list, found = call('LRANGE', key, 0, -1), nil
+  for i = 1, #list, WIDTH do
+    if not found and list[i] == queue and list[i + 1] == id then found = i end
+  end
+  if not found then return nil end
+  call('DEL', key)
+  for i = 1, #list, WIDTH do
+    if i ~= found then call('RPUSH', key, unpack(list, i, i + WIDTH - 1)) end
+  end
+  local oldest = call('LINDEX', key, 4)
+  if oldest then
+    call('ZADD', prefix .. 'dead_operations', oldest, conversation)
+  else
+    call('ZREM', prefix .. 'dead_operations', conversation)
+  end
+  count('dead_operations', -1)
+  return list[found + 2]
+end
+
+-- A dead letter is done, with the outcome that it had.
+local function bury(event)
+  call('ZREM', prefix .. 'dead', event)
+  call('HSET', event_record(event), 'state', 'done')
+  call('HDEL', event_record(event), 'payload', 'starts', 'errors')
+  call('PEXPIRE', event_record(event), retention)
+end
+
+-- Leaves the record by which a repeated call is recognised.
+local function remember(note, conversation)
+  call('HSET', event_record(note), 'state', 'done', 'conversation', conversation, 'digest', '', 'at', now)
+  call('PEXPIRE', event_record(note), retention)
+end

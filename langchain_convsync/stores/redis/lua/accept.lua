@@ -1,0 +1,37 @@
+-- Records an event once, and takes its conversation's inbox in the same step if it can.
+-- `by` tells a repeated call from another delivery of the same event.
+local event, conversation, alias, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
+  account_concurrency = unpack(ARGV, 3)
+lease, account_concurrency = tonumber(lease), tonumber(account_concurrency)
+
+local function due_in()
+  return math.max(0, (due(conversation, 'inbox') or 0) - now)
+end
+
+local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'outcome', 'by')
+local status, state, outcome, differs = 'new', 'queued', false, 0
+conversation = follow(conversation)
+if known[1] then
+  if alias ~= '' then link(alias, conversation) end
+  conversation = call('HGET', event_record(event), 'conversation') -- it may have moved
+  state, outcome = known[1], known[4]
+  if known[5] ~= by then status = 'duplicate' end
+  if known[3] ~= digest then differs = 1 end
+else
+  local list = queue_key(conversation, 'inbox')
+  if call('LLEN', list) >= tonumber(max_queued) then
+    return { 'busy', conversation, false, false, 0, due_in(), false }
+  end
+  if alias ~= '' then link(alias, conversation) end
+  call('HSET', event_record(event), 'state', 'queued', 'conversation', conversation, 'digest', digest,
+    'payload', payload, 'by', by, 'at', now, 'starts', 0, 'errors', 0)
+  call('RPUSH', list, event)
+  call('HSET', conversation_record(conversation), 'debounce', debounce, 'max_debounce', max_debounce)
+  count('queued', 1)
+  keep_while_busy(conversation)
+  schedule(conversation, 'inbox')
+end
+
+if state ~= 'queued' then return { status, conversation, state, outcome, differs, 0, false } end
+local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
+return { status, conversation, state, outcome, differs, inbox and 0 or due_in(), inbox }

@@ -1,0 +1,62 @@
+-- Ends a turn: its events, operations and snapshot change together, and the queue is given back.
+-- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
+-- the outbox and then of the reply queue its id and body.
+local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, events,
+  operations, replies = unpack(ARGV, 3)
+events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
+local FIRST = 14 -- where the lists begin in ARGV
+local by = epoch .. ' ' .. token
+local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
+
+local head = call('HMGET', event_record(ARGV[FIRST]), 'state', 'ended_by')
+if head[1] and head[1] ~= 'queued' then return head[2] == by and 'done' or 'already' end
+if not held_until(conversation, 'inbox', token, epoch) then return 'fenced' end
+local waiting = call('LRANGE', list, 0, events - 1)
+for i = 1, events do
+  if waiting[i] ~= ARGV[FIRST + 2 * (i - 1)] then return 'fenced' end
+end
+
+if unless_paused == '1' and is_paused(conversation) then return 'paused' end
+if unless_newer == '1' and call('LLEN', list) > events then return 'newer' end
+
+local function enqueue(queue, at, amount)
+  if amount == 0 then return at end
+  local work = queue_key(conversation, queue)
+  if call('EXISTS', work) == 0 then -- an empty queue's delay, if it has one, is still to be kept
+    local since = tonumber(call('HGET', record, queue .. '.not_before') or 0)
+    call('HSET', record, queue .. '.not_before', math.max(since, now))
+  end
+  for i = at, at + 2 * amount - 1 do call('RPUSH', work, ARGV[i]) end
+  count(COUNTERS[queue], amount)
+  schedule(conversation, queue)
+  return at + 2 * amount
+end
+
+for i = FIRST, FIRST + 2 * events - 1, 2 do
+  local record, outcome = event_record(ARGV[i]), optional(ARGV[i + 1])
+  call('HSET', record, 'state', dead == '1' and 'dead' or 'done', 'ended_by', by)
+  if outcome then call('HSET', record, 'outcome', outcome) end
+  if dead == '1' then
+    call('ZADD', prefix .. 'dead', now, ARGV[i])
+  else
+    call('HDEL', record, 'payload', 'starts', 'errors')
+    call('PEXPIRE', record, retention)
+  end
+end
+call('LTRIM', list, events, -1)
+count('queued', -events)
+call('HINCRBY', record, 'turns', 1)
+call('HDEL', record, 'inbox.until')
+enqueue('replies', enqueue('outbox', FIRST + 2 * events, operations), replies)
+
+snapshot = optional(snapshot)
+if snapshot and tonumber(snapshot_ttl) > 0 then
+  call('SET', part_key(conversation, 'snap'), snapshot, 'PX', snapshot_ttl)
+  call('HSET', record, 'snapshot_until', now + snapshot_ttl)
+else
+  call('DEL', part_key(conversation, 'snap'))
+  call('HDEL', record, 'snapshot_until')
+end
+schedule(conversation, 'inbox')
+keep_while_busy(conversation)
+return 'done'

@@ -1,0 +1,13 @@
+-- What each account of the shards of KEYS has to do in each queue: when it is due, and how often.
+local found = {}
+for _, shard in ipairs(KEYS) do
+  prefix = shard
+  for _, queue in ipairs(QUEUES) do
+    for _, account in ipairs(call('ZRANGE', accounts_key(queue), 0, -1)) do
+      local ready = ready_key(queue, account)
+      local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
+      found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) }
+    end
+  end
+end
+return found

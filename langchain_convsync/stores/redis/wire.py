@@ -1,0 +1,242 @@
+"""What travels between the store and its scripts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, TypeAlias
+
+from langchain_convsync.stores.base import (
+    SHARDS,
+    Accepted,
+    AcceptRules,
+    Acquired,
+    Confirmed,
+    ConversationView,
+    Cursor,
+    DeadLetter,
+    Lease,
+    Load,
+    Operation,
+    QueuedEvent,
+    QueueName,
+    QueueView,
+)
+from langchain_convsync.stores.checks import decoded, encoded, in_milliseconds, lines, shard_of
+
+META = b"cs:meta"
+#: The scripts that operators need.
+OPERATORS = frozenset({"view", "dead_letters", "requeue", "discard", "forget", "finished"})
+Argument: TypeAlias = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest under which the server remembers it."""
+
+    source: bytes
+    sha: bytes
+
+
+@cache
+def script(name: str, *, prelude: bool = True) -> Script:
+    """One operation's script, with what all operations share in front of it."""
+    folder = resources.files(__package__) / "lua"
+    parts = ["_prelude", name] if prelude else [name]
+    if name in OPERATORS:
+        parts.insert(1, "_operators")
+    source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    return Script(source, sha.encode())
+
+
+def shard_keys(key: str | None) -> list[bytes]:
+    """What Redis' keys of the key's shard begin with, or of every shard without one.
+
+    The braces are a Redis Cluster hash tag: all keys of a shard lie in one slot.
+    """
+    shards = range(SHARDS) if key is None else [shard_of(key)]
+    return [b"cs:{s%02d}:" % shard for shard in shards]
+
+
+def to_bytes(arguments: Sequence[Argument]) -> list[bytes]:
+    """Script arguments as the server receives them."""
+    return [
+        each
+        if isinstance(each, bytes)
+        else (encoded(each) if isinstance(each, str) else b"%d" % each)
+        for each in arguments
+    ]
+
+
+def optional(text: str | None) -> bytes:
+    """An optional text: empty, or the text after an equals sign."""
+    return b"" if text is None else b"=" + encoded(text)
+
+
+def confirmed(done: Confirmed | None) -> list[Argument]:
+    """A confirmed part as the scripts read it; nothing where nothing is confirmed."""
+    if done is None:
+        return []
+    return [done.operation_id, done.pos, done.last, optional(done.anchor)]
+
+
+def sent_rules(rules: AcceptRules) -> list[Argument]:
+    """How events are accepted, as the script reads it."""
+    return [*in_milliseconds(rules)]
+
+
+def placed(letter: DeadLetter) -> list[Argument]:
+    """Where a dead letter lies."""
+    return [letter.conversation_key, letter.queue, letter.id]
+
+
+def as_cursor(answer: Any) -> Cursor | None:
+    """The cursor in a script's answer."""
+    if not answer:
+        return None
+    operation_id, pos, sent, tries, note, echoes = answer
+    return Cursor(
+        operation_id=decoded(operation_id),
+        pos=int(pos),
+        sent_at=None if sent is None else int(sent) / 1000,
+        tries=int(tries),
+        note=as_text(note),
+        echoes=lines(as_text(echoes)),
+    )
+
+
+def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
+    """The acquired queue in a script's answer."""
+    if not answer:
+        return None
+    (
+        conversation_key,
+        token,
+        epoch,
+        until,
+        now,
+        turns,
+        events,
+        operations,
+        cursor,
+        anchor,
+        snapshot,
+        paused,
+    ) = answer
+    return Acquired(
+        lease=Lease(
+            conversation_key=decoded(conversation_key),
+            queue=queue,
+            token=decoded(token),
+            epoch=int(epoch),
+            until=int(until) / 1000,
+        ),
+        now=int(now) / 1000,
+        events=tuple(_event(*event) for event in events),
+        operations=_operations(operations),
+        cursor=as_cursor(cursor),
+        anchor=as_text(anchor),
+        snapshot=as_text(snapshot),
+        turns=int(turns or 0),
+        paused=bool(paused),
+    )
+
+
+def as_accepted(answer: Any) -> Accepted:
+    """What became of an event, from the script's answer."""
+    status, conversation_key, state, outcome, differs, due_in, acquired = answer
+    return Accepted(
+        status=status.decode(),
+        conversation_key=decoded(conversation_key),
+        state=None if state is None else state.decode(),
+        outcome=as_text(outcome),
+        differs=bool(differs),
+        due_in=int(due_in) / 1000,
+        acquired=as_acquired(acquired, "inbox"),
+    )
+
+
+def as_view(answer: Any) -> ConversationView:
+    """A conversation in a script's answer."""
+    conversation_key, now, turns, paused_until, events, inbox, outbox, replies = answer
+    return ConversationView(
+        conversation_key=decoded(conversation_key),
+        now=int(now) / 1000,
+        turns=int(turns or 0),
+        paused_until=_seconds(paused_until),
+        events=tuple(_event(*event) for event in events),
+        inbox=_queue(inbox),
+        outbox=_queue(outbox),
+        replies=_queue(replies),
+    )
+
+
+def as_dead_letter(answer: Any) -> DeadLetter:
+    """A dead letter in a script's answer."""
+    since, conversation_key, queue, _place, item, body, reason, pos, sent, tries = answer
+    return DeadLetter(
+        conversation_key=decoded(conversation_key),
+        queue=queue.decode(),
+        id=decoded(item),
+        body=decoded(body),
+        reason=decoded(reason),
+        since=int(since) / 1000,
+        pos=int(pos or 0),
+        sent_at=_seconds(sent or None),
+        tries=int(tries or 0),
+    )
+
+
+def as_load(answer: Any) -> Load:
+    """What an account has to do, in a script's answer."""
+    due_in, account, queue, conversations = answer
+    return Load(
+        account=decoded(account),
+        queue=queue.decode(),
+        conversations=int(conversations),
+        due_in=int(due_in) / 1000,
+    )
+
+
+def _queue(answer: Any) -> QueueView:
+    depth, due_in, until, cursor, operations, anchor = answer
+    return QueueView(
+        depth=int(depth),
+        due_in=_seconds(due_in),
+        held_until=_seconds(until),
+        cursor=as_cursor(cursor),
+        operations=_operations(operations),
+        anchor=as_text(anchor),
+    )
+
+
+def _operations(answer: Any) -> tuple[Operation, ...]:
+    return tuple(
+        Operation(id=decoded(operation_id), body=decoded(body))
+        for operation_id, body in zip(answer[::2], answer[1::2], strict=True)
+    )
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    return None if milliseconds is None else int(milliseconds) / 1000
+
+
+def _event(
+    event_key: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes
+) -> QueuedEvent:
+    return QueuedEvent(
+        event_key=decoded(event_key),
+        payload=decoded(payload),
+        accepted_at=int(at) / 1000,
+        starts=int(starts),
+        errors=int(errors),
+    )
+
+
+def as_text(data: bytes | None) -> str | None:
+    """Optional text in a script's answer."""
+    return None if data is None else decoded(data)

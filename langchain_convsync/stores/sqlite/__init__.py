@@ -1,0 +1,388 @@
+"""The embedded event store: one SQLite file, or memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Io
+from langchain_convsync.errors import ClosedError, StoreUnavailableError
+from langchain_convsync.stores.base import (
+    DEFAULT_RULES,
+    RETENTION,
+    Accepted,
+    AcceptRules,
+    Acquired,
+    Backlog,
+    Commit,
+    Committed,
+    Confirmed,
+    ConversationView,
+    Cursor,
+    DeadLetter,
+    Done,
+    Keys,
+    Lease,
+    Load,
+    NewEvent,
+    QueueName,
+)
+from langchain_convsync.stores.batches import Batches
+from langchain_convsync.stores.checks import (
+    account_of,
+    call_key,
+    check_commit,
+    check_event,
+    check_line,
+    check_most,
+    check_names,
+    check_queue,
+    in_milliseconds,
+    milliseconds,
+)
+from langchain_convsync.stores.sqlite import events, operators, queues, work
+from langchain_convsync.stores.sqlite.file import (
+    MEMORY,
+    StoreClock,
+    connect,
+    prepare,
+)
+from langchain_convsync.stores.sqlite.transaction import Transaction
+
+logger = logging.getLogger(__name__)
+#: Seconds that a busy event loop collects operations for the next commit.
+GROUP_PAUSE = 0.003
+
+T = TypeVar("T")
+#: What is done in a transaction.
+Step: TypeAlias = Callable[[Transaction], Any]
+
+
+class SQLiteEventStore:
+    """Events, operations and leases in one SQLite file, shared by the processes of one machine.
+
+    Each operation is one transaction on the calling thread for blocking calls; those that are
+    awaited at the same time share one, on a thread of the store's own. What was acknowledged
+    survives a killed process and a power cut. ``":memory:"`` keeps nothing beyond this object. A
+    process that forks must not have used the store before, as with every SQLite database.
+
+    Args:
+        path: The file, on a local disk; its folder must exist.
+        retention: Seconds that finished events and idle conversations are remembered.
+        clock: Store time in seconds, for tests; None counts with the machine's own clock.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        retention: float = RETENTION,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._retention = milliseconds(retention)
+        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._lock = threading.Lock()
+        self._sql: sqlite3.Connection | None = None
+        self._key, self._base = b"", 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
+        self._closed = False
+
+    @property
+    def path(self) -> str:
+        """The file, or ``":memory:"``."""
+        return self._path
+
+    def keys(self) -> Io[Keys]:
+        """See :meth:`EventStore.keys`."""
+        return self._step(lambda _tx: Keys(self._key))
+
+    def accept(
+        self,
+        event: NewEvent,
+        rules: AcceptRules = DEFAULT_RULES,
+        *,
+        token: str | None = None,
+    ) -> Io[Accepted]:
+        """See :meth:`EventStore.accept`."""
+        check_event(event)
+        by, rules_ms = token or secrets.token_hex(8), in_milliseconds(rules)
+        return self._step(lambda tx: events.accept(tx, event, rules_ms, by=by, token=token or None))
+
+    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+        """See :meth:`EventStore.amend`."""
+        account_of(event_key)  # refuses a malformed key
+        return self._step(lambda tx: events.amend(tx, event_key, before, after))
+
+    def acquire(
+        self,
+        queue: QueueName,
+        token: str,
+        *,
+        conversation_key: str | None = None,
+        lease: float = 30.0,
+        account_concurrency: int = 0,
+    ) -> Io[Acquired | None]:
+        """See :meth:`EventStore.acquire`."""
+        length = milliseconds(lease)
+        if conversation_key is None:
+            return self._step(
+                lambda tx: work.acquire_any(tx, queue, token, length, account_concurrency)
+            )
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(
+            lambda tx: queues.acquire(
+                tx, conversation_key, queue, token, length, account_concurrency=account_concurrency
+            )
+        )
+
+    def renew(self, lease: Lease, *, seconds: float = 30.0) -> Io[Lease | None]:
+        """See :meth:`EventStore.renew`."""
+        length = milliseconds(seconds)
+        return self._step(lambda tx: work.renew(tx, lease, length))
+
+    def commit_turn(self, lease: Lease, commit: Commit) -> Io[Committed]:
+        """See :meth:`EventStore.commit_turn`."""
+        check_commit(lease, commit)
+        return self._step(lambda tx: events.commit_turn(tx, lease, commit))
+
+    def begin(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        attempt: int,
+        need: float,
+        note: str | None = None,
+        done: Confirmed | None = None,
+    ) -> Io[Cursor | None]:
+        """See :meth:`EventStore.begin`."""
+        check_queue(lease)
+        length = milliseconds(need)
+        return self._step(
+            lambda tx: work.begin(
+                tx, lease, operation_id, pos, attempt=attempt, need=length, note=note, done=done
+            )
+        )
+
+    def confirm(
+        self, lease: Lease, operation_id: str, pos: int, *, last: bool, anchor: str | None = None
+    ) -> Io[Done]:
+        """See :meth:`EventStore.confirm`."""
+        check_queue(lease)
+        done = Confirmed(operation_id=operation_id, pos=pos, last=last, anchor=anchor)
+        return self._step(lambda tx: work.confirm(tx, lease, done))
+
+    def retry(
+        self,
+        lease: Lease,
+        operation_id: str,
+        pos: int,
+        *,
+        delay: float,
+        sent: bool,
+        note: str | None = None,
+    ) -> Io[Done]:
+        """See :meth:`EventStore.retry`."""
+        check_queue(lease)
+        wait = milliseconds(delay)
+        return self._step(
+            lambda tx: work.retry(tx, lease, operation_id, pos, delay=wait, sent=sent, note=note)
+        )
+
+    def set_dead(self, lease: Lease, operation_id: str, *, reason: str) -> Io[Done]:
+        """See :meth:`EventStore.set_dead`."""
+        check_queue(lease)
+        return self._step(lambda tx: work.set_dead(tx, lease, operation_id, reason))
+
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: float = 0.0,
+        failed: bool = False,
+        done: Confirmed | None = None,
+    ) -> Io[bool]:
+        """See :meth:`EventStore.release`."""
+        if done is not None:
+            check_queue(lease)
+        wait = milliseconds(delay)
+        return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed, done=done))
+
+    def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
+        """See :meth:`EventStore.record_echo`."""
+        check_line(note)
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(lambda tx: work.record_echo(tx, conversation_key, note))
+
+    def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
+        """See :meth:`EventStore.pause`."""
+        account_of(conversation_key)  # refuses a malformed key
+        length = milliseconds(seconds)
+        return self._step(lambda tx: queues.pause(tx, conversation_key, length))
+
+    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+        """See :meth:`EventStore.alias`."""
+        check_names(name, conversation_key)
+        return self._step(
+            lambda tx: events.link(tx, name, queues.follow(tx, conversation_key), lease)
+        )
+
+    def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
+        """See :meth:`EventStore.due`."""
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(lambda tx: queues.due_in(tx, conversation_key, queue))
+
+    def backlog(self) -> Io[Backlog]:
+        """See :meth:`EventStore.backlog`."""
+        return self._step(work.backlog)
+
+    def loads(self) -> Io[tuple[Load, ...]]:
+        """See :meth:`EventStore.loads`."""
+        return self._step(operators.loads)
+
+    def view(self, conversation_key: str, *, most: int = 100) -> Io[ConversationView]:
+        """See :meth:`EventStore.view`."""
+        account_of(conversation_key)  # refuses a malformed key
+        check_most(most)
+        return self._step(lambda tx: operators.view(tx, conversation_key, most))
+
+    def dead_letters(
+        self, conversation_key: str | None = None, *, most: int = 100
+    ) -> Io[tuple[DeadLetter, ...]]:
+        """See :meth:`EventStore.dead_letters`."""
+        if conversation_key is not None:
+            account_of(conversation_key)  # refuses a malformed key
+        check_most(most)
+        return self._step(lambda tx: operators.dead_letters(tx, conversation_key, most))
+
+    def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
+        """See :meth:`EventStore.requeue`."""
+        call_key(letter, "requeue", token)  # refuses a malformed key, or an empty token
+        return self._step(lambda tx: operators.requeue(tx, letter, token, body))
+
+    def discard(self, letter: DeadLetter, *, token: str) -> Io[bool]:
+        """See :meth:`EventStore.discard`."""
+        call_key(letter, "discard", token)  # refuses a malformed key, or an empty token
+        return self._step(lambda tx: operators.discard(tx, letter, token))
+
+    def forget(self, conversation_key: str) -> Io[None]:
+        """See :meth:`EventStore.forget`."""
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(lambda tx: operators.forget(tx, conversation_key))
+
+    def close(self) -> None:
+        """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            if self._sql is not None:
+                self._warn_of_loss(self._sql)
+                self._sql.close()
+                self._sql = None
+        if thread is not None:
+            thread.shutdown()
+
+    async def aclose(self) -> None:
+        """See :meth:`EventStore.aclose`."""
+        await asyncio.to_thread(self.close)
+
+    def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
+        return Io(self._perform, self._aperform, operation)
+
+    def _perform(self, operation: Callable[[Transaction], T]) -> T:
+        answers: list[T] = self._transact([operation])
+        return answers[0]
+
+    def _aperform(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+        return self._batches.ask(operation, self._on_own_thread)
+
+    async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
+        loop, thread = asyncio.get_running_loop(), self._own_thread()
+        return await loop.run_in_executor(thread, self._transact, operations)
+
+    def _transact(self, operations: Sequence[Step]) -> list[Any]:
+        """The answers of operations, in one transaction: all are acknowledged by one commit."""
+        with self._lock, self._failures_told():
+            sql = self._opened()
+            sql.execute("BEGIN IMMEDIATE")
+            with sql:
+                ticks = round(self._clock.monotonic() * 1000)
+                now, before, answers = self._base + ticks, sql.total_changes, []
+                for operation in operations:
+                    tx = Transaction(sql, now, self._retention)
+                    answers.append(operation(tx))
+                    tx.flush()
+                if sql.total_changes != before:  # an idle poll writes nothing
+                    sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
+            return answers
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            message = (
+                f"the event store {self._path} did not do its work ({error}): check that its "
+                "folder exists, is writable and has space, and that no other program locks the file"
+            )
+            raise StoreUnavailableError(message) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        self._check_open()
+        if self._sql is None:
+            sql = connect(self._path)
+            try:
+                self._key, self._base = prepare(sql, self._clock)
+            except BaseException:  # whatever it is, the file must not stay open
+                sql.close()
+                raise
+            # A store may never be closed: its file is closed with the object, or at the end.
+            weakref.finalize(self, _closed_at_rest, sql, self._lock)
+            self._sql = sql
+        return self._sql
+
+    def _own_thread(self) -> ThreadPoolExecutor:
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                name = f"convsync-store-{Path(self._path).name}"
+                self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+            return self._thread
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "this store is closed"
+            raise ClosedError(message)
+
+    def _warn_of_loss(self, sql: sqlite3.Connection) -> None:
+        if self._path != MEMORY:
+            return
+        left = work.backlog(Transaction(sql, 0, 0))
+        if lost := left.queued + left.writes + left.replies:
+            telemetry.count("lost_with_memory", lost)
+            logger.warning(
+                "a store in memory is closed with %d events and %d operations still to do; "
+                "they are lost: use a file, or Redis",
+                left.queued,
+                left.writes + left.replies,
+            )
+
+
+def _closed_at_rest(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+    with lock:  # at the end of the process, a worker may be in the middle of an operation
+        sql.close()

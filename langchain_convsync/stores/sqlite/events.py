@@ -1,0 +1,225 @@
+"""Events in SQLite: accepting them, changing them, and committing the turn that answers them.
+
+Says the same as ``accept``, ``amend``, ``alias`` and ``commit`` among the Redis scripts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from langchain_convsync.stores.base import Accepted, Commit, Committed, Lease, NewEvent
+from langchain_convsync.stores.checks import MillisecondRules, decoded, milliseconds
+from langchain_convsync.stores.sqlite.queues import (
+    acquire,
+    append,
+    blob,
+    due_in,
+    expire_if_idle,
+    follow,
+    is_held,
+    is_paused,
+    revive,
+    text,
+)
+from langchain_convsync.stores.sqlite.transaction import Transaction
+
+#: How many expired records an accept removes on its way: more than it adds, and never long.
+_SWEEP = 20
+_WAITING = "SELECT event_key FROM events WHERE conversation = ? AND state = 'queued' ORDER BY seq"
+
+
+def accept(
+    tx: Transaction,
+    event: NewEvent,
+    rules: MillisecondRules,
+    *,
+    by: str,
+    token: str | None,
+) -> Accepted:
+    """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
+    _sweep(tx)
+    conversation = follow(tx, event.conversation_key)
+    known = _known(tx, event)
+    if known is None:
+        queued = tx.one(
+            "SELECT count(*) FROM events WHERE conversation = ? AND state = 'queued'",
+            conversation,
+        )
+        if queued[0] >= rules.max_queued:
+            return Accepted(
+                status="busy",
+                conversation_key=conversation,
+                due_in=due_in(tx, conversation, "inbox") or 0.0,
+            )
+    if event.alias is not None:
+        link(tx, event.alias, conversation)
+        known = known and _known(tx, event)  # it may have moved
+    if known is None:
+        _enqueue(tx, event, conversation, rules, by=by)
+        accepted = Accepted(status="new", conversation_key=conversation, state="queued")
+    else:
+        accepted = Accepted(
+            status="new" if known["accepted_by"] == by else "duplicate",
+            conversation_key=known["conversation"],
+            state=known["state"],
+            outcome=text(known["outcome"]),
+            differs=known["digest"] != event.digest,
+        )
+    if accepted.state != "queued":
+        return accepted
+    conversation = accepted.conversation_key
+    inbox, limit = None, rules.account_concurrency
+    if token is not None:
+        inbox = acquire(tx, conversation, "inbox", token, rules.lease, account_concurrency=limit)
+    waits = 0.0 if inbox else due_in(tx, conversation, "inbox") or 0.0
+    return replace(accepted, acquired=inbox, due_in=waits)
+
+
+def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | None:
+    """Replace the payload of a queued event, if it is the expected one; the one it has then."""
+    row = tx.one("SELECT payload FROM events WHERE event_key = ? AND state = 'queued'", event_key)
+    if row is None:
+        return None
+    if (held := decoded(row["payload"])) != before:
+        return held
+    tx.do("UPDATE events SET payload = ? WHERE event_key = ?", blob(after), event_key)
+    return after
+
+
+def link(tx: Transaction, name: str, conversation: str, lease: Lease | None = None) -> bool:
+    """Let a name lead to a conversation, which is no alias itself, hence never in a circle.
+
+    Its events and a human's takeover go along. Answers whether the name leads there now: not while
+    it has operations, or a turn that is not the caller's.
+    """
+    if name == conversation:
+        return True
+    if tx.one("SELECT 1 FROM operations WHERE conversation = ?", name):
+        return False
+    turn = tx.queue(name, "inbox")
+    if lease is not None and lease.conversation_key == name and is_held(turn, lease):
+        tx.do("UPDATE events SET starts = starts - 1 WHERE event_key = ?", turn.head)
+    elif tx.now < (turn.until or 0):
+        return False
+    if turn.head is not None:
+        _bring_along(tx, name, conversation)
+    expires = tx.now + tx.retention
+    tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", name, conversation, expires)
+    tx.do(
+        "INSERT INTO pauses SELECT ?, until FROM pauses WHERE conversation = ?"
+        " ON CONFLICT (conversation) DO UPDATE SET until = max(until, excluded.until)",
+        *(conversation, name),
+    )
+    tx.do("DELETE FROM pauses WHERE conversation = ?", name)
+    return True
+
+
+def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
+    """End a turn: its events, operations and snapshot change together."""
+    by = f"{lease.epoch} {lease.token}"
+    head = tx.one("SELECT state, ended_by FROM events WHERE event_key = ?", commit.event_keys[0])
+    if head is not None and head["state"] != "queued":
+        return "done" if head["ended_by"] == by else "already"
+    conversation = lease.conversation_key
+    turn = tx.queue(conversation, "inbox")
+    rows = tx.all(f"{_WAITING} LIMIT ?", conversation, len(commit.event_keys) + 1)
+    waiting = [row["event_key"] for row in rows]
+    if not is_held(turn, lease) or waiting[: len(commit.event_keys)] != list(commit.event_keys):
+        return "fenced"
+    if commit.unless_paused and is_paused(tx, conversation):
+        return "paused"
+    if commit.unless_newer and len(waiting) > len(commit.event_keys):
+        return "newer"
+    for event_key in commit.event_keys:
+        _end(tx, event_key, commit, by)
+    lives = milliseconds(commit.snapshot_ttl)
+    valid = commit.snapshot is not None and lives > 0
+    tx.do(
+        "UPDATE conversations SET turns = turns + 1, snapshot = ?, snapshot_until = ?"
+        " WHERE conversation = ?",
+        blob(commit.snapshot) if valid else None,
+        tx.now + lives if valid else None,
+        conversation,
+    )
+    turn.until = None
+    tx.moved(conversation, "inbox")
+    append(tx, conversation, "outbox", commit.operations)
+    append(tx, conversation, "replies", commit.replies)
+    if turn.head is None and not commit.operations and not commit.replies:
+        expire_if_idle(tx, conversation)
+    return "done"
+
+
+def _known(tx: Transaction, event: NewEvent) -> Any:
+    """The record of an event that was accepted before, and is not forgotten yet."""
+    known = tx.one("SELECT * FROM events WHERE event_key = ?", event.event_key)
+    if known is None or known["expires"] is None or known["expires"] > tx.now:
+        return known
+    tx.do("DELETE FROM events WHERE event_key = ?", event.event_key)
+    return None
+
+
+def _sweep(tx: Transaction) -> None:
+    found = tx.one(
+        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)"
+        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?)"
+        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?)",
+        *(tx.now, tx.now, tx.now),
+    )
+    if not found[0]:
+        return
+    for table, name in (
+        ("events", "event_key"),
+        ("conversations", "conversation"),
+        ("aliases", "alias"),
+    ):
+        tx.do(
+            f"DELETE FROM {table} WHERE {name} IN"  # noqa: S608 - our own names
+            f" (SELECT {name} FROM {table} WHERE expires <= ? ORDER BY expires LIMIT {_SWEEP})",
+            tx.now,
+        )
+
+
+def _enqueue(
+    tx: Transaction, event: NewEvent, conversation: str, rules: MillisecondRules, *, by: str
+) -> None:
+    revive(tx, conversation)
+    windows = (rules.debounce, rules.max_debounce)
+    tx.do(
+        "UPDATE conversations SET debounce = ?, max_debounce = ?"
+        " WHERE conversation = ? AND (debounce, max_debounce) <> (?, ?)",
+        *(*windows, conversation, *windows),
+    )
+    tx.do(
+        "INSERT INTO events (event_key, conversation, digest, payload, accepted_at, accepted_by)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        *(event.event_key, conversation, event.digest, blob(event.payload), tx.now, by),
+    )
+    tx.moved(conversation, "inbox")
+
+
+def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
+    """Put the events that wait under a name behind those of a conversation."""
+    windows = tx.one(
+        "SELECT debounce, max_debounce FROM conversations WHERE conversation = ?", name
+    )
+    revive(tx, conversation, **dict(windows))
+    for row in tx.all(_WAITING, name):
+        tx.do(
+            "UPDATE events SET conversation = ?, seq = (SELECT max(seq) + 1 FROM events)"
+            " WHERE event_key = ?",
+            *(conversation, row["event_key"]),
+        )
+    tx.moved(conversation, "inbox")
+    tx.moved(name, "inbox").until = None
+    expire_if_idle(tx, name)
+
+
+def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
+    tx.do(
+        "UPDATE events SET state = ?, outcome = ?, ended_by = ?, expires = ?,"
+        " payload = iif(?, payload, NULL) WHERE event_key = ?",
+        *("dead" if commit.dead else "done", blob(commit.outcomes.get(event_key)), by),
+        *(None if commit.dead else tx.now + tx.retention, commit.dead, event_key),
+    )

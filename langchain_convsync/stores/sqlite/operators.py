@@ -1,0 +1,231 @@
+"""What operators need in SQLite: looking at conversations, and deciding about dead letters.
+
+Says the same as the Redis scripts of these names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_convsync.stores.base import (
+    NO_ACCOUNT,
+    ConversationView,
+    DeadLetter,
+    Load,
+    Operation,
+    QueueName,
+    QueueView,
+)
+from langchain_convsync.stores.checks import account_of, call_key, decoded, renewed_id
+from langchain_convsync.stores.sqlite.queues import (
+    QUEUES,
+    append,
+    as_cursor,
+    as_operations,
+    blob,
+    due_in,
+    follow,
+    inbox,
+    revive,
+    text,
+)
+from langchain_convsync.stores.sqlite.transaction import Transaction
+
+_DEAD_OPERATIONS = (
+    "SELECT conversation, queue, id, body, reason, died_at AS since, pos, sent, tries"
+    " FROM dead_operations WHERE ? IS NULL OR conversation IN (?, ?)"
+    " ORDER BY died_at, conversation, queue, seq LIMIT ?"
+)
+_DEAD_EVENTS = (
+    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, X'' AS reason,"
+    " accepted_at AS since, NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
+    " WHERE state = 'dead' AND (? IS NULL OR conversation IN (?, ?))"
+    " ORDER BY accepted_at, conversation, event_key LIMIT ?"
+)
+#: A name, and every alias that leads to it, through others too.
+_NAMES = (
+    "WITH RECURSIVE names (name) AS (SELECT ? UNION SELECT alias FROM aliases, names"
+    " WHERE aliases.conversation = names.name AND expires > ?) SELECT name FROM names"
+)
+
+
+def loads(tx: Transaction) -> tuple[Load, ...]:
+    """What each account has to do in each queue."""
+    rows = tx.all(
+        "SELECT account, queue, count(*) AS conversations, min(due) AS due FROM queues"
+        " WHERE due IS NOT NULL AND account NOT LIKE ? GROUP BY queue, account"
+        " ORDER BY min(due), account, queue",
+        f"%{NO_ACCOUNT}",
+    )
+    return tuple(
+        Load(
+            account=row["account"],
+            queue=row["queue"],
+            conversations=row["conversations"],
+            due_in=(row["due"] - tx.now) / 1000,
+        )
+        for row in rows
+    )
+
+
+def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
+    """A conversation without acquiring anything of it."""
+    conversation = _destination(tx, conversation)
+    query = "SELECT * FROM conversations WHERE conversation = ? AND ifnull(expires, ?) > ?"
+    talk = tx.one(query, conversation, tx.now + 1, tx.now)
+    until = "SELECT until FROM pauses WHERE conversation = ? AND until > ?"
+    paused = tx.one(until, conversation, tx.now)
+    events = inbox(tx, conversation)
+    sending: tuple[QueueName, ...] = ("outbox", "replies") if talk else ()
+    queues = {queue: _queue_view(tx, conversation, queue, most) for queue in sending}
+    return ConversationView(
+        conversation_key=conversation,
+        now=tx.now / 1000,
+        turns=talk["turns"] if talk else 0,
+        paused_until=_seconds(paused and paused["until"]),
+        events=events[:most],
+        inbox=QueueView(
+            depth=len(events),
+            due_in=due_in(tx, conversation, "inbox"),
+            held_until=_seconds(tx.queue(conversation, "inbox").until),
+        ),
+        **queues,
+    )
+
+
+def _queue_view(tx: Transaction, conversation: str, queue: QueueName, most: int) -> QueueView:
+    row, place = tx.queue(conversation, queue), (conversation, queue)
+    found = "FROM operations WHERE conversation = ? AND queue = ?"
+    return QueueView(
+        depth=tx.one(f"SELECT count(*) {found}", *place)[0],
+        due_in=due_in(tx, conversation, queue),
+        held_until=_seconds(row.until),
+        cursor=as_cursor(row),
+        operations=as_operations(
+            tx.all(f"SELECT id, body {found} ORDER BY seq LIMIT ?", *place, most)
+        ),
+        anchor=text(row.anchor),
+    )
+
+
+def dead_letters(tx: Transaction, conversation: str | None, most: int) -> tuple[DeadLetter, ...]:
+    """The dead letters of one conversation or of all: oldest first, at most so many."""
+    target = None if conversation is None else _destination(tx, conversation)
+    names = (conversation, conversation, target)
+    rows = [*tx.all(_DEAD_OPERATIONS, *names, most), *tx.all(_DEAD_EVENTS, *names, most)]
+    rows.sort(key=lambda row: (row["since"], row["conversation"], row["queue"]))
+    return tuple(_as_dead_letter(row) for row in rows[:most])
+
+
+def requeue(tx: Transaction, letter: DeadLetter, token: str, body: str | None) -> str | None:
+    """Give a dead letter back to the workers, once; None when it is not one any more."""
+    note, renewed = call_key(letter, "requeue", token), renewed_id(letter, token)
+    if _is_remembered(tx, note):
+        return renewed
+    conversation = follow(tx, letter.conversation_key)
+    if letter.queue == "inbox":
+        dead = tx.one("SELECT * FROM events WHERE event_key = ? AND state = 'dead'", letter.id)
+        if dead is None:
+            return None
+        revive(tx, conversation)
+        tx.do(
+            "INSERT INTO events (event_key, conversation, digest, payload, accepted_at,"
+            " accepted_by) VALUES (?, ?, ?, ?, ?, ?)",
+            *(note, conversation, dead["digest"], dead["payload"] if body is None else blob(body)),
+            *(tx.now, note),
+        )
+        tx.moved(conversation, "inbox")
+        _bury(tx, letter.id)
+    else:
+        had = _pop_dead(tx, letter)
+        if had is None:
+            return None
+        revive(tx, conversation)
+        again = Operation(id=renewed, body=decoded(had) if body is None else body)
+        append(tx, conversation, letter.queue, [again])
+        _remember(tx, note, conversation)
+    return renewed
+
+
+def discard(tx: Transaction, letter: DeadLetter, token: str) -> bool:
+    """Give up a dead letter, once; False when it is not one any more."""
+    note = call_key(letter, "discard", token)
+    if _is_remembered(tx, note):
+        return True
+    if letter.queue == "inbox":
+        if tx.one("SELECT 1 FROM events WHERE event_key = ? AND state = 'dead'", letter.id) is None:
+            return False
+        _bury(tx, letter.id)
+    elif _pop_dead(tx, letter) is None:
+        return False
+    _remember(tx, note, letter.conversation_key)
+    return True
+
+
+def forget(tx: Transaction, conversation: str) -> None:
+    """Erase everything that is kept of a conversation, and of aliases that lead to it."""
+    for row in tx.all(_NAMES, follow(tx, conversation), tx.now):
+        name = row["name"]
+        for table in ("events", "operations", "dead_operations", "pauses", "conversations"):
+            tx.do(f"DELETE FROM {table} WHERE conversation = ?", name)  # noqa: S608 - our own names
+        tx.do("DELETE FROM aliases WHERE alias = ?", name)
+    for queue in QUEUES:
+        tx.keep_in_ring(account_of(conversation), queue, is_due=False)
+
+
+def _destination(tx: Transaction, conversation: str) -> str:
+    """Where a name leads to, without keeping it alive."""
+    query = "SELECT conversation FROM aliases WHERE alias = ? AND expires > ?"
+    while alias := tx.one(query, conversation, tx.now):
+        conversation = alias["conversation"]
+    return conversation
+
+
+def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:
+    """Take an operation out of the dead ones; its body, None where it is not among them."""
+    row = tx.one(
+        "DELETE FROM dead_operations WHERE seq = (SELECT min(seq) FROM dead_operations"
+        " WHERE conversation = ? AND queue = ? AND id = ?) RETURNING body",
+        *(letter.conversation_key, letter.queue, letter.id),
+    )
+    return None if row is None else row["body"]
+
+
+def _bury(tx: Transaction, event_key: str) -> None:
+    """A dead letter is done, with the outcome that it had."""
+    tx.do(
+        "UPDATE events SET state = 'done', payload = NULL, expires = ? WHERE event_key = ?",
+        *(tx.now + tx.retention, event_key),
+    )
+
+
+def _remember(tx: Transaction, note: str, conversation: str) -> None:
+    """Leave the record by which a repeated call is recognised."""
+    tx.do(
+        "INSERT OR REPLACE INTO events (event_key, conversation, state, digest, accepted_at,"
+        " accepted_by, expires) VALUES (?, ?, 'done', '', ?, '', ?)",
+        *(note, conversation, tx.now, tx.now + tx.retention),
+    )
+
+
+def _is_remembered(tx: Transaction, note: str) -> bool:
+    query = "SELECT 1 FROM events WHERE event_key = ? AND (expires IS NULL OR expires > ?)"
+    return tx.one(query, note, tx.now) is not None
+
+
+def _as_dead_letter(row: Any) -> DeadLetter:
+    return DeadLetter(
+        conversation_key=row["conversation"],
+        queue=row["queue"],
+        id=row["id"],
+        body=decoded(row["body"]),
+        reason=decoded(row["reason"]),
+        since=row["since"] / 1000,
+        pos=row["pos"] or 0,
+        sent_at=_seconds(row["sent"]),
+        tries=row["tries"] or 0,
+    )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,96 @@
+-- Format 1 of the store's file. Times are milliseconds on the store's clock. What users wrote is kept
+-- as bytes (UTF-8, lone surrogates included).
+
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE conversations (
+    conversation TEXT PRIMARY KEY,
+    turns INTEGER NOT NULL DEFAULT 0,
+    debounce INTEGER NOT NULL DEFAULT 0,
+    max_debounce INTEGER NOT NULL DEFAULT 0,
+    snapshot BLOB,
+    snapshot_until INTEGER,
+    expires INTEGER -- null while it has work
+) STRICT;
+CREATE INDEX idle ON conversations (expires) WHERE expires IS NOT NULL;
+
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, -- order of arrival
+    event_key TEXT NOT NULL UNIQUE,
+    conversation TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead')),
+    digest TEXT NOT NULL,
+    payload BLOB, -- null once it is done
+    outcome BLOB,
+    accepted_at INTEGER NOT NULL,
+    accepted_by TEXT NOT NULL, -- tells a repeated call from another delivery
+    starts INTEGER NOT NULL DEFAULT 0,
+    errors INTEGER NOT NULL DEFAULT 0,
+    ended_by TEXT, -- epoch and token of the lease that committed it
+    expires INTEGER -- null unless it is done
+) STRICT;
+CREATE INDEX inbox ON events (conversation, seq) WHERE state = 'queued';
+CREATE INDEX dead ON events (seq) WHERE state = 'dead';
+CREATE INDEX finished ON events (expires) WHERE expires IS NOT NULL;
+
+CREATE TABLE queues (
+    conversation TEXT NOT NULL REFERENCES conversations ON DELETE CASCADE,
+    queue TEXT NOT NULL CHECK (queue IN ('inbox', 'outbox', 'replies')),
+    account TEXT NOT NULL,
+    due INTEGER, -- null without work; after the lease while there is one
+    token TEXT,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    until INTEGER, -- null once given back
+    not_before INTEGER NOT NULL DEFAULT 0,
+    operation TEXT, -- the cursor: the operation at the head of the queue, once it was begun
+    pos INTEGER,
+    sent INTEGER,
+    tries INTEGER,
+    note BLOB,
+    echoes BLOB, -- of that operation since it was sent: one note a line
+    anchor BLOB,
+    last TEXT, -- the call that moved the queue last, to answer its repetition
+    PRIMARY KEY (conversation, queue)
+) STRICT;
+CREATE INDEX ready ON queues (queue, account, due, conversation) WHERE due IS NOT NULL;
+CREATE INDEX leased ON queues (token) WHERE until IS NOT NULL;
+CREATE INDEX running ON queues (account, until) WHERE queue = 'inbox' AND until IS NOT NULL;
+
+CREATE TABLE accounts ( -- those with work in a queue, and when each was served last, in microseconds
+    queue TEXT NOT NULL,
+    account TEXT NOT NULL,
+    place INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (queue, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE operations (
+    seq INTEGER PRIMARY KEY,
+    conversation TEXT NOT NULL,
+    queue TEXT NOT NULL CHECK (queue IN ('outbox', 'replies')),
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (conversation, queue, id)
+) STRICT;
+CREATE INDEX in_order ON operations (conversation, queue, seq);
+
+CREATE TABLE dead_operations (
+    seq INTEGER PRIMARY KEY,
+    conversation TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    reason BLOB NOT NULL,
+    died_at INTEGER NOT NULL,
+    pos INTEGER,
+    sent INTEGER,
+    tries INTEGER,
+    note BLOB
+) STRICT;
+CREATE INDEX dead_letters ON dead_operations (conversation, seq);
+
+CREATE TABLE aliases (alias TEXT PRIMARY KEY, conversation TEXT NOT NULL, expires INTEGER NOT NULL)
+STRICT, WITHOUT ROWID;
+CREATE INDEX unused ON aliases (expires);
+
+CREATE TABLE pauses (conversation TEXT PRIMARY KEY, until INTEGER NOT NULL) -- given to a human
+STRICT, WITHOUT ROWID;

@@ -1,0 +1,210 @@
+"""Work under a lease in SQLite: acquiring queues, keeping them, and delivering their operations.
+
+Says the same as the Redis scripts of these names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from langchain_convsync.stores.base import (
+    Acquired,
+    Backlog,
+    Confirmed,
+    Cursor,
+    Done,
+    Lease,
+    QueueName,
+)
+from langchain_convsync.stores.checks import lines, turn_of
+from langchain_convsync.stores.sqlite.queues import (
+    acquire,
+    acquired,
+    as_cursor,
+    blob,
+    drop_head,
+    follow,
+    is_full,
+    is_held,
+    move_to,
+    refusal,
+    text,
+)
+from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
+
+
+def acquire_any(
+    tx: Transaction, queue: QueueName, token: str, length: int, account_concurrency: int
+) -> Acquired | None:
+    """Lease the queue that is next: accounts take turns, the longest due first within one."""
+    query = "SELECT conversation FROM queues WHERE token = ? AND until IS NOT NULL AND queue IS ?"
+    if holding := tx.one(query, token, queue):
+        return acquired(tx, holding["conversation"], queue)
+    accounts = tx.sql.execute(
+        "SELECT account FROM (SELECT account, place, (SELECT min(due) FROM queues"
+        " WHERE queues.queue = accounts.queue AND queues.account = accounts.account"
+        " AND due IS NOT NULL) AS due FROM accounts WHERE queue = ?)"
+        " WHERE due <= ? ORDER BY max(place, due * 1000), account",
+        (queue, tx.now),
+    )
+    ring = (row["account"] for row in accounts)
+    free = (found for found in ring if not is_full(tx, found, queue, account_concurrency))
+    account = next(free, None)
+    if account is None:
+        return None
+    ready = "SELECT conversation FROM queues WHERE queue IS ? AND account = ? AND due IS NOT NULL"
+    first = tx.one(f"{ready} ORDER BY due, conversation LIMIT 1", queue, account)
+    return acquire(
+        tx, first["conversation"], queue, token, length, account_concurrency=account_concurrency
+    )
+
+
+def renew(tx: Transaction, lease: Lease, seconds: int) -> Lease | None:
+    """Renew a lease; None when it is lost."""
+    row = tx.queue(lease.conversation_key, lease.queue)
+    if not is_held(row, lease):
+        return None
+    return replace(lease, until=_renew(row, tx.now + seconds) / 1000)
+
+
+def release(
+    tx: Transaction, lease: Lease, *, delay: int, failed: bool, done: Confirmed | None
+) -> bool:
+    """Give a queue back; False when the lease was lost already."""
+    if done is not None:
+        confirm(tx, lease, done)
+    row = tx.queue(lease.conversation_key, lease.queue)
+    if (row.token, row.epoch) != (lease.token, lease.epoch):
+        return False
+    if row.until is None:  # given back before
+        return True
+    row.until, row.not_before = None, max(row.not_before, tx.now + delay)
+    if lease.queue == "inbox":
+        tx.do(
+            "UPDATE events SET starts = starts - 1, errors = errors + ? WHERE event_key = ?",
+            *(failed, row.head),
+        )
+    return True
+
+
+def begin(
+    tx: Transaction,
+    lease: Lease,
+    operation_id: str,
+    pos: int,
+    *,
+    attempt: int,
+    need: int,
+    note: str | None,
+    done: Confirmed | None,
+) -> Cursor | None:
+    """Note that a part of the head operation goes on the wire; None when fenced."""
+    if done is not None and confirm(tx, lease, done) == "fenced":
+        return None
+    row = tx.queue(lease.conversation_key, lease.queue)
+    if refusal(row, lease, operation_id, pos):
+        return None
+    move_to(row, operation_id, pos)
+    if row.sent is None or row.tries != attempt:
+        row.sent, row.tries, row.echoes = tx.now, attempt, None
+    if note is not None:
+        row.note = blob(note)
+    _renew(row, tx.now + need)
+    return as_cursor(row)
+
+
+def confirm(tx: Transaction, lease: Lease, done: Confirmed) -> Done:
+    """Note that a part of the head operation is confirmed; the last part removes it."""
+    row = tx.queue(lease.conversation_key, lease.queue)
+    operation_id, pos = done.operation_id, done.pos
+    this_call = f"confirm {lease.epoch} {lease.token} {pos} {operation_id}"
+    if row.last == this_call:
+        return "done"
+    if refused := refusal(row, lease, operation_id, pos):
+        return refused
+    _moves_on(row, this_call)
+    if done.anchor is not None:
+        row.anchor = blob(done.anchor)
+    if done.last:
+        drop_head(tx, row)
+    else:
+        move_to(row, operation_id, pos + 1)
+    return "done"
+
+
+def retry(
+    tx: Transaction,
+    lease: Lease,
+    operation_id: str,
+    pos: int,
+    *,
+    delay: int,
+    sent: bool,
+    note: str | None,
+) -> Done:
+    """Note that a part of the head operation is to be tried again, after a delay."""
+    row = tx.queue(lease.conversation_key, lease.queue)
+    if refused := refusal(row, lease, operation_id, pos):
+        return refused
+    move_to(row, operation_id, pos)
+    row.not_before = tx.now + delay
+    if not sent:
+        row.sent = row.echoes = None
+    if note is not None:
+        row.note = blob(note)
+    return "done"
+
+
+def set_dead(tx: Transaction, lease: Lease, operation_id: str, reason: str) -> Done:
+    """Make the head operation a dead letter, and the rest of its turn with it."""
+    row = tx.queue(lease.conversation_key, lease.queue)
+    this_call = f"set_dead {lease.epoch} {lease.token} {operation_id}"
+    if row.last == this_call:
+        return "done"
+    if refused := refusal(row, lease, operation_id):
+        return refused
+    _moves_on(row, this_call)
+    while row.head is not None and row.head.startswith(turn_of(operation_id)):
+        is_begun = row.operation == row.head
+        begun = (row.pos, row.sent, row.tries, row.note) if is_begun else (None,) * 4
+        tx.do(
+            "INSERT INTO dead_operations (conversation, queue, id, body, reason, died_at,"
+            " pos, sent, tries, note)"
+            " SELECT conversation, queue, id, body, ?, ?, ?, ?, ?, ? FROM operations"
+            " WHERE conversation = ? AND queue = ? AND id = ?",
+            *(blob(reason), tx.now, *begun, row.conversation, row.queue, row.head),
+        )
+        drop_head(tx, row)
+    return "done"
+
+
+def record_echo(tx: Transaction, conversation: str, note: str) -> bool:
+    """Keep an echo of the reply that is on the wire; False where none is on the wire."""
+    row = tx.queue(follow(tx, conversation), "replies")
+    if row.sent is None:
+        return False
+    echoes = dict.fromkeys([*lines(text(row.echoes)), note])
+    row.echoes, row.not_before = blob("\n".join(echoes)), 0
+    return True
+
+
+def backlog(tx: Transaction) -> Backlog:
+    """What is left to do."""
+    row = tx.one(
+        "SELECT (SELECT count(*) FROM events WHERE state = 'queued') AS queued,"
+        " (SELECT count(*) FROM operations WHERE queue = 'outbox') AS writes,"
+        " (SELECT count(*) FROM operations WHERE queue = 'replies') AS replies,"
+        " (SELECT count(*) FROM dead_operations)"
+        " + (SELECT count(*) FROM events WHERE state = 'dead') AS dead_letters"
+    )
+    return Backlog(**dict(row))
+
+
+def _renew(row: QueueRow, until: int) -> int:
+    row.until = max(row.until or 0, until)
+    return row.until
+
+
+def _moves_on(row: QueueRow, call: str) -> None:
+    """Remember the call that moves the queue; the delay of the moved operation is over."""
+    row.last, row.not_before = call, 0

@@ -1,0 +1,1 @@
+"""What the surfaces share: identity, translation to and from LangChain, prompts, extraction."""

@@ -1,0 +1,199 @@
+"""What a run decided about the conversation: one extraction for every surface.
+
+In this order, the first that decides anything wins: the user's extractor, ``structured_response``,
+the state keys ``intent``/``step``/``context`` that changed in this run, the ``sync_state`` calls of
+this run, metadata of the last message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from langchain_core.load.serializable import Serializable
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, Io
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.models import PartialConversation, StateUpdate
+from langchain_convsync.surfaces.messages import cut_off, messages_of
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable, RunnableConfig
+
+SYNC_TOOL = "sync_state"
+STATE_TYPES: Mapping[str, type] = {
+    "intent": str,
+    "step": str,
+    "context": Mapping,
+    "metadata": Mapping,
+    "is_active": bool,
+}
+
+Decision: TypeAlias = StateUpdate | Mapping[str, Any] | None
+Extractor: TypeAlias = "Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]"
+#: A question about a run is no part of it: its callbacks must not hear of it.
+_APART: RunnableConfig = {"callbacks": []}
+
+
+def extract(
+    output: object,
+    *,
+    baseline: Mapping[str, Any] | None = None,
+    known_messages: int = 0,
+    tool_calls: bool = True,
+) -> StateUpdate:
+    """What a run's output says about the state; an empty update when it says nothing.
+
+    Args:
+        output: What the runnable returned: an agent's or graph's final state, a message, an object
+            with ``intent`` and ``step``, a mapping.
+        baseline: The state before the run. A checkpointer brings old values back; only what differs
+            from the baseline was decided now.
+        known_messages: How many of the output's messages were there before the run.
+        tool_calls: Whether calls of the ``sync_state`` tool count; failed ones never do, nor those
+            whose tool has written itself.
+    """
+    before = baseline or {}
+    values = output if isinstance(output, Mapping) else {"structured_response": output}
+    messages = messages_of(output)[known_messages:]
+    structured = values.get("structured_response")
+    found = StateUpdate()
+    # LangChain's own objects decide nothing: a retriever's document has metadata of another kind.
+    if not isinstance(structured, Serializable) and structured != before.get("structured_response"):
+        found = as_update(structured)
+    found = found or _changed_keys(values, before)
+    if tool_calls:
+        found = found or called(messages)
+    spoken = messages[-1] if messages else None
+    return found or (as_update(_metadata(spoken)) if isinstance(spoken, AIMessage) else found)
+
+
+def without(output: object, before: Mapping[str, Any]) -> object:
+    """The output without the messages that the state had before the run."""
+    known = {message.id for message in messages_of(before)}
+    if not isinstance(output, Mapping) or not known:
+        return output
+    fresh = [message for message in messages_of(output) if message.id not in known]
+    return {**output, "messages": fresh}
+
+
+def ask(extractor: Extractor, output: object) -> Flow[Decision]:
+    """What the user's extractor says; None where it leaves the decision to :func:`extract`.
+
+    Raises:
+        ConfigurationError: An async extractor in a blocking run.
+    """
+    from langchain_core.runnables import Runnable  # takes a while; a run has imported it
+
+    def block() -> Decision:
+        if isinstance(extractor, Runnable):
+            return extractor.invoke(output, _APART)
+        decision = extractor(output)
+        if isinstance(decision, Awaitable):
+            if isinstance(decision, Coroutine):
+                decision.close()  # never awaited, and that is said better below
+            message = "the extractor is async: run the agent async, or pass a plain function"
+            raise ConfigurationError(message)
+        return decision
+
+    async def wait() -> Decision:
+        if isinstance(extractor, Runnable):
+            return await extractor.ainvoke(output, _APART)
+        decision = extractor(output)
+        return await decision if isinstance(decision, Awaitable) else decision
+
+    return (yield from Io(block, wait))
+
+
+def called(output: object) -> StateUpdate:
+    """What ``sync_state`` calls in a run's output leave to be written, the later ones on top.
+
+    One that was cut off may say anything: of the intent "order", half is "or".
+    """
+    messages = messages_of(output)
+    settled = {
+        message.tool_call_id
+        for message in messages
+        if isinstance(message, ToolMessage)
+        and (message.status == "error" or _is_answer(message.artifact))
+    }
+    update = StateUpdate()
+    for message in messages:
+        if not isinstance(message, AIMessage) or cut_off(message):
+            continue
+        for call in message.tool_calls:
+            if call["name"] == SYNC_TOOL and call["id"] not in settled:
+                update = update.updated_by(as_update(call["args"]))
+    return update
+
+
+def as_update(decision: object) -> StateUpdate:
+    """A state update from anything that has its fields; enums, dates and models become JSON.
+
+    Fields of another type are somebody else's: a retrieval chain's ``context`` is a list of
+    documents. A blank text decides nothing. A field that cannot be sent is left out, and counted.
+    """
+    if isinstance(decision, StateUpdate):
+        return decision
+    fields = {}
+    for key, kind in STATE_TYPES.items():
+        value = _field(decision, key)
+        if isinstance(value, kind) and value != "":
+            try:
+                fields[key] = as_json(value)
+            except ValueError:
+                telemetry.count("state_rejected")
+    return StateUpdate.model_validate(fields)
+
+
+def as_json(value: object) -> Any:
+    """The value as the API can be sent it: dates, enums and models become JSON.
+
+    Raises:
+        ValueError: It cannot be sent.
+    """
+    plain = to_jsonable_python(value)
+    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    return plain
+
+
+def _field(decision: object, name: str) -> object:
+    if isinstance(decision, Mapping):
+        value = decision.get(name)
+    elif isinstance(decision, BaseModel) and name not in type(decision).model_fields:
+        value = (decision.model_extra or {}).get(name)  # not whatever else a model class has
+    else:
+        value = getattr(decision, name, None)
+    if isinstance(value, Enum):
+        value = value.value
+    return value.strip() if isinstance(value, str) else value
+
+
+def _changed_keys(values: Mapping[str, Any], before: Mapping[str, Any]) -> StateUpdate:
+    """What differs; of a mapping, the keys that do."""
+    changed: dict[str, Any] = {}
+    for key in STATE_TYPES:
+        new, old = values.get(key), before.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            changed[key] = {k: v for k, v in new.items() if k not in old or v != old[k]}
+        elif key in values and new != old:
+            changed[key] = new
+    return as_update(changed)
+
+
+def _is_answer(artifact: object) -> bool:
+    """Whether a tool came back with the server's answer; checkpoints make a mapping of it."""
+    if isinstance(artifact, Mapping):
+        return "session_id" in artifact
+    return isinstance(artifact, PartialConversation)
+
+
+def _metadata(message: BaseMessage) -> Mapping[str, Any]:
+    metadata = {**message.additional_kwargs, **message.response_metadata}
+    return {key: metadata.get(key) for key in ("intent", "step", "context")}

@@ -1,0 +1,243 @@
+"""What a turn leaves behind, as one commit: pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from difflib import SequenceMatcher
+from functools import cached_property
+
+from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
+from langchain_convsync.outbox import (
+    Anchor,
+    PendingReply,
+    Write,
+    as_operations,
+    overlaid,
+    overlay,
+    target_of,
+    writes_for,
+)
+from langchain_convsync.settings import CallTarget, ServerProfile
+from langchain_convsync.stores.base import Acquired, Commit, Operation
+from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
+
+#: Messages of the history that a snapshot keeps.
+SNAPSHOT_MESSAGES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentConversation:
+    """The conversation as the turn sees it.
+
+    Attributes:
+        conversation: With the writes that are still on their way.
+        base: The end of the history that was read, if no write was on its way.
+    """
+
+    conversation: Conversation
+    base: Anchor | None = None
+
+    @classmethod
+    def read(
+        cls, conversation: Conversation, acquired: Acquired, batch: Batch | None = None
+    ) -> CurrentConversation:
+        """What was just read, overlaid with the outbox as it was acquired before.
+
+        Args:
+            conversation: As it was read.
+            acquired: What was acquired before.
+            batch: The turn's events, where the server records them itself: its own records of them
+                are left out, or the agent would read the customer's words twice.
+        """
+        base, current = None, conversation
+        if acquired.operations:
+            current = overlaid(conversation, acquired)
+        else:
+            base = Anchor.end_of(conversation)
+        if batch is not None:
+            own = _own_records(current.said, batch, _known(acquired, conversation.session_id))
+            current = _without(current, own)
+        return cls(current, base)
+
+
+class Snapshot:
+    """What the last turn left behind, while its session lives: seldom needed, and read only then.
+
+    Args:
+        snapshot: As the turn stored it.
+    """
+
+    def __init__(self, snapshot: str) -> None:
+        self._snapshot = snapshot
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The conversation after that turn."""
+        return Conversation.model_validate_json(self._snapshot)
+
+    def target(self) -> CallTarget:
+        """The tenant and bot that it was about."""
+        return target_of(self.conversation)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at a turn: what was acquired, for whom, and what was read.
+
+    Attributes:
+        lid: The customer's LID, where only WAHA told whose it is.
+        current: None as long as the conversation could not be read.
+        began: When it was acquired, on this process's clock.
+    """
+
+    acquired: Acquired
+    batch: Batch
+    ref: ConversationRef
+    lid: str | None = None
+    current: CurrentConversation | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def now(self) -> float:
+        """Store time, as far as this process knows."""
+        return self.acquired.now + time.monotonic() - self.began
+
+    def work_on(self, current: CurrentConversation) -> None:
+        """Work on this conversation from now on."""
+        self.current, self.ref = current, self.ref.at(current.conversation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """How a turn ends: what the customer gets, and what the API server is told."""
+
+    status: FinalStatus
+    messages: Sequence[ConversationMessage]
+    reply: str | None = None
+    update: StateUpdate = field(default_factory=StateUpdate)
+
+    def outcome(self, batch: Batch) -> Outcome:
+        """What repeated events are answered with."""
+        return Outcome(
+            status=self.status,
+            reply=self.reply,
+            state=self.update,
+            turn_id=batch.turn_id,
+            events=tuple(event.event_id for _, event in batch.events),
+        )
+
+    def commit(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        profile: ServerProfile,
+        *,
+        queue_reply: bool = False,
+    ) -> Commit:
+        """Everything that this result changes in the store; the reply too, where we send it."""
+        current, event_keys = attempt.current, attempt.batch.event_keys
+        writes: list[Write] = []
+        snapshot, ttl = None, 0.0
+        if current is not None:
+            writes = self._writes(attempt, current, profile)
+            everything = writes
+            if profile.records_inbound:  # what the server records itself is in there, too
+                everything = self._writes(attempt, current, replace(profile, records_inbound=False))
+            snapshot, ttl = _snapshot(current.conversation, everything)
+        return Commit(
+            event_keys=event_keys,
+            outcomes=dict.fromkeys(event_keys, outcome.model_dump_json(exclude_defaults=True)),
+            operations=as_operations(writes),
+            replies=self._replies(attempt) if queue_reply else (),
+            dead=self.status == "failed",
+            snapshot=snapshot,
+            snapshot_ttl=ttl,
+        )
+
+    def _replies(self, attempt: Attempt) -> list[Operation]:
+        if not self.reply:
+            return []
+        batch = attempt.batch
+        reply = PendingReply(
+            turn=batch.turn_id,
+            waha_session=batch.newest.waha_session or "default",
+            chat_id=batch.chat_id,
+            text=self.reply,
+            decided_at=attempt.now,
+        )
+        return [Operation(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
+
+    def _writes(
+        self, attempt: Attempt, current: CurrentConversation, profile: ServerProfile
+    ) -> list[Write]:
+        return writes_for(
+            current.conversation,
+            self.messages,
+            self.update,
+            profile=profile,
+            phone_number=attempt.ref.phone_number,
+            turn=attempt.batch.turn_id,
+            number=attempt.acquired.turns + 1,
+            decided_at=attempt.acquired.now,
+            base=current.base,
+        )
+
+
+def _known(acquired: Acquired, session_id: str) -> Sequence[Said]:
+    """The end of the history as the last turn of this session left it."""
+    if acquired.snapshot is None:
+        return ()
+    left = Snapshot(acquired.snapshot).conversation
+    return left.said if left.session_id == session_id else ()
+
+
+def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> set[int]:
+    """Where the server's own records of the turn's events stand.
+
+    They are new since the last turn, and may stand before its reply: the customer wrote while the
+    agent was thinking. Without a last turn they are at the tail.
+    """
+    wanted = [event.looks for _, event in batch.events if event.by == "customer"]
+    looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
+    start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
+    same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()
+    old = {start + block.b + offset for block in same for offset in range(block.size)}
+    own: set[int] = set()
+    for place in range(len(history) - 1, start - 1, -1):
+        role, content = looks[place]
+        words = next((each for each in reversed(wanted) if content in each), None)
+        if role == "user" and place not in old and words is not None:
+            own.add(place)
+            wanted.remove(words)
+    return own
+
+
+def _tail(history: Sequence[Words]) -> int:
+    """Where the customer's last words begin, after everything that was answered."""
+    start = len(history)
+    while start and history[start - 1].role == "user":
+        start -= 1
+    return start
+
+
+def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
+    if not places:
+        return conversation
+    entries = enumerate(conversation.entries)
+    return conversation.with_history([entry for place, entry in entries if place not in places])
+
+
+def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
+    """The conversation after this turn, and for how many seconds it is good."""
+    if conversation.expires_at is None:
+        return None, 0.0
+    ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
+    if ttl <= 0:
+        return None, 0.0
+    after = overlay(conversation, writes, is_new=True)
+    kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
+    return kept.model_dump_json(by_alias=True), ttl

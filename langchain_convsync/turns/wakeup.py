@@ -1,0 +1,61 @@
+"""Waking a worker that waits for work, sync or async."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+
+from langchain_convsync._flow import Io
+
+
+class Wakeup:
+    """Ends the wait of one waiting worker, or else the next wait before it begins."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._notified = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def notify(self) -> None:
+        """There is work; may be called from any thread."""
+        with self._changed:
+            while self._waiting:
+                future = self._waiting.pop()
+                with suppress(RuntimeError):  # its loop is closed: no worker waits there any more
+                    future.get_loop().call_soon_threadsafe(_wake, future)
+                    return
+            self._notified = True
+            self._changed.notify()
+
+    def wait(self, seconds: float) -> Io[None]:
+        """Let seconds pass, or less if there is work."""
+
+        def block() -> None:
+            with self._changed:
+                if not self._notified:
+                    self._changed.wait(seconds)
+                self._notified = False
+
+        async def wait() -> None:
+            with self._changed:
+                if self._notified:
+                    self._notified = False
+                    return
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._waiting.append(future)
+            try:
+                async with asyncio.timeout(seconds):
+                    await future
+            except TimeoutError:
+                pass
+            finally:
+                with self._changed, suppress(ValueError):
+                    self._waiting.remove(future)
+
+        return Io(block, wait)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
