@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
@@ -81,6 +81,10 @@ class CallTarget:
     bot_id: str | None = None
 
 
+#: What awaited calls travel over; blocking ones travel over httpx.
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
+TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
+
 APIKey: TypeAlias = str | SecretStr | Callable[[CallTarget], str | SecretStr] | None
 
 
@@ -125,6 +129,23 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
         )
         raise ConfigurationError(message)
     return url.rstrip("/")
+
+
+def transport_setting(value: Transport | None) -> Transport:
+    """What awaited calls travel over: the argument, else ``CONVSYNC_TRANSPORT``, else httpx.
+
+    Raises:
+        ConfigurationError: There is no such transport.
+    """
+    found = optional_setting(value, "CONVSYNC_TRANSPORT") or "httpx"
+    if found not in TRANSPORTS:
+        choices = " or ".join(f'"{name}"' for name in TRANSPORTS)
+        message = (
+            f"transport (or CONVSYNC_TRANSPORT) must be {choices}; "
+            "for aiohttp: pip install 'langchain-convsync[aiohttp]'"
+        )
+        raise ConfigurationError(message)
+    return found
 
 
 def url_parts(url: str) -> SplitResult | None:

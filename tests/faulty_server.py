@@ -13,7 +13,6 @@ import json
 import socket
 import ssl
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,8 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import pytest
 
 from langchain_convsync._flow import Flow, Io, arun, run
+from langchain_convsync.client import _connections
+from langchain_convsync.client._aiohttp import AiohttpWire
 
 T = TypeVar("T")
 
@@ -222,21 +223,21 @@ def awaited(flow: Flow[T]) -> T:
 
 
 @contextmanager
-def without_aiohttp() -> Iterator[None]:
-    """Async calls travel as they do where the ``aiohttp`` extra is not installed."""
+def over_aiohttp() -> Iterator[None]:
+    """Async calls travel over aiohttp, those of a client that was made before included."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "langchain_convsync.client._aiohttp", None)
+        patch.setattr(_connections, "OwnAsyncWire", AiohttpWire)
         yield
 
 
-def awaited_without_aiohttp(flow: Flow[T]) -> T:
-    """Perform a flow on an event loop of its own, over httpx's connections."""
-    with without_aiohttp():
+def awaited_over_aiohttp(flow: Flow[T]) -> T:
+    """Perform a flow on an event loop of its own, over aiohttp's connections."""
+    with over_aiohttp():
         return asyncio.run(arun(flow))
 
 
 #: The test runs sync and async, and for either async transport; ``perform`` performs a flow in it.
-sync_and_async = pytest.mark.parametrize("perform", [blocking, awaited, awaited_without_aiohttp])
+sync_and_async = pytest.mark.parametrize("perform", [blocking, awaited, awaited_over_aiohttp])
 
 #: The test's async calls travel over either transport.
 over_either_transport = pytest.mark.usefixtures("transport")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from langchain_convsync import waha
+from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.turns import TurnRunner
@@ -95,6 +96,8 @@ def create_router(
     if not runner.sends_replies:
         message = "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
         raise ConfigurationError(message)
+    if advice := recommended(*runner.transports):
+        logger.info("%s", advice)
     webhook = Webhook(runner, _secrets(waha_secrets), takeover=takeover, groups=groups)
     return webhook.router(path)
 

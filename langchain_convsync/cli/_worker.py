@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langchain_convsync.cli._metrics import measured
+from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def worker(
     port = None if metrics_port is None else (metrics_host, metrics_port)
     with measured(found, port), found:
         typer.echo(f"convsync worker {os.getpid()} is at work; SIGTERM or Ctrl-C ends it")
+        if advice := recommended(*found.transports):
+            typer.echo(advice, err=True)
         while not stopping.wait(1.0):  # a bare wait would keep Ctrl-C from Windows
             pass
     typer.echo("convsync worker ended")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_convsync.client._caller import Caller, Pace
     from langchain_convsync.client._exchange import Answer, Failure, Outcome
     from langchain_convsync.client._retry import http_date
+    from langchain_convsync.client._transports import chosen, recommended
     from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
     from langchain_convsync.client._waha_awaited import AsyncWAHAClient
     from langchain_convsync.client._waha_blocking import WAHAClient
@@ -24,6 +25,7 @@ _MODULES = {
     "_caller": ("Caller", "Pace"),
     "_exchange": ("Answer", "Failure", "Outcome"),
     "_retry": ("http_date",),
+    "_transports": ("chosen", "recommended"),
     "_waha": ("ChatMessage", "Waha", "WahaSession"),
     "_waha_awaited": ("AsyncWAHAClient",),
     "_waha_blocking": ("WAHAClient",),
@@ -44,7 +46,9 @@ __all__ = [
     "Waha",
     "WahaSession",
     "api_of",
+    "chosen",
     "http_date",
+    "recommended",
 ]
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.

@@ -1,4 +1,4 @@
-"""Awaited exchanges over aiohttp, where it is installed: a fraction of httpx's work per request."""
+"""Awaited exchanges over aiohttp, where it is asked for: a fraction of httpx's work per request."""
 
 from __future__ import annotations
 

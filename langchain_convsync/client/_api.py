@@ -24,7 +24,13 @@ from langchain_convsync.models import (
     TenantInfo,
 )
 from langchain_convsync.phone import formatted, normalize, path_segment
-from langchain_convsync.settings import DOCUMENTED_SERVER, APIKey, CallTarget, ServerProfile
+from langchain_convsync.settings import (
+    DOCUMENTED_SERVER,
+    APIKey,
+    CallTarget,
+    ServerProfile,
+    Transport,
+)
 
 L = TypeVar("L", TenantInfo, Conversation)
 
@@ -62,6 +68,7 @@ class Api:
         timeout: float = 10.0,
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
+        transport: Transport | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
@@ -73,6 +80,7 @@ class Api:
             timeout=timeout,
             max_retries=max_retries,
             profile=profile,
+            transport=transport,
             http_client=http_client,
             pace=pace,
         )
@@ -83,6 +91,11 @@ class Api:
     def base_url(self) -> str:
         """Where the API server is, without a trailing slash."""
         return self._caller.base_url
+
+    @property
+    def transport(self) -> Transport | None:
+        """What awaited calls travel over; None where a lent client carries them."""
+        return self._caller.connections.transport
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"

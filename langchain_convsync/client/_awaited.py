@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import arun
-from langchain_convsync.settings import DOCUMENTED_SERVER, APIKey, CallTarget, ServerProfile
+from langchain_convsync.settings import (
+    DOCUMENTED_SERVER,
+    APIKey,
+    CallTarget,
+    ServerProfile,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from langchain_convsync.models import (
@@ -34,6 +40,9 @@ class AsyncConvSyncClient:
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
         max_retries: How often a failed attempt is repeated.
         profile: What this API server does differently from the documented one.
+        transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
+            CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
+            httpx. Mocks of httpx do not see aiohttp's calls.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -49,6 +58,7 @@ class AsyncConvSyncClient:
         timeout: float = 10.0,
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
+        transport: Transport | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -69,6 +79,7 @@ class AsyncConvSyncClient:
             timeout=timeout,
             max_retries=max_retries,
             profile=profile,
+            transport=transport,
             http_client=http_client,
         )
 

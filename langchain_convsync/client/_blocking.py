@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import run
-from langchain_convsync.settings import DOCUMENTED_SERVER, APIKey, CallTarget, ServerProfile
+from langchain_convsync.settings import (
+    DOCUMENTED_SERVER,
+    APIKey,
+    CallTarget,
+    ServerProfile,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from langchain_convsync.models import (
@@ -37,6 +43,9 @@ class ConvSyncClient:
             repeated when no answer came or the server was not ready; ``add_message`` only when it
             surely was not applied.
         profile: What this API server does differently from the documented one.
+        transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
+            CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
+            httpx. Blocking calls always travel over httpx.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. The timeout is approximate then:
             an answer whose headers trickle in can outlast it.
@@ -53,6 +62,7 @@ class ConvSyncClient:
         timeout: float = 10.0,
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
+        transport: Transport | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -73,6 +83,7 @@ class ConvSyncClient:
             timeout=timeout,
             max_retries=max_retries,
             profile=profile,
+            transport=transport,
             http_client=http_client,
         )
 

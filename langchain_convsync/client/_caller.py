@@ -28,6 +28,7 @@ from langchain_convsync.settings import (
     APIKey,
     CallTarget,
     ServerProfile,
+    Transport,
     api_key_setting,
     base_url_setting,
 )
@@ -61,6 +62,7 @@ class Caller:
         timeout: float,
         max_retries: int,
         profile: ServerProfile,
+        transport: Transport | None,
         http_client: httpx.Client | httpx.AsyncClient | None,
         pace: Pace,
     ) -> None:
@@ -73,7 +75,9 @@ class Caller:
         self._attempts = _attempts(max_retries + 1)
         self._idempotency_keys = profile.idempotency_keys
         self._pace = pace
-        self.connections = Connections(http_client, secure=self.base_url.startswith("https:"))
+        self.connections = Connections(
+            http_client, secure=self.base_url.startswith("https:"), transport=transport
+        )
 
     def request(
         self,

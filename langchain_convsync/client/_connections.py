@@ -20,6 +20,7 @@ import httpx
 
 from langchain_convsync._flow import Io
 from langchain_convsync.client._exchange import Outcome, Request
+from langchain_convsync.client._transports import chosen
 from langchain_convsync.client._wires import (
     AsyncWire,
     LentAsyncWire,
@@ -29,6 +30,7 @@ from langchain_convsync.client._wires import (
     Wire,
 )
 from langchain_convsync.errors import ClosedError, ConfigurationError
+from langchain_convsync.settings import Transport
 
 
 class _LoopWire(NamedTuple):
@@ -48,9 +50,21 @@ class Connections:
         lent: An httpx client to use instead of our own connections. A blocking one serves async
             calls too, on threads; an async one serves async calls only.
         secure: Whether base_url is https.
+        transport: What our own async connections are made of; None takes ``CONVSYNC_TRANSPORT``.
+
+    Raises:
+        ConfigurationError: There is no such transport, or it is not installed.
     """
 
-    def __init__(self, lent: httpx.Client | httpx.AsyncClient | None, *, secure: bool) -> None:
+    def __init__(
+        self,
+        lent: httpx.Client | httpx.AsyncClient | None,
+        *,
+        secure: bool,
+        transport: Transport | None,
+    ) -> None:
+        picked = chosen(transport, lent)
+        self.transport = picked if lent is None else None
         self._lent = lent
         self._secure = secure
         self._lock = threading.Lock()
@@ -114,13 +128,12 @@ class Connections:
         return opened
 
     def _new_async_wire(self) -> AsyncWire:
-        """The one place that picks an async transport."""
         if isinstance(self._lent, httpx.AsyncClient):
             return LentAsyncWire(self._lent)
-        try:
-            from langchain_convsync.client._aiohttp import AiohttpWire
-        except ImportError:  # the extra is not installed
+        if self.transport == "httpx":
             return OwnAsyncWire(self._context())
+        from langchain_convsync.client._aiohttp import AiohttpWire
+
         return AiohttpWire(self._context())
 
     def _context(self) -> ssl.SSLContext | None:

@@ -24,7 +24,7 @@ from langchain_convsync.client._outgoing import header_value
 from langchain_convsync.client._retry import retry_after
 from langchain_convsync.errors import InvalidEventError, WAHAError
 from langchain_convsync.phone import path_segment
-from langchain_convsync.settings import base_url_setting, optional_setting
+from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
@@ -77,6 +77,7 @@ class Waha:
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
+        transport: Transport | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL")
@@ -89,7 +90,14 @@ class Waha:
             if key is None
             else SecretStr(header_value(key, "api_key (or CONVSYNC_WAHA_API_KEY)"))
         )
-        self._connections = Connections(http_client, secure=self.base_url.startswith("https:"))
+        self._connections = Connections(
+            http_client, secure=self.base_url.startswith("https:"), transport=transport
+        )
+
+    @property
+    def transport(self) -> Transport | None:
+        """What awaited calls travel over; None where a lent client carries them."""
+        return self._connections.transport
 
     def send_text(
         self, session: str, chat_id: str, text: str, *, timeout: float

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from langchain_convsync._flow import arun
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
+from langchain_convsync.settings import Transport
 
 
 class AsyncWAHAClient:
@@ -23,6 +24,9 @@ class AsyncWAHAClient:
     Args:
         base_url: Where WAHA is; else ``CONVSYNC_WAHA_BASE_URL``.
         api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
+        transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
+            CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
+            httpx. Mocks of httpx do not see aiohttp's calls.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -35,9 +39,10 @@ class AsyncWAHAClient:
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
+        transport: Transport | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
+        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"

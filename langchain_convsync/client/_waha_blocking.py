@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from langchain_convsync._flow import run
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
+from langchain_convsync.settings import Transport
 
 
 class WAHAClient:
@@ -26,6 +27,9 @@ class WAHAClient:
         base_url: Where WAHA is, e.g. ``https://waha.example.com``; else
             ``CONVSYNC_WAHA_BASE_URL``. Plain http is for this machine only.
         api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
+        transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
+            CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
+            httpx. Blocking calls always travel over httpx.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. Timeouts are approximate then.
 
@@ -38,9 +42,10 @@ class WAHAClient:
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
+        transport: Transport | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
-        self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
+        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"

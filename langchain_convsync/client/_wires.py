@@ -106,8 +106,11 @@ class OwnWire:
 class OwnAsyncWire:
     """Our own connections on one event loop, each with a transport of its own.
 
-    httpcore's pool scans all its connections for every request, in quadratic time, and loses one
-    for good when a call is cancelled while it waits in the pool's queue: the waiting is done here.
+    One pool for all, a plain ``httpx.AsyncClient`` under ``asyncio.timeout``, was measured: 1.1 to
+    1.2 times the CPU per request with one in flight, but 2.6 to 4.5 times with 50, since httpcore
+    scans all connections for every request; and 3 of 60 places to cancel a call at left a
+    connection behind. So each transport has one connection, and the waiting is done here.
+
     An exchange runs in a task that is never cancelled at a place where httpcore would lose track;
     its caller can be cancelled anywhere.
     """

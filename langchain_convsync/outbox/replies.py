@@ -27,6 +27,7 @@ from langchain_convsync.outbox.reply import (
     standing_in,
     typing_time,
 )
+from langchain_convsync.settings import Transport
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ class WAHAReply:
         typing: Seconds for which the customer sees the typing sign before that, at most: a
             short text takes less. The delivery waits so long: a worker, or outside a block the
             call. Both signs may fail, and then the reply is sent without them.
+        transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
+            CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
+            httpx. Mocks of httpx do not see aiohttp's calls.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -79,6 +83,7 @@ class WAHAReply:
         settle: float = 10.0,
         seen: bool = False,
         typing: float = 0.0,
+        transport: Transport | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         if not 0 <= typing <= LONGEST_TYPING:
@@ -87,7 +92,7 @@ class WAHAReply:
         if on_unverifiable not in {"drop", "resend"}:
             message = 'unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
-        self.waha = Waha(base_url, api_key=api_key, http_client=http_client)
+        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
         self.on_unverifiable: OnUnverifiableReply = on_unverifiable
         self.settle = settle
         self.seen = seen

@@ -1,4 +1,7 @@
-"""What tests and notebooks need: an API server to talk to, and a chat model that costs nothing."""
+"""What tests and notebooks need: an API server, a WAHA, and a chat model that costs nothing.
+
+Fixtures for pytest are in :mod:`langchain_convsync.testing.pytest_plugin`, for those who name it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,23 @@ from langchain_convsync._lazy import on_first_use
 if TYPE_CHECKING:
     from langchain_convsync.testing._model import ScriptedChatModel
     from langchain_convsync.testing._server import ReferenceServer, SeenRequest
+    from langchain_convsync.testing._waha import Delivery, FakeWAHA, SentText
 
-__all__ = ["ReferenceServer", "ScriptedChatModel", "SeenRequest"]
+__all__ = [
+    "Delivery",
+    "FakeWAHA",
+    "ReferenceServer",
+    "ScriptedChatModel",
+    "SeenRequest",
+    "SentText",
+]
 
-#: Each name loads its own module only: the model works without the server's extra.
-_MODULES = {"_model": ("ScriptedChatModel",), "_server": ("ReferenceServer", "SeenRequest")}
+#: Each name loads its own module only: model and WAHA work without the server's extra.
+_MODULES = {
+    "_model": ("ScriptedChatModel",),
+    "_server": ("ReferenceServer", "SeenRequest"),
+    "_waha": ("Delivery", "FakeWAHA", "SentText"),
+}
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
     from langchain_convsync.models import InboundEvent
     from langchain_convsync.outbox import OnUnverifiable, WAHAReply
+    from langchain_convsync.settings import Transport
     from langchain_convsync.stores import EventStore
     from langchain_convsync.surfaces.state import Extractor
     from langchain_convsync.turns.agent import Agent
@@ -122,6 +123,7 @@ class TurnRunner:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
         self._api = api_of(client)
+        self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
         self.store: EventStore = open_store(None) if store is None else store
         self._owns_store = store is None
@@ -157,7 +159,7 @@ class TurnRunner:
             extractor=extractor,
             prepare=prepare,
             limits=limits,
-            lids=Lids(self.store, None if reply is None else reply.waha),
+            lids=Lids(self.store, self._waha),
             queues_replies=reply is not None,
         )
         self._engine = Engine(
@@ -180,6 +182,12 @@ class TurnRunner:
     def is_at_work(self) -> bool:
         """Whether the runner is inside its block, so that its workers answer what is accepted."""
         return self._engine.pool is not None and not self._engine.closed
+
+    @property
+    def transports(self) -> tuple[Transport, ...]:
+        """What awaited calls to the API server and to WAHA travel over, lent clients left out."""
+        used = (self._api.transport, self._waha.transport if self._waha else None)
+        return tuple(each for each in used if each is not None)
 
     def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
         """Answer an event, or tell what became of it.

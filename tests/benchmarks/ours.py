@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
 from langchain_convsync import (
@@ -18,12 +18,12 @@ from langchain_convsync import (
     TurnRunner,
 )
 from langchain_convsync._flow import arun, run
+from langchain_convsync.settings import Transport
 from langchain_convsync.stores import EventStore
 from tests.benchmarks.agents import Agent, decided
 from tests.benchmarks.customers import Customer
 from tests.benchmarks.flows import AsyncFlow, Awaited, Blocking, BlockingFlow
 from tests.benchmarks.place import Place
-from tests.faulty_server import without_aiohttp
 
 StoreKind = Literal["redis", "sqlite"]
 STORES: tuple[StoreKind, ...] = ("redis", "sqlite")
@@ -105,16 +105,16 @@ def _opened(place: Place, agent: Agent, kind: StoreKind, *, in_block: bool) -> I
 async def _aopened(
     place: Place, agent: Agent, kind: StoreKind, *, in_block: bool, aiohttp: bool
 ) -> AsyncIterator[Awaited]:
-    client = AsyncConvSyncClient(place.api_url)
+    transport: Transport = "aiohttp" if aiohttp else "httpx"
+    client = AsyncConvSyncClient(place.api_url, transport=transport)
     store, moments = new_store(place, kind), _Moments()
     runner = TurnRunner(agent, client=client, store=store, extractor=decided, on_reply=moments.note)
     try:
-        with nullcontext() if aiohttp else without_aiohttp():
-            if in_block:
-                async with runner:
-                    yield _OursAwaited(runner, moments)
-            else:
+        if in_block:
+            async with runner:
                 yield _OursAwaited(runner, moments)
+        else:
+            yield _OursAwaited(runner, moments)
     finally:
         await client.aclose()
         await store.aclose()
@@ -126,7 +126,7 @@ def ours(kind: StoreKind, *, in_block: bool = False, aiohttp: bool = False) -> A
     Args:
         kind: The store.
         in_block: Whether workers deliver the writes; else each call delivers its own.
-        aiohttp: Whether requests travel over aiohttp, as they do where it is installed.
+        aiohttp: Whether requests travel over aiohttp.
     """
     name = ", ".join(
         ["ours", kind, *(["aiohttp"] if aiohttp else []), *(["block"] if in_block else [])]

@@ -10,7 +10,7 @@ import pytest
 
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
-from tests.faulty_server import without_aiohttp
+from tests.faulty_server import over_aiohttp
 from tests.redis_server import RedisServer
 
 
@@ -42,5 +42,5 @@ def event_store(durable_store_url: str) -> Iterator[EventStore]:
 @pytest.fixture(params=["aiohttp", "httpx"])
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """What async calls travel over."""
-    with nullcontext() if request.param == "aiohttp" else without_aiohttp():
+    with over_aiohttp() if request.param == "aiohttp" else nullcontext():
         yield request.param

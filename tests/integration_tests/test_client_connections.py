@@ -25,10 +25,10 @@ from tests.faulty_server import (
     FaultyServer,
     Perform,
     answers,
+    over_aiohttp,
     over_either_transport,
     sends,
     sync_and_async,
-    without_aiohttp,
 )
 
 
@@ -123,27 +123,27 @@ def test_a_thread_waiting_for_a_free_connection_ends_at_the_deadline(
         assert isinstance(busy.exception(), APITimeoutError)
 
 
-async def test_connections_that_nobody_needs_any_more_are_closed(
+async def test_over_aiohttp_connections_that_nobody_needs_any_more_are_closed(
     api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst leaves no open sockets behind."""
     monkeypatch.setattr(_wires, "KEEP_ALIVE", 0.1)
     server.plays(sends(0.05, WHOLE))
 
-    await asyncio.gather(*(arun(read(api)) for _ in range(5)))
+    with over_aiohttp():
+        await asyncio.gather(*(arun(read(api)) for _ in range(5)))
 
     assert server.accepted == 5
     assert await asyncio.to_thread(server.wait_for, lambda it: it.connected == 0)
     await api.aclose()
 
 
-async def test_without_aiohttp_the_next_call_closes_what_nobody_needs_any_more(
+async def test_over_httpx_the_next_call_closes_what_nobody_needs_any_more(
     api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst leaves no open sockets behind for long."""
     server.plays(sends(0.05, WHOLE), answers(CONVERSATION))
-    with without_aiohttp():
-        await asyncio.gather(*(arun(read(api)) for _ in range(5)))
+    await asyncio.gather(*(arun(read(api)) for _ in range(5)))
     before = server.connected
     monkeypatch.setattr(_wires, "KEEP_ALIVE", -1.0)
 

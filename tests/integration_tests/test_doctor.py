@@ -28,7 +28,8 @@ def test_a_documented_server_has_nothing_to_mend() -> None:
         report = doctor("--base-url", server.base_url, "--phone", PHONE)
 
     statuses = {(f["area"], f["status"]) for f in report.told["findings"]}
-    skipped = {("store", "skipped"), ("WAHA", "skipped"), ("writing", "skipped")}
+    unused = ("transport", "skipped")
+    skipped = {("store", "skipped"), ("WAHA", "skipped"), ("writing", "skipped"), unused}
     assert statuses == {(API, "ok"), (CONVERSED, "ok")} | skipped
     assert (report.exit_code, report.told["ok"]) == (0, True)
 
@@ -417,3 +418,25 @@ def test_the_help_says_that_it_writes() -> None:
 
     assert "WRITES into the conversation" in text
     assert "test customer" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "status", "word"),
+    [
+        ("", "skipped", "CONVSYNC_TRANSPORT=aiohttp"),
+        ("aiohttp", "ok", "aiohttp"),
+        ("requests", "failed", '"httpx" or "aiohttp"'),
+    ],
+)
+def test_what_async_calls_travel_over_is_told(
+    variable: str, status: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where aiohttp lies idle, and where the choice is wrong; the rest is looked at as well."""
+    monkeypatch.setenv("CONVSYNC_TRANSPORT", variable)
+    with ReferenceServer() as server:
+        report = doctor("--base-url", server.base_url, "--phone", PHONE)
+
+    found = report.of("transport", "async calls")
+    assert found["status"] == status
+    assert word in found["told"]
+    assert report.status(API, "reachable") == "ok"

@@ -52,17 +52,22 @@ def server() -> Iterator[ReferenceServer]:
 
 @contextmanager
 def working(
-    folder: Path, server: ReferenceServer, store_url: str
+    folder: Path, server: ReferenceServer, store_url: str, **settings: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A worker process that is at work."""
     (folder / "bot.py").write_text(BOT)
     command = [sys.executable, "-c", "from langchain_convsync.cli import main; main()"]
-    environment = {"CONVSYNC_BASE_URL": server.base_url, "CONVSYNC_STORE_URL": store_url}
+    environment = {
+        "CONVSYNC_BASE_URL": server.base_url,
+        "CONVSYNC_STORE_URL": store_url,
+        **settings,
+    }
     with subprocess.Popen(
         [*command, "worker", "bot:runner"],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
@@ -101,6 +106,19 @@ def test_a_worker_answers_what_is_queued_and_ends_on_sigterm(
     store = open_store(durable_store_url)
     assert run(store.backlog()).writes == 0
     store.close()
+
+
+@pytest.mark.parametrize(("transport", "advice"), [("httpx", 1), ("aiohttp", 0)])
+def test_a_worker_recommends_an_aiohttp_that_lies_idle(
+    transport: str, advice: int, server: ReferenceServer, tmp_path: Path
+) -> None:
+    """One line, apart from what the bot prints."""
+    store_url = f"sqlite:///{tmp_path / 'events.db'}"
+    with working(tmp_path, server, store_url, CONVSYNC_TRANSPORT=transport) as process:
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+
+    assert told.count("CONVSYNC_TRANSPORT=aiohttp") == advice
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from langchain_convsync.cli._doctor.history import CONVERSATION
 from langchain_convsync.cli._doctor.judging import WRITING
 from langchain_convsync.cli._doctor.reach import API, Probe
 from langchain_convsync.cli._doctor.store import store as store_findings
+from langchain_convsync.cli._doctor.transports import transports
 from langchain_convsync.cli._doctor.trial import Trial, tried_out
 from langchain_convsync.cli._doctor.whatsapp import waha
 from langchain_convsync.client import Answer, Api
@@ -80,6 +81,7 @@ def doctor(
         *_api(base_url, prefix, phone, bot_id, write=write, timeout=timeout),
         *store_findings(store),
         *waha(waha_url, timeout=timeout),
+        *transports(),
     ]
     if as_json:
         typer.echo(report.as_json(findings))
@@ -151,7 +153,12 @@ def _conversation(
         return
 
     def api_for(style: PhoneFormat) -> Api:
-        return Api(url, timeout=timeout, profile=ServerProfile(prefix=prefix, phone_format=style))
+        return Api(
+            url,
+            timeout=timeout,
+            profile=ServerProfile(prefix=prefix, phone_format=style),
+            transport="httpx",
+        )
 
     findings, found = customer.looked_up(api_for, phone, bot_id)
     yield from findings

@@ -43,6 +43,7 @@ def asked(
         timeout=timeout,
         max_retries=0,
         profile=ServerProfile(prefix=prefix),
+        transport="httpx",
         http_client=None,
         pace=Pace(),
     )

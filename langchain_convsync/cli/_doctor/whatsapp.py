@@ -21,7 +21,7 @@ def waha(url: str | None, *, timeout: float) -> list[Finding]:
     if url is None:
         return [WAHA.skipped("reachable", "none is named", _SET)]
     try:
-        with closing(Waha(url)) as server:
+        with closing(Waha(url, transport="httpx")) as server:
             found = run(server.sessions(timeout=timeout))
     except ConfigurationError as error:
         return [WAHA.failed("reachable", str(error), "correct that, then run doctor again")]

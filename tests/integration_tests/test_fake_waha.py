@@ -1,0 +1,172 @@
+"""``FakeWAHA``: what a bot sends is seen, what fails is the test's choice, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import httpx
+import pytest
+
+from langchain_convsync import waha as webhook
+from langchain_convsync.client import AsyncWAHAClient, WAHAClient
+from langchain_convsync.errors import ClosedError, InvalidPhoneNumberError, WAHAError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.testing import FakeWAHA, SentText
+from langchain_convsync.testing.pytest_plugin import convsync_waha
+
+__all__ = ["convsync_waha"]
+
+PHONE, CHAT, LID = "+51999999999", "51999999999@c.us", "38000000000001@lid"
+
+
+def test_a_text_is_kept_and_stands_in_its_chat(convsync_waha: FakeWAHA) -> None:
+    """With the id that the caller was told."""
+    with WAHAClient(convsync_waha.base_url) as client:
+        told = client.send_text("ventas", CHAT, "Hola")
+        (message,) = client.messages("ventas", CHAT)
+        others = client.messages("default", CHAT)
+
+    assert convsync_waha.sent == [SentText("ventas", CHAT, "Hola", told or "")]
+    assert (message.id, message.text, message.own) == (told, "Hola", True)
+    assert others == []
+
+
+async def test_every_call_of_the_clients_is_known(convsync_waha: FakeWAHA) -> None:
+    """So a bot meets no route that is missing here."""
+    async with AsyncWAHAClient(convsync_waha.base_url) as client:
+        await client.send_text("default", CHAT, "Hola")
+        await client.seen("default", CHAT)
+        await client.typing("default", CHAT, on=True)
+        await client.typing("default", CHAT, on=False)
+        chats = await client.chats("default")
+        sessions = [(each.name, each.status) for each in await client.sessions()]
+
+    assert convsync_waha.signs == [("sendSeen", CHAT), ("startTyping", CHAT), ("stopTyping", CHAT)]
+    assert (chats, sessions) == ([CHAT], [("default", "WORKING")])
+
+
+def test_it_knows_the_numbers_that_it_was_told() -> None:
+    """And no other."""
+    with FakeWAHA(numbers={LID: PHONE}) as waha, WAHAClient(waha.base_url) as client:
+        assert client.phone_number("default", LID) == PHONE
+        assert client.phone_number("default", "38000000000002@lid") is None
+
+
+def test_what_is_refused_is_not_sent(convsync_waha: FakeWAHA) -> None:
+    """With the status that the test chose, as often as it chose."""
+    convsync_waha.refuse(422, times=2)
+    with WAHAClient(convsync_waha.base_url) as client:
+        for _ in range(2):
+            with pytest.raises(WAHAError) as told:
+                client.send_text("default", CHAT, "Hola")
+            assert told.value.status_code == 422
+        client.send_text("default", CHAT, "Hola otra vez")
+
+    assert [sent.text for sent in convsync_waha.sent] == ["Hola otra vez"]
+
+
+def test_a_lost_answer_leaves_the_text_sent(convsync_waha: FakeWAHA) -> None:
+    """And its caller in doubt."""
+    convsync_waha.lose_answers()
+    with WAHAClient(convsync_waha.base_url) as client, pytest.raises(WAHAError) as told:
+        client.send_text("default", CHAT, "Hola")
+
+    assert told.value.ambiguous
+    assert [sent.text for sent in convsync_waha.sent] == ["Hola"]
+
+
+@pytest.mark.parametrize("key", [None, "another"])
+def test_a_wrong_key_is_refused(key: str | None) -> None:
+    """As WAHA does."""
+    with FakeWAHA(api_key="k") as waha:
+        with WAHAClient(waha.base_url, api_key=key) as client, pytest.raises(WAHAError) as told:
+            client.send_text("default", CHAT, "Hola")
+        with WAHAClient(waha.base_url, api_key="k") as client:
+            client.send_text("default", CHAT, "Hola")
+
+    assert told.value.status_code == 401
+    assert len(waha.sent) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/sendImage", "/api/sendText", "/nowhere"])
+def test_what_it_does_not_understand_it_says(path: str, convsync_waha: FakeWAHA) -> None:
+    """A bug in a test is no hang and no traceback of a thread."""
+    with httpx.Client(base_url=convsync_waha.base_url) as client:
+        assert client.post(path, content=b"[not JSON").status_code == 400
+        assert client.get(path).status_code == 404
+
+
+def test_a_delivery_is_a_customers_message_and_signed(convsync_waha: FakeWAHA) -> None:
+    """The package's own parser and check take it."""
+    made = convsync_waha.delivery(PHONE, "Hola", secret="k", metadata={"bot.id": "bot123"})
+
+    event = webhook.parse_event(webhook.parse_json(made["content"]))
+    assert webhook.verify(made["content"], made["headers"], "k")
+    assert not webhook.verify(made["content"], made["headers"], "another")
+    assert isinstance(event, InboundEvent)
+    assert (event.phone_number, event.text, event.bot_id) == (PHONE, "Hola", "bot123")
+
+
+def test_each_delivery_is_a_message_of_its_own_unless_told(convsync_waha: FakeWAHA) -> None:
+    """Duplicates are made on purpose."""
+
+    def event_id(message_id: str | None = None) -> str:
+        made = convsync_waha.delivery(PHONE, "Hola", message_id=message_id)
+        event = webhook.parse_event(webhook.parse_json(made["content"]))
+        assert isinstance(event, InboundEvent)
+        return event.event_id
+
+    assert event_id() != event_id()
+    assert event_id("3A01") == event_id("3A01")
+
+
+def test_an_echo_is_one_of_our_own_messages(convsync_waha: FakeWAHA) -> None:
+    """Not a customer's."""
+    with WAHAClient(convsync_waha.base_url) as client:
+        client.send_text("default", CHAT, "Hola")
+
+    made = convsync_waha.echo(convsync_waha.sent[0], secret="k")
+    event = webhook.parse_event(webhook.parse_json(made["content"]))
+    assert isinstance(event, webhook.Ignored)
+    assert webhook.verify(made["content"], made["headers"], "k")
+
+
+def test_a_sender_that_is_no_customer_is_refused(convsync_waha: FakeWAHA) -> None:
+    """Where the mistake is made."""
+    with pytest.raises(InvalidPhoneNumberError):
+        convsync_waha.delivery("nobody", "Hola")
+
+
+async def test_a_test_waits_until_a_text_was_sent(convsync_waha: FakeWAHA) -> None:
+    """Or is told how many were."""
+    waiting = asyncio.create_task(asyncio.to_thread(convsync_waha.wait_for_sent, 1))
+    async with AsyncWAHAClient(convsync_waha.base_url) as client:
+        await client.send_text("default", CHAT, "Hola")
+
+    assert [sent.text for sent in await waiting] == ["Hola"]
+    with pytest.raises(TimeoutError, match="1 of 2 texts"):
+        convsync_waha.wait_for_sent(2, timeout=0.0)
+
+
+def test_it_stops_and_starts_on_its_port_and_leaves_nothing() -> None:
+    """Connections that callers keep open do not keep it."""
+    threads = set(threading.enumerate())
+    waha = FakeWAHA()
+    with pytest.raises(ClosedError, match="start"):
+        _ = waha.base_url
+    with WAHAClient(waha.start().start().base_url) as client:
+        client.send_text("default", CHAT, "Hola")
+        waha.stop()
+        waha.stop()
+        with pytest.raises(WAHAError):
+            client.send_text("default", CHAT, "Hola")
+        waha.start()
+        client.send_text("default", CHAT, "Hola")
+        waha.stop()
+
+    assert len(waha.sent) == 2
+    assert set(threading.enumerate()) == threads
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(waha.base_url.rpartition(":")[2])))
