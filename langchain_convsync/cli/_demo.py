@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from langchain_convsync.errors import MissingExtraError
 
 
-def demo() -> None:
+def demo(
+    *,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The final state as one JSON object; all else goes to standard error."
+        ),
+    ] = False,
+) -> None:
     """Play a WhatsApp conversation through an agent, and show what was synced.
 
     Runs on its own reference server. Without OPENAI_API_KEY the model is scripted; with it,
@@ -17,4 +29,4 @@ def demo() -> None:
         if (error.name or "").startswith("langchain_convsync"):
             raise
         raise MissingExtraError("convsync demo", "cli") from error
-    play()
+    play(as_json=as_json)

@@ -13,7 +13,6 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from rich.console import Console
-from rich.json import JSON
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -142,11 +141,15 @@ class _Story:
         ]
 
 
-def play() -> None:
-    """Play the conversation and show it; exits with 1 where the state read back is wrong."""
+def play(*, as_json: bool = False) -> None:
+    """Play the conversation and show it; exits with 1 where the state read back is wrong.
+
+    Args:
+        as_json: Print the state read back, too; everything else goes to standard error then.
+    """
     from langchain_convsync.testing import ReferenceServer
 
-    console = Console()
+    console = Console(stderr=as_json)
     model = _model()
     story = _Story(scripted=not os.environ.get("OPENAI_API_KEY"))
     with ReferenceServer() as server, ConvSyncClient(server.base_url) as client:
@@ -159,6 +162,8 @@ def play() -> None:
                 story.turns.append((event, turn))
                 _show(console, note, event, turn)
         kept = server.conversation(CUSTOMER)
+    if as_json:
+        typer.echo(json.dumps(kept.model_dump(mode="json", by_alias=True), ensure_ascii=False))
     _show_result(console, kept)
     wrong = list(_wrong(story, kept))
     for problem in wrong:
@@ -230,12 +235,11 @@ def _show_result(console: Console, kept: Conversation) -> None:
         ("tenant", f"{kept.subdomain}, bot {kept.bot_id}"),
         ("intent", f"{kept.previous_intent} → {kept.current_intent}"),
         ("step", f"{kept.previous_step} → {kept.current_step}"),
+        ("context", ", ".join(kept.context)),
         ("messages", str(len(kept.messages))),
     ):
         table.add_row(name, value)
     console.print(table)
-    state = kept.model_dump(mode="json", by_alias=True)
-    console.print(JSON(json.dumps(state, ensure_ascii=False)))
 
 
 def _wrong(story: _Story, kept: Conversation) -> Iterator[str]:

@@ -12,11 +12,10 @@ import httpx
 import pytest
 
 from langchain_convsync import ServerProfile
-from langchain_convsync.cli._doctor import answers, judging, profile, reach
-from langchain_convsync.cli._doctor.customer import spellings
-from langchain_convsync.cli._doctor.findings import Area, shown
-from langchain_convsync.cli._doctor.history import inbound, ordered
-from langchain_convsync.cli._doctor.reach import Probe
+from langchain_convsync.cli._doctor import api_server, judging
+from langchain_convsync.cli._doctor.api_server import Probe
+from langchain_convsync.cli._doctor.customer import inbound, ordered, spellings
+from langchain_convsync.cli._doctor.findings import Area, profile_expression, seen_settings, shown
 from langchain_convsync.client import Answer, Failure
 from langchain_convsync.models import Conversation, ConversationMessage
 
@@ -73,7 +72,7 @@ def test_each_way_of_not_being_reached_has_its_advice(
     failure: Failure, check: str, advice: str
 ) -> None:
     """The host is named where it may be misspelled."""
-    (found,) = reach.reached("https://api.example.com", failure)
+    (found,) = api_server.reached("https://api.example.com", failure)
 
     assert (found.status, found.check) == ("failed", check)
     assert advice in found.advice
@@ -83,7 +82,7 @@ def test_a_server_that_asks_nobody_for_a_key_is_worth_a_warning() -> None:
     """Except on this machine."""
     nobody = Answer(status=404, headers=httpx.Headers())
 
-    found = answers.key(nobody, nobody, has_key=True, base_url="https://api.example.com")
+    found = api_server.key(nobody, nobody, has_key=True, base_url="https://api.example.com")
 
     assert found.status == "warning"
 
@@ -92,7 +91,7 @@ def test_a_key_of_one_tenant_may_still_be_right() -> None:
     """A number that is nobody's is of no tenant."""
     refused = Answer(status=403, headers=httpx.Headers())
 
-    found = answers.key(refused, refused, has_key=True, base_url="https://api.example.com")
+    found = api_server.key(refused, refused, has_key=True, base_url="https://api.example.com")
 
     assert (found.status, "--phone" in found.advice) == ("warning", True)
 
@@ -111,7 +110,7 @@ def test_clocks_may_differ_by_some_seconds(ahead: int | None, status: str) -> No
         received_at=NOW + timedelta(milliseconds=10),
     )
 
-    assert answers.clock(probe, date).status == status
+    assert api_server.clock(probe, date).status == status
 
 
 def test_every_spelling_is_tried_once_and_the_exact_number_first() -> None:
@@ -199,7 +198,7 @@ def test_the_printed_profile_is_the_profile(whole: ServerProfile) -> None:
     settings = {name: getattr(whole, name) for name in ServerProfile.__dataclass_fields__}
     finding = Area("any").ok("any", "any", **settings)
 
-    text = profile.expression(profile.seen([finding]))
+    text = profile_expression(seen_settings([finding]))
 
     assert eval(text, {"ServerProfile": ServerProfile}) == whole
     assert "not seen" not in text
@@ -207,7 +206,7 @@ def test_the_printed_profile_is_the_profile(whole: ServerProfile) -> None:
 
 def test_what_was_not_seen_is_named_in_the_profile() -> None:
     """Nobody takes a default for a finding."""
-    text = profile.expression({"prefix": "/v2"})
+    text = profile_expression({"prefix": "/v2"})
 
     assert "# not seen, left at the default: phone_format, history," in text
     assert eval(text, {"ServerProfile": ServerProfile}) == ServerProfile(prefix="/v2")

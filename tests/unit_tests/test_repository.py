@@ -18,9 +18,11 @@ import langchain_convsync
 ROOT = Path(__file__).parents[2]
 VISIBLE = {
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "Makefile",
     "README.md",
+    "docs",
     "langchain_convsync",
     "notebooks",
     "pyproject.toml",
@@ -64,7 +66,7 @@ def lines_matching(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
 
 
 def test_the_root_holds_what_was_asked_for_and_nothing_else(files: list[Path]) -> None:
-    """Who opens the folder sees eight names."""
+    """Who opens the folder sees ten names."""
     visible = {name.parts[0] for name in files if not name.parts[0].startswith(".")}
 
     assert visible == VISIBLE
@@ -93,10 +95,44 @@ def test_the_package_knows_its_version(pyproject: dict[str, Any]) -> None:
 
 
 def test_the_source_distribution_holds_what_the_root_holds(pyproject: dict[str, Any]) -> None:
-    """Who builds from it can run the tests and the notebooks."""
+    """Who builds from it can install the tested versions, run the tests and the notebooks."""
     included = pyproject["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
 
-    assert {f"/{name}" for name in VISIBLE} - set(included) == {"/pyproject.toml"}  # always there
+    needed = {f"/{name}" for name in VISIBLE | {".ci", ".github"}}
+    assert needed - set(included) == {"/pyproject.toml"}  # always there
+
+
+def test_the_guide_for_contributors_names_what_is_there() -> None:
+    """Who follows a turn's path finds every file, and who runs the checks every target."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    paths = re.findall(r"`([\w/]+\.(?:py|lua|md|toml))`", guide)
+
+    assert len(paths) > 10
+    package = ROOT / "langchain_convsync"
+    assert [p for p in paths if not any((top / p).is_file() for top in (ROOT, package))] == []
+    assert set(re.findall(r"\bmake ([a-z-]+)", guide)) - set(targets) == set()
+
+
+def test_continuous_integration_runs_the_local_checks(pyproject: dict[str, Any]) -> None:
+    """On every supported Python, by actions that cannot change, without the right to write."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    supported = [
+        found[1]
+        for name in pyproject["project"]["classifiers"]
+        if (found := re.search(r"Python :: (3\.\d+)$", name))
+    ]
+    actions = re.findall(r"uses: (\S+)", workflow)
+
+    assert re.findall(r"python: \[(.*)\]", workflow) == [
+        ", ".join(f'"{version}"' for version in supported)
+    ]
+    assert "- run: .ci/run\n" in workflow
+    assert "\npermissions:\n  contents: read\n\n" in workflow
+    assert workflow.count("permissions:") == 1
+    assert [each for each in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
+    assert len(actions) == 2
 
 
 def test_the_constraints_are_plain_versions_of_everything_declared(

@@ -11,16 +11,21 @@ import typer
 from rich.console import Console
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._doctor import answers, customer, reach, report
-from langchain_convsync.cli._doctor.findings import Finding
-from langchain_convsync.cli._doctor.history import CONVERSATION
+from langchain_convsync.cli._doctor import api_server, customer
+from langchain_convsync.cli._doctor.api_server import API, Probe
+from langchain_convsync.cli._doctor.customer import CONVERSATION
+from langchain_convsync.cli._doctor.findings import (
+    Area,
+    Finding,
+    nothing_failed,
+    print_report,
+    report_json,
+)
 from langchain_convsync.cli._doctor.judging import WRITING
-from langchain_convsync.cli._doctor.reach import API, Probe
 from langchain_convsync.cli._doctor.store import store as store_findings
-from langchain_convsync.cli._doctor.transports import transports
 from langchain_convsync.cli._doctor.trial import Trial, tried_out
 from langchain_convsync.cli._doctor.whatsapp import waha
-from langchain_convsync.client import Answer, Api
+from langchain_convsync.client import Answer, Api, chosen, recommended
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.phone import PhoneFormat, identity_of
 from langchain_convsync.settings import (
@@ -31,8 +36,9 @@ from langchain_convsync.settings import (
     optional_setting,
 )
 
-#: A phone number that is nobody's: asking for it tells how the server says so.
-_NOBODY = "/lookup/tenant/%2B10000000000"
+TRANSPORT = Area("transport")
+#: A phone number that belongs to no customer: asking for it tells how the server says so.
+_UNKNOWN_CUSTOMER = "/lookup/tenant/%2B10000000000"
 
 
 def doctor(
@@ -81,13 +87,13 @@ def doctor(
         *_api(base_url, prefix, phone, bot_id, write=write, timeout=timeout),
         *store_findings(store),
         *waha(waha_url, timeout=timeout),
-        *transports(),
+        *_transports(),
     ]
     if as_json:
-        typer.echo(report.as_json(findings))
+        typer.echo(report_json(findings))
     else:
-        report.show(findings, Console(highlight=False))
-    if not report.nothing_failed(findings):
+        print_report(findings, Console(highlight=False))
+    if not nothing_failed(findings):
         raise typer.Exit(1)
 
 
@@ -105,22 +111,22 @@ def _api(
     )
     try:
         url = base_url_setting(base_url)
-        probes = reach.probed(url, prefixes, timeout=timeout)
+        probes = api_server.probed(url, prefixes, timeout=timeout)
     except ConfigurationError as error:
         advice = "correct --base-url (CONVSYNC_BASE_URL), CONVSYNC_API_KEY or --prefix"
         yield API.failed("configuration", str(error), advice)
         return
     last = probes[-1]
-    yield from reach.reached(url, last.outcome)
+    yield from api_server.reached(url, last.outcome)
     if not isinstance(last.outcome, Answer):
         yield API.skipped("everything else", "there is no answer to look at", "mend that first")
         return
-    yield reach.prefix(url, probes)
-    yield answers.clock(last, last.outcome.headers.get("Date"))
-    if not reach.speaks(last.outcome):
+    yield api_server.prefix(url, probes)
+    yield api_server.clock(last, last.outcome.headers.get("Date"))
+    if not api_server.speaks(last.outcome):
         yield API.skipped("everything else", "the API was not found", "mend that first")
         return
-    yield answers.health(last.outcome)
+    yield api_server.health(last.outcome)
     key, *rest = _key_and_envelope(url, last, timeout=timeout)
     yield from (key, *rest)
     if key.status != "failed":
@@ -128,11 +134,13 @@ def _api(
 
 
 def _key_and_envelope(url: str, last: Probe, *, timeout: float) -> Iterator[Finding]:
-    nobody = reach.asked(url, last.prefix, _NOBODY, timeout=timeout).outcome
-    bare = reach.asked(url, last.prefix, _NOBODY, timeout=timeout, with_key=False).outcome
+    nobody = api_server.asked(url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout).outcome
+    bare = api_server.asked(
+        url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout, with_key=False
+    ).outcome
     has_key = optional_setting(None, "CONVSYNC_API_KEY") is not None
-    yield answers.key(nobody, bare, has_key=has_key, base_url=url)
-    yield answers.envelope(nobody)
+    yield api_server.key(nobody, bare, has_key=has_key, base_url=url)
+    yield api_server.envelope(nobody)
 
 
 def _conversation(
@@ -168,3 +176,15 @@ def _conversation(
         return
     with closing(api_for(found.phone_format)) as api:
         yield from run(tried_out(Trial(api=api, found=found, bot_id=bot_id)))
+
+
+def _transports() -> list[Finding]:
+    """Whether what ``CONVSYNC_TRANSPORT`` names works, and a word where aiohttp lies idle."""
+    try:
+        used = chosen(None, None)
+    except ConfigurationError as error:
+        return [TRANSPORT.failed("async calls", str(error), "correct CONVSYNC_TRANSPORT")]
+    if told := recommended(used):
+        advice = "set CONVSYNC_TRANSPORT=aiohttp where async calls cost too much CPU"
+        return [TRANSPORT.skipped("async calls", told, advice)]
+    return [TRANSPORT.ok("async calls", f"they travel over {used}")]

@@ -1,15 +1,15 @@
-"""Whether the API server finds a customer, under which spelling, and if not, why."""
+"""Whether the API server finds a customer, how it spells them, and what the conversation is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._doctor.findings import Finding, shown
-from langchain_convsync.cli._doctor.history import CONVERSATION, inbound, ordered
+from langchain_convsync.cli._doctor.findings import Area, Finding, shown
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
     APIError,
@@ -22,6 +22,11 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation
 from langchain_convsync.phone import PhoneFormat, formatted, masked, normalize, variants
 
+CONVERSATION = Area("conversation")
+#: What the messages that doctor writes begin with.
+MARK = "convsync doctor"
+#: What a message may be older than one before it: some servers keep whole seconds.
+ROUNDED = timedelta(seconds=1)
 _FORMATS: dict[PhoneFormat, str] = {
     "e164": "+51… (E.164)",
     "digits": "51… (digits)",
@@ -221,3 +226,45 @@ def fresh(read: Conversation) -> Finding:
         told = f"the answer has no {' and no '.join(absent)}, which is taken for empty"
         return CONVERSATION.ok("fields", told)
     return CONVERSATION.ok("fields", "the answer has context and metadata")
+
+
+def inbound(read: Conversation) -> Finding:
+    """Whether the server records what the customer writes, as far as the history tells."""
+    said = [m for m in read.messages if not m.content.startswith(MARK)]
+    agent = "convsync" in read.metadata or any(message.role == "bot" for message in said)
+    if not said and not agent:
+        return CONVERSATION.ok(
+            "inbound",
+            "nothing of what the customer wrote is in the history: agents record it",
+            records_inbound=False,
+        )
+    if agent or not any(message.role == "user" for message in said):
+        return CONVERSATION.skipped(
+            "inbound",
+            "an agent was here, so nobody can tell who recorded what the customer wrote",
+            "let a new customer write once while no agent runs, and ask for that --phone",
+        )
+    return CONVERSATION.warning(
+        "inbound",
+        "the API server records what the customer writes: no agent was here",
+        "pass ServerProfile(records_inbound=True) to the client, or messages are there twice",
+        records_inbound=True,
+    )
+
+
+def ordered(read: Conversation) -> Finding:
+    """Whether the messages stand in the order of their times."""
+    told = [message.timestamp for message in read.messages if message.timestamp is not None]
+    times = [time if time.tzinfo else time.replace(tzinfo=UTC) for time in told]
+    if len(times) < 2:
+        return CONVERSATION.ok("order", "fewer than two messages tell when they were recorded")
+    newest = accumulate(times, max)
+    late = sum(time < before - ROUNDED for time, before in zip(times[1:], newest, strict=False))
+    if not late:
+        return CONVERSATION.ok("order", "the messages stand in the order of their times")
+    return CONVERSATION.warning(
+        "order",
+        f"{late} of {len(times)} messages stand behind newer ones: writers do not wait for each "
+        "other, or their clocks differ",
+        "let all that writes be one TurnRunner with one store, and follow NTP",
+    )

@@ -1,19 +1,32 @@
-"""What one check found, in words that name no customer and no key."""
+"""What the checks found, for people and programs, in words that name no customer and no key."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
+from rich.console import Console
+from rich.text import Text
+
 from langchain_convsync.phone import masked
+from langchain_convsync.settings import ServerProfile
 from langchain_convsync.waha.wire import one_line
 
 Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{24}")
 _NUMBER = re.compile(r"\+?[0-9]{7,}")
+_DEFAULT = ServerProfile()
+_NAMES = tuple(setting.name for setting in fields(ServerProfile))
+_STYLES: dict[Status, str] = {
+    "ok": "green",
+    "warning": "yellow",
+    "failed": "bold red",
+    "skipped": "dim",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +86,60 @@ def shown(name: str) -> str:
     if _HEX_ID.fullmatch(line):
         return line  # a database id, whatever digits it holds
     return _NUMBER.sub(lambda number: masked(number[0]), line)
+
+
+def report_json(findings: Sequence[Finding]) -> str:
+    """One JSON object; ``seen`` names the settings of the profile that were seen."""
+    settings = seen_settings(findings)
+    names = ("area", "check", "status", "told", "advice")
+    told = {
+        "ok": nothing_failed(findings),
+        "findings": [{name: getattr(finding, name) for name in names} for finding in findings],
+        "profile": profile_expression(settings) if settings else None,
+        "seen": list(settings),
+    }
+    return json.dumps(told)
+
+
+def print_report(findings: Sequence[Finding], console: Console) -> None:
+    """One line per check, what to do below it, and the profile at the end."""
+    for finding in findings:
+        status = (f"{finding.status:<8}", _STYLES[finding.status])
+        line = Text.assemble(status, f"{finding.area}, {finding.check}: {finding.told}")
+        console.print(line, soft_wrap=True)
+        if finding.advice:
+            console.print(Text(f"{'':8}next: {finding.advice}", "bold"), soft_wrap=True)
+    failed = sum(finding.status == "failed" for finding in findings)
+    console.print(Text(f"\n{failed} failed" if failed else "\nnothing failed"))
+    if settings := seen_settings(findings):
+        console.print("\nWhat was seen fits this profile:\n")
+        console.print(Text(profile_expression(settings)), soft_wrap=True)
+
+
+def nothing_failed(findings: Sequence[Finding]) -> bool:
+    """Whether the command succeeds."""
+    return all(finding.status != "failed" for finding in findings)
+
+
+def seen_settings(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The settings that any of the findings saw."""
+    merged = {name: value for finding in findings for name, value in finding.profile.items()}
+    return {name: merged[name] for name in _NAMES if name in merged}
+
+
+def profile_expression(settings: Mapping[str, Any]) -> str:
+    """The ``ServerProfile`` to paste; what was not seen is in a comment, left at its default."""
+    differing = [
+        f"    {name}={_literal(value)},"
+        for name, value in settings.items()
+        if value != getattr(_DEFAULT, name)
+    ]
+    unseen = ", ".join(name for name in _NAMES if name not in settings)
+    lines = [*differing, *([f"    # not seen, left at the default: {unseen}"] if unseen else [])]
+    return "\n".join(["ServerProfile(", *lines, ")"])
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return f"frozenset({{{', '.join(json.dumps(each) for each in sorted(value))}}})"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 
 from langchain_convsync._flow import Flow
 from langchain_convsync.cli._doctor import judging as judge
-from langchain_convsync.cli._doctor.customer import Found
+from langchain_convsync.cli._doctor.customer import MARK, Found
 from langchain_convsync.cli._doctor.findings import Finding
-from langchain_convsync.cli._doctor.history import MARK
 from langchain_convsync.cli._doctor.judging import WRITING
 from langchain_convsync.client import Api
 from langchain_convsync.errors import APIStatusError, ConvSyncError

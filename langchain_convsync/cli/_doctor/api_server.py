@@ -1,4 +1,4 @@
-"""Whether the API server can be reached, and under which path: one plain request at a time."""
+"""Whether the API server is there, under which path, and whether its answers make sense."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor.findings import Area, Finding
-from langchain_convsync.client import Answer, Caller, Failure, Outcome, Pace
-from langchain_convsync.settings import DOCUMENTED_PREFIX, CallTarget, ServerProfile
+from langchain_convsync.client import Answer, Caller, Failure, Outcome, Pace, http_date
+from langchain_convsync.settings import (
+    DOCUMENTED_PREFIX,
+    CallTarget,
+    ServerProfile,
+    is_loopback,
+)
 
 API = Area("API server")
+#: Seconds that the two clocks may differ.
+TOLERATED = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +154,94 @@ def prefix(base_url: str, probes: Sequence[Probe]) -> Finding:
         "prefix",
         f"the API is under none of the prefixes ({told})",
         f"{hint}check base_url, and pass --prefix if the endpoints are mounted elsewhere",
+    )
+
+
+def health(outcome: Answer) -> Finding:
+    """What the server says of itself."""
+    if outcome.status in {401, 403}:
+        return API.skipped("health", "it asks for a key", "see the key")
+    if outcome.status < 300 and (json_object(outcome) or {}).get("type", "1") in {"1", 1}:
+        return API.ok("health", "the API server calls itself healthy")
+    return API.failed(
+        "health",
+        f"the API server does not call itself healthy ({described(outcome)})",
+        "look into its log, and at its database",
+    )
+
+
+def key(with_key: Outcome, without: Outcome, *, has_key: bool, base_url: str) -> Finding:
+    """Whether the key is accepted, and whether one is needed.
+
+    Args:
+        with_key: The answer to a look-up as it is asked by a client.
+        without: The answer to the same look-up without a key.
+        has_key: Whether there is a key at all.
+        base_url: Where it was asked.
+    """
+    status = status_of(with_key)
+    if status is None or status >= 500:
+        told = f"a look-up fails ({described(with_key)})"
+        return API.failed("key", told, "look into the API server's log")
+    if status in {401, 403}:
+        return _refused(status, has_key=has_key)
+    if status_of(without) in {401, 403}:
+        return API.ok("key", "the key is accepted, and needed")
+    if is_loopback(urlsplit(base_url).hostname or ""):
+        return API.ok("key", "none is asked for, on this machine")
+    return API.warning(
+        "key",
+        "the API server answers without a key: whoever reaches it reads conversations",
+        "have it check keys, or let nobody else reach it",
+    )
+
+
+def _refused(status: int, *, has_key: bool) -> Finding:
+    if not has_key:
+        told = f"the API server asks for a key ({status})"
+        return API.failed("key", told, "set CONVSYNC_API_KEY")
+    if status == 401:
+        told = "the API server does not accept the key (401)"
+        return API.failed("key", told, "set CONVSYNC_API_KEY to a valid key")
+    return API.warning(
+        "key",
+        "the key may not ask for a number that is nobody's (403): it may be of one tenant",
+        "pass --phone of a customer of that tenant",
+    )
+
+
+def envelope(nobody: Outcome) -> Finding:
+    """How the server says that there is no such customer."""
+    told = json_object(nobody) if isinstance(nobody, Answer) else None
+    status = status_of(nobody)
+    if told is None or ("type" not in told and status != 403):
+        return API.failed(
+            "envelope",
+            f"an unknown customer is answered without the envelope ({described(nobody)})",
+            'the document asks for 404 and {"type": "3", "message": …, "data": null}',
+        )
+    if status == 200 and told["type"] not in {"1", 1}:
+        return API.ok("envelope", "errors come with status 200 and type 3, which is understood")
+    return API.ok("envelope", f"answers have type, message and data (unknown customer: {status})")
+
+
+def clock(probe: Probe, date: str | None) -> Finding:
+    """How far the server's clock is from ours; its ``Date`` has whole seconds."""
+    told = None if date is None else http_date(date)
+    if told is None:
+        return API.skipped(
+            "clock", "the API server tells no time (no Date header)", "compare the clocks by hand"
+        )
+    early = (told - probe.received_at).total_seconds()
+    late = (probe.sent_at - timedelta(seconds=1) - told).total_seconds()
+    skew = max(early, late, 0.0)
+    if skew <= TOLERATED:
+        return API.ok("clock", "the API server's clock agrees with this machine's")
+    direction = "ahead of" if early > 0 else "behind"
+    return API.warning(
+        "clock",
+        f"the API server's clock is {skew:.0f} s {direction} this machine's",
+        "let both follow NTP: tokens, expiry and the order of messages hang on it",
     )
 
 
