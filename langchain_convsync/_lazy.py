@@ -1,10 +1,11 @@
-"""A package's names, each loaded from its module when it is first used."""
+"""Names and modules that are loaded when they are first used."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 
 
 def on_first_use(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], object]:
@@ -26,3 +27,30 @@ def on_first_use(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callab
         return value
 
     return load
+
+
+class _OnFirstUse(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # tools that look around ask for these, and use nothing
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(import_module(self.__name__), name)
+
+
+def module_on_first_use(name: str) -> ModuleType:
+    """A module to name in annotations: it is imported when they are read at run time.
+
+    So signatures are real (``typing.get_type_hints``, ``inspect.signature(…, eval_str=True)``), and
+    whoever only calls what is annotated does not wait for the module. Type checkers need the import
+    itself::
+
+        if TYPE_CHECKING:
+            from langchain_convsync import models
+        else:
+            models = module_on_first_use("langchain_convsync.models")
+
+        def read(event: models.InboundEvent) -> None: ...
+
+    Args:
+        name: The module's full name.
+    """
+    return _OnFirstUse(name)

@@ -37,6 +37,9 @@ from __future__ import annotations
 class ConvSyncError(Exception):
     """Base of every error this package raises."""
 
+    def __init__(self, *args: object) -> None:  # one that `inspect.signature` can read
+        super().__init__(*args)
+
 
 class ConfigurationError(ConvSyncError, ValueError):
     """A setting is missing or malformed; the message names its argument and its variable."""

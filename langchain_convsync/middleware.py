@@ -55,6 +55,8 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["ConvSyncMiddleware", "ConvSyncState"]
+
 OnError: TypeAlias = Literal["log", "raise"] | Callable[[Exception], object]
 
 

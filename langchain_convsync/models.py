@@ -174,7 +174,7 @@ class _ConversationFields(WireModel):
     def entries(self) -> list[dict[str, Any]]:
         """``previousMessages`` as the server sent them, without what is no object.
 
-        None where it sent something else than a list.
+        Empty where it sent none, or something else than a list.
         """
         sent = self.context.get("previousMessages")
         return (

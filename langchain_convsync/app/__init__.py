@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from langchain_convsync import waha
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.turns import TurnRunner
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter
-    from starlette.applications import Starlette
+    import fastapi
+    from starlette import applications
+else:  # the extra is needed by those who make an app
+    applications = module_on_first_use("starlette.applications")
+    fastapi = module_on_first_use("fastapi")
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ def create_app(
     path: str = "/webhook",
     takeover: float = TAKEOVER,
     groups: bool = False,
-) -> Starlette:
+) -> applications.Starlette:
     """An ASGI app with the webhook, ``GET /health``, ``GET /ready`` and ``GET /metrics``.
 
     ::
@@ -79,7 +83,7 @@ def create_router(
     path: str = "/webhook",
     takeover: float = TAKEOVER,
     groups: bool = False,
-) -> APIRouter:
+) -> fastapi.APIRouter:
     """The webhook for an app that is there already: ``app.include_router(create_router(runner))``.
 
     FastAPI runs the lifespan of an included router, which starts and ends the workers. (It does not

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from langchain_core.outputs import LLMResult
+
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.callbacks._once import sync_once
@@ -20,7 +22,6 @@ from langchain_convsync.surfaces.state import Extractor, as_update, ask, extract
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler as _Handler
-    from langchain_core.outputs import LLMResult
 else:
     try:  # graphs tell of interrupts only to their own kind of handler
         from langgraph.callbacks import GraphCallbackHandler as _Handler

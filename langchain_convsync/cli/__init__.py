@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError, MissingExtraError, StoreError
 
 if TYPE_CHECKING:
     import typer
+else:  # the extra is needed by those who run a command
+    typer = module_on_first_use("typer")
 
 __all__ = ["command_line", "main"]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import arun
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
     APIKey,
@@ -18,13 +19,9 @@ from langchain_convsync.settings import (
 )
 
 if TYPE_CHECKING:
-    from langchain_convsync.models import (
-        Conversation,
-        PartialConversation,
-        Role,
-        StateUpdate,
-        TenantInfo,
-    )
+    from langchain_convsync import models
+else:  # as long as nobody has a client, nobody needs them
+    models = module_on_first_use("langchain_convsync.models")
 
 
 class AsyncConvSyncClient:
@@ -62,16 +59,7 @@ class AsyncConvSyncClient:
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
-        # The types are global, since whoever makes a tool of a method looks for them here.
-        global Conversation, PartialConversation, Role, StateUpdate, TenantInfo  # noqa: PLW0603
         from langchain_convsync.client._api import Api
-        from langchain_convsync.models import (
-            Conversation,
-            PartialConversation,
-            Role,
-            StateUpdate,
-            TenantInfo,
-        )
 
         self.api = Api(
             base_url,
@@ -91,7 +79,9 @@ class AsyncConvSyncClient:
         """What the API server does differently from the documented one."""
         return self.api.profile
 
-    async def lookup_tenant(self, phone_number: str, bot_id: str | None = None) -> TenantInfo:
+    async def lookup_tenant(
+        self, phone_number: str, bot_id: str | None = None
+    ) -> models.TenantInfo:
         """Find the tenant that a phone number talks to: :meth:`ConvSyncClient.lookup_tenant`."""
         return await arun(self.api.lookup_tenant(phone_number, bot_id))
 
@@ -101,18 +91,18 @@ class AsyncConvSyncClient:
         bot_id: str | None = None,
         *,
         target: CallTarget | None = None,
-    ) -> Conversation:
+    ) -> models.Conversation:
         """Read a conversation: :meth:`ConvSyncClient.get_conversation`."""
         return await arun(self.api.get_conversation(phone_number, bot_id, target=target))
 
     async def sync_conversation(
         self,
         session_id: str,
-        update: StateUpdate | Mapping[str, Any],
+        update: models.StateUpdate | Mapping[str, Any],
         *,
         target: CallTarget | None = None,
         idempotency_key: str | None = None,
-    ) -> PartialConversation:
+    ) -> models.PartialConversation:
         """Write intent, step, context, metadata: :meth:`ConvSyncClient.sync_conversation`."""
         flow = self.api.sync_conversation(
             session_id, update, target=target, idempotency_key=idempotency_key
@@ -122,12 +112,12 @@ class AsyncConvSyncClient:
     async def add_message(
         self,
         session_id: str,
-        role: Role,
+        role: models.Role,
         content: str,
         *,
         target: CallTarget | None = None,
         idempotency_key: str | None = None,
-    ) -> PartialConversation:
+    ) -> models.PartialConversation:
         """Append a message to the history: :meth:`ConvSyncClient.add_message`."""
         flow = self.api.add_message(
             session_id, role, content, target=target, idempotency_key=idempotency_key

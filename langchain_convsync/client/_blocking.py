@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import run
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
     APIKey,
@@ -18,13 +19,9 @@ from langchain_convsync.settings import (
 )
 
 if TYPE_CHECKING:
-    from langchain_convsync.models import (
-        Conversation,
-        PartialConversation,
-        Role,
-        StateUpdate,
-        TenantInfo,
-    )
+    from langchain_convsync import models
+else:  # as long as nobody has a client, nobody needs them
+    models = module_on_first_use("langchain_convsync.models")
 
 
 class ConvSyncClient:
@@ -66,16 +63,7 @@ class ConvSyncClient:
         http_client: httpx.Client | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
-        # The types are global, since whoever makes a tool of a method looks for them here.
-        global Conversation, PartialConversation, Role, StateUpdate, TenantInfo  # noqa: PLW0603
         from langchain_convsync.client._api import Api
-        from langchain_convsync.models import (
-            Conversation,
-            PartialConversation,
-            Role,
-            StateUpdate,
-            TenantInfo,
-        )
 
         self.api = Api(
             base_url,
@@ -95,7 +83,7 @@ class ConvSyncClient:
         """What the API server does differently from the documented one."""
         return self.api.profile
 
-    def lookup_tenant(self, phone_number: str, bot_id: str | None = None) -> TenantInfo:
+    def lookup_tenant(self, phone_number: str, bot_id: str | None = None) -> models.TenantInfo:
         """Find the tenant that a phone number talks to.
 
         Args:
@@ -121,7 +109,7 @@ class ConvSyncClient:
         bot_id: str | None = None,
         *,
         target: CallTarget | None = None,
-    ) -> Conversation:
+    ) -> models.Conversation:
         """Read a conversation with its history, context and state.
 
         Args:
@@ -140,11 +128,11 @@ class ConvSyncClient:
     def sync_conversation(
         self,
         session_id: str,
-        update: StateUpdate | Mapping[str, Any],
+        update: models.StateUpdate | Mapping[str, Any],
         *,
         target: CallTarget | None = None,
         idempotency_key: str | None = None,
-    ) -> PartialConversation:
+    ) -> models.PartialConversation:
         """Write intent, step, context and metadata back.
 
         Args:
@@ -169,12 +157,12 @@ class ConvSyncClient:
     def add_message(
         self,
         session_id: str,
-        role: Role,
+        role: models.Role,
         content: str,
         *,
         target: CallTarget | None = None,
         idempotency_key: str | None = None,
-    ) -> PartialConversation:
+    ) -> models.PartialConversation:
         """Append a message to the history.
 
         Args:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
@@ -22,9 +23,6 @@ from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import PartialConversation, StateUpdate
 from langchain_convsync.surfaces.messages import cut_off, messages_of
-
-if TYPE_CHECKING:
-    from langchain_core.runnables import Runnable, RunnableConfig
 
 SYNC_TOOL = "sync_state"
 STATE_TYPES: Mapping[str, type] = {
@@ -36,7 +34,7 @@ STATE_TYPES: Mapping[str, type] = {
 }
 
 Decision: TypeAlias = StateUpdate | Mapping[str, Any] | None
-Extractor: TypeAlias = "Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]"
+Extractor: TypeAlias = Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]
 #: A question about a run is no part of it: its callbacks must not hear of it.
 _APART: RunnableConfig = {"callbacks": []}
 
@@ -89,7 +87,6 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     Raises:
         ConfigurationError: An async extractor in a blocking run.
     """
-    from langchain_core.runnables import Runnable  # takes a while; a run has imported it
 
     def block() -> Decision:
         if isinstance(extractor, Runnable):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
-from typing import Any
+from typing import Any, TypeAlias
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
-from langchain_convsync.telemetry import _record
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
 
 logger = logging.getLogger(__name__)
 
 SCOPE = "langchain_convsync"
+
+#: Each series of a counter, by its name: its labels, and the count.
+Counts: TypeAlias = Callable[[str], Iterable[tuple[Mapping[str, str], int]]]
 
 #: Spans of requests to somebody else.
 _OUTWARD = {"api_request", "waha_request"}
@@ -68,14 +70,14 @@ class Spans:
 class Meters:
     """Counters as they are read, histograms as they are observed."""
 
-    def __init__(self, provider: MeterProvider) -> None:
+    def __init__(self, provider: MeterProvider, counts: Counts) -> None:
         meter = provider.get_meter(SCOPE)
         self._histograms = {}
         for metric in METRICS.values():
             name = f"convsync.{metric.name}"
             if metric.kind == "counter":
                 meter.create_observable_counter(
-                    name, [_reader(metric.name)], description=metric.meaning
+                    name, [_reader(metric.name, counts)], description=metric.meaning
                 )
             elif metric.kind == "histogram":
                 self._histograms[metric.name] = meter.create_histogram(
@@ -90,8 +92,8 @@ class Meters:
         self._histograms[name].record(seconds, {**labels})
 
 
-def _reader(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    return lambda _: [Observation(number, labels) for labels, number in _record.counts(name)]
+def _reader(name: str, counts: Counts) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(number, labels) for labels, number in counts(name)]
 
 
 def spans_of(provider: TracerProvider | None) -> Spans | None:
@@ -100,13 +102,13 @@ def spans_of(provider: TracerProvider | None) -> Spans | None:
     return Spans(found.get_tracer(SCOPE)) if provider or _is_set_up(found) else None
 
 
-def meters_of(provider: MeterProvider | None) -> Meters | None:
+def meters_of(provider: MeterProvider | None, counts: Counts) -> Meters | None:
     """Counters and histograms for a provider; None as long as there is none."""
     found = provider or metrics.get_meter_provider()
     if not (provider or _is_set_up(found)):
         return None
     try:
-        return Meters(found)
+        return Meters(found, counts)
     except TypeError:  # the application's own version need not be the extra's
         logger.warning(
             "This OpenTelemetry API is too old for histograms of seconds, no metrics are exported: "

@@ -14,13 +14,16 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry import metrics, trace
 
     from langchain_convsync.telemetry._otel import Meters, Opened, Spans
+else:
+    metrics = module_on_first_use("opentelemetry.metrics")
+    trace = module_on_first_use("opentelemetry.trace")
 
 #: A metric and the values of its labels, in the catalogue's order. That they are given in this
 #: order is looked after by a test, so that nothing needs to be sorted here.
@@ -134,7 +137,9 @@ def observed(name: str, **labels: str) -> int:
 
 
 def connect(
-    *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    *,
+    tracer_provider: trace.TracerProvider | None = None,
+    meter_provider: metrics.MeterProvider | None = None,
 ) -> None:
     """Let OpenTelemetry see what happens here, where the application has set it up.
 
@@ -153,4 +158,4 @@ def connect(
     if meter_provider or (_meters is None and "opentelemetry.metrics" in sys.modules):
         from langchain_convsync.telemetry._otel import meters_of
 
-        _meters = meters_of(meter_provider)
+        _meters = meters_of(meter_provider, counts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import httpx
 
+from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
     ClosedError,
     ConversationNotFoundError,
@@ -30,8 +31,6 @@ from langchain_convsync.server.wire import StateSync
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 
 
 LOOPBACK = "127.0.0.1"
@@ -223,8 +222,6 @@ class ReferenceServer:
         Args:
             settings: Passed to ``ConvSyncClient``.
         """
-        from langchain_convsync.client import ConvSyncClient
-
         return ConvSyncClient(self.base_url, **{"profile": self.profile, **settings})
 
     def async_client(self, **settings: Any) -> AsyncConvSyncClient:
@@ -233,8 +230,6 @@ class ReferenceServer:
         Args:
             settings: Passed to ``AsyncConvSyncClient``.
         """
-        from langchain_convsync.client import AsyncConvSyncClient
-
         return AsyncConvSyncClient(self.base_url, **{"profile": self.profile, **settings})
 
 

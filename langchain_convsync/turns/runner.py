@@ -7,20 +7,28 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from langchain_convsync._flow import arun, run
+from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from langchain_convsync import waha
-    from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
-    from langchain_convsync.models import InboundEvent
-    from langchain_convsync.outbox import OnUnverifiable, WAHAReply
-    from langchain_convsync.settings import Transport
-    from langchain_convsync.stores import EventStore
-    from langchain_convsync.surfaces.state import Extractor
-    from langchain_convsync.turns.agent import Agent
-    from langchain_convsync.turns.engine import OnReply
-    from langchain_convsync.turns.process import OnNewerMessage, Prepare
-    from langchain_convsync.turns.turn import Turn
+    from langchain_convsync import client as clients
+    from langchain_convsync import models, outbox, settings, stores, waha
+    from langchain_convsync.surfaces import state
+    from langchain_convsync.turns import agent as agents
+    from langchain_convsync.turns import engine, process
+    from langchain_convsync.turns import turn as turns
+else:  # what a turn takes is long in importing, and who names a runner may have no agent yet
+    clients = module_on_first_use("langchain_convsync.client")
+    models = module_on_first_use("langchain_convsync.models")
+    outbox = module_on_first_use("langchain_convsync.outbox")
+    settings = module_on_first_use("langchain_convsync.settings")
+    state = module_on_first_use("langchain_convsync.surfaces.state")
+    stores = module_on_first_use("langchain_convsync.stores")
+    waha = module_on_first_use("langchain_convsync.waha")
+    agents = module_on_first_use("langchain_convsync.turns.agent")
+    engine = module_on_first_use("langchain_convsync.turns.engine")
+    process = module_on_first_use("langchain_convsync.turns.process")
+    turns = module_on_first_use("langchain_convsync.turns.turn")
 
 
 class TurnRunner:
@@ -81,15 +89,15 @@ class TurnRunner:
 
     def __init__(
         self,
-        agent: Agent,
+        agent: agents.Agent,
         *,
-        client: ConvSyncClient | AsyncConvSyncClient | None = None,
-        store: EventStore | None = None,
-        extractor: Extractor | None = None,
-        prepare: Prepare | None = None,
+        client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
+        store: stores.EventStore | None = None,
+        extractor: state.Extractor | None = None,
+        prepare: process.Prepare | None = None,
         fallback_reply: str | None = None,
-        on_reply: OnReply | None = None,
-        reply: WAHAReply | None = None,
+        on_reply: engine.OnReply | None = None,
+        reply: outbox.WAHAReply | None = None,
         debounce: float = 0.0,
         max_debounce: float = 5.0,
         agent_timeout: float = 120.0,
@@ -98,18 +106,13 @@ class TurnRunner:
         conversation_timeout: float = 900.0,
         max_queued: int = 1000,
         account_concurrency: int | None = None,
-        on_newer_message: OnNewerMessage = "answer",
-        on_unverifiable: OnUnverifiable = "dead_letter",
+        on_newer_message: process.OnNewerMessage = "answer",
+        on_unverifiable: outbox.OnUnverifiable = "dead_letter",
         lease: float = 30.0,
         workers: int = 4,
         shutdown_timeout: float = 10.0,
     ) -> None:
-        # What a turn takes is long in importing, and who names a runner may have no agent yet.
-        # The types are global, since an app that has a method as its route looks for them here.
-        global InboundEvent, Turn, waha  # noqa: PLW0603
-        from langchain_convsync import waha
         from langchain_convsync.client import api_of
-        from langchain_convsync.models import InboundEvent
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
         from langchain_convsync.turns.deliveries import Deliveries
@@ -117,7 +120,6 @@ class TurnRunner:
         from langchain_convsync.turns.inbox import Inbox
         from langchain_convsync.turns.lids import Lids
         from langchain_convsync.turns.process import Limits, Processor
-        from langchain_convsync.turns.turn import Turn
 
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
@@ -125,7 +127,7 @@ class TurnRunner:
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
-        self.store: EventStore = open_store(None) if store is None else store
+        self.store: stores.EventStore = open_store(None) if store is None else store
         self._owns_store = store is None
         self._inbox = Inbox(
             self.store,
@@ -184,12 +186,12 @@ class TurnRunner:
         return self._engine.pool is not None and not self._engine.closed
 
     @property
-    def transports(self) -> tuple[Transport, ...]:
+    def transports(self) -> tuple[settings.Transport, ...]:
         """What awaited calls to the API server and to WAHA travel over, lent clients left out."""
         used = (self._api.transport, self._waha.transport if self._waha else None)
         return tuple(each for each in used if each is not None)
 
-    def run(self, event: InboundEvent, wait: float | None = None) -> Turn:
+    def run(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
         """Answer an event, or tell what became of it.
 
         Args:
@@ -208,11 +210,11 @@ class TurnRunner:
         """
         return run(self._engine.run(event, wait))
 
-    async def arun(self, event: InboundEvent, wait: float | None = None) -> Turn:
+    async def arun(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
         """:meth:`run` on the running event loop."""
         return await arun(self._engine.run(event, wait))
 
-    def accept(self, event: InboundEvent) -> Turn:
+    def accept(self, event: models.InboundEvent) -> turns.Turn:
         """Record an event, for the workers to answer; a webhook has to be answered at once.
 
         Returns:
@@ -225,7 +227,7 @@ class TurnRunner:
         """
         return run(self._engine.accept(event))
 
-    async def aaccept(self, event: InboundEvent) -> Turn:
+    async def aaccept(self, event: models.InboundEvent) -> turns.Turn:
         """:meth:`accept` on the running event loop."""
         return await arun(self._engine.accept(event))
 

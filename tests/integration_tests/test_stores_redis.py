@@ -137,17 +137,41 @@ async def test_a_given_client_is_used_and_left_open(server: RedisServer, decode:
 
 
 def test_an_unsafe_server_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Loudly, at the first use, with what to do."""
+    """Loudly, at the first use, with what to do; however many stores a process has on it."""
     with RedisServer(aof=False, maxmemory_policy="allkeys-lru") as server:
-        store = RedisEventStore(server.url)
-        with caplog.at_level(logging.WARNING):
-            store.backlog().block()
-            store.backlog().block()
-        store.close()
+        for _ in range(3):
+            store = RedisEventStore(server.url)
+            with caplog.at_level(logging.WARNING):
+                store.backlog().block()
+                store.backlog().block()
+            store.close()
 
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert all("can lose acknowledged events" in message for message in told)
+
+
+def test_each_unsafe_server_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """What is known of one says nothing about another."""
+    for _ in range(2):
+        with RedisServer(aof=False) as server, caplog.at_level(logging.WARNING):
+            store = RedisEventStore(server.url)
+            store.backlog().block()
+            store.close()
+
+    assert len(caplog.records) == 2
+
+
+def test_every_store_tells_the_risks_of_its_server() -> None:
+    """Also those that the process has been warned of, since who asks wants to know."""
+    with RedisServer(aof=False) as server:
+        first, second = RedisEventStore(server.url), RedisEventStore(server.url)
+        first.backlog().block()
+        found = second.risks().block()
+        first.close()
+        second.close()
+
+    assert [risk.remedy for risk in found] == ["set `appendonly yes`"]
 
 
 def test_a_safe_server_is_not_warned_of(

@@ -84,8 +84,8 @@ def test_everything_public_is_documented(client: type) -> None:
 def test_the_api_has_every_call_of_the_clients(client: type) -> None:
     """The faces add nothing of their own, and default nothing differently."""
     for name in surface(client).keys() - {"__init__", "__enter__", "__exit__", "profile", "close"}:
-        ours = inspect.signature(getattr(client, name)).parameters
-        theirs = inspect.signature(getattr(Api, name)).parameters
+        ours = inspect.signature(getattr(client, name), eval_str=True).parameters
+        theirs = inspect.signature(getattr(Api, name), eval_str=True).parameters
         assert dict(ours).items() <= dict(theirs).items(), name
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 from fastapi import FastAPI
@@ -22,7 +18,6 @@ from langchain_core.runnables import RunnableLambda
 
 import langchain_convsync
 from langchain_convsync import (
-    AsyncConvSyncClient,
     ConvSyncClient,
     SQLiteEventStore,
     TurnRunner,
@@ -159,16 +154,6 @@ print(json.dumps([*{*sys.modules} - known]))"""
 def new_runner() -> TurnRunner:
     client, store = ConvSyncClient("http://localhost"), SQLiteEventStore(":memory:")
     return TurnRunner(RunnableLambda(str), client=client, store=store)
-
-
-@pytest.mark.parametrize(
-    "made",
-    [partial(ConvSyncClient, "http://localhost"), partial(AsyncConvSyncClient, "http://localhost")],
-)
-def test_the_types_of_a_clients_calls_are_there_at_run_time(made: Callable[[], object]) -> None:
-    """Whatever makes a tool of a method can read its annotations, although names load little."""
-    for name, call in inspect.getmembers(made(), inspect.ismethod):
-        assert "return" in get_type_hints(call), name
 
 
 def test_a_runners_call_can_be_the_route_of_an_app() -> None:

@@ -29,12 +29,15 @@ def uses() -> Iterator[tuple[str, str, tuple[str, ...]]]:
             if not isinstance(call, ast.Call):
                 continue
             called = getattr(call.func, "attr", getattr(call.func, "id", ""))
-            if called not in KINDS or not call.args or not isinstance(call.args[0], ast.Constant):
+            name = (
+                call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+            )
+            if called not in KINDS or not isinstance(name, str):
                 continue
             labels = tuple(str(each.arg) for each in call.keywords if each.arg not in OTHERS)
             if called == "Gauge" and isinstance(call.args[-1], ast.Dict):
                 labels = tuple(key.value for key in call.args[-1].keys)  # type: ignore[union-attr]  # constants
-            yield KINDS[called], str(call.args[0].value), labels
+            yield KINDS[called], name, labels
 
 
 def test_every_metric_is_declared_as_it_is_used() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -78,6 +79,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
 _READS = frozenset({"due", "backlog", "loads", "view", "dead_letters"})
+#: What this process has warned of: a server, by its id, and what to change about it.
+_warned: set[tuple[str, str]] = set()
+_warned_lock = threading.Lock()
 
 
 class RedisEventStore:
@@ -487,22 +491,37 @@ class RedisEventStore:
 
     def _check_server(self) -> Flow[None]:
         try:
-            found = yield from self._risks()
+            found = yield from self._infos()
         except StoreUnavailableError as error:
             refused = isinstance(error.__cause__, redis.ResponseError)
             if not refused and not self._clients.is_cluster:
                 raise  # of a cluster, the other nodes' shards are still there
             logger.info("This store cannot check Redis's persistence: %s", error.__cause__)
             return
-        for risk in found:
+        new = [(info.get("run_id"), risk) for info in found for risk in risks(info)]
+        for risk in dict.fromkeys(risk for server, risk in new if _is_first(server, risk)):
             logger.warning("Redis can lose acknowledged events: %s", risk)
 
     def _risks(self) -> Flow[list[Risk]]:
-        found: dict[Risk, None] = {}
+        infos = yield from self._infos()
+        return list(dict.fromkeys(risk for info in infos for risk in risks(info)))
+
+    def _infos(self) -> Flow[list[Mapping[str, Any]]]:
+        found: list[Mapping[str, Any]] = []
         for key, *_ in self._reachable_together():  # every primary that holds a shard
-            (info,) = yield from self._clients.batch(key, ("INFO",))
-            found.update(dict.fromkeys(risks(info)))
-        return list(found)
+            found += yield from self._clients.batch(key, ("INFO",))
+        return found
+
+
+def _is_first(server: str | None, risk: Risk) -> bool:
+    """Whether this process has not warned of it yet; a server that hides its id is a new one."""
+    if server is None:
+        return True
+    told = (server, risk.remedy)  # what is wrong may count something that grows
+    with _warned_lock:
+        is_first = told not in _warned
+        _warned.add(told)
+    return is_first
 
 
 def _waiting(key: bytes, replicas: int) -> list[Command]:
