@@ -6,6 +6,8 @@ VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 # More arguments for the command behind a target: `make test ARGS="-k outbox -x"`.
 ARGS ?=
+# Processes that share the tests, each with servers of its own; 0 runs them in one, for a debugger.
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 # One environment in two stages: what the demo needs is there in a minute, `make install` completes it.
@@ -15,7 +17,7 @@ COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test long chaos bench notebooks check lint format typecheck constraints clean
+.PHONY: help install demo serve test test-all long chaos bench notebooks check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +50,14 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 	$(PIP_INSTALL) --editable '.[all]' --group dev
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
 
-test: install ## run the tests in random order, with branch coverage
-	$(BIN)/python -m pytest --cov $(ARGS)
+# A worker that is done takes over what another one has not begun.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test: install ## run the tests in random order, but for those that are long by nature; 5 minutes on two cores
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: install ## run every test in random order, with branch coverage; 15 minutes on two cores
+	$(PYTEST) --cov $(ARGS)
 
 long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration_tests/test_stores_model.py tests/integration_tests/test_chaos.py $(ARGS)

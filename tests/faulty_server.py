@@ -112,7 +112,7 @@ class FaultyServer:
         """One script per request; the last one serves all that follow."""
         self._scripts = list(scripts)
 
-    def wait_for(self, told: Callable[[FaultyServer], bool], seconds: float = 5.0) -> bool:
+    def wait_for(self, told: Callable[[FaultyServer], bool], seconds: float = 60.0) -> bool:
         """Whether the server gets there in time; it is asked after every change."""
         with self._changed:
             return self._changed.wait_for(lambda: told(self), seconds)

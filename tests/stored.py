@@ -45,5 +45,8 @@ def redis_records(server: RedisServer) -> Iterator[tuple[str, bytes]]:
     }
     with server.client() as client:
         for key in client.scan_iter(count=1000):
-            value = readers[client.type(key)](client, key) or b""
+            kind = client.type(key)
+            if kind == b"none":  # it has expired since it was listed
+                continue
+            value = readers[kind](client, key) or b""
             yield key.decode(), key + b" " + value

@@ -31,6 +31,8 @@ SLACK = 1.0
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 #: Seconds that have to be left of a strict drain for another request.
 SHORTEST_ATTEMPT = 0.5
+#: Seconds between looks whether another call of this process has delivered a conversation's queue.
+LOOK = 0.02
 
 
 class Undeliverable(Exception):  # noqa: N818 - control flow inside this package
@@ -102,6 +104,8 @@ class OperationQueue(ABC, Generic[H]):
         self._store = store
         self._lease = lease
         self._clock = clock
+        #: The conversations that calls of this process deliver now: leases that end when they do.
+        self._delivering: set[str] = set()
 
     @abstractmethod
     def _open(
@@ -127,8 +131,9 @@ class OperationQueue(ABC, Generic[H]):
         """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
 
         What is not due within that time, because the other side does not answer or another process
-        is at it, stays in the store. A request that is under way then is waited for, unless
-        ``strict``: then it is given up, and looked up by the next delivery.
+        is at it, stays in the store; what another call of this process delivers is waited for. A
+        request that is under way then is waited for, unless ``strict``: then it is given up, and
+        looked up by the next delivery.
 
         Returns:
             Whether everything is delivered.
@@ -140,6 +145,8 @@ class OperationQueue(ABC, Generic[H]):
             due = yield from self._store.due(self.name, conversation_key)
             if due is None:
                 return True
+            if conversation_key in self._delivering:
+                due = min(due, LOOK)
             if self._clock() + due > until:
                 return False
             yield from sleep(due)
@@ -160,10 +167,14 @@ class OperationQueue(ABC, Generic[H]):
 
         Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
         """
-        with telemetry.timed("delivery", queue=self.name) as timing:
-            timing.note(conversation=acquired.lease.conversation_key)
-            delay, confirmed = yield from self._work(acquired, self._clock() + budget, end)
-        yield from self._store.release(acquired.lease, delay=delay, done=confirmed)
+        self._delivering.add(acquired.lease.conversation_key)
+        try:
+            with telemetry.timed("delivery", queue=self.name) as timing:
+                timing.note(conversation=acquired.lease.conversation_key)
+                delay, confirmed = yield from self._work(acquired, self._clock() + budget, end)
+            yield from self._store.release(acquired.lease, delay=delay, done=confirmed)
+        finally:
+            self._delivering.discard(acquired.lease.conversation_key)
 
     def _work(
         self, acquired: Acquired, until: float, end: float

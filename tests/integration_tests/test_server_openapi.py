@@ -42,7 +42,7 @@ locked = reference_api(
 locked_schema = schemathesis.openapi.from_asgi("/openapi.json", locked)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # workers may come back to this module
 def closed_in_the_end() -> Iterator[None]:
     yield
     store.close()

@@ -62,7 +62,7 @@ CONFORMS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # workers may come back to this module
 def closed_in_the_end() -> Iterator[None]:
     yield
     store.close()

@@ -102,7 +102,7 @@ def missing(store: EventStore, load: Load) -> int:
     return gone
 
 
-@pytest.mark.parametrize("replicas", [1, 0])
+@pytest.mark.parametrize("replicas", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_sentinels_new_primary_is_found_under_load(replicas: int) -> None:
     """With ``wait_replicas=1`` nothing that was acknowledged is missing; without, it is counted."""
     with WatchedRedis() as redis:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from langchain_convsync import ConvSyncClient, ServerProfile
-from langchain_convsync._flow import Io, run
+from langchain_convsync._flow import Flow, Io, run
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox import Outbox, Write
 from langchain_convsync.outbox.plan import ATTEMPT
 from langchain_convsync.outbox.queue import SLACK
 from langchain_convsync.stores import Commit, Operation, SQLiteEventStore
 from langchain_convsync.stores.base import Lease
+from langchain_convsync.testing import ReferenceServer
 from tests.faulty_server import CLOSE, FaultyServer, sends
 from tests.store_cases import Clock, conversation, event
 
@@ -41,14 +42,14 @@ class Slow(SQLiteEventStore):
         return Io(block, real.wait)
 
 
-def with_a_message(store: SQLiteEventStore) -> SQLiteEventStore:
+def with_a_message(store: SQLiteEventStore, session_id: str = "s1") -> SQLiteEventStore:
     """One message is to be written."""
     acquired = run(store.accept(event(), token="t")).acquired
     assert acquired is not None
     write = Write(
         kind="append",
         phone_number="+51999999999",
-        session_id="s1",
+        session_id=session_id,
         bot_id="bot123",
         subdomain="restaurant-abc",
         turn=TURN,
@@ -106,3 +107,41 @@ def test_what_ended_without_an_answer_is_left_alone_from_its_end_on(
 
     assert due is not None
     assert due < 1.0 if keys else due == 60.0
+
+
+def going_on(flow: Flow[None], step: Io[Any]) -> Flow[None]:
+    """The rest of a flow that has yielded this step."""
+    while True:
+        value = yield from step
+        try:
+            step = flow.send(value)
+        except StopIteration:
+            return
+
+
+def test_what_another_call_of_the_process_delivers_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not left over: its lease ends when that call is done, not after its 30 seconds."""
+    with ReferenceServer() as server, server.client() as client:
+        there = server.create_conversation(
+            phone_number="+51999999999", subdomain="restaurant-abc", bot_id="bot123"
+        )
+        store = with_a_message(SQLiteEventStore(":memory:"), there.session_id)
+        outbox = Outbox(client.api, store)
+        other = outbox.attempt(conversation())
+        step = other.send(next(other).block())  # it has the queue by now
+
+        async def later() -> None:
+            raise AssertionError
+
+        def meanwhile() -> None:
+            run(going_on(other, step))
+
+        monkeypatch.setattr("langchain_convsync.outbox.queue.sleep", lambda _: Io(meanwhile, later))
+
+        assert run(outbox.drain(conversation(), budget=10.0))
+        assert [message.content for message in server.conversation("+51999999999").messages] == [
+            "Hola"
+        ]
+        store.close()
