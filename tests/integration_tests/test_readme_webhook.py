@@ -53,7 +53,7 @@ def test_a_message_is_taken_as_soon_as_the_store_is_back(
 
 def test_a_message_that_finds_the_queue_full_is_to_come_again() -> None:
     """Nothing of it was recorded."""
-    with served(STORE, backlog=0) as pasted:
+    with served(STORE, max_queued=0) as pasted:
         assert post(pasted, "Hola") == 503
         assert pasted["sent"].empty()
 
