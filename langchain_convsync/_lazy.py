@@ -23,7 +23,7 @@ def on_first_use(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callab
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{homes[name]}"), name)
-        vars(sys.modules[package])[name] = value  # from now on nobody asks here
+        vars(sys.modules[package])[name] = value  # later look-ups do not come here
         return value
 
     return load

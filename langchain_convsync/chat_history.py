@@ -38,7 +38,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     known. Inside a ``TurnRunner`` both cost none: the turn has read the conversation, and records
     the customer's message and the reply itself.
 
-    What is recorded are words: text, ``[image]`` and the like for content that is none, and nothing
+    What is recorded are words: text, ``[image]`` and the like for other content, and nothing
     for tool calls, tool results and system messages, which are the agent's own business.
 
     With ``store`` a message counts as added once the store has it. It is then delivered for two
@@ -116,9 +116,9 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         not written again, the same words under another id are.
 
         Raises:
-            APIError: The API server did not take one of them; with a store, nobody can tell whose
-                conversation it is.
-            StoreError: The store did not take them; nothing is recorded.
+            APIError: The API server did not accept one of them; with a store, it cannot be told
+                whose conversation it is.
+            StoreError: The store did not accept them; nothing is recorded.
             ConversationMismatchError: It is not the conversation of this run.
         """
         run(self._add(messages))
@@ -148,7 +148,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         return len(self.messages)
 
     def __bool__(self) -> bool:
-        """True: whether there is a history is no question to the API server."""
+        """True: whether there is a history is not worth a question to the API server."""
         return True
 
     def __repr__(self) -> str:
@@ -188,7 +188,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
             if access.turn is None and self._journal is not None:
                 yield from self._journal.settle(access.ref)
             yield from access.clear()
-            self._known.clear()  # whoever adds an old message again now means it
+            self._known.clear()  # an old message that is added again now is meant
 
     def _unknown(self, messages: Sequence[BaseMessage]) -> Iterator[BaseMessage]:
         seen: set[str] = set()
@@ -204,7 +204,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Make a failure visible wherever somebody may look; raised all the same."""
+        """Count a failure, log it and tell ``on_error`` about it; raised all the same."""
         try:
             yield
         except ConvSyncError as error:

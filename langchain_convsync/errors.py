@@ -6,7 +6,7 @@
     ├── ConfigurationError              something is missing or malformed before any I/O
     │   └── MissingExtraError           an optional dependency is not installed
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
-    ├── InvalidEventError               an inbound event nobody could process
+    ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── ConversationMismatchError       two sources, or an answer, name different conversations

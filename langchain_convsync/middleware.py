@@ -107,8 +107,8 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
             and decides. Everything is counted and logged.
 
     Raises:
-        ConfigurationError: ``on_error`` is none of these, one of ``intents`` is none that the API
-            server accepts, or ``client`` is None and the environment names no API server.
+        ConfigurationError: ``on_error`` is not one of these, the API server does not accept one
+            of ``intents``, or ``client`` is None and the environment names no API server.
     """
 
     state_schema = ConvSyncState

@@ -135,7 +135,7 @@ class Said(NamedTuple):
         return f"Said(role={self.role!r}, timestamp={self.timestamp!r})"
 
 
-#: What somebody said, as a history holds it.
+#: What a customer, an agent or a human said, as a history holds it.
 Words: TypeAlias = ConversationMessage | Said
 
 _MESSAGES = TypeAdapter(list[ConversationMessage])
@@ -172,7 +172,7 @@ class _ConversationFields(WireModel):
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """``previousMessages`` as the server sent them, without what is no object.
+        """``previousMessages`` as the server sent them, without what is not an object.
 
         Empty where it sent none, or something else than a list.
         """
@@ -183,13 +183,13 @@ class _ConversationFields(WireModel):
 
     @property
     def messages(self) -> list[ConversationMessage]:
-        """``previousMessages`` in the server's order; entries that are no objects are left out."""
+        """``previousMessages`` in the server's order; entries that are not objects are left out."""
         named = [entry if "role" in entry else {"role": "", **entry} for entry in self.entries]
         return _MESSAGES.validate_python(named)
 
     @property
     def said(self) -> list[Said]:
-        """What :attr:`messages` say, for those who only read them."""
+        """What :attr:`messages` say, for callers that only read them."""
         return [Said.of(entry) for entry in self.entries]
 
     def said_like(self, words: Words) -> list[Said]:
@@ -337,7 +337,7 @@ class InboundEvent(BaseModel):
 
     Attributes:
         event_id: The message's own id at its source: the same for every delivery of it.
-        text: What the customer wrote; the caption for media, ``""`` where there is none.
+        text: What the customer wrote; the caption for media, ``""`` without one.
         phone_number: The customer, E.164; None while only a LID is known.
         chat_id: Where a reply goes, e.g. ``51999999999@c.us``; None answers to the phone number.
         lid: The customer's ``…@lid`` identity, where the source told it.
@@ -350,7 +350,7 @@ class InboundEvent(BaseModel):
         sender_name: The customer's own display name.
         reply_to: Id of the message that this one quotes.
         media: The file that came along.
-        notes: What came along and is no text, one description each, e.g. ``"[location: Lima]"``.
+        notes: What came along and is not text, one description each, e.g. ``"[location: Lima]"``.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -373,5 +373,5 @@ class InboundEvent(BaseModel):
 
     @property
     def content(self) -> str:
-        """What the model reads: the text, then a line for everything that is no text."""
+        """What the model reads: the text, then a line for everything that is not text."""
         return "\n".join(part for part in (self.text, *self.notes) if part)

@@ -1,8 +1,8 @@
 """Who a conversation is with: phone numbers and WhatsApp chat ids.
 
-An *identity* is E.164 with ``+`` for everyone whose number is known (a direct chat id is just
+An *identity* is E.164 with ``+`` for each customer whose number is known (a direct chat id is just
 another spelling of it), and the chat id itself for a ``…@lid`` or a ``…@g.us``. Numbers need not
-be assigned to anyone: the structure of E.164 decides, so test numbers work.
+be assigned: the structure of E.164 decides, so test numbers work.
 
 No message here repeats what it was given: errors end up in logs, and logs hold no phone numbers.
 """
@@ -93,7 +93,7 @@ def chat_id(identity: str) -> str:
     """The chat id under which WAHA knows an identity: ``51999999999@c.us`` for a phone number.
 
     Raises:
-        InvalidPhoneNumberError: It is no identity.
+        InvalidPhoneNumberError: It is not an identity.
     """
     identity = normalize(identity)
     return f"{identity[1:]}@c.us" if identity.startswith("+") else identity
@@ -118,7 +118,7 @@ def variants(identity: str) -> tuple[str, ...]:
     ids keep whichever form the account was registered with.
 
     Raises:
-        InvalidPhoneNumberError: It is no identity.
+        InvalidPhoneNumberError: It is not an identity.
     """
     identity = normalize(identity)
     for pattern, extra in _SPELLINGS:
@@ -129,7 +129,7 @@ def variants(identity: str) -> tuple[str, ...]:
 
 
 def same_subscriber(a: object, b: object) -> bool:
-    """Whether two texts name one subscriber, in any spelling; False when either names nobody.
+    """Whether two texts name one subscriber, in any spelling; False when one names none.
 
     A LID is never the same as a phone number: only WhatsApp knows which belong together.
     """
@@ -145,7 +145,7 @@ def formatted(identity: str, style: PhoneFormat) -> str:
         style: ``"e164"`` (``+51…``), ``"digits"`` (``51…``) or ``"jid"`` (``51…@c.us``).
 
     Raises:
-        InvalidPhoneNumberError: It is no identity.
+        InvalidPhoneNumberError: It is not an identity.
     """
     identity = normalize(identity)
     if style == "jid":
@@ -179,9 +179,9 @@ def _segment(text: str) -> str | None:
 
 
 def masked(identity: object) -> str:
-    """An identity that its owner recognises and nobody else can dial: ``+51•••••••99``.
+    """An identity that its owner recognises and no other reader can dial: ``+51•••••••99``.
 
-    Never raises; what is no identity becomes ``•••``.
+    Never raises; what is not an identity becomes ``•••``.
     """
     found = identity_of(identity)
     if found is None:

@@ -42,7 +42,7 @@ class ServerProfile:
         phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``.
         history: Whether ``POST …/messages`` persists the history, or only a sync that carries
             the list does. With ``sync`` a turn's messages are one PUT of the list as just read
-            plus them; what somebody else writes between that read and the PUT is overwritten.
+            plus them; what another client writes between that read and the PUT is overwritten.
         records_inbound: Whether the server itself records the customer's messages: then they are
             not written again, and its records of them are not given to the agent as history.
         context_sync: Whether a sync merges the context's top-level keys or replaces it whole. With
@@ -115,7 +115,7 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
     url = required_setting(value, argument="base_url", variable=variable)
     parts = url_parts(url)
     if parts is None:
-        message = "base_url is no absolute URL: pass one such as https://api.example.com"
+        message = "base_url is not an absolute URL: pass one such as https://api.example.com"
         raise ConfigurationError(message)
     if parts.username is not None or parts.query or parts.fragment:
         message = (
@@ -189,7 +189,7 @@ def _secret(value: str | SecretStr) -> SecretStr:
 def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
     """A secret to sign or to check with, as it was set.
 
-    An environment variable that is no UTF-8 reaches Python with its bytes as lone surrogates.
+    An environment variable that is not UTF-8 reaches Python with its bytes as lone surrogates.
 
     Raises:
         ConfigurationError: It holds surrogates of another kind; the message names the setting only.

@@ -2,7 +2,7 @@
 
 Their artifacts are typed objects that name no customer, as tracers export what a tool returns, and
 an agent's memory keeps it: ``user_id`` and ``session_id`` are empty, and fields that the API
-document does not know are left out, as nobody can tell what they hold. Code that needs the customer
+document does not know are left out, as it is unknown what they hold. Code that needs the customer
 has the ``ConversationRef`` of its run.
 """
 
@@ -190,7 +190,7 @@ class SyncState(_ConversationTool):
         steps: The steps to choose from; None leaves them to the model.
 
     Raises:
-        ConfigurationError: One of ``intents`` is none that the API server accepts.
+        ConfigurationError: The API server does not accept one of ``intents``.
     """
 
     name: str = SYNC_TOOL
@@ -242,8 +242,8 @@ class ConvSyncToolkit(BaseToolkit):
             operations; never for an agent that customers talk to.
 
     Raises:
-        ConfigurationError: ``client`` is None and the environment names no API server, or one of
-            ``intents`` is none that the API server accepts.
+        ConfigurationError: ``client`` is None and the environment names no API server, or the
+            API server does not accept one of ``intents``.
         InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
@@ -314,7 +314,7 @@ def _naming_any(schema: Any) -> type[BaseModel]:
 def _graph_context() -> object:
     """``runtime.context`` of the graph that calls the tool.
 
-    Asked for here instead of being injected as an argument: what is no argument cannot be forged.
+    Asked for here instead of being injected as an argument: only arguments can be forged.
     """
     graphs = sys.modules.get("langgraph.runtime")
     if graphs is None:  # never loaded, so no graph runs

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["create_app", "create_router"]
 
-#: Seconds for which the agent is silent after a human wrote to the customer.
+#: Seconds for which the agent is paused after a human wrote to the customer.
 TAKEOVER = 3600.0
 
 Secrets = str | SecretStr | Iterable[str | SecretStr]
@@ -58,7 +58,7 @@ def create_app(
         runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says.
         waha_secrets: The keys that WAHA's sessions sign with (``hmac.key``), several while one
             replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. An empty list
-            accepts unsigned deliveries, which anybody can send.
+            accepts unsigned deliveries, which any client can send.
         path: Where WAHA, or the API server, delivers.
         takeover: Seconds for which a conversation is paused when a human writes to the customer
             from the business's own phone; 0 pauses nothing.
@@ -115,5 +115,5 @@ def _secrets(given: Secrets | None) -> list[SecretStr]:
     if found:
         waha.verify(b"", {}, found)  # an empty one is told now, not at the first delivery
     else:
-        logger.warning("The webhook accepts unsigned deliveries: anybody can write as any customer")
+        logger.warning("The webhook accepts unsigned deliveries: any client can pose as a customer")
     return found

@@ -71,7 +71,7 @@ class Webhook:
         return JSONResponse({"status": status})
 
     async def _read(self, request: Request) -> object:
-        """What a delivery says, if it comes from somebody who knows a secret."""
+        """What a delivery says, if its sender knows a secret."""
         if not self._runner.is_at_work:
             reason = "not started: run this app's lifespan, or include create_router()"
             raise _Refusal(503, reason)
@@ -109,7 +109,7 @@ def _forwarded(body: object) -> InboundEvent | None:
     facts: dict[str, Any] = {**body, "text": body.get("message", "")}
     try:
         return InboundEvent.model_validate(facts)
-    except ValidationError as error:  # it repeats the values, so it is no cause of ours
+    except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
     message = f"a forwarded event needs event_id, phone_number and message; see {', '.join(names)}"
     raise InvalidEventError(message)

@@ -32,7 +32,7 @@ def sync_once(store: EventStore, ref: ConversationRef, syncing: Flow[object]) ->
     Without an event it is performed anyway: twice is better than never.
 
     Raises:
-        EventInProgressError: Somebody else has been at it for longer than a lease.
+        EventInProgressError: Another caller has been at it for longer than a lease.
         StoreError: The store cannot tell; nothing was synced.
         FencedError: It was synced, and perhaps by another process, too.
     """

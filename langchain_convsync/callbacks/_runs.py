@@ -44,8 +44,8 @@ class Root:
         known: Ids of the messages that were there before.
         interrupted: Whether a graph stopped to wait for a human.
         resumed: Whether the root goes on with an interrupted one.
-        elsewhere: Whether that one was interrupted in another process, so nobody remembers what was
-            so before it.
+        elsewhere: Whether that one was interrupted in another process, so that the state
+            before it is not known here.
     """
 
     ref: ConversationRef | None = None
@@ -160,7 +160,7 @@ class Runs:
                 self._paused.popitem(last=False)
 
     def end(self, run_id: UUID) -> Root | None:
-        """Forget a root and everything below it; None where the run is no root."""
+        """Forget a root and everything below it; None where the run is not a root."""
         with self._lock:
             return self._forget(run_id)
 

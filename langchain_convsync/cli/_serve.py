@@ -133,7 +133,7 @@ def _announce(url: str, chosen: Configuration, *, as_json: bool) -> None:
         text = f"The API server answers at {url} (API: {url}/docs; conversations {kept})"
         text += "".join(f"\n  {name}: {value}" for name, value in served.items())
     sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()  # whoever started it may be waiting for this line
+    sys.stdout.flush()  # a script that started it may be waiting for this line
 
 
 def _served(chosen: Configuration) -> dict[str, str]:
@@ -145,13 +145,13 @@ def _served(chosen: Configuration) -> dict[str, str]:
     limit, to = chosen.rate_limit, chosen.forwarding
     tenants = sorted({f"{each.subdomain}:{each.bot_id}" for each in chosen.tenants.values()})
     return {
-        "keys": ", ".join(keys) or "none: everybody may call, and sees every tenant",
+        "keys": ", ".join(keys) or "none: every client may call, and sees every tenant",
         "limit": f"{limit.per_minute} requests a minute, {limit.capacity} at once"
         if limit
         else "none",
         "tenants": ", ".join([*tenants, "and what WAHA's metadata says"]),
         "WAHA's events": "signed" if chosen.waha_secrets else "accepted unsigned",
-        "forwarded to": urlsplit(to.url).netloc.rpartition("@")[2] if to else "nobody",
+        "forwarded to": urlsplit(to.url).netloc.rpartition("@")[2] if to else "no webhook",
     }
 
 

@@ -66,7 +66,7 @@ def load(target: str) -> TurnRunner:
 
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
-        message = f"{target!r} is no MODULE:RUNNER, e.g. my_bot.agent:runner"
+        message = f"{target!r} is not a MODULE:RUNNER, e.g. my_bot.agent:runner"
         raise ConfigurationError(message)
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
@@ -82,7 +82,7 @@ def load(target: str) -> TurnRunner:
         raise ConfigurationError(message) from error
     runner = found if isinstance(found, TurnRunner) or not callable(found) else found()
     if not isinstance(runner, TurnRunner):
-        message = f"{target} is no TurnRunner, and makes none"
+        message = f"{target} is not a TurnRunner, and does not make one"
         raise ConfigurationError(message)
     if not runner.sends_replies:
         message = f"{target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from langchain_convsync.client._waha_awaited import AsyncWAHAClient
     from langchain_convsync.client._waha_blocking import WAHAClient
 
-#: Whoever names a client does not wait for what it is made of, nor for the other one.
+#: Importing the name of a client loads neither what it is made of, nor the other one.
 _MODULES = {
     "_api": ("Api",),
     "_caller": ("Caller", "Pace"),

@@ -96,7 +96,7 @@ def data_of(outcome: Outcome, question: Question) -> Any:
     answer = _arrived(outcome, question)
     envelope = _envelope(answer)
     if envelope is None:
-        raise _invalid(answer, question, "it is no JSON object: check base_url and the prefix")
+        raise _invalid(answer, question, "it is not a JSON object: check base_url and the prefix")
     if question.about == "conversation" and "type" not in envelope:
         raise _invalid(answer, question, "it has no type")
     kind = envelope.get("type", "1")  # the document does not show the answer to a health check

@@ -109,15 +109,15 @@ class Api:
         self._caller.connections.require_open()
         identity, until = normalize(phone_number), self._caller.until()
         if not bot_id:
-            nobody = CallTarget()
-            return (yield from self._look_up("tenant", identity, nobody, TenantInfo, until=until))
+            target = CallTarget()
+            return (yield from self._look_up("tenant", identity, target, TenantInfo, until=until))
         key = (bot_id, identity)
         if (known := self._tenants.get(key)) is not None:
             return known
         flight = yield from self._flights.board(key)
         if not flight.leads:
             found = yield from flight.landing(self._caller.left(until))
-            # None: whoever asked for us failed or was cancelled, which says nothing about us.
+            # None: the caller that asked for us failed or was cancelled; ours may still succeed.
             return found or (yield from self._find_tenant(key, until))
         found = None
         try:
@@ -128,7 +128,7 @@ class Api:
 
     def _find_tenant(self, key: Key, until: float) -> Flow[TenantInfo]:
         bot_id, identity = key
-        # The documented tenant look-up takes no bot, and answers with the newest conversation.
+        # The documented tenant look-up has no bot, and answers with the newest conversation.
         found = yield from self._look_up(
             "conversation", identity, CallTarget(bot_id=bot_id), Conversation, until=until
         )
@@ -145,7 +145,7 @@ class Api:
         """Look the tenant up anew next time; a 404 on any later call does the same by itself.
 
         Raises:
-            InvalidPhoneNumberError: The phone number is none.
+            InvalidPhoneNumberError: It is not a phone number.
         """
         self._tenants.forget((bot_id, normalize(phone_number)))
 
@@ -220,7 +220,7 @@ class Api:
         """Say before a message is kept for later whether it can be sent at all.
 
         Raises:
-            ConfigurationError: It is no text that JSON can carry, or the role is not the API's.
+            ConfigurationError: It is not text that JSON can carry, or the role is not the API's.
         """
         outgoing.message_body(role, content)
 

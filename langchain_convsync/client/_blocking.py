@@ -97,8 +97,8 @@ class ConvSyncClient:
 
         Raises:
             ConversationNotFoundError: The customer has no active conversation.
-            ConversationMismatchError: The answer is about someone else.
-            InvalidPhoneNumberError: The phone number is none.
+            ConversationMismatchError: The answer is about another customer.
+            InvalidPhoneNumberError: It is not a phone number.
             APIError: Anything else that went wrong.
         """
         return run(self.api.lookup_tenant(phone_number, bot_id))
@@ -119,8 +119,8 @@ class ConvSyncClient:
 
         Raises:
             ConversationNotFoundError: The customer has no active conversation.
-            ConversationMismatchError: The answer is about someone else.
-            InvalidPhoneNumberError: The phone number is none.
+            ConversationMismatchError: The answer is about another customer.
+            InvalidPhoneNumberError: It is not a phone number.
             APIError: Anything else that went wrong.
         """
         return run(self.api.get_conversation(phone_number, bot_id, target=target))
@@ -145,7 +145,7 @@ class ConvSyncClient:
 
         Raises:
             ConversationNotFoundError: The session is gone, e.g. it has expired.
-            ConversationMismatchError: The answer is about someone else.
+            ConversationMismatchError: The answer is about another customer.
             ConfigurationError: The update cannot be sent, or its intent is not in the profile.
             APIError: Anything else; ``ambiguous`` tells whether it may have been applied.
         """
@@ -175,8 +175,8 @@ class ConvSyncClient:
 
         Raises:
             ConversationNotFoundError: The session is gone, e.g. it has expired.
-            ConversationMismatchError: The answer is about someone else.
-            ConfigurationError: The role is none of the two, or the text cannot be sent.
+            ConversationMismatchError: The answer is about another customer.
+            ConfigurationError: The role is not one of the two, or the text cannot be sent.
             APIError: Anything else; ``ambiguous`` tells whether it may have been recorded.
         """
         flow = self.api.add_message(

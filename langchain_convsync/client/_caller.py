@@ -127,7 +127,7 @@ class Caller:
                     timing.labels["status"] = "2xx"
                     return answer
                 except APIError as failed:
-                    error = failed  # handled below, so that it is no context of the next one
+                    error = failed  # handled below, so that it is not a context of the next one
                     timing.labels["status"] = _status(error)
                     timing.failed(error)
             seconds = pause(
@@ -149,7 +149,7 @@ class Caller:
 
 
 def _status(error: APIError) -> str:
-    """What metrics call an answer that is none, or cannot be used."""
+    """What metrics call an answer that is missing, or cannot be used."""
     if isinstance(error, APIConnectionError):
         return "timeout" if isinstance(error, APITimeoutError) else "connection"
     if error.status_code is None or error.status_code < 300:

@@ -72,11 +72,11 @@ class Connections:
         self._wire: Wire | None = None
         self._loops: _Loops = {}
         self._closed = False
-        # Somebody may never close us: no wire is garbage before it is closed.
+        # A caller may never close us: no wire is garbage before it is closed.
         weakref.finalize(self, _close_running, self._loops).atexit = False
 
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
-        """Send a request over the wire of whoever performs the step."""
+        """Send a request over the wire of the thread or loop that performs the step."""
         return Io(self._exchange, self._aexchange, request, seconds)
 
     def _exchange(self, request: Request, seconds: float) -> Outcome:
@@ -124,7 +124,7 @@ class Connections:
             for ended in [other for other in self._loops if other.is_closed()]:
                 _kept.pop(self._loops.pop(ended).wire, None)
             self._loops[loop], _kept[opened] = _LoopWire(opened, ending), ending
-        await anext(ending)  # does not suspend: nobody sees a wire without its end
+        await anext(ending)  # does not suspend: no task sees a wire without its end
         return opened
 
     def _new_async_wire(self) -> AsyncWire:

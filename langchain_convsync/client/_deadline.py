@@ -32,7 +32,7 @@ class Deadline:
         self._in_network = False
 
     def left(self, expired: type[Exception]) -> float:
-        """Seconds left; raises ``expired`` when there are none."""
+        """Seconds left; raises ``expired`` when no time is left."""
         seconds = self._at - time.monotonic()
         if seconds <= 0:
             raise expired

@@ -46,7 +46,7 @@ class Failure:
 
     Attributes:
         kind: What is missing: ``connection`` (nothing or half of it arrived), ``timeout`` (not in
-            time), ``content`` (all of it arrived, and nobody can use it).
+            time), ``content`` (all of it arrived, and it cannot be used).
         reason: What happened, for people; never what was sent or received.
         sent: Whether the request may have reached the server.
         cause: The operating system's own error, where there is one.
@@ -160,7 +160,7 @@ class Body:
             try:
                 chunk = self._gunzip.decompress(chunk, self._room + 1)
             except zlib.error:
-                raise Unusable("content", "it is no gzip although it says so") from None
+                raise Unusable("content", "it is not gzip although it says so") from None
         self._room -= len(chunk)
         if self._room < 0:
             raise Unusable("content", f"it is larger than {LARGEST_BODY} bytes")

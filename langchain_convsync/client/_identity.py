@@ -36,7 +36,7 @@ def require_same(
     identity: str | None = None,
     session_id: str | None = None,
 ) -> None:
-    """Refuse an answer that belongs to someone else.
+    """Refuse an answer that belongs to another customer.
 
     Args:
         found: The answer; fields that it lacks are not compared.

@@ -31,7 +31,7 @@ def query(name: str, value: str | None) -> str:
     """A query string with one parameter; empty without a value.
 
     Raises:
-        ConfigurationError: The value is no text that can be sent.
+        ConfigurationError: The value is not text that can be sent.
     """
     if value is None:
         return ""
@@ -89,7 +89,7 @@ def sync_body(
         carried: Context that goes along unchanged, the server's own keys included.
 
     Raises:
-        ConfigurationError: It is no state update, no JSON, or has an intent that the server
+        ConfigurationError: It is not a state update, not JSON, or has an intent that the server
             does not know.
     """
     update = _state_update(update)
@@ -107,11 +107,11 @@ def _state_update(update: StateUpdate | Mapping[str, Any]) -> StateUpdate:
         return update
     try:
         return StateUpdate.model_validate(update)
-    except ValidationError as error:  # it repeats the values, so it is no cause of ours
+    except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) if flaw["loc"] else "it" for flaw in error.errors()})
     message = (
-        f"the update is no StateUpdate (see {', '.join(names)}): it takes intent, step, context, "
-        "metadata and is_active, with JSON values"
+        f"the update is not a StateUpdate (see {', '.join(names)}): it takes intent, step, "
+        "context, metadata and is_active, with JSON values"
     )
     raise ConfigurationError(message)
 
@@ -120,7 +120,7 @@ def message_body(role: str, content: str) -> bytes:
     """The body of a message.
 
     Raises:
-        ConfigurationError: The role is none that the API knows, or the content no text.
+        ConfigurationError: The API does not know the role, or the content is not text.
     """
     if role not in {"user", "bot"} or not isinstance(content, str):
         message = 'a message needs the role "user" or "bot", and text as its content'
@@ -138,6 +138,6 @@ def _json(body: dict[str, Any]) -> bytes:
         pass
     message = (
         "the content cannot be sent as JSON: it holds NaN, Infinity, a lone surrogate, an object "
-        "that is no JSON value, or is nested too deeply"
+        "that is not a JSON value, or is nested too deeply"
     )
     raise ConfigurationError(message)

@@ -81,7 +81,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """The moment that an HTTP date names; None where it is none."""
+    """The moment that an HTTP date names; None where it is not a date."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):  # what the parser lets through

@@ -77,7 +77,7 @@ class Flight:
     _end: Callable[[], None]
 
     def land(self, tenant: TenantInfo | None) -> None:
-        """Tell those who wait; None lets them ask for themselves."""
+        """Tell the waiting callers; None lets them ask for themselves."""
         self._end()
         self._landed.set_result(tenant)
 
@@ -128,7 +128,7 @@ class Flights:
                 under_way if under_way is not None else self._flights.setdefault(place, Future())
             )
             if under_way is None:
-                # Running futures cannot be cancelled: one who gives up waiting stops nobody else.
+                # Running futures cannot be cancelled: a caller that stops waiting stops no other.
                 landed.set_running_or_notify_cancel()
         return Flight(under_way is None, landed, lambda: self._end(place))
 

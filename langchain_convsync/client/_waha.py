@@ -1,8 +1,8 @@
 """WAHA's own API, as far as answering needs it: sending, being seen, reading chats, LIDs, sessions.
 
 Protocol: https://waha.devlike.pro/docs/how-to/send-messages/, …/chats/, …/contacts/ (for LIDs) and
-…/sessions/. No call is repeated here: WAHA has no idempotency keys, so whoever holds the queue of
-replies decides what comes next.
+…/sessions/. No call is repeated here: WAHA has no idempotency keys, so the worker that holds
+the reply queue decides what comes next.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Waha:
         """Send a text; the stanza id of the message, where the answer tells it.
 
         Raises:
-            WAHAError: It was not sent, or nobody knows.
+            WAHAError: It was not sent, or that is unknown.
         """
         body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
         answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
@@ -115,15 +115,15 @@ class Waha:
         """Mark the chat as read: the customer's ticks turn blue.
 
         Raises:
-            WAHAError: It did not work, or nobody knows.
+            WAHAError: It did not work, or that is unknown.
         """
         yield from self._tell("seen", "/api/sendSeen", session, chat_id, timeout)
 
     def typing(self, session: str, chat_id: str, *, on: bool, timeout: float) -> Flow[None]:
-        """Show that somebody types, or not any more.
+        """Show that the business is typing, or no longer is.
 
         Raises:
-            WAHAError: It did not work, or nobody knows.
+            WAHAError: It did not work, or that is unknown.
         """
         path = "/api/startTyping" if on else "/api/stopTyping"
         yield from self._tell("typing", path, session, chat_id, timeout)
@@ -199,7 +199,7 @@ class Waha:
         answer = yield from self._ask(operation, "GET", path, None, timeout)
         listed = _parsed(answer)
         if not isinstance(listed, list):
-            message = f"WAHA's list of {what} is none: check that base_url is WAHA's"
+            message = f"WAHA answered with no list of {what}: check that base_url is WAHA's"
             raise WAHAError(message, status_code=answer.status)
         return [as_object(entry) for entry in listed]
 
@@ -250,7 +250,7 @@ class Waha:
 
 
 def _parsed(answer: Answer) -> Any:
-    """What the answer says; None where that is no JSON: it was a success all the same."""
+    """What the answer says; None where that is not JSON: it was a success all the same."""
     try:
         return parse_json(answer.body)
     except InvalidEventError:

@@ -60,7 +60,7 @@ class AsyncWAHAClient:
     async def typing(
         self, session: str, chat_id: str, *, on: bool = True, timeout: float = 10.0
     ) -> None:
-        """Show that somebody types, or not any more: :meth:`WAHAClient.typing`."""
+        """Show that the business is typing, or no longer is: :meth:`WAHAClient.typing`."""
         await arun(self.waha.typing(session, chat_id, on=on, timeout=timeout))
 
     async def phone_number(self, session: str, lid: str, *, timeout: float = 10.0) -> str | None:

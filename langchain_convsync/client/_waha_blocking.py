@@ -66,8 +66,8 @@ class WAHAClient:
             WAHA sent it and does not tell.
 
         Raises:
-            WAHAError: It was not sent; or, if ``ambiguous``, nobody knows.
-            ConfigurationError: The timeout is no positive number.
+            WAHAError: It was not sent; or, if ``ambiguous``, that is unknown.
+            ConfigurationError: The timeout is not a positive number.
         """
         return run(self.waha.send_text(session, chat_id, text, timeout=timeout))
 
@@ -80,23 +80,23 @@ class WAHAClient:
             timeout: Seconds for the whole call.
 
         Raises:
-            WAHAError: It did not work, or nobody knows.
-            ConfigurationError: The timeout is no positive number.
+            WAHAError: It did not work, or that is unknown.
+            ConfigurationError: The timeout is not a positive number.
         """
         run(self.waha.seen(session, chat_id, timeout=timeout))
 
     def typing(self, session: str, chat_id: str, *, on: bool = True, timeout: float = 10.0) -> None:
-        """Show in a chat that somebody types, or not any more.
+        """Show in a chat that the business is typing, or no longer is.
 
         Args:
             session: The WAHA session.
             chat_id: The chat, as for :meth:`send_text`.
-            on: Whether somebody types; WhatsApp stops showing it by itself after a while.
+            on: Whether it is typing; WhatsApp stops showing it by itself after a while.
             timeout: Seconds for the whole call.
 
         Raises:
-            WAHAError: It did not work, or nobody knows.
-            ConfigurationError: The timeout is no positive number.
+            WAHAError: It did not work, or that is unknown.
+            ConfigurationError: The timeout is not a positive number.
         """
         run(self.waha.typing(session, chat_id, on=on, timeout=timeout))
 
@@ -113,7 +113,7 @@ class WAHAClient:
 
         Raises:
             WAHAError: It cannot be asked.
-            ConfigurationError: Session or LID cannot stand in a URL, or the timeout is none.
+            ConfigurationError: Session or LID cannot stand in a URL, or the timeout is invalid.
         """
         return run(self.waha.lid(session, lid, timeout=timeout))
 
@@ -130,7 +130,7 @@ class WAHAClient:
 
         Raises:
             WAHAError: They cannot be listed; ``status_code`` tells an engine that keeps none.
-            ConfigurationError: The session cannot stand in a URL, or the timeout is none.
+            ConfigurationError: The session cannot stand in a URL, or the timeout is invalid.
         """
         return run(self.waha.chats(session, most=most, timeout=timeout))
 
@@ -159,7 +159,7 @@ class WAHAClient:
 
         Raises:
             WAHAError: They cannot be read; ``status_code`` tells an engine that keeps none.
-            ConfigurationError: Session or chat cannot stand in a URL, or the timeout is none.
+            ConfigurationError: Session or chat cannot stand in a URL, or the timeout is invalid.
         """
         flow = self.waha.chat(session, chat_id, most=most, own_only=own_only, timeout=timeout)
         return run(flow)
@@ -175,7 +175,7 @@ class WAHAClient:
 
         Raises:
             WAHAError: They cannot be read.
-            ConfigurationError: The timeout is no positive number.
+            ConfigurationError: The timeout is not a positive number.
         """
         return run(self.waha.sessions(timeout=timeout))
 

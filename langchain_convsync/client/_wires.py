@@ -1,4 +1,4 @@
-"""How a request travels: over our own connections, or over an httpx client that somebody lent us.
+"""How a request travels: over our own connections, or over an httpx client that the caller lent us.
 
 Every wire performs one exchange within so many seconds and answers with an outcome: what fails on
 the way is a value, so no error with a URL or an answer in it is ever on the traceback of another.
@@ -85,7 +85,7 @@ class OwnWire:
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._transport = _Transport(tls)
-        # Somebody may never close us: then the sockets go with the wire, or with the interpreter.
+        # A caller may never close us: then the sockets go with the wire, or with the interpreter.
         self._end = weakref.finalize(self, self._transport.close)
 
     def exchange(self, request: Request, seconds: float) -> Outcome:
@@ -156,7 +156,7 @@ class OwnAsyncWire:
             await self._close_idle()
 
     async def _close_idle(self) -> None:
-        """Close what nobody used for a while: the left end, because the right is used first."""
+        """Close what was not used for a while: the left end, because the right is used first."""
         while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < time.monotonic()):
             transport = self._idle.popleft()[1]
             self._open.discard(transport)
@@ -170,7 +170,7 @@ class OwnAsyncWire:
 
 
 class LentWire:
-    """Somebody's ``httpx.Client``, with its proxies, certificates and hooks; theirs to close.
+    """The caller's ``httpx.Client``, with its proxies, certificates and hooks; theirs to close.
 
     Its socket is out of reach, so the deadline is approximate: no single read outlasts it, and it
     is checked between the chunks of a body. Headers that trickle can outlast it.
@@ -202,7 +202,7 @@ class LentWire:
 
 
 class LentAsyncWire:
-    """Somebody's ``httpx.AsyncClient``; the deadline is a cancellation of its exchange."""
+    """The caller's ``httpx.AsyncClient``; the deadline is a cancellation of its exchange."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client

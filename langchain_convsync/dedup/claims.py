@@ -27,11 +27,11 @@ ACQUIRED, IN_PROGRESS, DONE = ClaimStatus
 
 
 class Claim:
-    """The right to process one event, or the news that somebody has it.
+    """The right to process one event, or the news that another caller has it.
 
     Attributes:
-        status: ``ACQUIRED``: process the event. ``IN_PROGRESS``: somebody is at it. ``DONE``: it
-            was processed; ``result`` is what was stored.
+        status: ``ACQUIRED``: process the event. ``IN_PROGRESS``: another caller is at it.
+            ``DONE``: it was processed; ``result`` is what was stored.
         result: The stored result of an event that is done.
         stored: The result as text.
     """
@@ -73,7 +73,7 @@ def once(
     namespace: str = "once",
     wait: float = 0.0,
 ) -> Iterator[Claim]:
-    """Process an event in one place only, whoever else receives it.
+    """Process an event in one place only, wherever else it is delivered.
 
     ::
 
@@ -90,7 +90,7 @@ def once(
         event_id: The event's own id, the same for every delivery.
         lease: Seconds after which a dead process loses the event.
         namespace: Keeps apart what is done once for different purposes.
-        wait: Seconds to wait for somebody else who is at the event, or for its lease to end.
+        wait: Seconds to wait for another caller that is at the event, or for its lease to end.
 
     Raises:
         InvalidEventError: The id is empty.

@@ -38,12 +38,12 @@ def deduplicated(
             nesting; a message that was streamed in chunks is stored whole.
         store: Where claims and results are kept.
         event_id: The event's own id: (input, config) → text, the same for every delivery.
-        wait: Seconds to wait for somebody else's run of the same event.
+        wait: Seconds to wait for another caller's run of the same event.
         lease: Seconds after which a dead process loses the event.
         namespace: Keeps apart runnables that see the same events.
 
     Returns:
-        A runnable that raises :class:`EventInProgressError` while somebody else runs the event,
+        A runnable that raises :class:`EventInProgressError` while another caller runs the event,
         :class:`InvalidEventError` if the result cannot be stored, and what :func:`once` raises.
     """
     return _Deduplicated(
@@ -89,6 +89,6 @@ class _Deduplicated(Runnable[Input, Output]):
 
 def _result(claim: Claim) -> Any:
     if claim.status is IN_PROGRESS:
-        message = "somebody else is running this event: deliver it again later, or pass wait=…"
+        message = "another caller is running this event: deliver it again later, or pass wait=…"
         raise EventInProgressError(message)
     return claim.result

@@ -60,7 +60,7 @@ class WriteJob(Head):
         return Anchor.end_of(self.read).model_dump_json()
 
     def carried(self, profile: ServerProfile) -> dict[str, Any] | None:
-        """The context that goes along with a sync; None where there is none to carry."""
+        """The context that goes along with a sync; None where nothing is to be carried."""
         if self.read is None or not self.carries:
             return None
         return carried(self.read, self.write, self.cursor.pos, profile)

@@ -1,7 +1,7 @@
 """Writes of a surface that runs no turn: recorded first, then delivered as far as time allows.
 
 What is to be written is an event of its own, accepted and committed like a turn's, in an inbox that
-only such events share. Whoever comes next (the conversation's next write, or a worker) finishes
+only such events share. What comes next (the conversation's next write, or a worker) finishes
 what a process that died, or that could not reach the API server, has begun.
 """
 
@@ -133,7 +133,7 @@ class Journal:
             APIError: The API server answered, and it cannot be written to: nothing was recorded.
             ConfigurationError: A message cannot be sent as JSON; nothing was recorded.
             ConversationMismatchError: The API server told about another conversation.
-            StoreError: The store did not take them.
+            StoreError: The store did not accept them.
         """
         if not messages:
             return
@@ -232,7 +232,7 @@ class Journal:
             yield from self._catch_up(
                 conversation_key, (yield from self._look(conversation_key, ref))
             )
-        recorded = yield from self._store.due("inbox", conversation_key)  # by another process, say
+        recorded = yield from self._store.due("inbox", conversation_key)  # e.g. by another process
         delivered = yield from self._outbox.drain(conversation_key, budget=INLINE, strict=True)
         if recorded is not None or not delivered:
             message = "earlier messages are still on their way to the API server; try again later"

@@ -57,7 +57,7 @@ class WAHAReply:
         base_url: Where WAHA is; else ``CONVSYNC_WAHA_BASE_URL``.
         api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else no key.
         on_unverifiable: What becomes of such a reply where WAHA does not tell what stands in the
-            chat (NOWEB without its store, say): ``"drop"`` may lose it, ``"resend"`` may double it.
+            chat (e.g. NOWEB without its store): ``"drop"`` may lose it, ``"resend"`` may double it.
             Both are counted.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.

@@ -26,16 +26,16 @@ class Caller(NamedTuple):
     """Who asks.
 
     Attributes:
-        id: The same for every request of this caller; None where nobody needs a key.
-        tenants: Whose conversations exist for this caller; None for everybody's.
+        id: The same for every request of this caller; None where no key is needed.
+        tenants: Whose conversations exist for this caller; None for all.
     """
 
     id: str | None
     tenants: frozenset[str] | None
 
 
-#: Whoever calls a server without keys.
-ANYBODY = Caller(None, None)
+#: Every caller of a server without keys.
+UNIDENTIFIED = Caller(None, None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ApiKey:
         tenants: The subdomains whose conversations it may see, or ``"*"`` for all.
 
     Raises:
-        ConfigurationError: There is no name or no tenant, or the hash is none.
+        ConfigurationError: There is no name or no tenant, or the hash is not a SHA-256.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Keyring:
                 raise ConfigurationError("two API keys have the same name, or are the same key")
 
     def caller_of(self, authorization: Sequence[str]) -> Caller | None:
-        """Who sent these ``Authorization`` headers; None for nobody known."""
+        """Who sent these ``Authorization`` headers; None for an unknown one."""
         bearer = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
         return None if bearer is None else self._by_key(bearer[1]) or self._by_token(bearer[1])
 

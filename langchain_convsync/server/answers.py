@@ -1,4 +1,4 @@
-"""The answers to writes with an ``Idempotency-Key``: whoever repeats one is told the same again."""
+"""The answers to writes with an ``Idempotency-Key``: a repeated one gets the same answer again."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ from langchain_convsync.server.wire import (
 )
 from langchain_convsync.settings import DOCUMENTED_PREFIX
 
-NOBODY = "No active conversation found for this phone number"
+NO_CONVERSATION = "No active conversation found for this phone number"
 UNKNOWN = "Conversation not found"
 KEY_REUSED = "This Idempotency-Key was used for another request: a new request needs a new key"
 
@@ -76,7 +76,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-LOOKUP_ANSWERS = documented({404: NOBODY})
+LOOKUP_ANSWERS = documented({404: NO_CONVERSATION})
 WRITE_ANSWERS = documented(
     {
         400: "The request is malformed",
@@ -115,10 +115,10 @@ def create_reference_api(
             accepts unsigned events.
         quirks: Deviations seen in the wild, by the names in :data:`~.quirks.QUIRKS`;
             ``"observed"`` for all that one public server shows.
-        api_keys: The keys that agents may call with. Without any, and without ``jwt``, everybody
-            may call and sees every tenant: for development.
+        api_keys: The keys that agents may call with. Without any, and without ``jwt``, every
+            client may call and sees every tenant: for development.
         jwt: What a token must be like to be as good as a key.
-        rate_limit: How often each key, or each address where there are none, may call.
+        rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told what customers write.
 
     Raises:
@@ -273,7 +273,7 @@ def _found(
 ) -> dict[str, Any]:
     found = service.store.find(phone_number, bot_id, caller=caller)
     if found is None:
-        raise HTTPException(404, NOBODY)
+        raise HTTPException(404, NO_CONVERSATION)
     return found
 
 

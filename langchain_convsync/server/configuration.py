@@ -92,13 +92,13 @@ class _Reader:
     def _said(self) -> ServerFile:
         try:
             return ServerFile.model_validate(tomllib.loads(self._path.read_text("utf-8")))
-        except ValidationError as error:  # it repeats the values, so it is no cause of ours
+        except ValidationError as error:  # it repeats the values, so it is not a cause of ours
             told = complaint(error)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise ConfigurationError(f"{self._path.name} cannot be read: {reason}") from None
         except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{self._path.name} is no TOML: {error}") from None
+            raise ConfigurationError(f"{self._path.name} is not TOML: {error}") from None
         raise ConfigurationError(f"{self._path.name}: {told}")
 
     def _key(self, place: str, said: KeyTable) -> ApiKey:

@@ -49,7 +49,7 @@ class Customer(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> Customer:
-        """The customer that a phone number in any spelling, or a chat id, names; or nobody."""
+        """The customer that a phone number in any spelling, or a chat id, names; else none."""
         return cls(phone.phone_of(name), phone.lid_of(name))
 
     def matches(self) -> ColumnElement[bool]:
@@ -113,7 +113,7 @@ def linked(db: Session, customer: Customer, tenant: Tenant, at: datetime) -> Con
 
 
 def lock(db: Session, customer: Customer, tenant: Tenant) -> None:
-    """Wait for whoever else notes an event of this customer, until the transaction ends."""
+    """Wait for another transaction that notes an event of this customer, until it ends."""
     if db.get_bind().dialect.name != "postgresql":
         return  # SQLite has one writer
     for name in sorted(filter(None, customer)):

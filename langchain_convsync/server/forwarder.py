@@ -17,7 +17,7 @@ from langchain_convsync.server.forwards import Forward, ForwardQueue
 from langchain_convsync.settings import Unpicklable, is_loopback, secret_bytes, url_parts
 
 SLOWEST = 60.0
-#: No repetition makes a webhook take these.
+#: No repetition makes a webhook accept these.
 _HOPELESS = frozenset({400, 413, 422})
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class Forwarding(Unpicklable):
         timeout: Seconds that it may take to acknowledge an event.
 
     Raises:
-        ConfigurationError: The URL is none, not encrypted or carries credentials, or the secret is
-            empty.
+        ConfigurationError: The URL is invalid, not encrypted or carries credentials, or the secret
+            is empty.
     """
 
     url: str = field(repr=False)  # a path or a query may be a secret, too
@@ -44,9 +44,7 @@ class Forwarding(Unpicklable):
     def __post_init__(self) -> None:
         parts = url_parts(self.url)
         if parts is None:
-            message = (
-                "url of the forwarding is no URL: pass one such as https://my-agent.example/webhook"
-            )
+            message = "url of the forwarding is not a URL: pass one such as https://my-agent.example/webhook"
             raise ConfigurationError(message)
         if parts.username is not None:
             message = "url of the forwarding must not carry credentials: the signature is enough"
@@ -76,7 +74,7 @@ class Forwarding(Unpicklable):
 class Forwarder:
     """Empties a queue, in a thread between :meth:`start` and :meth:`stop`.
 
-    What the webhook does not take is sent again, after 1, 2, 4, … up to 60 seconds, or as long as
+    What the webhook does not accept is sent again, after 1, 2, 4, … up to 60 seconds, or as long as
     its ``Retry-After`` says; meanwhile that customer's later events wait.
 
     Args:
@@ -135,7 +133,7 @@ class Forwarder:
             self._queue.later(forward, max(asked, min(SLOWEST, 2.0 ** min(forward.tries - 1, 10))))
         if not acquired:
             then = "it is dropped" if hopeless else "it is sent again"
-            logger.warning("The agent's webhook did not take an event (%s): %s", status, then)
+            logger.warning("The agent's webhook did not accept an event (%s): %s", status, then)
 
     def _run(self) -> None:
         while not self._stopping:

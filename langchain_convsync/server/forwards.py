@@ -1,4 +1,4 @@
-"""The events that an agent's webhook has not taken yet, beside the conversations they belong to."""
+"""The events that an agent's webhook has yet to accept, beside the conversations they belong to."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from langchain_convsync.server.tables import ConversationRow, ForwardRow
 
 #: Events that may wait; WAHA is told to come again with further ones.
 MOST_WAITING = 10_000
-#: An event that nobody took for so long is dropped; so long the same event is not forwarded again.
+#: An event not accepted for so long is dropped; so long the same event is not forwarded again.
 KEPT = timedelta(hours=24)
-#: Nobody else sends an event while it is being sent.
+#: No other sender sends an event while it is being sent.
 CLAIM = timedelta(seconds=60)
 
 
@@ -72,7 +72,9 @@ def _forget(db: Session, until: datetime) -> None:
     lost = select(func.count()).select_from(ForwardRow).where(old, ForwardRow.due_at.is_not(None))
     if dropped := db.scalars(lost).one():
         telemetry.count("forwards", dropped, status="expired")
-        logger.warning("The agent's webhook took %d events not within 24 hours: dropped", dropped)
+        logger.warning(
+            "The agent's webhook did not accept %d events within 24 hours: dropped", dropped
+        )
     db.execute(delete(ForwardRow).where(old))
 
 
@@ -122,7 +124,7 @@ class ForwardQueue:
         self._clock = clock
 
     def acquire(self) -> Forward | None:
-        """The next event that is due; nobody else gets it for a minute."""
+        """The next event that is due; no other sender gets it for a minute."""
         now = self._clock()
         due = select(ForwardRow).where(ForwardRow.due_at <= now, _is_next())
         with self._transaction() as db:
@@ -137,7 +139,7 @@ class ForwardQueue:
             return Forward(row.id, row.body, row.tries)
 
     def done(self, forward: Forward) -> None:
-        """The agent took it, or never will."""
+        """The agent accepted it, or never will."""
         self._due(forward, None)
 
     def later(self, forward: Forward, seconds: float) -> None:

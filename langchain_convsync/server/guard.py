@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Request, Response, Security
 from fastapi.security import HTTPBearer
 
-from langchain_convsync.server.access import ANYBODY, Caller, Keyring
+from langchain_convsync.server.access import UNIDENTIFIED, Caller, Keyring
 from langchain_convsync.server.limits import Limiter
 from langchain_convsync.server.transport import StrictRoute, refusal
 
@@ -20,10 +20,10 @@ TOO_OFTEN = "Too many requests: wait as long as Retry-After says"
 
 @dataclass(frozen=True)
 class Guard:
-    """Decides who comes in.
+    """Decides which callers come in.
 
     Args:
-        keyring: The keys; None lets everybody in.
+        keyring: The keys; None lets every caller in.
         limiter: Counts the requests; None does not.
     """
 
@@ -35,13 +35,13 @@ class Guard:
 
         Args:
             authorization: The ``Authorization`` headers.
-            address: Where the request comes from: counted for whoever has no key, so that guessing
-                one is slow.
+            address: Where the request comes from: counted for callers without a key, so that
+                guessing one is slow.
 
         Raises:
             HTTPException: 401 or 429.
         """
-        caller = ANYBODY if self.keyring is None else self.keyring.caller_of(authorization)
+        caller = UNIDENTIFIED if self.keyring is None else self.keyring.caller_of(authorization)
         name = address if caller is None else caller.id or address
         wait = 0.0 if self.limiter is None else self.limiter.wait(name)
         if wait:
@@ -63,7 +63,7 @@ class Guard:
         return told
 
 
-#: Lets everybody in.
+#: Lets every caller in.
 OPEN = Guard()
 
 

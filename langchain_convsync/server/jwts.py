@@ -1,4 +1,4 @@
-"""JSON Web Tokens: signed by whoever hands out access, and worth nothing once they expired."""
+"""JSON Web Tokens: signed by the issuer of access, and worth nothing once they expired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often somebody may call: token buckets in memory."""
+"""How often a caller may call: token buckets in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Limiter:
     Args:
         limit: What each of them may.
         clock: Seconds that only grow.
-        callers: How many are remembered; whoever called longest ago is forgotten first.
+        callers: How many are remembered; the one that called longest ago is forgotten first.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The ``prefix`` quirk: the endpoints elsewhere, and HTML for everything that is none."""
+"""The ``prefix`` quirk: the endpoints elsewhere, and HTML for everything else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MountedElsewhere:
             if not refused:
                 await send(message)
 
-        # In place: whoever stands outside reads the route from this very scope.
+        # In place: middleware outside reads the route from this very scope.
         scope["path"] = DOCUMENTED_PREFIX + path.removeprefix(OBSERVED_PREFIX)
         await self._app(scope, receive, send_html_for_no_route)
         if refused:

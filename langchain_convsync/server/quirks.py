@@ -81,7 +81,7 @@ class Quirks:
         names: Keys of :data:`QUIRKS`.
 
     Raises:
-        ConfigurationError: One of the names is none.
+        ConfigurationError: One of the names is not a quirk's.
     """
 
     names: frozenset[str] = frozenset()
@@ -99,7 +99,7 @@ class Quirks:
         """The quirks of these names; ``observed`` stands for all of one public server.
 
         Raises:
-            ConfigurationError: One of the names is none.
+            ConfigurationError: One of the names is not a quirk's.
         """
         names = frozenset([quirks] if isinstance(quirks, str) else quirks)
         return cls((names - {"observed"}) | OBSERVED if "observed" in names else names)
@@ -177,7 +177,7 @@ class Quirks:
 
     @contextmanager
     def append(self, db: Session, row: ConversationRow, message: NewMessage) -> Iterator[None]:
-        """Add a message; what is read inside the block is what its sender is told."""
+        """Add a message; what is read inside the block is what its sender gets."""
         known = bool(row.context) or bool(conversation.history(db, row))
         forgotten = db.begin_nested() if "messages_not_stored" in self and known else None
         conversation.append(db, row, message)
@@ -215,7 +215,7 @@ class Quirks:
         kept = db.scalars(newest.limit(OBSERVED_CAP)).all()
         db.execute(delete(MessageRow).where(mine, MessageRow.position < min(kept)))
 
-    # --- what is told ------------------------------------------------------------------------
+    # --- what is answered ------------------------------------------------------------------------
 
     def document(self, whole: dict[str, Any]) -> dict[str, Any]:
         """A conversation as it goes over the wire."""

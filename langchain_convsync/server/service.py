@@ -27,7 +27,7 @@ class Service:
         tenants: The tenant and bot of each WAHA session; others are told by their metadata.
         waha_secrets: The HMAC keys of WAHA's events; None accepts unsigned ones.
         quirks: Where it differs from the document; the store has the same.
-        guard: Who may call the agents' endpoints, and how often; everybody by default.
+        guard: Who may call the agents' endpoints, and how often; every caller by default.
         forwarder: Sends what customers wrote on to the agent's webhook; None does not.
     """
 

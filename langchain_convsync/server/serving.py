@@ -18,7 +18,7 @@ from langchain_convsync.errors import ConfigurationError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket: whoever connects before the server runs waits in its queue.
+    """A listening socket: clients that connect before the server runs wait in its queue.
 
     Args:
         host: A name or an address of this machine.

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.server import conversation
-from langchain_convsync.server.access import ANYBODY, Caller
+from langchain_convsync.server.access import UNIDENTIFIED, Caller
 from langchain_convsync.server.answers import KeyedRequest
 from langchain_convsync.server.customers import (
     Customer,
@@ -95,7 +95,7 @@ class ConversationStore:
         bot_id: str | None = None,
         *,
         closed: bool = False,
-        caller: Caller = ANYBODY,
+        caller: Caller = UNIDENTIFIED,
     ) -> dict[str, Any] | None:
         """The customer's conversation with this bot, or with any.
 
@@ -173,7 +173,7 @@ class ConversationStore:
         update: StateSync,
         *,
         key: str | None = None,
-        caller: Caller = ANYBODY,
+        caller: Caller = UNIDENTIFIED,
     ) -> Applied:
         """Merge a state update into a conversation.
 
@@ -197,7 +197,7 @@ class ConversationStore:
         message: NewMessage,
         *,
         key: str | None = None,
-        caller: Caller = ANYBODY,
+        caller: Caller = UNIDENTIFIED,
     ) -> Applied:
         """Append a message to a conversation's history.
 
@@ -225,7 +225,7 @@ class ConversationStore:
             UnknownSessionError: It is unknown or expired already.
         """
         with self._transaction() as db:
-            self._writable(db, session_id, ANYBODY).expires_at = self._clock()
+            self._writable(db, session_id, UNIDENTIFIED).expires_at = self._clock()
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:

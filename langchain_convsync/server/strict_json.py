@@ -17,7 +17,7 @@ def strict_json(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request body.
 
     Raises:
-        InvalidBodyError: It is no JSON object in UTF-8, is nested more than 64 levels, or holds
+        InvalidBodyError: It is not a JSON object in UTF-8, is nested more than 64 levels, or holds
             NaN, an infinity, a duplicate key or half a surrogate pair.
     """
     try:

@@ -119,7 +119,7 @@ class ForwardRow(Base):
     customer: Mapped[str] = mapped_column(String(512), index=True)
     body: Mapped[str] = mapped_column(Text)
     tries: Mapped[int]
-    #: When it is sent, again; None once it was taken.
+    #: When it is sent, again; None once it was accepted.
     due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
     created_at: Mapped[datetime] = mapped_column(Instant, index=True)
 

@@ -82,7 +82,7 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
 
 
 async def _check_signature(request: Request, secrets: WahaSecrets | None) -> None:
-    # It is over the raw bytes, and whoever cannot sign has nothing parsed.
+    # It is over the raw bytes, and nothing is parsed for a sender that cannot sign.
     if secrets is not None and not waha.verify(await request.body(), request.headers, secrets):
         raise HTTPException(401, "The X-Webhook-Hmac signature is missing or wrong.")
 

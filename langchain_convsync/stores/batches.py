@@ -28,7 +28,7 @@ class _Line(Generic[Q]):
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-#: Answers questions in their order; an error in the place of an answer is raised by who asked.
+#: Answers questions in their order; an error in the place of an answer is raised in the caller.
 Answer: TypeAlias = Callable[[Sequence[Q]], Awaitable[Sequence[Any]]]
 
 
@@ -82,14 +82,14 @@ class Batches(Generic[Q]):
 async def _deliver(batch: list[tuple[Q, asyncio.Future[Any]]], answer: Answer[Q]) -> None:
     try:
         answers = await answer([question for question, _ in batch])
-    except Exception as error:  # noqa: BLE001 - raised by those who asked
+    except Exception as error:  # noqa: BLE001 - raised in the callers
         answers = [copy.copy(error) for _ in batch]  # each its own: several tasks raise them
     except BaseException:  # the loop ends
         for _, answered in batch:
             answered.cancel()
         raise
     for (_, answered), found in zip(batch, answers, strict=True):
-        if answered.done():  # whoever asked is gone
+        if answered.done():  # its caller is gone
             continue
         if isinstance(found, Exception):
             answered.set_exception(found)

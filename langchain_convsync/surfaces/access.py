@@ -138,7 +138,7 @@ class Access:
             The server's answer; None where the turn recorded the update, to write it when it ends.
 
         Raises:
-            APIError: The API server did not take it.
+            APIError: The API server did not accept it.
             ConversationMismatchError: It told about another conversation.
         """
         if self.turn is not None:
@@ -155,7 +155,7 @@ class Access:
         """Write one message at the end of the history.
 
         Raises:
-            APIError: The API server did not take it.
+            APIError: The API server did not accept it.
             ConversationMismatchError: It told about another conversation.
         """
         if self.turn is not None:

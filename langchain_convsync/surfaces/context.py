@@ -83,7 +83,7 @@ class ConversationRef:
         """An idempotency key for the ``index``-th side effect of this turn.
 
         After a crash before its turn was committed an agent runs again. The key is the same then,
-        so a payment provider, say, recognises the repetition.
+        so e.g. a payment provider recognises the repetition.
 
         Raises:
             UnknownConversationError: No turn is running.
@@ -123,7 +123,7 @@ class TurnRecord:
     Attributes:
         ref: The conversation.
         conversation: The conversation as read for this turn, unconfirmed writes included.
-        thread: The handle by which the agent's own memory knows the conversation.
+        thread: The id by which the agent's own memory knows the conversation.
         history_given: Whether the agent's input holds the history already.
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
@@ -226,7 +226,7 @@ def resolve(
     Raises:
         UnknownConversationError: Nothing names one.
         ConversationMismatchError: Two name different ones.
-        InvalidPhoneNumberError: One of them names nobody.
+        InvalidPhoneNumberError: One of them names no customer.
     """
     turn = current_turn.get()
     sources = [

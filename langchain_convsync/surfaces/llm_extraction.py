@@ -49,7 +49,7 @@ def llm_extractor(
 
     It reads the messages of the run's output: the whole conversation for an agent or graph, the
     reply alone for a chain that returns nothing else. An answer that cannot be used (a refusal, one
-    that was cut off, no JSON, an intent that is none of ``intents``) and a model that fails decide
+    that was cut off, no JSON, an intent outside ``intents``) and a model that fails decide
     nothing: it is counted, and the turn goes on.
 
     Args:

@@ -71,7 +71,7 @@ def from_langchain(message: BaseMessage) -> ConversationMessage | None:
     """The message as the API records it; None for what is not part of the conversation.
 
     Recorded are the words of the customer and of the bot. Tool calls, tool results and system
-    messages are the agent's own business; content that is no text becomes ``[image]`` and the like.
+    messages are the agent's own business; other content becomes ``[image]`` and the like.
     """
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
@@ -80,7 +80,7 @@ def from_langchain(message: BaseMessage) -> ConversationMessage | None:
 
 
 def text_of(message: BaseMessage) -> str:
-    """The text of a message; each block that is no text is named in brackets.
+    """The text of a message; each block that is not text is named in brackets.
 
     A model that refuses says why beside the content, and that is what it says.
     """
@@ -173,5 +173,5 @@ def flaw_in(messages: Sequence[BaseMessage]) -> str | None:
         if reason := cut_off(message):
             return f"the model's answer was cut off ({reason})"
         if any(call["id"] not in answered for call in message.invalid_tool_calls):
-            return "the model called a tool with arguments that are no JSON"
+            return "the model called a tool with arguments that are not JSON"
     return None

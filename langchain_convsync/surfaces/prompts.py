@@ -93,7 +93,7 @@ def sync_args(
         steps: The steps to choose from.
 
     Raises:
-        ConfigurationError: One of ``intents`` is none that the API server accepts.
+        ConfigurationError: The API server does not accept one of ``intents``.
     """
     accepted = profile.intents
     offered = _names("intents", intents) or tuple(sorted(accepted or ()))
@@ -154,7 +154,7 @@ _ADVICE: tuple[tuple[type[errors.ConvSyncError], str], ...] = (
     ),
     (
         errors.InvalidPhoneNumberError,
-        "That is no phone number. Give it with country code, e.g. +51999999999.",
+        "That is not a phone number. Give it with country code, e.g. +51999999999.",
     ),
     (errors.ConfigurationError, "These values cannot be sent. Change them, or go on without."),
     (

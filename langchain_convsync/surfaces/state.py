@@ -35,7 +35,7 @@ STATE_TYPES: Mapping[str, type] = {
 
 Decision: TypeAlias = StateUpdate | Mapping[str, Any] | None
 Extractor: TypeAlias = Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]
-#: A question about a run is no part of it: its callbacks must not hear of it.
+#: A question about a run is not a part of it: its callbacks must not see it.
 _APART: RunnableConfig = {"callbacks": []}
 
 
@@ -133,7 +133,7 @@ def called(output: object) -> StateUpdate:
 def as_update(decision: object) -> StateUpdate:
     """A state update from anything that has its fields; enums, dates and models become JSON.
 
-    Fields of another type are somebody else's: a retrieval chain's ``context`` is a list of
+    Fields of another type are not ours: a retrieval chain's ``context`` is a list of
     documents. A blank text decides nothing. A field that cannot be sent is left out, and counted.
     """
     if isinstance(decision, StateUpdate):

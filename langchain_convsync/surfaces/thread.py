@@ -1,8 +1,8 @@
 """A conversation beside the thread of an agent that remembers by itself.
 
-A checkpointer keeps what its agent heard and said. Others speak in the conversation, too: a
+A checkpointer keeps what its agent read and said. Others speak in the conversation, too: a
 colleague at the API server, another channel, the customer while a human had the conversation. Here
-is told what of a conversation its thread does not hold, and where that belongs. Pure; what is kept
+gets what of a conversation its thread does not hold, and where that belongs. Pure; what is kept
 in checkpoints are plain values that name no customer.
 """
 
@@ -122,7 +122,7 @@ def interleaved(
     """A thread with the words of others in their places.
 
     Where both neighbours are gone, because the thread was condensed, they stand at its beginning:
-    they are no part of its summary.
+    they are not part of its summary.
     """
     ids = ids_of(thread)
     places: defaultdict[int, list[BaseMessage]] = defaultdict(list)
@@ -141,7 +141,7 @@ def ids_of(messages: Iterable[BaseMessage]) -> list[str | None]:
 
 
 def last_words(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """What the customer said since anybody else said anything."""
+    """What the customer said since the last message of another role."""
     return list(itertools.takewhile(_is_said, reversed(thread)))[::-1]
 
 

@@ -48,7 +48,7 @@ def _looked_up(name: str, meaning: str, *labels: str) -> Metric:
 
 _ALL = (
     # A turn
-    _timed("turn", "An attempt at a turn, from taking the conversation to its end", span="turn"),
+    _timed("turn", "An attempt at a turn, from acquiring the conversation to its end", span="turn"),
     _timed("turn_phase", "A phase of a turn", "phase", span="turn"),
     _counted("turns", "Calls and workers' turns, by what became of the event", "status"),
     _counted("turns_failed", "Turns that ended as dead letters"),
@@ -62,7 +62,7 @@ _ALL = (
     _counted("lids_linked", "LIDs that lead to a phone number's conversation since then"),
     _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),
     _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
-    _counted("state_rejected", "Decisions of a run that were no state"),
+    _counted("state_rejected", "Decisions of a run that were not a state update"),
     # The API server, and WAHA
     _timed("api_request", "A request to the API server", "operation", "status", span="api"),
     _timed("waha_request", "A request to WAHA", "operation", "status", span="waha"),

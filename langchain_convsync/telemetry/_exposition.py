@@ -17,7 +17,7 @@ class Gauge(NamedTuple):
 
     name: str
     value: float
-    labels: Labels = {}  # noqa: RUF012 - nobody changes it
+    labels: Labels = {}  # noqa: RUF012 - never changed
 
 
 def exposition(gauges: Iterable[Gauge] = ()) -> str:

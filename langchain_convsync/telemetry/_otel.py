@@ -1,4 +1,4 @@
-"""What OpenTelemetry gets; needs the ``otel`` extra, and is imported where somebody listens."""
+"""What OpenTelemetry gets; needs the ``otel`` extra, and is imported where that is set up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCOPE = "langchain_convsync"
 #: Each series of a counter, by its name: its labels, and the count.
 Counts: TypeAlias = Callable[[str], Iterable[tuple[Mapping[str, str], int]]]
 
-#: Spans of requests to somebody else.
+#: Spans of requests to other services.
 _OUTWARD = {"api_request", "waha_request"}
 
 
@@ -97,13 +97,13 @@ def _reader(name: str, counts: Counts) -> Callable[[CallbackOptions], Iterable[O
 
 
 def spans_of(provider: TracerProvider | None) -> Spans | None:
-    """Spans for a provider; None as long as there is none."""
+    """Spans for a provider; None as long as no provider is set."""
     found = provider or trace.get_tracer_provider()
     return Spans(found.get_tracer(SCOPE)) if provider or _is_set_up(found) else None
 
 
 def meters_of(provider: MeterProvider | None, counts: Counts) -> Meters | None:
-    """Counters and histograms for a provider; None as long as there is none."""
+    """Counters and histograms for a provider; None as long as no provider is set."""
     found = provider or metrics.get_meter_provider()
     if not (provider or _is_set_up(found)):
         return None

@@ -1,7 +1,7 @@
 """Counting and timing: on the path of every turn, so each is one dictionary update.
 
 Everything else is a view of what is kept here: ``_exposition`` writes it down for Prometheus,
-``_otel`` hands it to OpenTelemetry. As long as the application has not set that up, it costs a
+``_otel`` passes it to OpenTelemetry. As long as the application has not set that up, it costs a
 ``None`` check.
 """
 
@@ -84,7 +84,7 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
         self.labels = labels
 
     def note(self, **facts: str | None) -> None:
-        """Attributes of the span alone: handles, and what else has too many values for a label."""
+        """Attributes of the span alone: keys, and what else has too many values for a label."""
         if self._opened is not None:
             self._opened.note(facts)
 
@@ -143,8 +143,8 @@ def connect(
 ) -> None:
     """Let OpenTelemetry see what happens here, where the application has set it up.
 
-    Called whenever a client is made or a runner's block begins; while nobody has imported
-    OpenTelemetry it does nothing.
+    Called whenever a client is made or a runner's block begins; as long as
+    OpenTelemetry is not imported it does nothing.
 
     Args:
         tracer_provider: Gets the spans; the global one when absent.

@@ -1,6 +1,7 @@
 """What tests and notebooks need: an API server, a WAHA, and a chat model that costs nothing.
 
-Fixtures for pytest are in :mod:`langchain_convsync.testing.pytest_plugin`, for those who name it.
+Fixtures for pytest are in :mod:`langchain_convsync.testing.pytest_plugin`, which a project
+has to name; nothing loads it by itself.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _handler_of(answer: Callable[[Request], Answer]) -> type[BaseHTTPRequestHand
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:  # the texts of customers are no log's
+        def log_message(self, *_: object) -> None:  # no customer's text belongs into a log
             pass
 
     return Handler

@@ -23,7 +23,7 @@ Response: TypeAlias = Line | Callable[[list[BaseMessage]], Line]
 
 
 class ScriptedChatModel(BaseChatModel):
-    """Answers with one response of a script after the other, whoever asks.
+    """Answers with one response of a script after the other, whatever it is asked.
 
     ::
 
@@ -141,7 +141,7 @@ def _as_message(line: str | BaseModel, number: int) -> AIMessage:
 
 
 def _chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
-    """The message word by word; what is no text comes with the last piece."""
+    """The message word by word; what is not text comes with the last piece."""
     *first, last = _words(message.content) or [""]
     for word in first:
         yield ChatGenerationChunk(message=AIMessageChunk(content=word, id=message.id))

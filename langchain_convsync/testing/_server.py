@@ -69,9 +69,9 @@ class ReferenceServer:
         clock: Tells the time, in UTC.
         quirks: Deviations seen in the wild, by the names in ``langchain_convsync.server.QUIRKS``;
             ``"observed"`` for all that one public server shows.
-        api_keys: The keys that agents may call with; without any everybody may.
+        api_keys: The keys that agents may call with; without any, every client may.
         jwt: What a token must be like to be as good as a key.
-        rate_limit: How often each key, or each address where there are none, may call.
+        rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told of what is delivered while the server runs.
 
     Attributes:
@@ -106,7 +106,7 @@ class ReferenceServer:
         )
         self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
-        # Finalizers also run at interpreter exit, the youngest first, for whoever forgot to stop.
+        # Finalizers also run at interpreter exit, the youngest first, for users who forgot to stop.
         weakref.finalize(self, self._store.close)
         self._stop: weakref.finalize[..., ReferenceServer] | None = None
 
@@ -173,7 +173,7 @@ class ReferenceServer:
         Raises:
             InvalidPhoneNumberError: ``phone_number`` names no customer.
             ConfigurationError: ``subdomain`` or ``bot_id`` is malformed.
-            ValueError: ``context`` holds messages that are none.
+            ValueError: ``context`` holds malformed messages.
         """
         customer = Customer.of(phone_number)
         if customer == Customer(None, None):

@@ -1,4 +1,4 @@
-"""Fixtures for pytest, for those who name this module; nothing loads it by itself.
+"""Fixtures for pytest, where a project names this module; nothing loads it by itself.
 
 In the ``conftest.py`` at the root of your tests::
 

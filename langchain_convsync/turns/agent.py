@@ -25,7 +25,7 @@ Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any
 
 #: What tracers call a turn's run of an agent, unless its user named it.
 RUN_NAME, TAG = "convsync turn", "convsync"
-#: Names of agents that nobody named: LangGraph's own, and none.
+#: Names of agents that were not named by a user: LangGraph's own, and none.
 UNNAMED = (None, "LangGraph")
 
 
@@ -42,7 +42,7 @@ class OverlongReplyError(ValueError):
 
 
 class IncompleteReplyError(ValueError):
-    """What the agent's model said was cut off, or calls a tool with arguments that are no JSON."""
+    """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
 
 #: Characters that WhatsApp takes as one message.
@@ -114,8 +114,8 @@ def call_for(
         agent: The agent.
         history: The conversation before this turn; nothing where the agent remembers it.
         new: The customer's new messages; their ids are the same when the turn is run again.
-        thread: A handle for the agent's own memory; it reveals no phone number.
-        facts: What tracers are told besides; nothing that names a customer.
+        thread: The id for the agent's own memory; it reveals no phone number.
+        facts: What tracers get besides; nothing that names a customer.
     """
     given = [*history, *new]
     config = _traced(agent, {"thread_id": thread, **(facts or {})})

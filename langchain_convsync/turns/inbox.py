@@ -69,7 +69,7 @@ class Inbox:
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.
 
-        False, and nothing of it is done, where it was no human: WAHA's ``source`` is not always
+        False, and nothing of it is done, where it was not a human: WAHA's ``source`` is not always
         right, so one of our own sends is taken for its echo here, whatever it is reported as.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What happens between taking a conversation and committing its turn."""
+"""What happens between acquiring a conversation and committing its turn."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class Processor:
         attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
-        """The one API round trip before the agent; patient where the server's webhook is late."""
+        """The one API round trip before the agent; waits where the server's webhook is late."""
         until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
         while True:
             try:

@@ -205,7 +205,7 @@ class TurnRunner:
 
         Raises:
             InvalidEventError: The event names no customer.
-            StoreError: The store did not take the event; deliver it again.
+            StoreError: The store did not accept the event; deliver it again.
             ClosedError: The runner is closed.
         """
         return run(self._engine.run(event, wait))
@@ -222,7 +222,7 @@ class TurnRunner:
 
         Raises:
             InvalidEventError: The event names no customer.
-            StoreError: The store did not take the event; have it delivered again.
+            StoreError: The store did not accept the event; have it delivered again.
             ClosedError: The runner is closed.
         """
         return run(self._engine.accept(event))
@@ -271,7 +271,7 @@ class TurnRunner:
 
         Raises:
             InvalidEventError: The message names no customer.
-            StoreError: The store did not take it; have it delivered again.
+            StoreError: The store did not accept it; have it delivered again.
         """
         return run(self._engine.take_over(message, seconds))
 
@@ -295,7 +295,7 @@ class TurnRunner:
             Whether the message was waiting.
 
         Raises:
-            StoreError: The store did not take it; have it delivered again.
+            StoreError: The store did not accept it; have it delivered again.
         """
         return run(self._engine.amend(change))
 

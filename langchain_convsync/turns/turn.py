@@ -149,7 +149,7 @@ class Batch:
 
     Args:
         queued: In order of arrival; the first one names the turn.
-        events: (handle, event), in the order in which the agent reads them.
+        events: (event key, event), in the order in which the agent reads them.
     """
 
     queued: tuple[QueuedEvent, ...]
@@ -207,7 +207,7 @@ class Batch:
 
     @property
     def turn_id(self) -> str:
-        """The turn's id: its head event, whoever runs it and how often."""
+        """The turn's id: its head event, wherever it runs and how often."""
         return self.queued[0].event_key
 
     @property
@@ -217,7 +217,7 @@ class Batch:
 
     @property
     def event_keys(self) -> tuple[str, ...]:
-        """The handles to commit, in order of arrival."""
+        """The event keys to commit, in order of arrival."""
         return tuple(event.event_key for event in self.queued)
 
 

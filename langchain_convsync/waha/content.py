@@ -34,7 +34,7 @@ _KINDS = {
     for name in names.split()
 }
 
-# What carries nobody's words: keys, settings, and copies of what has an event of its own. A
+# What carries no person's words: keys, settings, and copies of what has an event of its own. A
 # message that could not be decrypted yet is among them, because it comes again under the same id.
 _SILENT = frozenset(
     """messageContextInfo senderKeyDistributionMessage fastRatchetKeySenderKeyDistributionMessage
@@ -180,7 +180,7 @@ def _kind(raw: _Raw) -> str:
 
 
 def _speaks(raw: _Raw) -> bool:
-    """Whether somebody said something, even if nobody here can read it."""
+    """Whether a person said something, even if it cannot be read here."""
     fields = (name for name, node in raw.message.items() if isinstance(node, dict))
     return not _SILENT.issuperset(fields) or raw.web_type not in {"", "chat"}
 

@@ -1,4 +1,4 @@
-"""What WAHA reports besides a customer's message; their reprs name nobody and quote nothing."""
+"""What WAHA reports besides a customer's message; their reprs name no person and quote nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from langchain_convsync.models import Media
 
-#: Why an event is no message to answer. Few and fixed, so that they can label a metric.
+#: Why an event is not a message to answer. Few and fixed, so that they can label a metric.
 Reason: TypeAlias = Literal[
     "not an object",
     "not a message",
@@ -30,7 +30,7 @@ Reason: TypeAlias = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorMessage:
-    """Somebody wrote to a customer from the business's own phone: a human takes over.
+    """A human wrote to a customer from the business's own phone: a human takes over.
 
     WAHA's ``source`` is not always right: ``TurnRunner.take_over`` recognises what ``WAHAReply``
     sent. Compare ``message_id`` with the ids of what you send yourself before you believe it.
@@ -43,7 +43,7 @@ class OperatorMessage:
         lid: The customer's ``…@lid`` identity, where the source told it.
         text: What the human wrote; the caption for media.
         media: The file that came along.
-        notes: What came along and is no text, as in :class:`InboundEvent`.
+        notes: What came along and is not text, as in :class:`InboundEvent`.
         account: The receiving side that the event came through.
         waha_session: WAHA's session name.
         bot_id: The bot that serves the account, where the session's metadata says so.
@@ -71,7 +71,7 @@ class OperatorMessage:
 
     @property
     def content(self) -> str:
-        """What enters the history: the text, then a line for everything that is no text."""
+        """What enters the history: the text, then a line for everything that is not text."""
         return "\n".join(part for part in (self.text, *self.notes) if part)
 
 

@@ -32,7 +32,7 @@ class Envelope:
     """What surrounds every event's payload; envelopes before 2025 have no id and no timestamp.
 
     Attributes:
-        event: WAHA's name of the event; ``""`` where it is none.
+        event: WAHA's name of the event; ``""`` where it is not a text.
         payload: What the event reports.
         account: The receiving side: WAHA's session.
         waha_session: The session's name, if there is one.
@@ -110,7 +110,7 @@ class Party:
 
 
 def stanza_id(message_id: object) -> str | None:
-    """The part of a message's id that is the same in all its spellings; None if there is none.
+    """The part of a message's id that is the same in all its spellings; None without one.
 
     Args:
         message_id: ``true_51999999999@c.us_3EB0…``, a bare ``3EB0…``, or the object that some
@@ -126,7 +126,7 @@ def stanza_id(message_id: object) -> str | None:
 
 
 def event_id(message_id: str, *, from_me: bool = False) -> str:
-    """The ``event_id`` of the message with that id, in any spelling: of an edit's target, say.
+    """The ``event_id`` of the message with that id, in any spelling: e.g. of an edit's target.
 
     Raises:
         InvalidEventError: The id is empty.

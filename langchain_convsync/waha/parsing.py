@@ -42,7 +42,7 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     Edits and revocations are ``Ignored``, for ``TurnRunner.amend``.
 
     A message of the business itself without a ``source``, as older WAHA sends, is ignored: taking
-    our own echo for a human would silence the agent after its first answer.
+    our own echo for a human would pause the agent after its first answer.
 
     Args:
         body: The parsed JSON, e.g. of :func:`parse_json`.
@@ -95,14 +95,14 @@ def _reason_to_ignore(
     payload: Json, party: Party, content: Content, *, from_me: bool, groups: bool
 ) -> Reason | None:
     source = payload.get("source") if from_me else "app"
-    somebody = party.chat_id if from_me else party.phone_number or party.lid
+    sender = party.chat_id if from_me else party.phone_number or party.lid
     reasons: tuple[tuple[bool, Reason], ...] = (
         ("newsletter" in party.servers, "newsletter"),
         ("broadcast" in party.servers, "broadcast"),
         ("g.us" in party.servers and not groups, "group"),
         (source == "api", "own echo"),
         (source != "app", "own message of unknown source"),
-        (somebody is None, "unknown sender"),
+        (sender is None, "unknown sender"),
         (not content, "no content"),
     )
     return next((reason for holds, reason in reasons if holds), None)

@@ -26,8 +26,8 @@ def verify(
         secrets: WAHA's ``hmac.key``; several while one replaces another.
 
     Raises:
-        ConfigurationError: There is no secret, or an empty one, which anybody could sign with, or
-            one that is no text. To accept unsigned deliveries, do not call this.
+        ConfigurationError: There is no secret, or an empty one, which any client could sign with,
+            or one that is not a text. To accept unsigned deliveries, do not call this.
     """
     given = [secrets] if isinstance(secrets, str | SecretStr) else list(secrets or ())
     keys = [secret_bytes(key, "waha_secrets") for key in given]

@@ -1,4 +1,4 @@
-"""JSON whose shape nobody promised: strict where it is parsed, forgiving where it is read."""
+"""JSON whose shape is not guaranteed: strict where it is parsed, forgiving where it is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parse_json(raw: bytes) -> Any:
             return value
         problem = "it is nested too deeply"
     # Without its cause, which carries the whole body.
-    message = f"the body is no JSON that can be processed: {problem}"
+    message = f"the body is not JSON that can be processed: {problem}"
     raise InvalidEventError(message)
 
 
@@ -76,7 +76,7 @@ def one_line(text: str, length: int) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    message = f"{constant} is no JSON"
+    message = f"{constant} is not JSON"
     raise ValueError(message)
 
 

@@ -261,9 +261,9 @@ def test_waha_is_told_to_come_again_where_the_queue_is_full(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"url": "agent.example/webhook"}, "is no URL"),
-        ({"url": "ftp://agent.example"}, "is no URL"),
-        ({"url": "https://[/webhook"}, "is no URL"),
+        ({"url": "agent.example/webhook"}, "is not a URL"),
+        ({"url": "ftp://agent.example"}, "is not a URL"),
+        ({"url": "https://[/webhook"}, "is not a URL"),
         ({"url": "http://agent.example/webhook"}, "must be https"),
         ({"secret": ""}, "secret of the forwarding is empty"),
     ],

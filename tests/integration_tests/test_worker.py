@@ -127,7 +127,7 @@ def test_a_worker_recommends_an_aiohttp_that_lies_idle(
         ("bot", "no MODULE:RUNNER"),
         ("nowhere_to_be_found:runner", "no module"),
         ("bot:missing", "has no 'missing'"),
-        ("bot:something", "is no TurnRunner"),
+        ("bot:something", "is not a TurnRunner"),
         ("bot:mute", "on_reply"),
     ],
 )

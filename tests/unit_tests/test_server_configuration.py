@@ -9,7 +9,7 @@ import pytest
 
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server import Forwarding, JwtRules, RateLimit, Tenant
-from langchain_convsync.server.access import ANYBODY, Keyring
+from langchain_convsync.server.access import UNIDENTIFIED, Keyring
 from langchain_convsync.server.configuration import Configuration
 
 KEY = "abc-key-0123456789"
@@ -82,7 +82,7 @@ def test_everything_can_be_configured(file: Path) -> None:
         ("abc", frozenset({"restaurant-abc"})),
         ("operations", "*"),
     ]
-    assert Keyring(found.api_keys).caller_of([f"Bearer {KEY}"]) not in {None, ANYBODY}
+    assert Keyring(found.api_keys).caller_of([f"Bearer {KEY}"]) not in {None, UNIDENTIFIED}
     assert isinstance(found.jwt, JwtRules)
     assert found.jwt.issuer == "https://login.example.com"
     assert found.rate_limit == RateLimit(per_minute=600, burst=60)
@@ -180,7 +180,7 @@ def test_what_is_wrong_is_named_with_what_to_write_instead(
 
 def test_a_file_that_is_no_toml_is_told_with_its_line(file: Path) -> None:
     """As the parser saw it."""
-    with pytest.raises(ConfigurationError, match=r"server.toml is no TOML: .*line 2"):
+    with pytest.raises(ConfigurationError, match=r"server.toml is not TOML: .*line 2"):
         read(file, "port = 1\nport = = 2")
 
 

@@ -134,13 +134,13 @@ def _api(
 
 
 def _key_and_envelope(url: str, last: Probe, *, timeout: float) -> Iterator[Finding]:
-    nobody = api_server.asked(url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout).outcome
+    unknown = api_server.asked(url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout).outcome
     bare = api_server.asked(
         url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout, with_key=False
     ).outcome
     has_key = optional_setting(None, "CONVSYNC_API_KEY") is not None
-    yield api_server.key(nobody, bare, has_key=has_key, base_url=url)
-    yield api_server.envelope(nobody)
+    yield api_server.key(unknown, bare, has_key=has_key, base_url=url)
+    yield api_server.envelope(unknown)
 
 
 def _conversation(
@@ -156,7 +156,7 @@ def _conversation(
         yield CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
         return
     if identity_of(phone) is None:
-        told = "--phone is no phone number with its country code, and no chat id"
+        told = "--phone is neither a phone number with its country code nor a chat id"
         yield CONVERSATION.failed("lookup", told, "pass one such as +51999999999")
         return
 

@@ -191,8 +191,8 @@ def key(with_key: Outcome, without: Outcome, *, has_key: bool, base_url: str) ->
         return API.ok("key", "none is asked for, on this machine")
     return API.warning(
         "key",
-        "the API server answers without a key: whoever reaches it reads conversations",
-        "have it check keys, or let nobody else reach it",
+        "the API server answers without a key: every client that reaches it reads conversations",
+        "have it check keys, or let only your agents reach it",
     )
 
 
@@ -205,22 +205,22 @@ def _refused(status: int, *, has_key: bool) -> Finding:
         return API.failed("key", told, "set CONVSYNC_API_KEY to a valid key")
     return API.warning(
         "key",
-        "the key may not ask for a number that is nobody's (403): it may be of one tenant",
+        "the key may not ask for a number without a customer (403): it may be of one tenant",
         "pass --phone of a customer of that tenant",
     )
 
 
-def envelope(nobody: Outcome) -> Finding:
+def envelope(outcome: Outcome) -> Finding:
     """How the server says that there is no such customer."""
-    told = json_object(nobody) if isinstance(nobody, Answer) else None
-    status = status_of(nobody)
-    if told is None or ("type" not in told and status != 403):
+    answer = json_object(outcome) if isinstance(outcome, Answer) else None
+    status = status_of(outcome)
+    if answer is None or ("type" not in answer and status != 403):
         return API.failed(
             "envelope",
-            f"an unknown customer is answered without the envelope ({described(nobody)})",
+            f"an unknown customer is answered without the envelope ({described(outcome)})",
             'the document asks for 404 and {"type": "3", "message": …, "data": null}',
         )
-    if status == 200 and told["type"] not in {"1", 1}:
+    if status == 200 and answer["type"] not in {"1", 1}:
         return API.ok("envelope", "errors come with status 200 and type 3, which is understood")
     return API.ok("envelope", f"answers have type, message and data (unknown customer: {status})")
 

@@ -56,7 +56,7 @@ def spellings(phone: str) -> Iterator[tuple[PhoneFormat, str]]:
     """Every text under which a server may keep the customer: the likeliest first.
 
     Raises:
-        InvalidPhoneNumberError: It is no phone number and no chat id.
+        InvalidPhoneNumberError: It is neither a phone number nor a chat id.
     """
     seen: set[str] = set()
     for identity in variants(phone):
@@ -241,7 +241,7 @@ def inbound(read: Conversation) -> Finding:
     if agent or not any(message.role == "user" for message in said):
         return CONVERSATION.skipped(
             "inbound",
-            "an agent was here, so nobody can tell who recorded what the customer wrote",
+            "an agent was here, so it cannot be told who recorded what the customer wrote",
             "let a new customer write once while no agent runs, and ask for that --phone",
         )
     return CONVERSATION.warning(

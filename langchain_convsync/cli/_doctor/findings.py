@@ -69,7 +69,7 @@ class Area:
         return self._other("failed", check, told, advice, {})
 
     def skipped(self, check: str, told: str, advice: str) -> Finding:
-        """It was not looked at, or nobody can tell."""
+        """It was not checked, or it cannot be told."""
         return self._other("skipped", check, told, advice, {})
 
     def _other(
@@ -81,7 +81,7 @@ class Area:
 
 
 def shown(name: str) -> str:
-    """A name that somebody else chose, on one line; some are called like phone numbers."""
+    """A name that a server or a user chose, on one line; some look like phone numbers."""
     line = one_line(name, 60)
     if _HEX_ID.fullmatch(line):
         return line  # a database id, whatever digits it holds

@@ -102,7 +102,7 @@ def idempotency(*, times: int, refused: APIStatusError | None) -> Finding:
     if refused is not None and refused.status_code not in {400, 409, 422}:
         return WRITING.skipped(
             "Idempotency-Key",
-            f"a request with the same key failed, so nobody can tell ({refused})",
+            f"a request with the same key failed, so it cannot be told ({refused})",
             "run doctor again",
         )
     if refused is not None:

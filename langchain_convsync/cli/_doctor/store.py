@@ -39,7 +39,7 @@ def store(url: str | None) -> list[Finding]:
         return [STORE.failed("format", str(error), "pip install --upgrade langchain-convsync")]
     except StoreUnavailableError as error:
         if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            return [STORE.failed("reachable", "the file is no SQLite database", _SET)]
+            return [STORE.failed("reachable", "the file is not a SQLite database", _SET)]
         return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
 
 
@@ -72,7 +72,7 @@ def safety(opened: RedisEventStore) -> list[Finding]:
 
 
 def left(backlog: Backlog) -> list[Finding]:
-    """What is still to be done, and by whom."""
+    """What is still to be done, and whether a worker or an operator has to do it."""
     findings = []
     if backlog.queued or backlog.writes or backlog.replies:
         told = (

@@ -124,7 +124,7 @@ def _context(trial: Trial) -> Flow[list[Finding]]:
         yield from trial.sync(context={KEYS[1]: trial.mark})
         read = yield from trial.read()
     except ConvSyncError:
-        yield from trial.sync(carried=trial.before.context)  # it may be gone: nobody could tell
+        yield from trial.sync(carried=trial.before.context)  # it may be gone without a trace
         raise
     kept = [read.context.get(key) == trial.mark for key in KEYS]
     trial.replaces = kept == [False, True]

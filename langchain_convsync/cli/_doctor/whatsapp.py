@@ -63,7 +63,7 @@ def session(found: WahaSession) -> Finding:
         advice = "restart it in WAHA; if that does not help, log it out and scan its QR code again"
         return WAHA.failed("session", told, advice)
     if status == "STOPPED":
-        return WAHA.warning("session", told, "start it in WAHA, if anybody is to be answered")
+        return WAHA.warning("session", told, "start it in WAHA, if customers are to be answered")
     return WAHA.warning("session", told, "wait a minute, then run doctor again")
 
 
@@ -84,6 +84,6 @@ def webhook(found: WahaSession, secrets: Collection[str]) -> Finding:
         advice = "set CONVSYNC_WAHA_SECRETS as the app has it, then run doctor again"
         return WAHA.skipped("webhook", f"{name} signs; no secret to compare with", advice)
     if not keys & {*secrets}:
-        told = f"{name} signs with a key that is none of CONVSYNC_WAHA_SECRETS"
+        told = f"{name} signs with a key that is not in CONVSYNC_WAHA_SECRETS"
         return WAHA.failed("webhook", told, "set it to the session's hmac.key")
     return WAHA.ok("webhook", f"{name} signs with a key of CONVSYNC_WAHA_SECRETS")

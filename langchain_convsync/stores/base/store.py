@@ -75,7 +75,7 @@ class EventStore(Protocol):
         lease: float = 30.0,
         account_concurrency: int = 0,
     ) -> Io[Acquired | None]:
-        """Lease a queue that has work due and no live lease; None if there is none.
+        """Lease a queue that has work due and no live lease; None without such a queue.
 
         With ``conversation_key``, that conversation's queue. Without, any but those of claims:
         accounts take turns (the next one is that whose oldest work, or whose last turn, is longest

@@ -110,7 +110,7 @@ class RedisEventStore:
         clock: Store time in seconds, for tests; None takes the server's.
 
     Raises:
-        ConfigurationError: Neither a URL nor a blocking client is given, or it is no Redis URL.
+        ConfigurationError: Neither a URL nor a blocking client is given, or it is not a Redis URL.
         ValueError: ``wait_replicas`` is negative.
 
     While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new

@@ -82,7 +82,7 @@ class RedisClients:
         async_client: An asynchronous client to use instead; it stays its owner's to close.
 
     Raises:
-        ConfigurationError: No URL, or one that is no Redis URL.
+        ConfigurationError: No URL, or one that is not a Redis URL.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class RedisClients:
         return await _awaited(await self._client_here(), key, commands)
 
     def _looked_around(self) -> Io[None]:
-        """Asks the cluster which node holds what; the next try tells if nobody knows."""
+        """Asks the cluster which node holds what; the next try tells if no node knows."""
 
         def block() -> None:
             with suppress(*_ERRORS):

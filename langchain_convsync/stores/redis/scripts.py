@@ -30,7 +30,7 @@ class Scripts:
 
     def __init__(self) -> None:
         self._batches: Batches[Command] = Batches(most=BATCHES)
-        #: Connections that are ours until the client is closed: to take one from its pool and give
+        #: Connections that are ours until the client is closed: to get one from its pool and give
         #: it back costs more than a batch.
         self._at_hand: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
 
@@ -52,9 +52,9 @@ class Scripts:
         try:
             return await _exchanged(acquired[0], commands)
         except BaseException:
-            # Answers that nobody reads must not meet other questions; the others may be dead, too.
+            # Answers that are not read must not meet other questions; the others may be dead, too.
             acquired += at_hand
-            at_hand.clear()  # nobody takes one while it is being closed
+            at_hand.clear()  # none is acquired while it is being closed
             for connection in acquired:
                 await connection.disconnect(nowait=True)
             raise

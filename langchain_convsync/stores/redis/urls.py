@@ -95,14 +95,14 @@ def address_of(url: str) -> Address:
     """Where a URL leads.
 
     Raises:
-        ConfigurationError: It is no Redis URL; the error does not repeat it.
+        ConfigurationError: It is not a Redis URL; the error does not repeat it.
     """
     try:
         return _parsed(url)
-    except ValueError:  # it repeats parts of the URL, so it is no cause of ours
+    except ValueError:  # it repeats parts of the URL, so it is not a cause of ours
         pass
     message = (
-        "url is no Redis URL: pass redis://…, rediss://… or unix://…, "
+        "url is not a Redis URL: pass redis://…, rediss://… or unix://…, "
         "redis+sentinel://host:26379,host:26379/service or "
         "redis+cluster://host:6379,host:6379, as url=… or in CONVSYNC_STORE_URL"
     )

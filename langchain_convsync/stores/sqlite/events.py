@@ -88,7 +88,7 @@ def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | Non
 
 
 def link(tx: Transaction, name: str, conversation: str, lease: Lease | None = None) -> bool:
-    """Let a name lead to a conversation, which is no alias itself, hence never in a circle.
+    """Let a name lead to a conversation, which is not an alias itself, hence never in a circle.
 
     Its events and a human's takeover go along. Answers whether the name leads there now: not while
     it has operations, or a turn that is not the caller's.

@@ -24,7 +24,7 @@ BUSY = 5.0
 class StoreClock:
     """Store time: milliseconds that never go backwards, shared by the processes of one machine.
 
-    It counts with the system's monotonic clock, which all processes share and nobody sets, so a
+    It counts with the system's monotonic clock, which all processes share and no user sets, so a
     step of the wall clock expires no lease. That clock begins anew when the machine starts; the
     file keeps the latest store time it has seen, and goes on from there. The wall clock only
     chooses where to begin, so that times in the file can be read.

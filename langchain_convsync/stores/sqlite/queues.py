@@ -50,7 +50,7 @@ def revive(tx: Transaction, conversation: str, *, debounce: int = 0, max_debounc
 
 
 def expire_if_idle(tx: Transaction, conversation: str) -> None:
-    """To be called when the last of a queue was taken away: only an idle conversation expires."""
+    """To be called when the last of a queue was removed: only an idle conversation expires."""
     tx.do(
         "UPDATE conversations SET expires = ? WHERE conversation = ?"
         " AND NOT EXISTS (SELECT 1 FROM events WHERE conversation = ? AND state = 'queued')"

@@ -105,7 +105,7 @@ end
 
 -- Leases -----------------------------------------------------------------------------------------
 
--- The end of the lease, while nobody followed and it was not given back.
+-- The end of the lease, while no other worker acquired the queue and it was not released.
 local function held_until(conversation, queue, token, epoch)
   local has = call('HMGET', conversation_record(conversation),
     queue .. '.token', queue .. '.epoch', queue .. '.until')
@@ -140,7 +140,7 @@ local function bring_along(name, target)
   end
 end
 
--- Lets a name lead to a conversation, which is no alias itself, hence never in a circle; its events
+-- Lets a name lead to a conversation, which is not an alias itself, hence never in a circle; its events
 -- and a human's takeover go along. Whether it leads there now: not while it has operations, or a
 -- turn that is not the caller's, whose lease may be given.
 local function link(name, target, token, epoch)
@@ -210,7 +210,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   if not is_claim(conversation) then
     local places, account = places_key(queue), account_of(conversation)
     local place = tonumber(call('HGET', places, account) or 0)
-    -- One more than before, so that takes within one millisecond go around too.
+    -- One more than before, so that acquires within one millisecond go around too.
     call('HSET', places, account, math.max(place, now * 1000) + 1)
   end
   schedule(conversation, queue)

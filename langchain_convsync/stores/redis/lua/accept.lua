@@ -1,4 +1,4 @@
--- Records an event once, and takes its conversation's inbox in the same step if it can.
+-- Records an event once, and acquires its conversation's inbox in the same step if it can.
 -- `by` tells a repeated call from another delivery of the same event.
 local event, conversation, alias, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
   account_concurrency = unpack(ARGV, 3)
