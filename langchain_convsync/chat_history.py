@@ -167,7 +167,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         return history
 
     def _add(self, messages: Sequence[BaseMessage]) -> Flow[None]:
-        with self._told("A message was not written to the history"):
+        with self._failures_reported("A message was not written to the history"):
             access = Access.to(self._api, self._ref)
             if access.turn is not None:
                 return  # the turn records what the customer wrote and what was answered
@@ -183,7 +183,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
             self._know(*new)
 
     def _clear(self) -> Flow[None]:
-        with self._told("The history was not cleared"):
+        with self._failures_reported("The history was not cleared"):
             access = Access.to(self._api, self._ref)
             if access.turn is None and self._journal is not None:
                 yield from self._journal.settle(access.ref)
@@ -203,7 +203,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         self._known.update(message.id for message in messages if message.id is not None)
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _failures_reported(self, what: str) -> Iterator[None]:
         """Count a failure, log it and tell ``on_error`` about it; raised all the same."""
         try:
             yield

@@ -103,7 +103,7 @@ def _time(sent: Any) -> datetime | None:
     return found if isinstance(found, datetime) else _ANY_TIME.validate_python(found)
 
 
-def _look(entry: dict[str, Any]) -> tuple[str, str]:
+def _role_and_content(entry: dict[str, Any]) -> tuple[str, str]:
     role, content = entry.get("role"), entry.get("content")
     return (
         role if isinstance(role, str) else _text(role),
@@ -115,7 +115,7 @@ def _is_like(entry: dict[str, Any], role: str, content: str) -> bool:
     said = entry.get("content")
     if isinstance(said, str) and said != content:  # nearly all of a history
         return False
-    return _look(entry) == (role, content)
+    return _role_and_content(entry) == (role, content)
 
 
 class Said(NamedTuple):
@@ -129,7 +129,7 @@ class Said(NamedTuple):
     def of(cls, entry: dict[str, Any]) -> Self:
         """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
         sent = entry.get("timestamp")
-        return cls(*_look(entry), None if sent is None else _time(sent))
+        return cls(*_role_and_content(entry), None if sent is None else _time(sent))
 
     def __repr__(self) -> str:
         return f"Said(role={self.role!r}, timestamp={self.timestamp!r})"

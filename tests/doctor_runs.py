@@ -18,10 +18,10 @@ NOBODY = {"type": "3", "message": "No active conversation found", "data": None}
 
 @dataclass(frozen=True)
 class Report:
-    """What ``--json`` told."""
+    """What ``--json`` prints."""
 
     exit_code: int
-    told: dict[str, Any]
+    json: dict[str, Any]
 
     def of(self, area: str, check: str) -> dict[str, str]:
         """The one finding of a check."""
@@ -30,7 +30,7 @@ class Report:
 
     def all_of(self, area: str, check: str) -> list[dict[str, str]]:
         """Every finding of a check."""
-        return [f for f in self.told["findings"] if (f["area"], f["check"]) == (area, check)]
+        return [f for f in self.json["findings"] if (f["area"], f["check"]) == (area, check)]
 
     def status(self, area: str, check: str) -> str:
         """How a check ended."""
@@ -39,13 +39,13 @@ class Report:
     @property
     def failed(self) -> list[tuple[str, str]]:
         """The checks that failed."""
-        found = self.told["findings"]
+        found = self.json["findings"]
         return [(f["area"], f["check"]) for f in found if f["status"] == "failed"]
 
     @property
     def profile(self) -> ServerProfile:
         """The profile, pasted."""
-        pasted = eval(self.told["profile"], {"ServerProfile": ServerProfile})
+        pasted = eval(self.json["profile"], {"ServerProfile": ServerProfile})
         assert isinstance(pasted, ServerProfile)
         return pasted
 

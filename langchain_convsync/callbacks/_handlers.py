@@ -90,8 +90,8 @@ class _StateSync(_Handler):
             yield from self._sync(root, output, inputs)
         except Exception as error:  # also what the user's extractor raises
             telemetry.count("callback_failures", error=type(error).__name__)
-            told = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-            logger.warning("The state was not synced at the end of a run: %s", told)
+            reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+            logger.warning("The state was not synced at the end of a run: %s", reason)
             if self._on_error is not None:
                 self._on_error(error)
             if self.raise_error:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from langchain_convsync.turns.operators import OperatorView
 
 
-def facts(seen: OperatorView, *, texts: bool) -> dict[str, Any]:
+def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
     """What a program reads; seconds count back from now on the store's clock."""
-    view = seen.view
+    view = inspected.view
     paused = view.paused_until
     found: dict[str, Any] = {
         "conversation": view.conversation_key,
@@ -30,8 +30,8 @@ def facts(seen: OperatorView, *, texts: bool) -> dict[str, Any]:
         "queued": _events(view),
         "writes": _operations(view.outbox, view.now),
         "replies": _operations(view.replies, view.now),
-        "dead_letters": [_letter(one, view.now, texts) for one in seen.dead_letters],
-        "why": seen.reasons(),
+        "dead_letters": [_letter(one, view.now, texts) for one in inspected.dead_letters],
+        "why": inspected.reasons(),
     }
     if texts:
         found["queued"]["texts"] = list(_texts(view.events))

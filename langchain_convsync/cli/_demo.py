@@ -1,4 +1,7 @@
-"""``convsync demo``: the main job, end to end."""
+"""``convsync demo``: the main job, end to end.
+
+A module of its own, so that no other command loads LangChain with the restaurant.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import typer
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._conversation import facts, lines
-from langchain_convsync.cli._stores import existing_store
+from langchain_convsync.cli._status import existing_store
 from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores import EventStore
@@ -51,15 +51,15 @@ class _Place:
         """
         from langchain_convsync.turns import operators
 
-        seen = run(operators.inspect_conversation(self.store, self.conversation_key))
-        if not seen.known:
+        inspected = run(operators.inspect_conversation(self.store, self.conversation_key))
+        if not inspected.known:
             typer.echo(
                 "convsync: the store keeps nothing of this conversation: check number, --account "
                 "and --store",
                 err=True,
             )
             raise typer.Exit(1)
-        return seen
+        return inspected
 
 
 def show(
@@ -72,8 +72,8 @@ def show(
 ) -> None:
     """Tell what is in one conversation and why it waits; it acquires nothing of it."""
     with _place(phone, store, account) as place:
-        seen = place.inspect_conversation()
-    found = facts(seen, texts=text)
+        inspected = place.inspect_conversation()
+    found = facts(inspected, texts=text)
     typer.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
 
 

@@ -1,9 +1,10 @@
-"""``convsync status``: what a store still has to do."""
+"""``convsync status``: what a store still has to do; and how a command finds its store."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._stores import existing_store
+from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
+from langchain_convsync.stores import EventStore, SQLiteEventStore, open_store
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
@@ -49,6 +51,20 @@ def status(
     Console().print(table)
     if accounts:
         Console().print(_by_account(loads))
+
+
+def existing_store(url: str) -> EventStore:
+    """The event store at a URL; looking for a file creates none.
+
+    Raises:
+        ConfigurationError: The URL names no store, or a file that does not exist.
+    """
+    opened = open_store(url)
+    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).exists():
+        name = "here" if "@" in opened.path else opened.path  # a URL without scheme has a password
+        message = f"there is no event store {name}: check --store or CONVSYNC_STORE_URL"
+        raise ConfigurationError(message)
+    return opened
 
 
 def _by_account(loads: list[dict[str, Any]]) -> Table:

@@ -119,9 +119,9 @@ def parsed(outcome: Outcome, question: Question, model: type[M]) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         # Field names and rules only: the error itself repeats the data.
-        told = error.errors(include_url=False, include_context=False, include_input=False)
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
     flaws = ", ".join(
-        f"{'.'.join(map(str, flaw['loc'])) or 'data'}: {flaw['type']}" for flaw in told
+        f"{'.'.join(map(str, flaw['loc'])) or 'data'}: {flaw['type']}" for flaw in errors
     )
     raise _invalid(answer, question, f"its data is not as documented ({flaws})")
 

@@ -102,8 +102,8 @@ def failure(error: httpx.RequestError) -> Failure:
         reason = "no free connection in time" if unsent else TIMED_OUT.reason
         reason = "no connection in time" if in_connect else reason
         return Failure(kind="timeout", reason=reason, sent=not unsent)
-    told = words_of(cause) if cause else type(error).__name__
-    reason = f"no connection: {told}" if unsent else f"the connection broke: {told}"
+    detail = words_of(cause) if cause else type(error).__name__
+    reason = f"no connection: {detail}" if unsent else f"the connection broke: {detail}"
     return Failure(kind="connection", reason=reason, sent=not unsent, cause=cause)
 
 

@@ -64,8 +64,8 @@ def _not_here(what: str) -> str:
     )
 
 
-def _fits(told: str) -> bool:
-    return tuple(int(part) for part in re.findall(r"\d+", told)[:2]) >= NEEDED
+def _fits(version: str) -> bool:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= NEEDED
 
 
 def recommended(*transports: Transport | None) -> str:

@@ -48,7 +48,7 @@ class WahaWebhook:
     key: SecretStr | None = None
 
     @classmethod
-    def told(cls, webhook: object) -> WahaWebhook:
+    def parse(cls, webhook: object) -> WahaWebhook:
         """The webhook in a session's ``config``."""
         entry = as_object(webhook)
         key = as_text(at(entry, "hmac", "key"))
@@ -135,8 +135,8 @@ class Waha:
             WAHAError: It cannot be asked.
         """
         path = f"/api/{path_segment(session)}/lids/{path_segment(lid)}"
-        told = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
-        number = phone.identity_of(as_text(told.get("pn")))
+        mapping = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
+        number = phone.identity_of(as_text(mapping.get("pn")))
         return number if number is not None and number.startswith("+") else None
 
     def chats(self, session: str, *, most: int, timeout: float) -> Flow[list[str]]:
@@ -150,7 +150,7 @@ class Waha:
             "chats", f"{path}&sortBy=conversationTimestamp", "chats", timeout
         )
         ids = (as_text(chat.get("id")) or as_text(at(chat, "id", "_serialized")) for chat in listed)
-        return [phone.chat_id(found) for told in ids if (found := phone.identity_of(told))]
+        return [phone.chat_id(found) for each in ids if (found := phone.identity_of(each))]
 
     def chat(
         self, session: str, chat_id: str, *, most: int, own_only: bool, timeout: float
@@ -184,7 +184,7 @@ class Waha:
             WahaSession(
                 as_text(entry.get("name")),
                 as_text(entry.get("status")) or None,
-                tuple(map(WahaWebhook.told, as_list(at(entry, "config", "webhooks")))),
+                tuple(map(WahaWebhook.parse, as_list(at(entry, "config", "webhooks")))),
             )
             for entry in listed
         ]
@@ -259,5 +259,5 @@ def _parsed(answer: Answer) -> Any:
 
 def _id_of(message: object) -> str | None:
     """The stanza id of a message in an answer: engines put it in different places."""
-    told = as_object(message)
-    return message_stanza(told) or stanza_id(at(told, "key", "id"))
+    sent = as_object(message)
+    return message_stanza(sent) or stanza_id(at(sent, "key", "id"))

@@ -120,11 +120,11 @@ class Journal:
             StoreError: The store did not answer.
         """
         conversation_key = yield from self._conversation_key(ref)
-        known = yield from self._look(conversation_key, ref)
+        known = yield from self._recent(conversation_key, ref)
         if conversation_key in self._memory.waiting:
             yield from self._catch_up(conversation_key, known)
             known = self._memory.get(conversation_key) or known
-        return known.shown
+        return known.with_writes
 
     def write(self, ref: ConversationRef, messages: Sequence[ConversationMessage]) -> Flow[None]:
         """Record messages in the store, then deliver them, for :data:`INLINE` seconds at most.
@@ -143,7 +143,7 @@ class Journal:
         account, known = _account(ref), self._memory.get(conversation_key)
         if known is None or self._clock() - known.read_at > FRESH:
             try:
-                known = yield from self._look(conversation_key, ref, until=until)
+                known = yield from self._recent(conversation_key, ref, until=until)
             except APIError as error:
                 if not _away(error):
                     raise
@@ -206,10 +206,10 @@ class Journal:
         messages: Sequence[ConversationMessage],
         known: Known,
     ) -> list[Write]:
-        seen = known.conversation
+        read = known.conversation
         fresh = known.settled and self._clock() - known.read_at <= FRESH
         return writes_for(
-            seen,
+            read,
             messages,
             StateUpdate(),
             profile=self._api.profile,
@@ -217,7 +217,7 @@ class Journal:
             turn=acquired.events[0].event_key,
             number=acquired.turns + 1,
             decided_at=acquired.now,
-            base=Anchor.end_of(seen) if fresh and not acquired.operations else None,
+            base=Anchor.end_of(read) if fresh and not acquired.operations else None,
         )
 
     def settle(self, ref: ConversationRef) -> Flow[None]:
@@ -230,7 +230,7 @@ class Journal:
         conversation_key = yield from self._conversation_key(ref)
         if conversation_key in self._memory.waiting:
             yield from self._catch_up(
-                conversation_key, (yield from self._look(conversation_key, ref))
+                conversation_key, (yield from self._recent(conversation_key, ref))
             )
         recorded = yield from self._store.due("inbox", conversation_key)  # e.g. by another process
         delivered = yield from self._outbox.drain(conversation_key, budget=INLINE, strict=True)
@@ -243,7 +243,7 @@ class Journal:
         keys = yield from self._store.keys()
         return keys.conversation(_account(ref), ref.phone_number)
 
-    def _look(
+    def _recent(
         self, conversation_key: str, ref: ConversationRef, *, until: float | None = None
     ) -> Flow[Known]:
         """Read the conversation; once, and no longer than ``until``, if that is given."""

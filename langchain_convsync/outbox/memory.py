@@ -53,14 +53,14 @@ class Known:
 
     Attributes:
         conversation: As it was read last.
-        shown: With everything that this process has written, on its way or not.
+        with_writes: As read, and with everything that this process has written, on its way or not.
         read_at: When it was read.
-        debounce: Whether nothing was on its way then, nor was written since.
+        settled: Whether nothing was on its way then, nor was written since.
         pending: What is on its way.
     """
 
     conversation: Conversation
-    shown: Conversation
+    with_writes: Conversation
     read_at: float
     settled: bool = False
     pending: Pending | None = None
@@ -70,15 +70,15 @@ class Known:
         """What a read tells, with what was on its way before it."""
         if pending is None:
             return cls(found, found, read_at, settled=True)
-        shown = overlay(found, pending.writes, pos=pending.pos, anchor=pending.anchor)
-        return cls(found, shown, read_at, pending=pending)
+        with_writes = overlay(found, pending.writes, pos=pending.pos, anchor=pending.anchor)
+        return cls(found, with_writes, read_at, pending=pending)
 
     def with_more(self, writes: Sequence[Write], pending: Pending | None) -> Known:
         """The same after these writes."""
         if pending is None or (self.pending and self.pending.epoch > pending.epoch):
-            pending = self.pending  # a later write has told it already
-        shown = overlay(self.shown, writes, is_new=True)
-        return replace(self, shown=shown, settled=False, pending=pending)
+            pending = self.pending  # a later write holds it already
+        with_writes = overlay(self.with_writes, writes, is_new=True)
+        return replace(self, with_writes=with_writes, settled=False, pending=pending)
 
 
 class Memory:

@@ -245,11 +245,11 @@ class Replies(OperationQueue[ReplyJob]):
         """It is unknown whether it was sent: the policy decides."""
         policy = self._sender.on_unverifiable
         telemetry.count("replies_unverified", policy=policy)
-        told = str(error) if isinstance(error, WAHAError) else type(error).__name__
+        reason = str(error) if isinstance(error, WAHAError) else type(error).__name__
         logger.warning(
             "It is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
             head.reply.turn,
-            told,
+            reason,
             policy,
         )
         if policy == "resend":

@@ -131,16 +131,16 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
         replies: The conversation's reply queue, its head included.
         now: Store time.
     """
-    sent, looks = _before(replies.anchor), digest(text)
+    sent, words = _before(replies.anchor), digest(text)
     if message_id in sent:
         return True
     nameless = [each for each in sent if isinstance(each, dict) and now < each["at"] + ECHO_TIME]
-    if any(each["digest"] == looks for each in nameless):
+    if any(each["digest"] == words for each in nameless):
         return True
     head, cursor = next(iter(replies.operations), None), replies.cursor
     if head is None or cursor is None or cursor.operation_id != head.id or not cursor.tries:
         return False
-    return digest(PendingReply.model_validate_json(head.body).text) == looks
+    return digest(PendingReply.model_validate_json(head.body).text) == words
 
 
 def _before(anchor: str | None) -> list[Any]:

@@ -93,13 +93,13 @@ class _Reader:
         try:
             return ServerFile.model_validate(tomllib.loads(self._path.read_text("utf-8")))
         except ValidationError as error:  # it repeats the values, so it is not a cause of ours
-            told = complaint(error)
+            problem = complaint(error)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise ConfigurationError(f"{self._path.name} cannot be read: {reason}") from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"{self._path.name} is not TOML: {error}") from None
-        raise ConfigurationError(f"{self._path.name}: {told}")
+        raise ConfigurationError(f"{self._path.name}: {problem}")
 
     def _key(self, place: str, said: KeyTable) -> ApiKey:
         if (said.sha256 is None) == (said.env is None):

@@ -92,8 +92,8 @@ def complaint(error: ValidationError) -> str:
                 example, table = (found.examples or [""])[0], _table_in(found.annotation)
     if flaw["type"] == "extra_forbidden" and table is not None:
         return f"{place}: there is no such key here; there are {', '.join(table.model_fields)}"
-    told = "is missing" if flaw["type"] == "missing" else flaw["msg"]
-    return f"{place}: {told}; write for example {example}"
+    problem = "is missing" if flaw["type"] == "missing" else flaw["msg"]
+    return f"{place}: {problem}; write for example {example}"
 
 
 def _table_in(annotation: Any) -> type[BaseModel] | None:

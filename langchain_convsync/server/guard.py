@@ -53,14 +53,14 @@ class Guard:
     @property
     def documentation(self) -> dict[str, Any]:
         """What OpenAPI tells of it, as arguments for ``include_router``."""
-        told: dict[str, Any] = {"responses": {}}
+        options: dict[str, Any] = {"responses": {}}
         if self.keyring is not None:
             scheme = HTTPBearer(auto_error=False, description="An API key, or a JWT.")
-            told["dependencies"] = [Security(scheme)]
-            told["responses"][401] = refusal("The key is missing or wrong", "WWW-Authenticate")
+            options["dependencies"] = [Security(scheme)]
+            options["responses"][401] = refusal("The key is missing or wrong", "WWW-Authenticate")
         if self.limiter is not None:
-            told["responses"][429] = refusal("Too many requests", "Retry-After")
-        return told
+            options["responses"][429] = refusal("Too many requests", "Retry-After")
+        return options
 
 
 #: Lets every caller in.

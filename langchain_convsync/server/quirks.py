@@ -222,8 +222,8 @@ class Quirks:
         if "bare_start" not in self:
             return whole
         context = {k: v for k, v in whole["context"].items() if k != "previousMessages" or v}
-        told = {**whole, "context": context or None, "metadata": whole["metadata"] or None}
-        return {key: value for key, value in told.items() if value is not None}
+        sparse = {**whole, "context": context or None, "metadata": whole["metadata"] or None}
+        return {key: value for key, value in sparse.items() if value is not None}
 
     def answer(self, whole: dict[str, Any], documented: dict[str, Any]) -> dict[str, Any]:
         """What a write is answered with."""

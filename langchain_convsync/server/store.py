@@ -186,8 +186,8 @@ class ConversationStore:
             self._quirks.merge(db, row, update)
             whole = self._document(db, row)
             answered = ("sessionId", "currentIntent", "currentStep", "context", "lastActivity")
-            told = {field: whole[field] for field in answered if field in whole}
-            return self._quirks.answer(whole, told)
+            fields = {field: whole[field] for field in answered if field in whole}
+            return self._quirks.answer(whole, fields)
 
         return self._write(session_id, caller, key, update, change)
 
@@ -213,8 +213,8 @@ class ConversationStore:
                 "previousMessages": whole["context"]["previousMessages"],
                 "lastUserMessage": whole["context"].get("lastUserMessage"),
             }
-            told = {"sessionId": whole["sessionId"], "context": context}
-            return self._quirks.answer(whole, told)
+            fields = {"sessionId": whole["sessionId"], "context": context}
+            return self._quirks.answer(whole, fields)
 
         return self._write(session_id, caller, key, message, change)
 

@@ -155,11 +155,18 @@ def cut_off(message: BaseMessage) -> str | None:
     OpenAI ends every message with a reason, streamed ones in their last chunk: without any, the
     stream was cut off, and LangChain made a message of what had come, tool calls included.
     """
-    told = message.response_metadata
-    for reason in (told.get("finish_reason"), told.get("stop_reason"), told.get("status")):
+    metadata = message.response_metadata
+    for reason in (
+        metadata.get("finish_reason"),
+        metadata.get("stop_reason"),
+        metadata.get("status"),
+    ):
         if str(reason) in _CUT:
             return str(reason)
-    if told.get("model_provider") == "openai" and not {"finish_reason", "status"} & told.keys():
+    if (
+        metadata.get("model_provider") == "openai"
+        and not {"finish_reason", "status"} & metadata.keys()
+    ):
         return "its stream ended early"
     return None
 

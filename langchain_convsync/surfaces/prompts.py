@@ -173,7 +173,7 @@ _ADVICE: tuple[tuple[type[errors.ConvSyncError], str], ...] = (
 
 def advice(error: errors.ConvSyncError) -> str:
     """What the model should do about an error; the facts of it stay in logs and metrics."""
-    return next((told for kind, told in _ADVICE if isinstance(error, kind)), _LATER)
+    return next((text for kind, text in _ADVICE if isinstance(error, kind)), _LATER)
 
 
 def as_data(
@@ -186,7 +186,7 @@ def as_data(
         keys: The context keys to tell; None tells all.
         messages: How many of the last messages to tell.
     """
-    told = {
+    facts = {
         "tenant": conversation.subdomain,
         "active": conversation.is_active,
         "intent": conversation.current_intent,
@@ -198,13 +198,13 @@ def as_data(
         if key not in SERVER_KEYS and (keys is None or key in keys)
     }
     if len(_json(context)) > LARGEST_CONTEXT:
-        told["context_keys"] = sorted(context)
+        facts["context_keys"] = sorted(context)
     elif context:
-        told["context"] = context
+        facts["context"] = context
     spoken = [message for message in conversation.messages if message.role in {"user", "bot"}]
     if recent := spoken[-messages:] if messages else []:
-        told["last_messages"] = [{message.role: message.content} for message in recent]
-    return _json(told)
+        facts["last_messages"] = [{message.role: message.content} for message in recent]
+    return _json(facts)
 
 
 def state_section(conversation: Conversation, keys: Collection[str] = ()) -> str:

@@ -39,7 +39,7 @@ class Watermark:
     read last, to be aligned with the next one, and what was said in the thread meanwhile.
 
     Attributes:
-        seen: How the last messages looked when they were read; None before the first read.
+        seen: Fingerprints of the last messages when they were read; None before the first read.
         own: What was said in the thread and is not known to stand in the history yet.
     """
 
@@ -73,11 +73,11 @@ class Watermark:
         ordered = by_timestamp(history)
         if self.seen is not None:
             ordered = ordered[-RECENT:]
-        looks = [_look(message) for message in ordered]
+        fingerprints = [_fingerprint(message) for message in ordered]
         dated = any(message.timestamp for message in ordered)
         own, arrived = Counter(self.own), Counter[str]()
         others: list[ConversationMessage] = []
-        for place in reversed(_unseen(self.seen, looks)):
+        for place in reversed(_new_places(self.seen, fingerprints)):
             message = ordered[place]
             words = _words(message)
             if own[words]:
@@ -88,7 +88,7 @@ class Watermark:
             if self.seen is None:  # before what was there already, nothing is the thread's
                 own.clear()
         left = Counter(self.own) - arrived
-        return others[::-1], Watermark(tuple(looks[-SEEN:]), tuple(left.elements()))
+        return others[::-1], Watermark(tuple(fingerprints[-SEEN:]), tuple(left.elements()))
 
 
 def interjection(
@@ -105,14 +105,14 @@ def interjection(
         held: Ids of those that it held already.
     """
     known = {"role", "content", "timestamp"}
-    told = [message.model_dump(mode="json", include=known) for message in others]
+    entries = [message.model_dump(mode="json", include=known) for message in others]
     ids = ids_of(thread)
     new = (place for place, key in enumerate(ids) if key not in held)
     place = next(new, len(ids) - len(last_words(thread)))  # none is new: a run is tried again
     return {
         "after": ids[place - 1] if place else None,
         "before": ids[place] if place < len(ids) else None,
-        "messages": told,
+        "messages": entries,
     }
 
 
@@ -127,8 +127,8 @@ def interleaved(
     ids = ids_of(thread)
     places: defaultdict[int, list[BaseMessage]] = defaultdict(list)
     for each in interjections:
-        told = [ConversationMessage.model_validate(entry) for entry in each["messages"]]
-        places[_place(each, ids)].extend(to_langchain(told))
+        said = [ConversationMessage.model_validate(entry) for entry in each["messages"]]
+        places[_place(each, ids)].extend(to_langchain(said))
     whole = []
     for place, message in enumerate(thread):
         whole += [*places[place], message]
@@ -156,14 +156,16 @@ def _place(each: Interjection, ids: Sequence[str | None]) -> int:
     return ids.index(each["after"]) + 1 if each["after"] in ids else 0
 
 
-def _unseen(seen: Sequence[str] | None, looks: Sequence[str]) -> list[int]:
+def _new_places(seen: Sequence[str] | None, fingerprints: Sequence[str]) -> list[int]:
     """The places of new messages: those after the first that was seen, and not seen themselves."""
-    blocks = SequenceMatcher(None, seen or (), looks, autojunk=False).get_matching_blocks()
+    blocks = SequenceMatcher(None, seen or (), fingerprints, autojunk=False).get_matching_blocks()
     known = {block.b + offset for block in blocks for offset in range(block.size)}
-    return [place for place in range(min(known, default=0), len(looks)) if place not in known]
+    return [
+        place for place in range(min(known, default=0), len(fingerprints)) if place not in known
+    ]
 
 
-def _look(message: ConversationMessage) -> str:
+def _fingerprint(message: ConversationMessage) -> str:
     timestamp = "" if message.timestamp is None else message.timestamp.isoformat()
     return f"{_words(message)} {timestamp}"
 

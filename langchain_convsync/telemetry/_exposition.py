@@ -29,13 +29,13 @@ def exposition(gauges: Iterable[Gauge] = ()) -> str:
     looked_up = list(gauges)
     lines: list[str] = []
     for metric in METRICS.values():
-        if told := [*_told(metric, looked_up)]:
+        if samples := [*_samples(metric, looked_up)]:
             lines += [f"# HELP {metric.prometheus} {metric.meaning}"]
-            lines += [f"# TYPE {metric.prometheus} {metric.kind}", *told]
+            lines += [f"# TYPE {metric.prometheus} {metric.kind}", *samples]
     return "\n".join([*lines, ""])
 
 
-def _told(metric: Metric, gauges: list[Gauge]) -> Iterator[str]:
+def _samples(metric: Metric, gauges: list[Gauge]) -> Iterator[str]:
     match metric.kind:
         case "counter":
             found = counts(metric.name)
@@ -61,8 +61,8 @@ def _histogram(name: str, labels: Labels, row: list[float]) -> Iterator[str]:
 
 
 def _line(name: str, labels: Labels, value: float) -> str:
-    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-    return f"{name}{{{told}}} {value:.15g}" if told else f"{name} {value:.15g}"
+    pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{pairs}}} {value:.15g}" if pairs else f"{name} {value:.15g}"
 
 
 def _escaped(text: str) -> str:

@@ -12,22 +12,22 @@ from langchain_convsync._lazy import on_first_use
 
 if TYPE_CHECKING:
     from langchain_convsync.testing._model import ScriptedChatModel
-    from langchain_convsync.testing._server import ReferenceServer, SeenRequest
+    from langchain_convsync.testing._server import RecordedRequest, ReferenceServer
     from langchain_convsync.testing._waha import Delivery, FakeWAHA, SentText
 
 __all__ = [
     "Delivery",
     "FakeWAHA",
+    "RecordedRequest",
     "ReferenceServer",
     "ScriptedChatModel",
-    "SeenRequest",
     "SentText",
 ]
 
 #: Each name loads its own module only: model and WAHA work without the server's extra.
 _MODULES = {
     "_model": ("ScriptedChatModel",),
-    "_server": ("ReferenceServer", "SeenRequest"),
+    "_server": ("ReferenceServer", "RecordedRequest"),
     "_waha": ("Delivery", "FakeWAHA", "SentText"),
 }
 

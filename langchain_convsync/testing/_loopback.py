@@ -123,12 +123,12 @@ def _handler_of(answer: Callable[[Request], Answer]) -> type[BaseHTTPRequestHand
         def _do(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             names = {name.lower(): value for name, value in self.headers.items()}
-            told = answer(_request(self.command, self.path, names, raw))
-            if not told.status:
+            given = answer(_request(self.command, self.path, names, raw))
+            if not given.status:
                 self.close_connection = True
                 return
-            body = json.dumps(told.body).encode()
-            self.send_response(told.status)
+            body = json.dumps(given.body).encode()
+            self.send_response(given.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 
 
-class SeenRequest(NamedTuple):
+class RecordedRequest(NamedTuple):
     """One request that the server answered.
 
     Attributes:
@@ -91,7 +91,7 @@ class ReferenceServer:
         rate_limit: RateLimit | None = None,
         forwarding: Forwarding | None = None,
     ) -> None:
-        self.requests: list[SeenRequest] = []
+        self.requests: list[RecordedRequest] = []
         self._quirks = Quirks.of(quirks)
         self.profile = self._quirks.profile
         self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
@@ -247,7 +247,7 @@ def _stop(server: PromptServer, thread: threading.Thread, forwarder: Forwarder |
 class _Recorder:
     """ASGI middleware that notes what was asked and how it was answered, before it is sent."""
 
-    def __init__(self, app: ASGIApp, requests: list[SeenRequest]) -> None:
+    def __init__(self, app: ASGIApp, requests: list[RecordedRequest]) -> None:
         self._app = app
         self._requests = requests
 
@@ -255,7 +255,7 @@ class _Recorder:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = getattr(scope.get("route"), "path", "(no route)")
-                self._requests.append(SeenRequest(scope["method"], path, message["status"]))
+                self._requests.append(RecordedRequest(scope["method"], path, message["status"]))
             await send(message)
 
         await self._app(scope, receive, noting)

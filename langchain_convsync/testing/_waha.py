@@ -244,7 +244,7 @@ class FakeWAHA:
             case ["api", session, "chats"]:
                 return self._chats(session)
             case ["api", session, "chats", chat_id, "messages"]:
-                return self._shown(session, chat_id)
+                return self._sent_in(session, chat_id)
         return None
 
     def _send(self, body: Mapping[str, Any]) -> Answer:
@@ -261,7 +261,7 @@ class FakeWAHA:
         newest_first = reversed([sent.chat_id for sent in self.sent if sent.session == session])
         return [{"id": chat_id} for chat_id in dict.fromkeys(newest_first)]
 
-    def _shown(self, session: str, chat_id: str) -> list[dict[str, Any]]:
+    def _sent_in(self, session: str, chat_id: str) -> list[dict[str, Any]]:
         return [
             _message(sent.id, chat_id, sent.text, time.time(), own=True)
             for sent in reversed(self.sent)

@@ -137,8 +137,10 @@ def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> Runna
         if not isinstance(agent, RunnableBinding):
             break
         agent = agent.bound
-    told = {name: fact for name, fact in facts.items() if fact is not None and name not in known}
-    config: RunnableConfig = {"tags": [TAG], "metadata": told}
+    metadata = {
+        name: fact for name, fact in facts.items() if fact is not None and name not in known
+    }
+    config: RunnableConfig = {"tags": [TAG], "metadata": metadata}
     if not named and getattr(agent, "name", None) in UNNAMED:
         config["run_name"] = RUN_NAME
     return config

@@ -137,8 +137,8 @@ class Inbox:
         theirs told both.
         """
         keys = yield from self._named()
-        told = map(phone.identity_of, (own.phone_number, own.lid, own.chat_id))
-        names = dict.fromkeys(name for name in told if name is not None)
+        identities = map(phone.identity_of, (own.phone_number, own.lid, own.chat_id))
+        names = dict.fromkeys(name for name in identities if name is not None)
         return [keys.conversation(own.account, name) for name in names]
 
     def _named(self) -> Flow[Keys]:

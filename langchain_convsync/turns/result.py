@@ -201,14 +201,14 @@ def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words])
     They are new since the last turn, and may stand before its reply: the customer wrote while the
     agent was thinking. Without a last turn they are at the tail.
     """
-    wanted = [event.looks for _, event in batch.events if event.by == "customer"]
-    looks, before = ([(m.role, m.content) for m in some] for some in (history, known))
+    wanted = [event.possible_records for _, event in batch.events if event.by == "customer"]
+    now, before = ([(m.role, m.content) for m in some] for some in (history, known))
     start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
-    same = SequenceMatcher(None, before, looks[start:], autojunk=False).get_matching_blocks()
+    same = SequenceMatcher(None, before, now[start:], autojunk=False).get_matching_blocks()
     old = {start + block.b + offset for block in same for offset in range(block.size)}
     own: set[int] = set()
     for place in range(len(history) - 1, start - 1, -1):
-        role, content = looks[place]
+        role, content = now[place]
         words = next((each for each in reversed(wanted) if content in each), None)
         if role == "user" and place not in old and words is not None:
             own.add(place)

@@ -120,7 +120,7 @@ class QueuedMessage(InboundEvent):
         return "bot" if self.by == "operator" else "user"
 
     @property
-    def looks(self) -> set[str]:
+    def possible_records(self) -> set[str]:
         """What an API server that records messages itself may have recorded of it."""
         return {self.text, self.content, *self.was}
 
@@ -198,8 +198,8 @@ class Batch:
     def chat_id(self) -> str:
         """Where a reply goes: the chat that the customer wrote in last."""
         event = self.newest  # accepted, so one of these names the customer
-        told = (event.chat_id, event.phone_number, event.lid)
-        return phone.chat_id(next(filter(None, map(phone.identity_of, told)), ""))
+        names = (event.chat_id, event.phone_number, event.lid)
+        return phone.chat_id(next(filter(None, map(phone.identity_of, names)), ""))
 
     def addressed(self, turn: Turn) -> Turn:
         """The turn with where its reply goes."""

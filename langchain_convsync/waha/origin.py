@@ -150,13 +150,13 @@ def message_stanza(payload: Json) -> str | None:
 def sent_from_me(payload: Json, event: str) -> bool | None:
     """Whether the business itself wrote it; None where nothing tells."""
     data = as_object(payload.get("_data"))
-    told = (
+    flags = (
         payload.get("fromMe"),
         at(data, "key", "fromMe"),
         at(data, "id", "fromMe"),
         at(data, "Info", "IsFromMe"),
     )
-    if (known := next((value for value in told if isinstance(value, bool)), None)) is not None:
+    if (known := next((value for value in flags if isinstance(value, bool)), None)) is not None:
         return known
     if event == "message":  # WAHA fires it for incoming messages only
         return False
@@ -185,8 +185,8 @@ def token(value: object) -> str | None:
 
 def digest(*facts: str) -> str:
     """A stand-in for an id, the same for the same facts."""
-    told = "\0".join(facts).encode()
-    return f"sha256-{hashlib.sha256(told).hexdigest()[:40]}"
+    joined = "\0".join(facts).encode()
+    return f"sha256-{hashlib.sha256(joined).hexdigest()[:40]}"
 
 
 def _chats(payload: Json, *, from_me: bool) -> Iterator[object]:

@@ -27,11 +27,11 @@ def test_a_documented_server_has_nothing_to_mend() -> None:
         server.create_conversation(phone_number=PHONE, subdomain="restaurant", bot_id=BOT)
         report = doctor("--base-url", server.base_url, "--phone", PHONE)
 
-    statuses = {(f["area"], f["status"]) for f in report.told["findings"]}
+    statuses = {(f["area"], f["status"]) for f in report.json["findings"]}
     unused = ("transport", "skipped")
     skipped = {("store", "skipped"), ("WAHA", "skipped"), ("writing", "skipped"), unused}
     assert statuses == {(API, "ok"), (CONVERSED, "ok")} | skipped
-    assert (report.exit_code, report.told["ok"]) == (0, True)
+    assert (report.exit_code, report.json["ok"]) == (0, True)
 
 
 def test_without_write_nothing_is_written() -> None:
@@ -48,9 +48,9 @@ def test_everything_but_ok_says_what_to_do() -> None:
     with ReferenceServer(quirks="observed") as server:
         report = doctor("--base-url", server.base_url, "--phone", PHONE)
 
-    assert set(report.told) == {"ok", "findings", "profile", "seen"}
-    for finding in report.told["findings"]:
-        assert set(finding) == {"area", "check", "status", "told", "advice"}
+    assert set(report.json) == {"ok", "findings", "profile", "seen"}
+    for finding in report.json["findings"]:
+        assert set(finding) == {"area", "check", "status", "message", "advice"}
         assert bool(finding["advice"]) == (finding["status"] != "ok")
 
 
@@ -79,7 +79,7 @@ def test_plain_http_to_another_machine_is_a_finding(monkeypatch: pytest.MonkeyPa
     """Nothing is sent; the reason is told."""
     monkeypatch.setenv("CONVSYNC_BASE_URL", "http://api.example.com")
 
-    assert "must be https" in doctor().of(API, "configuration")["told"]
+    assert "must be https" in doctor().of(API, "configuration")["message"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_setting_that_cannot_be_sent_is_a_finding(
     report = doctor("--base-url", "https://api.example.com", *arguments)
 
     assert report.failed == [(API, "configuration")]
-    assert word in report.of(API, "configuration")["told"]
+    assert word in report.of(API, "configuration")["message"]
 
 
 # Not reached
@@ -138,7 +138,7 @@ def test_endpoints_at_the_observed_prefix_are_found() -> None:
         found = doctor("--base-url", server.base_url).of(API, "prefix")
 
     assert found["status"] == "warning"
-    assert "404, HTML" in found["told"]
+    assert "404, HTML" in found["message"]
     assert 'ServerProfile(prefix="/api/v1/whatsapp-providers")' in found["advice"]
 
 
@@ -197,7 +197,7 @@ def test_errors_with_status_200_are_understood() -> None:
     report = examined(Routes(nobody=answers(NOBODY)))
 
     assert report.failed == []
-    assert "status 200" in report.of(API, "envelope")["told"]
+    assert "status 200" in report.of(API, "envelope")["message"]
 
 
 def keyed(request: Received) -> Iterable[bytes | float | Deed]:
@@ -221,7 +221,7 @@ def test_whether_the_key_is_accepted_is_told(
     found = examined(keyed).of(API, "key")
 
     assert found["status"] == status
-    assert word in found["told"]
+    assert word in found["message"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_clock_that_is_wrong_is_told(seconds: int, word: str) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     report = examined(Routes(health=answers({"type": "1"}, date=date)))
 
-    assert word in report.of(API, "clock")["told"]
+    assert word in report.of(API, "clock")["message"]
     assert report.status(API, "clock") == ("warning" if seconds else "ok")
 
 
@@ -270,7 +270,7 @@ def test_a_customer_who_is_known_by_a_lid_is_found() -> None:
         report = doctor("--base-url", server.base_url, "--phone", "38111222333@lid")
 
     assert report.status(CONVERSED, "lookup") == "ok"
-    assert "phone_format" not in report.told["seen"]
+    assert "phone_format" not in report.json["seen"]
 
 
 @pytest.mark.parametrize("expired", [True, False])
@@ -283,7 +283,7 @@ def test_a_customer_who_is_not_found_is_told_why(expired: bool) -> None:
         found = doctor("--base-url", server.base_url, "--phone", PHONE).of(CONVERSED, "lookup")
 
     assert found["status"] == "failed"
-    assert "under any of 3 spellings" in found["told"]
+    assert "under any of 3 spellings" in found["message"]
     assert "expired" in found["advice"]
     assert "@lid" in found["advice"]
 
@@ -293,7 +293,7 @@ def test_a_conversation_that_is_told_although_it_expired_is_a_failure() -> None:
     past = conversation(expiresAt="2020-01-01T00:00:00.000Z")
     report = examined(Routes(lookup=answers(past)), "--phone", PHONE)
 
-    assert "expired at 2020-01-01" in report.of(CONVERSED, "open")["told"]
+    assert "expired at 2020-01-01" in report.of(CONVERSED, "open")["message"]
     assert report.exit_code == 1
 
 
@@ -305,7 +305,7 @@ def test_messages_out_of_order_are_told() -> None:
     report = examined(Routes(lookup=answers(disordered)), "--phone", PHONE)
 
     assert report.status(CONVERSED, "order") == "warning"
-    assert "1 of 2 messages" in report.of(CONVERSED, "order")["told"]
+    assert "1 of 2 messages" in report.of(CONVERSED, "order")["message"]
 
 
 def test_a_closed_conversation_is_a_failure() -> None:
@@ -324,7 +324,7 @@ def test_a_customer_of_another_bot_is_told_so() -> None:
         found = doctor(*arguments).of(CONVERSED, "lookup")
 
     assert found["status"] == "failed"
-    assert BOT in found["told"]
+    assert BOT in found["message"]
 
 
 def test_a_bot_id_that_the_server_cannot_read_is_told_so() -> None:
@@ -334,7 +334,7 @@ def test_a_bot_id_that_the_server_cannot_read_is_told_so() -> None:
         arguments = ("--base-url", server.base_url, "--phone", PHONE, "--bot-id", "bot123")
         found = doctor(*arguments).of(CONVERSED, "lookup")
 
-    assert "fails on this bot id" in found["told"]
+    assert "fails on this bot id" in found["message"]
     assert "24 hex digits" in found["advice"]
 
 
@@ -359,7 +359,7 @@ def test_two_bots_of_one_customer_are_told() -> None:
         server.create_conversation(phone_number=PHONE, subdomain="newer", bot_id="bot2")
         report = doctor("--base-url", server.base_url, "--phone", PHONE, "--bot-id", BOT)
 
-    assert "looked up for newer" in report.of(CONVERSED, "tenant")["told"]
+    assert "looked up for newer" in report.of(CONVERSED, "tenant")["message"]
 
 
 def test_another_customers_conversation_is_a_failure() -> None:
@@ -368,7 +368,7 @@ def test_another_customers_conversation_is_a_failure() -> None:
     report = examined(Routes(lookup=answers(other)), "--phone", PHONE)
 
     assert report.failed == [(CONVERSED, "lookup")]
-    assert "another customer" in report.of(CONVERSED, "lookup")["told"]
+    assert "another customer" in report.of(CONVERSED, "lookup")["message"]
 
 
 @pytest.mark.parametrize(
@@ -438,5 +438,5 @@ def test_what_async_calls_travel_over_is_told(
 
     found = report.of("transport", "async calls")
     assert found["status"] == status
-    assert word in found["told"]
+    assert word in found["message"]
     assert report.status(API, "reachable") == "ok"

@@ -35,7 +35,7 @@ def test_a_store_without_work_has_nothing_to_mend(durable_store_url: str) -> Non
 
     report = at_store(durable_store_url)
 
-    found = {(f["check"], f["status"]) for f in report.told["findings"] if f["area"] == "store"}
+    found = {(f["check"], f["status"]) for f in report.json["findings"] if f["area"] == "store"}
     assert {status for _, status in found} == {"ok"}
     assert {"reachable", "format", "left to do", "dead letters"} <= {check for check, _ in found}
 
@@ -53,7 +53,7 @@ def test_what_is_left_to_do_names_the_worker(
     found = doctor().of("store", "left to do")
 
     assert found["status"] == "warning"
-    assert found["told"].startswith("1 events, 2 API writes and 1 replies")
+    assert found["message"].startswith("1 events, 2 API writes and 1 replies")
     assert "convsync worker MODULE:RUNNER" in found["advice"]
 
 
@@ -68,7 +68,7 @@ def test_what_waits_for_an_operator_is_told(durable_store_url: str) -> None:
 
     report = at_store(durable_store_url)
 
-    told = report.of("store", "dead letters")["told"]
+    told = report.of("store", "dead letters")["message"]
     assert told.startswith("2 events, writes or replies wait for your decision")
     assert report.status("store", "left to do") == "ok"
 
@@ -119,7 +119,7 @@ def test_a_store_that_cannot_be_used_is_told(
 
     report = at_store(url)
 
-    assert words in report.of("store", check)["told"]
+    assert words in report.of("store", check)["message"]
     assert ("store", check) in report.failed
     assert set(tmp_path.iterdir()) == files
 
@@ -144,7 +144,9 @@ def test_a_redis_that_can_lose_events_is_told(
     with RedisServer(aof=aof, **options) as server:
         found = at_store(server.url).all_of("store", "safety")
 
-    risky = {f["told"].partition(": ")[2]: f["advice"] for f in found if f["status"] == "warning"}
+    risky = {
+        f["message"].partition(": ")[2]: f["advice"] for f in found if f["status"] == "warning"
+    }
     assert risky == told
     assert [f["status"] for f in found] == (["warning"] if told else ["ok"])
 
@@ -174,7 +176,7 @@ def test_a_redis_that_keeps_its_settings_secret_is_no_failure() -> None:
 
     assert report.status("store", "safety") == "skipped"
     assert ("store", "safety") not in report.failed
-    assert "canary" not in str(report.told)
+    assert "canary" not in str(report.json)
 
 
 def test_a_replica_is_told(redis_server: RedisServer) -> None:
@@ -182,7 +184,7 @@ def test_a_replica_is_told(redis_server: RedisServer) -> None:
     with RedisServer(replicaof=f"127.0.0.1 {redis_server.port}") as replica:
         report = at_store(replica.url)
 
-    assert "connect to the primary" in report.of("store", "reachable")["told"]
+    assert "connect to the primary" in report.of("store", "reachable")["message"]
 
 
 # WAHA
@@ -224,7 +226,7 @@ def test_each_session_is_told_with_what_to_do(keyed: str, monkeypatch: pytest.Mo
 
     found = doctor().all_of("WAHA", "session")
 
-    told = {f["told"]: f["status"] for f in found}
+    told = {f["message"]: f["status"] for f in found}
     assert told == {
         "works is WORKING": "ok",
         "unseen is SCAN_QR_CODE": "failed",
@@ -255,8 +257,8 @@ def test_a_webhooks_secret_is_compared_and_never_told(
     found = at_waha(answers([session])).of("WAHA", "webhook")
 
     assert found["status"] == status
-    assert words in found["told"]
-    assert not {"another", "old", "new"} & {*found["told"].split()}
+    assert words in found["message"]
+    assert not {"another", "old", "new"} & {*found["message"].split()}
 
 
 def test_a_key_that_waha_does_not_accept_is_told(keyed: str) -> None:
@@ -281,7 +283,7 @@ def test_what_is_wrong_with_waha_is_told(script: Script, check: str, words: str)
     report = at_waha(script)
 
     assert ("WAHA", check) in report.failed
-    assert words in report.of("WAHA", check)["told"]
+    assert words in report.of("WAHA", check)["message"]
 
 
 def test_a_waha_that_is_down_is_told() -> None:
@@ -291,7 +293,7 @@ def test_a_waha_that_is_down_is_told() -> None:
 
     report = doctor("--waha-url", gone)
 
-    assert "Connection refused" in report.of("WAHA", "reachable")["told"]
+    assert "Connection refused" in report.of("WAHA", "reachable")["message"]
 
 
 def test_a_waha_url_that_is_none_is_told() -> None:

@@ -60,7 +60,7 @@ def tried(server: ReferenceServer) -> Report:
 
 def as_seen(report: Report, profile: ServerProfile) -> dict[str, Any]:
     """The settings of a profile that the report claims to have seen."""
-    return {name: getattr(profile, name) for name in report.told["seen"]}
+    return {name: getattr(profile, name) for name in report.json["seen"]}
 
 
 @pytest.mark.parametrize("quirk", EVERY_SERVER)
@@ -71,7 +71,7 @@ def test_the_profile_of_a_server_where_a_customer_just_wrote_is_right(quirk: str
         report = tried(server)
 
     assert as_seen(report, report.profile) == as_seen(report, server.profile)
-    assert set(report.told["seen"]) == SETTINGS - {"settle", "history_cap"}
+    assert set(report.json["seen"]) == SETTINGS - {"settle", "history_cap"}
     assert report.exit_code == 0, report.failed
 
 
@@ -92,7 +92,7 @@ def test_the_profile_of_a_server_with_a_long_history_is_right(quirk: str) -> Non
     capped = {"history_cap"} if quirk in {"last_20", "observed"} else set()
     assert as_seen(report, report.profile) == as_seen(report, server.profile)
     assert (
-        set(report.told["seen"]) == SETTINGS - {"settle", "records_inbound", "history_cap"} | capped
+        set(report.json["seen"]) == SETTINGS - {"settle", "records_inbound", "history_cap"} | capped
     )
 
 
@@ -115,7 +115,7 @@ def test_a_habit_is_told_where_it_is_and_nowhere_else(quirk: str) -> None:
             arrive(server, 1)
             reports.append(tried(server))
 
-    there, elsewhere = (report.of(area, check)["told"] for report in reports)
+    there, elsewhere = (report.of(area, check)["message"] for report in reports)
     assert words in there
     assert words not in elsewhere
 
@@ -138,7 +138,7 @@ def test_what_is_left_behind_is_what_is_named(quirk: str) -> None:
         report = tried(server)
         after = server.conversation(number)
 
-    left = report.of("writing", "left behind")["told"]
+    left = report.of("writing", "left behind")["message"]
     mine = [message for message in after.messages if message.content.startswith("convsync doctor")]
     assert (after.current_intent, after.current_step) == ("order", "selecting")
     assert after.is_active
@@ -162,7 +162,7 @@ def test_a_second_run_finds_the_same() -> None:
         first, second = tried(server), tried(server)
 
     assert first.profile == second.profile
-    assert first.told["seen"] == second.told["seen"]
+    assert first.json["seen"] == second.json["seen"]
 
 
 def test_a_closed_conversation_is_not_reopened() -> None:
@@ -199,8 +199,8 @@ def test_a_write_that_fails_is_told_and_the_others_are_tried() -> None:
     report = examined(writes_fail, "--phone", PHONE, "--write")
 
     assert report.failed == [("writing", name) for name in ("context", "history", "intents")]
-    assert all(f["advice"] for f in report.told["findings"] if f["status"] == "failed")
-    assert "may have left more" in report.of("writing", "left behind")["told"]
+    assert all(f["advice"] for f in report.json["findings"] if f["status"] == "failed")
+    assert "may have left more" in report.of("writing", "left behind")["message"]
 
 
 @pytest.mark.parametrize("breaking", [1, 2])
@@ -222,7 +222,7 @@ def test_a_context_that_may_be_gone_is_put_back_when_the_rest_fails(breaking: in
 
 @pytest.mark.parametrize(
     ("status", "word", "seen"),
-    [(409, "refused", True), (422, "refused", True), (500, "tell", False)],
+    [(409, "refused", True), (422, "refused", True), (500, "cannot be told", False)],
 )
 def test_a_key_that_is_refused_when_repeated_is_told(status: int, word: str, seen: bool) -> None:
     """Some servers answer a repetition with 409; a failure tells nothing."""
@@ -237,6 +237,6 @@ def test_a_key_that_is_refused_when_repeated_is_told(status: int, word: str, see
 
     report = examined(once, "--phone", PHONE, "--write")
 
-    assert word in report.of("writing", "Idempotency-Key")["told"]
-    assert ("idempotency_keys" in report.told["seen"]) == seen
+    assert word in report.of("writing", "Idempotency-Key")["message"]
+    assert ("idempotency_keys" in report.json["seen"]) == seen
     assert report.profile.idempotency_keys is False

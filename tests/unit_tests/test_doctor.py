@@ -15,7 +15,12 @@ from langchain_convsync import ServerProfile
 from langchain_convsync.cli._doctor import api_server, judging
 from langchain_convsync.cli._doctor.api_server import Probe
 from langchain_convsync.cli._doctor.customer import inbound, ordered, spellings
-from langchain_convsync.cli._doctor.findings import Area, profile_expression, seen_settings, shown
+from langchain_convsync.cli._doctor.findings import (
+    Area,
+    profile_expression,
+    safe_name,
+    seen_settings,
+)
 from langchain_convsync.client import Answer, Failure
 from langchain_convsync.models import Conversation, ConversationMessage
 
@@ -169,7 +174,7 @@ def test_messages_behind_newer_ones_are_told(seconds: list[str], late: int, zone
     found = ordered(read)
 
     assert (found.status == "warning") == (late > 0)
-    assert not late or found.told.startswith(f"{late} of ")
+    assert not late or found.message.startswith(f"{late} of ")
 
 
 @pytest.mark.parametrize(
@@ -225,4 +230,4 @@ def test_what_was_not_seen_is_named_in_the_profile() -> None:
 )
 def test_a_name_is_shown_without_the_phone_number_in_it(name: str, shape: str) -> None:
     """And without what would command a terminal."""
-    assert shown(name) == shape
+    assert safe_name(name) == shape

@@ -156,8 +156,8 @@ def _conversation(
         yield CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
         return
     if identity_of(phone) is None:
-        told = "--phone is neither a phone number with its country code nor a chat id"
-        yield CONVERSATION.failed("lookup", told, "pass one such as +51999999999")
+        message = "--phone is neither a phone number with its country code nor a chat id"
+        yield CONVERSATION.failed("lookup", message, "pass one such as +51999999999")
         return
 
     def api_for(style: PhoneFormat) -> Api:
@@ -184,7 +184,7 @@ def _transports() -> list[Finding]:
         used = chosen(None, None)
     except ConfigurationError as error:
         return [TRANSPORT.failed("async calls", str(error), "correct CONVSYNC_TRANSPORT")]
-    if told := recommended(used):
+    if message := recommended(used):
         advice = "set CONVSYNC_TRANSPORT=aiohttp where async calls cost too much CPU"
-        return [TRANSPORT.skipped("async calls", told, advice)]
+        return [TRANSPORT.skipped("async calls", message, advice)]
     return [TRANSPORT.ok("async calls", f"they travel over {used}")]

@@ -120,39 +120,39 @@ def speaks(outcome: Outcome) -> bool:
 def prefix(base_url: str, probes: Sequence[Probe]) -> Finding:
     """Under which path the endpoints are."""
     found = next((probe.prefix for probe in probes if speaks(probe.outcome)), None)
-    told = "; ".join(f"{p.prefix}/health: {described(p.outcome)}" for p in probes)
+    answers = "; ".join(f"{p.prefix}/health: {described(p.outcome)}" for p in probes)
     if found == DOCUMENTED_PREFIX:
         return API.ok("prefix", f"the endpoints are under {found}, as documented", prefix=found)
     if found is not None:
         return API.warning(
             "prefix",
-            f"the endpoints are under {found}, not under the documented prefix ({told})",
+            f"the endpoints are under {found}, not under the documented prefix ({answers})",
             f"pass ServerProfile(prefix={json.dumps(found)}) to the client",
             prefix=found,
         )
     if any(status_of(probe.outcome) in {401, 403} for probe in probes):
         return API.failed(
             "prefix",
-            f"something refuses every path before the API sees it ({told})",
+            f"something refuses every path before the API sees it ({answers})",
             "check CONVSYNC_API_KEY, and what the proxy in front of the API server asks for",
         )
     if any(300 <= (status_of(probe.outcome) or 0) < 400 for probe in probes):
         return API.failed(
             "prefix",
-            f"the API server redirects, which is not followed because of the key ({told})",
+            f"the API server redirects, which is not followed because of the key ({answers})",
             "pass the URL that it redirects to (https? another host?) as base_url",
         )
     if any((status_of(probe.outcome) or 0) >= 500 for probe in probes):
         return API.failed(
             "prefix",
-            f"the API server, or the proxy in front of it, fails ({told})",
+            f"the API server, or the proxy in front of it, fails ({answers})",
             "look into both their logs",
         )
     path = urlsplit(base_url).path
     hint = f"leave the path {path} out of base_url, or " if path else ""
     return API.failed(
         "prefix",
-        f"the API is under none of the prefixes ({told})",
+        f"the API is under none of the prefixes ({answers})",
         f"{hint}check base_url, and pass --prefix if the endpoints are mounted elsewhere",
     )
 
@@ -181,8 +181,8 @@ def key(with_key: Outcome, without: Outcome, *, has_key: bool, base_url: str) ->
     """
     status = status_of(with_key)
     if status is None or status >= 500:
-        told = f"a look-up fails ({described(with_key)})"
-        return API.failed("key", told, "look into the API server's log")
+        message = f"a look-up fails ({described(with_key)})"
+        return API.failed("key", message, "look into the API server's log")
     if status in {401, 403}:
         return _refused(status, has_key=has_key)
     if status_of(without) in {401, 403}:
@@ -198,11 +198,11 @@ def key(with_key: Outcome, without: Outcome, *, has_key: bool, base_url: str) ->
 
 def _refused(status: int, *, has_key: bool) -> Finding:
     if not has_key:
-        told = f"the API server asks for a key ({status})"
-        return API.failed("key", told, "set CONVSYNC_API_KEY")
+        message = f"the API server asks for a key ({status})"
+        return API.failed("key", message, "set CONVSYNC_API_KEY")
     if status == 401:
-        told = "the API server does not accept the key (401)"
-        return API.failed("key", told, "set CONVSYNC_API_KEY to a valid key")
+        message = "the API server does not accept the key (401)"
+        return API.failed("key", message, "set CONVSYNC_API_KEY to a valid key")
     return API.warning(
         "key",
         "the key may not ask for a number without a customer (403): it may be of one tenant",
@@ -227,13 +227,13 @@ def envelope(outcome: Outcome) -> Finding:
 
 def clock(probe: Probe, date: str | None) -> Finding:
     """How far the server's clock is from ours; its ``Date`` has whole seconds."""
-    told = None if date is None else http_date(date)
-    if told is None:
+    server_time = None if date is None else http_date(date)
+    if server_time is None:
         return API.skipped(
             "clock", "the API server tells no time (no Date header)", "compare the clocks by hand"
         )
-    early = (told - probe.received_at).total_seconds()
-    late = (probe.sent_at - timedelta(seconds=1) - told).total_seconds()
+    early = (server_time - probe.received_at).total_seconds()
+    late = (probe.sent_at - timedelta(seconds=1) - server_time).total_seconds()
     skew = max(early, late, 0.0)
     if skew <= TOLERATED:
         return API.ok("clock", "the API server's clock agrees with this machine's")

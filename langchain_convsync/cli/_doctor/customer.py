@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._doctor.findings import Area, Finding, shown
+from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
     APIError,
@@ -115,16 +115,18 @@ def _tenant(api_for: ApiFor, found: Found) -> Finding:
     read = found.conversation
     try:
         with closing(api_for(found.phone_format)) as api:
-            told = run(api.lookup_tenant(found.spelling))
+            tenant = run(api.lookup_tenant(found.spelling))
     except APIError as error:
         advice = "pass a bot id to lookup_tenant: then it asks for the conversation instead"
         return CONVERSATION.failed("tenant", str(error), advice)
-    if (told.subdomain, told.bot_id) == (read.subdomain, read.bot_id):
-        return CONVERSATION.ok("tenant", f"the tenant look-up tells {shown(told.subdomain)}, too")
+    if (tenant.subdomain, tenant.bot_id) == (read.subdomain, read.bot_id):
+        return CONVERSATION.ok(
+            "tenant", f"the tenant look-up tells {safe_name(tenant.subdomain)}, too"
+        )
     return CONVERSATION.warning(
         "tenant",
-        f"without a bot id the customer is looked up for {shown(told.subdomain)}, bot "
-        f"{shown(told.bot_id)}: the API server takes the newest conversation",
+        f"without a bot id the customer is looked up for {safe_name(tenant.subdomain)}, bot "
+        f"{safe_name(tenant.bot_id)}: the API server takes the newest conversation",
         "always pass the bot id",
     )
 
@@ -135,7 +137,7 @@ def _missing(api_for: ApiFor, phone: str, bot_id: str | None) -> Finding:
         return CONVERSATION.failed(
             "lookup",
             f"{masked(phone)} has no conversation with this bot, but one with the bot "
-            f"{shown(other.conversation.bot_id)} of {shown(other.conversation.subdomain)}",
+            f"{safe_name(other.conversation.bot_id)} of {safe_name(other.conversation.subdomain)}",
             "check --bot-id, and which bot the WAHA session belongs to",
         )
     tried = list(spellings(phone))
@@ -158,35 +160,36 @@ def _broken(api_for: ApiFor, phone: str, bot_id: str | None, error: ServerError)
         found = None
     if found is None:
         return CONVERSATION.failed("lookup", str(error), "look into the API server's log")
+    known_id = safe_name(found.conversation.bot_id)
     return CONVERSATION.failed(
         "lookup",
         f"the API server fails on this bot id, and not without one ({error})",
-        f"pass the id as the server knows it, e.g. {shown(found.conversation.bot_id)}: some know "
-        "ids of 24 hex digits only",
+        f"pass the id as the server knows it, e.g. {known_id}: some know ids of 24 hex digits only",
     )
 
 
 def spelled(found: Found, phone: str) -> Finding:
     """How the customer was found."""
     read = found.conversation
-    target = f"bot {shown(read.bot_id)} of {shown(read.subdomain)}, {len(read.messages)} messages"
+    bot, tenant = safe_name(read.bot_id), safe_name(read.subdomain)
+    target = f"bot {bot} of {tenant}, {len(read.messages)} messages"
     identity = normalize(phone)
-    told = f"{masked(phone)} is found as {_named(found.phone_format, found.spelling)}: {target}"
+    message = f"{masked(phone)} is found as {_named(found.phone_format, found.spelling)}: {target}"
     if found.spelling != identity:
         digits = "more" if len(found.spelling) > len(identity) else "less"
         return CONVERSATION.warning(
             "lookup",
-            f"{told}, but with one digit {digits} than given",
+            f"{message}, but with one digit {digits} than given",
             "look the customer up under the spelling that WAHA tells",
             phone_format=found.phone_format,
         )
     if not identity.startswith("+"):
-        return CONVERSATION.ok("lookup", told)  # a LID is written in one way only
+        return CONVERSATION.ok("lookup", message)  # a LID is written in one way only
     if found.phone_format == "e164":
-        return CONVERSATION.ok("lookup", told, phone_format="e164")
+        return CONVERSATION.ok("lookup", message, phone_format="e164")
     return CONVERSATION.warning(
         "lookup",
-        told,
+        message,
         f'pass ServerProfile(phone_format="{found.phone_format}") to the client',
         phone_format=found.phone_format,
     )
@@ -223,8 +226,8 @@ def fresh(read: Conversation) -> Finding:
     """Whether a conversation without state has its fields."""
     absent = [name for name in ("context", "metadata") if name not in read.model_fields_set]
     if absent:
-        told = f"the answer has no {' and no '.join(absent)}, which is taken for empty"
-        return CONVERSATION.ok("fields", told)
+        message = f"the answer has no {' and no '.join(absent)}, which is taken for empty"
+        return CONVERSATION.ok("fields", message)
     return CONVERSATION.ok("fields", "the answer has context and metadata")
 
 
@@ -254,8 +257,8 @@ def inbound(read: Conversation) -> Finding:
 
 def ordered(read: Conversation) -> Finding:
     """Whether the messages stand in the order of their times."""
-    told = [message.timestamp for message in read.messages if message.timestamp is not None]
-    times = [time if time.tzinfo else time.replace(tzinfo=UTC) for time in told]
+    stamps = [message.timestamp for message in read.messages if message.timestamp is not None]
+    times = [time if time.tzinfo else time.replace(tzinfo=UTC) for time in stamps]
     if len(times) < 2:
         return CONVERSATION.ok("order", "fewer than two messages tell when they were recorded")
     newest = accumulate(times, max)

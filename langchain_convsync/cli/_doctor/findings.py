@@ -37,7 +37,7 @@ class Finding:
         area: What was looked at, e.g. ``"API server"``.
         check: Which side of it.
         status: ``failed`` keeps the bot from working; ``warning`` may surprise.
-        told: What was seen.
+        message: What was seen.
         advice: What to do next; empty where nothing is to be done.
         profile: The settings of ``ServerProfile`` that were seen.
     """
@@ -45,7 +45,7 @@ class Finding:
     area: str
     check: str
     status: Status
-    told: str
+    message: str
     advice: str = ""
     profile: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,31 +56,36 @@ class Area:
 
     name: str
 
-    def ok(self, check: str, told: str, **profile: Any) -> Finding:
+    def ok(self, check: str, message: str, **profile: Any) -> Finding:
         """It is as it should be."""
-        return Finding(area=self.name, check=check, status="ok", told=told, profile=profile)
+        return Finding(area=self.name, check=check, status="ok", message=message, profile=profile)
 
-    def warning(self, check: str, told: str, advice: str, **profile: Any) -> Finding:
+    def warning(self, check: str, message: str, advice: str, **profile: Any) -> Finding:
         """It works, and may surprise."""
-        return self._other("warning", check, told, advice, profile)
+        return self._other("warning", check, message, advice, profile)
 
-    def failed(self, check: str, told: str, advice: str) -> Finding:
+    def failed(self, check: str, message: str, advice: str) -> Finding:
         """It does not work."""
-        return self._other("failed", check, told, advice, {})
+        return self._other("failed", check, message, advice, {})
 
-    def skipped(self, check: str, told: str, advice: str) -> Finding:
+    def skipped(self, check: str, message: str, advice: str) -> Finding:
         """It was not checked, or it cannot be told."""
-        return self._other("skipped", check, told, advice, {})
+        return self._other("skipped", check, message, advice, {})
 
     def _other(
-        self, status: Status, check: str, told: str, advice: str, profile: Mapping[str, Any]
+        self, status: Status, check: str, message: str, advice: str, profile: Mapping[str, Any]
     ) -> Finding:
         return Finding(
-            area=self.name, check=check, status=status, told=told, advice=advice, profile=profile
+            area=self.name,
+            check=check,
+            status=status,
+            message=message,
+            advice=advice,
+            profile=profile,
         )
 
 
-def shown(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name that a server or a user chose, on one line; some look like phone numbers."""
     line = one_line(name, 60)
     if _HEX_ID.fullmatch(line):
@@ -91,21 +96,21 @@ def shown(name: str) -> str:
 def report_json(findings: Sequence[Finding]) -> str:
     """One JSON object; ``seen`` names the settings of the profile that were seen."""
     settings = seen_settings(findings)
-    names = ("area", "check", "status", "told", "advice")
-    told = {
+    names = ("area", "check", "status", "message", "advice")
+    report = {
         "ok": nothing_failed(findings),
         "findings": [{name: getattr(finding, name) for name in names} for finding in findings],
         "profile": profile_expression(settings) if settings else None,
         "seen": list(settings),
     }
-    return json.dumps(told)
+    return json.dumps(report)
 
 
 def print_report(findings: Sequence[Finding], console: Console) -> None:
     """One line per check, what to do below it, and the profile at the end."""
     for finding in findings:
         status = (f"{finding.status:<8}", _STYLES[finding.status])
-        line = Text.assemble(status, f"{finding.area}, {finding.check}: {finding.told}")
+        line = Text.assemble(status, f"{finding.area}, {finding.check}: {finding.message}")
         console.print(line, soft_wrap=True)
         if finding.advice:
             console.print(Text(f"{'':8}next: {finding.advice}", "bold"), soft_wrap=True)

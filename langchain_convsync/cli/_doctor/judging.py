@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_convsync.cli._doctor.findings import Area, Finding, shown
+from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.errors import APIStatusError
 from langchain_convsync.models import Conversation, ConversationMessage, PartialConversation
 
@@ -25,8 +25,8 @@ def context(*, first_kept: bool, second_kept: bool) -> Finding:
             "look into the API server's log and at its database",
         )
     if first_kept:
-        told = "a sync merges its context into what is there"
-        return WRITING.ok("context", told, context_sync="merge")
+        message = "a sync merges its context into what is there"
+        return WRITING.ok("context", message, context_sync="merge")
     return WRITING.warning(
         "context",
         "a sync replaces the whole context (what it took away was put back)",
@@ -86,10 +86,10 @@ def cap(
     """
     kept = [message for message in after if message.content != text]
     if not kept or len(kept) >= len(before) or kept != list(before[-len(kept) :]):
-        told = f"no message was pushed out of a history of {len(after)}; a cap may come later"
-        return WRITING.ok("history cap", told)
-    told = f"the server keeps the last {len(after)} messages"
-    return WRITING.ok("history cap", told, history_cap=len(after))
+        message = f"no message was pushed out of a history of {len(after)}; a cap may come later"
+        return WRITING.ok("history cap", message)
+    message = f"the server keeps the last {len(after)} messages"
+    return WRITING.ok("history cap", message, history_cap=len(after))
 
 
 def idempotency(*, times: int, refused: APIStatusError | None) -> Finding:
@@ -113,8 +113,8 @@ def idempotency(*, times: int, refused: APIStatusError | None) -> Finding:
             idempotency_keys=False,
         )
     if times == 1:
-        told = "a request with the same key is applied once"
-        return WRITING.ok("Idempotency-Key", told, idempotency_keys=True)
+        message = "a request with the same key is applied once"
+        return WRITING.ok("Idempotency-Key", message, idempotency_keys=True)
     return WRITING.ok(
         "Idempotency-Key",
         "a request with the same key is applied again: lost answers are looked up instead",
@@ -140,7 +140,7 @@ def intents(known: Sequence[str] | None, *, status: int | None) -> Finding:
     return WRITING.warning(
         "intents",
         f"unknown intents are refused (status {status}); of those tried it accepts "
-        f"{', '.join(shown(intent) for intent in known)}",
+        f"{', '.join(safe_name(intent) for intent in known)}",
         "pass ServerProfile(intents=frozenset({…})) with all that it accepts",
         intents=frozenset(known),
     )
@@ -159,11 +159,11 @@ def repetition(read: Conversation) -> Finding:
 
 def leftovers(left: Sequence[str], *, sure: bool) -> Finding:
     """What stays in the conversation; not ``sure`` after a write that failed."""
-    told = f"left in the test conversation: {'; '.join(left) or 'nothing'}"
+    message = f"left in the test conversation: {'; '.join(left) or 'nothing'}"
     if sure:
-        return WRITING.ok("left behind", told)
+        return WRITING.ok("left behind", message)
     return WRITING.warning(
         "left behind",
-        f"{told}; what failed may have left more",
+        f"{message}; what failed may have left more",
         "look for “convsync” in the conversation's intent, context and messages",
     )

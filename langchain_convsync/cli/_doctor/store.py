@@ -9,7 +9,7 @@ import redis
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor.findings import Area, Finding
-from langchain_convsync.cli._stores import existing_store
+from langchain_convsync.cli._status import existing_store
 from langchain_convsync.errors import ConfigurationError, StoreFormatError, StoreUnavailableError
 from langchain_convsync.settings import optional_setting
 from langchain_convsync.stores import (
@@ -75,18 +75,18 @@ def left(backlog: Backlog) -> list[Finding]:
     """What is still to be done, and whether a worker or an operator has to do it."""
     findings = []
     if backlog.queued or backlog.writes or backlog.replies:
-        told = (
+        message = (
             f"{backlog.queued} events, {backlog.writes} API writes and {backlog.replies} replies "
             "are not done yet"
         )
         advice = f"they are done by a running bot, or by a worker: {_WORKER}"
-        findings.append(STORE.warning("left to do", told, advice))
+        findings.append(STORE.warning("left to do", message, advice))
     else:
         findings.append(STORE.ok("left to do", "nothing"))
     if backlog.dead_letters:
-        told = f"{backlog.dead_letters} events, writes or replies wait for your decision"
+        message = f"{backlog.dead_letters} events, writes or replies wait for your decision"
         advice = f"convsync show PHONE and the log tell why; mend that first, then {_DECIDE}"
-        findings.append(STORE.warning("dead letters", told, advice))
+        findings.append(STORE.warning("dead letters", message, advice))
     else:
         findings.append(STORE.ok("dead letters", "none"))
     return findings

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import closing
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._doctor.findings import Area, Finding, shown
+from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.client import Waha, WahaSession
 from langchain_convsync.errors import ConfigurationError, WAHAError
 from langchain_convsync.settings import optional_setting
@@ -40,39 +40,39 @@ def waha(url: str | None, *, timeout: float) -> list[Finding]:
 def refused(error: WAHAError) -> Finding:
     """Why the sessions could not be listed."""
     if error.status_code in {401, 403}:
-        told = f"WAHA does not accept the key (status {error.status_code})"
-        return WAHA.failed("key", told, "set CONVSYNC_WAHA_API_KEY to WAHA's API key")
+        message = f"WAHA does not accept the key (status {error.status_code})"
+        return WAHA.failed("key", message, "set CONVSYNC_WAHA_API_KEY to WAHA's API key")
     if error.status_code is None:
         return WAHA.failed("reachable", str(error), f"start WAHA, or {_SET}")
     if error.status_code == 404 or error.status_code < 400:
-        told = f"there is no WAHA under this URL (status {error.status_code})"
-        return WAHA.failed("reachable", told, _SET)
-    told = f"WAHA fails (status {error.status_code})"
-    return WAHA.failed("reachable", told, "look into WAHA's log")
+        message = f"there is no WAHA under this URL (status {error.status_code})"
+        return WAHA.failed("reachable", message, _SET)
+    message = f"WAHA fails (status {error.status_code})"
+    return WAHA.failed("reachable", message, "look into WAHA's log")
 
 
 def session(found: WahaSession) -> Finding:
     """Whether a session sends and receives. Statuses: WAHA's ``session.status``."""
-    name, status = shown(found.name), shown(found.status or "no status")
-    told = f"{name} is {status}"
+    name, status = safe_name(found.name), safe_name(found.status or "no status")
+    message = f"{name} is {status}"
     if status == "WORKING":
-        return WAHA.ok("session", told)
+        return WAHA.ok("session", message)
     if status == "SCAN_QR_CODE":
-        return WAHA.failed("session", told, "scan its QR code with the phone that it belongs to")
+        return WAHA.failed("session", message, "scan its QR code with the phone that it belongs to")
     if status == "FAILED":
         advice = "restart it in WAHA; if that does not help, log it out and scan its QR code again"
-        return WAHA.failed("session", told, advice)
+        return WAHA.failed("session", message, advice)
     if status == "STOPPED":
-        return WAHA.warning("session", told, "start it in WAHA, if customers are to be answered")
-    return WAHA.warning("session", told, "wait a minute, then run doctor again")
+        return WAHA.warning("session", message, "start it in WAHA, if customers are to be answered")
+    return WAHA.warning("session", message, "wait a minute, then run doctor again")
 
 
 def webhook(found: WahaSession, secrets: Collection[str]) -> Finding:
     """Whether a session's deliveries reach a webhook that accepts their signature."""
-    name, hooks = shown(found.name), found.webhooks
+    name, hooks = safe_name(found.name), found.webhooks
     if not hooks:
-        told = f"{name} has no webhook of its own"
-        return WAHA.skipped("webhook", told, "check WHATSAPP_HOOK_URL and its HMAC key by hand")
+        message = f"{name} has no webhook of its own"
+        return WAHA.skipped("webhook", message, "check WHATSAPP_HOOK_URL and its HMAC key by hand")
     if not any({"message", "message.any"} & {*hook.events} for hook in hooks):
         advice = "switch on message.any, message.edited and message.revoked"
         return WAHA.failed("webhook", f"{name} delivers no messages", advice)
@@ -84,6 +84,6 @@ def webhook(found: WahaSession, secrets: Collection[str]) -> Finding:
         advice = "set CONVSYNC_WAHA_SECRETS as the app has it, then run doctor again"
         return WAHA.skipped("webhook", f"{name} signs; no secret to compare with", advice)
     if not keys & {*secrets}:
-        told = f"{name} signs with a key that is not in CONVSYNC_WAHA_SECRETS"
-        return WAHA.failed("webhook", told, "set it to the session's hmac.key")
+        message = f"{name} signs with a key that is not in CONVSYNC_WAHA_SECRETS"
+        return WAHA.failed("webhook", message, "set it to the session's hmac.key")
     return WAHA.ok("webhook", f"{name} signs with a key of CONVSYNC_WAHA_SECRETS")

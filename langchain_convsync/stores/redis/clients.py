@@ -123,7 +123,7 @@ class RedisClients:
                 raise
             except _ERRORS as error:
                 if isinstance(error, _PASSING) and self.is_cluster:
-                    yield self._looked_around()
+                    yield self._nodes_located()
                 if delay is None or not isinstance(error, _PASSING):
                     raise _unavailable(error) from error
                 yield sleep(delay)
@@ -157,7 +157,7 @@ class RedisClients:
             return [await self._scripts.ask(commands[0], self._client_here)]
         return await _awaited(await self._client_here(), key, commands)
 
-    def _looked_around(self) -> Io[None]:
+    def _nodes_located(self) -> Io[None]:
         """Asks the cluster which node holds what; the next try tells if no node knows."""
 
         def block() -> None:

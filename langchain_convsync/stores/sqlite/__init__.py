@@ -317,7 +317,7 @@ class SQLiteEventStore:
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
-        with self._lock, self._failures_told():
+        with self._lock, self._driver_errors_translated():
             sql = self._opened()
             sql.execute("BEGIN IMMEDIATE")
             with sql:
@@ -332,7 +332,7 @@ class SQLiteEventStore:
             return answers
 
     @contextmanager
-    def _failures_told(self) -> Iterator[None]:
+    def _driver_errors_translated(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
