@@ -51,7 +51,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
 
 # A worker that is done takes over what another one has not begun.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# What was compiled is kept, also where the environment says otherwise: 7,000 tests are read by each.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: install ## run the tests in random order, but for those that are long by nature; 5 minutes on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
