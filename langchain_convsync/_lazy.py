@@ -40,7 +40,7 @@ def module_on_first_use(name: str) -> ModuleType:
     """A module to name in annotations: it is imported when they are read at run time.
 
     So signatures are real (``typing.get_type_hints``, ``inspect.signature(…, eval_str=True)``), and
-    whoever only calls what is annotated does not wait for the module. Type checkers need the import
+    a caller of what is annotated does not wait for the module. Type checkers need the import
     itself::
 
         if TYPE_CHECKING:

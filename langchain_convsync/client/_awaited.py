@@ -20,7 +20,7 @@ from langchain_convsync.settings import (
 
 if TYPE_CHECKING:
     from langchain_convsync import models
-else:  # as long as nobody has a client, nobody needs them
+else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 

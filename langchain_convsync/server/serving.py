@@ -115,18 +115,18 @@ class PromptServer(uvicorn.Server):
             server.close()
 
     async def _finish(self) -> None:
-        state, told = self.server_state, set[Any]()
+        state, closing = self.server_state, set[Any]()
         with self._grace() as over:
             while (state.connections or state.tasks) and not (over() or self.force_exit):
-                for connection in state.connections - told:
+                for connection in state.connections - closing:
                     connection.shutdown()
-                told |= state.connections
+                closing |= state.connections
                 self._changed.clear()
                 await self._changed.wait()
 
     @contextmanager
     def _grace(self) -> Iterator[Callable[[], bool]]:
-        """Tells whether the time to finish is over, and wakes whoever waits when it is."""
+        """Tells whether the time to finish is over, and wakes the wait when it is."""
         seconds, over = self.config.timeout_graceful_shutdown, threading.Event()
 
         def end() -> None:

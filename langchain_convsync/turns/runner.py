@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_convsync.turns import agent as agents
     from langchain_convsync.turns import engine, process
     from langchain_convsync.turns import turn as turns
-else:  # what a turn takes is long in importing, and who names a runner may have no agent yet
+else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
     models = module_on_first_use("langchain_convsync.models")
     outbox = module_on_first_use("langchain_convsync.outbox")

@@ -517,10 +517,10 @@ def _is_first(server: str | None, risk: Risk) -> bool:
     """Whether this process has not warned of it yet; a server that hides its id is a new one."""
     if server is None:
         return True
-    told = (server, risk.remedy)  # what is wrong may count something that grows
+    warning = (server, risk.remedy)  # what is wrong may count something that grows
     with _warned_lock:
-        is_first = told not in _warned
-        _warned.add(told)
+        is_first = warning not in _warned
+        _warned.add(warning)
     return is_first
 
 
