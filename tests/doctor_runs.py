@@ -13,7 +13,7 @@ from langchain_convsync import ServerProfile
 from langchain_convsync.cli import command_line
 from tests.faulty_server import Deed, FaultyServer, Received, Script, answers
 
-NOBODY = {"type": "3", "message": "No active conversation found", "data": None}
+NOT_FOUND = {"type": "3", "message": "No active conversation found", "data": None}
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ def doctor(*arguments: str) -> Report:
 
 @dataclass
 class Routes:
-    """An API server that answers by path; what is not named is nobody's lookup."""
+    """An API server that answers by path; what is not named is the look-up of an unknown customer."""
 
     health: Script = field(default_factory=lambda: answers({"type": "1", "data": {}}))
-    lookup: Script = field(default_factory=lambda: answers(NOBODY, 404))
-    nobody: Script = field(default_factory=lambda: answers(NOBODY, 404))
+    lookup: Script = field(default_factory=lambda: answers(NOT_FOUND, 404))
+    unknown: Script = field(default_factory=lambda: answers(NOT_FOUND, 404))
 
     def __call__(self, request: Received) -> Iterable[bytes | float | Deed]:
         if request.target.endswith("/health"):
             return self.health(request)
         if "10000000000" in request.target:
-            return self.nobody(request)
+            return self.unknown(request)
         return self.lookup(request)
 
 

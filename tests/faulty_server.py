@@ -209,7 +209,7 @@ def _request(stream: io.BufferedReader) -> Received:
 
 
 Perform: TypeAlias = Callable[[Flow[T] | Io[T]], T]
-Colour: TypeAlias = Literal["blocking", "async"]
+Mode: TypeAlias = Literal["blocking", "async"]
 
 
 def blocking(flow: Flow[T]) -> T:

@@ -30,22 +30,22 @@ def postgres() -> Iterator[str]:
     programs = binaries()
     assert programs is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        somebody: dict[str, Any] = {}
+        as_user: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             import pwd
 
             nobody = pwd.getpwnam("nobody")
-            somebody = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         data = f"{folder}/data"
         make = [str(programs / "initdb"), "-D", data, "-U", "convsync", "-A", "trust"]
         make += ["-E", "UTF8", "--no-locale", "--no-sync"]
-        subprocess.run(make, check=True, capture_output=True, timeout=120, **somebody)
+        subprocess.run(make, check=True, capture_output=True, timeout=120, **as_user)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         run = [str(programs / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
         run += ["-k", "", "-F", "-c", "log_min_messages=log"]  # nobody reads what comes later
-        with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, **somebody) as process:
+        with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, **as_user) as process:
             try:
                 assert process.stderr is not None
                 for line in process.stderr:

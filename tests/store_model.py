@@ -550,7 +550,7 @@ class StoreModel:
         }
 
     def _unset(self, letter: DeadLetter) -> bool:
-        """Take it from what is set aside; whether it was there."""
+        """Take it from the dead letters; whether it was there."""
         if letter.queue == "inbox":
             event = self.events.get(letter.id)
             if event is None or event.state != "dead":

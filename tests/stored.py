@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.redis_server import RedisServer
 
-#: The part of a handle that names its account: shard and hash.
+#: The part of a key that names its account: shard and hash.
 ACCOUNT = re.compile(rb"\b[0-9]{2}\.[0-9a-f]{12}\b")
 
 
@@ -26,7 +26,7 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def sqlite_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every row: the handles in it, and all of it."""
+    """Every row: the keys in it, and all of it."""
     for table, row in rows(path):
         whole = b" ".join(
             value if isinstance(value, bytes) else str(value).encode() for value in row.values()

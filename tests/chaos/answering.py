@@ -155,7 +155,7 @@ def echo_of(request: Line) -> waha.Ignored | waha.OperatorMessage:
 
 
 def told(turn: Turn) -> Line:
-    """A turn as the driver hears of it."""
+    """A turn as the driver is told of it."""
     return {
         "status": turn.status,
         "reply": turn.reply,

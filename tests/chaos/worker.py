@@ -74,7 +74,7 @@ def _serve(link: socket.socket, setup: Setup, agent: Agent) -> None:
             echo = echo_of(request)
             if isinstance(echo, waha.OperatorMessage):
                 return {"human": runner.take_over(echo, seconds=HUMAN)}
-            return {"heard": runner.record_echo(echo)}
+            return {"recorded": runner.record_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return naive.answer(event) if setup.naive else told(runner.run(event, request["wait"]))
 
@@ -105,7 +105,7 @@ async def _aserve(link: socket.socket, setup: Setup, agent: Agent) -> None:
             echo = echo_of(request)
             if isinstance(echo, waha.OperatorMessage):
                 return {"human": await runner.atake_over(echo, seconds=HUMAN)}
-            return {"heard": await runner.arecord_echo(echo)}
+            return {"recorded": await runner.arecord_echo(echo)}
         event = InboundEvent.model_validate(request["event"])
         return told(await runner.arun(event, request["wait"]))
 

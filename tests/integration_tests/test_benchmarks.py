@@ -31,7 +31,7 @@ from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
 SLOW = {"f", "g", "h"}
 
 
-class Nobody:
+class NoWatcher:
     """Watches no progress."""
 
     def begin(self, what: str, steps: int) -> None: ...
@@ -97,9 +97,9 @@ def test_a_flow_that_does_less_work_is_found_out(place: Place) -> None:
 
 @pytest.mark.slow  # that what is measured is the same work is seen above
 @pytest.mark.parametrize("case", sorted(set(CASES) - SLOW))
-def test_every_case_measures_something_for_everybody(case: str, place: Place) -> None:
+def test_every_case_measures_something_for_every_flow(case: str, place: Place) -> None:
     """No row of the table is empty."""
-    sheet = CASES[case](place, TINY, Nobody())
+    sheet = CASES[case](place, TINY, NoWatcher())
 
     assert sheet.rows
     assert [row for row in sheet.rows if not sheet.median(*row) > 0] == []
@@ -147,8 +147,8 @@ def test_a_plot_needs_matplotlib_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything else works without it."""
-    sheet = Sheet("x", "nothing", {"cpu": "ms"}, "somebody")
-    sheet.add("here", "somebody", {"cpu": 1.0})
+    sheet = Sheet("x", "nothing", {"cpu": "ms"}, "a peer")
+    sheet.add("here", "a peer", {"cpu": 1.0})
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
     assert plot.plot([sheet], tmp_path / "x.png") == plot.MISSING
@@ -156,10 +156,10 @@ def test_a_plot_needs_matplotlib_and_says_so(
 
 def test_a_ratio_is_that_of_the_medians_in_one_setting() -> None:
     """One round that was disturbed does not decide."""
-    sheet = Sheet("x", "something", {"cpu": "ms"}, "somebody")
+    sheet = Sheet("x", "something", {"cpu": "ms"}, "a peer")
     for mine, theirs in ((2.0, 4.0), (200.0, 4.0), (3.0, 6.0)):
         sheet.add("here", "we", {"cpu": mine})
-        sheet.add("here", "somebody", {"cpu": theirs})
+        sheet.add("here", "a peer", {"cpu": theirs})
     sheet.add("there", "we", {"cpu": 1.0})
 
     assert sheet.ratio("here", "we") == 0.75

@@ -123,7 +123,7 @@ def test_a_thread_waiting_for_a_free_connection_ends_at_the_deadline(
         assert isinstance(busy.exception(), APITimeoutError)
 
 
-async def test_over_aiohttp_connections_that_nobody_needs_any_more_are_closed(
+async def test_over_aiohttp_connections_that_are_no_longer_needed_are_closed(
     api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst leaves no open sockets behind."""
@@ -138,7 +138,7 @@ async def test_over_aiohttp_connections_that_nobody_needs_any_more_are_closed(
     await api.aclose()
 
 
-async def test_over_httpx_the_next_call_closes_what_nobody_needs_any_more(
+async def test_over_httpx_the_next_call_closes_what_is_no_longer_needed(
     api: Api, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst leaves no open sockets behind for long."""

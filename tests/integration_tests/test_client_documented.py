@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import ConversationNotFoundError
 from langchain_convsync.models import StateUpdate
-from tests.faulty_server import Colour, FaultyServer, answers
+from tests.faulty_server import FaultyServer, Mode, answers
 
 SESSION = "bot123_51999999999_1234567890_xyz"
 
@@ -153,12 +153,12 @@ def server() -> Iterator[FaultyServer]:
 
 
 @pytest.fixture(params=["blocking", "async"])
-def mode(request: pytest.FixtureRequest) -> Colour:
-    chosen: Colour = request.param
+def mode(request: pytest.FixtureRequest) -> Mode:
+    chosen: Mode = request.param
     return chosen
 
 
-def call(mode: Colour, server: FaultyServer, method: str, *args: object) -> Any:
+def call(mode: Mode, server: FaultyServer, method: str, *args: object) -> Any:
     """One call of a fresh client of sync or async."""
     if mode == "blocking":
         with ConvSyncClient(server.url, api_key="key-1") as client:
@@ -176,7 +176,7 @@ def wire(model: BaseModel) -> Any:
     return json.loads(model.model_dump_json(by_alias=True, exclude_unset=True))
 
 
-def test_the_tenant_of_a_phone_number_is_looked_up(mode: Colour, server: FaultyServer) -> None:
+def test_the_tenant_of_a_phone_number_is_looked_up(mode: Mode, server: FaultyServer) -> None:
     """Endpoint 1: the number alone is enough, the plus sign travels encoded."""
     server.plays(answers(TENANT))
 
@@ -192,7 +192,7 @@ def test_the_tenant_of_a_phone_number_is_looked_up(mode: Colour, server: FaultyS
     assert "idempotency-key" not in request.headers
 
 
-def test_a_conversation_is_read(mode: Colour, server: FaultyServer) -> None:
+def test_a_conversation_is_read(mode: Mode, server: FaultyServer) -> None:
     """Endpoint 2: filtered by bot, and every field of the answer survives."""
     server.plays(answers(CONVERSATION))
 
@@ -214,7 +214,7 @@ def test_a_conversation_is_read(mode: Colour, server: FaultyServer) -> None:
     assert (kept["currentIntent"], kept["previousStep"]) == ("order", "browsing")
 
 
-def test_a_conversation_is_read_without_a_bot(mode: Colour, server: FaultyServer) -> None:
+def test_a_conversation_is_read_without_a_bot(mode: Mode, server: FaultyServer) -> None:
     """``botId`` is optional."""
     server.plays(answers(CONVERSATION))
 
@@ -224,7 +224,7 @@ def test_a_conversation_is_read_without_a_bot(mode: Colour, server: FaultyServer
     assert server.received[0].target.endswith("/lookup/conversation/%2B51999999999")
 
 
-def test_a_state_is_synced(mode: Colour, server: FaultyServer) -> None:
+def test_a_state_is_synced(mode: Mode, server: FaultyServer) -> None:
     """Endpoint 3: the body is the documented one, field by field."""
     server.plays(answers(SYNCED))
     body = json.loads(SYNC)
@@ -247,7 +247,7 @@ def test_a_state_is_synced(mode: Colour, server: FaultyServer) -> None:
     assert request.json == body
 
 
-def test_a_message_is_added(mode: Colour, server: FaultyServer) -> None:
+def test_a_message_is_added(mode: Mode, server: FaultyServer) -> None:
     """Endpoint 4: role and content, as they are."""
     server.plays(answers(ADDED))
     body = json.loads(MESSAGE)
@@ -262,7 +262,7 @@ def test_a_message_is_added(mode: Colour, server: FaultyServer) -> None:
     assert request.json == body
 
 
-def test_the_health_endpoint_is_asked(mode: Colour, server: FaultyServer) -> None:
+def test_the_health_endpoint_is_asked(mode: Mode, server: FaultyServer) -> None:
     """Troubleshooting: ``/api/v1/whatsapp/health``."""
     server.plays(answers({"type": "1", "message": "ok", "data": {"status": "ok"}}))
 
@@ -272,7 +272,7 @@ def test_the_health_endpoint_is_asked(mode: Colour, server: FaultyServer) -> Non
 
 @pytest.mark.parametrize("method", ["lookup_tenant", "get_conversation"])
 def test_no_active_conversation_says_what_to_check(
-    mode: Colour, server: FaultyServer, method: str
+    mode: Mode, server: FaultyServer, method: str
 ) -> None:
     """The document's troubleshooting section, in the error itself."""
     server.plays(

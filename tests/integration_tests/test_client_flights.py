@@ -76,7 +76,7 @@ def test_thirty_threads_make_one_request(api: Api, server: FaultyServer) -> None
     assert len(server.received) == 1
 
 
-def test_one_who_comes_just_after_the_landing_asks_nobody(api: Api, server: FaultyServer) -> None:
+def test_a_caller_just_after_the_landing_asks_no_server(api: Api, server: FaultyServer) -> None:
     """It found nothing in memory, and then no look-up under way: what it missed is there now."""
     late = api.lookup_tenant(PHONE, BOT)
     boarding = next(late)  # memory was empty
@@ -89,7 +89,7 @@ def test_one_who_comes_just_after_the_landing_asks_nobody(api: Api, server: Faul
     assert len(server.received) == 1
 
 
-async def test_a_cancelled_leader_strands_nobody(api: Api, server: FaultyServer) -> None:
+async def test_a_cancelled_leader_strands_no_follower(api: Api, server: FaultyServer) -> None:
     """Those who waited for it ask for themselves."""
     server.plays(sends(HANG), answers(CONVERSATION))
     leader, *others = [asyncio.create_task(arun(api.lookup_tenant(PHONE, BOT))) for _ in range(4)]
@@ -103,7 +103,7 @@ async def test_a_cancelled_leader_strands_nobody(api: Api, server: FaultyServer)
     await api.aclose()
 
 
-async def test_a_cancelled_follower_disturbs_nobody(api: Api, server: FaultyServer) -> None:
+async def test_a_cancelled_follower_disturbs_no_other(api: Api, server: FaultyServer) -> None:
     """Neither the leader nor the others."""
     gate = Gate()
     server.plays(gate)
@@ -121,7 +121,7 @@ async def test_a_cancelled_follower_disturbs_nobody(api: Api, server: FaultyServ
     await api.aclose()
 
 
-async def test_a_failed_leader_poisons_nobody(api: Api, server: FaultyServer) -> None:
+async def test_a_failed_leader_poisons_no_follower(api: Api, server: FaultyServer) -> None:
     """Its error is its own; the others ask for themselves."""
     server.plays(answers({}, 500), answers(CONVERSATION))
 
@@ -135,7 +135,7 @@ async def test_a_failed_leader_poisons_nobody(api: Api, server: FaultyServer) ->
     await api.aclose()
 
 
-def test_a_failed_leader_on_a_thread_poisons_nobody(api: Api, server: FaultyServer) -> None:
+def test_a_failed_leader_on_a_thread_poisons_no_follower(api: Api, server: FaultyServer) -> None:
     """The same on threads."""
     gate = Gate()
     refusal = answers({}, 500)

@@ -143,7 +143,7 @@ histories = st.fixed_dictionaries(
 def test_a_turn_is_answered_whatever_stands_in_its_conversation(
     context: dict[str, Any], metadata: dict[str, Any], perform: Perform[Any], server: FaultyServer
 ) -> None:
-    """One odd entry must not silence the customer."""
+    """One odd entry must not keep the customer from being answered."""
     data = {**DATA, "context": context, "metadata": metadata}
     body = escaped({"type": "1", "message": "", "data": data})
     assume(is_json(body))

@@ -55,7 +55,7 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @sync_and_async
-def test_a_server_that_nobody_vouches_for_is_refused(
+def test_a_server_without_a_trusted_certificate_is_refused(
     server: FaultyServer, perform: Perform[Any]
 ) -> None:
     """Nothing is sent to it, no key and no message."""

@@ -126,7 +126,7 @@ except (FencedError, RuntimeError) as error:
 
 
 @contextmanager
-def nobody_writing(store_url: str) -> Iterator[None]:
+def no_writer(store_url: str) -> Iterator[None]:
     """Who is stopped in the middle of a transaction keeps SQLite's file locked for all others."""
     if not store_url.startswith("sqlite:"):
         yield
@@ -164,7 +164,7 @@ def test_a_process_that_was_stopped_beyond_its_lease_changes_nothing(
         assert zombie.stdin is not None
         assert zombie.stdout is not None
         assert zombie.stdout.readline() == "acquired\n"
-        with nobody_writing(durable_store_url):
+        with no_writer(durable_store_url):
             zombie.send_signal(signal.SIGSTOP)
             os.waitpid(zombie.pid, os.WUNTRACED)
 

@@ -81,7 +81,7 @@ def test_a_run_that_fails_gives_its_event_back(event_store: EventStore, call: Ca
     assert call(runnable, {"event_id": "evt_1"})["runs"] == 2
 
 
-def test_while_somebody_runs_the_event_others_are_told(event_store: EventStore, call: Call) -> None:
+def test_while_a_caller_runs_the_event_others_are_told(event_store: EventStore, call: Call) -> None:
     """An error, not a second run."""
     runnable = deduplicated(Counting().runnable, event_store, event_id=by_id)
 

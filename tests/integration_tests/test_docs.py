@@ -48,7 +48,7 @@ def test_a_link_leads_somewhere(page: Path) -> None:
     re.split(r"^## ", TESTING, flags=re.MULTILINE)[1:-1],
     ids=lambda section: section.split("\n")[0],
 )
-def test_each_way_of_testing_is_shown_in_both_colours(section: str) -> None:
+def test_each_way_of_testing_is_shown_sync_and_async(section: str) -> None:
     """Blocking and awaited; the last section tells what does not work."""
     assert re.search(r"^def test_", section, re.MULTILINE)
     assert re.search(r"^async def test_", section, re.MULTILINE)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from langchain_convsync.cli import command_line, main
 from langchain_convsync.testing import ReferenceServer
 from tests.client_calls import PHONE, conversation
-from tests.doctor_runs import NOBODY, Routes, doctor, examined, printed
+from tests.doctor_runs import NOT_FOUND, Routes, doctor, examined, printed
 from tests.faulty_server import HANG, Deed, FaultyServer, Received, answers, head, sends
 
 API, CONVERSED = "API server", "conversation"
@@ -180,11 +180,11 @@ def test_what_is_no_api_is_told_so(script: Any, path: str, advice: str) -> None:
     [
         (Routes(health=answers({"type": "3", "message": "", "data": None}, 503)), "health"),
         (Routes(health=answers({"type": "3", "message": "", "data": None})), "health"),
-        (Routes(nobody=answers("<html>", 404, content_type="text/html")), "envelope"),
-        (Routes(nobody=answers({"detail": "Not Found"}, 404)), "envelope"),
-        (Routes(nobody=answers({"type": "3"}, 401)), "key"),
-        (Routes(nobody=answers({"type": "3"}, 403)), "key"),
-        (Routes(nobody=answers({"type": "3"}, 500)), "key"),
+        (Routes(unknown=answers("<html>", 404, content_type="text/html")), "envelope"),
+        (Routes(unknown=answers({"detail": "Not Found"}, 404)), "envelope"),
+        (Routes(unknown=answers({"type": "3"}, 401)), "key"),
+        (Routes(unknown=answers({"type": "3"}, 403)), "key"),
+        (Routes(unknown=answers({"type": "3"}, 500)), "key"),
     ],
 )
 def test_an_answer_that_is_not_as_documented_is_told(routes: Routes, failed: str) -> None:
@@ -194,7 +194,7 @@ def test_an_answer_that_is_not_as_documented_is_told(routes: Routes, failed: str
 
 def test_errors_with_status_200_are_understood() -> None:
     """Some servers answer so."""
-    report = examined(Routes(nobody=answers(NOBODY)))
+    report = examined(Routes(unknown=answers(NOT_FOUND)))
 
     assert report.failed == []
     assert "status 200" in report.of(API, "envelope")["message"]

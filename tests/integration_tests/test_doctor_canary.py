@@ -65,7 +65,7 @@ def assert_no_canary(text: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("customer", [PHONE, LID, "51944333222@c.us"])
-def test_no_fault_makes_it_name_anybody(fault: str, customer: str, tmp_path: Path) -> None:
+def test_no_fault_makes_it_name_a_customer(fault: str, customer: str, tmp_path: Path) -> None:
     """API server, WAHA and store, all of which know everything."""
 
     def waha(_: Received) -> Iterable[bytes | float | Deed]:
@@ -85,7 +85,7 @@ def test_no_fault_makes_it_name_anybody(fault: str, customer: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("quirks", [(), ("messages_not_stored",), ("context_replaced",)])
-def test_a_trial_names_nobody(quirks: tuple[str, ...]) -> None:
+def test_a_trial_names_no_customer(quirks: tuple[str, ...]) -> None:
     """Neither what was said before."""
     with ReferenceServer(quirks=quirks) as server:
         said = [{"role": "user", "content": SAID}]

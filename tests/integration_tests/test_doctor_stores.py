@@ -296,6 +296,6 @@ def test_a_waha_that_is_down_is_told() -> None:
     assert "Connection refused" in report.of("WAHA", "reachable")["message"]
 
 
-def test_a_waha_url_that_is_none_is_told() -> None:
+def test_a_waha_url_that_is_not_a_url_is_told() -> None:
     """Nothing else stops because of it."""
     assert ("WAHA", "reachable") in doctor("--waha-url", "waha:3000").failed

@@ -100,7 +100,7 @@ def remembering(chain: Runnable[Any, Any], get_history: GetHistory) -> Runnable[
 async def test_a_chain_remembers_in_every_form_of_a_call(
     get_history: GetHistory, form: str, output: str
 ) -> None:
-    """What the model hears, and what is kept, is the same as with LangChain's own history."""
+    """What the model reads, and what is kept, is the same as with LangChain's own history."""
     prompt = ChatPromptTemplate.from_messages(
         [("system", "Vendes pizzas."), MessagesPlaceholder("history"), ("human", "{question}")]
     )

@@ -43,7 +43,7 @@ BOT, TENANT = "bot123", "restaurant-abc"
 T = TypeVar("T")
 
 
-class Colour:
+class Mode:
     """Calls a history sync or async; async calls share one event loop."""
 
     def __init__(self, loop: asyncio.Runner | None) -> None:
@@ -64,12 +64,12 @@ class Colour:
 
 
 @pytest.fixture(params=["sync", "async"])
-def mode(request: pytest.FixtureRequest) -> Iterator[Colour]:
+def mode(request: pytest.FixtureRequest) -> Iterator[Mode]:
     if request.param == "sync":
-        yield Colour(None)
+        yield Mode(None)
         return
     with asyncio.Runner() as loop:
-        yield Colour(loop)
+        yield Mode(loop)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def words(server: ReferenceServer, bot_id: str | None = None) -> list[str]:
 
 @pytest.mark.usefixtures("patient")
 def test_what_was_added_is_delivered_before_the_call_returns(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """In order, as long as the API server answers; nothing is left in the store."""
     history = memory(client, store)
@@ -129,7 +129,7 @@ def test_what_was_added_is_delivered_before_the_call_returns(
 
 @pytest.mark.usefixtures("patient")
 def test_a_turn_of_a_chain_costs_one_read_and_one_request_for_each_message(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """What was read before the model tells where to write after it."""
     history = memory(client, store)
@@ -142,7 +142,7 @@ def test_a_turn_of_a_chain_costs_one_read_and_one_request_for_each_message(
 
 @pytest.mark.usefixtures("impatient")
 def test_while_the_api_server_is_away_messages_wait_and_are_read_back(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """By every history of the process; the next write delivers them, in order, once."""
     mode.add(memory(client, store), HumanMessage("sí"))
@@ -184,7 +184,7 @@ def delivered_by_a_worker(client: ConvSyncClient, store: EventStore) -> list[str
 
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_delivers_what_is_left(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """That of a process that has ended, too; and it answers nobody."""
     mode.read(memory(client, store))
@@ -200,7 +200,7 @@ def test_a_worker_delivers_what_is_left(
 
 @pytest.mark.parametrize("by", ["write", "read", "worker"])
 def test_messages_of_whom_nothing_is_known_yet_wait_too(
-    by: str, server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    by: str, server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """The API server was away from the start: whose they are is seen when it is back."""
     server.stop()
@@ -221,7 +221,7 @@ def test_messages_of_whom_nothing_is_known_yet_wait_too(
 
 
 def test_a_reading_that_fails_is_raised_where_nothing_is_known(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """An agent must not take an unreachable history for an empty one."""
     server.stop()
@@ -232,7 +232,7 @@ def test_a_reading_that_fails_is_raised_where_nothing_is_known(
 
 @pytest.mark.parametrize("refusal", [404, 401])
 def test_a_server_that_refuses_is_told_and_nothing_is_recorded(
-    refusal: int, store: EventStore, mode: Colour
+    refusal: int, store: EventStore, mode: Mode
 ) -> None:
     """Waiting helps nobody there; a second try would double what was recorded."""
     errors: list[Exception] = []
@@ -250,7 +250,7 @@ def test_a_server_that_refuses_is_told_and_nothing_is_recorded(
 
 
 def test_an_unavailable_store_is_told_and_nothing_is_written(
-    server: ReferenceServer, client: ConvSyncClient, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, mode: Mode
 ) -> None:
     """It was to be durable: writing past the store would be something else."""
     errors: list[Exception] = []
@@ -268,7 +268,7 @@ def test_an_unavailable_store_is_told_and_nothing_is_written(
 
 
 def test_a_message_that_cannot_be_sent_is_refused_before_it_is_recorded(
-    client: ConvSyncClient, store: EventStore, mode: Colour
+    client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """In the store it would wait for an operator, and its sender would not know."""
     with pytest.raises(ConfigurationError, match="JSON"):
@@ -278,7 +278,7 @@ def test_a_message_that_cannot_be_sent_is_refused_before_it_is_recorded(
 
 
 def test_a_server_that_hangs_costs_two_seconds(
-    store: EventStore, mode: Colour, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was under way then is given up, and looked up by whoever goes on."""
     monkeypatch.setattr("langchain_convsync.outbox.delivery.ATTEMPT", 3600.0)
@@ -297,7 +297,7 @@ def test_a_server_that_hangs_costs_two_seconds(
 
 @pytest.mark.usefixtures("impatient")
 def test_another_tenants_conversation_is_told_nothing(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """The customer went on with another business while messages of the first one waited."""
     mode.read(memory(client, store))
@@ -313,7 +313,7 @@ def test_another_tenants_conversation_is_told_nothing(
 
 
 def test_another_tenants_reference_reads_and_writes_nothing(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """What is known of the conversation here binds it, too."""
     mode.read(memory(client, store))
@@ -350,7 +350,7 @@ def test_what_many_threads_add_is_written_once_each(
 
 @pytest.mark.usefixtures("patient")
 def test_a_server_that_records_the_customer_itself_is_told_the_replies_only(
-    server: ReferenceServer, store: EventStore, mode: Colour
+    server: ReferenceServer, store: EventStore, mode: Mode
 ) -> None:
     """As everywhere else."""
     with server.client(profile=ServerProfile(records_inbound=True)) as client:
@@ -361,7 +361,7 @@ def test_a_server_that_records_the_customer_itself_is_told_the_replies_only(
 
 @pytest.mark.usefixtures("impatient")
 def test_messages_that_wait_have_to_be_delivered_before_the_history_is_cleared(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """They would come back into the empty history."""
     history = memory(client, store)
@@ -382,7 +382,7 @@ def test_messages_that_wait_have_to_be_delivered_before_the_history_is_cleared(
 
 @pytest.mark.usefixtures("patient")
 def test_messages_of_whom_nothing_was_known_are_cleared_too(
-    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Colour
+    server: ReferenceServer, client: ConvSyncClient, store: EventStore, mode: Mode
 ) -> None:
     """They are delivered first, so that nothing of them comes back."""
     server.stop()
@@ -400,7 +400,7 @@ def test_messages_that_are_left_are_counted_and_told_of_once(
     server: ReferenceServer,
     client: ConvSyncClient,
     store: EventStore,
-    mode: Colour,
+    mode: Mode,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing failed, but somebody has to know; without the customer's name."""
@@ -441,7 +441,7 @@ def test_messages_whose_conversation_has_ended_become_dead_letters(
 
     left = run(store.backlog())
     assert (answered, left.queued, left.writes, left.dead_letters) == (1, 0, 0, 1)
-    assert "set aside" in caplog.text
+    assert "dead letters" in caplog.text
     assert "999999999" not in caplog.text
 
 
@@ -458,7 +458,7 @@ def test_messages_whose_conversation_cannot_be_read_yet_are_tried_again(
     assert (run(store.due("inbox", acquired.lease.conversation_key)) or 0.0) > 0.0
 
 
-def test_messages_that_somebody_else_has_taken_over_are_left_to_them(
+def test_messages_that_another_process_has_acquired_are_left_to_it(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore
 ) -> None:
     """A process that slept beyond its lease queues nothing for the second time."""
@@ -473,7 +473,7 @@ def test_messages_that_somebody_else_has_taken_over_are_left_to_them(
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_history_is_not_cleared_while_somebody_else_is_at_its_messages(
+def test_a_history_is_not_cleared_while_another_process_is_at_its_messages(
     server: ReferenceServer, client: ConvSyncClient, store: EventStore
 ) -> None:
     """Whoever it is queues them in a moment, and they would come back into the empty history."""
@@ -578,7 +578,7 @@ for number in range(first, first + 1000):
 """
 
 
-def test_whenever_its_process_is_killed_what_was_taken_is_there_once_and_in_order(
+def test_whenever_its_process_is_killed_what_was_accepted_is_there_once_and_in_order(
     server: ReferenceServer, durable_store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five kills in the middle of writing; a message that was not taken may be there, too."""

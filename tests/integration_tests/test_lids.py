@@ -110,7 +110,7 @@ def test_what_waited_under_both_names_is_answered_in_the_order_in_which_it_was_s
 
 @sync_and_async
 @pytest.mark.parametrize("outcome", ["unknown", "failed"])
-def test_where_nobody_knows_the_number_the_lid_names_the_customer(
+def test_where_the_number_is_unknown_the_lid_names_the_customer(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, answer: Answer, outcome: str
 ) -> None:
     """As before; WAHA is not asked again with every message."""

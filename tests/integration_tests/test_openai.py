@@ -455,7 +455,7 @@ async def test_an_unknown_intent_in_a_structured_response_is_left_out(
 
 @sync_and_async
 @pytest.mark.parametrize("text", ['{"reply": "El tot', "no JSON", '{"intent": "order"}'])
-async def test_a_structured_response_that_is_none_ends_in_the_fallback(
+async def test_a_malformed_structured_response_ends_in_the_fallback(
     llmock: LLMock, restaurant: Restaurant, mode: str, text: str
 ) -> None:
     """The agent raises, which is a failure as any other."""

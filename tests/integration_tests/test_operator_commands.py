@@ -33,7 +33,7 @@ def asked(url: str, command: str, *options: str) -> dict[str, Any]:
 
 
 def fill(url: str) -> str:
-    """A dead letter, a parked reply, a queued write and event; the conversation's handle."""
+    """A dead event, a dead reply, a queued write and event; the conversation's key."""
     store = open_store(url)
     conversation_key: str = run(operators.conversation_key_of(store, PHONE, "default"))
     _turn(
@@ -85,7 +85,7 @@ def _turn(
 
 
 def test_show_tells_a_program_what_waits_and_why(durable_store_url: str) -> None:
-    """Numbers, handles and reasons."""
+    """Numbers, keys and reasons."""
     conversation_key = fill(durable_store_url)
 
     found = asked(durable_store_url, "show")
@@ -178,7 +178,7 @@ def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
     assert "the store keeps nothing of this conversation" in gone.stderr
 
 
-def test_hash_tells_the_handles_to_look_for_in_logs(durable_store_url: str) -> None:
+def test_hash_tells_the_keys_to_look_for_in_logs(durable_store_url: str) -> None:
     """The same for every spelling of the number, another one for another account."""
     conversation_key = fill(durable_store_url)
 

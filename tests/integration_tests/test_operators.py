@@ -75,7 +75,7 @@ def _append(conversation: Conversation, turn: str, now: float, *texts: str) -> W
     )
 
 
-def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
+def test_what_was_confirmed_before_it_became_a_dead_letter_is_not_sent_again(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
     """Two of three messages stood in the history; the third one follows, behind a later turn's."""
@@ -84,7 +84,7 @@ def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
     for pos, text in enumerate(("uno", "dos")):
         server.client().add_message(session, "user", text)
         run(event_store.confirm(acquired.lease, operation.id, pos, last=False))
-    run(event_store.set_dead(acquired.lease, operation.id, reason="nobody can tell"))
+    run(event_store.set_dead(acquired.lease, operation.id, reason="it is unknown"))
     run(event_store.release(acquired.lease))
     runner_of(server, event_store).run(said("Hola"))
 
@@ -97,7 +97,7 @@ def test_what_was_confirmed_before_it_was_parked_is_not_sent_again(
     assert run(event_store.backlog()).dead_letters == 0
 
 
-def test_a_parked_turn_comes_back_in_its_own_order(
+def test_a_turn_of_dead_letters_comes_back_in_its_own_order(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
     """Its session ended before the messages were written; the customer has a new one by now."""
@@ -149,7 +149,7 @@ def test_a_dead_letter_is_answered_once_by_the_next_worker(
     assert run(event_store.backlog()).dead_letters == 0
 
 
-def test_a_parked_reply_is_sent_by_the_next_worker(
+def test_a_reply_given_back_is_sent_by_the_next_worker(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
     """WAHA refused it for good; the key is right now."""
@@ -172,7 +172,7 @@ def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str
     stores = [open_store(durable_store_url) for _ in range(4)]
     conversation_key = cid_of(stores[0])
     for number in range(5):
-        _parked(stores[0], conversation_key, str(number))
+        _dead_letter(stores[0], conversation_key, str(number))
 
     with ThreadPoolExecutor(len(stores)) as pool:
         done = list(pool.map(lambda store: run(operators.retry(store, conversation_key)), stores))
@@ -184,8 +184,8 @@ def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str
     assert (left.writes, left.dead_letters) == (5, 0)
 
 
-def _parked(store: EventStore, conversation_key: str, source: str) -> None:
-    """A turn's only write, set aside."""
+def _dead_letter(store: EventStore, conversation_key: str, source: str) -> None:
+    """A turn's only write, as a dead letter."""
     event_key = run(store.keys()).event("default", "message", source)
     turn = run(
         store.accept(NewEvent(event_key=event_key, conversation_key=conversation_key), token=source)
@@ -232,7 +232,7 @@ def test_a_conversation_that_is_forgotten_while_its_agent_runs_gets_no_answer(
 def test_every_change_is_written_into_the_audit_log(
     event_store: EventStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What, to which handle, how much, by whom; nobody's number, nobody's words."""
+    """What, to which key, how much, by whom; no customer's number, no customer's words."""
     monkeypatch.setattr("getpass.getuser", lambda: "eva")
     conversation_key = cid_of(event_store)
     event_key = run(event_store.keys()).event("default", "message", "1")

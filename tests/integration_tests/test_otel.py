@@ -248,7 +248,7 @@ def test_an_older_opentelemetry_breaks_nothing(caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     "setup", ["", "from opentelemetry import metrics, trace"], ids=["absent", "imported only"]
 )
-def test_nobody_listens_where_the_application_did_not_ask(setup: str) -> None:
+def test_nothing_is_recorded_where_the_application_did_not_ask(setup: str) -> None:
     """Neither is OpenTelemetry imported, nor does one that is there, unused, get a span."""
     tell = """
 listens = [telemetry._record._spans, telemetry._record._meters] != [None, None]

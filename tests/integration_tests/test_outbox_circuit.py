@@ -22,7 +22,7 @@ def server() -> Iterator[ReferenceServer]:
         yield running
 
 
-def test_writes_are_held_back_while_the_server_is_silent(
+def test_writes_are_held_back_while_the_circuit_is_open(
     server: ReferenceServer, event_store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are not tried one by one; afterwards they arrive once and in order."""
@@ -47,7 +47,7 @@ def test_writes_are_held_back_while_the_server_is_silent(
     assert history(server) == spoken(["Hola", *texts, "¿Sigues ahí?"])
 
 
-def test_a_silence_holds_the_tenants_other_conversations_too(
+def test_an_open_circuit_holds_the_tenants_other_conversations_too(
     server: ReferenceServer, event_store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to find out again what is known; nothing is begun, and nothing counts as a try."""

@@ -64,7 +64,7 @@ def test_our_own_reply_takes_nothing_over_although_it_came_from_the_app(
     answer: Answer,
     taken_over: TakeOver,
 ) -> None:
-    """Else the agent would silence itself, and repeat its words in the history."""
+    """Else the agent would pause itself, and repeat its words in the history."""
     answer(runner, said("Hola", chat_id=CHAT))
     before = telemetry.counted("own_echoes_from_app")
     human = [taken_over(runner, from_app(chats, 1)) for _ in range(2)]

@@ -114,7 +114,7 @@ def otel() -> Iterator[Heard]:
 
 
 @sync_and_async
-def test_logs_errors_metrics_and_handles_never_name_the_customer(
+def test_logs_errors_metrics_and_keys_never_name_the_customer(
     answer: Answer,
     server: ReferenceServer,
     durable_store_url: str,
@@ -123,7 +123,7 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     monkeypatch: pytest.MonkeyPatch,
     otel: Heard,
 ) -> None:
-    """Whatever becomes of an event: answered, repeated, failed, set aside, waiting, refused."""
+    """Whatever becomes of an event: answered, repeated, failed, a dead letter, waiting, refused."""
     monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
     store = open_store(durable_store_url)
     client = server.client(api_key=KEY)
@@ -140,14 +140,16 @@ def test_logs_errors_metrics_and_handles_never_name_the_customer(
     }
     for number, (name, script) in enumerate(FAULTS.items()):
         texts[name] = outcome_of_fault(answer, store, script, number)
-        texts[f"parked by {name}"] = outcome_of_fault(answer, store, script, number, reads=server)
+        texts[f"dead letter by {name}"] = outcome_of_fault(
+            answer, store, script, number, reads=server
+        )
         texts[f"WAHA {name}"] = outcome_of_sending(answer, store, script, number, client)
     store.close()
     texts["closed store"] = outcome(answer, runner, message(99))
     texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
     texts["metrics"] = runner.metrics() + telemetry.exposition()
     texts["spans and meters"] = otel.everything()
-    texts["handles"] = keys(request, durable_store_url)
+    texts["keys"] = keys(request, durable_store_url)
 
     spans = ("convsync turn agent", "convsync api add_message", "convsync waha send_text")
     assert all(f'"{name}"' in texts["spans and meters"] for name in spans)

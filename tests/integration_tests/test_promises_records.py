@@ -20,7 +20,7 @@ from tests.redis_server import RedisServer
 from tests.store_checks import check_keys
 from tests.stored import rows
 
-OTHERS = {name: f"+5199988877{n}" for n, name in enumerate(["dead", "parked", "queued", "paused"])}
+OTHERS = {name: f"+5199988877{n}" for n, name in enumerate(["dead", "refused", "queued", "paused"])}
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def reply_unless_dead(messages: list[BaseMessage]) -> AIMessage:
 def mixed_run(server: ReferenceServer, store_url: str, answer: Answer) -> Backlog:
     """One turn of every kind."""
     store, client = open_store(store_url), server.client()
-    parked = server.conversation(OTHERS["parked"]).session_id
-    server._app = Refusing(server._app, parked)  # type: ignore[assignment]  # names the middleware
+    refused = server.conversation(OTHERS["refused"]).session_id
+    server._app = Refusing(server._app, refused)  # type: ignore[assignment]  # names the middleware
     server.stop()
     server.start()
     agent: RunnableLambda[Any, Any] = RunnableLambda(reply_unless_dead)
@@ -63,7 +63,7 @@ def mixed_run(server: ReferenceServer, store_url: str, answer: Answer) -> Backlo
     runner.pause(OTHERS["paused"], seconds=60.0)
     statuses = [
         answer(runner, said(name, phone_number=OTHERS.get(name, CUSTOMER))).status
-        for name in ("answered", "dead", "parked", "paused")
+        for name in ("answered", "dead", "refused", "paused")
     ]
     waiting = TurnRunner(agent, client=client, store=store, debounce=60.0, max_debounce=60.0)
     statuses.append(answer(waiting, said("queued", phone_number=OTHERS["queued"]), 0.0).status)
@@ -77,7 +77,7 @@ def mixed_run(server: ReferenceServer, store_url: str, answer: Answer) -> Backlo
 def test_redis_keys_expire_when_they_are_finished_and_only_then(
     answer: Answer, server: ReferenceServer, redis_server: RedisServer
 ) -> None:
-    """Answered, dead, parked, paused and queued, after whole turns."""
+    """Answered, dead, refused, paused and queued, after whole turns."""
     redis_server.empty()
 
     backlog = mixed_run(server, redis_server.url, answer)

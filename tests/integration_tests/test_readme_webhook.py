@@ -39,7 +39,7 @@ def post(pasted: dict[str, Any], text: str) -> int:
     return status
 
 
-def test_a_message_is_taken_as_soon_as_the_store_is_back(
+def test_a_message_is_accepted_as_soon_as_the_store_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WAHA is told to deliver it again, and then its customer gets the reply."""

@@ -77,11 +77,11 @@ def test_a_conversation_can_begin_in_any_state() -> None:
     assert created.metadata == {"platform": "whatsapp", "language": "es"}
 
 
-@pytest.mark.parametrize("nobody", ["", "hello", "123@g.us"])
-def test_a_conversation_needs_a_customer(nobody: str) -> None:
-    """A typing error in a test is an error, not a conversation that nobody finds."""
+@pytest.mark.parametrize("name", ["", "hello", "123@g.us"])
+def test_a_conversation_needs_a_customer(name: str) -> None:
+    """A typing error in a test is an error, not a conversation that no look-up finds."""
     with pytest.raises(InvalidPhoneNumberError):
-        ReferenceServer().create_conversation(phone_number=nobody, **ABC)
+        ReferenceServer().create_conversation(phone_number=name, **ABC)
 
 
 def test_a_conversation_needs_a_well_formed_tenant() -> None:
@@ -248,7 +248,7 @@ def test_its_conversations_can_be_kept_in_a_file(tmp_path: Path) -> None:
 def test_it_leaves_nothing_behind(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No thread, no socket, no file: also where nobody stops it."""
+    """No thread, no socket, no file: also where the test does not stop it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gc.collect()
     threads, files = threading.active_count(), open_files()

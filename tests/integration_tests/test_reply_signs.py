@@ -95,7 +95,7 @@ def test_a_reply_that_is_sent_again_is_not_typed_again(
     ]
 
 
-def test_whoever_lost_the_reply_shows_nothing(chats: WahaChats) -> None:
+def test_a_worker_that_lost_the_reply_shows_nothing(chats: WahaChats) -> None:
     """Another process is at it: the customer sees one of them type."""
     clock = Clock()
     store = SQLiteEventStore(":memory:", clock=clock)

@@ -194,7 +194,7 @@ async def test_a_customer_is_found_however_the_url_spells_it(
 
 @pytest.mark.parametrize("lookup", ["tenant", "conversation"])
 @pytest.mark.parametrize("phone_number", ["+51000000000", "%2e%2e", "%00", "%ff", "x" * 5000])
-async def test_a_lookup_that_finds_nobody_is_the_documented_404(
+async def test_a_lookup_that_finds_no_conversation_is_the_documented_404(
     api: httpx.AsyncClient, lookup: str, phone_number: str
 ) -> None:
     """Names that nobody can have are answered like numbers that nobody has."""

@@ -101,7 +101,7 @@ def test_a_lid_is_forwarded_with_the_number_that_is_known_of_it(
     ]
 
 
-def test_a_customers_events_wait_for_each_other_and_for_nobody_else(
+def test_a_customers_events_wait_for_each_other_alone(
     store: ClockedStore, webhook: AgentWebhook
 ) -> None:
     """One that is not taken is sent again before what came after it."""
@@ -216,7 +216,7 @@ def test_what_waits_outlives_the_server(tmp_path: Path, webhook: AgentWebhook) -
     assert webhook.texts == ["1"]
 
 
-def test_what_nobody_takes_for_a_day_is_dropped_and_told(
+def test_what_is_not_accepted_for_a_day_is_dropped_and_told(
     store: ClockedStore, webhook: AgentWebhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As old as a conversation gets."""

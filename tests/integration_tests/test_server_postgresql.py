@@ -72,7 +72,7 @@ def test_a_key_is_applied_once_however_often_it_comes_at_the_same_time(store: Cl
         store.sync(session_id, StateSync(), key="k")
 
 
-def test_text_that_the_database_cannot_hold_is_nobodys(store: ClockedStore) -> None:
+def test_text_that_the_database_cannot_hold_names_no_customer(store: ClockedStore) -> None:
     """NUL in an id finds nothing, as elsewhere."""
     assert store.find("\0") is None
     assert store.find(PHONE, "\0") is None

@@ -34,7 +34,7 @@ def test_a_program_reads_one_json_object(durable_store_url: str) -> None:
     assert (told.exit_code, json.loads(told.stdout)) == (0, expected)
 
 
-def test_each_account_is_told_by_its_handle_on_request(durable_store_url: str) -> None:
+def test_each_account_is_told_by_its_key_on_request(durable_store_url: str) -> None:
     """How many of its conversations have work, and since when the first is due."""
     filled(durable_store_url)
 

@@ -208,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
                     self.accepted[conversation_key].remove(event_key)
                     self.accepted[now_in].append(event_key)
 
-    def a_lane(self, choice: int) -> QueueName:
+    def a_queue(self, choice: int) -> QueueName:
         """Mostly one in which there is something to take."""
         due = [queue for queue in QUEUES if self.model.next_due(queue)]
         pool = due if due and choice < 7 else QUEUES
@@ -217,7 +217,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(has_work)
     @rule(choice=CHOICE, lease=LEASES, account_concurrency=ACCOUNT_CONCURRENCY)
     def acquire_any(self, choice: int, lease: float, account_concurrency: int) -> None:
-        queue = self.a_lane(choice)
+        queue = self.a_queue(choice)
         if acquired := self.step(
             "acquire", queue, self.token(), lease=lease, account_concurrency=account_concurrency
         ):
@@ -227,7 +227,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, other=CHOICE, lease=LEASES)
     def take_one(self, choice: int, other: int, lease: float) -> None:
-        queue, conversation_keys = self.a_lane(choice), list(self.accepted)
+        queue, conversation_keys = self.a_queue(choice), list(self.accepted)
         conversation_key = (other < 6 and self.model.next_due(queue)) or conversation_keys[
             other % len(conversation_keys)
         ]
@@ -449,7 +449,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert told == operations[: len(told)]
 
     def an_aside(self, choice: int) -> DeadLetter:
-        """Mostly one that is set aside, else one that was once, or never."""
+        """Mostly one that is a dead letter, else one that was once, or never."""
         found = self.model.dead_letters()
         if choice == 7 or not found:
             found = tuple(self.decided) or (replace(found[0], id=f"{found[0].id}0"),)

@@ -245,7 +245,7 @@ async def test_a_restart_under_load_fails_clearly_or_not_at_all(no_pause: None) 
         asking = [asyncio.create_task(ask(number)) for number in range(100)]
         for _ in range(5):
             with server.standing_still():
-                await asyncio.sleep(0.15)  # three callers' patience
+                await asyncio.sleep(0.15)  # three callers' timeouts
             await asyncio.to_thread(server.restart)
         restarted.set()
         await asyncio.gather(*asking)

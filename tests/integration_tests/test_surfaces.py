@@ -208,7 +208,7 @@ async def test_a_history_is_read_and_written_in_order(
 async def test_what_was_read_or_written_is_known_by_its_id(
     server: ReferenceServer, client: Client, mode: str
 ) -> None:
-    """Whoever hands the whole list over again adds only what is new."""
+    """A caller that passes the whole list again adds only what is new."""
     history = ConvSyncChatMessageHistory(PHONE, client=client)
     known = await read(mode, history)
     new = HumanMessage("Una pizza", id="1")
@@ -371,7 +371,7 @@ async def test_a_classic_chain_takes_two_keys(
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
 
 
-async def test_a_classic_chain_that_cannot_write_is_heard(
+async def test_a_classic_chain_that_cannot_write_is_noticed(
     server: ReferenceServer, client: AsyncConvSyncClient
 ) -> None:
     """LangChain swallows the error; ``on_error`` does not."""

@@ -67,7 +67,7 @@ def held(store: EventStore) -> Acquired:
 
 @every_handler
 @every_form
-async def test_an_event_is_synced_once_whichever_handler_hears_of_it(
+async def test_an_event_is_synced_once_whichever_handler_sees_it(
     server: ReferenceServer, client: Client, event_store: EventStore, kind: type[Handler], form: str
 ) -> None:
     """In every form of a call; the run itself happens each time."""

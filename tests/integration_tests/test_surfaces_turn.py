@@ -78,7 +78,7 @@ async def test_all_surfaces_together_inside_a_runner_write_once(
 async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
     server: ReferenceServer, client: Client, mode: str
 ) -> None:
-    """The runner names the conversation to it by a handle, and writes what was said itself."""
+    """The runner names the conversation to it by a key, and writes what was said itself."""
     model = ScriptedChatModel(["Con gusto"])
     with pytest.warns(DeprecationWarning, match="RunnableWithMessageHistory"):
         chain = RunnableWithMessageHistory(

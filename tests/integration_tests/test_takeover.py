@@ -69,7 +69,7 @@ class Agent:
         return AIMessage(f"re: {' '.join(map(str, new))}")
 
 
-def test_while_a_human_has_the_conversation_the_agent_is_silent(
+def test_while_a_human_has_the_conversation_the_agent_is_paused(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
     """What the customer writes is recorded, so that the agent finds it afterwards."""

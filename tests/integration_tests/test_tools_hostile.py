@@ -68,7 +68,7 @@ def server() -> Iterator[ReferenceServer]:
 
 @given(calls, st.sampled_from(["sync", "async"]))
 @settings(max_examples=150)
-async def test_any_arguments_are_answered_and_reach_nobody_else(
+async def test_any_arguments_are_answered_and_reach_no_other_customer(
     server: ReferenceServer, call: tuple[str, dict[str, Any]], mode: str
 ) -> None:
     """On the direct path, where no agent filters what the model made up."""

@@ -69,7 +69,7 @@ AGENTS = {
 def test_the_turns_of_a_conversation_are_one_thread(
     agent: Any, answer: Answer, server: ReferenceServer
 ) -> None:
-    """Named, tagged, with the tenant; the thread is a handle and tells no phone number."""
+    """Named, tagged, with the tenant; the thread is a key and tells no phone number."""
     runs = traced(answer, agent(), server, "Hola", "Una pizza")
 
     assert [(run.name, run.tags) for run in runs] == [("convsync turn", ["convsync"])] * 2

@@ -550,7 +550,7 @@ def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
     assert run(event_store.backlog()).dead_letters == 0
 
 
-def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_parked(
+def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_a_dead_letter(
     event_store: EventStore,
 ) -> None:
     """Asking again for ever would hold up every later write."""
@@ -575,7 +575,7 @@ def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_park
     assert run(event_store.backlog()).dead_letters == 1
 
 
-def test_a_session_that_is_gone_for_good_parks_the_messages(
+def test_a_session_that_is_gone_for_good_makes_dead_letters_of_the_messages(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
     """Nothing is lost: an operator finds them."""
@@ -645,7 +645,7 @@ def test_a_block_delivers_what_a_dead_process_left(
     assert history(server) == [("user", "Hola"), ("bot", "re")]
 
 
-def test_a_block_with_on_reply_answers_events_that_nobody_waits_for(
+def test_a_block_with_on_reply_answers_events_that_no_call_waits_for(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
     """A webhook records and returns at once; a worker answers."""

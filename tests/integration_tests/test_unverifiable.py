@@ -47,7 +47,7 @@ class Cutting(httpx.HTTPTransport):
 
 
 @pytest.mark.parametrize(
-    ("policy", "times", "parked"), [("dead_letter", 0, 1), ("skip", 0, 0), ("resend", 1, 0)]
+    ("policy", "times", "dead_letters"), [("dead_letter", 0, 1), ("skip", 0, 0), ("resend", 1, 0)]
 )
 def test_the_policy_decides_what_becomes_of_it(
     server: ReferenceServer,
@@ -55,7 +55,7 @@ def test_the_policy_decides_what_becomes_of_it(
     monkeypatch: pytest.MonkeyPatch,
     policy: OnUnverifiable,
     times: int,
-    parked: int,
+    dead_letters: int,
 ) -> None:
     """Set aside for an operator, given up, or sent again; the rest of its turn accordingly."""
     monkeypatch.setattr("langchain_convsync.outbox.plan.ATTEMPT", 0.0)
@@ -72,6 +72,6 @@ def test_the_policy_decides_what_becomes_of_it(
     assert turn.reply == "re: lost"
     assert kept["lost"] == times
     assert kept["re: lost"] == (policy != "dead_letter")
-    assert run(event_store.backlog()).dead_letters == parked
+    assert run(event_store.backlog()).dead_letters == dead_letters
     assert run(event_store.backlog()).writes == 0
     assert telemetry.counted("unverified", policy=policy) - unverified == (policy != "dead_letter")

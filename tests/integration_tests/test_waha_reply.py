@@ -159,7 +159,7 @@ def test_our_own_echo_tells_that_a_reply_was_sent(
     assert chats.reads == 0
 
 
-def test_an_echo_that_nobody_waits_for_is_nothing(
+def test_an_echo_that_no_reply_waits_for_is_nothing(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, url: str
 ) -> None:
     """Mostly the answer was there before it."""
@@ -214,7 +214,7 @@ def refused(status: int) -> Script:
     return answers({"error": "no"}, status=status)
 
 
-def test_a_reply_that_waha_refuses_for_good_is_parked(
+def test_a_reply_that_waha_refuses_for_good_is_a_dead_letter(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, url: str
 ) -> None:
     """An operator has to look; the next reply is sent."""
@@ -257,7 +257,7 @@ async def test_workers_send_what_a_dead_process_left(
     assert chats.texts == ["re: Hola"]
 
 
-def test_a_waha_that_hangs_holds_up_nobody(
+def test_a_waha_that_hangs_holds_up_no_other_conversation(
     server: ReferenceServer,
     event_store: EventStore,
     chats: WahaChats,

@@ -130,7 +130,7 @@ async def test_only_the_outermost_run_counts(kind: type[Handler], mode: str) -> 
 @every_handler
 @sync_and_async
 async def test_an_agent_inside_a_chain_is_found(kind: type[Handler], mode: str) -> None:
-    """The outermost run hands its result on."""
+    """The outermost run passes its result on."""
     inner, _ = deciding("agent")
     outer: Runnable[Any, Any] = RunnableLambda(lambda text: {"messages": [("user", text)]}) | inner
 

@@ -59,7 +59,7 @@ def asking() -> Runnable[Any, Any]:
 @every_handler
 @sync_and_async
 async def test_a_run_inside_a_traced_function_is_a_root(kind: type[Handler], mode: str) -> None:
-    """Tracing gives it a parent that the handler has never heard of."""
+    """Tracing gives it a parent that the handler has never seen."""
     handler, parent = kind(unreachable()), uuid4()
     managers: dict[str, Any] = {
         "sync": CallbackManager([handler], parent_run_id=parent),

@@ -48,7 +48,7 @@ def test_a_history_is_made_without_io(session_id: str | ConversationRef) -> None
 
 
 @pytest.mark.parametrize("session_id", ["", "abc123"])
-def test_a_session_id_that_names_nobody_is_refused(session_id: str) -> None:
+def test_a_session_id_that_names_no_customer_is_refused(session_id: str) -> None:
     """A key of another kind of store would otherwise look like an empty history."""
     with pytest.raises(InvalidPhoneNumberError):
         ConvSyncChatMessageHistory(session_id, client=unreachable())

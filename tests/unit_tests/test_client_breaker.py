@@ -50,7 +50,7 @@ def ask(breaker: CircuitBreaker, outcome: APIError | str, target: CallTarget = A
         return None
 
 
-def silenced(breaker: CircuitBreaker, target: CallTarget = ABC) -> None:
+def opened(breaker: CircuitBreaker, target: CallTarget = ABC) -> None:
     for _ in range(FAILURES_TO_OPEN):
         ask(breaker, AWAY, target)
 
@@ -81,9 +81,9 @@ def test_a_server_that_refuses_answers(breaker: CircuitBreaker, error: APIError)
     assert breaker.wait(lambda: ABC) == 0.0
 
 
-def test_one_tenants_silence_is_not_anothers(breaker: CircuitBreaker) -> None:
+def test_one_tenants_open_circuit_is_not_anothers(breaker: CircuitBreaker) -> None:
     """They may be served by different machines behind one address."""
-    silenced(breaker)
+    opened(breaker)
 
     assert (breaker.wait(lambda: ABC), breaker.wait(lambda: XYZ)) == (1.0, 0.0)
 
@@ -92,15 +92,15 @@ def test_after_a_while_one_request_goes_and_the_others_wait(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     """It finds out for all of them."""
-    silenced(breaker)
+    opened(breaker)
     clock.advance(1.0)
 
     assert [breaker.wait(lambda: ABC) for _ in range(3)] == [0.0, 1.0, 1.0]
 
 
-def test_an_answer_ends_the_silence(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_an_answer_closes_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
     """For everybody, at once."""
-    silenced(breaker)
+    opened(breaker)
     clock.advance(1.0)
     breaker.wait(lambda: ABC)
 
@@ -108,11 +108,11 @@ def test_an_answer_ends_the_silence(breaker: CircuitBreaker, clock: Clock) -> No
     assert [breaker.wait(lambda: ABC) for _ in range(3)] == [0.0] * 3
 
 
-def test_each_failure_doubles_the_silence_up_to_the_longest(
+def test_each_failure_doubles_the_wait_up_to_the_longest(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     """A server that comes back is found within that time."""
-    silenced(breaker)
+    opened(breaker)
     waits = []
     for _ in range(6):
         waits.append(breaker.wait(lambda: ABC))
@@ -123,7 +123,7 @@ def test_each_failure_doubles_the_silence_up_to_the_longest(
     assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
-def test_requests_that_were_on_their_way_do_not_lengthen_the_silence(
+def test_requests_that_were_on_their_way_do_not_lengthen_the_wait(
     breaker: CircuitBreaker,
 ) -> None:
     """A hundred that fail together are one failure."""
@@ -133,11 +133,11 @@ def test_requests_that_were_on_their_way_do_not_lengthen_the_silence(
     assert breaker.wait(lambda: ABC) == 1.0
 
 
-def test_a_request_that_never_ends_does_not_keep_the_server_silent(
+def test_a_request_that_never_ends_does_not_keep_the_circuit_open(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     """Its process may be cancelled or fenced meanwhile."""
-    silenced(breaker)
+    opened(breaker)
     clock.advance(1.0)
     breaker.wait(lambda: ABC)
     clock.advance(1.0)

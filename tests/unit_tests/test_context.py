@@ -37,7 +37,7 @@ def test_a_reference_names_one_customer_in_any_spelling() -> None:
     assert ConversationRef("+51 999-999-999") == ConversationRef(PHONE)
 
 
-def test_a_reference_to_nobody_is_refused() -> None:
+def test_a_reference_to_no_customer_is_refused() -> None:
     """A typing error is told at once, not at the first request."""
     with pytest.raises(InvalidPhoneNumberError):
         ConversationRef("nobody")
@@ -158,7 +158,7 @@ def test_an_identity_makes_a_conversation_of_a_users_own_context(
 
 
 @pytest.mark.parametrize("context", [None, {"customer": None}])
-def test_an_identity_that_names_nobody_leaves_it_to_the_other_sources(context: object) -> None:
+def test_an_identity_that_names_no_customer_leaves_it_to_the_other_sources(context: object) -> None:
     """A run without a context, or with one that names none: nothing is made up."""
     with in_conversation(PHONE):
         ref = resolve(context=context, identity=lambda found: found["customer"])
@@ -217,7 +217,7 @@ def test_no_source_outvotes_the_turn(source: str) -> None:
         ask()
 
 
-def test_a_run_that_nobody_named_says_how_to() -> None:
+def test_an_unnamed_run_says_how_to_name_it() -> None:
     """The error names the ways out."""
     with pytest.raises(UnknownConversationError, match="in_conversation"):
         resolve(config={"configurable": {"thread_id": "7"}})

@@ -83,11 +83,11 @@ def test_each_way_of_not_being_reached_has_its_advice(
     assert advice in found.advice
 
 
-def test_a_server_that_asks_nobody_for_a_key_is_worth_a_warning() -> None:
+def test_a_server_that_asks_for_no_key_is_worth_a_warning() -> None:
     """Except on this machine."""
-    nobody = Answer(status=404, headers=httpx.Headers())
+    unknown = Answer(status=404, headers=httpx.Headers())
 
-    found = api_server.key(nobody, nobody, has_key=True, base_url="https://api.example.com")
+    found = api_server.key(unknown, unknown, has_key=True, base_url="https://api.example.com")
 
     assert found.status == "warning"
 

@@ -68,7 +68,7 @@ def test_a_stored_message_of_another_role_reaches_no_model(role: str) -> None:
     ],
 )
 def test_a_stored_entry_that_is_malformed_costs_no_other(odd: object) -> None:
-    """Who can store one odd message must not silence a conversation."""
+    """One odd message in the history must not end a conversation."""
     found = conversation(context={"previousMessages": [odd, *HISTORY, odd]})
 
     assert [message.content for message in to_langchain(found.messages)] == [
@@ -78,7 +78,7 @@ def test_a_stored_entry_that_is_malformed_costs_no_other(odd: object) -> None:
 
 
 @pytest.mark.parametrize("time", ["soon", "2025-13-45", True, 1e308, {}, "9" * 400])
-def test_a_time_that_cannot_be_read_is_none(time: object) -> None:
+def test_a_time_that_cannot_be_read_is_absent(time: object) -> None:
     """The words are read all the same, in the server's order."""
     odd = {"role": "user", "content": "¿Cuánto?", "timestamp": time}
     found = conversation(context={"previousMessages": [HISTORY[0], odd, HISTORY[1]]})
@@ -87,7 +87,7 @@ def test_a_time_that_cannot_be_read_is_none(time: object) -> None:
 
 
 @pytest.mark.parametrize("history", [7, True, "Hola", {"role": "user", "content": "Hola"}, None])
-def test_a_history_that_is_no_list_is_none(history: object) -> None:
+def test_a_history_that_is_not_a_list_is_empty(history: object) -> None:
     """Neither read nor carried along by a write that replaces it."""
     found = conversation(context={"previousMessages": history})
 

@@ -463,7 +463,7 @@ async def test_a_thread_stays_with_its_tenant(mode: str) -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    """A typing error must not silence failures."""
+    """A typing error must not hide failures."""
     with pytest.raises(ConfigurationError, match="on_error"):
         ConvSyncMiddleware(unreachable(), on_error="ignore")  # type: ignore[arg-type]  # the point
 

@@ -192,7 +192,7 @@ def test_what_one_put_wrote_stands_right_after_the_anchor() -> None:
     assert place_written([*before, *messages, *later], messages, anchor) == 2
 
 
-def test_the_same_words_of_somebody_else_are_not_the_write() -> None:
+def test_the_same_words_of_another_writer_are_not_the_write() -> None:
     """Only all of its messages, in their order, are: a PUT writes all or none."""
     before = read(entry("hola", 1)).messages
     anchor = Anchor.at_end("s1", before)
@@ -204,7 +204,7 @@ def test_the_same_words_of_somebody_else_are_not_the_write() -> None:
 
 
 @pytest.mark.parametrize("anchor", [None, Anchor.at_end("s1", read(entry("gone")).messages)])
-def test_without_its_anchor_nobody_can_tell_whether_a_put_was_applied(
+def test_without_its_anchor_it_is_unknown_whether_a_put_was_applied(
     anchor: Anchor | None,
 ) -> None:
     """Guessing would lose or double messages."""

@@ -129,7 +129,7 @@ def test_an_anchor_at_the_start_finds_the_first_message() -> None:
 
 
 @pytest.mark.parametrize("anchor", [None, Anchor.at_end("s1", said("forgotten"))])
-def test_without_its_anchor_nobody_can_tell(anchor: Anchor | None) -> None:
+def test_without_its_anchor_it_is_unknown(anchor: Anchor | None) -> None:
     """A server that truncates may have dropped it: guessing would lose or double a message."""
     [message] = said("hola")
 

@@ -177,7 +177,7 @@ def test_a_call_in_no_json_that_was_answered_is_no_flaw() -> None:
     assert reply_of({"messages": [illegible(), told, AIMessage("Listo")]}) == "Listo"
 
 
-def test_half_a_decision_is_none() -> None:
+def test_half_a_decision_does_not_count() -> None:
     """Of the intent "order", half is "or"."""
     half = calls("sync_state", intent="or")
     whole = calls("sync_state", step="selecting")

@@ -72,7 +72,7 @@ def test_the_root_holds_what_was_asked_for_and_nothing_else(files: list[Path]) -
     assert visible == VISIBLE
 
 
-def test_no_file_names_a_path_of_somebodys_machine(files: list[Path]) -> None:
+def test_no_file_names_a_path_of_a_developers_machine(files: list[Path]) -> None:
     """A clone works anywhere, and tells nothing about where it was made."""
     assert lines_matching(MACHINE_PATH, files) == []
 

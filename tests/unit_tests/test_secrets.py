@@ -314,7 +314,7 @@ def test_no_model_repeats_what_it_refuses() -> None:
     assert telling - {"ScriptedChatModel"} == set()  # for tests: its script is what is wrong
 
 
-def test_a_refused_event_names_nobody() -> None:
+def test_a_refused_event_names_no_customer() -> None:
     """A webhook of one's own logs what it could not build."""
     with pytest.raises(ValueError, match="event_id") as refusal:
         InboundEvent.model_validate({"phone_number": CUSTOMER, "text": CANARY})

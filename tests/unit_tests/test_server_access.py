@@ -74,7 +74,7 @@ def test_a_key_names_its_tenants() -> None:
         ["Bearer a.b.c"],
     ],
 )
-def test_any_other_header_is_nobody(headers: list[str]) -> None:
+def test_any_other_header_names_no_caller(headers: list[str]) -> None:
     """A key fits as a whole, once, behind its scheme."""
     assert ring.caller_of(headers) is None
 
@@ -123,7 +123,7 @@ def test_a_token_is_as_good_as_a_key() -> None:
         base64.urlsafe_b64encode(b"[" * 20_000).decode().rstrip("=") + ".e30.AAAA",
     ],
 )
-def test_any_other_token_is_nobody(offered: str) -> None:
+def test_any_other_token_names_no_caller(offered: str) -> None:
     """Expired, early, unsigned, signed otherwise, without an end or without tenants."""
     assert ring.caller_of([f"Bearer {offered}"]) is None
 

@@ -63,7 +63,7 @@ def test_a_port_in_use_is_one_clear_line(
     assert "port 0 picks a free one" in error
 
 
-def test_a_port_that_is_none_is_refused(
+def test_a_port_that_is_not_a_port_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Name lookup would silently take it modulo 65,536."""

@@ -39,7 +39,7 @@ def test_a_burst_is_followed_by_the_rate() -> None:
     assert later == [0, pytest.approx(2)]
 
 
-def test_nobody_uses_up_what_is_anothers() -> None:
+def test_no_caller_uses_up_what_is_anothers() -> None:
     """Each caller has its own."""
     limiter = Limiter(RateLimit(per_minute=1), clock=Seconds())
     limiter.wait("a")
@@ -49,7 +49,7 @@ def test_nobody_uses_up_what_is_anothers() -> None:
 
 
 def test_a_pause_saves_no_more_than_a_burst() -> None:
-    """An hour of silence is no permission for an hour's requests."""
+    """An hour without requests does not permit an hour's requests at once."""
     clock = Seconds()
     limiter = Limiter(RateLimit(per_minute=60, burst=2), clock=clock)
     limiter.wait("a")

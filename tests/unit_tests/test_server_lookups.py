@@ -86,12 +86,12 @@ def test_the_exact_number_comes_before_its_variant(store: ClockedStore) -> None:
     assert store.seen("+5511987654321")["sessionId"] == exact
 
 
-@pytest.mark.parametrize("nobody", ["", "a/b", "..", "+51 999", "123@g.us", "\0", "+51000000000"])
-def test_nobody_is_found_under_another_name(store: ClockedStore, nobody: str) -> None:
+@pytest.mark.parametrize("name", ["", "a/b", "..", "+51 999", "123@g.us", "\0", "+51000000000"])
+def test_no_customer_is_found_under_another_name(store: ClockedStore, name: str) -> None:
     """What names no customer finds none, instead of anyone's."""
     store.begin()
 
-    assert store.seen(nobody) is None
+    assert store.seen(name) is None
 
 
 def test_the_last_active_bot_answers_for_a_number(store: ClockedStore) -> None:

@@ -27,7 +27,7 @@ def test_a_new_event_is_recorded(store: EventStore, do: Do) -> None:
     assert accepted.conversation_key == conversation()
 
 
-def test_a_new_event_is_taken_in_the_same_step(store: EventStore, do: Do, clock: Clock) -> None:
+def test_a_new_event_is_acquired_in_the_same_step(store: EventStore, do: Do, clock: Clock) -> None:
     """One round trip records the message and gives the right to answer it."""
     acquired = do(store.accept(event(), AcceptRules(lease=20.0), token="mine")).acquired
 
@@ -154,7 +154,7 @@ def test_a_long_burst_is_due_at_the_latest_after_max_quiet(
     assert len(queue_of(store, do, "inbox").events) == 4
 
 
-def test_due_in_counts_to_the_end_of_somebodys_lease(
+def test_due_in_counts_to_the_end_of_a_workers_lease(
     store: EventStore, do: Do, clock: Clock
 ) -> None:
     """So a waiting call knows when it could take over."""
@@ -174,7 +174,7 @@ def test_an_alias_leads_to_the_same_conversation(store: EventStore, do: Do) -> N
     assert len(queue_of(store, do, "inbox").events) == 2
 
 
-def test_an_alias_waits_while_somebody_works_under_its_name(store: EventStore, do: Do) -> None:
+def test_an_alias_waits_while_a_worker_works_under_its_name(store: EventStore, do: Do) -> None:
     """Otherwise a newer message could overtake the one that is being answered."""
     do(store.accept(event("1", customer="ana's lid"), token="turn"))
     do(store.accept(event("2", customer="ana", alias="ana's lid")))
@@ -223,7 +223,7 @@ def test_any_text_comes_back_as_it_was_given(store: EventStore, do: Do, payload:
     assert acquired.events[0].payload == payload
 
 
-def test_handles_of_two_accounts_are_refused(store: EventStore) -> None:
+def test_keys_of_two_accounts_are_refused(store: EventStore) -> None:
     """An event can never reach another tenant's conversation."""
     event_key = KEYS.event("ventas", "message", "1")
 
@@ -232,7 +232,7 @@ def test_handles_of_two_accounts_are_refused(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("conversation_key", ["", "+51999999999", "07.abc", conversation() + "\n"])
-def test_what_is_no_handle_is_refused(store: EventStore, conversation_key: str) -> None:
+def test_what_is_not_a_key_is_refused(store: EventStore, conversation_key: str) -> None:
     """No phone number can become a key by mistake."""
     with pytest.raises(ValueError, match="not a key"):
         store.accept(NewEvent(event_key=event().event_key, conversation_key=conversation_key))

@@ -23,7 +23,7 @@ def begin(store: EventStore, do: Do, acquired: Acquired, pos: int = 0, attempt: 
     return cursor
 
 
-def test_a_begun_part_is_seen_by_whoever_takes_over(
+def test_a_begun_part_is_seen_by_the_worker_that_takes_over(
     store: EventStore, do: Do, clock: Clock
 ) -> None:
     """It may have been applied, so it has to be verified before it is sent again."""
@@ -67,7 +67,7 @@ def test_a_part_is_confirmed_as_the_next_one_begins(store: EventStore, do: Do) -
     assert ([operation.id for operation in turn.operations], turn.anchor) == ([SECOND], "{}")
 
 
-def test_the_last_part_is_confirmed_as_the_lane_is_given_back(store: EventStore, do: Do) -> None:
+def test_the_last_part_is_confirmed_as_the_queue_is_released(store: EventStore, do: Do) -> None:
     """Nothing is left to do for whoever comes next."""
     committed(store, do)
     acquired = queue_of(store, do)
@@ -242,7 +242,7 @@ def test_a_confirmation_ends_the_delay(store: EventStore, do: Do) -> None:
 
 
 @QUEUES
-def test_a_parked_operation_takes_the_rest_of_its_turn_along(
+def test_a_dead_letter_takes_the_rest_of_its_turn_along(
     store: EventStore, do: Do, queue: QueueName
 ) -> None:
     """Later turns proceed, and an operator decides about this one."""
@@ -250,16 +250,16 @@ def test_a_parked_operation_takes_the_rest_of_its_turn_along(
     committed(store, do, "2", writes=1, replies=1)
     acquired = do(store.acquire(queue, "worker"))
     do(store.confirm(acquired.lease, FIRST, 0, last=True))
-    parked = [do(store.set_dead(acquired.lease, SECOND, reason="gone")) for _ in range(2)]
+    outcomes = [do(store.set_dead(acquired.lease, SECOND, reason="gone")) for _ in range(2)]
     rest = do(store.acquire(queue, "worker"))
 
-    assert parked == ["done", "done"]
+    assert outcomes == ["done", "done"]
     assert [operation.id for operation in rest.operations] == [f"{event('2').event_key}/0"]
     left = {"writes": 4, "replies": 4} | {"writes" if queue == "outbox" else "replies": 1}
     assert do(store.backlog()) == Backlog(dead_letters=2, **left)
 
 
-def test_parking_ends_the_delay_and_the_cursor(store: EventStore, do: Do) -> None:
+def test_a_dead_letter_ends_the_delay_and_the_cursor(store: EventStore, do: Do) -> None:
     """The next turn's first operation starts afresh."""
     committed(store, do, "1", writes=1)
     committed(store, do, "2", writes=1)
@@ -272,8 +272,8 @@ def test_parking_ends_the_delay_and_the_cursor(store: EventStore, do: Do) -> Non
     assert queue_of(store, do, token="next").cursor is None
 
 
-def test_parking_what_left_the_queue_is_already_done(store: EventStore, do: Do) -> None:
-    """Nobody parks what was confirmed."""
+def test_a_dead_letter_that_left_the_queue_is_already_done(store: EventStore, do: Do) -> None:
+    """What was confirmed cannot become a dead letter."""
     committed(store, do, writes=2)
     acquired = queue_of(store, do)
     do(store.confirm(acquired.lease, FIRST, 0, last=True))
@@ -282,7 +282,7 @@ def test_parking_what_left_the_queue_is_already_done(store: EventStore, do: Do) 
     assert do(store.backlog()) == Backlog(writes=1)
 
 
-def test_a_lease_on_the_turn_lane_delivers_nothing(store: EventStore, do: Do) -> None:
+def test_a_lease_on_the_inbox_delivers_nothing(store: EventStore, do: Do) -> None:
     """A turn and its predecessor's writes are worked on side by side."""
     committed(store, do, "1")
     turn = turn_of(store, do, event("2"))

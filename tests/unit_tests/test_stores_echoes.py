@@ -1,4 +1,4 @@
-"""What a store hears of a reply that is on the wire."""
+"""The echoes that a store records of a reply that is on the wire."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saying(store: EventStore, do: Do) -> Acquired:
 
 
 def echoes(store: EventStore, do: Do, acquired: Acquired) -> tuple[str, ...]:
-    """What was heard of the reply at the head."""
+    """The recorded echoes of the reply at the head."""
     again = do(
         store.acquire(
             "replies", acquired.lease.token, conversation_key=acquired.lease.conversation_key
@@ -36,7 +36,7 @@ def echoes(store: EventStore, do: Do, acquired: Acquired) -> tuple[str, ...]:
     return again.cursor.echoes if again.cursor else ()
 
 
-def test_what_was_heard_is_told_with_the_queue(store: EventStore, do: Do) -> None:
+def test_echoes_are_told_with_the_queue(store: EventStore, do: Do) -> None:
     """Each note once, whoever repeats it, in order."""
     acquired = saying(store, do)
     answers = [do(store.record_echo(conversation(), note)) for note in ("a", "ñ\ud83d", "a")]
@@ -47,11 +47,11 @@ def test_what_was_heard_is_told_with_the_queue(store: EventStore, do: Do) -> Non
 
 def test_nothing_is_kept_while_nothing_is_on_the_wire(store: EventStore, do: Do) -> None:
     """Before a reply is sent, in a conversation without one, in none at all."""
-    nobody = do(store.record_echo(conversation("eva"), "a"))
+    unknown = do(store.record_echo(conversation("eva"), "a"))
     committed(store, do, replies=1)
     before = do(store.record_echo(conversation(), "a"))
 
-    assert (nobody, before) == (False, False)
+    assert (unknown, before) == (False, False)
     assert queue_of(store, do, "replies").cursor is None
 
 
@@ -85,7 +85,7 @@ def test_it_belongs_to_one_try_of_one_reply(store: EventStore, do: Do, then: str
     assert echoes(store, do, acquired) == ()
 
 
-def test_it_is_heard_under_every_name_of_the_customer(store: EventStore, do: Do) -> None:
+def test_an_echo_is_recorded_under_every_name_of_the_customer(store: EventStore, do: Do) -> None:
     """Our own echo may name the LID."""
     acquired = saying(store, do)
     do(store.alias(conversation("lid"), conversation()))

@@ -22,7 +22,7 @@ from langchain_convsync.stores.checks import account_of, decoded, encoded, milli
 KEYS = Keys(b"secret")
 
 
-def test_a_handle_names_shard_account_and_thing() -> None:
+def test_a_key_names_shard_account_and_thing() -> None:
     """Fixed here because it is what the stores' keys are made of."""
     assert KEYS.event("ventas", "message", "ABC") == (
         "25.2a2523cc364b.8aa8f81513afb385d25245c9d22b47f2"
@@ -35,7 +35,7 @@ def test_the_checksum_is_redis_clusters() -> None:
 
 
 @given(account=st.text(), parts=st.lists(st.text(), min_size=3, max_size=3))
-def test_all_handles_of_an_account_lie_together(account: str, parts: list[str]) -> None:
+def test_all_keys_of_an_account_lie_together(account: str, parts: list[str]) -> None:
     """In one shard, under one account, whatever characters they are made from."""
     event = KEYS.event(account, parts[0], parts[1])
     conversation = KEYS.conversation(account, parts[2])
@@ -44,7 +44,7 @@ def test_all_handles_of_an_account_lie_together(account: str, parts: list[str]) 
     assert shard_of(event) == shard_of(conversation) < SHARDS
 
 
-def test_a_handle_reveals_nothing_without_the_key() -> None:
+def test_a_key_reveals_nothing_without_the_secret() -> None:
     """A phone number cannot be found by trying all of them, nor read from a repr."""
     other = Keys(b"another secret")
 
@@ -54,7 +54,7 @@ def test_a_handle_reveals_nothing_without_the_key() -> None:
     assert "secret" not in repr(KEYS)
 
 
-def test_the_parts_of_a_handle_do_not_run_together() -> None:
+def test_the_parts_of_a_key_do_not_run_together() -> None:
     """("ab", "c") is not ("a", "bc"), and an event is not a conversation."""
     assert KEYS.event("x", "ab", "c") != KEYS.event("x", "a", "bc")
     assert KEYS.event("x", "conversation", "c") != KEYS.conversation("x", "c")

@@ -39,7 +39,7 @@ def test_a_claim_is_found_by_its_claimer_only(store: EventStore, do: Do, clock: 
     assert do(store.accept(claimed, token="next")).acquired is not None
 
 
-def test_a_leased_lane_is_nobody_elses(store: EventStore, do: Do, clock: Clock) -> None:
+def test_a_leased_queue_is_no_other_workers(store: EventStore, do: Do, clock: Clock) -> None:
     """Two workers never run one conversation at once."""
     turn_of(store, do, event())
     clock.advance(29.999)
@@ -152,14 +152,14 @@ def test_a_release_is_safe_to_repeat(store: EventStore, do: Do) -> None:
     assert do(store.acquire("inbox", "c")) is None
 
 
-def test_the_lanes_of_a_conversation_are_independent(store: EventStore, do: Do) -> None:
+def test_the_queues_of_a_conversation_are_independent(store: EventStore, do: Do) -> None:
     """A new turn does not wait for an old turn's writes, nor a reply for either."""
     committed(store, do, "1", writes=1, replies=1)
-    write, say = queue_of(store, do, "outbox", "w"), queue_of(store, do, "replies", "s")
+    write, reply = queue_of(store, do, "outbox", "w"), queue_of(store, do, "replies", "s")
     turn = turn_of(store, do, event("2"))
 
     assert [operation.body for operation in write.operations] == ["write 0"]
-    assert [operation.body for operation in say.operations] == ["say 0"]
+    assert [operation.body for operation in reply.operations] == ["say 0"]
     assert [operation.body for operation in turn.operations] == ["write 0"]
     assert (turn.turns, turn.lease.epoch) == (1, 2)
 
@@ -245,7 +245,9 @@ def test_work_that_is_put_off_hides_none_behind_it(
     assert queue_of(store, do, token="c").lease.conversation_key == second.lease.conversation_key
 
 
-def test_a_conversation_without_work_is_not_taken(store: EventStore, do: Do, clock: Clock) -> None:
+def test_a_conversation_without_work_is_not_acquired(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
     """Not even when a lease on it lapsed after its work was done."""
     committed(store, do, writes=1)
     acquired = queue_of(store, do)
@@ -256,7 +258,7 @@ def test_a_conversation_without_work_is_not_taken(store: EventStore, do: Do, clo
     assert do(store.acquire("outbox", "other", conversation_key=conversation())) is None
 
 
-def test_a_lane_says_when_it_can_be_taken(store: EventStore, do: Do, clock: Clock) -> None:
+def test_a_queue_says_when_it_can_be_acquired(store: EventStore, do: Do, clock: Clock) -> None:
     """After a lease and a delay, whichever is later; never without work."""
     committed(store, do, writes=1)
     seen = [do(store.due("outbox", conversation()))]
@@ -274,7 +276,7 @@ def test_a_lane_says_when_it_can_be_taken(store: EventStore, do: Do, clock: Cloc
     assert do(store.due("inbox", conversation())) is None
 
 
-def test_an_empty_lanes_delay_is_kept_for_what_comes(
+def test_an_empty_queues_delay_is_kept_for_what_comes(
     store: EventStore, do: Do, clock: Clock
 ) -> None:
     """A breaker that delays a queue holds for the next turn's writes as well."""

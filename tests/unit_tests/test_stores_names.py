@@ -101,7 +101,7 @@ def test_a_name_whose_turn_runs_is_not_linked(store: EventStore, do: Do, clock: 
     assert queue_of(store, do, "inbox").events[0].starts == 2
 
 
-def test_whoever_found_out_in_a_turn_ends_it_so(store: EventStore, do: Do) -> None:
+def test_a_turn_that_found_out_ends_so(store: EventStore, do: Do) -> None:
     """It counts as no start; the same call again answers the same; nobody else can."""
     acquired = turn_of(store, do, event(customer="lid"), "one")
     of_another = turn_of(store, do, event("2", customer="eva"), "two")

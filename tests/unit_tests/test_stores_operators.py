@@ -36,8 +36,10 @@ from tests.stored import redis_records, sqlite_records
 pytest_plugins = ("tests.store_fixtures",)
 
 
-def parked(store: EventStore, do: Do, source: str = "1", *, confirmed: int = 0) -> DeadLetter:
-    """A turn's write, set aside after so many of its parts."""
+def dead_operation(
+    store: EventStore, do: Do, source: str = "1", *, confirmed: int = 0
+) -> DeadLetter:
+    """A turn's write, a dead letter after so many of its parts."""
     committed(store, do, source)
     acquired = queue_of(store, do, token=f"worker {source}")
     operation_id = acquired.operations[0].id
@@ -61,7 +63,7 @@ def dead(store: EventStore, do: Do, source: str = "1") -> DeadLetter:
 def test_what_is_set_aside_is_listed_oldest_first(store: EventStore, do: Do, clock: Clock) -> None:
     """Parked operations tell how far they came, dead letters when they arrived."""
     start = clock.now
-    one = parked(store, do, "1", confirmed=2)
+    one = dead_operation(store, do, "1", confirmed=2)
     clock.advance(5.0)
     other = dead(store, do, "2")
 
@@ -115,9 +117,9 @@ def test_a_look_takes_nothing_and_tells_why_it_waits(
     assert len(do(store.view(conversation(), most=1)).outbox.operations) == 1
 
 
-def test_a_parked_operation_goes_to_the_end_of_its_queue_once(store: EventStore, do: Do) -> None:
+def test_a_dead_letter_goes_to_the_end_of_its_queue_once(store: EventStore, do: Do) -> None:
     """Whoever asks, and how often; what is left of it to do is the caller's word."""
-    letter = parked(store, do, "1")
+    letter = dead_operation(store, do, "1")
     committed(store, do, "2")
 
     renewed = do(store.requeue(letter, token="mine", body="the rest"))
@@ -151,7 +153,7 @@ def test_a_dead_letter_is_queued_again_as_new(store: EventStore, do: Do, clock: 
     assert do(store.backlog()) == Backlog(queued=1)
 
 
-@pytest.mark.parametrize("make", [parked, dead])
+@pytest.mark.parametrize("make", [dead_operation, dead])
 def test_what_is_discarded_is_gone_once(
     store: EventStore, do: Do, make: Callable[[EventStore, Do], DeadLetter]
 ) -> None:
@@ -169,7 +171,7 @@ def test_what_is_discarded_is_gone_once(
 
 def test_what_is_set_aside_under_an_alias_goes_to_where_it_leads(store: EventStore, do: Do) -> None:
     """The customer's LID turned out to be their phone number."""
-    letter = parked(store, do)
+    letter = dead_operation(store, do)
     do(store.alias(conversation(), conversation("eva")))
     assert do(store.dead_letters(conversation())) == (letter,)
     assert do(store.dead_letters(conversation("eva"))) == ()
@@ -182,7 +184,7 @@ def test_what_is_set_aside_under_an_alias_goes_to_where_it_leads(store: EventSto
 def filled(store: EventStore, do: Do) -> list[Lease]:
     """Something of everything, and the leases that are held meanwhile."""
     dead(store, do, "words of the dead")
-    parked(store, do, "1")
+    dead_operation(store, do, "1")
     do(store.accept(event("2", alias="lid")))
     turn = do(store.acquire("inbox", "t"))
     commit = commit_of(turn, writes=1, replies=1, snapshot="words", snapshot_ttl=99.0)
@@ -220,7 +222,7 @@ def test_a_forgotten_conversation_leaves_nothing_and_fences_its_workers(
 
 
 def test_nothing_of_a_forgotten_conversation_is_left_in_the_file(tmp_path: Path, do: Do) -> None:
-    """Neither words nor handles."""
+    """Neither words nor keys."""
     path = tmp_path / "events.db"
     store = SQLiteEventStore(path)
     filled(store, do)
@@ -232,7 +234,7 @@ def test_nothing_of_a_forgotten_conversation_is_left_in_the_file(tmp_path: Path,
 
 
 def test_nothing_of_a_forgotten_conversation_is_left_in_redis(server: RedisServer, do: Do) -> None:
-    """Neither words nor handles; and the counters are right."""
+    """Neither words nor keys; and the counters are right."""
     store = RedisEventStore(server.url)
     filled(store, do)
     do(store.forget(conversation()))
@@ -249,13 +251,13 @@ def test_redis_lists_by_what_is_left_when_the_oldest_is_decided(
 ) -> None:
     """Another conversation's may be older by now; an idle one has expired meanwhile."""
     store = RedisEventStore(server.url, clock=clock)
-    letter, first = dead(store, do, "0"), parked(store, do, "1")
+    letter, first = dead(store, do, "0"), dead_operation(store, do, "1")
     clock.advance(5.0)
     committed(store, do, "2", customer="eva")
     other = queue_of(store, do, token="another worker")
     do(store.set_dead(other.lease, other.operations[0].id, reason="no idea"))
     clock.advance(5.0)
-    parked(store, do, "3")
+    dead_operation(store, do, "3")
     with server.client() as client:
         client.delete(f"cs:{{s{conversation()[:2]}}}:c:{conversation()}")
         do(store.requeue(first, token="mine"))
@@ -279,7 +281,7 @@ def test_a_listing_is_bounded(store: EventStore, most: int) -> None:
 
 def test_a_decision_needs_a_token(store: EventStore, do: Do) -> None:
     """Without one a lost answer could not be told from another caller's."""
-    letter = parked(store, do)
+    letter = dead_operation(store, do)
     for decide in (store.requeue, store.discard):
         with pytest.raises(ValueError, match="new_token"):
             decide(letter, token="")

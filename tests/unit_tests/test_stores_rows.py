@@ -32,7 +32,7 @@ def rows_of(store: SQLiteEventStore, table: str = "queues") -> list[Any]:
     return store._sql.execute(f"SELECT * FROM {table}").fetchall()
 
 
-def test_an_account_is_in_the_ring_while_one_of_its_lanes_is_due(clock: Clock) -> None:
+def test_an_account_is_in_the_ring_while_one_of_its_queues_is_due(clock: Clock) -> None:
     """Not longer; and it is found again when it has work again."""
     store = SQLiteEventStore(":memory:", clock=clock)
     found: list[str] = []

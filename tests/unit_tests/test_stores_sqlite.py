@@ -45,7 +45,7 @@ def open_file(tmp_path: Path) -> Iterator[OpenFile]:
 
 
 def test_a_file_keeps_what_was_accepted(open_file: OpenFile) -> None:
-    """And its secret, so that the handles stay the same."""
+    """And its secret, so that the keys stay the same."""
     first = open_file()
     first.accept(event()).block()
     keys = first.keys().block()
@@ -209,7 +209,7 @@ def test_an_idle_poll_writes_nothing(open_file: OpenFile, tmp_path: Path, clock:
     assert (tmp_path / "store.db-wal").read_bytes() == before
 
 
-# Colours and closing
+# Sync, async and closing
 
 
 def test_sync_and_async_share_one_memory() -> None:
@@ -292,7 +292,7 @@ def test_a_store_that_waits_too_long_for_another_process_says_so(
     assert store.accept(event()).block().status == "new"
 
 
-def test_a_store_that_nobody_closes_closes_its_file() -> None:
+def test_a_store_that_is_never_closed_closes_its_file() -> None:
     """Python warns of a connection that is left open, and warnings are errors here."""
     store = SQLiteEventStore(":memory:")
     store.keys().block()

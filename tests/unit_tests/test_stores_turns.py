@@ -31,7 +31,7 @@ def test_a_commit_ends_the_events_and_queues_the_operations(store: EventStore, d
     assert do(store.backlog()) == Backlog(writes=2, replies=1)
 
 
-def test_a_commit_gives_the_lane_back(store: EventStore, do: Do) -> None:
+def test_a_commit_releases_the_queue(store: EventStore, do: Do) -> None:
     """The next message is answered at once, under the next epoch."""
     committed(store, do, "1")
 
@@ -202,7 +202,7 @@ def test_a_commit_that_contradicts_itself_is_refused(
     assert do(store.backlog()).queued == 1
 
 
-def test_a_lease_on_another_lane_commits_no_turn(store: EventStore, do: Do) -> None:
+def test_a_lease_on_another_queue_commits_no_turn(store: EventStore, do: Do) -> None:
     """The queues have tokens and epochs of their own."""
     committed(store, do, "1", writes=1)
     write = queue_of(store, do)

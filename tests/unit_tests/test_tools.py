@@ -502,7 +502,9 @@ def test_a_toolkit_hands_its_settings_to_its_tools() -> None:
 
 
 @pytest.mark.parametrize("make", [ConvSyncToolkit, LookupTenant, SyncState])
-def test_a_conversation_that_names_nobody_is_refused_at_once(make: Callable[..., object]) -> None:
+def test_a_conversation_that_names_no_customer_is_refused_at_once(
+    make: Callable[..., object],
+) -> None:
     """Not at the first run, and not to a model that can do nothing about it."""
     with pytest.raises(InvalidPhoneNumberError):
         make(client=unreachable(), conversation="abc123")

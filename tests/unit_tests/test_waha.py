@@ -337,7 +337,7 @@ def test_the_chat_is_canonical(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("sender", [None, "", "0@c.us", "junk", 7, {}, f"{BUSINESS}@c.us"])
-def test_a_message_of_nobody_is_ignored(sender: object) -> None:
+def test_a_message_without_a_sender_is_ignored(sender: object) -> None:
     """WhatsApp's own announcements come from `0@c.us`; nobody can be answered there."""
     assert ignored(envelope(**{"id": "3EB0", "from": sender})).reason == "unknown sender"
 
@@ -715,7 +715,7 @@ def test_the_answer_to_a_send_has_the_id_of_its_echo() -> None:
     ],
 )
 def test_an_own_message_that_may_be_an_echo_is_no_takeover(source: object, reason: str) -> None:
-    """Old envelopes have no source: an echo taken for a human would silence the agent."""
+    """Old envelopes have no source: an echo taken for a human would pause the agent."""
     event = ignored(own(source=source))
     assert event.reason == reason
     assert (event.message_id, event.from_me, event.text) == ("3EB0", True, "Ya le atiendo")
