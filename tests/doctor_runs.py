@@ -65,7 +65,7 @@ def doctor(*arguments: str) -> Report:
 
 @dataclass
 class Routes:
-    """An API server that answers by path; what is not named is the look-up of an unknown customer."""
+    """An API server that answers by path; other paths are a look-up of an unknown customer."""
 
     health: Script = field(default_factory=lambda: answers({"type": "1", "data": {}}))
     lookup: Script = field(default_factory=lambda: answers(NOT_FOUND, 404))
