@@ -525,7 +525,7 @@ store = open_store(store_url)
 if stage == "recorded":
     store.commit_turn = lambda *args: Io(hang, hang)
 else:
-    store.take = lambda *args, **kwargs: Io(hang, hang)
+    store.acquire = lambda *args, **kwargs: Io(hang, hang)
 history = ConvSyncChatMessageHistory("+51999999999", client=ConvSyncClient(base_url), store=store)
 history.add_messages([HumanMessage("Hola"), AIMessage("from the first process")])
 """
