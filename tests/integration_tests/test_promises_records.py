@@ -104,7 +104,7 @@ def test_sqlite_rows_expire_when_they_are_finished_and_only_then(
         finished = row["state"] == "done"
         assert (row["expires"] is not None) == finished == (row["payload"] is None)
     busy = {row["conversation"] for table, row in found if table == "operations"}
-    busy |= {row["conversation_key"] for row in events if row["state"] == "queued"}
+    busy |= {row["conversation"] for row in events if row["state"] == "queued"}
     for table, row in found:
         if table == "conversations":
-            assert (row["expires"] is None) == (row["conversation_key"] in busy)
+            assert (row["expires"] is None) == (row["conversation"] in busy)
