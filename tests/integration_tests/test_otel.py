@@ -52,9 +52,9 @@ def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel
         ("convsync api get_conversation", "convsync turn read"),
         ("convsync turn agent", "convsync turn"),
         ("convsync turn commit", "convsync turn"),
-        ("convsync delivery write", None),
-        ("convsync api add_message", "convsync delivery write"),
-        ("convsync api add_message", "convsync delivery write"),
+        ("convsync delivery outbox", None),
+        ("convsync api add_message", "convsync delivery outbox"),
+        ("convsync api add_message", "convsync delivery outbox"),
     ]
     request, turn = otel.named("convsync api get_conversation"), otel.named("convsync turn")
     assert request.kind is SpanKind.CLIENT
@@ -74,7 +74,7 @@ def test_a_reply_through_waha_has_its_spans(
         runner = runner_on(server, reply=WAHAReply(url))
         answer(runner, said("Hola", chat_id=f"{CUSTOMER[1:]}@c.us"))
 
-    assert ("convsync waha send_text", "convsync delivery say") in otel.tree()
+    assert ("convsync waha send_text", "convsync delivery replies") in otel.tree()
 
 
 @sync_and_async

@@ -46,9 +46,9 @@ class Witness:
         self.offered: dict[str, int] = {}
         self.acquired: dict[str, int] = {}
 
-    def accept(self, event: NewEvent, **options: Any) -> Io[Accepted]:
+    def accept(self, event: NewEvent, *rules: Any, **options: Any) -> Io[Accepted]:
         """The store's own, observed."""
-        io = self._accept(event, **options)
+        io = self._accept(event, *rules, **options)
 
         def block() -> Accepted:
             self._note(self.offered, event)
