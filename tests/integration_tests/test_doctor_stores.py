@@ -103,7 +103,7 @@ def text(folder: Path) -> str:
     [
         (lambda folder: str(folder / "missing.db"), "reachable", "there is no event store"),
         (foreign, "reachable", "another application's database"),
-        (text, "reachable", "no SQLite database"),
+        (text, "reachable", "not a SQLite database"),
         (newer, "format", "format 99"),
         (lambda _: "redis://127.0.0.1:1", "reachable", "check that it runs"),
         (lambda _: "mongodb://127.0.0.1", "reachable", "no event store"),
@@ -243,7 +243,7 @@ def test_each_session_is_told_with_what_to_do(keyed: str, monkeypatch: pytest.Mo
         ([], "skipped", "no webhook of its own"),
         ([{"events": ["message.ack"]}], "failed", "delivers no messages"),
         ([{"events": ["message"]}], "failed", "does not sign"),
-        ([{"events": ["message"], "hmac": {"key": "another"}}], "failed", "none of"),
+        ([{"events": ["message"], "hmac": {"key": "another"}}], "failed", "not in"),
         ([{"events": ["message.any"], "hmac": {"key": "new"}}], "ok", "signs with a key"),
     ],
 )
