@@ -80,7 +80,7 @@ BOMB = gzip.compress(bytes(8 * LARGEST_BODY))
         (answers({"type": "1", "data": {"sessionId": 999999999}}), "sessionId: string_type"),
         (answers({"type": "1", "data": "999999999"}), "data: model_type"),
         (answers(b"x", content_encoding="br"), "Content-Encoding"),
-        (answers(b"plain text all the same", content_encoding="gzip"), "no gzip"),
+        (answers(b"plain text all the same", content_encoding="gzip"), "not gzip"),
         (answers(bytes(LARGEST_BODY + 1)), "larger than 8388608 bytes"),
         (answers(BOMB, content_encoding="gzip"), "larger than 8388608 bytes"),
     ],

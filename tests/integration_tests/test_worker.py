@@ -124,7 +124,7 @@ def test_a_worker_recommends_an_aiohttp_that_lies_idle(
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [
-        ("bot", "no MODULE:RUNNER"),
+        ("bot", "not a MODULE:RUNNER"),
         ("nowhere_to_be_found:runner", "no module"),
         ("bot:missing", "has no 'missing'"),
         ("bot:something", "is not a TurnRunner"),
