@@ -82,7 +82,7 @@ def test_an_erasure_goes_on_after_lost_answers(
     assert (proxy.drops, left) == (0, Backlog(queued=1))
     with server.client() as client:
         check_keys(client)
-        kept = {client.hget(key, "conversation_key").decode() for key in client.keys("cs:*:ev:*")}
+        kept = {client.hget(key, "conversation").decode() for key in client.keys("cs:*:ev:*")}
     assert kept == {conversation("eva")}
 
 
