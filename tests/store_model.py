@@ -117,6 +117,8 @@ class StoreModel:
     ) -> Accepted:
         conversation_key = self._follow(event.conversation_key)
         known = self.events.get(event.event_key)
+        if known is None and event.pause:
+            self.pause(conversation_key, seconds=event.pause)
         if known is None and len(self._talk(conversation_key).inbox) >= rules.max_queued:
             return Accepted(
                 status="busy",

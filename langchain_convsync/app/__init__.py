@@ -8,17 +8,17 @@ own, or forwarded by the API server as ``{"event_id", "phone_number", "message"}
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from langchain_convsync import waha
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.turns import TurnRunner
+from langchain_convsync.waha.signature import Secrets, Signers
 
 if TYPE_CHECKING:
     import fastapi
@@ -34,13 +34,11 @@ __all__ = ["create_app", "create_router"]
 #: Seconds for which the agent is paused after a human wrote to the customer.
 TAKEOVER = 3600.0
 
-Secrets = str | SecretStr | Iterable[str | SecretStr]
-
 
 def create_app(
     runner: TurnRunner,
     *,
-    waha_secrets: Secrets | None = None,
+    waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
     takeover: float = TAKEOVER,
     groups: bool = False,
@@ -57,7 +55,9 @@ def create_app(
     Args:
         runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says.
         waha_secrets: The keys that WAHA's sessions sign with (``hmac.key``), several while one
-            replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. An empty list
+            replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. As
+            ``{session: secret}``, or ``{session: [secrets]}``, each signs for its own WAHA session
+            alone; one under ``"*"`` for any, and for what the API server forwards. An empty list
             accepts unsigned deliveries, which any client can send.
         path: Where WAHA, or the API server, delivers.
         takeover: Seconds for which a conversation is paused when a human writes to the customer
@@ -79,7 +79,7 @@ def create_app(
 def create_router(
     runner: TurnRunner,
     *,
-    waha_secrets: Secrets | None = None,
+    waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
     takeover: float = TAKEOVER,
     groups: bool = False,
@@ -102,18 +102,20 @@ def create_router(
         raise ConfigurationError(message)
     if advice := recommended(*runner.transports):
         logger.info("%s", advice)
-    webhook = Webhook(runner, _secrets(waha_secrets), takeover=takeover, groups=groups)
+    webhook = Webhook(runner, _signers(waha_secrets), takeover=takeover, groups=groups)
     return webhook.router(path)
 
 
-def _secrets(given: Secrets | None) -> list[SecretStr]:
+def _signers(given: Secrets | Mapping[str, Secrets] | None) -> Signers | None:
+    """Who may sign; None where nobody has to. What is wrong is told now, not at a delivery."""
     if given is None:
         setting = required_setting(None, argument="waha_secrets", variable="CONVSYNC_WAHA_SECRETS")
         given = [secret.strip() for secret in setting.split(",")]
-    several = [given] if isinstance(given, str | SecretStr) else given
-    found = [each if isinstance(each, SecretStr) else SecretStr(each) for each in several]
-    if found:
-        waha.verify(b"", {}, found)  # an empty one is told now, not at the first delivery
-    else:
-        logger.warning("The webhook accepts unsigned deliveries: any client can pose as a customer")
-    return found
+    if not isinstance(given, str | SecretStr | Mapping):
+        given = list(given)
+        if not given:
+            logger.warning(
+                "The webhook accepts unsigned deliveries: any client can pose as a customer"
+            )
+            return None
+    return Signers(given)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from langchain_convsync import telemetry, waha
+from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
 from langchain_convsync.errors import (
     InvalidEventError,
@@ -19,11 +21,12 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import TurnRunner
+from langchain_convsync.waha.signature import Signers
 
 try:
     from fastapi import APIRouter
     from starlette.applications import Starlette
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
 except ImportError as error:
     raise MissingExtraError("create_app", "server") from error
@@ -40,23 +43,25 @@ class Webhook:
     def __init__(
         self,
         runner: TurnRunner,
-        secrets: Sequence[SecretStr],
+        signers: Signers | None,
         *,
         takeover: float,
         groups: bool,
     ) -> None:
         self._runner = runner
-        self._secrets = secrets
+        self._signers = signers
+        self._bodies = BodyReader(largest=LARGEST_BODY)
         self._takeover = takeover
         self._groups = groups
 
     def router(self, path: str) -> APIRouter:
         """The webhook at a path, whose lifespan is the runner's block."""
         router = APIRouter(lifespan=self._runner.lifespan)
-        router.add_route(path, self.receive, methods=["POST"])
+        for spelled in dict.fromkeys((path, path.rstrip("/") or "/", f"{path.rstrip('/')}/")):
+            router.add_route(spelled, self.receive, methods=["POST"])
         return router
 
-    async def receive(self, request: Request) -> JSONResponse:
+    async def receive(self, request: Request) -> Response:
         """One delivery; whatever it is, the sender is told whether to repeat it."""
         try:
             status = await self._act(await self._read(request))
@@ -67,6 +72,9 @@ class Webhook:
         except StoreError as error:
             logger.warning("A delivery was not recorded: %s", error)
             return _Refusal(503, "the event store is away; deliver it again", 1).answer()
+        except ClientDisconnect:
+            telemetry.count("deliveries", status="aborted")
+            return Response(status_code=400)  # nobody is there to read it
         telemetry.count("deliveries", status=status)
         return JSONResponse({"status": status})
 
@@ -75,13 +83,22 @@ class Webhook:
         if not self._runner.is_at_work:
             reason = "not started: run this app's lifespan, or include create_router()"
             raise _Refusal(503, reason)
-        raw = await _body(request)
-        if self._secrets and not waha.verify(raw, request.headers, self._secrets):
-            raise _Refusal(401, "the signature fits none of waha_secrets")
+        headers, ends = request.headers, request.scope.get("http_version", "")[:1] == "1"
+        if self._signers and not self._signers.offered(headers):
+            raise _Refusal(401, "X-Webhook-Hmac is missing, or no SHA-512 in hex", ends=ends)
+        try:
+            raw = await self._bodies.read(request.stream(), headers.get("content-length"))
+        except UnreadBodyError as error:
+            status, wait = error.status_code, error.retry_after
+            raise _Refusal(status, str(error), wait, ends=ends) from error
+        if self._signers and not self._signers.verify(raw, headers):
+            raise _Refusal(401, "the signature fits none of waha_secrets, or not this session's")
         return waha.parse_json(raw)
 
     async def _act(self, body: object) -> str:
         event = _forwarded(body) or waha.parse_event(body, groups=self._groups)
+        if not isinstance(event, waha.Ignored) and self._forgotten(event.sent_at):
+            return "too old"
         match event:
             case InboundEvent():
                 status = (await self._runner.aaccept(event)).status
@@ -96,6 +113,17 @@ class Webhook:
             case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
                 return "amended"
         return "ignored"
+
+    def _forgotten(self, sent_at: datetime | None) -> bool:
+        """Whether it was sent so long ago that the store may have answered and forgotten it.
+
+        The signature does not age, so a delivery that was recorded on its way could come again.
+        """
+        if sent_at is None:
+            return False
+        told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
+        age = (datetime.now(UTC) - told).total_seconds()
+        return age > self._runner.store.retention
 
 
 def _forwarded(body: object) -> InboundEvent | None:
@@ -115,29 +143,24 @@ def _forwarded(body: object) -> InboundEvent | None:
     raise InvalidEventError(message)
 
 
-async def _body(request: Request) -> bytes:
-    """The body as it was sent."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST_BODY:
-            raise _Refusal(413, f"a delivery is at most {LARGEST_BODY} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error
-    """A delivery that is not taken; ``retry_after`` seconds later it may be."""
+    """A delivery that is not taken; ``retry_after`` seconds later it may be.
 
-    def __init__(self, status: int, detail: str, retry_after: int | None = None) -> None:
+    Where its connection ``ends``, the rest of it is not waited for: HTTP/2 ends the stream alone.
+    """
+
+    def __init__(
+        self, status: int, detail: str, retry_after: int | None = None, *, ends: bool = False
+    ) -> None:
         super().__init__(detail)
         self._status = status
-        self._retry_after = retry_after
+        self._headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if ends:
+            self._headers["Connection"] = "close"
 
     def answer(self) -> JSONResponse:
         telemetry.count("deliveries", status=str(self._status))
-        headers = None if self._retry_after is None else {"Retry-After": str(self._retry_after)}
-        return JSONResponse({"detail": str(self)}, self._status, headers)
+        return JSONResponse({"detail": str(self)}, self._status, self._headers)
 
 
 def app_with(router: APIRouter, runner: TurnRunner) -> Starlette:

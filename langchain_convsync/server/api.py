@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Requ
 from pydantic.json_schema import SkipJsonSchema
 
 from langchain_convsync import waha
+from langchain_convsync._bodies import BodyReader
 from langchain_convsync.server import webhook
 from langchain_convsync.server.access import ApiKey, Caller, Keyring
 from langchain_convsync.server.answers import KeyReusedError
@@ -30,6 +31,7 @@ from langchain_convsync.server.store import (
     wall_clock,
 )
 from langchain_convsync.server.transport import (
+    MAX_BODY,
     Envelope,
     StrictRoute,
     add_error_handlers,
@@ -176,6 +178,7 @@ def reference_api(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.bodies = BodyReader(largest=MAX_BODY)
     app.add_middleware(Envelope)
     if "prefix" in service.quirks:
         app.add_middleware(MountedElsewhere)

@@ -15,8 +15,10 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync.server.strict_json import InvalidBodyError, strict_json
 from langchain_convsync.server.wire import Failure
 from langchain_convsync.settings import DOCUMENTED_PREFIX
@@ -38,18 +40,23 @@ class StrictRequest(Request):
     """A request whose body is at most 1 MiB, and JSON that has one meaning only."""
 
     async def body(self) -> bytes:
-        """The body, read up to the limit.
+        """The body, read up to the limits.
 
         Raises:
-            HTTPException: 413.
+            HTTPException: 413, 408 or 503; 400 for one that broke off.
         """
         if not hasattr(self, "_body"):
-            received = bytearray()
-            async for chunk in self.stream():
-                received += chunk
-                if len(received) > MAX_BODY:
-                    raise HTTPException(413, "The body is larger than 1 MiB.")
-            self._body = bytes(received)
+            bodies: BodyReader = self.app.state.bodies
+            declared = self.headers.get("content-length")
+            try:
+                self._body = await bodies.read(self.stream(), declared)
+            except UnreadBodyError as error:
+                headers = {"Connection": "close"}
+                if error.retry_after is not None:
+                    headers["Retry-After"] = str(error.retry_after)
+                raise HTTPException(error.status_code, _sentence(error), headers) from error
+            except ClientDisconnect:  # nobody is there to read it
+                raise HTTPException(400, "The body broke off.") from None
         return self._body
 
     async def json(self) -> Any:
@@ -62,6 +69,11 @@ class StrictRequest(Request):
             return strict_json(await self.body())
         except InvalidBodyError as error:
             raise HTTPException(400, str(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    told = str(error)
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 class StrictRoute(APIRoute):

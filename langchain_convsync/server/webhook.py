@@ -20,6 +20,7 @@ from langchain_convsync.server.service import CurrentService, WahaSecrets
 from langchain_convsync.server.transport import StrictRoute, documented, success
 from langchain_convsync.server.wire import Success, WebhookData
 from langchain_convsync.settings import DOCUMENTED_PREFIX
+from langchain_convsync.waha.signature import Signers
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ ANY_OBJECT = {
 router = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
 
 
+@router.post("/webhook/waha/", include_in_schema=False)
 @router.post(
     "/webhook/waha",
     response_model=Success[WebhookData],
@@ -82,9 +84,14 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
 
 
 async def _check_signature(request: Request, secrets: WahaSecrets | None) -> None:
-    # It is over the raw bytes, and nothing is parsed for a sender that cannot sign.
-    if secrets is not None and not waha.verify(await request.body(), request.headers, secrets):
-        raise HTTPException(401, "The X-Webhook-Hmac signature is missing or wrong.")
+    # It is over the raw bytes, and nothing is read or parsed for a sender that cannot sign.
+    if secrets is None:
+        return
+    signers, wrong = Signers(secrets), "The X-Webhook-Hmac signature is missing or wrong."
+    if not signers.offered(request.headers):
+        raise HTTPException(401, wrong, {"Connection": "close"})
+    if not signers.verify(await request.body(), request.headers):
+        raise HTTPException(401, wrong)
 
 
 def tenant_of(event: InboundEvent, tenants: Mapping[str, Tenant]) -> Tenant | None:

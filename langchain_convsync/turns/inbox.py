@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
-from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import echo_note, is_ours
 from langchain_convsync.outbox.plan import digest
@@ -85,9 +85,13 @@ class Inbox:
             if hasattr(message, name)
         }
         said = QueuedMessage(**facts, by="operator")
-        new = yield from self.named(said)
-        yield from self.store.pause(new.conversation_key, seconds=seconds)
-        yield from self.offer(new, acquire=False)
+        new = replace((yield from self.named(said)), pause=seconds)
+        accepted = yield from self.offer(new, acquire=False)
+        if accepted.status == "busy":
+            message = (
+                "the human's words were not recorded, too many messages wait: deliver them again"
+            )
+            raise StoreError(message)
         return True
 
     def _is_ours(self, own: OwnMessage) -> Flow[bool]:

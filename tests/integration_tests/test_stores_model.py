@@ -147,6 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
         windows=st.sampled_from(((0, 0), (0, 0), (2, 5), (5, 2))),
         max_queued=st.sampled_from((2, 1000, 1000)),
         account_concurrency=ACCOUNT_CONCURRENCY,
+        pause=st.sampled_from((0.0, 0.0, 0.0, 20.0)),
     )
     def accept(
         self,
@@ -161,6 +162,7 @@ class StoreMachine(RuleBasedStateMachine):
         windows: tuple[int, int],
         max_queued: int,
         account_concurrency: int,
+        pause: float,
     ) -> None:
         name = ACCOUNTS[account]
         event = NewEvent(
@@ -169,6 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
             alias=None if alias is None else KEYS.conversation(name, str(alias)),
             digest=str(len(text)),
             payload=text,
+            pause=pause,
         )
         accepted = self.step(
             "accept",

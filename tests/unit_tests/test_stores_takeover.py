@@ -20,6 +20,31 @@ def test_a_turn_sees_that_a_human_has_the_conversation(store: EventStore, do: Do
     assert not turn_of(store, do, event("2", customer="eva"), "other").paused
 
 
+def test_the_words_of_a_human_pause_in_the_step_that_records_them(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """Their copies pause nothing: who gave the conversation back keeps the agent."""
+    words = replace(event("1"), pause=60.0)
+    recorded = do(store.accept(words))
+    paused = do(store.view(conversation())).paused_until
+    do(store.pause(conversation(), seconds=0.0))
+    again = do(store.accept(words))
+
+    assert (recorded.status, again.status) == ("new", "duplicate")
+    assert paused == clock() + 60.0
+    assert do(store.view(conversation())).paused_until is None
+
+
+def test_a_human_has_a_conversation_that_has_no_room_for_the_words(
+    store: EventStore, do: Do
+) -> None:
+    """The agent must not go on while they are delivered again."""
+    full = AcceptRules(max_queued=0)
+
+    assert do(store.accept(replace(event("1"), pause=60.0), full)).status == "busy"
+    assert do(store.view(conversation())).paused_until is not None
+
+
 def test_a_takeover_ends_by_itself(store: EventStore, do: Do, clock: Clock) -> None:
     """Nobody has to think of it."""
     do(store.pause(conversation(), seconds=60.0))

@@ -28,6 +28,8 @@ class NewEvent:
             ``conversation_key`` from now on, see :meth:`EventStore.alias`.
         digest: Hash of the normalised content: a repeated event key with another digest is counted.
         payload: The event itself, JSON.
+        pause: Seconds for which the conversation is given to a human in the same step, where the
+            event is not known yet; 0.0 leaves it as it is.
     """
 
     event_key: str
@@ -35,6 +37,7 @@ class NewEvent:
     alias: str | None = None
     digest: str = ""
     payload: str = field(default="", repr=False)
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

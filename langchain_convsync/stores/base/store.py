@@ -29,6 +29,11 @@ from langchain_convsync.stores.base.records import (
 class EventStore(Protocol):
     """The operations; each is one :class:`Io` step, to be run or awaited."""
 
+    @property
+    def retention(self) -> float:
+        """Seconds that finished events are remembered: what is older may be new, or known."""
+        ...
+
     def keys(self) -> Io[Keys]:
         """The store's names for events and conversations; creates the store's secret once."""
         ...
@@ -41,7 +46,8 @@ class EventStore(Protocol):
         Follows the alias of ``event.conversation_key``. A new event is appended to the inbox; the
         conversation becomes due at ``min(first + max_debounce, last + debounce)``, first and last
         being the arrival of the oldest and the newest queued event, and the two windows those of
-        the newest. A dead letter that is offered again is a duplicate.
+        the newest. A dead letter that is offered again is a duplicate. ``event.pause`` is that of a
+        :meth:`pause`, also where there is no room for the event; one that is known pauses nothing.
 
         Args:
             event: The event.

@@ -143,6 +143,11 @@ class RedisEventStore:
         self._next_shard: dict[QueueName, int] = {}
         self._keys: Keys | None = None
 
+    @property
+    def retention(self) -> float:
+        """See :attr:`EventStore.retention`."""
+        return self._retention / 1000
+
     def keys(self) -> Io[Keys]:
         """See :meth:`EventStore.keys`."""
         return Steps(self._opened)
@@ -158,7 +163,7 @@ class RedisEventStore:
         check_event(event)
         arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
         arguments += [event.digest, event.payload, token or secrets.token_hex(8), token or ""]
-        arguments += sent_rules(rules)
+        arguments += [*sent_rules(rules), milliseconds(event.pause)]
         return self._operation("accept", event.conversation_key, arguments, as_accepted)
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:

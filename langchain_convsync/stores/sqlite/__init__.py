@@ -106,6 +106,11 @@ class SQLiteEventStore:
         """The file, or ``":memory:"``."""
         return self._path
 
+    @property
+    def retention(self) -> float:
+        """See :attr:`EventStore.retention`."""
+        return self._retention / 1000
+
     def keys(self) -> Io[Keys]:
         """See :meth:`EventStore.keys`."""
         return self._step(lambda _tx: Keys(self._key))

@@ -19,6 +19,7 @@ from langchain_convsync.stores.sqlite.queues import (
     follow,
     is_held,
     is_paused,
+    pause,
     revive,
     text,
 )
@@ -42,6 +43,8 @@ def accept(
     conversation = follow(tx, event.conversation_key)
     known = _known(tx, event)
     if known is None:
+        if length := milliseconds(event.pause):
+            pause(tx, conversation, length)
         queued = tx.one(
             "SELECT count(*) FROM events WHERE conversation = ? AND state = 'queued'",
             conversation,

@@ -1,8 +1,8 @@
 -- Records an event once, and acquires its conversation's inbox in the same step if it can.
 -- `by` tells a repeated call from another delivery of the same event.
 local event, conversation, alias, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
-  account_concurrency = unpack(ARGV, 3)
-lease, account_concurrency = tonumber(lease), tonumber(account_concurrency)
+  account_concurrency, pause = unpack(ARGV, 3)
+lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrency), tonumber(pause)
 
 local function due_in()
   return math.max(0, (due(conversation, 'inbox') or 0) - now)
@@ -18,6 +18,7 @@ if known[1] then
   if known[5] ~= by then status = 'duplicate' end
   if known[3] ~= digest then differs = 1 end
 else
+  if pause > 0 then call('SET', pause_key(conversation), now + pause, 'PX', pause) end
   local list = queue_key(conversation, 'inbox')
   if call('LLEN', list) >= tonumber(max_queued) then
     return { 'busy', conversation, false, false, 0, due_in(), false }
