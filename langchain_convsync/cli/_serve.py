@@ -68,6 +68,14 @@ def serve(
             "public server shows, or a comma list such as prefix,intent_enum.",
         ),
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A proxy, or a network of them, whose X-Forwarded-For tells who calls; may be "
+            "repeated. Without one, no such header counts.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as JSON.")] = False,
 ) -> None:
     """Run the reference API server until it is interrupted."""
@@ -77,6 +85,7 @@ def serve(
 
     chosen = Configuration() if config is None else Configuration.read(config)
     options: dict[str, Any] = {"host": host, "port": port, "database_url": database_url}
+    options["trusted_proxies"] = tuple(trusted_proxy) if trusted_proxy else None
     options |= _from_options(chosen, tenant or [], waha_secret, quirks)
     chosen = replace(chosen, **{k: value for k, value in options.items() if value is not None})
     app = create_reference_api(
@@ -94,7 +103,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     _announce(url_of(listener), chosen, as_json=as_json)
-    server_for(app, grace=5).run([listener])
+    server_for(app, grace=5, trusted_proxies=chosen.trusted_proxies).run([listener])
 
 
 def _from_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -123,8 +124,10 @@ class Keyring:
             tenants = _known(_checked(claims["tenants"]))
         except ConfigurationError:
             return None
-        subject = claims.get("sub") or " ".join(sorted(tenants or "*"))
-        return Caller(_id("jwt", str(claims.get("iss", "")), subject), tenants)
+        issuer = json.dumps(claims.get("iss"))
+        if (subject := claims.get("sub")) is not None:
+            return Caller(_id("jwt by subject", issuer, json.dumps(subject)), tenants)
+        return Caller(_id("jwt by tenants", issuer, *sorted(tenants or "*")), tenants)
 
 
 def _checked(tenants: object) -> Tenants:
@@ -132,9 +135,14 @@ def _checked(tenants: object) -> Tenants:
         return "*"
     if isinstance(tenants, list | tuple | set | frozenset):
         names = list(tenants)
-        if names and all(isinstance(name, str) and name and name != "*" for name in names):
+        if names and all(map(_can_be_a_tenant, names)):
             return frozenset(names)
     raise ConfigurationError('tenants must be a list of subdomains, or "*" for all')
+
+
+def _can_be_a_tenant(name: object) -> bool:
+    # A database refuses to be asked for half a surrogate pair, or for NUL.
+    return isinstance(name, str) and name not in {"", "*"} and name.isprintable()
 
 
 def _known(tenants: Tenants) -> frozenset[str] | None:

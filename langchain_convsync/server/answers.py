@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import delete
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from langchain_convsync.server import histories
 from langchain_convsync.server.access import Caller
+from langchain_convsync.server.histories import Place
 from langchain_convsync.server.tables import AnswerRow
 from langchain_convsync.server.wire import NewMessage, StateSync
 
 KEPT = timedelta(hours=24)
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class KeyReusedError(ValueError):
     """An idempotency key came back with another request."""
+
+
+class KeptAnswer(NamedTuple):
+    """An answer that is told again.
+
+    Attributes:
+        data: What it was; None once that was a day ago.
+        place: Where its history ended, which is left out of ``data``; None for one that is in it.
+    """
+
+    data: dict[str, Any] | None
+    place: Place | None = None
+
+    @classmethod
+    def read(cls, kept: dict[str, Any]) -> Self:
+        """The answer in a row; those of earlier versions are whole."""
+        if "place" not in kept:
+            return cls(kept or None)
+        return cls(kept["data"], Place(*kept["place"]))
+
+    def written(self) -> dict[str, Any]:
+        """The answer for a row."""
+        return self.data or {} if self.place is None else {"data": self.data, "place": self.place}
 
 
 class KeyedRequest(NamedTuple):
@@ -46,20 +72,28 @@ class KeyedRequest(NamedTuple):
         fingerprint = hashlib.sha256(spelled.encode()).hexdigest()
         return cls(caller.id or session_id, key, fingerprint)
 
-    def answered(self, db: Session, at: datetime) -> dict[str, Any] | None:
-        """What it was answered before, in the last 24 hours; older answers are removed.
+    def answered(self, db: Session, at: datetime) -> KeptAnswer | None:
+        """What it was answered before; None for a new request.
 
         Raises:
             KeyReusedError: The key belongs to another request.
         """
-        db.execute(delete(AnswerRow).where(AnswerRow.expires_at <= at))
+        _let_go(db, at)
         before = db.get(AnswerRow, (self.scope, self.key))
         if before is None:
             return None
         if before.fingerprint != self.fingerprint:
             raise KeyReusedError
-        return before.answer
+        return KeptAnswer.read(before.answer)
 
-    def keep(self, db: Session, answer: dict[str, Any], at: datetime) -> None:
+    def keep(self, db: Session, answer: KeptAnswer, at: datetime) -> None:
         """Note what it is answered."""
-        db.add(AnswerRow(**self._asdict(), answer=answer, expires_at=at + KEPT))
+        row = AnswerRow(**self._asdict(), answer=answer.written(), expires_at=at + KEPT)
+        db.add(row)
+
+
+def _let_go(db: Session, at: datetime) -> None:
+    """Forget answers that are a day old. The keys stay spent: their requests were applied."""
+    old = AnswerRow.expires_at <= at
+    db.execute(update(AnswerRow).where(old).values(answer={}, expires_at=NEVER))
+    histories.forget_replaced(db, at)

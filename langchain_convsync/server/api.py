@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
@@ -73,7 +74,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="For 24 hours a request with the same key is applied once and answered alike.",
+        description="A request with the same key is applied once. For 24 hours it is answered "
+        "alike, later with the conversation as it is then.",
     ),
 ]
 
@@ -177,7 +179,7 @@ def reference_api(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service = replace(service, store=service.store.spelling)
     app.state.bodies = BodyReader(largest=MAX_BODY)
     app.add_middleware(Envelope)
     if "prefix" in service.quirks:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,10 @@ class Configuration(Unpicklable):
     jwt: JwtRules | None = None
     rate_limit: RateLimit | None = None
     forwarding: Forwarding | None = None
+    trusted_proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        proxies(self.trusted_proxies)
 
     @classmethod
     def read(cls, path: Path, environment: Mapping[str, str] = os.environ) -> Configuration:
@@ -58,6 +63,24 @@ class Configuration(Unpicklable):
                 the key, and what to write instead.
         """
         return _Reader(path, environment).configuration()
+
+
+def proxies(given: Sequence[str]) -> tuple[str, ...]:
+    """Addresses and networks of proxies.
+
+    Raises:
+        ConfigurationError: One is neither.
+    """
+    try:
+        for each in given:
+            ip_network(each)
+    except ValueError:
+        message = (
+            "a trusted proxy is an address or a network, such as 127.0.0.1 or 10.0.0.0/8: name "
+            "those that stand in front of this server"
+        )
+        raise ConfigurationError(message) from None
+    return tuple(given)
 
 
 class _Reader:
@@ -81,6 +104,7 @@ class _Reader:
             if said.waha
             else None,
             quirks=tuple(said.quirks),
+            trusted_proxies=self._made("trusted_proxies", proxies, said.trusted_proxies),
             api_keys=tuple(self._key(f"keys[{n}]", key) for n, key in enumerate(said.keys)),
             jwt=self._jwt(said.jwt) if said.jwt else None,
             rate_limit=self._made("limits", RateLimit, **dict(said.limits))

@@ -68,6 +68,9 @@ class ServerFile(_Table):
     database_url: str | None = Field(None, examples=['database_url = "sqlite:///conversations.db"'])
     database_url_env: str | None = Field(None, examples=['database_url_env = "DATABASE_URL"'])
     quirks: list[str] = Field(default_factory=list, examples=['quirks = ["observed"]'])
+    trusted_proxies: list[str] = Field(
+        default_factory=list, examples=['trusted_proxies = ["127.0.0.1"]']
+    )
     sessions: dict[str, SessionTable] = Field(default_factory=dict, examples=["[sessions.default]"])
     waha: WahaTable | None = Field(None, examples=["[waha]"])
     keys: list[KeyTable] = Field(default_factory=list, examples=["[[keys]]"])

@@ -6,9 +6,9 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from langchain_convsync.server import histories
 from langchain_convsync.server.customers import Customer, Tenant
 from langchain_convsync.server.tables import ConversationRow, MessageRow
 from langchain_convsync.server.wire import NewMessage, StateSync, SyncedMessage, timestamp
@@ -50,9 +50,7 @@ def append(db: Session, row: ConversationRow, message: NewMessage) -> None:
     """Add a message to the history, with the server's time."""
     row.last_message_at = _after(row.last_message_at, row.last_activity)
     entry = {**message.model_dump(), "timestamp": timestamp(row.last_message_at)}
-    last = select(func.coalesce(func.max(MessageRow.position), -1))
-    last = last.where(MessageRow.conversation_id == row.id)
-    position = db.scalars(last).one() + 1
+    position = histories.last_position(db, row.id) + 1
     db.add(MessageRow(conversation_id=row.id, position=position, entry=entry))
     if message.role == "user":
         row.context = {**row.context, "lastUserMessage": message.content}
@@ -74,14 +72,8 @@ def merge(db: Session, row: ConversationRow, update: StateSync) -> None:
     row.context = {**row.context, **patch}
 
 
-def history(db: Session, row: ConversationRow) -> list[dict[str, Any]]:
-    """The messages in their order, as they go over the wire."""
-    entries = select(MessageRow.entry).where(MessageRow.conversation_id == row.id)
-    return list(db.scalars(entries.order_by(MessageRow.position)))
-
-
-def document(db: Session, row: ConversationRow) -> dict[str, Any]:
-    """The whole conversation, as it goes over the wire."""
+def document(row: ConversationRow, history: object) -> dict[str, Any]:
+    """The whole conversation with its history, as it goes over the wire."""
     return {
         "sessionId": row.session_id,
         "userId": row.phone_number or row.lid,
@@ -91,7 +83,7 @@ def document(db: Session, row: ConversationRow) -> dict[str, Any]:
         "currentStep": row.current_step,
         "previousIntent": row.previous_intent,
         "previousStep": row.previous_step,
-        "context": {"previousMessages": history(db, row), **row.context},
+        "context": {"previousMessages": history, **row.context},
         "metadata": row.extra,
         "isActive": row.is_active,
         "lastActivity": timestamp(row.last_activity),
@@ -102,7 +94,7 @@ def document(db: Session, row: ConversationRow) -> dict[str, Any]:
 
 
 def _replace_history(db: Session, row: ConversationRow, messages: list[SyncedMessage]) -> None:
-    db.execute(delete(MessageRow).where(MessageRow.conversation_id == row.id))
+    histories.forget(db, row)
     for position, message in enumerate(messages):
         at = message.timestamp
         if at > row.last_activity:

@@ -42,7 +42,8 @@ class Guard:
             HTTPException: 401 or 429.
         """
         caller = UNIDENTIFIED if self.keyring is None else self.keyring.caller_of(authorization)
-        name = address if caller is None else caller.id or address
+        known = None if caller is None else caller.id
+        name = f"address {address}" if known is None else f"caller {known}"
         wait = 0.0 if self.limiter is None else self.limiter.wait(name)
         if wait:
             raise HTTPException(429, TOO_OFTEN, {"Retry-After": str(math.ceil(wait))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,6 +66,7 @@ class JwtRules(Unpicklable):
                 audience=self.audience,
                 options={"require": ["exp", "tenants"], "verify_aud": self.audience is not None},
             )
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            json.dumps(claims, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             return None  # whatever a stranger wrote into it
         return claims

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from sqlalchemy import ColumnElement, delete, false, select, true
+from sqlalchemy import ColumnElement, false, select, true
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.server import conversation
+from langchain_convsync.server import conversation, histories
 from langchain_convsync.server.customers import Customer
 from langchain_convsync.server.tables import ConversationRow, MessageRow
 from langchain_convsync.server.wire import NewMessage, StateSync
@@ -171,6 +171,11 @@ class Quirks:
         """True for the conversations that agents may write to."""
         return true() if "fixed_expiry" in self else ConversationRow.expires_at > at
 
+    @property
+    def stores_what_it_tells(self) -> bool:
+        """Whether the history that a write is answered with is the one that there is."""
+        return "messages_not_stored" not in self
+
     def key(self, key: str | None) -> str | None:
         """The idempotency key, as far as it counts."""
         return None if "keys_ignored" in self else key
@@ -178,8 +183,10 @@ class Quirks:
     @contextmanager
     def append(self, db: Session, row: ConversationRow, message: NewMessage) -> Iterator[None]:
         """Add a message; what is read inside the block is what its sender gets."""
-        known = bool(row.context) or bool(conversation.history(db, row))
-        forgotten = db.begin_nested() if "messages_not_stored" in self and known else None
+        lost = "messages_not_stored" in self and (
+            bool(row.context) or histories.last_position(db, row.id) >= 0
+        )
+        forgotten = db.begin_nested() if lost else None
         conversation.append(db, row, message)
         self._cap(db, row)
         yield
@@ -200,7 +207,7 @@ class Quirks:
             update = update.model_copy(update={"is_active": True})
         if "context_replaced" in self and "context" in sent:
             row.context = {}
-            db.execute(delete(MessageRow).where(MessageRow.conversation_id == row.id))
+            histories.forget(db, row)
         before = row.current_intent, row.current_step
         conversation.merge(db, row, update)
         if "intent_repeats" in self:
@@ -213,7 +220,7 @@ class Quirks:
         mine = MessageRow.conversation_id == row.id
         newest = select(MessageRow.position).where(mine).order_by(MessageRow.position.desc())
         kept = db.scalars(newest.limit(OBSERVED_CAP)).all()
-        db.execute(delete(MessageRow).where(mine, MessageRow.position < min(kept)))
+        histories.forget(db, row, before=min(kept))
 
     # --- what is answered ------------------------------------------------------------------------
 

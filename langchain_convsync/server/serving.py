@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -40,8 +40,8 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError, ValueError) as error:  # a host that no name can be, too
+        reason = getattr(error, "strerror", None) or "it is no name or address of a host"
         message = f"cannot listen on {host} port {port}: {reason} (port 0 picks a free one)"
         raise ConfigurationError(message) from error
     return listener
@@ -167,12 +167,16 @@ class _WatchedSet(set[Any]):
         self._on_change()
 
 
-def server_for(app: ASGIApp, *, grace: int) -> PromptServer:
+def server_for(
+    app: ASGIApp, *, grace: int, trusted_proxies: Sequence[str] = ()
+) -> PromptServer:
     """A server that logs no request: their paths hold phone numbers.
 
     Args:
         app: What it serves.
         grace: Seconds that running requests get when it is stopped.
+        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` tells who calls; nobody
+            else's is looked at, and no variable of the environment adds any.
     """
     return PromptServer(
         uvicorn.Config(
@@ -184,6 +188,8 @@ def server_for(app: ASGIApp, *, grace: int) -> PromptServer:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             timeout_graceful_shutdown=grace,
         )
     )

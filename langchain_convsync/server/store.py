@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.server import conversation
+from langchain_convsync.server import conversation, histories
 from langchain_convsync.server.access import UNIDENTIFIED, Caller
-from langchain_convsync.server.answers import KeyedRequest
+from langchain_convsync.server.answers import KEPT, KeptAnswer, KeyedRequest
 from langchain_convsync.server.customers import (
     Customer,
     Tenant,
@@ -26,6 +27,7 @@ from langchain_convsync.server.customers import (
     newest,
 )
 from langchain_convsync.server.forwards import ForwardQueue, enqueue
+from langchain_convsync.server.histories import SpelledHistory
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.tables import ConversationRow, open_database
 from langchain_convsync.server.wire import NewMessage, StateSync
@@ -70,6 +72,7 @@ class ConversationStore:
         self._engine = open_database(database_url)
         self._clock = clock
         self._quirks = quirks
+        self._history: Callable[[str], object] = histories.parsed
         # SQLite has one connection here; other databases lock rows (`FOR UPDATE`).
         self._gate: AbstractContextManager[Any] = (
             threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
@@ -79,6 +82,13 @@ class ConversationStore:
     def forwards(self) -> ForwardQueue:
         """The events that wait for the agent's webhook."""
         return ForwardQueue(self._transaction, self._clock)
+
+    @property
+    def spelling(self) -> Self:
+        """The same store; its answers hold histories as :class:`SpelledHistory`, unparsed."""
+        other = copy(self)
+        other._history = SpelledHistory  # noqa: SLF001 - our own
+        return other
 
     def close(self) -> None:
         """Close the database."""
@@ -182,14 +192,16 @@ class ConversationStore:
             KeyReusedError: ``key`` belongs to another request.
         """
 
-        def change(db: Session, row: ConversationRow) -> dict[str, Any]:
+        @contextmanager
+        def merged(db: Session, row: ConversationRow) -> Iterator[None]:
             self._quirks.merge(db, row, update)
-            whole = self._document(db, row)
-            answered = ("sessionId", "currentIntent", "currentStep", "context", "lastActivity")
-            fields = {field: whole[field] for field in answered if field in whole}
-            return self._quirks.answer(whole, fields)
+            yield
 
-        return self._write(session_id, caller, key, update, change)
+        def told(whole: dict[str, Any]) -> dict[str, Any]:
+            answered = ("sessionId", "currentIntent", "currentStep", "context", "lastActivity")
+            return {field: whole[field] for field in answered if field in whole}
+
+        return self._write(session_id, caller, key, update, change=merged, told=told)
 
     def add_message(
         self,
@@ -206,17 +218,17 @@ class ConversationStore:
             KeyReusedError: ``key`` belongs to another request.
         """
 
-        def change(db: Session, row: ConversationRow) -> dict[str, Any]:
-            with self._quirks.append(db, row, message):
-                whole = self._document(db, row)
+        def appended(db: Session, row: ConversationRow) -> AbstractContextManager[None]:
+            return self._quirks.append(db, row, message)
+
+        def told(whole: dict[str, Any]) -> dict[str, Any]:
             context = {
                 "previousMessages": whole["context"]["previousMessages"],
                 "lastUserMessage": whole["context"].get("lastUserMessage"),
             }
-            fields = {"sessionId": whole["sessionId"], "context": context}
-            return self._quirks.answer(whole, fields)
+            return {"sessionId": whole["sessionId"], "context": context}
 
-        return self._write(session_id, caller, key, message, change)
+        return self._write(session_id, caller, key, message, change=appended, told=told)
 
     def expire(self, session_id: str) -> None:
         """Let a conversation expire now.
@@ -233,7 +245,8 @@ class ConversationStore:
             yield session
 
     def _document(self, db: Session, row: ConversationRow) -> dict[str, Any]:
-        return self._quirks.document(conversation.document(db, row))
+        history = self._history(histories.spelled(db, row.id))
+        return self._quirks.document(conversation.document(row, history))
 
     def _writable(self, db: Session, session_id: str, caller: Caller) -> ConversationRow:
         return self._locked(db, session_id, caller, self._quirks.writable(self._clock()))
@@ -254,19 +267,49 @@ class ConversationStore:
         caller: Caller,
         key: str | None,
         request: StateSync | NewMessage,
-        change: Callable[[Session, ConversationRow], dict[str, Any]],
+        *,
+        change: Callable[[Session, ConversationRow], AbstractContextManager[None]],
+        told: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Applied:
         keyed = KeyedRequest.of(caller, session_id, self._quirks.key(key), request)
+
+        def answer(db: Session, row: ConversationRow) -> dict[str, Any]:
+            whole = self._document(db, row)
+            return self._quirks.answer(whole, told(whole))
+
         with self._transaction() as db:
             at = self._clock()
             if keyed is not None:
                 # A repetition waits for the request that it repeats, also after the expiry.
-                self._locked(db, session_id, caller)
+                row = self._locked(db, session_id, caller)
                 if (before := keyed.answered(db, at)) is not None:
-                    return Applied(before, replayed=True)
+                    again = answer(db, row) if before.data is None else self._again(db, before)
+                    return Applied(again, replayed=True)
             row = self._writable(db, session_id, caller)
             self._quirks.touch(row, at)
-            data = change(db, row)
+            with change(db, row):
+                data = answer(db, row)
             if keyed is not None:
-                keyed.keep(db, data, at)
+                keyed.keep(db, self._kept(db, row, data, at), at)
             return Applied(data, replayed=False)
+
+    def _kept(
+        self, db: Session, row: ConversationRow, data: dict[str, Any], at: datetime
+    ) -> KeptAnswer:
+        """An answer to be told again, without a long history: that is there already."""
+        context = data.get("context") or {}
+        length = histories.length(db, row.id) if "previousMessages" in context else 0
+        if self._quirks.stores_what_it_tells and length > histories.SHORT:
+            place = histories.refer(db, row, at + KEPT)
+            return KeptAnswer({**data, "context": {**context, "previousMessages": None}}, place)
+        if isinstance(spelled := context.get("previousMessages"), SpelledHistory):
+            context = {**context, "previousMessages": histories.parsed(spelled.json)}
+            return KeptAnswer({**data, "context": context})
+        return KeptAnswer(data)
+
+    def _again(self, db: Session, kept: KeptAnswer) -> dict[str, Any]:
+        data = dict(kept.data or {})
+        if kept.place is not None:
+            history = self._history(histories.told_again(db, kept.place))
+            data["context"] = {**data["context"], "previousMessages": history}
+        return data

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import shlex
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import (
     JSON,
+    URL,
     BigInteger,
     Dialect,
     Engine,
@@ -24,6 +32,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from langchain_convsync.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
@@ -95,8 +105,31 @@ class MessageRow(Base):
     entry: Mapped[dict[str, Any]]
 
 
+class HistoryRow(Base):
+    """How often answers' history was replaced, and until when answers refer to what there is."""
+
+    __tablename__ = "histories"
+
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"), primary_key=True)
+    generation: Mapped[int]
+    referred_until: Mapped[datetime]
+
+
+class ReplacedHistoryRow(Base):
+    """A history that was replaced while answers referred to it: its entries, one a line."""
+
+    __tablename__ = "replaced_histories"
+
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    #: The position of the first entry.
+    first: Mapped[int]
+    entries: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
 class AnswerRow(Base):
-    """The answer that a write with an ``Idempotency-Key`` got."""
+    """A write with an ``Idempotency-Key``, for good, and for a while the answer that it got."""
 
     __tablename__ = "keyed_answers"
 
@@ -137,9 +170,12 @@ def open_database(database_url: str) -> Engine:
     try:
         url = make_url(database_url)
         if url.get_backend_name() == "sqlite":
+            _keep_private(url)
             engine = _sqlite(database_url)
         else:
-            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+            engine = create_engine(
+                url, hide_parameters=True, pool_pre_ping=True, json_serializer=_compact
+            )
         Base.metadata.create_all(engine)
         return engine
     except (ArgumentError, ValueError):
@@ -152,12 +188,41 @@ def open_database(database_url: str) -> Engine:
     raise ConfigurationError(f"database_url {flaw}")
 
 
+def _keep_private(url: URL) -> None:
+    """Customers' words are their owner's to read: SQLite gives its other files the file's mode."""
+    path = _file_of(url)
+    if path is None:
+        return
+    with suppress(OSError):  # SQLite tells what is wrong with it
+        if not path.exists() and "mode" not in url.query:
+            path.touch(mode=0o600)
+        beside = (path, *(Path(f"{path}{ending}") for ending in ("-wal", "-shm", "-journal")))
+        wide = [str(file) for file in beside if file.exists() and file.stat().st_mode & 0o077]
+        if wide and os.name == "posix":
+            command = f"chmod 600 {shlex.join(wide)}"
+            logger.warning("Others on this machine can read the conversations: %s", command)
+
+
+def _file_of(url: URL) -> Path | None:
+    name = url.database or ""
+    if name.startswith("file:"):  # a URI of SQLite's
+        name = unquote(urlsplit(name).path)
+    memory = name in {"", ":memory:"} or url.query.get("mode") == "memory"
+    return None if memory else Path(name)
+
+
+def _compact(value: Any) -> str:
+    """JSON as it goes over the wire: a history is told as it is stored."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _sqlite(database_url: str) -> Engine:
     # One connection for all threads: `:memory:` lives in its connection, and a file has one writer
     # anyway. `ConversationStore` lets one transaction at a time through.
     engine = create_engine(
         database_url,
         hide_parameters=True,
+        json_serializer=_compact,
         poolclass=StaticPool,
         connect_args={"check_same_thread": False, "timeout": 10.0},
     )

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
+from langchain_convsync.server.histories import SpelledHistory
 from langchain_convsync.server.strict_json import InvalidBodyError, strict_json
 from langchain_convsync.server.wire import Failure
 from langchain_convsync.settings import DOCUMENTED_PREFIX
@@ -91,7 +92,22 @@ class StrictRoute(APIRoute):
 
 def success(message: str, data: Any, headers: dict[str, str] | None = None) -> JSONResponse:
     """The documented envelope of an answer that worked."""
-    return JSONResponse({"type": "1", "message": message, "data": data}, headers=headers)
+    return _Answer({"type": "1", "message": message, "data": data}, headers=headers)
+
+
+class _Answer(JSONResponse):
+    """JSON in which a :class:`SpelledHistory` stands as it is, not spelled anew."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        context = (content["data"].get("context") or {}) if content["data"] else {}
+        history = context.get("previousMessages")
+        if not isinstance(history, SpelledHistory):
+            return super().render(content)
+        mark = secrets.token_hex(16)
+        marked = {**content["data"], "context": {**context, "previousMessages": mark}}
+        rest = super().render({**content, "data": marked})
+        return rest.replace(f'"{mark}"'.encode(), history.json.encode(), 1)
 
 
 def failure(status_code: int, message: str, headers: Any = None) -> JSONResponse:

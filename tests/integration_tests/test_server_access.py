@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.server import ApiKey, JwtRules, RateLimit, create_reference_api
 from tests.clocked_store import PHONE
+from tests.serve_process import serving
 from tests.tokens import SECRET, token
 
 API = "/api/v1/whatsapp"
@@ -219,3 +221,40 @@ def test_our_client_brings_its_key() -> None:
             client.get_conversation(PHONE)
 
         assert running.conversation(PHONE).current_step == "paid"
+
+
+@pytest.mark.parametrize("claims", [{"tenants": ["\ud800"]}, {"sub": "\ud800"}, {"exp": 1e999}])
+async def test_a_signed_claim_that_is_no_text_is_a_401(claims: dict[str, Any]) -> None:
+    """Not an error of the server's: whoever signs tokens may copy a user's own words into them."""
+    answers = [
+        await server().request(**call, headers=bearing(token(**claims)))
+        for call in calls("nobodys_1")
+    ]
+
+    assert {answer.status_code for answer in answers} == {401}
+
+
+def forwarded(options: list[str], headers: list[str], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What a server that admits one request a minute answers to one for each header."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    with serving(*options) as running:
+        url = f"{running.base_url}{API}/lookup/tenant/{PHONE}"
+        return [httpx.get(url, headers={"X-Forwarded-For": each}).status_code for each in headers]
+
+
+def test_who_calls_is_not_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new X-Forwarded-For is no new caller, unless it is a proxy's that the settings name."""
+    file = tmp_path / "server.toml"
+    limits = "[limits]\nper_minute = 1\n"
+    named = 'trusted_proxies = ["127.0.0.0/8"]\n'
+    callers = ["192.0.2.1", "192.0.2.2", "203.0.113.9, 192.0.2.2"]
+
+    file.write_text(limits)
+    untold = forwarded(["--config", str(file)], callers, monkeypatch)
+    option = ["--config", str(file), "--trusted-proxy", "127.0.0.1"]
+    by_option = forwarded(option, callers, monkeypatch)
+    file.write_text(named + limits)
+    by_file = forwarded(["--config", str(file)], callers, monkeypatch)
+
+    assert untold == [404, 429, 429]
+    assert by_option == by_file == [404, 404, 429]

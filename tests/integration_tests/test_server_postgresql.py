@@ -72,6 +72,20 @@ def test_a_key_is_applied_once_however_often_it_comes_at_the_same_time(store: Cl
         store.sync(session_id, StateSync(), key="k")
 
 
+def test_a_long_history_is_told_again_as_it_was(store: ClockedStore) -> None:
+    """In order, and also after a sync replaced it."""
+    session_id = store.begin("+51944444444")
+    messages = [NewMessage(role="bot", content=f"{n} \n ñ") for n in range(30)]
+    first = [store.add_message(session_id, each, key=f"m{n}") for n, each in enumerate(messages)]
+    store.merge(session_id, context={"previousMessages": [{"role": "user", "content": "x"}]})
+
+    again = [store.add_message(session_id, each, key=f"m{n}") for n, each in enumerate(messages)]
+
+    said = [each["content"] for each in first[-1].data["context"]["previousMessages"]]
+    assert said == [each.content for each in messages]
+    assert [each.data for each in again] == [each.data for each in first]
+
+
 def test_text_that_the_database_cannot_hold_names_no_customer(store: ClockedStore) -> None:
     """NUL in an id finds nothing, as elsewhere."""
     assert store.find("\0") is None

@@ -17,12 +17,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from fastapi import HTTPException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.server import ApiKey, JwtRules
+from langchain_convsync.server import ApiKey, JwtRules, RateLimit
 from langchain_convsync.server.access import Keyring
+from langchain_convsync.server.guard import Guard
+from langchain_convsync.server.limits import Limiter
 from tests.tokens import CLAIMS, LATER, SECRET, token
 
 KEY = "abc-key-0123456789"
@@ -99,9 +102,49 @@ def test_a_token_is_as_good_as_a_key() -> None:
     assert other.id != first.id
 
 
+def test_callers_never_share_a_name() -> None:
+    """Limits and idempotency keys are theirs: with a subject or none, and however it is spelled."""
+    claims: list[dict[str, Any]] = [
+        {"sub": "a b", "tenants": ["x"]},
+        {"sub": None, "tenants": ["a", "b"]},
+        {"sub": None, "tenants": ["a b"]},
+        {"sub": None, "tenants": "*"},
+        {"sub": "*", "tenants": "*"},
+        {"sub": "", "tenants": "*"},
+        {"sub": None, "tenants": ["a", "b"], "iss": ""},
+        {"sub": "a b", "tenants": ["x"], "iss": "null"},
+        {"sub": "abc", "tenants": ["x"]},
+    ]
+    callers = [ring.caller_of([f"Bearer {token(**each)}"]) for each in claims]
+    callers.append(ring.caller_of([f"Bearer {KEY}"]))
+
+    assert None not in callers
+    assert len({caller and caller.id for caller in callers}) == len(callers)
+
+
+def test_an_address_is_no_callers_name() -> None:
+    """Behind a proxy an address is what somebody wrote into a header."""
+    guard = Guard(ring, Limiter(RateLimit(per_minute=1)))
+    caller = ring.caller_of([f"Bearer {KEY}"])
+    assert caller is not None
+    with pytest.raises(HTTPException, match="401"):
+        guard.admit([], str(caller.id))
+
+    assert guard.admit([f"Bearer {KEY}"], "192.0.2.1") == caller
+
+
 @pytest.mark.parametrize(
     "offered",
     [
+        token(tenants=["\ud800"]),
+        token(tenants=["restaurant-abc", "\0"]),
+        token(sub="\udfff"),
+        token(iss="\ud800"),
+        token(other={"\ud800": ["\ud800"]}),
+        token(exp=float("inf")),
+        token(nbf=float("-inf")),
+        token(exp=float("nan")),
+        token(iat=1e308),
         token(exp=datetime(2020, 1, 1, tzinfo=UTC)),
         token(nbf=LATER),
         token(exp=None),

@@ -134,6 +134,8 @@ ABC = '[[keys]]\nname = "abc"\n'
 @pytest.mark.parametrize(
     ("text", "place", "told"),
     [
+        ('trusted_proxies = ["10.0.0.1/8"]', "trusted_proxies", "such as 127.0.0.1 or 10.0.0.0/8"),
+        ('trusted_proxies = ["*"]', "trusted_proxies", "such as 127.0.0.1 or 10.0.0.0/8"),
         ("port = 'x'", "port", "valid integer; write for example port = 8000"),
         ("port = 99999", "port", "write for example port = 8000"),
         ("prot = 1", "prot", "no such key here; there are host, port, database_url"),

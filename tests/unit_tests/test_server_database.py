@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +18,7 @@ import pytest
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server import Tenant, create_reference_api
 from langchain_convsync.server.store import ConversationStore
+from langchain_convsync.server.wire import NewMessage
 from langchain_convsync.testing import ReferenceServer
 from tests.clocked_store import ClockedStore
 
@@ -123,3 +127,60 @@ def test_a_tenant_has_names_that_fit_into_a_session_id(name: str) -> None:
     """Bot ids become part of session ids, and those of URLs."""
     with pytest.raises(ConfigurationError, match="bot_id"):
         Tenant("restaurant-abc", name)
+
+
+def modes(folder: Path) -> set[str]:
+    return {stat.filemode(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize("spelled", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_a_new_file_is_its_owners_alone(tmp_path: Path, spelled: str) -> None:
+    """Also what SQLite puts beside it, whatever the umask is."""
+    before = os.umask(0)
+    try:
+        with closing(ClockedStore(spelled.format(tmp_path / "api.db"))) as store:
+            store.begin()
+            found = sorted(file.name for file in tmp_path.iterdir())
+            assert found == ["api.db", "api.db-shm", "api.db-wal"]
+            assert modes(tmp_path) == {"-rw-------"}
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_file_that_others_can_read_is_told(
+    file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the command that mends it; its mode is left to its owner."""
+    ClockedStore(file_url).close()
+    private = caplog.text
+    (tmp_path / "api.db").chmod(0o644)
+    with caplog.at_level(logging.WARNING), closing(ClockedStore(file_url)):
+        pass
+
+    assert "chmod" not in private
+    assert f"chmod 600 {tmp_path / 'api.db'}" in caplog.text
+    assert modes(tmp_path) == {"-rw-r--r--"}
+
+
+def test_a_file_of_an_earlier_version_is_read_on(file_url: str, tmp_path: Path) -> None:
+    """It has whole answers, spaced JSON, and no table of histories: nothing has to be migrated."""
+    hola = NewMessage(role="user", content="Hola")
+    with closing(ClockedStore(file_url)) as before:
+        session_id = before.begin()
+        first = before.add_message(session_id, hola, key="k1")
+    with closing(connect(tmp_path / "api.db")) as file, file:
+        file.execute("DROP TABLE histories")
+        file.execute("DROP TABLE replaced_histories")
+        file.execute("UPDATE messages SET entry = replace(entry, ':', ': ')")
+        assert "previousMessages" in file.execute("SELECT answer FROM keyed_answers").fetchone()[0]
+
+    with closing(ClockedStore(file_url)) as after:
+        again = after.add_message(session_id, hola, key="k1")
+        for number in range(30):
+            after.add_message(session_id, hola, key=f"later {number}")
+
+        assert again.replayed
+        assert again.data == first.data
+        assert len(after.seen()["context"]["previousMessages"]) == 31

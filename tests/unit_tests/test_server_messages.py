@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
+import sqlalchemy
 from pydantic import ValidationError
 
 from langchain_convsync.server.answers import KeyReusedError
-from langchain_convsync.server.store import UnknownSessionError
+from langchain_convsync.server.store import Applied, UnknownSessionError
 from langchain_convsync.server.wire import NewMessage, StateSync
 from tests.clocked_store import PHONE, XYZ, ClockedStore
 
@@ -127,15 +129,69 @@ def test_a_key_belongs_to_its_conversation(store: ClockedStore) -> None:
     assert answer.data["sessionId"] == theirs
 
 
-def test_a_key_is_forgotten_after_24_hours(store: ClockedStore) -> None:
-    """As the document's own expiry, and no earlier."""
+def test_a_key_stays_spent_after_its_answer_is_forgotten(store: ClockedStore) -> None:
+    """A day later the request is still not applied again; it is told how things stand."""
     session_id, hola = store.begin(), NewMessage(role="user", content="Hola")
     store.add_message(session_id, hola, key="k1")
-    store.clock.advance(hours=12)
-    store.merge(session_id)
-    store.clock.advance(hours=12)
+    store.clock.advance(hours=23)
+    store.say(session_id, "otra")
+    store.clock.advance(hours=23)
+    store.sync(session_id, StateSync(), key="k2")  # forgets old answers
 
-    assert not store.add_message(session_id, hola, key="k1").replayed
+    again = store.add_message(session_id, hola, key="k1")
+
+    assert again.replayed
+    assert [each["content"] for each in again.data["context"]["previousMessages"]] == [
+        "Hola",
+        "otra",
+    ]
+    assert store.seen()["context"] == again.data["context"]
+    with pytest.raises(KeyReusedError):
+        store.sync(session_id, StateSync(), key="k1")
+
+
+def said_with_a_key(store: ClockedStore, session_id: str, number: int) -> Applied:
+    message = NewMessage(role="bot", content=f"{number} \n\u2028 ñ")
+    return store.add_message(session_id, message, key=f"k{number}")
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2])
+def test_a_long_history_is_told_again_as_it_was(store: ClockedStore, replaced: int) -> None:
+    """Whatever was said since, and however often a sync replaced it: short and long ones."""
+    session_id = store.begin()
+    first = [said_with_a_key(store, session_id, number) for number in range(45)]
+    whole = store.sync(session_id, StateSync.model_validate({"context": {"a": 1}}), key="s")
+    for _ in range(replaced):
+        store.merge(session_id, context={"previousMessages": [{"role": "user", "content": "x"}]})
+        store.merge(session_id, context={"previousMessages": []})
+        store.say(session_id, "y")
+
+    again = [said_with_a_key(store, session_id, number) for number in range(45)]
+    whole_again = store.sync(session_id, StateSync.model_validate({"context": {"a": 1}}), key="s")
+
+    assert [each.data for each in again] == [each.data for each in first]
+    assert whole_again.data == whole.data
+    assert list(whole_again.data["context"]) == list(whole.data["context"])
+
+
+def test_a_message_costs_what_the_first_one_did(store: ClockedStore) -> None:
+    """As many statements, and as many bytes to keep, however long the conversation is."""
+    session_id = store.begin()
+    statements: Counter[int] = Counter()
+    number = 0
+
+    @sqlalchemy.event.listens_for(store._engine, "before_cursor_execute")
+    def _(*_: object) -> None:
+        statements[number] += 1
+
+    for number in range(400):
+        said_with_a_key(store, session_id, number)
+    with store._transaction() as db:
+        kept = db.execute(sqlalchemy.text("SELECT length(answer) FROM keyed_answers")).scalars()
+        sizes = list(kept)
+
+    assert len({statements[each] for each in range(30, 399)}) == 1
+    assert max(sizes[-100:]) < 300
 
 
 def test_a_refused_request_uses_up_no_key(store: ClockedStore) -> None:
