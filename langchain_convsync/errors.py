@@ -27,7 +27,7 @@
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
-        ├── StoreFormatError            its records were written by a newer version
+        ├── StoreFormatError            it was written by a newer version, or by no version
         └── FencedError                 the lease was lost to another process
 """
 
@@ -198,7 +198,7 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreFormatError(StoreError):
-    """The event store holds records of a newer format than this version reads."""
+    """The event store is of a newer format than this version reads, or tells no format at all."""
 
 
 class FencedError(StoreError):

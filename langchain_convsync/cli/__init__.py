@@ -26,6 +26,7 @@ def command_line() -> typer.Typer:
         import typer
 
         from langchain_convsync.cli import _demo, _doctor, _operators, _serve, _status, _worker
+        from langchain_convsync.cli._printable import PrintableErrors
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -33,6 +34,7 @@ def command_line() -> typer.Typer:
 
     app = typer.Typer(
         name="convsync",
+        cls=PrintableErrors,
         help="Keeps a LangChain agent and a WhatsApp API server in step.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,  # its traceback shows local variables
@@ -51,6 +53,11 @@ def main() -> None:
     """Run the command line; what the user has to mend ends in one line and status 2."""
     try:
         command_line()()
-    except (ConfigurationError, StoreError) as error:
+    except MissingExtraError as error:
         sys.stderr.write(f"convsync: {error}\n")
+        sys.exit(2)
+    except (ConfigurationError, StoreError) as error:
+        from langchain_convsync.cli._printable import printable
+
+        sys.stderr.write(f"convsync: {printable(str(error))}\n")
         sys.exit(2)

@@ -38,8 +38,9 @@ def measured(runner: TurnRunner, address: tuple[str, int] | None) -> Iterator[No
         return
     try:
         server = _Server(address, _handler(runner))
-    except OSError as error:
-        message = f"cannot serve metrics on {address[0]} port {address[1]}: {error.strerror}"
+    except (OSError, UnicodeError, ValueError) as error:  # a host that no name can be, too
+        reason = getattr(error, "strerror", None) or "it is no name or address of a host"
+        message = f"cannot serve metrics on {address[0]} port {address[1]}: {reason}"
         raise ConfigurationError(message) from error
     threading.Thread(target=server.serve_forever, name="convsync-metrics", daemon=True).start()
     host, port = server.server_address[:2]

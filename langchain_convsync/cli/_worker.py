@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +67,7 @@ def load(target: str) -> TurnRunner:
     from langchain_convsync.turns import TurnRunner  # LangChain takes a while to import
 
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         message = f"{target!r} is not a MODULE:RUNNER, e.g. my_bot.agent:runner"
         raise ConfigurationError(message)
     if not {"", str(Path.cwd())} & set(sys.path):
@@ -80,7 +82,7 @@ def load(target: str) -> TurnRunner:
     except AttributeError as error:
         message = f"the module {module_name!r} has no {attribute!r}"
         raise ConfigurationError(message) from error
-    runner = found if isinstance(found, TurnRunner) or not callable(found) else found()
+    runner = found if isinstance(found, TurnRunner) or not callable(found) else _made(found, target)
     if not isinstance(runner, TurnRunner):
         message = f"{target} is not a TurnRunner, and does not make one"
         raise ConfigurationError(message)
@@ -88,3 +90,29 @@ def load(target: str) -> TurnRunner:
         message = f"{target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
         raise ConfigurationError(message)
     return runner
+
+
+def _made(maker: Callable[..., object], target: str) -> object:
+    """What a function without arguments makes.
+
+    Raises:
+        ConfigurationError: It is no such function: one that wants arguments makes no runner, and
+            is not called to find out.
+    """
+    if not _needs_nothing(maker):
+        message = f"{target} is not a TurnRunner, nor a function that makes one without arguments"
+        raise ConfigurationError(message)
+    made = maker()
+    if inspect.iscoroutine(made):
+        made.close()
+    return made
+
+
+def _needs_nothing(maker: Callable[..., object]) -> bool:
+    if inspect.isbuiltin(maker):  # sys:exit, say: none of them makes a runner
+        return False
+    try:
+        inspect.signature(maker).bind()
+    except (TypeError, ValueError):
+        return False
+    return True

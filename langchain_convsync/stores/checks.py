@@ -8,7 +8,15 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from langchain_convsync.stores.base import AcceptRules, Commit, DeadLetter, Lease, NewEvent
+from langchain_convsync.errors import StoreFormatError
+from langchain_convsync.stores.base import (
+    FORMAT_VERSION,
+    AcceptRules,
+    Commit,
+    DeadLetter,
+    Lease,
+    NewEvent,
+)
 
 _KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
 #: Beyond this, milliseconds since 1970 would leave the integers that a double holds exactly.
@@ -25,6 +33,33 @@ def account_of(key: str) -> str:
 def shard_of(key: str) -> int:
     """The shard that everything of the key's account lies in."""
     return int(_checked(key)[:2])
+
+
+#: Bytes of a store's secret.
+SECRET_SIZE = 32
+
+
+def check_meta(key: object, version: object, *, place: str) -> bytes:
+    """A store's secret, as it is kept beside the format that the store is written in.
+
+    Raises:
+        StoreFormatError: They cannot be read, or the format is a newer one.
+    """
+    told = version.decode("ascii", "replace") if isinstance(version, bytes) else str(version)
+    number = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    if number > FORMAT_VERSION:
+        message = (
+            f"this store was written in format {number}, and this version reads up to "
+            f"{FORMAT_VERSION}: upgrade langchain-convsync"
+        )
+        raise StoreFormatError(message)
+    if not isinstance(key, bytes) or len(key) != SECRET_SIZE or not number:
+        message = (
+            f"{place} cannot be read, and names all that this store holds: restore it from a "
+            "backup, give the store a place of its own, or delete the store if it may be lost"
+        )
+        raise StoreFormatError(message)
+    return key
 
 
 def milliseconds(seconds: float) -> int:

@@ -88,10 +88,10 @@ class Inbox:
         new = replace((yield from self.named(said)), pause=seconds)
         accepted = yield from self.offer(new, acquire=False)
         if accepted.status == "busy":
-            message = (
+            reason = (
                 "the human's words were not recorded, too many messages wait: deliver them again"
             )
-            raise StoreError(message)
+            raise StoreError(reason)
         return True
 
     def _is_ours(self, own: OwnMessage) -> Flow[bool]:

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from langchain_convsync import SQLiteEventStore, TurnRunner, create_app, telemetry
+from langchain_convsync._bodies import BodyReader
 from langchain_convsync._flow import run
 from langchain_convsync.app import _webhook
 from langchain_convsync.errors import ConfigurationError
@@ -38,12 +39,18 @@ def store() -> Iterator[SQLiteEventStore]:
 @pytest.fixture
 def runner(store: SQLiteEventStore) -> TurnRunner:
     """It records, and answers nothing within a test."""
-    waits = {"debounce": 3600.0, "max_debounce": 3600.0}
-    return TurnRunner(echo(), client=unreachable(), store=store, on_reply=lambda _: None, **waits)
+    return TurnRunner(
+        echo(),
+        client=unreachable(),
+        store=store,
+        on_reply=lambda _: None,
+        debounce=3600.0,
+        max_debounce=3600.0,
+    )
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-    reader = _webhook.BodyReader
+    reader = BodyReader
     monkeypatch.setattr(_webhook, "BodyReader", lambda **given: reader(**{**given, **limits}))
 
 
@@ -223,10 +230,11 @@ def test_a_secret_may_be_that_of_one_session(runner: TurnRunner) -> None:
     nameless = {key: value for key, value in ventas.items() if key != "session"}
     forwarded = {"event_id": "evt_1", "phone_number": CUSTOMER, "message": "Hola"}
     pretended = {**forwarded, "waha_session": "ventas", "session": "ventas"}
+    odd: list[object] = [nameless, forwarded, pretended, []]
     with TestClient(create_app(runner, waha_secrets=BOUND)) as web:
         own = [post(web, ventas)[0], post(web, soporte, OTHERS)[0]]
         crossed = [post(web, soporte)[0], post(web, ventas, OTHERS)[0]]
-        others = [post(web, each)[0] for each in (nameless, forwarded, pretended, [])]
+        others = [post(web, each)[0] for each in odd]
 
     assert own == [200, 200]
     assert crossed == [401, 401]

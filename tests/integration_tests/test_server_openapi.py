@@ -75,9 +75,8 @@ def test_every_answer_about_a_known_conversation_is_as_described(
 @bounded
 def test_every_answer_behind_keys_is_as_described(case: schemathesis.Case[Any]) -> None:
     """The same with a key; without one, or with a wrong one, the agents' endpoints refuse."""
-    locked_store.clock.advance(
-        hours=24
-    )  # a caller's keys are forgotten: the next case repeats them
+    locked_store.clock.advance(hours=24)
+    locked_store.forget_keys()  # a caller's keys are forgotten: the next case repeats them
     known = {"phoneNumber": PHONE, "sessionId": locked_store.begin()}
     case.path_parameters = {name: known[name] for name in case.path_parameters or {}}
 

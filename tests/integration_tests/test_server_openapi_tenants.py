@@ -84,8 +84,8 @@ def test_no_request_reaches_another_tenant(
     case: schemathesis.Case[Any], phone: str, bearer: str
 ) -> None:
     """With a valid key: as described, no server error, and nothing of the other tenant's."""
-    # A caller's idempotency keys are forgotten: the next case repeats them.
     store.clock.advance(hours=24)
+    store.forget_keys()  # the next case repeats them
     store.begin()
     foreign = {customer: begun_elsewhere(customer) for customer in (ELSEWHERE, PHONE)}
     if phone != "drawn":

@@ -277,6 +277,38 @@ def test_a_newer_format_is_refused(server: RedisServer, do: Do) -> None:
     do(Io(store.close, store.aclose))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"key": b"k" * 32, "format": "one"},
+        {"key": b"k" * 32, "format": "-1"},
+        {"key": b"k" * 32, "format": "9" * 5000},
+        {"key": b"", "format": "1"},
+        {"key": b"k" * 32},
+        {"format": "1"},
+        "a string",
+        ["a", "list"],
+    ],
+    ids=repr,
+)
+def test_what_names_the_store_has_to_be_readable(server: RedisServer, do: Do, fields: Any) -> None:
+    """A new secret would give everything in it new names: it is told, and nothing is changed."""
+    with server.client() as client:
+        if isinstance(fields, dict):
+            client.hset("cs:meta", mapping=fields)
+        elif isinstance(fields, str):
+            client.set("cs:meta", fields)
+        else:
+            client.rpush("cs:meta", *fields)
+        before = client.dump("cs:meta")
+    store = RedisEventStore(server.url)
+    with pytest.raises(StoreFormatError, match=r"cs:meta in Redis cannot be read.*backup"):
+        do(store.accept(event()))
+    do(Io(store.close, store.aclose))
+    with server.client() as client:
+        assert client.dump("cs:meta") == before
+
+
 def test_all_processes_share_one_secret(server: RedisServer, do: Do) -> None:
     """Whichever came first created it."""
     first, second = RedisEventStore(server.url), RedisEventStore(server.url)

@@ -116,3 +116,67 @@ def test_the_server_runs_on_what_its_extra_brings() -> None:
     config = server_for(FastAPI(), grace=1).config
 
     assert (config.loop, config.http) == ("asyncio", "h11")
+
+
+STEERS = "\x1b[31m\x9b31m\u202e\udcff\nconvsync: forged"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--host", STEERS],
+        ["serve", "--config", STEERS],
+        ["serve", "--quirks", STEERS],
+        ["serve", "--port", STEERS],
+        ["serve", f"--{STEERS}"],
+        ["worker", f"{STEERS}:runner"],
+        ["worker", f"os:{STEERS}"],
+        ["status", "--store", STEERS],
+        ["status", "too many", STEERS],
+        [STEERS],
+    ],
+)
+def test_a_repeated_argument_steers_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """It may come from a script, and somebody else's hand; it is shown, and forges no line."""
+    assert run(monkeypatch, *arguments) == 2
+
+    told = capsys.readouterr()
+    assert not set("\x1b\x9b\u202e\udcff") & set(told.out + told.err)
+    assert "convsync: forged" not in told.err.splitlines()
+
+
+@pytest.mark.parametrize("host", ["nonsense.invalid", "a" * 70, "..", "x..y", "\udcff"])
+def test_a_host_that_is_none_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    """However wrong it is."""
+    assert run(monkeypatch, "serve", "--host", host) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith("convsync: cannot listen on ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os:system", "sys:exit", "os:abort", "json:loads", "time:sleep", "builtins:int"),
+        *(".bot:runner", "..:runner", "os:path", "os:getcwd", "os:", ":x", "os", "no.such:x"),
+        *("asyncio:Event", "tests.unit_tests.test_server_cli:makes_nothing"),
+    ],
+)
+def test_what_is_no_runner_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    """What wants arguments is not called to find out, nor what Python brings."""
+    assert run(monkeypatch, "worker", target) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith("convsync: ")
+    assert error.count("\n") == 1
+
+
+async def makes_nothing() -> None:
+    """Not a runner, and never awaited."""

@@ -85,6 +85,32 @@ def test_a_newer_format_is_refused(open_file: OpenFile, tmp_path: Path) -> None:
         open_file().keys().block()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = 'text' WHERE name = 'key'",
+        "UPDATE meta SET value = x'00' WHERE name = 'key'",
+        "UPDATE meta SET value = 'soon' WHERE name = 'base'",
+        "UPDATE meta SET value = NULL WHERE name = 'seen'",
+        "DELETE FROM meta WHERE name = 'key'",
+        "DROP TABLE meta",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = -7",
+    ],
+)
+def test_what_names_the_store_has_to_be_readable(
+    open_file: OpenFile, tmp_path: Path, statement: str
+) -> None:
+    """A new secret would give everything in the file new names: it is told what to do."""
+    open_file().accept(event()).block()
+    with sqlite3.connect(tmp_path / "store.db") as sql:
+        sql.execute(statement)
+    sql.close()
+
+    with pytest.raises(StoreFormatError, match=r"meta cannot be read.*backup"):
+        open_file().keys().block()
+
+
 def test_another_applications_database_is_left_alone(open_file: OpenFile, tmp_path: Path) -> None:
     """A wrong path in the configuration mixes nothing up."""
     with sqlite3.connect(tmp_path / "store.db") as sql:

@@ -36,7 +36,9 @@ def store(url: str | None) -> list[Finding]:
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
-        return [STORE.failed("format", str(error), "pip install --upgrade langchain-convsync")]
+        newer = "upgrade" in str(error)
+        advice = "pip install --upgrade langchain-convsync" if newer else "then run doctor again"
+        return [STORE.failed("format", str(error), advice)]
     except StoreUnavailableError as error:
         if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return [STORE.failed("reachable", "the file is not a SQLite database", _SET)]

@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from langchain_convsync._flow import Flow, Io, Steps
-from langchain_convsync.errors import StoreFormatError, StoreUnavailableError
+from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     FORMAT_VERSION,
@@ -40,6 +40,7 @@ from langchain_convsync.stores.checks import (
     check_commit,
     check_event,
     check_line,
+    check_meta,
     check_most,
     check_names,
     check_queue,
@@ -483,13 +484,13 @@ class RedisEventStore:
             secret, version = secrets.token_bytes(32), b"%d" % FORMAT_VERSION
             opened = script("open", prelude=False)
             waits = self._wait_replicas > 0
-            key, found = yield from self._call(opened, [META], [secret, version], waits=waits)
-            if int(found) > FORMAT_VERSION:
-                message = (
-                    f"this store was written in format {int(found)}, and this version reads up to "
-                    f"{FORMAT_VERSION}: upgrade langchain-convsync"
-                )
-                raise StoreFormatError(message)
+            try:
+                found = yield from self._call(opened, [META], [secret, version], waits=waits)
+            except StoreUnavailableError as error:
+                if "WRONGTYPE" not in str(error.__cause__):
+                    raise
+                found = (None, None)
+            key = check_meta(*found, place=f"{META.decode()} in Redis")
             yield from self._check_server()
             self._keys = Keys(key)
         return self._keys

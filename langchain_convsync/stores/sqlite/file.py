@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from langchain_convsync.errors import ConfigurationError, StoreFormatError
+from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base import FORMAT_VERSION
+from langchain_convsync.stores.checks import SECRET_SIZE, check_meta
 
 MEMORY = ":memory:"
 #: Marks the file as ours: "csyn".
@@ -67,13 +69,26 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
     sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     sql.execute("BEGIN IMMEDIATE")
     with sql:
-        _check_format(sql)
-        meta = dict(sql.execute("SELECT name, value FROM meta").fetchall())
-        key = meta.get("key") or secrets.token_bytes(32)
-        base = clock.base(meta.get("base"), meta.get("seen", 0))
+        version = _check_format(sql)
+        meta = _meta(sql)
+        key = meta.get("key") if meta else secrets.token_bytes(SECRET_SIZE)
+        times = {name: meta[name] for name in ("base", "seen") if name in meta}
+        if not all(isinstance(each, int) for each in times.values()):
+            key = None
+        key = check_meta(key, version, place="the store's table meta")
+        base = clock.base(times.get("base"), times.get("seen", 0))
         sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
     _use_wal(sql)  # last: nothing of another application's database is touched
     return key, base
+
+
+def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
+    try:
+        return dict(sql.execute("SELECT name, value FROM meta").fetchall())
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise  # it is locked, say
+        return {"key": None}  # there is no such table, or another one
 
 
 def _use_wal(sql: sqlite3.Connection) -> None:
@@ -88,7 +103,8 @@ def _use_wal(sql: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _check_format(sql: sqlite3.Connection) -> None:
+def _check_format(sql: sqlite3.Connection) -> int:
+    """The format that the file is written in."""
     version = sql.execute("PRAGMA user_version").fetchone()[0]
     application = sql.execute("PRAGMA application_id").fetchone()[0]
     if application != APPLICATION_ID:
@@ -99,9 +115,5 @@ def _check_format(sql: sqlite3.Connection) -> None:
             sql.execute(statement)
         sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-    elif version > FORMAT_VERSION:
-        message = (
-            f"this store was written in format {version}, and this version reads up to "
-            f"{FORMAT_VERSION}: upgrade langchain-convsync"
-        )
-        raise StoreFormatError(message)
+        return FORMAT_VERSION
+    return int(version)
