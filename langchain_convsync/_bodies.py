@@ -22,7 +22,7 @@ class UnreadBodyError(Exception):
 
     Attributes:
         status_code: What its sender is answered.
-        retry_after: Seconds after which the sender may come again; None where that is no use.
+        retry_after: Seconds after which the sender may come again; None where that would not help.
     """
 
     def __init__(self, status_code: int, detail: str, retry_after: int | None = None) -> None:

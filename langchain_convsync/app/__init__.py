@@ -107,7 +107,7 @@ def create_router(
 
 
 def _signers(given: Secrets | Mapping[str, Secrets] | None) -> Signers | None:
-    """Who may sign; None where nobody has to. What is wrong is told now, not at a delivery."""
+    """Who may sign; None where unsigned deliveries are accepted. Mistakes are errors now."""
     if given is None:
         setting = required_setting(None, argument="waha_secrets", variable="CONVSYNC_WAHA_SECRETS")
         given = [secret.strip() for secret in setting.split(",")]

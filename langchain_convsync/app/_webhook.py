@@ -74,7 +74,7 @@ class Webhook:
             return _Refusal(503, "the event store is away; deliver it again", 1).answer()
         except ClientDisconnect:
             telemetry.count("deliveries", status="aborted")
-            return Response(status_code=400)  # nobody is there to read it
+            return Response(status_code=400)  # the connection is gone
         telemetry.count("deliveries", status=status)
         return JSONResponse({"status": status})
 
@@ -92,7 +92,7 @@ class Webhook:
             status, wait = error.status_code, error.retry_after
             raise _Refusal(status, str(error), wait, ends=ends) from error
         if self._signers and not self._signers.verify(raw, headers):
-            raise _Refusal(401, "the signature fits none of waha_secrets, or not this session's")
+            raise _Refusal(401, "the signature fits no secret in waha_secrets for this session")
         return waha.parse_json(raw)
 
     async def _act(self, body: object) -> str:

@@ -39,7 +39,7 @@ def measured(runner: TurnRunner, address: tuple[str, int] | None) -> Iterator[No
     try:
         server = _Server(address, _handler(runner))
     except (OSError, UnicodeError, ValueError) as error:  # a host that no name can be, too
-        reason = getattr(error, "strerror", None) or "it is no name or address of a host"
+        reason = getattr(error, "strerror", None) or "not the name or address of a host"
         message = f"cannot serve metrics on {address[0]} port {address[1]}: {reason}"
         raise ConfigurationError(message) from error
     threading.Thread(target=server.serve_forever, name="convsync-metrics", daemon=True).start()

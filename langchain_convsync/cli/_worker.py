@@ -96,7 +96,7 @@ def _made(maker: Callable[..., object], target: str) -> object:
     """What a function without arguments makes.
 
     Raises:
-        ConfigurationError: It is no such function: one that wants arguments makes no runner, and
+        ConfigurationError: It is another function: one that wants arguments makes no runner, and
             is not called to find out.
     """
     if not _needs_nothing(maker):
@@ -109,7 +109,7 @@ def _made(maker: Callable[..., object], target: str) -> object:
 
 
 def _needs_nothing(maker: Callable[..., object]) -> bool:
-    if inspect.isbuiltin(maker):  # sys:exit, say: none of them makes a runner
+    if inspect.isbuiltin(maker):  # sys:exit, say: they make no runner
         return False
     try:
         inspect.signature(maker).bind()

@@ -41,7 +41,7 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except (OSError, UnicodeError, ValueError) as error:  # a host that no name can be, too
-        reason = getattr(error, "strerror", None) or "it is no name or address of a host"
+        reason = getattr(error, "strerror", None) or "not the name or address of a host"
         message = f"cannot listen on {host} port {port}: {reason} (port 0 picks a free one)"
         raise ConfigurationError(message) from error
     return listener
@@ -167,16 +167,14 @@ class _WatchedSet(set[Any]):
         self._on_change()
 
 
-def server_for(
-    app: ASGIApp, *, grace: int, trusted_proxies: Sequence[str] = ()
-) -> PromptServer:
+def server_for(app: ASGIApp, *, grace: int, trusted_proxies: Sequence[str] = ()) -> PromptServer:
     """A server that logs no request: their paths hold phone numbers.
 
     Args:
         app: What it serves.
         grace: Seconds that running requests get when it is stopped.
-        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` tells who calls; nobody
-            else's is looked at, and no variable of the environment adds any.
+        trusted_proxies: Addresses and networks whose ``X-Forwarded-For`` tells who calls; no
+            other is looked at, and no variable of the environment adds any.
     """
     return PromptServer(
         uvicorn.Config(

@@ -56,7 +56,7 @@ class StrictRequest(Request):
                 if error.retry_after is not None:
                     headers["Retry-After"] = str(error.retry_after)
                 raise HTTPException(error.status_code, _sentence(error), headers) from error
-            except ClientDisconnect:  # nobody is there to read it
+            except ClientDisconnect:  # the connection is gone
                 raise HTTPException(400, "The body broke off.") from None
         return self._body
 

@@ -29,8 +29,8 @@ class Signers(Unpicklable):
             WAHA session that signs with it, ``"*"`` for any.
 
     Raises:
-        ConfigurationError: There is no secret, or an empty one, which anybody could sign with, or
-            one that is no text, or one for a session without a name.
+        ConfigurationError: There is no secret, or an empty one, which any client could sign with,
+            or one that is not text, or one for a session without a name.
     """
 
     def __init__(self, secrets: Secrets | Mapping[str, Secrets]) -> None:
@@ -43,7 +43,7 @@ class Signers(Unpicklable):
             raise ConfigurationError(_EMPTY)
 
     def offered(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers hold what can be a signature: else nobody has to read the body."""
+        """Whether the headers hold what can be a signature: else the body need not be read."""
         return _offered(headers) is not None
 
     def verify(self, raw: bytes, headers: Mapping[str, str]) -> bool:

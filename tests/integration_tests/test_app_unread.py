@@ -1,4 +1,4 @@
-"""What costs a webhook nothing: bodies that nobody signed, that never end, that break off."""
+"""What costs a webhook nothing: unsigned bodies, bodies that never end, that break off."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_so_many_bodies_are_read_at_once(
 def test_senders_who_hang_up_leave_nothing_behind(
     runner: TurnRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No traceback, no line in the log: anybody can do it, as often as they like."""
+    """No traceback, no line in the log: any client can do it, as often as it likes."""
     caplog.set_level(logging.INFO)
     before = telemetry.counted("deliveries", status="aborted")
     with listening(create_app(runner, waha_secrets=SECRET)) as port:
@@ -182,7 +182,7 @@ def post(web: TestClient, body: object, secret: str = SECRET) -> tuple[int, str]
 def test_a_colleagues_words_that_come_again_silence_no_agent(
     runner: TurnRunner, store: SQLiteEventStore
 ) -> None:
-    """The conversation was given back since: whoever repeats the delivery changes nothing."""
+    """The conversation was given back since: a repeated delivery changes nothing."""
     key = run(store.keys()).conversation("default", CUSTOMER)
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         first = post(web, by_hand("3EB0B1", "Le atiendo yo"))

@@ -225,7 +225,7 @@ def test_our_client_brings_its_key() -> None:
 
 @pytest.mark.parametrize("claims", [{"tenants": ["\ud800"]}, {"sub": "\ud800"}, {"exp": 1e999}])
 async def test_a_signed_claim_that_is_no_text_is_a_401(claims: dict[str, Any]) -> None:
-    """Not an error of the server's: whoever signs tokens may copy a user's own words into them."""
+    """Not an error of the server's: a signer may copy a user's own words into a token."""
     answers = [
         await server().request(**call, headers=bearing(token(**claims)))
         for call in calls("nobodys_1")

@@ -123,7 +123,7 @@ def test_callers_never_share_a_name() -> None:
 
 
 def test_an_address_is_no_callers_name() -> None:
-    """Behind a proxy an address is what somebody wrote into a header."""
+    """Behind a proxy an address is what a client wrote into a header."""
     guard = Guard(ring, Limiter(RateLimit(per_minute=1)))
     caller = ring.caller_of([f"Bearer {KEY}"])
     assert caller is not None

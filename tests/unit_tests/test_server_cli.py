@@ -139,7 +139,7 @@ STEERS = "\x1b[31m\x9b31m\u202e\udcff\nconvsync: forged"
 def test_a_repeated_argument_steers_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """It may come from a script, and somebody else's hand; it is shown, and forges no line."""
+    """It may come from a script, and another user; it is shown, and forges no line."""
     assert run(monkeypatch, *arguments) == 2
 
     told = capsys.readouterr()
