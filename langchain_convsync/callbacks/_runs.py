@@ -6,7 +6,6 @@ belongs to a root is kept under its run id, so one handler serves any number of 
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
-from langchain_convsync import telemetry
+from langchain_convsync import _forks, telemetry
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import messages_of
 
@@ -96,7 +95,7 @@ class Runs:
     """The roots under way, found by the id of any run below them. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._roots: OrderedDict[UUID, Root] = OrderedDict()
         self._root_ids: dict[UUID, UUID] = {}
         self._paused: OrderedDict[str, Root] = OrderedDict()

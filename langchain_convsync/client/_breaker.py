@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from langchain_convsync import telemetry
+from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.errors import APIError
 from langchain_convsync.settings import CallTarget
@@ -49,7 +48,7 @@ class CircuitBreaker:
     ) -> None:
         self._first, self._longest, self._clock = first, longest, clock
         self._circuits: dict[CallTarget, _OpenCircuit] = {}
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
 
     def wait(self, target: Target) -> float:
         """Seconds to leave the server alone; at 0.0 the caller may ask, now."""

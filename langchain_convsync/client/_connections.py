@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 import httpx
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Io
 from langchain_convsync.client._exchange import Outcome, Request
 from langchain_convsync.client._transports import chosen
@@ -67,13 +67,14 @@ class Connections:
         self.transport = picked if lent is None else None
         self._lent = lent
         self._secure = secure
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._tls: ssl.SSLContext | None = None
         self._wire: Wire | None = None
         self._loops: _Loops = {}
         self._closed = False
         # A caller may never close us: no wire is garbage before it is closed.
         weakref.finalize(self, _close_running, self._loops).atexit = False
+        _forks.in_child(self, Connections._begin_anew)
 
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
         """Send a request over the wire of the thread or loop that performs the step."""
@@ -87,6 +88,13 @@ class Connections:
             return await asyncio.to_thread(self._exchange, request, seconds)
         wire = await self._awaited()
         return await wire.exchange(request, seconds)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: what the parent opened is the parent's; a lent client heals itself."""
+        _forks.sever(self._lent, self._wire, self._loops)
+        _forks.abandon(self._wire)  # what awaits is kept until its loop ends
+        self._wire = None
+        self._loops.clear()
 
     def require_open(self) -> None:
         """Raise :class:`ClosedError` after :meth:`close`."""

@@ -7,11 +7,16 @@ import re
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
-from langchain_convsync.phone import lid_of, phone_of, same_subscriber
+from langchain_convsync.phone import identity_of, lid_of, phone_of, same_subscriber
 from langchain_convsync.settings import CallTarget
 
 #: Database ids: the same number in either case, and servers answer with their own spelling.
 _HEX = re.compile(r"[0-9a-fA-F]+")
+#: How a tenant's look-up names the customer, where a server tells more than is documented.
+_NAMES = ("userId", "phoneNumber", "phone", "chatId")
+#: A documented session id, behind its bot: customer, time, something random. A LID's digits, which
+#: may stand there for a customer whose number is known by now, are longer than most numbers.
+_SESSION = re.compile(r"_([1-9][0-9]{6,12})_[0-9]{10,13}_\w+", re.ASCII)
 
 
 def joined(target: CallTarget | None, bot_id: str | None) -> CallTarget:
@@ -53,9 +58,24 @@ def require_same(
         raise _mismatch("bot")
     if session_id is not None and found.session_id != session_id:
         raise _mismatch("session")
-    customer = found.user_id if isinstance(found, Conversation) else identity
-    if identity is not None and not _same_customer(identity, customer):
+    if identity is not None and not all(
+        _same_customer(identity, customer) for customer in _customers(found)
+    ):
         raise _mismatch("customer")
+
+
+def _customers(found: Conversation | PartialConversation | TenantInfo) -> list[str | None]:
+    """Whom an answer names, in as many places as it does."""
+    if isinstance(found, Conversation):
+        return [found.user_id]
+    if not isinstance(found, TenantInfo):
+        return []
+    extra = found.model_extra or {}
+    named = [extra[name] for name in _NAMES if identity_of(extra.get(name))]
+    bot, session = found.bot_id, found.session_id
+    if session.startswith(bot) and (match := _SESSION.fullmatch(session[len(bot) :])):
+        named.append(match[1])
+    return named
 
 
 def _same_customer(asked: str, answered: str | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Io
 from langchain_convsync.models import TenantInfo
 
@@ -30,7 +30,7 @@ class TenantCache:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._entries: OrderedDict[Key, tuple[float, TenantInfo]] = OrderedDict()
 
     def get(self, key: Key) -> TenantInfo | None:
@@ -107,10 +107,14 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._flights: dict[
             tuple[Key, asyncio.AbstractEventLoop | None], Future[TenantInfo | None]
         ] = {}
+        _forks.in_child(self, Flights._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._flights.clear()  # none of them lands in a forked child
 
     def board(self, key: Key) -> Io[Flight]:
         """Join the look-up that is under way, or lead a new one."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+from langchain_convsync import _forks
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.models import Conversation
@@ -94,7 +94,7 @@ class Memory:
         self.warned = False
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._breakers: WeakKeyDictionary[Api, CircuitBreaker] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
 
     @classmethod
     def of(cls, store: EventStore) -> Memory:

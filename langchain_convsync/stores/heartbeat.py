@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from langchain_convsync import telemetry
+from langchain_convsync import _forks, telemetry
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore, Lease
 
@@ -33,7 +32,7 @@ class Watch:
         self._deadline = None if deadline is None else now + deadline
         self._ends = now + seconds
         self._on_lost: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self.released = False
         self.next_renewal = now + seconds / 3
 
@@ -105,7 +104,7 @@ class Watch:
 
 class _Heartbeat:
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = _forks.condition()
         self._watches: set[Watch] = set()
         self._wakes = 0.0
         self._thread: threading.Thread | None = None
@@ -145,12 +144,4 @@ class _Heartbeat:
 
 
 _heartbeat = _Heartbeat()
-
-
-def _forget_after_fork() -> None:
-    global _heartbeat  # noqa: PLW0603 - threads do not survive a fork; the child starts its own
-    _heartbeat = _Heartbeat()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+_forks.in_child(_heartbeat, _Heartbeat.__init__)  # the parent renews its own leases

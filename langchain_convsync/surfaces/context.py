@@ -9,14 +9,13 @@ those.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from langchain_convsync import phone
+from langchain_convsync import _forks, phone
 from langchain_convsync.errors import (
     ConversationMismatchError,
     InvalidEventError,
@@ -143,7 +142,7 @@ class TurnRecord:
         self.history_given = history_given
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
-        self._lock = threading.Lock()  # an agent calls its tools in parallel
+        self._lock = _forks.lock()  # an agent calls its tools in parallel
 
     def decide(self, update: StateUpdate) -> None:
         """Note a state update; later ones win."""

@@ -8,12 +8,12 @@ Everything else is a view of what is kept here: ``_exposition`` writes it down f
 from __future__ import annotations
 
 import sys
-import threading
 from bisect import bisect_left
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from langchain_convsync import _forks
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
 
@@ -31,7 +31,7 @@ Key: TypeAlias = tuple[str, ...]
 #: A series' labels, by name.
 Labels: TypeAlias = dict[str, str]
 
-_lock = threading.Lock()
+_lock = _forks.lock()
 _counts: dict[Key, int] = {}
 #: How many fell into each bucket, those beyond the last bound, and the sum of all in seconds.
 _seconds: dict[Key, list[float]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +16,8 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, PrivateAttr
+
+from langchain_convsync import _forks
 
 Line: TypeAlias = str | AIMessage | BaseModel | Exception
 Response: TypeAlias = Line | Callable[[list[BaseMessage]], Line]
@@ -52,7 +53,7 @@ class ScriptedChatModel(BaseChatModel):
     tools: list[dict[str, Any]] = Field(default_factory=list, repr=False)
 
     _script: Iterator[Response] = PrivateAttr()
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _lock: Any = PrivateAttr(default_factory=_forks.lock)
 
     def __init__(self, responses: Iterable[Response], **kwargs: Any) -> None:
         super().__init__(**kwargs)

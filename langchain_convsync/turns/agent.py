@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
@@ -68,7 +68,7 @@ class Agents:
             raise ConfigurationError(message)
         self._agent = agent
         self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
 
     def of(self, ref: ConversationRef) -> Runnable[Any, Any]:
         """The agent that answers this conversation."""

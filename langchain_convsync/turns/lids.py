@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from langchain_convsync import phone, telemetry
+from langchain_convsync import _forks, phone, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError, WAHAError
@@ -43,7 +42,7 @@ class Lids:
         self._store = store
         self._waha = waha
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._known: OrderedDict[tuple[str, str], tuple[float, str | None]] = OrderedDict()
 
     def phone_number_of(self, event: InboundEvent) -> Flow[str | None]:

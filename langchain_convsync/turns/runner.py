@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import arun, run
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
@@ -174,6 +175,11 @@ class TurnRunner:
             sends=reply is not None or on_reply is not None,
             workers=workers,
         )
+        _forks.in_child(self, TurnRunner._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: a block's workers are the parent's, so calls finish by themselves."""
+        self._engine.pool = None
 
     @property
     def sends_replies(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Io
 
 
@@ -13,7 +13,7 @@ class Wakeup:
     """Ends the wait of one waiting worker, or else the next wait before it begins."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = _forks.condition()
         self._notified = False
         self._waiting: list[asyncio.Future[None]] = []
 

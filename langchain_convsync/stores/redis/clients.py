@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.cluster import PipelineCommand
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Io, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
@@ -103,8 +103,9 @@ class RedisClients:
         self._blocking: Sequence[Any] = ()
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
         self._scripts = Scripts()
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._closed = False
+        _forks.in_child(self, RedisClients._begin_anew)
 
     def batch(self, key: bytes, *commands: Command, once: bool = False) -> Flow[list[Any]]:
         """The answers of commands, sent together to the primary that holds a key.
@@ -148,6 +149,14 @@ class RedisClients:
                 await closer.aclose()
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(closer.aclose(), loop)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: what the parent opened is the parent's."""
+        mine = (self._blocking, dict(self._by_loop), self._scripts)
+        _forks.sever(*mine, self._injected)
+        _forks.abandon(*mine)
+        self._blocking, self._scripts = (), Scripts()
+        self._by_loop.clear()
 
     def _send(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
         return _blocked(self._client(), key, commands)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from langchain_convsync import telemetry
+from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Io
 from langchain_convsync.errors import ClosedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -75,8 +75,10 @@ class SQLiteEventStore:
 
     Each operation is one transaction on the calling thread for blocking calls; those that are
     awaited at the same time share one, on a thread of the store's own. What was acknowledged
-    survives a killed process and a power cut. ``":memory:"`` keeps nothing beyond this object. A
-    process that forks must not have used the store before, as with every SQLite database.
+    survives a killed process and a power cut. ``":memory:"`` keeps nothing beyond this object, and
+    is empty in a forked process. A file may be used by parent and child: a fork waits for the
+    transaction under way, and both open the file anew, since SQLite's own connections and locks do
+    not survive one. That holds for ``os.fork`` and whatever calls Python's hooks for it.
 
     Args:
         path: The file, on a local disk; its folder must exist.
@@ -94,12 +96,15 @@ class SQLiteEventStore:
         self._path = os.fspath(path)
         self._retention = milliseconds(retention)
         self._clock = StoreClock(clock or time.monotonic, clock or time.time)
-        self._lock = threading.Lock()
+        self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
-        self._closed = False
+        self._closed = self._rests = False
+        self._end: weakref.finalize[Any, Any] | None = None
+        _forks.around(self, rest=SQLiteEventStore._rest, go_on=SQLiteEventStore._go_on)
+        _forks.in_child(self, SQLiteEventStore._begin_anew)
 
     @property
     def path(self) -> str:
@@ -297,14 +302,46 @@ class SQLiteEventStore:
             thread, self._thread = self._thread, None
             if self._sql is not None:
                 self._warn_of_loss(self._sql)
-                self._sql.close()
-                self._sql = None
+                self._close_file()
         if thread is not None:
             thread.shutdown()
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
         await asyncio.to_thread(self.close)
+
+    def _rest(self) -> None:
+        """Before a fork: nothing is under way, and no file is open whose locks a child believes in.
+
+        A child's SQLite would take the parent's locks for its own, and lose what it wrote once the
+        parent, alone as far as anyone can see, closed the file and removed its log.
+        """
+        self._rests = self._lock.acquire(timeout=_forks.PATIENCE)
+        if not self._rests:  # a signal's handler forks, say
+            logger.critical("A process is forked while its event store is in use: fork elsewhere")
+        elif self._path != MEMORY:
+            self._close_file()
+
+    def _go_on(self) -> None:
+        if self._rests:
+            self._rests = False
+            self._lock.release()
+
+    def _begin_anew(self) -> None:
+        """In a forked child: the copy of a memory would be worked on twice."""
+        if self._end is not None:
+            self._end.detach()
+        _forks.abandon(self._sql, self._thread)
+        self._sql = self._thread = self._end = None
+        self._batches = Batches(most=1, pause=GROUP_PAUSE)
+
+    def _close_file(self) -> None:
+        if self._sql is not None:
+            self._sql.close()
+            self._sql = None
+        if self._end is not None:
+            self._end.detach()
+            self._end = None
 
     def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
         return Io(self._perform, self._aperform, operation)
@@ -352,12 +389,12 @@ class SQLiteEventStore:
         if self._sql is None:
             sql = connect(self._path)
             try:
-                self._key, self._base = prepare(sql, self._clock)
+                self._key, self._base = prepare(sql, self._clock, self._key)
             except BaseException:  # whatever it is, the file must not stay open
                 sql.close()
                 raise
             # A store may never be closed: its file is closed with the object, or at the end.
-            weakref.finalize(self, _closed_at_rest, sql, self._lock)
+            self._end = weakref.finalize(self, _closed_at_rest, sql, self._lock)
             self._sql = sql
         return self._sql
 

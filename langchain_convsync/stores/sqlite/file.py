@@ -58,8 +58,15 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
+def prepare(
+    sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b""
+) -> tuple[bytes, int]:
     """Create what is missing; the store's secret and the base of its clock.
+
+    Args:
+        sql: The database.
+        clock: Tells the time.
+        known_key: The secret of a new store in memory whose process knows one already.
 
     Raises:
         ConfigurationError: The file is another application's database.
@@ -71,7 +78,7 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock) -> tuple[bytes, int]:
     with sql:
         version = _check_format(sql)
         meta = _meta(sql)
-        key = meta.get("key") if meta else secrets.token_bytes(SECRET_SIZE)
+        key = meta.get("key") if meta else known_key or secrets.token_bytes(SECRET_SIZE)
         times = {name: meta[name] for name in ("base", "seen") if name in meta}
         if not all(isinstance(each, int) for each in times.values()):
             key = None
