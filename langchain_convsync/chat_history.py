@@ -21,6 +21,7 @@ from langchain_convsync.errors import ConfigurationError, ConvSyncError
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.stores import EventStore
 from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
 from langchain_convsync.surfaces.messages import from_langchain, to_langchain
 
@@ -50,7 +51,8 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         session_id: The conversation: a phone number, a chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         client: The API server, sync or async; None takes it from the environment.
-        limit: Read the last so many messages; None reads all.
+        limit: Read the last so many messages; None reads as many as a prompt holds: the last 200,
+            and 100,000 characters, of which the first says how many are left out.
         store: Where messages live until they are delivered; stays its owner's to close. Share one
             among all histories of a process. None writes at once or fails.
         on_error: Called with the error when a message could not be written. The error is raised
@@ -78,7 +80,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     ) -> None:
         super().__init__()
         if limit is not None and limit < 1:
-            message = "limit must be 1 or more; None reads the whole history"
+            message = "limit must be 1 or more; None reads as many as a prompt holds"
             raise ConfigurationError(message)
         given: object = store
         if isinstance(given, str):
@@ -162,9 +164,9 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
             conversation = yield from self._journal.read(access.ref)
         else:
             conversation = yield from access.read()
-        history = to_langchain(conversation.said)[-(self._limit or 0) :]
+        history = to_langchain(conversation.said)
         self._known.update(message.id for message in history if message.id)
-        return history
+        return recent(history) if self._limit is None else history[-self._limit :]
 
     def _add(self, messages: Sequence[BaseMessage]) -> Flow[None]:
         with self._failures_reported("A message was not written to the history"):

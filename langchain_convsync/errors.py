@@ -33,6 +33,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import walk_tb
+
 
 class ConvSyncError(Exception):
     """Base of every error this package raises."""
@@ -203,3 +206,16 @@ class StoreFormatError(StoreError):
 
 class FencedError(StoreError):
     """Another process took the conversation over; this one must drop its work."""
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error comes from, without a word of it: ``send.py:12 in send``.
+
+    The innermost place outside of this package, since that is whose error it is.
+    """
+    ours = str(Path(__file__).parent)
+    places = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    theirs = [place for place in places if not place[0].co_filename.startswith(ours)]
+    for code, line in (theirs or places)[-1:]:
+        return f"{Path(code.co_filename).name}:{line} in {code.co_name}"
+    return "an unknown place"

@@ -20,6 +20,7 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
 from langchain_convsync.surfaces.messages import flaw_in, last_reply, text_of
 from langchain_convsync.surfaces.prompts import (
@@ -38,6 +39,7 @@ from langchain_convsync.surfaces.thread import (
     interjection,
     interleaved,
     last_words,
+    latest,
 )
 
 try:
@@ -200,8 +202,8 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         given = given or (not kept and _brings_history(state))
         if others and not given:
             held = [] if mark.seen is None else kept["known"]
-            added = interjection(others, state["messages"], held=held)
-            notes["others"] = [*kept.get("others", ()), added]
+            added = interjection(recent(others), state["messages"], held=held)
+            notes["others"] = latest([*kept.get("others", ()), added])
         return {"convsync": notes}
 
     def _end(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:

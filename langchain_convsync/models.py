@@ -26,6 +26,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
 from langchain_convsync._display import Displayed, Summary
+from langchain_convsync._lines import one_line
 
 Role: TypeAlias = Literal["user", "bot"]
 
@@ -355,7 +356,7 @@ class InboundEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    event_id: str = Field(min_length=1, max_length=1024)
+    event_id: str = Field(min_length=1, max_length=1024, repr=False)  # WAHA's hold the chat id
     text: str = Field(default="", repr=False)
     phone_number: str | None = Field(default=None, repr=False)
     chat_id: str | None = Field(default=None, repr=False)
@@ -374,4 +375,4 @@ class InboundEvent(BaseModel):
     @property
     def content(self) -> str:
         """What the model reads: the text, then a line for everything that is not text."""
-        return "\n".join(part for part in (self.text, *self.notes) if part)
+        return "\n".join(part for part in (self.text, *map(one_line, self.notes)) if part)

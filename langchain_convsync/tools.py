@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, 
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import (
@@ -31,6 +32,7 @@ from langchain_convsync.models import (
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, Identity
 from langchain_convsync.surfaces.prompts import (
+    LARGEST_STATE,
     SYNC_DESCRIPTION,
     SyncStateArgs,
     advice,
@@ -162,9 +164,8 @@ class LookupTenant(_ConversationTool):
     def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
         found = yield from access.tenant()
         state = "open" if found.is_active else "closed"
-        return f"Tenant {found.subdomain}, bot {found.bot_id}; conversation {state}.", _anonymous(
-            found
-        )
+        tenant = cut(one_line(f"Tenant {found.subdomain}, bot {found.bot_id}"), LARGEST_STATE)
+        return f"{tenant}; conversation {state}.", _anonymous(found)
 
 
 class GetConversation(_ConversationTool):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_convsync.client import ConvSyncClient
@@ -64,6 +64,11 @@ def in_turn(
 def calls(name: str, **args: Any) -> AIMessage:
     """A model's wish to call a tool."""
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "call-1"}])
+
+
+def ran(name: str, **args: Any) -> list[BaseMessage]:
+    """A model's wish to call a tool, and the tool's answer."""
+    return [calls(name, **args), ToolMessage("Noted.", name=name, tool_call_id="call-1")]
 
 
 async def invoke(

@@ -40,4 +40,5 @@ class Measured:
         finally:
             took, route = perf_counter() - began, scope.get("route")
             operation = "unknown" if route is None else route.name
+            telemetry.conceal("…" if route is None else route.path)
             telemetry.observe("server_request", took, operation=operation, status=status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,8 +14,11 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from langchain_convsync import telemetry
+from langchain_convsync._lines import cut
 from langchain_convsync.models import StateUpdate
+from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, recent
 from langchain_convsync.surfaces.messages import flaw_in, text_of
+from langchain_convsync.surfaces.prompts import as_line
 from langchain_convsync.surfaces.state import as_update
 
 logger = logging.getLogger(__name__)
@@ -100,13 +102,20 @@ def _question(output: object, *, instructions: str) -> list[BaseMessage]:
     if isinstance(found, BaseMessage | str):
         found = [found]
     messages = found if isinstance(found, Sequence) else ()
-    said = [_said(message) for message in messages[-LAST_MESSAGES:]]
-    # No text of the conversation can close the tag that marks it as data.
-    data = json.dumps([each for each in said if each], ensure_ascii=False).replace("<", "\\u003c")
+    said = [_said(message) for message in _last(messages)]
+    data = as_line([each for each in said if each])
     return [
         SystemMessage(f"{_TASK}\n\n{instructions}".strip()),
         HumanMessage(f"<conversation>{data}</conversation>"),
     ]
+
+
+def _last(messages: Sequence[object]) -> list[object]:
+    last = list(messages[-LAST_MESSAGES:])
+    cut_short = [cut(each, MOST_CHARACTERS) if isinstance(each, str) else each for each in last]
+    if all(isinstance(each, BaseMessage) for each in last):
+        return list(recent(cast("list[BaseMessage]", last)))
+    return cut_short
 
 
 def _said(message: object) -> dict[str, str] | None:

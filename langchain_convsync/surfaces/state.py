@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import PartialConversation, StateUpdate
+from langchain_convsync.surfaces.bounds import LONGEST_NAME, fitting, flaw_in_context
 from langchain_convsync.surfaces.messages import cut_off, messages_of
 
 SYNC_TOOL = "sync_state"
@@ -54,8 +55,9 @@ def extract(
         baseline: The state before the run. A checkpointer brings old values back; only what differs
             from the baseline was decided now.
         known_messages: How many of the output's messages were there before the run.
-        tool_calls: Whether calls of the ``sync_state`` tool count; failed ones never do, nor those
-            whose tool has written itself.
+        tool_calls: Whether calls of the ``sync_state`` tool count: those that the tool has run, as
+            its answer among the messages shows; failed ones never do, nor those whose tool has
+            written itself.
     """
     before = baseline or {}
     values = output if isinstance(output, Mapping) else {"structured_response": output}
@@ -111,33 +113,49 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
 def called(output: object) -> StateUpdate:
     """What ``sync_state`` calls in a run's output leave to be written, the later ones on top.
 
-    One that was cut off may say anything: of the intent "order", half is "or".
+    What a model asked for is no decision before a tool has run it: its answer follows the call. So
+    a call counts as far as the tool itself takes it, and one that was cut off may say anything: of
+    the intent "order", half is "or".
     """
-    messages = messages_of(output)
-    settled = {
-        message.tool_call_id
-        for message in messages
-        if isinstance(message, ToolMessage)
-        and (message.status == "error" or _is_answer(message.artifact))
-    }
+    asked: dict[str | None, Mapping[str, Any]] = {}
     update = StateUpdate()
-    for message in messages:
-        if not isinstance(message, AIMessage) or cut_off(message):
-            continue
-        for call in message.tool_calls:
-            if call["name"] == SYNC_TOOL and call["id"] not in settled:
-                update = update.updated_by(as_update(call["args"]))
+    for message in messages_of(output):
+        if isinstance(message, AIMessage):
+            calls = () if cut_off(message) else message.tool_calls
+            asked |= {call["id"]: call["args"] for call in calls if call["name"] == SYNC_TOOL}
+        elif isinstance(message, ToolMessage):
+            args = asked.pop(message.tool_call_id, None)
+            if args is not None and _leaves_a_decision(message):
+                update = update.updated_by(_accepted(args))
     return update
+
+
+def _leaves_a_decision(answer: ToolMessage) -> bool:
+    """Whether a tool took what it was asked, and left the writing to the end of the run."""
+    ran = answer.status != "error" and answer.name in {None, SYNC_TOOL}
+    return ran and not _is_answer(answer.artifact)
+
+
+def _accepted(args: Mapping[str, Any]) -> StateUpdate:
+    """The arguments, as far as the tool's own schema knows them."""
+    from langchain_convsync.surfaces.prompts import SyncStateArgs  # it needs `as_json`
+
+    try:
+        return as_update(SyncStateArgs.model_validate(args).model_dump())
+    except ValidationError:
+        telemetry.count("state_rejected")
+        return StateUpdate()
 
 
 def as_update(decision: object) -> StateUpdate:
     """A state update from anything that has its fields; enums, dates and models become JSON.
 
     Fields of another type are not ours: a retrieval chain's ``context`` is a list of
-    documents. A blank text decides nothing. A field that cannot be sent is left out, and counted.
+    documents. A blank text decides nothing. A field that cannot be sent, or is longer than a run
+    may decide on, is left out, and counted; of a context, the entries that are.
     """
     if isinstance(decision, StateUpdate):
-        return decision
+        return bounded(decision)
     fields = {}
     for key, kind in STATE_TYPES.items():
         value = _field(decision, key)
@@ -146,7 +164,22 @@ def as_update(decision: object) -> StateUpdate:
                 fields[key] = as_json(value)
             except ValueError:
                 telemetry.count("state_rejected")
-    return StateUpdate.model_validate(fields)
+    return bounded(StateUpdate.model_validate(fields))
+
+
+def bounded(update: StateUpdate) -> StateUpdate:
+    """The update without what is longer than a run may decide on: half of a name is another one."""
+    changes: dict[str, Any] = {}
+    for name in ("intent", "step"):
+        if len(getattr(update, name) or "") > LONGEST_NAME:
+            changes[name] = None
+    for name in ("context", "metadata"):
+        if flaw_in_context(getattr(update, name)):
+            changes[name] = fitting(getattr(update, name))
+    if changes:
+        telemetry.count("state_rejected", len(changes))
+        return update.model_copy(update=changes)
+    return update
 
 
 def as_json(value: object) -> Any:

@@ -18,7 +18,9 @@ from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
+from langchain_convsync import telemetry
 from langchain_convsync.models import ConversationMessage
+from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, MOST_MESSAGES
 from langchain_convsync.surfaces.messages import by_timestamp, to_langchain
 
 #: Messages at the end of the history that are remembered as seen.
@@ -114,6 +116,20 @@ def interjection(
         "before": ids[place] if place < len(ids) else None,
         "messages": entries,
     }
+
+
+def latest(interjections: Sequence[Interjection]) -> list[Interjection]:
+    """The last of them, as many as one prompt holds; the oldest would be condensed by now."""
+    kept: list[Interjection] = []
+    messages = characters = 0
+    for each in reversed(interjections):
+        messages += len(each["messages"])
+        characters += sum(len(message["content"]) for message in each["messages"])
+        if kept and (messages > MOST_MESSAGES or characters > MOST_CHARACTERS):
+            telemetry.count("cuts", what="history")
+            break
+        kept.insert(0, each)
+    return kept
 
 
 def interleaved(

@@ -7,6 +7,7 @@ phone number, chat id or session id belongs into a label, and every label has fe
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
 from langchain_convsync.telemetry._exposition import CONTENT_TYPE, Gauge, exposition
 from langchain_convsync.telemetry._record import (
+    conceal,
     connect,
     count,
     counted,
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "Gauge",
     "Metric",
+    "conceal",
     "connect",
     "count",
     "counted",

@@ -62,7 +62,10 @@ _ALL = (
     _counted("lids_linked", "LIDs that lead to a phone number's conversation since then"),
     _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),
     _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
-    _counted("state_rejected", "Decisions of a run that were not a state update"),
+    _counted(
+        "state_rejected", "Decisions of a run that were not a state update, or too long for one"
+    ),
+    _counted("cuts", "Texts, histories and states that were longer than a turn takes", "what"),
     # The API server, and WAHA
     _timed("api_request", "A request to the API server", "operation", "status", span="api"),
     _timed("waha_request", "A request to WAHA", "operation", "status", span="waha"),

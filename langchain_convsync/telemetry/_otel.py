@@ -24,14 +24,35 @@ Counts: TypeAlias = Callable[[str], Iterable[tuple[Mapping[str, str], int]]]
 _OUTWARD = {"api_request", "waha_request"}
 
 
+#: Tells instrumented HTTP clients that this request has a span already: theirs would hold its URL,
+#: and with it the phone number. The same name as ``opentelemetry.instrumentation.utils`` asks for.
+_ALONE: str = getattr(
+    context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation"
+)
+#: What instrumented servers call a request's URL, in the conventions of old and new.
+_URLS = ("http.target", "http.url", "url.full", "url.path", "url.query")
+
+
+def conceal(route: str) -> None:
+    """Put a route's template in the place of the URLs that the current span holds."""
+    span = trace.get_current_span()
+    held: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    for name in _URLS:
+        if name in held:
+            span.set_attribute(name, route)
+
+
 class Opened:
     """A span under way; it is the current one until it is closed."""
 
     __slots__ = ("_span", "_token")
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, outward: bool = False) -> None:
         self._span = span
-        self._token: Token[Any] = context.attach(trace.set_span_in_context(span))
+        within = trace.set_span_in_context(span)
+        if outward:
+            within = context.set_value(_ALONE, True, within)
+        self._token: Token[Any] = context.attach(within)
 
     def note(self, facts: Mapping[str, str | None]) -> None:
         """Attributes; what is None is unknown."""
@@ -63,8 +84,9 @@ class Spans:
         """A span of its own inside the current one."""
         about = labels.get("phase") or labels.get("operation") or labels.get("queue")
         title = " ".join(filter(None, ("convsync", METRICS[name].span, about)))
-        kind = SpanKind.CLIENT if name in _OUTWARD else SpanKind.INTERNAL
-        return Opened(self._tracer.start_span(title, kind=kind))
+        outward = name in _OUTWARD
+        kind = SpanKind.CLIENT if outward else SpanKind.INTERNAL
+        return Opened(self._tracer.start_span(title, kind=kind), outward=outward)
 
 
 class Meters:

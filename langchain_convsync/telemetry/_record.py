@@ -136,6 +136,14 @@ def observed(name: str, **labels: str) -> int:
     return int(sum(sum(row[:-1]) for row in rows))
 
 
+def conceal(route: str) -> None:
+    """Put a route's template in the place of the URLs that a server's own span holds, if any."""
+    if "opentelemetry.trace" in sys.modules:
+        from langchain_convsync.telemetry._otel import conceal as put
+
+        put(route)
+
+
 def connect(
     *,
     tracer_provider: trace.TracerProvider | None = None,

@@ -6,16 +6,17 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError
+from langchain_convsync.errors import ClosedError, raised_at
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
+from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.operators import exposition
@@ -102,25 +103,44 @@ class Engine:
     def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
         """Offer the event until it is done: by this call's own turn, or by another's."""
         first: Accepted | None = None
+        before: list[Turn] = []
         polling = Polling()
         while True:
             accepted = yield from self.inbox.offer(new)
             first = first or accepted
             if accepted.acquired is not None:
                 turn = yield from self.processor.process(accepted.acquired)
-                if turn is not None:
-                    return turn, accepted.conversation_key
+                taken = head_of(accepted.acquired).events
+                if turn is not None and any(each.event_key == new.event_key for each in taken):
+                    return self._together(before, turn), accepted.conversation_key
+                if turn is not None and turn.events:  # more waited than one turn takes
+                    yield from self._tell(turn)
+                    before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it
             if accepted.status == "busy":
-                return Turn(status="busy"), accepted.conversation_key
+                return self._together(before, Turn(status="busy")), accepted.conversation_key
             if accepted.state != "queued":
                 status: Status = "merged" if first.status == "new" else "duplicate"
-                return _repeated(accepted, status), accepted.conversation_key
+                return self._together(
+                    before, _repeated(accepted, status)
+                ), accepted.conversation_key
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                return Turn(status="queued"), accepted.conversation_key
+                return self._together(before, Turn(status="queued")), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)
             yield from sleep(polling.pause(min(limits)))
+
+    def _together(self, before: list[Turn], turn: Turn) -> Turn:
+        """A turn with the replies of those that this call committed on the way to it.
+
+        Where they are sent here, they are on their way; a caller who sends has one turn to do so.
+        """
+        if self.sends or not any(each.reply for each in before):
+            return turn
+        committed = [*before, turn] if turn.status in {"answered", "failed"} else before
+        replies = [each.reply for each in committed if each.reply]
+        events = tuple(event for each in committed for event in each.events)
+        return replace(committed[-1], reply="\n\n".join(replies), events=events)
 
     def new_pool(self) -> WorkerPool:
         """The workers of the block that begins."""
@@ -184,6 +204,8 @@ def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
 
     try:
         yield from Io(block, wait)
-    except Exception:
+    except Exception as error:  # noqa: BLE001 - whatever the user's function raises ends here
         telemetry.count("on_reply_failures")
-        logger.exception("on_reply failed for turn %s", turn.turn_id)
+        # Neither its text nor its traceback: both may hold the number and the words.
+        kind, at = type(error).__name__, raised_at(error)
+        logger.error("on_reply failed with %s (%s), turn %s", kind, at, turn.turn_id)  # noqa: TRY400

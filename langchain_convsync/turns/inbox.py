@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
+from langchain_convsync._lines import cut
 from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import echo_note, is_ours
@@ -20,6 +21,7 @@ from langchain_convsync.stores.base import (
     NewEvent,
     new_token,
 )
+from langchain_convsync.turns.bounds import LONGEST_TEXT, shortened
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: A message of the business itself.
@@ -40,6 +42,7 @@ class Inbox:
         Raises:
             InvalidEventError: It names no customer.
         """
+        event = shortened(event)
         keys, customer = (yield from self._named()), _customer_of(event)
         if customer is None:
             message = "the event names no customer: set phone_number or chat_id"
@@ -103,6 +106,7 @@ class Inbox:
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Change the message that was edited or revoked; False where it waits no more."""
+        change = replace(change, text=cut(change.text, LONGEST_TEXT))
         if change.target_id is None or (change.reason == "edited" and not change.text):
             return False
         keys = yield from self._named()

@@ -32,9 +32,18 @@ from langchain_convsync.models import (
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, EventStore
 from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
-from langchain_convsync.surfaces.state import Extractor, as_update, ask, called, extract, without
+from langchain_convsync.surfaces.state import (
+    Extractor,
+    as_update,
+    ask,
+    bounded,
+    called,
+    extract,
+    without,
+)
 from langchain_convsync.turns.agent import (
     Agent,
     Agents,
@@ -46,6 +55,7 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
+from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
 from langchain_convsync.turns.turn import Batch, Status, Turn
@@ -115,6 +125,7 @@ class Processor:
         Returns:
             What it came to; None when another worker has it now, or it is due again shortly.
         """
+        waiting, acquired = len(acquired.events), head_of(acquired)
         batch, limits, lease = Batch.of(acquired.events), self._limits, acquired.lease
         deadline = limits.agent_timeout + READ_TIME
         with (
@@ -124,7 +135,10 @@ class Processor:
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
                 attempt = yield from self._attempt(acquired, batch)
-                return None if attempt is None else (yield from self._begin(attempt, watch))
+                if attempt is None:
+                    return None
+                attempt.left = waiting - len(acquired.events)
+                return (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
@@ -177,6 +191,8 @@ class Processor:
     def _may_rerun(self, attempt: Attempt) -> bool:
         """A customer who never stops writing must be answered at last."""
         waits = attempt.acquired.now - attempt.batch.head.accepted_at
+        if attempt.left:  # they are newer, and would be left again
+            return False
         return self._limits.on_newer_message == "rerun" and waits < self._limits.agent_timeout
 
     def _read(self, attempt: Attempt) -> Flow[None]:
@@ -281,7 +297,7 @@ class Processor:
         ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
         if self._prepare is None:
-            history = [] if owns_history else to_langchain(conversation.said)
+            history = [] if owns_history else recent(to_langchain(conversation.said))
             return call_for(agent, history, new, thread=thread, facts=facts), record
         given = self._prepare(conversation, [event for _, event in events])
         return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record
@@ -300,12 +316,16 @@ class Processor:
         return extract(output, baseline=before, tool_calls=False)  # those are in the record
 
     def _accepted(self, update: StateUpdate) -> StateUpdate:
-        """The update without an intent that this API server is known to refuse."""
+        """The update, within bounds, without an intent that this API server is known to refuse."""
+        update = bounded(update)
         intents = self._api.profile.intents
         if update.intent is None or intents is None or update.intent in intents:
             return update
         telemetry.count("intents_refused")
-        logger.warning("The intent %r is not one of the profile's; it is not synced", update.intent)
+        logger.warning(
+            "The intent is none of ServerProfile.intents (%s); it is not synced",
+            ", ".join(sorted(intents)),
+        )
         return update.model_copy(update={"intent": None})
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:

@@ -92,6 +92,7 @@ class Attempt:
         lid: The customer's LID, where only WAHA told whose it is.
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
+        left: Events that wait for the next turn already.
     """
 
     acquired: Acquired
@@ -100,6 +101,7 @@ class Attempt:
     lid: str | None = None
     current: CurrentConversation | None = None
     began: float = field(default_factory=time.monotonic)
+    left: int = 0
 
     @property
     def now(self) -> float:

@@ -58,7 +58,7 @@ class Turn(Displayed):
     reply: str | None = field(default=None, repr=False)
     state: StateUpdate = field(default_factory=StateUpdate)
     turn_id: str | None = None
-    events: tuple[str, ...] = ()
+    events: tuple[str, ...] = field(default=(), repr=False)  # WAHA's own ids hold the chat id
     chat_id: str | None = field(default=None, repr=False, compare=False)
     waha_session: str | None = field(default=None, repr=False, compare=False)
     error: BaseException | None = field(default=None, repr=False, compare=False)
@@ -83,7 +83,7 @@ class Outcome(BaseModel):
     reply: str | None = Field(default=None, repr=False)
     state: StoredUpdate = StateUpdate()
     turn_id: str
-    events: tuple[str, ...] = ()
+    events: tuple[str, ...] = Field(default=(), repr=False)
 
     def turn(self, status: Status | None = None, *, error: BaseException | None = None) -> Turn:
         """The outcome as a caller sees it."""

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from langchain_convsync._lines import one_line
 from langchain_convsync.models import Media
 
 #: Why an event is not a message to answer. Few and fixed, so that they can label a metric.
@@ -53,7 +54,7 @@ class OperatorMessage:
         reply_to: Stanza id of the message that it quotes.
     """
 
-    event_id: str
+    event_id: str = field(repr=False)  # it holds the chat id
     message_id: str | None = None
     chat_id: str | None = field(default=None, repr=False)
     phone_number: str | None = field(default=None, repr=False)
@@ -72,7 +73,7 @@ class OperatorMessage:
     @property
     def content(self) -> str:
         """What enters the history: the text, then a line for everything that is not text."""
-        return "\n".join(part for part in (self.text, *self.notes) if part)
+        return "\n".join(part for part in (self.text, *map(one_line, self.notes)) if part)
 
 
 @dataclass(frozen=True)

@@ -161,13 +161,15 @@ async def test_a_handler_of_an_inner_run_takes_that_for_its_root(
 @every_handler
 @sync_and_async
 async def test_a_model_that_runs_alone_counts(kind: type[Handler], mode: str) -> None:
-    """Its tool calls are decisions that nobody else writes."""
-    model = ScriptedChatModel([calls("sync_state", intent="order")])
+    """What it says of the state does; a tool that it asks for and nothing runs does not."""
+    forged = calls("sync_state", intent="order", is_active=False)
+    forged.response_metadata = {"step": "selecting"}
+    model = ScriptedChatModel([forged])
 
     with in_turn() as record:
         await invoke(mode, model, "?", {"callbacks": [kind(unreachable())]})
 
-    assert record.update == StateUpdate(intent="order")
+    assert record.update == StateUpdate(step="selecting")
 
 
 @every_handler

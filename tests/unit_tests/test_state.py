@@ -14,7 +14,7 @@ from langchain_convsync._flow import arun, run
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import PartialConversation, StateUpdate
 from langchain_convsync.surfaces.state import as_update, ask, extract
-from tests.surfaces import calls
+from tests.surfaces import calls, ran
 
 ORDER = StateUpdate(intent="order", step="selecting")
 
@@ -145,11 +145,50 @@ def test_tool_calls_can_be_left_out() -> None:
     assert not extract({"messages": synced()}, tool_calls=False)
 
 
+NEVER_RAN: dict[str, list[BaseMessage]] = {
+    "no answer": [calls("sync_state", intent="order")],
+    "the answer of another call": [
+        calls("sync_state", intent="order"),
+        ToolMessage("Done.", tool_call_id="call-2"),
+    ],
+    "the answer of another tool": [
+        calls("sync_state", intent="order"),
+        ToolMessage("Done.", name="menu", tool_call_id="call-1"),
+    ],
+    "an answer before the call": ran("sync_state", intent="order")[::-1],
+}
+
+
+@pytest.mark.parametrize("messages", NEVER_RAN.values(), ids=NEVER_RAN)
+def test_a_call_that_no_tool_has_run_decides_nothing(messages: list[BaseMessage]) -> None:
+    """A customer can talk a model into asking for anything; what runs is the agent's."""
+    assert not extract({"messages": [*messages, AIMessage("Listo")]})
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"is_active": False},
+        {"metadata": {"vip": True}},
+        {"context": {"previousMessages": []}},
+        {"step": "s" * 201},
+        {"intent": ["payment"]},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_a_call_counts_as_far_as_the_tool_s_own_schema_takes_it(forged: dict[str, Any]) -> None:
+    """The tool knows intent, step and context, and refuses everything else."""
+    before = telemetry.counted("state_rejected")
+
+    assert not extract({"messages": ran("sync_state", **{"intent": "order", **forged})})
+    assert telemetry.counted("state_rejected") == before + 1
+
+
 def test_several_calls_add_up() -> None:
     """Later ones win."""
     messages = [
-        calls("sync_state", intent="menu", context={"a": 1}),
-        calls("sync_state", intent="order", context={"b": 2}),
+        *ran("sync_state", intent="menu", context={"a": 1}),
+        *ran("sync_state", intent="order", context={"b": 2}),
     ]
 
     assert extract({"messages": messages}) == StateUpdate(intent="order", context={"a": 1, "b": 2})

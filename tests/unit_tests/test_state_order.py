@@ -22,7 +22,7 @@ from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.state import as_update, extract
 from langchain_convsync.testing import ScriptedChatModel
-from tests.surfaces import calls, in_turn, invoke, sync_and_async, unreachable
+from tests.surfaces import calls, in_turn, invoke, ran, sync_and_async, unreachable
 
 
 class Intent(Enum):
@@ -67,7 +67,7 @@ class Plain:
 TRACES: dict[str, dict[str, Any]] = {
     "structured response": {"structured_response": {"intent": "1"}},
     "state keys": {"intent": "2"},
-    "tool call": {"messages": [calls("sync_state", intent="3")]},
+    "tool call": {"messages": ran("sync_state", intent="3")},
     "metadata": {"messages": [AIMessage("Listo", response_metadata={"intent": "4"})]},
 }
 
@@ -138,7 +138,7 @@ def test_every_trace_of_this_turn_counts_beside_the_old_ones(trace: str) -> None
     fresh: dict[str, dict[str, Any]] = {
         "structured response": {"structured_response": {"intent": "new"}},
         "state keys": {"intent": "new"},
-        "tool call": {"messages": [calls("sync_state", intent="new")]},
+        "tool call": {"messages": ran("sync_state", intent="new")},
         "metadata": {"messages": [AIMessage("", response_metadata={"intent": "new"})]},
     }
     messages = [*before["messages"], *fresh[trace].get("messages", ())]
@@ -221,12 +221,12 @@ def test_a_malformed_value_decides_nothing(trace: Callable[[Any], Any], malforme
 @pytest.mark.parametrize("args", [{"intent": 7}, {"intent": ""}, {"context": "?"}, {}])
 def test_a_malformed_call_decides_nothing(args: dict[str, Any]) -> None:
     """A model alone has nobody who refuses it."""
-    assert not extract({"messages": [calls("sync_state", **args)]})
+    assert not extract({"messages": ran("sync_state", **args)})
 
 
 def test_a_call_of_another_tool_decides_nothing() -> None:
     """Whatever its arguments are called."""
-    assert not extract({"messages": [calls("search", intent="order")]})
+    assert not extract({"messages": ran("search", intent="order")})
 
 
 def test_a_call_whose_tool_was_refused_by_a_human_decides_nothing() -> None:

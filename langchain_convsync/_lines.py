@@ -1,0 +1,52 @@
+r"""Text from outside that becomes a line of something: it stays one line, and shows all it says.
+
+Unicode has more line ends than ``\n``, marks that turn the direction of what follows, and
+characters that nobody sees and a model reads all the same (tag characters, for one, spell ASCII).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: Characters of no category below that are invisible nevertheless; U+FE0F, emoji's, is not here.
+_INVISIBLE = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0e\U000e0000-\U000e0fff"
+)
+#: Beyond ASCII, what may be one; a look at its category decides.
+_SUSPECT = re.compile(
+    f"[\x00-\x1f\x7f-\xad\u0600-\u06ff\u070f\u0890-\u08e2{_INVISIBLE}\u180e"
+    "\u200b-\u206f\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\uffff"
+    "\U000110bd-\U0010ffff]"
+)
+_ALWAYS = re.compile(f"[{_INVISIBLE}]")
+_ESCAPED = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+
+
+def shown(text: str) -> str:
+    """The text with its line ends, controls and unseen characters escaped, as JSON does it."""
+    return text if text.isascii() and text.isprintable() else _SUSPECT.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """The same; plain line ends and tabs become spaces first."""
+    return shown(" ".join(text.split("\n")).replace("\r", " ").replace("\t", " "))
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of a text, and how much of it is left out; the text itself where it fits."""
+    if len(text) <= most:
+        return text
+    for kept in range(most, -1, -1):  # the marker's own length depends on it
+        marker = f"… [{len(text) - kept} more characters are left out]"
+        if kept + len(marker) <= most or kept == 0:
+            return text[:kept] + marker
+    raise AssertionError  # pragma: no cover - at 0 the loop returns
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if unicodedata.category(character) not in _ESCAPED and not _ALWAYS.match(character):
+        return character
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
