@@ -13,8 +13,17 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from langchain_convsync.errors import ConfigurationError
+
+
+class _Silent(H11Protocol):
+    """Logs no request, also where an application sets the loggers up once more."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.access_log = False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -181,7 +190,7 @@ def server_for(app: ASGIApp, *, grace: int, trusted_proxies: Sequence[str] = ())
             app,
             # The same everywhere: what else is installed must not change how it answers.
             loop="asyncio",
-            http="h11",
+            http=_Silent,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import traceback
@@ -9,27 +10,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers import BaseTracer, Run
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from langchain_convsync import telemetry
+from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import run
 from langchain_convsync.callbacks import ConvSyncCallbackHandler
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
-from langchain_convsync.client import ConvSyncClient
+from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import PendingReply, WAHAReply
+from langchain_convsync.server.api import create_reference_api
+from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import ConvSyncToolkit
-from langchain_convsync.turns import TurnRunner
+from langchain_convsync.turns import Turn, TurnRunner
 from tests.faulty_server import CLOSE, FaultyServer, Script, answers, sends
 from tests.promises import Answer, echo, sync_and_async
 from tests.redis_server import RedisServer
@@ -39,7 +46,10 @@ from tests.surfaces import calls
 
 PHONE, LID = "+51944333222", "38111222333444@lid"
 KEY, WAHA_SESSION = "canary-key-5d1c", "canary-session-77"
-CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION)
+WORDS, SAID = "canary-words-of-the-customer", "canary-words-of-the-bot"
+CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION, WORDS, SAID)
+#: WAHA's own ids of messages hold the chat.
+WAHA_ID = "false_51944333222@c.us_3EB0C0FFEE"
 
 #: What a faulty API server says: everything it knows about the customer.
 GOSSIP = {"type": "3", "message": f"{PHONE} {LID} {KEY}", "data": {"userId": PHONE}}
@@ -58,7 +68,13 @@ def message(number: int, **fields: Any) -> InboundEvent:
     """A message as WAHA's webhook tells it."""
     told = {"chat_id": "51944333222@c.us", "lid": LID, "waha_session": WAHA_SESSION}
     return InboundEvent(
-        **{"event_id": f"evt-{number}", "phone_number": PHONE, "text": "Hola", **told, **fields}
+        **{
+            "event_id": f"{WAHA_ID}{number}",
+            "phone_number": PHONE,
+            "text": WORDS,
+            **told,
+            **fields,
+        }
     )
 
 
@@ -102,8 +118,10 @@ def server() -> Iterator[ReferenceServer]:
 
 @pytest.fixture
 def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.DEBUG, logger="langchain_convsync")
-    caplog.set_level(logging.DEBUG, logger="httpx")
+    """Of every logger that there is, as an operator who looks for a fault sets it."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("langchain_convsync", "httpx", "httpcore.http11", "hpack.hpack", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
     return caplog
 
 
@@ -238,7 +256,7 @@ def test_a_trace_never_names_the_customer(
 
     if inside:
         store = open_store(":memory:")
-        turn = TurnRunner(agent, client=client, store=store).run(message(1))
+        turn = TurnRunner(agent, client=client, store=store).run(message(1, text="Hola"))
         assert turn.status == "answered"
         store.close()
     else:
@@ -252,6 +270,154 @@ def test_a_trace_never_names_the_customer(
     assert_no_canary(texts)
 
 
+@sync_and_async
+def test_a_callback_that_fails_is_logged_without_what_it_was_given(
+    answer: Answer,
+    server: ReferenceServer,
+    durable_store_url: str,
+    everything_logged: pytest.LogCaptureFixture,
+) -> None:
+    """Class and place are told; its text quotes the turn, and so does its traceback."""
+    store, client = open_store(durable_store_url), server.client(api_key=KEY)
+
+    def send(turn: Turn) -> None:
+        message = f"{turn.chat_id} does not take {turn.reply}"
+        raise ConnectionError(message)
+
+    runner = TurnRunner(RunnableLambda(lambda _: SAID), client=client, store=store, on_reply=send)
+    told = outcome(answer, runner, message(1))
+    store.close()
+
+    log = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
+    assert "on_reply failed with ConnectionError (test_promises_canary.py:" in log
+    assert_no_canary({"log": log, "turn": told})
+
+
+@sync_and_async
+def test_an_intent_that_is_refused_is_not_quoted(
+    answer: Answer, server: ReferenceServer, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    """A model may have put the customer's words there."""
+    store = open_store(":memory:")
+    client = server.client(profile=ServerProfile(intents=frozenset({"order"})))
+    runner = TurnRunner(
+        RunnableLambda(lambda _: SAID),
+        client=client,
+        store=store,
+        extractor=lambda _: {"intent": WORDS},
+    )
+    told = outcome(answer, runner, message(1))
+    store.close()
+
+    assert "is none of ServerProfile.intents (order)" in everything_logged.text
+    assert_no_canary({"log": everything_logged.text, "turn": told})
+
+
+def _leaky(phone: str) -> Script:
+    """An answer whose headers name the customer."""
+    head = f"HTTP/1.1 302 Found\r\nLocation: /users/{phone}\r\nContent-Length: 0\r\n\r\n"
+    return sends(head.encode(), CLOSE)
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["own", "lent"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("script", [_leaky(PHONE), sends(f"{PHONE}\r\n\r\n".encode(), CLOSE)])
+def test_no_other_logger_names_the_customer(
+    lent: bool, mode: str, script: Script, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    """Those of httpx and of what it is made of, at DEBUG, for a request of ours."""
+
+    async def ask(url: str) -> None:
+        async with httpx.AsyncClient() as theirs:
+            client = AsyncConvSyncClient(
+                url, api_key=KEY, max_retries=0, http_client=theirs if lent else None
+            )
+            with pytest.raises(ConvSyncError):
+                await client.get_conversation(PHONE)
+            await client.aclose()
+
+    with FaultyServer() as faulty:
+        faulty.plays(script)
+        if mode == "async":
+            asyncio.run(ask(faulty.url))
+        else:
+            with httpx.Client() as theirs:
+                client = ConvSyncClient(
+                    faulty.url, api_key=KEY, max_retries=0, http_client=theirs if lent else None
+                )
+                with pytest.raises(ConvSyncError):
+                    client.get_conversation(PHONE)
+                client.close()
+
+    assert "httpcore" in everything_logged.text
+    assert_no_canary({"log": everything_logged.text})
+
+
+def test_what_an_owner_asks_by_themselves_is_logged_as_ever(
+    server: ReferenceServer, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    """Ours are the requests that hold a number; theirs are theirs."""
+    with httpx.Client() as theirs:
+        theirs.get(f"{server.base_url}/theirs")
+    assert "/theirs" in everything_logged.text
+    assert "Content-Length" in everything_logged.text or "content-length" in everything_logged.text
+
+
+def _provider(heard: Heard) -> TracerProvider:
+    """One of the application's, for spans of other libraries."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(heard.exporter))
+    return provider
+
+
+def test_an_instrumented_httpx_makes_no_span_of_our_requests(
+    server: ReferenceServer, otel: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours holds keys; one of theirs would hold the URL. It asks as OpenTelemetry's own do."""
+    tracer = trace.get_tracer("httpx", tracer_provider=_provider(otel))
+    plain = httpx.HTTPTransport.handle_request
+
+    def instrumented(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        if context.get_value(context._SUPPRESS_HTTP_INSTRUMENTATION_KEY):
+            return plain(self, request)
+        with tracer.start_as_current_span("GET", attributes={"url.full": str(request.url)}):
+            return plain(self, request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", instrumented)
+    with httpx.Client() as lent:
+        lent.get(f"{server.base_url}/theirs")
+        client = ConvSyncClient(server.base_url, http_client=lent)
+        client.get_conversation(PHONE)
+    server.client().get_conversation(PHONE)
+
+    told = otel.everything()
+    assert "/theirs" in told
+    assert told.count('"convsync api get_conversation"') == 2
+    assert_no_canary({"spans": told})
+
+
+def test_the_server_s_own_spans_hold_a_route(server: ReferenceServer, otel: Heard) -> None:
+    """An instrumentation puts the URL on its span when a request begins; the number goes again."""
+    tracer = trace.get_tracer("asgi", tracer_provider=_provider(otel))
+    app = create_reference_api("sqlite:///:memory:")
+
+    async def instrumented(scope: Any, receive: Any, send: Any) -> None:
+        facts = {"http.target": scope["path"], "url.path": scope["path"], "http.method": "GET"}
+        with tracer.start_as_current_span("GET", attributes=facts):
+            await app(scope, receive, send)
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(instrumented)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            paths = (f"/api/v1/whatsapp/lookup/tenant/{PHONE}", f"/nowhere/{PHONE}")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(ask()) == [404, 404]
+    told = otel.everything()
+    assert "/lookup/tenant/{" in told
+    assert_no_canary({"spans": told})
+
+
 def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer) -> None:
     """Clients, stores, runners, references, events, turns: crash reports show them."""
     client, store = server.client(api_key=KEY), open_store(":memory:")
@@ -262,8 +428,10 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
         store,
         runner,
         ConversationRef(PHONE, session_id=f"bot_{PHONE}"),
-        message(1),
-        runner.run(message(1)),
+        message(1, reply_to=WAHA_ID),
+        runner.run(message(1, text="Hola")),  # a notebook shows its words
+        runner.accept(message(2)),
+        *map(waha.parse_event, deliveries()),
         client.get_conversation(PHONE),
         client.lookup_tenant(PHONE),
         ConvSyncToolkit(client, conversation=PHONE),
@@ -278,6 +446,27 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
     store.close()
 
     assert_no_canary({type(thing).__name__: printed(thing) for thing in things})
+
+
+def deliveries() -> list[dict[str, Any]]:
+    """What WAHA reports: a message, a colleague's, an edit, a revocation, a reaction, an ack."""
+    chat = "51944333222@c.us"
+    said = {"id": WAHA_ID, "from": chat, "to": chat, "body": WORDS, "timestamp": 1}
+    own = {**said, "id": WAHA_ID.replace("false", "true"), "fromMe": True, "source": "app"}
+    about = {**said, "editedMessageId": WAHA_ID, "revokedMessageId": WAHA_ID, "after": said}
+    reaction = {**said, "reaction": {"text": WORDS, "messageId": WAHA_ID}}
+    payloads = {
+        "message": said,
+        "message.any": own,
+        "message.edited": about,
+        "message.revoked": {**about, "before": said},
+        "message.reaction": reaction,
+        "message.ack": {**own, "ack": 3},
+    }
+    return [
+        {"event": event, "session": WAHA_SESSION, "payload": payload}
+        for event, payload in payloads.items()
+    ]
 
 
 def printed(thing: Any) -> str:
