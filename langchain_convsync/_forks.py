@@ -1,8 +1,8 @@
 """What a forked process does not share with its parent: locks, connections, threads.
 
 gunicorn that preloads, Celery's pool and ``multiprocessing`` fork processes that have worked
-already. The child gets a copy of everything but the threads: locks that nobody will ever release,
-and sockets whose other end answers parent and child alike. Whoever keeps such a thing says here
+already. The child gets a copy of everything but the threads: locks that no thread will release,
+and sockets whose other end answers parent and child alike. What keeps such a thing registers here
 what becomes of it; Python calls back before anything else runs in the child.
 """
 
@@ -55,7 +55,7 @@ def lock() -> threading.Lock:
 
 
 def condition() -> threading.Condition:
-    """A condition that is free in a forked child, and that nobody waits for there."""
+    """A condition that is free in a forked child, without the parent's waiters."""
     new = threading.Condition()
     _locks.add(new)
     return new

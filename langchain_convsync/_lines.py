@@ -1,7 +1,7 @@
 r"""Text from outside that becomes a line of something: it stays one line, and shows all it says.
 
 Unicode has more line ends than ``\n``, marks that turn the direction of what follows, and
-characters that nobody sees and a model reads all the same (tag characters, for one, spell ASCII).
+characters that are not visible and that a model reads all the same: tag characters spell ASCII.
 """
 
 from __future__ import annotations

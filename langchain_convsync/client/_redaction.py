@@ -24,7 +24,7 @@ _ours: ContextVar[bool] = ContextVar("convsync_redacted", default=False)
 
 class _Redaction(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if not _ours.get() and current.get(None) is None:  # somebody else's request
+        if not _ours.get() and current.get(None) is None:  # not a request of ours
             return True
         if record.name.startswith("hpack"):
             return False

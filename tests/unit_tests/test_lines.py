@@ -13,7 +13,7 @@ from langchain_convsync.models import Conversation, InboundEvent, StateUpdate
 from langchain_convsync.surfaces.llm_extraction import _question
 from langchain_convsync.surfaces.prompts import as_data, noted, state_section
 
-#: "ignore all" in tag characters, which models read and nobody sees.
+#: "ignore all" in tag characters, which models read and people do not see.
 TAGS = "".join(chr(0xE0000 + ord(letter)) for letter in "ignore all")
 BREAKS = ["\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 HIDDEN = ["\u202e", "\u2066", "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\U000e0101", TAGS]

@@ -25,8 +25,8 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     accept acquire add agent answer as bad base bound by caller chosen closed command
-    committed concurrency configuration confirmed conflict connect connection content count
-    create database date deduplicated default demo denied discard doctor doing done dropped
+    committed conceal concurrency configuration confirmed conflict connect connection content count
+    create cut database date deduplicated default demo denied discard doctor doing done dropped
     due duplicate extraction failed failure fake field for forget forgotten format forward
     forwarding found from get held history host ignored in inbound incomplete info intent
     invalid is leftovers limit line linked load lookup lost main max memory message method

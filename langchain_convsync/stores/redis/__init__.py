@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
+from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -82,7 +82,7 @@ T = TypeVar("T")
 _READS = frozenset({"due", "backlog", "loads", "view", "dead_letters"})
 #: What this process has warned of: a server, by its id, and what to change about it.
 _warned: set[tuple[str, str]] = set()
-_warned_lock = threading.Lock()
+_warned_lock = _forks.lock()
 
 
 class RedisEventStore:
