@@ -12,6 +12,7 @@ from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
+    APIConnectionError,
     APIError,
     ConversationMismatchError,
     ConversationNotFoundError,
@@ -153,7 +154,7 @@ class Outbox(OperationQueue[WriteJob]):
 
     def _failed(self, job: WriteJob, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
-        if not (error.ambiguous or passing(error.status_code)):
+        if not (error.ambiguous or may_pass(error)):
             raise Undeliverable(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
@@ -180,7 +181,7 @@ class Outbox(OperationQueue[WriteJob]):
         except ConversationMismatchError as error:
             raise Undeliverable(str(error)) from error
         except APIError as error:
-            if not passing(error.status_code):
+            if not may_pass(error):
                 raise Undeliverable(str(error)) from error
             job.unread += 1
             return max(backoff(job.unread), error.retry_after or 0.0)
@@ -280,6 +281,11 @@ class Outbox(OperationQueue[WriteJob]):
             head.write.turn,
             reason,
         )
+
+
+def may_pass(error: APIError) -> bool:
+    """Whether the same request may well succeed later: an answer that broke off tells nothing."""
+    return isinstance(error, APIConnectionError) or passing(error.status_code)
 
 
 def new_breaker(clock: Callable[[], float] = time.monotonic) -> CircuitBreaker:

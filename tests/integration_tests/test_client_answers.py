@@ -73,7 +73,10 @@ BOMB = gzip.compress(bytes(8 * LARGEST_BODY))
         (answers(json.dumps(CONVERSATION)[:-4]), "not a JSON object"),
         (answers(b'{"type": "1", "data": {"x": NaN}}'), "not a JSON object"),
         (answers(b'{"type": "1", "data": {"x": -Infinity}}'), "not a JSON object"),
-        (answers(b'{"type": "1", "data": ' + b"[" * 1000 + b"]" * 1000 + b"}"), "not a JSON object"),
+        (
+            answers(b'{"type": "1", "data": ' + b"[" * 1000 + b"]" * 1000 + b"}"),
+            "not a JSON object",
+        ),
         (answers(b'{"type": "1", "data": ' + b"9" * 5000 + b"}"), "not a JSON object"),
         (answers(b'{"type": "1", "message": "\xff"}'), "not a JSON object"),
         (answers({"message": "ok", "data": {}}), "no type"),

@@ -80,7 +80,7 @@ def test_the_deadline_gives_the_connection_back(
 
     for _ in range(2):
         with pytest.raises(APITimeoutError):
-            perform(read(api, timeout=0.1))
+            perform(read(api, timeout=0.5))
     with pytest.raises(InvalidResponseError):
         perform(read(api))
 

@@ -9,8 +9,16 @@ import pytest
 
 from langchain_convsync import ConvSyncClient, ServerProfile
 from langchain_convsync._flow import Flow, Io, run
+from langchain_convsync.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    ServerError,
+)
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox import Outbox, Write
+from langchain_convsync.outbox.delivery import may_pass
 from langchain_convsync.outbox.plan import ATTEMPT
 from langchain_convsync.outbox.queue import SLACK
 from langchain_convsync.stores import Commit, Operation, SQLiteEventStore
@@ -145,3 +153,18 @@ def test_what_another_call_of_the_process_delivers_is_waited_for(
             "Hola"
         ]
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (APITimeoutError("the body did not end", status_code=200), True),
+        (APIConnectionError("cut off", status_code=200), True),
+        (APIStatusError("refused", status_code=422), False),
+        (ServerError("failed", status_code=503), True),
+    ],
+    ids=["trickled", "cut off", "refused", "failed"],
+)
+def test_an_answer_that_breaks_off_is_asked_for_again(error: APIError, passes: bool) -> None:
+    """Its status came, and says nothing of what it was to tell."""
+    assert may_pass(error) == passes
