@@ -16,7 +16,7 @@ E = TypeVar("E", bound=InboundEvent)
 #: Characters of one event that are kept: what WhatsApp takes as one message.
 LONGEST_TEXT = 65_536
 #: Events, and characters of them all, that one turn answers; a longer event is one alone.
-MOST_EVENTS, MOST_CHARACTERS = 100, 100_000
+MOST_EVENTS, MOST_CHARACTERS = 500, 100_000
 
 
 def shortened(event: E) -> E:
@@ -48,7 +48,7 @@ def head_of(acquired: Acquired) -> Acquired:
 
 
 def _characters(payload: str) -> int:
-    if len(payload) < MOST_CHARACTERS // MOST_EVENTS:
+    if len(payload) < 500:  # most are, and need no parsing
         return len(payload)
     try:
         stored = json.loads(payload)
