@@ -186,4 +186,12 @@ def _close_running(loops: _Loops) -> None:
 
 
 def _close_soon(ending: AsyncGenerator[None]) -> None:
-    asyncio.ensure_future(ending.aclose())  # noqa: RUF006 - it is always in the loop's own queue
+    asyncio.ensure_future(_ended(ending))  # noqa: RUF006 - it is always in the loop's own queue
+
+
+async def _ended(ending: AsyncGenerator[None]) -> None:
+    """Its end, as a task that may be cancelled before it begins: then the loop ends it.
+
+    ``aclose()`` as a task of its own would then neither begin nor let the loop begin it.
+    """
+    await ending.aclose()

@@ -165,8 +165,14 @@ class OwnAsyncWire:
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
+        cancelled: asyncio.CancelledError | None = None
         for transport in list(self._open):
-            await transport.aclose()
+            try:
+                await transport.aclose()
+            except asyncio.CancelledError as error:  # its loop ends: the others are closed, too
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
 
 class LentWire:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Self
@@ -119,3 +121,19 @@ async def test_a_call_cancelled_in_the_queue_leaks_nothing(api: Api, server: Fau
 
     assert (await arun(read(api))).bot_id == "bot123"
     await api.aclose()
+
+
+def test_a_client_that_is_dropped_as_its_loop_ends_leaves_no_socket(server: FaultyServer) -> None:
+    """Several connections, and no one closes the client: the end of the loop does."""
+
+    async def several() -> None:
+        dropped = AsyncConvSyncClient(server.url)
+        await asyncio.gather(*(dropped.get_conversation(PHONE) for _ in range(5)))
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        asyncio.run(several())
+        gc.collect()
+
+    assert server.accepted > 1
+    assert [str(each.message) for each in warned if each.category is ResourceWarning] == []
