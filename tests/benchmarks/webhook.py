@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 import statistics
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -102,7 +103,7 @@ def _request(number: int) -> bytes:
     chat = f"519{number % CUSTOMERS:08d}@c.us"
     payload = {
         "id": f"false_{chat}_3A{number:018X}",
-        "timestamp": 1768580591,
+        "timestamp": int(time.time()),  # what is older than a store remembers is not new
         "from": chat,
         "fromMe": False,
         "source": "app",
@@ -114,7 +115,7 @@ def _request(number: int) -> bytes:
     }
     event = {
         "id": f"evt_{number:026d}",
-        "timestamp": 1768580591344,
+        "timestamp": int(time.time() * 1000),
         "event": "message",
         "session": "default",
         "metadata": {},
