@@ -166,7 +166,7 @@ def test_what_was_said_before_the_run_does_not_count() -> None:
 @pytest.mark.parametrize("text", ["", "Un momento…"])
 def test_a_call_in_no_json_is_no_answer(text: str) -> None:
     """An agent ends on it as if it had nothing to call; what it promised never happens."""
-    with pytest.raises(IncompleteReplyError, match="no JSON"):
+    with pytest.raises(IncompleteReplyError, match="not JSON"):
         reply_of({"messages": [illegible(text)]})
 
 
@@ -183,7 +183,14 @@ def test_half_a_decision_does_not_count() -> None:
     whole = calls("sync_state", step="selecting")
     half.response_metadata = {"model_provider": "openai"}
 
-    assert extract({"messages": [half, whole]}) == StateUpdate(step="selecting")
+    run = [half, _noted(half), whole, _noted(whole)]
+
+    assert extract({"messages": run}) == StateUpdate(step="selecting")
+
+
+def _noted(asked: AIMessage) -> ToolMessage:
+    """The answer of the tool that it called."""
+    return ToolMessage("Noted.", tool_call_id=asked.tool_calls[0]["id"])
 
 
 def test_a_refusal_among_other_blocks_is_read_by_its_words() -> None:
