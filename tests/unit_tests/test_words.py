@@ -34,7 +34,7 @@ ENGLISH = frozenset(
     outcome overlaid own pace parse pending permission phase policy port prefix prepare
     progress rate reason recommended recorded ref reference refused rejected release rerun
     resent response retry rule run runner scripted second secret sent serve server show
-    shutdown sign start status target text timed timeout type unavailable unknown unnamed up
+    shutdown sign start status target text timed timeout trusted type unavailable unknown unnamed up
     used version view what with withheld yes
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
@@ -42,7 +42,7 @@ ENGLISH = frozenset(
 PLATFORM = frozenset(
     """
     aonce api app async authentication bot callback client config conv crc error exposition
-    extra gauge handler hash http json jwt llm metric middleware model redis request router
+    extra gauge handler hash http json jwt llm metric middleware model proxy redis request router
     sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
