@@ -49,7 +49,7 @@ class Head(ABC):
 
     Attributes:
         acquired: The queue as it was acquired.
-        op: The operation as it is stored.
+        operation: The operation as it is stored.
         cursor: How far it has come.
         anchor: JSON that the last confirmed operation noted.
         confirmed: What is confirmed and not noted yet: it is noted along with the next step.

@@ -90,7 +90,7 @@ class WAHAReply:
             message = f"typing must be from 0 to {LONGEST_TYPING:.0f} seconds"
             raise ConfigurationError(message)
         if on_unverifiable not in {"drop", "resend"}:
-            message = 'unverifiable must be "drop" or "resend"'
+            message = 'on_unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
         self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
         self.on_unverifiable: OnUnverifiableReply = on_unverifiable

@@ -44,7 +44,10 @@ class Forwarding(Unpicklable):
     def __post_init__(self) -> None:
         parts = url_parts(self.url)
         if parts is None:
-            message = "url of the forwarding is not a URL: pass one such as https://my-agent.example/webhook"
+            message = (
+                "url of the forwarding is not a URL: pass one such as "
+                "https://my-agent.example/webhook"
+            )
             raise ConfigurationError(message)
         if parts.username is not None:
             message = "url of the forwarding must not carry credentials: the signature is enough"
@@ -123,15 +126,15 @@ class Forwarder:
         try:
             with client.stream("POST", self._to.url, content=raw, headers=headers) as answer:
                 status, asked = str(answer.status_code), _seconds(answer)
-                acquired, hopeless = answer.is_success, answer.status_code in _HOPELESS
+                accepted, hopeless = answer.is_success, answer.status_code in _HOPELESS
         except httpx.HTTPError as error:
-            status, acquired, hopeless = type(error).__name__, False, False
+            status, accepted, hopeless = type(error).__name__, False, False
         telemetry.count("forwards", status=status)
-        if acquired or hopeless:
+        if accepted or hopeless:
             self._queue.done(forward)
         else:
             self._queue.later(forward, max(asked, min(SLOWEST, 2.0 ** min(forward.tries - 1, 10))))
-        if not acquired:
+        if not accepted:
             then = "it is dropped" if hopeless else "it is sent again"
             logger.warning("The agent's webhook did not accept an event (%s): %s", status, then)
 

@@ -124,9 +124,8 @@ def rest_of(letter: DeadLetter) -> str | None:
     if letter.queue != "outbox":
         return None
     write = Write.model_validate_json(letter.body)
-    left = write.messages[letter.pos :]
-    wait = write.model_copy(update={"messages": left, "base": None})
-    return wait.model_dump_json(exclude_defaults=True)
+    rest = write.model_copy(update={"messages": write.messages[letter.pos :], "base": None})
+    return rest.model_dump_json(exclude_defaults=True)
 
 
 def _decide(

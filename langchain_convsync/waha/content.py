@@ -253,13 +253,9 @@ def _degrees(value: object, limit: int) -> str:
 
 def _contacts(raw: _Raw) -> str:
     """Names only: whose numbers these are is not ours to spread."""
-    summaries = [
-        _VCARD_NAME.search(as_text(summary)) for summary in as_list(raw.payload.get("vCards"))
-    ]
-    if any(summaries):
-        return ", ".join(
-            re.sub(r"\\(.)", r"\1", summary[1].strip()) for summary in summaries if summary
-        )
+    cards = [_VCARD_NAME.search(as_text(card)) for card in as_list(raw.payload.get("vCards"))]
+    if any(cards):
+        return ", ".join(re.sub(r"\\(.)", r"\1", card[1].strip()) for card in cards if card)
     node = raw.node("contact")
     contacts = as_list(node.get("contacts")) or as_list(raw.data.get("vcardList")) or [node]
     return ", ".join(name for each in contacts if (name := as_text(at(each, "displayName"))))
