@@ -20,6 +20,8 @@ _SUSPECT = re.compile(
     "\U000110bd-\U0010ffff]"
 )
 _ALWAYS = re.compile(f"[{_INVISIBLE}]")
+#: Line ends and tabs that people write.
+_SPACES = str.maketrans("\n\r\t", "   ")
 _ESCAPED = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 
 
@@ -30,7 +32,7 @@ def shown(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The same; plain line ends and tabs become spaces first."""
-    return shown(" ".join(text.split("\n")).replace("\r", " ").replace("\t", " "))
+    return shown(text.translate(_SPACES))
 
 
 def cut(text: str, most: int) -> str:

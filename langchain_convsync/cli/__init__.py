@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from langchain_convsync._lazy import module_on_first_use
+from langchain_convsync._lines import one_line
 from langchain_convsync.errors import ConfigurationError, MissingExtraError, StoreError
 
 if TYPE_CHECKING:
@@ -53,11 +54,6 @@ def main() -> None:
     """Run the command line; what the user has to mend ends in one line and status 2."""
     try:
         command_line()()
-    except MissingExtraError as error:
-        sys.stderr.write(f"convsync: {error}\n")
-        sys.exit(2)
     except (ConfigurationError, StoreError) as error:
-        from langchain_convsync.cli._printable import printable
-
-        sys.stderr.write(f"convsync: {printable(str(error))}\n")
+        sys.stderr.write(f"convsync: {one_line(str(error))}\n")
         sys.exit(2)

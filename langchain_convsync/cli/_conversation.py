@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from langchain_convsync._lines import one_line
 from langchain_convsync.stores import (
     ConversationView,
     DeadLetter,
@@ -58,7 +59,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"dead letters  {len(found['dead_letters'])}"
     for one in found["dead_letters"]:
         reason = one["reason"] or f"its agent was started {one['tries']} times and never answered"
-        yield f"  {one['kind']} {one['id']}, for {one['age']:.0f} s: {_printable(reason)}"
+        yield f"  {one['kind']} {one['id']}, for {one['age']:.0f} s: {one_line(reason)}"
         if one["unclear"]:
             yield "    it may have arrived: look into the conversation before you retry it"
         yield from _quoted(one)
@@ -118,9 +119,4 @@ def _texts_in(body: dict[str, Any]) -> list[str]:
 
 def _quoted(found: dict[str, Any]) -> Iterator[str]:
     for text in found.get("texts", ()):
-        yield f"    « {_printable(text)} »"
-
-
-def _printable(text: str) -> str:
-    """Nothing that would steer a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+        yield f"    « {one_line(text)} »"

@@ -8,23 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-
-def printable(text: str) -> str:
-    """The text in one line, with what a terminal does not print spelled out.
-
-    That is control characters, which move the cursor or change a title; marks that turn the
-    direction of writing; halves of surrogate pairs.
-    """
-    one_line = " ".join(text.splitlines())
-    return "".join(each if each.isprintable() else _spelled(each) for each in one_line)
-
-
-def _spelled(character: str) -> str:
-    return (
-        character.encode("ascii", "backslashreplace").decode()
-        if character > "\x7f"
-        else repr(character)[1:-1]
-    )
+from langchain_convsync._lines import one_line
 
 
 class PrintableErrors(TyperGroup):
@@ -49,5 +33,5 @@ def _printable_messages() -> Iterator[None]:
         # By its form: typer brings a click of its own, or uses the one that is installed.
         told = getattr(error, "message", None)
         if hasattr(error, "format_message") and isinstance(told, str):
-            error.message = printable(told)  # type: ignore[attr-defined]
+            error.message = one_line(told)  # type: ignore[attr-defined]
         raise
