@@ -33,9 +33,6 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a delivery at most; WAHA sends links to media, not media.
-LARGEST_BODY = 1024 * 1024
-
 
 class Webhook:
     """Takes deliveries; ``create_app`` describes the settings."""
@@ -50,7 +47,7 @@ class Webhook:
     ) -> None:
         self._runner = runner
         self._signers = signers
-        self._bodies = BodyReader(largest=LARGEST_BODY)
+        self._bodies = BodyReader()
         self._takeover = takeover
         self._groups = groups
 

@@ -32,7 +32,6 @@ from langchain_convsync.server.store import (
     wall_clock,
 )
 from langchain_convsync.server.transport import (
-    MAX_BODY,
     Envelope,
     StrictRoute,
     add_error_handlers,
@@ -180,7 +179,7 @@ def reference_api(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = replace(service, store=service.store.spelling)
-    app.state.bodies = BodyReader(largest=MAX_BODY)
+    app.state.bodies = BodyReader()
     app.add_middleware(Envelope)
     if "prefix" in service.quirks:
         app.add_middleware(MountedElsewhere)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
@@ -14,6 +15,7 @@ from langchain_convsync.server.forwarder import Forwarder
 from langchain_convsync.server.guard import OPEN, Guard
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.store import ConversationStore
+from langchain_convsync.waha.signature import Signers
 
 WahaSecrets: TypeAlias = str | SecretStr | Sequence[str | SecretStr]
 
@@ -37,6 +39,11 @@ class Service:
     quirks: Quirks = DOCUMENTED
     guard: Guard = OPEN
     forwarder: Forwarder | None = None
+
+    @cached_property
+    def signers(self) -> Signers | None:
+        """Who may sign WAHA's events; None accepts unsigned ones."""
+        return None if self.waha_secrets is None else Signers(self.waha_secrets)
 
 
 async def _service_of(request: Request) -> Service:

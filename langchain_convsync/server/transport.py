@@ -24,8 +24,6 @@ from langchain_convsync.server.strict_json import InvalidBodyError, strict_json
 from langchain_convsync.server.wire import Failure
 from langchain_convsync.settings import DOCUMENTED_PREFIX
 
-MAX_BODY = 1024 * 1024
-
 _JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 #: What may be a field of the API; anything else may be what a customer wrote.
 _FIELD = re.compile(r"[A-Za-z][A-Za-z-]{0,39}")

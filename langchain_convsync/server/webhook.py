@@ -16,7 +16,7 @@ from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.server.customers import Customer, Tenant
 from langchain_convsync.server.forwards import QueueFullError
-from langchain_convsync.server.service import CurrentService, WahaSecrets
+from langchain_convsync.server.service import CurrentService
 from langchain_convsync.server.transport import StrictRoute, documented, success
 from langchain_convsync.server.wire import Success, WebhookData
 from langchain_convsync.settings import DOCUMENTED_PREFIX
@@ -59,7 +59,7 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
     What concerns no conversation is answered with 200 too, `accepted` false and the reason: WAHA
     would only deliver it again.
     """
-    await _check_signature(request, service.waha_secrets)
+    await _check_signature(request, service.signers)
     event = waha.parse_event(await request.json())
     if not isinstance(event, InboundEvent):
         return _answered("Event ignored", reason=getattr(event, "reason", "the business wrote it"))
@@ -83,11 +83,11 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
     return _answered("Event accepted", session_id=session_id)
 
 
-async def _check_signature(request: Request, secrets: WahaSecrets | None) -> None:
+async def _check_signature(request: Request, signers: Signers | None) -> None:
     # It is over the raw bytes, and nothing is read or parsed for a sender that cannot sign.
-    if secrets is None:
+    if signers is None:
         return
-    signers, wrong = Signers(secrets), "The X-Webhook-Hmac signature is missing or wrong."
+    wrong = "The X-Webhook-Hmac signature is missing or wrong."
     if not signers.offered(request.headers):
         raise HTTPException(401, wrong, {"Connection": "close"})
     if not signers.verify(await request.body(), request.headers):

@@ -15,9 +15,9 @@ from langchain_core.messages import HumanMessage
 from starlette.testclient import TestClient
 
 from langchain_convsync import WAHAReply, create_app, telemetry
+from langchain_convsync._bodies import LARGEST
 from langchain_convsync._flow import run
 from langchain_convsync.app import create_router
-from langchain_convsync.app._webhook import LARGEST_BODY
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
 from langchain_convsync.models import Conversation, InboundEvent, Media
 from langchain_convsync.stores.base import EventStore
@@ -215,7 +215,7 @@ def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
         (signed({"event_id": "1"}), 400),
         (signed({"event_id": 1, "phone_number": CUSTOMER}), 400),
         (signed({"event_id": "1", "phone_number": "nobody", "message": "x"}), 400),
-        (signed(b" " * (LARGEST_BODY + 1)), 413),
+        (signed(b" " * (LARGEST + 1)), 413),
         (signed([]), 200),
         (signed({"event": "session.status", "payload": {"status": "WORKING"}}), 200),
     ],

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from langchain_convsync import SQLiteEventStore, TurnRunner, create_app, telemetry
-from langchain_convsync._bodies import BodyReader
+from langchain_convsync._bodies import LARGEST, BodyReader
 from langchain_convsync._flow import run
 from langchain_convsync.app import _webhook
 from langchain_convsync.errors import ConfigurationError
@@ -87,7 +87,7 @@ def test_a_body_that_says_it_is_too_large_is_not_read(runner: TurnRunner) -> Non
     """A signature in form is no reason to."""
     with listening(create_app(runner, waha_secrets=SECRET)) as port:
         sender = Sender(port)
-        sender.head("/webhook", Content_Length=_webhook.LARGEST_BODY + 1, **FORM)
+        sender.head("/webhook", Content_Length=LARGEST + 1, **FORM)
         told = sender.answer()
 
     assert told.startswith("HTTP/1.1 413 ")
