@@ -201,7 +201,15 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreFormatError(StoreError):
-    """The event store is of a newer format than this version reads, or tells no format at all."""
+    """The event store is of a newer format than this version reads, or tells no format at all.
+
+    Attributes:
+        is_newer: Whether a newer version wrote it, which would read it.
+    """
+
+    def __init__(self, message: str, *, is_newer: bool = False) -> None:
+        super().__init__(message)
+        self.is_newer = is_newer
 
 
 class FencedError(StoreError):

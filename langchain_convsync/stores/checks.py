@@ -52,7 +52,7 @@ def check_meta(key: object, version: object, *, place: str) -> bytes:
             f"this store was written in format {number}, and this version reads up to "
             f"{FORMAT_VERSION}: upgrade langchain-convsync"
         )
-        raise StoreFormatError(message)
+        raise StoreFormatError(message, is_newer=True)
     if not isinstance(key, bytes) or len(key) != SECRET_SIZE or not number:
         message = (
             f"{place} cannot be read, and names all that this store holds: restore it from a "

@@ -36,8 +36,8 @@ def store(url: str | None) -> list[Finding]:
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
-        newer = "upgrade" in str(error)
-        advice = "pip install --upgrade langchain-convsync" if newer else "then run doctor again"
+        upgrade = "pip install --upgrade langchain-convsync"
+        advice = upgrade if error.is_newer else "then run doctor again"
         return [STORE.failed("format", str(error), advice)]
     except StoreUnavailableError as error:
         if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:

@@ -36,6 +36,7 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.checks import (
+    SECRET_SIZE,
     call_key,
     check_commit,
     check_event,
@@ -45,6 +46,7 @@ from langchain_convsync.stores.checks import (
     check_names,
     check_queue,
     decoded,
+    in_milliseconds,
     milliseconds,
     renewed_id,
     turn_of,
@@ -71,7 +73,6 @@ from langchain_convsync.stores.redis.wire import (
     optional,
     placed,
     script,
-    sent_rules,
     shard_keys,
     to_bytes,
 )
@@ -164,7 +165,7 @@ class RedisEventStore:
         check_event(event)
         arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
         arguments += [event.digest, event.payload, token or secrets.token_hex(8), token or ""]
-        arguments += [*sent_rules(rules), milliseconds(event.pause)]
+        arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         return self._operation("accept", event.conversation_key, arguments, as_accepted)
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
@@ -481,7 +482,7 @@ class RedisEventStore:
 
     def _opened(self) -> Flow[Keys]:
         if self._keys is None:
-            secret, version = secrets.token_bytes(32), b"%d" % FORMAT_VERSION
+            secret, version = secrets.token_bytes(SECRET_SIZE), b"%d" % FORMAT_VERSION
             opened = script("open", prelude=False)
             waits = self._wait_replicas > 0
             try:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from langchain_convsync.stores.base import (
     SHARDS,
     Accepted,
-    AcceptRules,
     Acquired,
     Confirmed,
     ConversationView,
@@ -25,7 +24,7 @@ from langchain_convsync.stores.base import (
     QueueName,
     QueueView,
 )
-from langchain_convsync.stores.checks import decoded, encoded, in_milliseconds, lines, shard_of
+from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
 
 META = b"cs:meta"
 #: The scripts that operators need.
@@ -82,11 +81,6 @@ def confirmed(done: Confirmed | None) -> list[Argument]:
     if done is None:
         return []
     return [done.operation_id, done.pos, done.last, optional(done.anchor)]
-
-
-def sent_rules(rules: AcceptRules) -> list[Argument]:
-    """How events are accepted, as the script reads it."""
-    return [*in_milliseconds(rules)]
 
 
 def placed(letter: DeadLetter) -> list[Argument]:
