@@ -29,9 +29,9 @@ _SEARCHED = {
     "httpx",
     "httpx_aiohttp",
     "langchain_convsync",
+    "queue",  # a pool's connections
     "redis",
 }
-_SEARCHED |= {"queue"}  # a pool's connections
 _LOOPS = {"asyncio", "uvloop"}
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 

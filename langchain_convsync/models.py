@@ -8,7 +8,7 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -23,7 +23,7 @@ from pydantic import (
     TypeAdapter,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 
 from langchain_convsync._display import Displayed, Summary
 from langchain_convsync._lines import one_line
@@ -333,6 +333,22 @@ class Media(BaseModel):
     error: str | None = Field(default=None, repr=False)
 
 
+def as_json(value: object) -> Any:
+    """The value as the API can be sent it: dates, enums and models become JSON.
+
+    Raises:
+        ValueError: It cannot be sent.
+    """
+    plain = to_jsonable_python(value)
+    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    return plain
+
+
+def content_of(text: str, notes: Iterable[str]) -> str:
+    """What a message says: its text, then a line for everything that is not text."""
+    return "\n".join(part for part in (text, *map(one_line, notes)) if part)
+
+
 class InboundEvent(BaseModel):
     """One customer message, as one delivery reported it.
 
@@ -375,4 +391,4 @@ class InboundEvent(BaseModel):
     @property
     def content(self) -> str:
         """What the model reads: the text, then a line for everything that is not text."""
-        return "\n".join(part for part in (self.text, *map(one_line, self.notes)) if part)
+        return content_of(self.text, self.notes)

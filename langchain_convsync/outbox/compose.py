@@ -70,22 +70,14 @@ def overlaid(conversation: Conversation, acquired: Acquired) -> Conversation:
     """The conversation with the outbox on top, as it was acquired."""
     if not acquired.operations:
         return conversation
-    writes, pos = (
-        [Write.stored(operation.body) for operation in acquired.operations],
-        begun(acquired),
-    )
-    return overlay(
-        conversation, writes, pos=pos, anchor=anchor_for(writes[0], pos, acquired.anchor)
-    )
+    writes, pos = [Write.stored(each.body) for each in acquired.operations], begun(acquired)
+    anchor = anchor_for(writes[0], pos, acquired.anchor)
+    return overlay(conversation, writes, pos=pos, anchor=anchor)
 
 
 def begun(acquired: Acquired) -> int:
     """How many parts of the outbox' first write are confirmed."""
-    cursor = acquired.cursor
-    return (
-        cursor.pos
-        if cursor is not None
-        and acquired.operations
-        and cursor.operation_id == acquired.operations[0].id
-        else 0
-    )
+    cursor, operations = acquired.cursor, acquired.operations
+    if cursor is None or not operations or cursor.operation_id != operations[0].id:
+        return 0
+    return cursor.pos

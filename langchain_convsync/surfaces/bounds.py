@@ -65,8 +65,8 @@ def fitting(context: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 def _size(value: object) -> int:
     if isinstance(value, str):
         return len(value) + 2
-    if value is None or isinstance(value, bool | int | float):
-        return 0 if isinstance(value, bool | float) or value is None else value.bit_length() // 4
+    if isinstance(value, int):  # written out it may have more digits than Python writes
+        return value.bit_length() // 4
     return len(json.dumps(value, ensure_ascii=False, default=str))
 
 

@@ -112,10 +112,9 @@ def _question(output: object, *, instructions: str) -> list[BaseMessage]:
 
 def _last(messages: Sequence[object]) -> list[object]:
     last = list(messages[-LAST_MESSAGES:])
-    cut_short = [cut(each, MOST_CHARACTERS) if isinstance(each, str) else each for each in last]
     if all(isinstance(each, BaseMessage) for each in last):
         return list(recent(cast("list[BaseMessage]", last)))
-    return cut_short
+    return [cut(each, MOST_CHARACTERS) if isinstance(each, str) else each for each in last]
 
 
 def _said(message: object) -> dict[str, str] | None:

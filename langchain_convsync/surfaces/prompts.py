@@ -23,10 +23,9 @@ from pydantic import (
 
 from langchain_convsync import errors, telemetry
 from langchain_convsync._lines import cut, one_line, shown
-from langchain_convsync.models import SERVER_KEYS, Conversation, StateUpdate
+from langchain_convsync.models import SERVER_KEYS, Conversation, StateUpdate, as_json
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.surfaces.bounds import LONGEST_NAME, flaw_in_context
-from langchain_convsync.surfaces.state import as_json
 
 if TYPE_CHECKING:
     from pydantic.v1 import ValidationError as ValidationErrorV1
@@ -246,16 +245,15 @@ def _context(context: dict[str, Any], room: int) -> dict[str, Any]:
     if len(as_line(whole)) <= room:
         return whole
     telemetry.count("cuts", what="state")
-    names = sorted(context)
-    facts: dict[str, Any] = {"context_keys": [], "context_keys_left_out": len(names)}
-    used = len(as_line(facts)) + 2
-    for name in names:
-        if (size := len(as_line(name)) + 2) <= room - used:
-            used += size
-            facts["context_keys"].append(name)
-    facts["context_keys_left_out"] = len(names) - len(facts["context_keys"])
-    if not facts["context_keys_left_out"]:
-        del facts["context_keys_left_out"]
+    kept: list[str] = []
+    room -= len(as_line({"context_keys": kept, "context_keys_left_out": len(context)})) + 2
+    for name in sorted(context):
+        if (size := len(as_line(name)) + 2) <= room:
+            room -= size
+            kept.append(name)
+    facts: dict[str, Any] = {"context_keys": kept}
+    if left_out := len(context) - len(kept):
+        facts["context_keys_left_out"] = left_out
     return facts
 
 

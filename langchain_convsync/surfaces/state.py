@@ -7,7 +7,6 @@ this run, metadata of the last message.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
@@ -16,14 +15,14 @@ from langchain_core.load.serializable import Serializable
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_jsonable_python
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.models import PartialConversation, StateUpdate
+from langchain_convsync.models import PartialConversation, StateUpdate, as_json
 from langchain_convsync.surfaces.bounds import LONGEST_NAME, fitting, flaw_in_context
 from langchain_convsync.surfaces.messages import cut_off, messages_of
+from langchain_convsync.surfaces.prompts import SyncStateArgs
 
 SYNC_TOOL = "sync_state"
 STATE_TYPES: Mapping[str, type] = {
@@ -138,8 +137,6 @@ def _leaves_a_decision(answer: ToolMessage) -> bool:
 
 def _accepted(args: Mapping[str, Any]) -> StateUpdate:
     """The arguments, as far as the tool's own schema knows them."""
-    from langchain_convsync.surfaces.prompts import SyncStateArgs  # it needs `as_json`
-
     try:
         return as_update(SyncStateArgs.model_validate(args).model_dump())
     except ValidationError:
@@ -180,17 +177,6 @@ def bounded(update: StateUpdate) -> StateUpdate:
         telemetry.count("state_rejected", len(changes))
         return update.model_copy(update=changes)
     return update
-
-
-def as_json(value: object) -> Any:
-    """The value as the API can be sent it: dates, enums and models become JSON.
-
-    Raises:
-        ValueError: It cannot be sent.
-    """
-    plain = to_jsonable_python(value)
-    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
-    return plain
 
 
 def _field(decision: object, name: str) -> object:

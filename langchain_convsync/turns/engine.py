@@ -55,7 +55,9 @@ class Engine:
         self._require_open()
         new = yield from self.inbox.named(event)
         until = None if wait is None else time.monotonic() + wait
-        turn, conversation_key = yield from self._settle(new, until)
+        before: list[Turn] = []
+        turn, conversation_key = yield from self._settle(new, until, before)
+        turn = self._together(before, turn)
         yield from self._tell(turn)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
@@ -100,10 +102,14 @@ class Engine:
             with telemetry.timed("turn_phase", phase="reply"):
                 yield from _notify(self.on_reply, turn)
 
-    def _settle(self, new: NewEvent, until: float | None) -> Flow[tuple[Turn, str]]:
-        """Offer the event until it is done: by this call's own turn, or by another's."""
+    def _settle(
+        self, new: NewEvent, until: float | None, before: list[Turn]
+    ) -> Flow[tuple[Turn, str]]:
+        """Offer the event until it is done: by this call's own turn, or by another's.
+
+        The turns that this call commits on the way to it go into ``before``.
+        """
         first: Accepted | None = None
-        before: list[Turn] = []
         polling = Polling()
         while True:
             accepted = yield from self.inbox.offer(new)
@@ -112,21 +118,19 @@ class Engine:
                 turn = yield from self.processor.process(accepted.acquired)
                 taken = head_of(accepted.acquired).events
                 if turn is not None and any(each.event_key == new.event_key for each in taken):
-                    return self._together(before, turn), accepted.conversation_key
+                    return turn, accepted.conversation_key
                 if turn is not None and turn.events:  # more waited than one turn takes
                     yield from self._tell(turn)
                     before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it
             if accepted.status == "busy":
-                return self._together(before, Turn(status="busy")), accepted.conversation_key
+                return Turn(status="busy"), accepted.conversation_key
             if accepted.state != "queued":
                 status: Status = "merged" if first.status == "new" else "duplicate"
-                return self._together(
-                    before, _repeated(accepted, status)
-                ), accepted.conversation_key
+                return _repeated(accepted, status), accepted.conversation_key
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                return self._together(before, Turn(status="queued")), accepted.conversation_key
+                return Turn(status="queued"), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)
             yield from sleep(polling.pause(min(limits)))
 

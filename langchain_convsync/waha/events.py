@@ -6,8 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from langchain_convsync._lines import one_line
-from langchain_convsync.models import Media
+from langchain_convsync.models import Media, content_of
 
 #: Why an event is not a message to answer. Few and fixed, so that they can label a metric.
 Reason: TypeAlias = Literal[
@@ -73,7 +72,7 @@ class OperatorMessage:
     @property
     def content(self) -> str:
         """What enters the history: the text, then a line for everything that is not text."""
-        return "\n".join(part for part in (self.text, *map(one_line, self.notes)) if part)
+        return content_of(self.text, self.notes)
 
 
 @dataclass(frozen=True)
