@@ -92,13 +92,13 @@ class FaultyServer:
         url: Where it is, or was.
         received: Every request, in order.
         accepted: How many connections were opened.
-        echoes: On how many of them anything was said.
+        spoken_on: On how many of them anything was said.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
         self.accepted = 0
-        self.echoes = 0
+        self.spoken_on = 0
         self._scripts: list[Script] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._tls = tls
@@ -171,7 +171,7 @@ class FaultyServer:
     def _converse(self, connection: socket.socket, stream: io.BufferedReader) -> None:
         stream.peek()
         with self._changed:
-            self.echoes += 1
+            self.spoken_on += 1
             self._changed.notify_all()
         while True:
             request = _request(stream)

@@ -114,7 +114,7 @@ def asked(openai: LLMock) -> list[int]:
     return [seen.status for seen in openai.requests]
 
 
-def echoes(openai: LLMock, number: int = -1) -> list[dict[str, Any]]:
+def read_by(openai: LLMock, number: int = -1) -> list[dict[str, Any]]:
     """The messages of a request to the model."""
     messages: list[dict[str, Any]] = openai.requests[number].body["messages"]
     return messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import pytest
@@ -11,8 +12,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync.models import InboundEvent
+from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
+from tests.surfaces import unreachable
 
 CUSTOMER = "+51999999999"
 Answer: TypeAlias = Callable[..., Turn]
@@ -44,6 +47,15 @@ def reply_to(messages: list[BaseMessage]) -> AIMessage:
 def echo() -> RunnableLambda[Any, Any]:
     """The agent as a Runnable."""
     return RunnableLambda(reply_to)
+
+
+@contextmanager
+def recording(**settings: Any) -> Iterator[TurnRunner]:
+    """A runner on a store in memory that records, and answers nothing within a test."""
+    store = SQLiteEventStore(":memory:")
+    idle: dict[str, Any] = {"on_reply": lambda _: None, "debounce": 3600.0, "max_debounce": 3600.0}
+    yield TurnRunner(echo(), client=unreachable(), store=store, **idle, **settings)
+    store.close()
 
 
 def served() -> ReferenceServer:

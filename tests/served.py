@@ -84,7 +84,7 @@ def assisted(
     return model, agent
 
 
-def echoes(model: ScriptedChatModel, call: int = -1) -> list[str]:
+def read_by(model: ScriptedChatModel, call: int = -1) -> list[str]:
     """The words that the model was told in one of its calls, without the system prompt."""
     return [
         str(message.content)

@@ -17,7 +17,7 @@ from langchain_convsync import telemetry
 
 
 @dataclass
-class Heard:
+class Exported:
     """What was exported."""
 
     exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
@@ -61,9 +61,9 @@ def _told(point: Any) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def echoes() -> Iterator[Heard]:
+def exported() -> Iterator[Exported]:
     """OpenTelemetry listens to this block."""
-    found = Heard()
+    found = Exported()
     tracers = TracerProvider(shutdown_on_exit=False)
     tracers.add_span_processor(SimpleSpanProcessor(found.exporter))
     meters = MeterProvider([found.reader], shutdown_on_exit=False)

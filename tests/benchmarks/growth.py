@@ -12,7 +12,7 @@ from tests.benchmarks.customers import new_customers, require_same_work, text_of
 from tests.benchmarks.flows import ASYNC_HTTPX, AsyncFlow
 from tests.benchmarks.ours import STORES, ours
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Clock, Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Clock, Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -29,10 +29,8 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     """A conversation from its first turn to its last, and one whose whole history is shown."""
     sheet = Sheet("c", "cost of a late turn", {"cpu": "ms", "time": "ms"}, ASYNC_HTTPX.name)
     marks = sorted({max(3, sizes.long // 100), max(3, sizes.long // 10), sizes.long})
-    jobs = [WriteJob(flow.name, partial(_capped, flow, place, marks)) for flow in FLOWS]
-    jobs += [
-        WriteJob(flow.name, partial(_whole, flow, place, mark)) for mark in marks for flow in FLOWS
-    ]
+    jobs = [Job(flow.name, partial(_capped, flow, place, marks)) for flow in FLOWS]
+    jobs += [Job(flow.name, partial(_whole, flow, place, mark)) for mark in marks for flow in FLOWS]
     play(sheet, jobs, sizes.long_rounds, progress)
     early, late = marks[0], marks[-1]
     for flow in OURS:

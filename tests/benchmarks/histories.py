@@ -15,7 +15,7 @@ from langchain_convsync import ConvSyncChatMessageHistory, ConvSyncClient
 from tests.benchmarks.customers import OtherWorkError, new_customers
 from tests.benchmarks.ours import STORES, StoreKind, new_store
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Clock, Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Clock, Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.sizes import Sizes
 
@@ -49,7 +49,7 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
         sheet.notes.append(MISSING)
     else:
         histories[PEER] = partial(_peer, place, peer)
-    jobs = [WriteJob(who, partial(_cost, new, sizes.operations)) for who, new in histories.items()]
+    jobs = [Job(who, partial(_cost, new, sizes.operations)) for who, new in histories.items()]
     play(sheet, jobs, sizes.rounds, progress)
     return sheet
 

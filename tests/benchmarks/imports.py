@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
-from tests.benchmarks.rounds import Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -45,7 +45,7 @@ def measure(sizes: Sizes, progress: Progress) -> Sheet:
     sheet = Sheet("f", "import time and peak memory", units, BASE)
     for statement in STATEMENTS:
         cost_of(statement)  # into the page cache, and compiled
-    jobs = [WriteJob(each, partial(_measured, each)) for each in STATEMENTS]
+    jobs = [Job(each, partial(_measured, each)) for each in STATEMENTS]
     play(sheet, jobs, sizes.imports, progress)
     for metric in ("time", "peak"):
         for statement in (OURS, *ONE, NAMES):

@@ -17,7 +17,7 @@ from tests.benchmarks.customers import Customer, new_customers, require_same_wor
 from tests.benchmarks.flows import ASYNC_HTTPX, DOCUMENT, AsyncFlow, BlockingFlow, Flow
 from tests.benchmarks.ours import STORES, ours, ours_sync
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -43,14 +43,12 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     )
     jobs = []
     for delay in sizes.delays:
-        jobs.append(WriteJob(API_TRIP, partial(_api_trip, place, delay)))
+        jobs.append(Job(API_TRIP, partial(_api_trip, place, delay)))
         for thinking in sizes.thinking:
             turns = 1 if thinking else sizes.at_rest
-            jobs += [
-                WriteJob(flow.name, _job(place, flow, delay, thinking, turns)) for flow in FLOWS
-            ]
-    jobs += [WriteJob(STORE_TRIP, partial(_redis_trip, place))]
-    jobs += [WriteJob(STORE_TRIP, partial(_sqlite_trip, place))]
+            jobs += [Job(flow.name, _job(place, flow, delay, thinking, turns)) for flow in FLOWS]
+    jobs += [Job(STORE_TRIP, partial(_redis_trip, place))]
+    jobs += [Job(STORE_TRIP, partial(_sqlite_trip, place))]
     play(sheet, jobs, sizes.rounds, progress)
     _judge(sheet, sizes)
     return sheet

@@ -13,7 +13,7 @@ from tests.benchmarks.customers import Customer, require_same_work
 from tests.benchmarks.memory_run import IN_FLIGHT, TALK
 from tests.benchmarks.ours import STORES, StoreKind
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -38,7 +38,7 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
         "",
     )
     place.behave()
-    jobs = [WriteJob(kind, partial(guarded, place, kind, sizes.steady, sheet)) for kind in STORES]
+    jobs = [Job(kind, partial(watched, place, kind, sizes.steady, sheet)) for kind in STORES]
     play(sheet, jobs, 1, progress)
     for kind in STORES:
         growth = sheet.median(SETTING, kind, "growth")
@@ -50,7 +50,7 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     return sheet
 
 
-def guarded(place: Place, kind: StoreKind, turns: int, sheet: Sheet) -> Mapping[str, Sample]:
+def watched(place: Place, kind: StoreKind, turns: int, sheet: Sheet) -> Mapping[str, Sample]:
     """Run the turns; their curve goes into the sheet."""
     first = FIRST[kind]
     arguments = (kind, *place.told(), str(first), str(turns), str(SAMPLES))

@@ -48,4 +48,4 @@ async def _talk(opened: Awaited, customer: Customer) -> None:
 if __name__ == "__main__":
     kind, *told = sys.argv[1:-3]
     first, turns, samples = map(int, sys.argv[-3:])
-    asyncio.run(run(Place.echoes(*told), kind, first, turns, samples))
+    asyncio.run(run(Place.from_told(*told), kind, first, turns, samples))

@@ -34,11 +34,11 @@ class Place:
     folder: Path
 
     def told(self) -> tuple[str, str, str]:
-        """For another process; see :meth:`echoes`."""
+        """For another process; see :meth:`from_told`."""
         return str(self.api_port), self.redis_url, str(self.folder)
 
     @classmethod
-    def echoes(cls, api_port: str, redis_url: str, folder: str) -> Place:
+    def from_told(cls, api_port: str, redis_url: str, folder: str) -> Place:
         """What :meth:`told` says."""
         return cls(int(api_port), redis_url, Path(folder))
 

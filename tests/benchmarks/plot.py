@@ -41,8 +41,8 @@ def plot(sheets: Sequence[Sheet], file: Path) -> str | None:
 def _draw(sheet: Sheet, panel: Any) -> None:
     rows = [row for row in sheet.ordered if sheet.median(*row) > 0]
     values = [sheet.median(*row) for row in rows]
-    modes = ["tab:blue" if _is_ours(who) else "tab:gray" for _, who in rows]
-    panel.barh(range(len(rows)), values, color=modes)
+    colours = ["tab:blue" if _is_ours(who) else "tab:gray" for _, who in rows]
+    panel.barh(range(len(rows)), values, color=colours)
     panel.set_yticks(range(len(rows)), [f"{setting}: {who}" for setting, who in rows], fontsize=7)
     panel.bar_label(panel.containers[0], fmt="%.3g", fontsize=7, padding=2)
     panel.invert_yaxis()

@@ -21,7 +21,7 @@ Sample = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class WriteJob:
+class Job:
     """One measurement of somebody, to be repeated every round: what it finds in each setting."""
 
     who: str
@@ -38,7 +38,7 @@ class Progress(Protocol):
     def step(self) -> None: ...
 
 
-def play(sheet: Sheet, jobs: Sequence[WriteJob], rounds: int, progress: Progress) -> None:
+def play(sheet: Sheet, jobs: Sequence[Job], rounds: int, progress: Progress) -> None:
     """Every job once a round."""
     progress.begin(f"({sheet.key}) {sheet.title}", rounds * len(jobs))
     for _ in range(rounds):

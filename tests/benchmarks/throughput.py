@@ -22,7 +22,7 @@ from tests.benchmarks.flows import (
 )
 from tests.benchmarks.ours import STORES, ours, ours_sync
 from tests.benchmarks.place import Place
-from tests.benchmarks.rounds import Clock, Load, Progress, Sample, WriteJob, cost_under, play
+from tests.benchmarks.rounds import Clock, Job, Load, Progress, Sample, cost_under, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 
@@ -55,10 +55,8 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     jobs = []
     for in_flight in sizes.in_flight:
         load = Load(in_flight, min(50, max(1, sizes.turns // in_flight)))
-        jobs += [
-            WriteJob(flow.name, partial(_measured, load, flow, place, agent)) for flow in FLOWS
-        ]
-        jobs.append(WriteJob(CREATE_AGENT, partial(_create_agent, load)))
+        jobs += [Job(flow.name, partial(_measured, load, flow, place, agent)) for flow in FLOWS]
+        jobs.append(Job(CREATE_AGENT, partial(_create_agent, load)))
     play(sheet, jobs, sizes.rounds, progress)
     _judge(sheet)
     return sheet

@@ -18,7 +18,7 @@ from tests.benchmarks.customers import OtherWorkError
 from tests.benchmarks.offering import offer
 from tests.benchmarks.ours import STORES
 from tests.benchmarks.place import Place, module_process
-from tests.benchmarks.rounds import Progress, Sample, WriteJob, play
+from tests.benchmarks.rounds import Job, Progress, Sample, play
 from tests.benchmarks.sheet import Sheet, Target
 from tests.benchmarks.sizes import Sizes
 from tests.benchmarks.webhook_app import BARE, SECRET
@@ -40,13 +40,11 @@ def measure(place: Place, sizes: Sizes, progress: Progress) -> Sheet:
     place.behave()
     recording = f"{sizes.offered}/s"
     jobs = [
-        WriteJob(kind, partial(accepting, place, kind, sizes, NOT_YET, recording))
+        Job(kind, partial(accepting, place, kind, sizes, NOT_YET, recording))
         for kind in (*STORES, BARE)
     ]
     answering = f"{sizes.offered}/s, answering too"
-    jobs += [
-        WriteJob(kind, partial(accepting, place, kind, sizes, 0.0, answering)) for kind in STORES
-    ]
+    jobs += [Job(kind, partial(accepting, place, kind, sizes, 0.0, answering)) for kind in STORES]
     play(sheet, jobs, sizes.webhook_rounds, progress)
     for kind in STORES:
         what = f"p99 at {recording}: create_app on {kind}"

@@ -80,5 +80,5 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
     kind, *told, debounce = sys.argv[1:]
-    where = Place.echoes(*told)
+    where = Place.from_told(*told)
     asyncio.run(serve(bare_app(where) if kind == BARE else our_app(where, kind, float(debounce))))

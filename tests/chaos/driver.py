@@ -32,7 +32,7 @@ Sending: TypeAlias = Literal["none", "silent", "echoing"]
 
 WORKERS = 3
 #: Conversations at a time.
-ACCOUNT_CONCURRENCY = 80
+CONVERSATIONS_AT_ONCE = 80
 #: Seconds that a killed part stays away at most.
 AWAY = 0.25
 #: Seconds after which a delivery without an answer is repeated elsewhere.
@@ -116,7 +116,7 @@ class _Stage:
         self._deaths: dict[int, float] = {}
         self._strikes = sorted(self._rng.uniform(0, plan.turns) for _ in range(plan.kills))
         self._bursts = 0
-        self._room = asyncio.Semaphore(ACCOUNT_CONCURRENCY)
+        self._room = asyncio.Semaphore(CONVERSATIONS_AT_ONCE)
         self._ports = {name: _free_port() for name in ("api", "waha")}
         self._echoing: set[asyncio.Task[None]] = set()
         self._redis: RedisServer | None = None

@@ -52,13 +52,13 @@ class Agent:
     """Answers everything that is new, and keeps what it was told; in its first run it does more."""
 
     def __init__(self) -> None:
-        self.echoes: list[list[str]] = []
+        self.read: list[list[str]] = []
         self.meanwhile: Callable[[], object] = lambda: None
         self.runnable = RunnableLambda(self.reply)
 
     def reply(self, messages: list[BaseMessage]) -> AIMessage:
-        self.echoes.append([str(m.content) for m in messages])
-        if len(self.echoes) == 1:
+        self.read.append([str(m.content) for m in messages])
+        if len(self.read) == 1:
             self.meanwhile()
         return AIMessage("Vale")
 
@@ -87,7 +87,7 @@ def test_an_edit_replaces_what_waits(
     answer(runner, message("con queso", "3EB0A2"))
 
     assert (applied, again.status) == (True, "queued")
-    assert agent.echoes == [["Una pizza\n[image]", "con queso"]]
+    assert agent.read == [["Una pizza\n[image]", "con queso"]]
     assert history(server)[0] == ("user", "Una pizza\n[image]")
 
 
@@ -101,7 +101,7 @@ def test_what_was_taken_back_is_neither_read_nor_recorded(
     turn = answer(runner, message("Una pizza", "3EB0A2"))
 
     assert (applied, turn.status) == (True, "answered")
-    assert agent.echoes == [["Una pizza"]]
+    assert agent.read == [["Una pizza"]]
     assert history(server) == [("user", "Una pizza"), ("bot", "Vale")]
     assert turn.events == (waha.event_id(STANZA), waha.event_id("3EB0A2"))
 
@@ -117,7 +117,7 @@ def test_where_nothing_is_left_to_answer_the_turn_ends_without_the_agent(
     again = answer(runner, message("Te odio"))
 
     assert (turn.status, turn.reply, again.status) == ("dropped", None, "duplicate")
-    assert (agent.echoes, history(server), server.requests) == ([], [], [])
+    assert (agent.read, history(server), server.requests) == ([], [], [])
     assert run(runner.store.backlog()).dead_letters == 0
 
 
@@ -175,7 +175,7 @@ def test_deliveries_come_in_any_order(
         runner.amend(change)
     runner.run(message("end", "3EB0A2"))
 
-    assert agent.echoes == [[text, "end"] if text else ["end"]]
+    assert agent.read == [[text, "end"] if text else ["end"]]
 
 
 @sync_and_async
@@ -202,7 +202,7 @@ def test_a_turn_that_has_to_begin_again_reads_the_new_ones(
     agent.meanwhile = change_and_fail
     answer(runner, message("Una piza"))
 
-    assert agent.echoes == [["Una piza"], ["Una pizza"]]
+    assert agent.read == [["Una piza"], ["Una pizza"]]
     assert history(server) == [("user", "Una pizza"), ("bot", "Vale")]
 
 
@@ -220,4 +220,4 @@ def test_the_servers_own_record_of_the_old_words_is_not_read_beside_them(
     runner.amend(change)
     runner.run(message("con queso", "3EB0A2"))
 
-    assert agent.echoes == [[change.text, "con queso"] if change.text else ["con queso"]]
+    assert agent.read == [[change.text, "con queso"] if change.text else ["con queso"]]

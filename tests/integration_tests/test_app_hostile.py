@@ -18,8 +18,7 @@ from langchain_convsync.models import StateUpdate
 from langchain_convsync.testing import ReferenceServer
 from tests.forgeries import signed
 from tests.hostile import deliveries, encoded, escaped, lines, phones, raw_bodies, values, words
-from tests.promises import CUSTOMER, echo, served
-from tests.surfaces import unreachable
+from tests.promises import CUSTOMER, recording, served
 
 SECRET = "the session's hmac.key"
 forwarded = st.fixed_dictionaries(
@@ -40,19 +39,11 @@ forwarded = st.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def web() -> Iterator[TestClient]:
     """An app that records; nothing is due within the test."""
-    store = SQLiteEventStore(":memory:")
-    runner = TurnRunner(
-        echo(),
-        client=unreachable(),
-        store=store,
-        on_reply=lambda _: None,
-        debounce=3600.0,
-        max_debounce=3600.0,
-        max_queued=10**6,
-    )
-    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+    with (
+        recording(max_queued=10**6) as runner,
+        TestClient(create_app(runner, waha_secrets=SECRET)) as web,
+    ):
         yield web
-    store.close()
 
 
 def post(web: TestClient, raw: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from langchain_convsync import SQLiteEventStore, TurnRunner, create_app, telemetry
+from langchain_convsync import TurnRunner, create_app, telemetry
 from langchain_convsync._bodies import LARGEST, BodyReader
 from langchain_convsync._flow import run
 from langchain_convsync.app import _webhook
@@ -19,9 +19,8 @@ from langchain_convsync.errors import ConfigurationError
 from tests.forgeries import signed
 from tests.integration_tests.test_app import by_hand, message
 from tests.listening import Sender, listening
-from tests.promises import CUSTOMER, echo
+from tests.promises import CUSTOMER, recording
 from tests.redis_topologies import until
-from tests.surfaces import unreachable
 
 SECRET, OTHERS = "the session's hmac.key", "another session's hmac.key"
 BOUND: dict[str, Any] = {"ventas": SECRET, "soporte": ["an old one", OTHERS]}
@@ -30,23 +29,9 @@ FORM = {"X_Webhook_Hmac": "0" * 128}
 
 
 @pytest.fixture
-def store() -> Iterator[SQLiteEventStore]:
-    store = SQLiteEventStore(":memory:")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def runner(store: SQLiteEventStore) -> TurnRunner:
-    """It records, and answers nothing within a test."""
-    return TurnRunner(
-        echo(),
-        client=unreachable(),
-        store=store,
-        on_reply=lambda _: None,
-        debounce=3600.0,
-        max_debounce=3600.0,
-    )
+def runner() -> Iterator[TurnRunner]:
+    with recording() as runner:
+        yield runner
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
@@ -179,31 +164,27 @@ def post(web: TestClient, body: object, secret: str = SECRET) -> tuple[int, str]
     return answer.status_code, answer.json().get("status", "")
 
 
-def test_a_colleagues_words_that_come_again_silence_no_agent(
-    runner: TurnRunner, store: SQLiteEventStore
-) -> None:
+def test_a_colleagues_words_that_come_again_silence_no_agent(runner: TurnRunner) -> None:
     """The conversation was given back since: a repeated delivery changes nothing."""
-    key = run(store.keys()).conversation("default", CUSTOMER)
+    key = run(runner.store.keys()).conversation("default", CUSTOMER)
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         first = post(web, by_hand("3EB0B1", "Le atiendo yo"))
-        paused = run(store.view(key)).paused_until
+        paused = run(runner.store.view(key)).paused_until
         runner.resume(CUSTOMER)
         again = post(web, by_hand("3EB0B1", "Le atiendo yo"))
 
     assert (first, again[0]) == ((200, "taken over"), 200)
     assert paused is not None
-    assert run(store.view(key)).paused_until is None
+    assert run(runner.store.view(key)).paused_until is None
 
 
-def test_a_delivery_that_is_older_than_the_memory_of_it_is_not_new(
-    runner: TurnRunner, store: SQLiteEventStore
-) -> None:
+def test_a_delivery_that_is_older_than_the_memory_of_it_is_not_new(runner: TurnRunner) -> None:
     """A signature does not age; the record of what was answered does."""
-    then = datetime.now(UTC) - timedelta(seconds=store.retention + 60)
+    then = datetime.now(UTC) - timedelta(seconds=runner.store.retention + 60)
     stamp = int(then.timestamp())
     forwarded = {"event_id": "evt_1", "phone_number": CUSTOMER, "message": "Hola"}
     before = telemetry.counted("deliveries", status="too old")
-    key = run(store.keys()).conversation("default", CUSTOMER)
+    key = run(runner.store.keys()).conversation("default", CUSTOMER)
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         told = [
             post(web, message("3EB0A1", "Hola", timestamp=stamp)),
@@ -219,8 +200,8 @@ def test_a_delivery_that_is_older_than_the_memory_of_it_is_not_new(
 
     assert told == [(200, "too old")] * 4 + [(200, "queued")]
     assert telemetry.counted("deliveries", status="too old") == before + 4
-    assert run(store.backlog()).queued == 1
-    assert run(store.view(key)).paused_until is None
+    assert run(runner.store.backlog()).queued == 1
+    assert run(runner.store.view(key)).paused_until is None
 
 
 def test_a_secret_may_be_that_of_one_session(runner: TurnRunner) -> None:

@@ -127,7 +127,7 @@ def test_memory_is_watched_in_a_process_that_does_nothing_else(place: Place) -> 
     """And does the work of every turn."""
     sheet = Sheet("h", "memory", {"at the end": "MB"}, "")
 
-    found = memory.guarded(place, "redis", TINY.steady, sheet)
+    found = memory.watched(place, "redis", TINY.steady, sheet)
 
     (points,) = sheet.curves.values()
     assert [turns for turns, _ in points] == [TINY.steady]

@@ -151,7 +151,7 @@ async def test_a_call_cancelled_in_a_tls_handshake_leaks_nothing(server: FaultyS
     server.plays(sends(HANG))
     api = Api(server.url.replace("http:", "https:"), max_retries=0)
     call = asyncio.create_task(arun(post(api)))
-    await asyncio.to_thread(server.wait_for, lambda it: it.echoes == 1)
+    await asyncio.to_thread(server.wait_for, lambda it: it.spoken_on == 1)
 
     call.cancel()
 

@@ -21,16 +21,16 @@ Handler = Callable[[Claim], None]
 Deliver = Callable[..., Claim]
 
 
-def blocking(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
+def blocking(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
     with once(store, event_id, **settings) as claim:
-        key(claim)
+        handle(claim)
     return claim
 
 
-def awaited(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
+def awaited(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
     async def deliver() -> Claim:
         async with aonce(store, event_id, **settings) as claim:
-            key(claim)
+            handle(claim)
         return claim
 
     return asyncio.run(deliver())
@@ -43,11 +43,11 @@ def deliver(request: pytest.FixtureRequest) -> Deliver:
 
 
 def completing(result: Any) -> Handler:
-    def key(claim: Claim) -> None:
+    def handle(claim: Claim) -> None:
         if claim.acquired:
             claim.complete(result)
 
-    return key
+    return handle
 
 
 def nothing(_claim: Claim) -> None:

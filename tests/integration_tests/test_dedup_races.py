@@ -28,17 +28,17 @@ Handler: TypeAlias = Callable[[Claim], None]
 Deliver: TypeAlias = Callable[..., Claim]
 
 
-def blocking(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
+def blocking(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
     with once(store, event_id, **settings) as claim:
-        key(claim)
+        handle(claim)
     return claim
 
 
-def awaited(store: EventStore, event_id: str, key: Handler, **settings: Any) -> Claim:
+def awaited(store: EventStore, event_id: str, handle: Handler, **settings: Any) -> Claim:
     async def deliver() -> Claim:
         try:
             async with aonce(store, event_id, **settings) as claim:
-                key(claim)
+                handle(claim)
             return claim
         finally:
             await store.aclose()  # its connections end with this event loop
@@ -137,12 +137,12 @@ def no_writer(store_url: str) -> Iterator[None]:
         yield
 
 
-def taken_over(store: EventStore, key: Callable[[], None]) -> None:
+def taken_over(store: EventStore, handle: Callable[[], None]) -> None:
     """Process the event as soon as it can be had."""
     while True:
         with once(store, "evt_1") as claim:
             if claim.acquired:
-                key()
+                handle()
                 claim.complete("winner")
                 return
 

@@ -583,15 +583,15 @@ def test_whenever_its_process_is_killed_what_was_accepted_is_there_once_and_in_o
 ) -> None:
     """Five kills in the middle of writing; a message that was not taken may be there, too."""
     monkeypatch.setattr("langchain_convsync.outbox.plan.ATTEMPT", 0.5)
-    acquired: list[int] = []
+    accepted: list[int] = []
     for kill in range(5):
-        first = acquired[-1] + 2 if acquired else 0  # the one in between was not taken for sure
+        first = accepted[-1] + 2 if accepted else 0  # the one in between was not taken for sure
         command = [sys.executable, "-c", TALKER, server.base_url, durable_store_url, str(first)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as talker:
             assert talker.stdout is not None
-            acquired += [int(talker.stdout.readline()) for _ in range(3 + kill)]
+            accepted += [int(talker.stdout.readline()) for _ in range(3 + kill)]
             talker.kill()
-            acquired += [int(line) for line in talker.stdout if line.endswith("\n")]
+            accepted += [int(line) for line in talker.stdout if line.endswith("\n")]
     store = open_store(durable_store_url)
     with server.client(profile=ServerProfile(settle=0.0)) as client:
         delivered_by_a_worker(client, store)
@@ -599,7 +599,7 @@ def test_whenever_its_process_is_killed_what_was_accepted_is_there_once_and_in_o
 
     said = [int(text.removeprefix("m")) for text in words(server)]
     assert said == sorted(set(said))
-    assert set(acquired) <= set(said)
+    assert set(accepted) <= set(said)
 
 
 @pytest.mark.usefixtures("patient")

@@ -34,7 +34,7 @@ from tests.openai_bot import (
     answered,
     asked,
     calls,
-    echoes,
+    read_by,
     refuses,
     refuses_in_a_stream,
     whole_or_streamed,
@@ -77,7 +77,7 @@ async def test_an_answer_is_sent_and_recorded(
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
     assert restaurant.words[2:] == [("user", "Quiero una pizza"), ("bot", "¿Qué pizza?")]
-    system, *said = echoes(llmock)
+    system, *said = read_by(llmock)
     assert "browsing" in system["content"]
     assert [m["content"] for m in said] == ["Hola", "¡Hola!", "Quiero una pizza"]
     assert llmock.last_request.stream is streaming
@@ -98,7 +98,7 @@ async def test_tools_called_together_are_run_and_the_state_is_synced_once(
 
     assert (turn.status, turn.reply) == ("answered", "Tenemos pizza a S/ 25.")
     assert (turn.state.intent, turn.state.step) == restaurant.state == ("order", "selecting")
-    results = [m["content"] for m in echoes(llmock) if m["role"] == "tool"]
+    results = [m["content"] for m in read_by(llmock) if m["role"] == "tool"]
     assert results == ["Noted: intent order; step selecting.", "pizza: S/ 25"]
     assert sum(seen.method == "PUT" for seen in restaurant.server.requests) == 1
 
@@ -129,7 +129,7 @@ async def test_the_toolkits_tools_act_through_the_turn(
         "El local cierra a las 22:00.",
         "¿Qué pizza?",
     ]
-    results = [m["content"] for m in echoes(llmock) if m["role"] == "tool"]
+    results = [m["content"] for m in read_by(llmock) if m["role"] == "tool"]
     assert len(results) == 4
     assert "restaurant-abc" in results[0]
 
@@ -395,7 +395,7 @@ async def test_a_call_of_an_unknown_tool_is_told_to_the_model(
     turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("answered", "¿Efectivo o Yape?")
-    assert "pay is not a valid tool" in echoes(llmock)[-1]["content"]
+    assert "pay is not a valid tool" in read_by(llmock)[-1]["content"]
     assert restaurant.state == ("menu", "browsing")
 
 
@@ -410,7 +410,7 @@ async def test_streamed_arguments_that_are_no_json_are_completed_by_langchain(
     turn = await answered(mode, restaurant.runner(restaurant.bot(model)))
 
     assert (turn.status, turn.reply) == ("answered", "¿Qué pizza?")
-    assert echoes(llmock)[-1]["content"] == "Noted: intent order."
+    assert read_by(llmock)[-1]["content"] == "Noted: intent order."
     assert restaurant.state == ("order", "browsing")
 
 
@@ -431,7 +431,7 @@ async def test_an_unknown_intent_is_refused_and_told_to_the_model(
         turn = await answered(mode, restaurant.runner(agent, client=client))
 
     assert (turn.status, restaurant.state) == ("answered", ("order", "selecting"))
-    refused, noted = (m["content"] for m in echoes(llmock) if m["role"] == "tool")
+    refused, noted = (m["content"] for m in read_by(llmock) if m["role"] == "tool")
     assert refused.startswith("Not accepted: intent")
     assert noted.startswith("Noted: intent order")
 

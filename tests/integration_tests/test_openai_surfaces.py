@@ -32,7 +32,7 @@ from tests.openai_bot import (
     answered,
     asked,
     calls,
-    echoes,
+    read_by,
     refuses,
     whole_or_streamed,
 )
@@ -151,7 +151,7 @@ async def test_the_toolkits_tools_alone_write_at_once(
         [("bot", "Con gusto.")],
         ("order", "selecting"),
     )
-    assert [m["role"] for m in echoes(llmock)][-2:] == ["tool", "tool"]
+    assert [m["role"] for m in read_by(llmock)][-2:] == ["tool", "tool"]
 
 
 def remembering(restaurant: Restaurant, model: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -186,7 +186,7 @@ async def test_a_classic_chain_remembers(llmock: LLMock, restaurant: Restaurant,
         "Gracias",
         "De nada",
     ]
-    assert [m["content"] for m in echoes(llmock)] == ["Una pizza", "Con gusto", "Gracias"]
+    assert [m["content"] for m in read_by(llmock)] == ["Una pizza", "Con gusto", "Gracias"]
 
 
 @pytest.mark.parametrize("form", ["invoke", "stream", "ainvoke", "astream"])
@@ -276,7 +276,7 @@ async def test_an_extractor_asks_chatopenai_for_the_state(
     assert restaurant.state == ("order", "selecting")
     schema = llmock.last_request.body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["intent"]["anyOf"][0]["enum"] == ["menu", "order"]
-    assert "re: Quiero una pizza" in echoes(llmock)[-1]["content"]
+    assert "re: Quiero una pizza" in read_by(llmock)[-1]["content"]
 
 
 USELESS: dict[str, Callable[[LLMock], object]] = {

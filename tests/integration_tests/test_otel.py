@@ -23,15 +23,15 @@ from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.faulty_server import FaultyServer, answers
 from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
-from tests.spans import Heard, echoes
+from tests.spans import Exported, exported
 from tests.waha_chats import WahaChats, waha_server
 
 server = promises.server
 
 
 @pytest.fixture
-def otel() -> Iterator[Heard]:
-    with echoes() as found:
+def otel() -> Iterator[Exported]:
+    with exported() as found:
         yield found
 
 
@@ -42,7 +42,7 @@ def runner_on(server: ReferenceServer, **settings: object) -> TurnRunner:
 
 
 @sync_and_async
-def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel: Heard) -> None:
+def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel: Exported) -> None:
     """Read, agent and commit inside the turn; requests inside what makes them."""
     answer(runner_on(server), said("Hola"))
 
@@ -67,7 +67,7 @@ def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel
 
 @sync_and_async
 def test_a_reply_through_waha_has_its_spans(
-    answer: Answer, server: ReferenceServer, otel: Heard
+    answer: Answer, server: ReferenceServer, otel: Exported
 ) -> None:
     """The customer's wait ends with it."""
     with waha_server(WahaChats()) as url:
@@ -79,7 +79,7 @@ def test_a_reply_through_waha_has_its_spans(
 
 @sync_and_async
 def test_what_an_agent_traces_itself_stands_inside_the_turn(
-    answer: Answer, server: ReferenceServer, otel: Heard
+    answer: Answer, server: ReferenceServer, otel: Exported
 ) -> None:
     """The instrumentation of a model, say; and the turn inside what the application traces."""
     tracer = telemetry._record._spans._tracer  # type: ignore[union-attr]  # it listens
@@ -96,7 +96,9 @@ def test_what_an_agent_traces_itself_stands_inside_the_turn(
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-async def test_turns_at_once_do_not_mix_their_spans(server: ReferenceServer, otel: Heard) -> None:
+async def test_turns_at_once_do_not_mix_their_spans(
+    server: ReferenceServer, otel: Exported
+) -> None:
     """Each read belongs to its own turn, though all run on one loop."""
     numbers = [f"+5199999990{number}" for number in range(5)]
     for number in numbers:
@@ -112,7 +114,7 @@ async def test_turns_at_once_do_not_mix_their_spans(server: ReferenceServer, ote
 
 @sync_and_async
 def test_a_failure_is_told_by_its_class_alone(
-    answer: Answer, server: ReferenceServer, otel: Heard
+    answer: Answer, server: ReferenceServer, otel: Exported
 ) -> None:
     """Its text may quote the customer, and so may its traceback."""
 
@@ -130,7 +132,7 @@ def test_a_failure_is_told_by_its_class_alone(
     assert otel.named("convsync turn").status.status_code is StatusCode.UNSET  # it was ended well
 
 
-def test_a_request_that_fails_is_a_failed_span(otel: Heard) -> None:
+def test_a_request_that_fails_is_a_failed_span(otel: Exported) -> None:
     """Each attempt has its own."""
     with FaultyServer() as faulty:
         faulty.plays(answers({"type": "3", "message": CUSTOMER}, 503))
@@ -145,7 +147,7 @@ def test_a_request_that_fails_is_a_failed_span(otel: Heard) -> None:
     assert told == [(StatusCode.ERROR, {**attributes, "error.type": "ServerError"})] * 2
 
 
-def test_counters_and_histograms_are_exported(server: ReferenceServer, otel: Heard) -> None:
+def test_counters_and_histograms_are_exported(server: ReferenceServer, otel: Exported) -> None:
     """The same numbers that Prometheus reads, under the names of OpenTelemetry's conventions."""
     runner_on(server).run(said("Hola"))
     metrics = otel.metrics()

@@ -40,7 +40,7 @@ from langchain_convsync.turns import Turn, TurnRunner
 from tests.faulty_server import CLOSE, FaultyServer, Script, answers, sends
 from tests.promises import Answer, echo, sync_and_async
 from tests.redis_server import RedisServer
-from tests.spans import Heard, echoes
+from tests.spans import Exported, exported
 from tests.stored import rows
 from tests.surfaces import calls
 
@@ -126,8 +126,8 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixt
 
 
 @pytest.fixture
-def otel() -> Iterator[Heard]:
-    with echoes() as found:
+def otel() -> Iterator[Exported]:
+    with exported() as found:
         yield found
 
 
@@ -139,7 +139,7 @@ def test_logs_errors_metrics_and_keys_never_name_the_customer(
     everything_logged: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-    otel: Heard,
+    otel: Exported,
 ) -> None:
     """Whatever becomes of an event: answered, repeated, failed, a dead letter, waiting, refused."""
     monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
@@ -363,15 +363,15 @@ def test_what_an_owner_asks_by_themselves_is_logged_as_ever(
     assert "Content-Length" in everything_logged.text or "content-length" in everything_logged.text
 
 
-def _provider(heard: Heard) -> TracerProvider:
+def _provider(exported: Exported) -> TracerProvider:
     """One of the application's, for spans of other libraries."""
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(heard.exporter))
+    provider.add_span_processor(SimpleSpanProcessor(exported.exporter))
     return provider
 
 
 def test_an_instrumented_httpx_makes_no_span_of_our_requests(
-    server: ReferenceServer, otel: Heard, monkeypatch: pytest.MonkeyPatch
+    server: ReferenceServer, otel: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours holds keys; one of theirs would hold the URL. It asks as OpenTelemetry's own do."""
     tracer = trace.get_tracer("httpx", tracer_provider=_provider(otel))
@@ -396,7 +396,7 @@ def test_an_instrumented_httpx_makes_no_span_of_our_requests(
     assert_no_canary({"spans": told})
 
 
-def test_the_server_s_own_spans_hold_a_route(server: ReferenceServer, otel: Heard) -> None:
+def test_the_server_s_own_spans_hold_a_route(server: ReferenceServer, otel: Exported) -> None:
     """An instrumentation puts the URL on its span when a request begins; the number goes again."""
     tracer = trace.get_tracer("asgi", tracer_provider=_provider(otel))
     app = create_reference_api("sqlite:///:memory:")

@@ -138,16 +138,16 @@ class Eavesdropper:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        echoes = [scope["raw_path"], scope["query_string"]]
+        seen = [scope["raw_path"], scope["query_string"]]
 
         async def listening() -> Any:
             message = await receive()
-            echoes.append(message.get("body", b""))
+            seen.append(message.get("body", b""))
             return message
 
         await self._app(scope, listening, send)
         key = dict(scope["headers"])[b"authorization"].decode()
-        self.requests.append((key, b" ".join(echoes).decode()))
+        self.requests.append((key, b" ".join(seen).decode()))
 
 
 @pytest.fixture

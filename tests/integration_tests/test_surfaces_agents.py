@@ -27,7 +27,7 @@ from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
 from tests import served
-from tests.served import PIZZA, THREAD, Client, echoes, requests, state, words
+from tests.served import PIZZA, THREAD, Client, read_by, requests, state, words
 from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
@@ -77,7 +77,7 @@ async def test_a_structured_answer_tells_reply_and_state(
     ]
     assert state(server) == ("payment", "paid")
     assert requests(server).count("PUT") == 2
-    assert echoes(model).count("¿Efectivo o Yape?") == (memory == "stateless")
+    assert read_by(model).count("¿Efectivo o Yape?") == (memory == "stateless")
 
 
 @sync_and_async
@@ -170,7 +170,7 @@ async def test_what_a_human_approves_is_written_after_the_approval(
 
     assert waiting == ([], "order")
     assert [text for _, text in words(server)] == ["Una pizza", "Pagado", "Gracias", "De nada"]
-    assert echoes(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Pagado", "Gracias"]
+    assert read_by(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Pagado", "Gracias"]
     assert state(server)[0] == "payment"
     assert requests(server).count("PUT") == 1
 

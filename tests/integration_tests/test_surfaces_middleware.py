@@ -89,8 +89,8 @@ async def test_a_thread_that_was_condensed_is_not_told_or_written_again(
         await invoke(mode, agent, {"messages": [("user", "Gracias")]}, THREAD)
 
     assert [text for _, text in words(server)] == ["Una pizza", "Con gusto", "Gracias", "De nada"]
-    echoes = [message.content for message in model.calls[-1] if message.type != "system"]
-    assert echoes == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Gracias"]
+    read = [message.content for message in model.calls[-1] if message.type != "system"]
+    assert read == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Gracias"]
 
 
 @sync_and_async

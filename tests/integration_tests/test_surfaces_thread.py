@@ -19,7 +19,7 @@ from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import Turn, TurnRunner
 from tests import served
-from tests.served import PIZZA, THREAD, Client, assisted, echoes, words
+from tests.served import PIZZA, THREAD, Client, assisted, read_by, words
 from tests.surfaces import BOT, PHONE, TENANT, invoke, sync_and_async
 
 reference, server, client = served.reference, served.server, served.client
@@ -57,9 +57,9 @@ async def test_a_humans_words_between_two_turns_reach_the_model_once_and_in_thei
         await invoke(mode, agent, said("Adiós"), THREAD)
 
     second = [*BEGIN, "Una pizza", "Con gusto", "Soy Ana: va con descuento", "Gracias"]
-    assert echoes(model, 1) == second
-    assert echoes(model, 2) == [*second, "De nada", "Adiós"]
-    assert [text for _, text in words(server)] == [*echoes(model, 2)[2:], "Hasta luego"]
+    assert read_by(model, 1) == second
+    assert read_by(model, 2) == [*second, "De nada", "Adiós"]
+    assert [text for _, text in words(server)] == [*read_by(model, 2)[2:], "Hasta luego"]
 
 
 @sync_and_async
@@ -89,7 +89,7 @@ async def test_a_humans_words_reach_a_runners_agent_that_remembers(
         "De nada",
         "¿Con descuento?",
     ]
-    assert echoes(model) == told
+    assert read_by(model) == told
     assert [text for _, text in words(server)] == [*told[2:], "Sí"]
 
 
@@ -106,7 +106,7 @@ async def test_a_runners_reply_that_is_recorded_trimmed_does_not_come_back(
     await runner.store.aclose()
 
     assert words(server)[1] == ("bot", "Con gusto")
-    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto\n", "Gracias"]
+    assert read_by(model) == [*BEGIN, "Una pizza", "Con gusto\n", "Gracias"]
 
 
 @pytest.mark.parametrize("memory", ["stateless", "checkpointed"])
@@ -126,7 +126,7 @@ async def test_what_the_server_records_itself_is_not_told_twice(
                 await invoke(mode, agent, said(text), THREAD)
 
     told = [*BEGIN, "Una pizza", "Con gusto", "Gracias", "De nada", "Gracias"]
-    assert echoes(model) == told
+    assert read_by(model) == told
     assert [text for _, text in words(server)] == [*told[2:], "¿Sí?"]
 
 
@@ -143,8 +143,8 @@ async def test_a_history_that_could_not_be_read_comes_with_the_next_turn(
         server.start()
         await invoke(mode, agent, said("Gracias"), THREAD)
 
-    assert echoes(model, 0) == ["Una pizza"]
-    assert echoes(model, 1) == [*BEGIN, "Una pizza", "¿Sí?", "Gracias"]
+    assert read_by(model, 0) == ["Una pizza"]
+    assert read_by(model, 1) == [*BEGIN, "Una pizza", "¿Sí?", "Gracias"]
 
 
 @sync_and_async
@@ -161,7 +161,7 @@ async def test_a_thread_goes_on_in_a_new_session(
         someone_says(server, "bot", "¡Buenos días!")
         await invoke(mode, agent, said("Gracias"), THREAD)
 
-    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto", "¡Buenos días!", "Gracias"]
+    assert read_by(model) == [*BEGIN, "Una pizza", "Con gusto", "¡Buenos días!", "Gracias"]
 
 
 @sync_and_async
@@ -179,7 +179,7 @@ async def test_a_run_that_is_tried_again_is_not_told_twice(
             await invoke(mode, agent, said("Gracias"), THREAD)
         await invoke(mode, agent, {"messages": []}, THREAD)
 
-    assert echoes(model) == [*BEGIN, "Una pizza", "Con gusto", "Soy Ana", "Gracias"]
+    assert read_by(model) == [*BEGIN, "Una pizza", "Con gusto", "Soy Ana", "Gracias"]
     assert words(server)[-2:] == [("user", "Gracias"), ("bot", "De nada")]
 
 
@@ -213,12 +213,12 @@ async def test_beside_a_summary_nothing_is_lost_or_comes_back(
         for text in ("Gracias", "¿Hay postre?", "¿Y café?", "Nada más"):
             await invoke(mode, agent, said(text), THREAD)
 
-    *told, summary, _, _ = echoes(model, 2)
+    *told, summary, _, _ = read_by(model, 2)
     assert told == [*BEGIN, "Soy Ana"]
     assert "La clienta pidió una pizza." in summary
-    assert echoes(model, 2)[-2:] == ["De nada", "¿Hay postre?"]
-    assert [text for text in echoes(model) if text in {*BEGIN, "Soy Ana"}] == told
-    assert echoes(model)[-2:] == ["No", "Nada más"]
+    assert read_by(model, 2)[-2:] == ["De nada", "¿Hay postre?"]
+    assert [text for text in read_by(model) if text in {*BEGIN, "Soy Ana"}] == told
+    assert read_by(model)[-2:] == ["No", "Nada más"]
     recorded = [text for _, text in words(server)]
     assert recorded == [
         "Una pizza",

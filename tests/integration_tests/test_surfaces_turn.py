@@ -89,8 +89,8 @@ async def test_a_classic_chain_inside_a_runner_reads_the_turns_history(
     await answered(mode, runner, 1, "Una pizza")
     await runner.store.aclose()
 
-    echoes = [message.content for message in model.calls[0]]
-    assert echoes == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
+    read = [message.content for message in model.calls[0]]
+    assert read == ["Hola", "¡Hola! Bienvenido", "Una pizza"]
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
     assert requests(server) == ["GET", "POST", "POST"]
 

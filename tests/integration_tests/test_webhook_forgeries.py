@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from langchain_convsync import SQLiteEventStore, TurnRunner, create_app, waha
+from langchain_convsync import TurnRunner, create_app, waha
 from langchain_convsync._flow import run
 from langchain_convsync.stores import Backlog
 from tests.forgeries import Forgery, forgeries, signed
-from tests.promises import CUSTOMER, echo
-from tests.surfaces import unreachable
+from tests.promises import CUSTOMER, recording
 
 SECRET, NEXT_SECRET = "the session's hmac.key", "the one that replaces it"
 CHAT = f"{CUSTOMER[1:]}@c.us"
@@ -41,14 +40,14 @@ def test_there_are_ten_thousand_forgeries_of_every_kind() -> None:
 
 def test_no_forgery_is_verified() -> None:
     """Whichever way a framework presents the headers: one by one, or the last of each name."""
-    acquired: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
     for forgery in FORGED:
         headers = Headers(raw=forgery.headers)
-        acquired[forgery.kind] += waha.verify(forgery.raw, headers, [SECRET, NEXT_SECRET])
+        accepted[forgery.kind] += waha.verify(forgery.raw, headers, [SECRET, NEXT_SECRET])
         if len(dict(headers)) == len(headers.raw):
-            acquired[forgery.kind] += waha.verify(forgery.raw, dict(headers), SECRET)
+            accepted[forgery.kind] += waha.verify(forgery.raw, dict(headers), SECRET)
 
-    assert +acquired == Counter()
+    assert +accepted == Counter()
 
 
 class Asgi:
@@ -86,34 +85,25 @@ class Asgi:
 
 
 @pytest.fixture
-def store() -> Iterator[SQLiteEventStore]:
-    store = SQLiteEventStore(":memory:")
-    yield store
-    store.close()
+def runner() -> Iterator[TurnRunner]:
+    with recording() as runner:
+        yield runner
 
 
-async def test_no_forgery_reaches_the_store(store: SQLiteEventStore) -> None:
+async def test_no_forgery_reaches_the_store(runner: TurnRunner) -> None:
     """Each is a 401, none an exception, and nothing is recorded: then the true one is."""
-    runner = TurnRunner(
-        echo(),
-        client=unreachable(),
-        store=store,
-        on_reply=lambda _: None,
-        debounce=600,
-        max_debounce=600,
-    )
     app = create_app(runner, waha_secrets=[SECRET, NEXT_SECRET])
     web = Asgi(app)
     refused: Counter[int] = Counter()
     async with runner:
         for forgery in FORGED:
             refused[await web.post(forgery)] += 1
-        recorded = run(store.backlog())
+        recorded = run(runner.store.backlog())
         true = [
             Forgery("", raw, [(b"x-webhook-hmac", signed(raw, SECRET).encode())]) for raw in BODIES
         ]
         accepted = [await web.post(each) for each in true]
-        afterwards = run(store.backlog())
+        afterwards = run(runner.store.backlog())
 
     assert refused == Counter({401: len(FORGED)})
     assert recorded == Backlog()

@@ -82,7 +82,7 @@ def agent(
     )
 
 
-def echoes(model: ScriptedChatModel, call: int = -1) -> list[str]:
+def read_by(model: ScriptedChatModel, call: int = -1) -> list[str]:
     """What the model was told in one of its calls, without the system prompt."""
     return [str(message.content) for message in model.calls[call] if message.type != "system"]
 
@@ -113,7 +113,7 @@ async def test_a_turn_that_gives_the_history_is_not_given_another(mode: str) -> 
     with in_turn(history_given=True):
         await invoke(mode, agent(model), ASKED)
 
-    assert echoes(model) == ["Una pizza"]
+    assert read_by(model) == ["Una pizza"]
 
 
 @sync_and_async
@@ -128,7 +128,7 @@ async def test_an_agent_with_a_memory_gets_the_turns_history_once(mode: str) -> 
     with in_turn(history_given=False):
         await invoke(mode, remembering, {"messages": [("user", "Gracias")]}, config)
 
-    assert echoes(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Claro", "Gracias"]
+    assert read_by(model) == ["Hola", "¡Hola! Bienvenido", "Una pizza", "Claro", "Gracias"]
 
 
 def is_plain(value: object) -> bool:
@@ -151,7 +151,7 @@ async def test_a_checkpoint_holds_plain_values_that_name_no_customer(mode: str) 
         await invoke(mode, remembering, ASKED, config)
     kept = remembering.get_state(config).values["convsync"]
 
-    assert echoes(model) == ["Soy Ana", "Una pizza"]
+    assert read_by(model) == ["Soy Ana", "Una pizza"]
     assert is_plain(kept)
     assert "999999999" not in repr(kept)
 
@@ -165,7 +165,7 @@ async def test_an_input_that_brings_its_history_gets_no_other(mode: str) -> None
     with in_turn(history_given=False):
         await invoke(mode, agent(model), {"messages": transcript})
 
-    assert echoes(model) == ["Hola", "¡Hola!", "Una pizza"]
+    assert read_by(model) == ["Hola", "¡Hola!", "Una pizza"]
 
 
 @sync_and_async
