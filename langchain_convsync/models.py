@@ -359,9 +359,12 @@ class InboundEvent(BaseModel):
         chat_id: Where a reply goes, e.g. ``51999999999@c.us``; None answers to the phone number.
         lid: The customer's ``…@lid`` identity, where the source told it.
         account: The receiving side that the event came through, as configured for its source.
+            Together with the four that follow it tells one receiving side from another: pass all
+            that the source knows.
         bot_id: The bot that serves the conversation, where the source knows it.
         subdomain: The tenant, where the source knows it.
         waha_session: WAHA's session name.
+        business_number: The business's own WhatsApp number, which was written to.
         delivery_id: The id of this one delivery (WAHA's ``evt_…``); for logs only.
         sent_at: When the customer sent it.
         sender_name: The customer's own display name.
@@ -381,6 +384,7 @@ class InboundEvent(BaseModel):
     bot_id: str | None = None
     subdomain: str | None = None
     waha_session: str | None = Field(default=None, repr=False)
+    business_number: str | None = Field(default=None, repr=False)
     delivery_id: str | None = None
     sent_at: datetime | None = None
     sender_name: str | None = Field(default=None, repr=False)

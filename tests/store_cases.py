@@ -52,7 +52,7 @@ def event(
 ) -> NewEvent:
     """A message of a customer; the same source id is the same message."""
     return NewEvent(
-        event_key=KEYS.event(account, "message", source),
+        event_key=KEYS.event(account, customer, "message", source),
         conversation_key=conversation(customer, account),
         alias=None if alias is None else conversation(alias, account),
         digest=digest,
@@ -141,6 +141,9 @@ def dead_in(store: EventStore, has: Any) -> DeadLetter:
 CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "accept": lambda store, _: store.accept(event("3", customer="eva")),
     "accept and acquire": lambda store, _: store.accept(event("3", customer="eva"), token="mine"),
+    "account": lambda store, _: store.account(KEYS.account("ventas", "n=1"), "n=1"),
+    "accounts": lambda store, _: store.accounts(),
+    "find": lambda store, _: store.find(KEYS.account("ventas"), "source", "n=1"),
     "acquire": lambda store, _: store.acquire("outbox", "mine"),
     "acquire one": lambda store, _: store.acquire(
         "outbox", "mine", conversation_key=conversation()

@@ -14,6 +14,7 @@ from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     Accepted,
     AcceptRules,
+    AccountKey,
     Acquired,
     Backlog,
     Commit,
@@ -35,6 +36,8 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.stores.checks import call_key, renewed_id
 
+#: As many events of one source are compared.
+MOST_TWINS = 16
 QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 
 
@@ -46,6 +49,9 @@ class Event:
     payload: str
     by: object
     at: int
+    source: str = ""
+    facts: str = ""
+    told: str | None = None
     state: EventState = "queued"
     outcome: str | None = None
     starts: int = 0
@@ -78,6 +84,7 @@ class Talk:
     debounce: int = 0
     max_debounce: int = 0
     snapshot: tuple[str, int] | None = None
+    tenant: str | None = None
     turns: int = 0
 
     @property
@@ -103,6 +110,8 @@ class StoreModel:
         self.aliases: dict[str, str] = {}
         self.pauses: dict[str, int] = {}
         self.dead_operations: list[DeadLetter] = []
+        #: Of every account, under its own name: what is known of it, and all names for it.
+        self.names: dict[AccountKey, tuple[set[str], set[str]]] = {}
         #: Per queue and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[QueueName, str], int] = {}
 
@@ -112,25 +121,51 @@ class StoreModel:
 
     # Accepting
 
+    def account(self, name: AccountKey, facts: str) -> AccountKey:
+        told = set(facts.split())
+        for account, (_, names) in self.names.items():
+            if name in names:
+                return account
+        same = [
+            account
+            for account, (known, _) in self.names.items()
+            if agree(known, told) and tells(known & told)
+        ]
+        account = same[0] if len(same) == 1 else name
+        known, names = self.names.setdefault(account, (set(), set()))
+        known |= told
+        names.add(name)
+        return account
+
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
     ) -> Accepted:
         conversation_key = self._follow(event.conversation_key)
-        known = self.events.get(event.event_key)
+        known = self.events.get(event.event_key) or self._twin(event, conversation_key)
         if known is None and event.pause:
             self.pause(conversation_key, seconds=event.pause)
         if known is None and len(self._talk(conversation_key).inbox) >= rules.max_queued:
             return Accepted(
                 status="busy",
                 conversation_key=conversation_key,
+                event_key=event.event_key,
                 due_in=self.due("inbox", conversation_key) or 0.0,
             )
+        if known is not None and known.event_key != event.event_key:
+            self._meet(event, conversation_key, known)
         if event.alias is not None:
             self.alias(event.alias, conversation_key)
         by = token or object()
         if known is None:
             known = Event(
-                event.event_key, conversation_key, event.digest, event.payload, by, self.now
+                event.event_key,
+                conversation_key,
+                event.digest,
+                event.payload,
+                by,
+                self.now,
+                event.source,
+                event.facts,
             )
             self.events[event.event_key] = known
             talk = self.talks.setdefault(conversation_key, Talk())
@@ -150,12 +185,39 @@ class StoreModel:
         return Accepted(
             status="new" if known.by == by else "duplicate",
             conversation_key=known.conversation_key,
+            event_key=known.event_key,
             state=known.state,
             outcome=known.outcome,
             differs=known.digest != event.digest,
             due_in=(waits and self.due("inbox", known.conversation_key)) or 0.0,
             acquired=acquired,
         )
+
+    def _twin(self, event: NewEvent, conversation_key: str) -> Event | None:
+        told = set(event.facts.split())
+        of_source = [e for e in self.events.values() if event.source and e.source == event.source]
+        twins = [
+            e
+            for e in of_source[:MOST_TWINS]
+            if agree(set(e.facts.split()), told)
+            and (told or self._follow(e.conversation_key) == conversation_key)
+        ]
+        return twins[0] if len(twins) == 1 else None
+
+    def _meet(self, event: NewEvent, conversation_key: str, known: Event) -> None:
+        known.told = known.facts if known.told is None else known.told
+        told, more = set(known.told.split()), set(event.facts.split())
+        known.facts = " ".join(sorted({*known.facts.split()} | more))
+        name, target = self._follow(conversation_key), self._follow(known.conversation_key)
+        is_near = name[:2] == target[:2]
+        if is_near and ((tells(told) and tells(more)) or name[:15] == target[:15]):
+            self.alias(name, target)
+
+    def find(self, _: AccountKey, source: str, facts: str) -> str | None:
+        of_source = [e for e in self.events.values() if e.source == source]
+        told = set(facts.split())
+        found = [e for e in of_source[:MOST_TWINS] if agree(set(e.facts.split()), told)]
+        return found[0].event_key if len(found) == 1 else None
 
     def amend(self, event_key: str, before: str, after: str) -> str | None:
         event = self.events.get(event_key)
@@ -181,19 +243,22 @@ class StoreModel:
             talk.operations["outbox"]
             or talk.operations["replies"]
             or (self.now < (turn.until or 0) and not mine)
+            or len({talk.tenant, self._talk(conversation_key).tenant} - {None}) > 1
         ):
             return False
         if mine:
             talk.inbox[0].starts -= 1
         if talk.inbox:
-            there = self.talks.setdefault(
+            target = self.talks.setdefault(
                 conversation_key, Talk(debounce=talk.debounce, max_debounce=talk.max_debounce)
             )
             for event in talk.inbox:
                 event.conversation_key = conversation_key
-            there.inbox += talk.inbox
+            target.inbox += talk.inbox
             talk.inbox, turn.until = [], None
             self._update_places()
+        if there := self.talks.get(conversation_key):
+            there.tenant = there.tenant or talk.tenant
         self.aliases[name] = conversation_key
         self.pauses[conversation_key] = max(
             self.pauses.get(conversation_key, 0), self.pauses.pop(name, 0)
@@ -298,6 +363,7 @@ class StoreModel:
             (commit.snapshot or "", self.now + ms(commit.snapshot_ttl)) if valid else None
         )
         talk.turns += 1
+        talk.tenant = talk.tenant or commit.tenant
         self._update_places()
         return "done"
 
@@ -653,6 +719,7 @@ class StoreModel:
             snapshot=talk.snapshot[0] if valid and talk.snapshot else None,
             turns=talk.turns,
             paused=queue == "inbox" and self._is_paused(conversation_key),
+            tenant=talk.tenant,
         )
 
     def _refusal(self, lease: Lease, operation_id: str, pos: int | None) -> Done | None:
@@ -673,6 +740,16 @@ class StoreModel:
         ):
             return state.cursor
         return Cursor(operation_id=operation_id, pos=pos)
+
+
+def agree(known: set[str], told: set[str]) -> bool:
+    """Whether no kind of fact has two values."""
+    return len({fact[0] for fact in known | told}) == len(known | told)
+
+
+def tells(facts: set[str]) -> bool:
+    """Whether they tell one receiving side from all others."""
+    return any(fact[0] in "bdn" for fact in facts)
 
 
 def ms(seconds: float) -> int:

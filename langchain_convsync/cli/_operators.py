@@ -28,8 +28,8 @@ Store = Annotated[str | None, typer.Option(help="The event store; CONVSYNC_STORE
 Account = Annotated[
     str,
     typer.Option(
-        help="The receiving side, as in InboundEvent; a ConvSyncChatMessageHistory's is "
-        "'convsync journal BOT_ID'."
+        help="The receiving side, where the customer wrote to several: its subdomain, bot id, "
+        "number, WAHA session, or key; a ConvSyncChatMessageHistory's is 'convsync journal BOT_ID'."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]

@@ -36,7 +36,14 @@ from langchain_convsync.models import Conversation, ConversationMessage, StateUp
 from langchain_convsync.outbox.compose import as_operations, writes_for
 from langchain_convsync.outbox.delivery import Outbox
 from langchain_convsync.outbox.memory import Known, Memory, Pending
-from langchain_convsync.outbox.plan import FRESH, Anchor, Write, target_of
+from langchain_convsync.outbox.plan import (
+    FRESH,
+    Anchor,
+    Write,
+    require_tenant,
+    target_of,
+    tenant_note,
+)
 from langchain_convsync.stores.base import (
     AcceptRules,
     Acquired,
@@ -152,7 +159,7 @@ class Journal:
             ref = ref.agreeing(ref.at(known.conversation))
         keys = yield from self._store.keys()
         event = NewEvent(
-            event_key=keys.event(account, "journal", new_token()),
+            event_key=keys.event(account, ref.phone_number, "journal", new_token()),
             conversation_key=conversation_key,
             payload=_Entry.of(ref, messages).model_dump_json(exclude_none=True),
         )
@@ -181,6 +188,7 @@ class Journal:
         writes: list[Write] = []
         try:
             known = yield from self._of(acquired.lease.conversation_key, ref, known)
+            require_tenant(acquired.tenant, known.conversation)
         except (ConversationNotFoundError, ConversationMismatchError) as error:
             logger.critical("Messages are dead letters, their conversation is gone: %s", error)
             telemetry.count("journal_failures", error=type(error).__name__)
@@ -191,7 +199,8 @@ class Journal:
         else:
             messages = [message for entry in batch for message in entry.messages]
             writes = self._writes(acquired, ref, messages, known)
-            commit = replace(commit, operations=as_operations(writes))
+            tenant = tenant_note(known.conversation)
+            commit = replace(commit, operations=as_operations(writes), tenant=tenant)
         if (yield from self._store.commit_turn(acquired.lease, commit)) == "fenced":
             return 0
         if known is not None and not commit.dead:
@@ -350,7 +359,8 @@ def is_journal(acquired: Acquired) -> bool:
 
 def _account(ref: ConversationRef) -> str:
     """An inbox apart: no account receives messages under this name."""
-    return f"convsync journal {ref.bot_id or ''}"
+    tenant = "" if ref.subdomain is None else f" of {ref.subdomain}"
+    return f"convsync journal {ref.bot_id or ''}{tenant}"
 
 
 def _away(error: APIError) -> bool:

@@ -9,6 +9,7 @@ conversation's metadata names its turn.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
@@ -161,6 +163,32 @@ def _stored(body: str) -> Write:
 def target_of(conversation: Conversation) -> CallTarget:
     """The tenant and bot of a conversation."""
     return CallTarget(subdomain=conversation.subdomain, bot_id=conversation.bot_id)
+
+
+def tenant_note(conversation: Conversation) -> str:
+    """Whose conversation it is, as a store keeps it."""
+    return json.dumps([conversation.subdomain, conversation.bot_id])
+
+
+def noted_target(note: str) -> CallTarget:
+    """The tenant and bot in a :func:`tenant_note`."""
+    subdomain, bot_id = json.loads(note)
+    return CallTarget(subdomain=subdomain, bot_id=bot_id)
+
+
+def require_tenant(note: str | None, conversation: Conversation) -> None:
+    """Refuse a conversation of another tenant than the one that was noted, if one was.
+
+    Raises:
+        ConversationMismatchError: It is one.
+    """
+    if note is not None and noted_target(note).subdomain != conversation.subdomain:
+        message = (
+            "the API server tells another tenant's conversation than the one that this account's "
+            "customer has been answered for: let the source of the events name bot_id or "
+            "subdomain; where the account now is that tenant's: convsync forget PHONE"
+        )
+        raise ConversationMismatchError(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def enqueue(db: Session, row: ConversationRow, event: InboundEvent, at: datetime
         QueueFullError: Too many wait already.
     """
     _forget(db, at - KEPT)
-    spelled = json.dumps([event.account, event.event_id])
+    spelled = json.dumps([row.subdomain, row.bot_id, event.account, event.event_id])
     digest = hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()
     if db.scalar(select(exists().where(ForwardRow.digest == digest))):
         return
@@ -87,6 +87,7 @@ def _body(row: ConversationRow, event: InboundEvent) -> dict[str, Any]:
         "subdomain": row.subdomain,
         "account": event.account,
         "waha_session": event.waha_session,
+        "business_number": event.business_number,
         "sent_at": event.sent_at.isoformat() if event.sent_at else None,
     }
     return {

@@ -19,7 +19,7 @@ from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEv
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.operators import exposition
+from langchain_convsync.turns.operators import conversation_key_of, exposition
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
@@ -75,6 +75,11 @@ class Engine:
             return Turn(status="busy")
         return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
 
+    def pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
+        """Give a conversation to a human for a while, or back."""
+        conversation_key = yield from conversation_key_of(self.store, customer, account)
+        yield from self.store.pause(conversation_key, seconds=seconds)
+
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
         self._require_open()
@@ -117,7 +122,7 @@ class Engine:
             if accepted.acquired is not None:
                 turn = yield from self.processor.process(accepted.acquired)
                 taken = head_of(accepted.acquired).events
-                if turn is not None and any(each.event_key == new.event_key for each in taken):
+                if turn is not None and any(each.event_key == accepted.event_key for each in taken):
                     return turn, accepted.conversation_key
                 if turn is not None and turn.events:  # more waited than one turn takes
                     yield from self._tell(turn)

@@ -12,7 +12,8 @@ from langchain_convsync._flow import Flow
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError, WAHAError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.stores.base import EventStore, Lease
+from langchain_convsync.stores.base import Lease
+from langchain_convsync.turns.naming import Naming
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,18 @@ class Lids:
     """Finds phone numbers, and leads what is known by a LID to its customer's conversation.
 
     Args:
-        store: The store.
+        naming: The keys of the store.
         waha: Which WAHA is asked; None asks none.
         clock: Seconds that only ever grow.
     """
 
     def __init__(
         self,
-        store: EventStore,
+        naming: Naming,
         waha: Waha | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self._naming = naming
         self._waha = waha
         self._clock = clock
         self._lock = _forks.lock()
@@ -80,14 +81,13 @@ class Lids:
             event: One of its events, known by its LID alone.
             phone_number: The number.
         """
-        keys = yield from self._store.keys()
-        alias = keys.conversation(event.account, phone.normalize(event.lid or ""))
+        alias = yield from self._naming.conversation(event, event.lid or "")
         if lease.conversation_key != alias:  # it leads somewhere already
             return False
-        conversation_key = keys.conversation(event.account, phone_number)
-        view = yield from self._store.view(conversation_key, most=1)
+        conversation_key = yield from self._naming.conversation(event, phone_number)
+        view = yield from self._naming.store.view(conversation_key, most=1)
         if view.conversation_key == alias or not (
-            yield from self._store.alias(alias, conversation_key, lease=lease)
+            yield from self._naming.store.alias(alias, conversation_key, lease=lease)
         ):
             return False
         telemetry.count("lids_linked")

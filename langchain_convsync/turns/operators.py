@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import getpass
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync.errors import ClosedError, StoreError
+from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.outbox import Write
 from langchain_convsync.stores.base import (
+    AccountKey,
     ConversationView,
     DeadLetter,
     EventStore,
@@ -23,21 +25,51 @@ from langchain_convsync.stores.base import (
     new_token,
 )
 from langchain_convsync.telemetry import Gauge
+from langchain_convsync.turns.naming import UNNAMED
 
 audit = logging.getLogger("langchain_convsync.audit")
+_ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
 #: As many things as are decided in one step of a loop.
 _BATCH = 100
 
 
-def conversation_key_of(store: EventStore, customer: str, account: str) -> Flow[str]:
+def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED) -> Flow[str]:
     """The key under which the store and the logs know a conversation.
 
+    Args:
+        store: The store.
+        customer: The customer's phone number, or chat id.
+        account: The receiving side: its subdomain, bot id, number or WAHA session, the name that it
+            is configured under, or its key, as :meth:`EventStore.loads` tells it; ``"default"``
+            stands for whichever side the customer has written to.
+
     Raises:
+        ConfigurationError: The customer has written to several.
         InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
     """
-    identity = phone.normalize(customer)
-    keys = yield from store.keys()
-    return keys.conversation(account, identity)
+    identity, keys = phone.normalize(customer), (yield from store.keys())
+    if _ACCOUNT_KEY.fullmatch(account):
+        return keys.conversation(AccountKey(account), identity)
+    named, own = (yield from store.accounts()), keys.account(account)
+    if account != UNNAMED:
+        facts = {keys.facts({kind: account}) for kind in "abdns"}
+        named = {key: known for key, known in named.items() if facts & {*known.split()}}
+    candidates = dict.fromkeys(
+        keys.conversation(key, identity) for key in (own, *sorted(named, key=str))
+    )
+    found: list[str] = []
+    for conversation_key in candidates:
+        inspected = yield from inspect_conversation(store, conversation_key)
+        if inspected.known and inspected.view.conversation_key not in found:
+            found.append(inspected.view.conversation_key)
+    if len(found) > 1:
+        choices = ", ".join(conversation_key[:15] for conversation_key in found)
+        message = f"the customer has written to several accounts: pass one of {choices}"
+        raise ConfigurationError(message)
+    if found:
+        return found[0]
+    # Nothing is known of the customer yet.
+    return keys.conversation(next(iter(named)) if len(named) == 1 else own, identity)
 
 
 @dataclass(frozen=True, slots=True)

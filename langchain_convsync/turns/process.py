@@ -29,6 +29,7 @@ from langchain_convsync.models import (
     InboundEvent,
     StateUpdate,
 )
+from langchain_convsync.outbox.plan import noted_target, require_tenant
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, EventStore
 from langchain_convsync.stores.heartbeat import Watch
@@ -57,6 +58,7 @@ from langchain_convsync.turns.agent import (
 )
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.lids import Lids
+from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
 from langchain_convsync.turns.turn import Batch, Status, Turn
 
@@ -159,8 +161,8 @@ class Processor:
         event = batch.latest
         ref = ConversationRef(
             event.phone_number or event.lid or event.chat_id or "",
-            bot_id=event.bot_id,
-            subdomain=event.subdomain,
+            bot_id=batch.told("bot_id"),
+            subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
         return Attempt(acquired, batch, ref, lid)
@@ -213,8 +215,29 @@ class Processor:
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return
+        read = yield from self._of_its_tenant(attempt, read)
         recorded = attempt.batch if self._api.profile.records_inbound else None
         attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
+
+    def _of_its_tenant(self, attempt: Attempt, read: Conversation) -> Flow[Conversation]:
+        """The conversation of the tenant that the turns before this one were of.
+
+        Raises:
+            ConversationMismatchError: The API server tells another tenant's.
+        """
+        noted, ref = attempt.acquired.tenant, attempt.ref
+        try:
+            require_tenant(noted, read)
+        except ConversationMismatchError:
+            if noted is None or ref.bot_id is not None or not is_named(attempt.batch.latest):
+                raise
+        else:
+            return read
+        # A customer of two tenants, and a source that tells neither: the server took the newest.
+        attempt.ref = replace(ref, bot_id=noted_target(noted).bot_id)
+        read = yield from self._find(attempt, READ_TIME)
+        require_tenant(noted, read)
+        return read
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; waits where the server's webhook is late."""

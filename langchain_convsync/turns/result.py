@@ -20,13 +20,17 @@ from langchain_convsync.outbox import (
     target_of,
     writes_for,
 )
+from langchain_convsync.outbox.plan import tenant_note
 from langchain_convsync.settings import CallTarget, ServerProfile
 from langchain_convsync.stores.base import Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 #: Messages of the history that a snapshot keeps.
 SNAPSHOT_MESSAGES = 50
+#: Seconds for which one is good at most.
+SNAPSHOT_TIME = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +147,15 @@ class TurnResult:
         """Everything that this result changes in the store; the reply too, where we send it."""
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        snapshot, ttl = None, 0.0
+        tenant, snapshot, ttl = None, None, 0.0
         if current is not None:
             writes = self._writes(attempt, current, profile)
             everything = writes
             if profile.records_inbound:  # what the server records itself is in there, too
                 everything = self._writes(attempt, current, replace(profile, records_inbound=False))
-            snapshot, ttl = _snapshot(current.conversation, everything)
+            tenant = tenant_note(current.conversation)
+            if is_named(attempt.batch.latest):  # else the next event may be for another tenant
+                snapshot, ttl = _snapshot(current.conversation, everything)
         return Commit(
             event_keys=event_keys,
             outcomes=dict.fromkeys(event_keys, outcome.model_dump_json(exclude_defaults=True)),
@@ -158,6 +164,7 @@ class TurnResult:
             dead=self.status == "failed",
             snapshot=snapshot,
             snapshot_ttl=ttl,
+            tenant=tenant,
         )
 
     def _replies(self, attempt: Attempt) -> list[Operation]:
@@ -240,6 +247,7 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
     if ttl <= 0:
         return None, 0.0
+    ttl = min(ttl, SNAPSHOT_TIME)  # a server may say never
     after = overlay(conversation, writes, is_new=True)
     kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl

@@ -120,6 +120,7 @@ class TurnRunner:
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
         from langchain_convsync.turns.lids import Lids
+        from langchain_convsync.turns.naming import Naming
         from langchain_convsync.turns.process import Limits, Processor
 
         if on_reply is not None and reply is not None:
@@ -139,6 +140,7 @@ class TurnRunner:
                 max_queued=max_queued,
                 account_concurrency=account_concurrency or 0,
             ),
+            naming := Naming(self.store),
         )
         outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
         replies = None if reply is None else Replies(reply, self.store, lease=lease)
@@ -162,7 +164,7 @@ class TurnRunner:
             extractor=extractor,
             prepare=prepare,
             limits=limits,
-            lids=Lids(self.store, self._waha),
+            lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
         )
         self._engine = Engine(
@@ -246,24 +248,26 @@ class TurnRunner:
         Args:
             customer: The customer's phone number, or chat id.
             seconds: For how long, from now; the latest call wins.
-            account: The receiving side, as in :class:`InboundEvent`.
+            account: The receiving side: any of what its source tells (subdomain, bot id, number,
+                WAHA session or configured name); ``"default"`` is whichever the customer wrote to.
 
         Raises:
+            ConfigurationError: The customer has written to several.
             InvalidPhoneNumberError: ``customer`` is neither.
         """
-        run(self._inbox.pause(customer, account, seconds))
+        run(self._engine.pause(customer, account, seconds))
 
     async def apause(self, customer: str, *, seconds: float, account: str = "default") -> None:
         """:meth:`pause` on the running event loop."""
-        await arun(self._inbox.pause(customer, account, seconds))
+        await arun(self._engine.pause(customer, account, seconds))
 
     def resume(self, customer: str, *, account: str = "default") -> None:
         """Let the agent answer a conversation again, from the customer's next message on."""
-        run(self._inbox.pause(customer, account, 0.0))
+        run(self._engine.pause(customer, account, 0.0))
 
     async def aresume(self, customer: str, *, account: str = "default") -> None:
         """:meth:`resume` on the running event loop."""
-        await arun(self._inbox.pause(customer, account, 0.0))
+        await arun(self._engine.pause(customer, account, 0.0))
 
     def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.

@@ -189,6 +189,10 @@ class Batch:
         events = [event for _, event in self.events]
         return next((event for event in reversed(events) if event.phone_number), events[-1])
 
+    def told(self, name: Literal["bot_id", "subdomain"]) -> str | None:
+        """What any of the events tells of the receiving side, which is the same for all."""
+        return next((told for _, event in self.events if (told := getattr(event, name))), None)
+
     @property
     def newest(self) -> InboundEvent:
         """The event that the customer sent last."""

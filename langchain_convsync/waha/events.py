@@ -46,6 +46,7 @@ class OperatorMessage:
         notes: What came along and is not text, as in :class:`InboundEvent`.
         account: The receiving side that the event came through.
         waha_session: WAHA's session name.
+        business_number: The business's own number, as WAHA's ``me`` tells it.
         bot_id: The bot that serves the account, where the session's metadata says so.
         subdomain: The tenant, where the session's metadata says so.
         delivery_id: The id of this one delivery; for logs only.
@@ -63,6 +64,7 @@ class OperatorMessage:
     notes: tuple[str, ...] = field(default=(), repr=False)
     account: str = field(default="default", repr=False)
     waha_session: str | None = field(default=None, repr=False)
+    business_number: str | None = field(default=None, repr=False)
     bot_id: str | None = None
     subdomain: str | None = None
     delivery_id: str | None = None
@@ -84,6 +86,9 @@ class Ignored:
         event: WAHA's name of the event.
         account: The receiving side that the event came through.
         waha_session: WAHA's session name.
+        business_number: The business's own number, as WAHA's ``me`` tells it.
+        bot_id: The bot that serves the account, where the session's metadata says so.
+        subdomain: The tenant, where the session's metadata says so.
         message_id: Stanza id of the message, edit, revocation or reaction itself.
         target_id: Stanza id of the message that it is about: edited, revoked, reacted to, or read.
         from_me: Whether the business did it; None where that is unknown.
@@ -101,6 +106,9 @@ class Ignored:
     _: KW_ONLY
     account: str = field(default="default", repr=False)
     waha_session: str | None = field(default=None, repr=False)
+    business_number: str | None = field(default=None, repr=False)
+    bot_id: str | None = None
+    subdomain: str | None = None
     message_id: str | None = None
     target_id: str | None = None
     from_me: bool | None = None

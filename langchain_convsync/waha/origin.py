@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from langchain_convsync import phone
 from langchain_convsync.errors import InvalidEventError
@@ -40,6 +41,7 @@ class Envelope:
         fallback: What tells messages apart that carry neither an id nor a time.
         bot_id: ``bot.id`` of the session's metadata.
         subdomain: ``subdomain`` of the session's metadata.
+        business_number: The number among ``own``.
         own: The identities of the business itself.
     """
 
@@ -51,6 +53,7 @@ class Envelope:
     fallback: str
     bot_id: str | None
     subdomain: str | None
+    business_number: str | None
     own: frozenset[str]
 
     @classmethod
@@ -58,7 +61,7 @@ class Envelope:
         """Read the envelope."""
         session = as_text(body.get("session")) or None
         me = as_object(body.get("me"))
-        own = (phone.identity_of(me.get(key)) for key in ("id", "lid", "jid"))
+        own = [who for key in ("id", "jid", "lid") if (who := phone.identity_of(me.get(key)))]
         return cls(
             event=token(body.get("event")) or "",
             payload=as_object(body.get("payload")),
@@ -68,8 +71,15 @@ class Envelope:
             fallback=first_text(body.get("id"), str(moment(body.get("timestamp")))) or "",
             bot_id=as_text(at(body, "metadata", "bot.id")).strip() or None,
             subdomain=as_text(at(body, "metadata", "subdomain")).strip() or None,
-            own=frozenset(identity for identity in own if identity),
+            business_number=next((who for who in own if who.startswith("+")), None),
+            own=frozenset(own),
         )
+
+    @property
+    def receiver(self) -> dict[str, Any]:
+        """The receiving side, as every event tells it."""
+        names = ("account", "waha_session", "business_number", "bot_id", "subdomain")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

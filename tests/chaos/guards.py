@@ -96,8 +96,8 @@ def _dedup() -> None:
     """Every delivery is another event."""
     real = Keys.event
 
-    def fresh(self: Keys, account: str, family: str, source_id: str) -> str:
-        return real(self, account, family, source_id + uuid.uuid4().hex)
+    def fresh(self: Keys, account: str, customer: str, family: str, source_id: str) -> str:
+        return real(self, account, customer, family, source_id + uuid.uuid4().hex)
 
     put("stores.base:Keys.event", fresh)
 

@@ -209,7 +209,7 @@ def test_a_tenant_of_another_customer_is_dropped(answer: dict[str, str]) -> None
 def event(name: str) -> NewEvent:
     keys = Keys(b"key")
     return NewEvent(
-        event_key=keys.event("ventas", "message", name),
+        event_key=keys.event("ventas", "", "message", name),
         conversation_key=keys.conversation("ventas", name),
         payload="{}",
     )

@@ -52,7 +52,7 @@ def fill(url: str) -> str:
         "2",
         operations=[{"kind": "append", "messages": [{"content": SECRET}]}],
     )
-    event_key = run(store.keys()).event("default", "message", "3")
+    event_key = run(store.keys()).event("default", "", "message", "3")
     run(
         store.accept(
             NewEvent(
@@ -69,7 +69,7 @@ def fill(url: str) -> str:
 def _turn(
     store: EventStore, conversation_key: str, source: str, *, dead: bool = False, **queues: Any
 ) -> None:
-    event_key = run(store.keys()).event("default", "message", source)
+    event_key = run(store.keys()).event("default", "", "message", source)
     new = NewEvent(
         event_key=event_key, conversation_key=conversation_key, payload=json.dumps({"text": SECRET})
     )

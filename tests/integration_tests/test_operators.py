@@ -45,7 +45,7 @@ def runner_of(server: ReferenceServer, store: EventStore, **options: Any) -> Tur
 def queued(store: EventStore, server: ReferenceServer, *texts: str) -> Acquired:
     """A turn's messages in the outbox, and the lease of whoever delivers them."""
     keys, conversation = run(store.keys()), server.conversation(CUSTOMER)
-    event_key = keys.event("default", "message", texts[0])
+    event_key = keys.event("default", "", "message", texts[0])
     new = NewEvent(event_key=event_key, conversation_key=cid_of(store))
     turn = run(store.accept(new, token="turn")).acquired
     assert turn is not None
@@ -186,7 +186,7 @@ def test_of_operators_who_retry_at_the_same_time_one_does(durable_store_url: str
 
 def _dead_letter(store: EventStore, conversation_key: str, source: str) -> None:
     """A turn's only write, as a dead letter."""
-    event_key = run(store.keys()).event("default", "message", source)
+    event_key = run(store.keys()).event("default", "", "message", source)
     turn = run(
         store.accept(NewEvent(event_key=event_key, conversation_key=conversation_key), token=source)
     ).acquired
@@ -235,7 +235,7 @@ def test_every_change_is_written_into_the_audit_log(
     """What, to which key, how much, by whom; no customer's number, no customer's words."""
     monkeypatch.setattr("getpass.getuser", lambda: "eva")
     conversation_key = cid_of(event_store)
-    event_key = run(event_store.keys()).event("default", "message", "1")
+    event_key = run(event_store.keys()).event("default", "", "message", "1")
     new = NewEvent(
         event_key=event_key, conversation_key=conversation_key, payload='{"text": "secreto"}'
     )

@@ -29,16 +29,16 @@ def test_writes_are_held_back_while_the_circuit_is_open(
     for name in ("outbox.plan.ATTEMPT", "outbox.delivery.ATTEMPT", "turns.process.SPARE_READ_TIME"):
         monkeypatch.setattr(f"langchain_convsync.{name}", 0.1)
     client = server.client(max_retries=0)
-    TurnRunner(echo(), client=client, store=event_store).run(said("Hola"))
+    TurnRunner(echo(), client=client, store=event_store).run(said("Hola", account="ventas"))
     texts = [f"message {n}" for n in range(12)]
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         away = type(client)(hung.url, max_retries=0)
         runner = TurnRunner(echo(), client=away, store=event_store, shutdown_timeout=0.0)
-        replies = [runner.run(said(text)).reply for text in texts]
+        replies = [runner.run(said(text, account="ventas")).reply for text in texts]
         asked = len(hung.received)
     TurnRunner(echo(), client=client, store=event_store, shutdown_timeout=60.0).run(
-        said("¿Sigues ahí?")
+        said("¿Sigues ahí?", account="ventas")
     )
 
     assert replies == [f"re: {text}" for text in texts]

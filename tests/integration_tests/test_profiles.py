@@ -251,7 +251,9 @@ def test_without_the_api_the_last_turn_is_remembered_whole(world: World) -> None
     world.say(runner, "Hola")
     world.server.stop()
 
-    world.answer(runner, InboundEvent(event_id="evt", phone_number=CUSTOMER, text="¿Y?"))
+    world.answer(
+        runner, InboundEvent(event_id="evt", phone_number=CUSTOMER, text="¿Y?", bot_id=BOT)
+    )
 
     assert world.seen[1] == read_by_agent("Hola", "¿Y?")
 

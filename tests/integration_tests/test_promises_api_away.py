@@ -60,14 +60,14 @@ def test_ten_minutes_without_the_api_cost_no_reply_and_no_write(
         echo(), client=client, store=store, extractor=counting, shutdown_timeout=0.01
     )
     texts = [f"message {n}" for n in range(OUTAGE // STEP)]
-    first = answer(runner, said("Hola"))
+    first = answer(runner, said("Hola", account="ventas"))
     kept = history(server)
 
     server.stop()
     turns = []
     for text in texts:
         clock.advance(STEP)
-        turns.append(answer(runner, said(text)))
+        turns.append(answer(runner, said(text, account="ventas")))
     waiting = run(store.backlog()).writes
     server.start()
     clock.advance(60.0)
@@ -92,13 +92,13 @@ def test_a_hung_api_server_is_not_waited_for_by_every_turn(
 ) -> None:
     """What one turn has found out, the next ones know: they answer from what was read before."""
     monkeypatch.setattr("langchain_convsync.turns.process.SPARE_READ_TIME", 0.2)
-    TurnRunner(echo(), client=server.client(), store=store).run(said("Hola"))
+    TurnRunner(echo(), client=server.client(), store=store).run(said("Hola", account="ventas"))
     texts = [f"message {n}" for n in range(10)]
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         client = type(server.client())(hung.url, max_retries=0)
         runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.0)
-        turns = [runner.run(said(text)) for text in texts]
+        turns = [runner.run(said(text, account="ventas")) for text in texts]
         asked = len(hung.received)
 
     assert {turn.status for turn in turns} == {"answered"}

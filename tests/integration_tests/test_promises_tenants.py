@@ -20,6 +20,7 @@ from langchain_convsync.stores import open_store
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
+from langchain_convsync.turns.naming import Naming
 from tests.promises import Answer, sync_and_async
 from tests.redis_server import RedisServer
 from tests.stored import ACCOUNT, redis_records, sqlite_records
@@ -192,10 +193,8 @@ def test_no_word_of_one_tenant_reaches_another(
 ) -> None:
     """Not its history, state, reply, stored records, agent, nor a request under its key."""
     world = World(server, durable_store_url, answer, pairs)
-    keys = run(world.store.keys())
-    accounts = {
-        keys.conversation(f"account of {mark(n)}", "")[:15]: mark(n) for n in range(tenants)
-    }
+    naming = Naming(world.store)
+    accounts = {run(naming.account(message(n, 0, 0))): mark(n) for n in range(tenants)}
 
     turns = world.converse()
     world.leave_queued()

@@ -53,11 +53,15 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 KEYS = Keys(b"test")
-ACCOUNTS = ("ventas", "soporte", "cocina")
+#: Two of one name, told apart by a fact.
+ACCOUNTS = (KEYS.account("ventas"), KEYS.account("ventas", "n=1"), KEYS.account("cocina"))
 QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 TEXTS = st.sampled_from(("{}", "", "ñ\0\ud83d", "x" * 200))
 LEASES = st.sampled_from((5.0, 30.0))
 ACCOUNT_CONCURRENCY = st.sampled_from((0, 0, 1, 2))
+#: What deliveries of one message may tell: of its receiving side, and of the customer.
+FACTS = st.sampled_from(("", "", "n=1 p=1", "d=2", "b=3 d=2 l=4", "n=5 p=1", "b=6", "l=4", "s=7"))
+SOURCES = st.sampled_from(("", "", "a1", "a2"))
 CUSTOMERS = st.sampled_from((0, 0, 1, 2))
 CHOICE = st.integers(0, 7)
 
@@ -148,6 +152,8 @@ class StoreMachine(RuleBasedStateMachine):
         max_queued=st.sampled_from((2, 1000, 1000)),
         account_concurrency=ACCOUNT_CONCURRENCY,
         pause=st.sampled_from((0.0, 0.0, 0.0, 20.0)),
+        found_as=SOURCES,
+        facts=FACTS,
     )
     def accept(
         self,
@@ -163,13 +169,17 @@ class StoreMachine(RuleBasedStateMachine):
         max_queued: int,
         account_concurrency: int,
         pause: float,
+        found_as: str,
+        facts: str,
     ) -> None:
         name = ACCOUNTS[account]
         event = NewEvent(
-            event_key=KEYS.event(name, "message", str(source)),
+            event_key=KEYS.event(name, "", "message", str(source)),
             conversation_key=KEYS.conversation(name, str(customer)),
             alias=None if alias is None else KEYS.conversation(name, str(alias)),
             digest=str(len(text)),
+            source=found_as,
+            facts=facts,
             payload=text,
             pause=pause,
         )
@@ -191,6 +201,15 @@ class StoreMachine(RuleBasedStateMachine):
         if accepted.acquired:
             self.leases.append(accepted.acquired.lease)
 
+    @rule(name=st.sampled_from(("", "default")), facts=FACTS)
+    def account(self, name: str, facts: str) -> None:
+        """What one source tells of a receiving side, and another one of the same side."""
+        self.step("account", KEYS.account(name, facts), facts)
+
+    @rule(account=st.sampled_from((0, 1)), source=st.sampled_from(("a1", "a2")), facts=FACTS)
+    def find(self, account: int, source: str, facts: str) -> None:
+        self.step("find", ACCOUNTS[account], source, facts)
+
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, of=st.sampled_from(("queued", "queued", "done", "dead")), after=TEXTS)
     def amend(self, choice: int, of: str, after: str) -> None:
@@ -205,11 +224,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def events_moved(self) -> None:
         """What waited under a name that was linked stands behind what waited there."""
-        for conversation_key in list(self.accepted):
-            for event_key in list(self.accepted[conversation_key]):
-                if (now_in := self.model.events[event_key].conversation_key) != conversation_key:
-                    self.accepted[conversation_key].remove(event_key)
-                    self.accepted[now_in].append(event_key)
+        for talk in list(self.model.talks.values()):
+            for event in talk.inbox:
+                for conversation_key, event_keys in list(self.accepted.items()):
+                    if event.event_key in event_keys and event.conversation_key != conversation_key:
+                        event_keys.remove(event.event_key)
+                        self.accepted[event.conversation_key].append(event.event_key)
 
     def a_queue(self, choice: int) -> QueueName:
         """Mostly one in which there is something to take."""
@@ -298,6 +318,7 @@ class StoreMachine(RuleBasedStateMachine):
         dead=st.sampled_from((False, False, True)),
         snapshot=st.none() | TEXTS,
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
+        tenant=st.sampled_from((None, None, "one", "two")),
         guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
     )
     def commit_turn(
@@ -311,6 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
         dead: bool,
         snapshot: str | None,
         ttl: float,
+        tenant: str | None,
         guards: tuple[bool, bool],
     ) -> None:
         lease = self.a_lease(choice, ("inbox",))
@@ -338,6 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
             dead=dead,
             snapshot=snapshot,
             snapshot_ttl=ttl,
+            tenant=tenant,
             unless_paused=guards[0],
             unless_newer=guards[1],
         )

@@ -40,7 +40,7 @@ from langchain_convsync.stores import Keys, NewEvent, open_store
 store, keys, number = open_store(sys.argv[1]), Keys(b"key"), 0
 while True:
     number += 1
-    event_key = keys.event("ventas", "message", f"{sys.argv[2]} {number}")
+    event_key = keys.event("ventas", "", "message", f"{sys.argv[2]} {number}")
     conversation_key = keys.conversation("ventas", str(number % 5))
     event = NewEvent(event_key=event_key, conversation_key=conversation_key, payload="x" * 500)
     store.accept(event).block()

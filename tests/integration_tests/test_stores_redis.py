@@ -57,7 +57,7 @@ def test_nothing_in_the_keys_names_a_customer(server: RedisServer, do: Do) -> No
     phone, account = "51999999999", "restaurant-abc"
     keys = do(store.keys())
     new = NewEvent(
-        event_key=keys.event(account, "message", f"false_{phone}@c.us_ABC"),
+        event_key=keys.event(account, "", "message", f"false_{phone}@c.us_ABC"),
         conversation_key=keys.conversation(account, f"+{phone}"),
         alias=keys.conversation(account, f"{phone}@c.us"),
     )

@@ -13,6 +13,7 @@ from langchain_convsync.client import Waha
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import lids
 from langchain_convsync.turns.lids import LIFETIME, SHORT_LIFETIME, Lids
+from langchain_convsync.turns.naming import Naming
 from tests.store_cases import Clock
 
 ANA, EVA, LEO = "381@lid", "382@lid", "383@lid"
@@ -26,7 +27,7 @@ class Book:
         self.clock = Clock()
         client = httpx.Client(transport=httpx.MockTransport(self.answer))
         self.lids = Lids(
-            SQLiteEventStore(":memory:"),
+            Naming(SQLiteEventStore(":memory:")),
             Waha("http://localhost", http_client=client),
             clock=self.clock,
         )

@@ -225,7 +225,7 @@ def test_any_text_comes_back_as_it_was_given(store: EventStore, do: Do, payload:
 
 def test_keys_of_two_accounts_are_refused(store: EventStore) -> None:
     """An event can never reach another tenant's conversation."""
-    event_key = KEYS.event("ventas", "message", "1")
+    event_key = KEYS.event("ventas", "", "message", "1")
 
     with pytest.raises(ValueError, match="one account"):
         store.accept(NewEvent(event_key=event_key, conversation_key=conversation("ana", "soporte")))

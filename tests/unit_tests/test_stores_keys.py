@@ -24,8 +24,8 @@ KEYS = Keys(b"secret")
 
 def test_a_key_names_shard_account_and_thing() -> None:
     """Fixed here because it is what the stores' keys are made of."""
-    assert KEYS.event("ventas", "message", "ABC") == (
-        "25.2a2523cc364b.8aa8f81513afb385d25245c9d22b47f2"
+    assert KEYS.event("ventas", "", "message", "ABC") == (
+        "25.2a2523cc364b.fc6d97127075ece13c1bc2dc37551069"
     )
 
 
@@ -34,11 +34,11 @@ def test_the_checksum_is_redis_clusters() -> None:
     assert crc16(b"123456789") == 0x31C3
 
 
-@given(account=st.text(), parts=st.lists(st.text(), min_size=3, max_size=3))
+@given(account=st.text(), parts=st.lists(st.text(), min_size=4, max_size=4))
 def test_all_keys_of_an_account_lie_together(account: str, parts: list[str]) -> None:
     """In one shard, under one account, whatever characters they are made from."""
-    event = KEYS.event(account, parts[0], parts[1])
-    conversation = KEYS.conversation(account, parts[2])
+    event = KEYS.event(account, *parts[:3])
+    conversation = KEYS.conversation(account, parts[3])
 
     assert account_of(event) == account_of(conversation)
     assert shard_of(event) == shard_of(conversation) < SHARDS
@@ -56,8 +56,8 @@ def test_a_key_reveals_nothing_without_the_secret() -> None:
 
 def test_the_parts_of_a_key_do_not_run_together() -> None:
     """("ab", "c") is not ("a", "bc"), and an event is not a conversation."""
-    assert KEYS.event("x", "ab", "c") != KEYS.event("x", "a", "bc")
-    assert KEYS.event("x", "conversation", "c") != KEYS.conversation("x", "c")
+    assert KEYS.event("x", "ab", "c", "d") != KEYS.event("x", "a", "bc", "d")
+    assert KEYS.event("x", "", "conversation", "c") != KEYS.conversation("x", "c")
 
 
 @given(st.text(st.characters()))

@@ -142,6 +142,7 @@ def test_a_gows_message_from_a_lid_tells_everything() -> None:
         lid="38000000000002@lid",
         account="default",
         waha_session="default",
+        business_number="+558580000001",
         delivery_id="evt_01kf3swbqgyssk8qevwzhf3ajw",
         sent_at=datetime(2026, 1, 16, 16, 23, 11, tzinfo=UTC),
         sender_name="Cliente",

@@ -25,6 +25,7 @@ from __future__ import annotations
 from langchain_convsync.stores.base.keys import (
     NO_ACCOUNT,
     SHARDS,
+    AccountKey,
     Keys,
     crc16,
     is_claim,
@@ -64,6 +65,7 @@ __all__ = [
     "SHARDS",
     "AcceptRules",
     "Accepted",
+    "AccountKey",
     "Acquired",
     "Backlog",
     "Commit",

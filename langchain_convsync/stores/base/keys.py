@@ -5,12 +5,24 @@ from __future__ import annotations
 import binascii
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Self
 
 SHARDS = 64
 #: The account in the key of an event that is claimed by itself, outside every conversation.
 NO_ACCOUNT = "0" * 12
+
+
+class AccountKey(str):
+    """``<shard>.<account>``, which the keys of an account begin with; no name of one."""
+
+    __slots__ = ()
+
+    def __new__(cls, key: str) -> Self:
+        """The account key that the text is."""
+        return super().__new__(cls, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +39,32 @@ class Keys:
 
     secret: bytes = field(repr=False)
 
-    def event(self, account: str, family: str, source_id: str) -> str:
-        """The *event key*: one per message, whichever deliveries report it."""
-        return self._key(account, "event", family, source_id)
+    def account(self, name: str, facts: str = "") -> AccountKey:
+        """The *account key*, which all keys of an account begin with.
 
-    def conversation(self, account: str, customer: str) -> str:
+        Args:
+            name: The receiving side, as its source calls it; accounts of one name share a shard.
+            facts: What else the source tells of it, see :meth:`facts`.
+        """
+        return _account(self.secret, name, facts)
+
+    def event(self, account: str | AccountKey, customer: str, family: str, source_id: str) -> str:
+        """The *event key*: one per message of a customer, whichever deliveries report it."""
+        return self._key(account, "event", customer, family, source_id)
+
+    def conversation(self, account: str | AccountKey, customer: str) -> str:
         """The *conversation key*: it only orders the events of one customer of one account."""
         return self._key(account, "conversation", customer)
+
+    def source(self, family: str, source_id: str) -> str:
+        """Under which name deliveries find each other that may report one message."""
+        return _hash(self.secret, "source", family, source_id)[:24]
+
+    def facts(self, facts: Mapping[str, str]) -> str:
+        """Facts as stores compare them: ``b=<hash> n=<hash> …``, see ``stores/facts.py``."""
+        return " ".join(
+            f"{kind}={_hash(self.secret, 'fact', kind, facts[kind])[:16]}" for kind in sorted(facts)
+        )
 
     def claim(self, namespace: str, event_id: str) -> str:
         """Both the event key and the conversation key of an event that is claimed by itself.
@@ -43,13 +74,15 @@ class Keys:
         hashed = _hash(self.secret, "claim", namespace, event_id)[:32]
         return f"{_shard(event_id)}.{NO_ACCOUNT}.{hashed}"
 
-    def _key(self, account: str, *parts: str) -> str:
-        return f"{_account(self.secret, account)}.{_hash(self.secret, account, *parts)[:32]}"
+    def _key(self, account: str | AccountKey, *parts: str) -> str:
+        key = account if isinstance(account, AccountKey) else self.account(account)
+        return f"{key}.{_hash(self.secret, key, *parts)[:32]}"
 
 
 @lru_cache(maxsize=128)
-def _account(secret: bytes, account: str) -> str:
-    return f"{_shard(account)}.{_hash(secret, account)[:12]}"
+def _account(secret: bytes, name: str, facts: str) -> AccountKey:
+    parts = (name, facts) if facts else (name,)
+    return AccountKey(f"{_shard(name)}.{_hash(secret, *parts)[:12]}")
 
 
 def _hash(secret: bytes, *parts: str) -> str:

@@ -27,6 +27,10 @@ class NewEvent:
         alias: Another conversation key of the same customer (that of their LID), to lead to
             ``conversation_key`` from now on, see :meth:`EventStore.alias`.
         digest: Hash of the normalised content: a repeated event key with another digest is counted.
+        source: Under which name deliveries of the message find each other that tell of different
+            accounts or customers, see :meth:`Keys.source`.
+        facts: What this delivery tells of both sides and the words, see :meth:`Keys.facts`; empty
+            where its id is no more than one source's own.
         payload: The event itself, JSON.
         pause: Seconds for which the conversation is given to a human in the same step, where the
             event is not known yet; 0.0 leaves it as it is.
@@ -36,6 +40,8 @@ class NewEvent:
     conversation_key: str
     alias: str | None = None
     digest: str = ""
+    source: str = ""
+    facts: str = ""
     payload: str = field(default="", repr=False)
     pause: float = 0.0
 
@@ -154,6 +160,7 @@ class Acquired:
         snapshot: JSON stored by the last commit, while it is valid; inbox only.
         turns: How many turns were committed so far.
         paused: Whether a human has taken the conversation over; inbox only.
+        tenant: Whose conversation it is, as the first commit that knew it noted it.
     """
 
     lease: Lease
@@ -165,6 +172,7 @@ class Acquired:
     snapshot: str | None = field(default=None, repr=False)
     turns: int = 0
     paused: bool = False
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +182,8 @@ class Accepted:
     Attributes:
         status: ``new``, ``duplicate`` (known before) or ``busy`` (inbox full, nothing recorded).
         conversation_key: The conversation it is queued in, after aliases.
+        event_key: The event that it is; another one than was offered, where another delivery of the
+            message told of it.
         state: The event's state; None when busy.
         outcome: The JSON that the turn which finished it stored.
         differs: It was known, but with another digest.
@@ -186,6 +196,7 @@ class Accepted:
 
     status: Literal["new", "duplicate", "busy"]
     conversation_key: str
+    event_key: str
     state: EventState | None = None
     outcome: str | None = field(default=None, repr=False)
     differs: bool = False
@@ -206,6 +217,7 @@ class Commit:
         dead: True keeps the events as dead letters, payload included, for an operator.
         snapshot: JSON for the next turn, should the API not answer then.
         snapshot_ttl: Seconds for which it is valid.
+        tenant: Whose conversation it is: noted for good by the first commit that tells it.
         unless_paused: Commit nothing while a human has the conversation.
         unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
     """
@@ -217,6 +229,7 @@ class Commit:
     dead: bool = False
     snapshot: str | None = field(default=None, repr=False)
     snapshot_ttl: float = 0.0
+    tenant: str | None = None
     unless_paused: bool = False
     unless_newer: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from langchain_convsync._flow import Io
-from langchain_convsync.stores.base.keys import Keys
+from langchain_convsync.stores.base.keys import AccountKey, Keys
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
     Accepted,
@@ -38,6 +38,23 @@ class EventStore(Protocol):
         """The store's names for events and conversations; creates the store's secret once."""
         ...
 
+    def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
+        """The receiving side that an account key stands for, from now on the same one.
+
+        It is an account that is known to be the same side (they tell the same bot, subdomain or
+        number, and contradict each other in nothing), if there is exactly one, which then knows
+        what both tell; else ``account_key`` is an account of its own.
+
+        Args:
+            account_key: As :meth:`Keys.account` makes it of the facts.
+            facts: What a source tells of the receiving side, see :meth:`Keys.facts`.
+        """
+        ...
+
+    def accounts(self) -> Io[dict[AccountKey, str]]:
+        """Every account that :meth:`account` was asked for, and what is known of it."""
+        ...
+
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
     ) -> Io[Accepted]:
@@ -49,6 +66,13 @@ class EventStore(Protocol):
         the newest. A dead letter that is offered again is a duplicate. ``event.pause`` is that of a
         :meth:`pause`, also where there is no room for the event; one that is known pauses nothing.
 
+        An event is known, too, where exactly one event of the same ``source`` agrees with its
+        ``facts`` or, without any, lies in its conversation: another delivery told it under another
+        account or customer. From then on that event knows what both tell, and the conversations
+        are linked as by :meth:`alias`, where they are of one account, or both tell which one and it
+        has one name. A Redis Cluster looks only for events of accounts with the same name, see
+        :meth:`Keys.account`.
+
         Args:
             event: The event.
             rules: Its limits and windows.
@@ -57,6 +81,17 @@ class EventStore(Protocol):
 
         Raises:
             ValueError: The event's keys are malformed, or belong to different accounts.
+        """
+        ...
+
+    def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
+        """The event key of the one event of a source that agrees with these facts, if there is one.
+
+        Args:
+            account_key: The account that tells it; a Redis Cluster looks where those of its name
+                lie.
+            source: The message, see :meth:`Keys.source`.
+            facts: What is told about it, see :meth:`Keys.facts`.
         """
         ...
 
@@ -212,9 +247,9 @@ class EventStore(Protocol):
     def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
         """Let another conversation key of the same customer lead to their conversation.
 
-        Events that wait under that name go along, behind those that wait there, and so does a
-        human's takeover. False, and nothing is changed, while the conversation of that name has
-        operations to deliver, or a turn that runs.
+        Events that wait under that name go along, behind those that wait there, and so do a
+        human's takeover and its tenant. False, and nothing is changed, while the conversation of
+        that name has operations to deliver, or a turn that runs, or where it is another tenant's.
 
         Args:
             name: The other key.

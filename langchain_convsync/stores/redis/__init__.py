@@ -20,6 +20,7 @@ from langchain_convsync.stores.base import (
     RETENTION,
     Accepted,
     AcceptRules,
+    AccountKey,
     Acquired,
     Backlog,
     Commit,
@@ -63,6 +64,8 @@ from langchain_convsync.stores.redis.wire import (
     Argument,
     Script,
     as_accepted,
+    as_account,
+    as_accounts,
     as_acquired,
     as_cursor,
     as_dead_letter,
@@ -80,7 +83,7 @@ from langchain_convsync.stores.redis.wire import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
-_READS = frozenset({"due", "backlog", "loads", "view", "dead_letters"})
+_READS = frozenset({"due", "backlog", "loads", "accounts", "view", "dead_letters"})
 #: What this process has warned of: a server, by its id, and what to change about it.
 _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
@@ -154,6 +157,15 @@ class RedisEventStore:
         """See :meth:`EventStore.keys`."""
         return Steps(self._opened)
 
+    def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
+        """See :meth:`EventStore.account`."""
+        sent = to_bytes([account_key, facts])
+        return Steps(partial(self._answer, "account", shard_keys(None)[:1], sent, as_account))
+
+    def accounts(self) -> Io[dict[AccountKey, str]]:
+        """See :meth:`EventStore.accounts`."""
+        return Steps(partial(self._answer, "accounts", shard_keys(None)[:1], [], as_accounts))
+
     def accept(
         self,
         event: NewEvent,
@@ -166,7 +178,14 @@ class RedisEventStore:
         arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
         arguments += [event.digest, event.payload, token or secrets.token_hex(8), token or ""]
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
-        return self._operation("accept", event.conversation_key, arguments, as_accepted)
+        sent = to_bytes([*arguments, event.source, event.facts])
+        keys = self._comparing(event.conversation_key)
+        return Steps(partial(self._answer, "accept", keys, sent, as_accepted))
+
+    def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
+        """See :meth:`EventStore.find`."""
+        keys, sent = self._comparing(account_key), to_bytes([source, facts])
+        return Steps(partial(self._answer, "find", keys, sent, as_text))
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
         """See :meth:`EventStore.amend`."""
@@ -212,6 +231,7 @@ class RedisEventStore:
         arguments: list[Argument] = [lease.conversation_key, lease.token, lease.epoch, commit.dead]
         arguments += [commit.unless_paused, commit.unless_newer]
         arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
+        arguments += [optional(commit.tenant)]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
@@ -377,6 +397,11 @@ class RedisEventStore:
     ) -> Flow[T]:
         yield from self._opened()
         return parse((yield from self._run(name, keys, sent)))
+
+    def _comparing(self, key: str) -> list[bytes]:
+        """The key's shard, and where events are compared: on a cluster, no script sees two."""
+        own = b"cs:{s%02d}:" % int(key[:2])
+        return [own, own if self._clients.is_cluster else shard_keys(None)[0]]
 
     def _acquire_any(self, queue: QueueName, arguments: list[Argument]) -> Flow[Acquired | None]:
         """On a cluster: one shard after the other, since no script can look at two."""

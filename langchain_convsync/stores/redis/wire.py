@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from langchain_convsync.stores.base import (
     SHARDS,
     Accepted,
+    AccountKey,
     Acquired,
     Confirmed,
     ConversationView,
@@ -29,6 +30,8 @@ from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
 META = b"cs:meta"
 #: The scripts that operators need.
 OPERATORS = frozenset({"view", "dead_letters", "requeue", "discard", "forget", "finished"})
+#: The scripts that compare facts.
+COMPARING = frozenset({"account", "accept", "find"})
 Argument: TypeAlias = str | bytes | int
 
 
@@ -47,6 +50,8 @@ def script(name: str, *, prelude: bool = True) -> Script:
     parts = ["_prelude", name] if prelude else [name]
     if name in OPERATORS:
         parts.insert(1, "_operators")
+    if name in COMPARING:
+        parts.insert(1, "_facts")
     source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
     return Script(source, sha.encode())
@@ -120,6 +125,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         anchor,
         snapshot,
         paused,
+        tenant,
     ) = answer
     return Acquired(
         lease=Lease(
@@ -137,15 +143,30 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         snapshot=as_text(snapshot),
         turns=int(turns or 0),
         paused=bool(paused),
+        tenant=as_text(tenant),
     )
+
+
+def as_account(answer: bytes) -> AccountKey:
+    """An account key in a script's answer."""
+    return AccountKey(decoded(answer))
+
+
+def as_accounts(answer: Sequence[bytes]) -> dict[AccountKey, str]:
+    """Accounts and what is known of them, in a script's answer."""
+    return {
+        as_account(key): decoded(facts)
+        for key, facts in zip(answer[::2], answer[1::2], strict=True)
+    }
 
 
 def as_accepted(answer: Any) -> Accepted:
     """What became of an event, from the script's answer."""
-    status, conversation_key, state, outcome, differs, due_in, acquired = answer
+    status, conversation_key, event_key, state, outcome, differs, due_in, acquired = answer
     return Accepted(
         status=status.decode(),
         conversation_key=decoded(conversation_key),
+        event_key=decoded(event_key),
         state=None if state is None else state.decode(),
         outcome=as_text(outcome),
         differs=bool(differs),

@@ -24,6 +24,7 @@ from langchain_convsync.stores.base import (
     RETENTION,
     Accepted,
     AcceptRules,
+    AccountKey,
     Acquired,
     Backlog,
     Commit,
@@ -120,6 +121,14 @@ class SQLiteEventStore:
         """See :meth:`EventStore.keys`."""
         return self._step(lambda _tx: Keys(self._key))
 
+    def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
+        """See :meth:`EventStore.account`."""
+        return self._step(lambda tx: events.account(tx, account_key, facts))
+
+    def accounts(self) -> Io[dict[AccountKey, str]]:
+        """See :meth:`EventStore.accounts`."""
+        return self._step(events.accounts)
+
     def accept(
         self,
         event: NewEvent,
@@ -131,6 +140,11 @@ class SQLiteEventStore:
         check_event(event)
         by, rules_ms = token or secrets.token_hex(8), in_milliseconds(rules)
         return self._step(lambda tx: events.accept(tx, event, rules_ms, by=by, token=token or None))
+
+    def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
+        """See :meth:`EventStore.find`."""
+        del account_key  # all lie in one file
+        return self._step(lambda tx: events.find(tx, source, facts))
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
         """See :meth:`EventStore.amend`."""

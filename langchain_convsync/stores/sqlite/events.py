@@ -1,6 +1,7 @@
 """Events in SQLite: accepting them, changing them, and committing the turn that answers them.
 
-Says the same as ``accept``, ``amend``, ``alias`` and ``commit`` among the Redis scripts.
+Says the same as ``account``, ``accounts``, ``accept``, ``amend``, ``alias`` and ``commit`` among
+the Redis scripts.
 """
 
 from __future__ import annotations
@@ -8,8 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from langchain_convsync.stores.base import Accepted, Commit, Committed, Lease, NewEvent
-from langchain_convsync.stores.checks import MillisecondRules, decoded, milliseconds
+from langchain_convsync.stores import facts
+from langchain_convsync.stores.base import (
+    Accepted,
+    AccountKey,
+    Commit,
+    Committed,
+    Lease,
+    NewEvent,
+)
+from langchain_convsync.stores.checks import (
+    MillisecondRules,
+    account_of,
+    decoded,
+    milliseconds,
+    shard_of,
+)
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
     append,
@@ -27,6 +42,8 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 
 #: How many expired records an accept removes on its way: more than it adds, and never long.
 _SWEEP = 20
+#: At most so many events of one source are compared.
+MOST_TWINS = 16
 _WAITING = "SELECT event_key FROM events WHERE conversation = ? AND state = 'queued' ORDER BY seq"
 
 
@@ -41,7 +58,7 @@ def accept(
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
     _sweep(tx)
     conversation = follow(tx, event.conversation_key)
-    known = _known(tx, event)
+    known = _known(tx, event.event_key) or _twin(tx, event, conversation)
     if known is None:
         if length := milliseconds(event.pause):
             pause(tx, conversation, length)
@@ -53,18 +70,28 @@ def accept(
             return Accepted(
                 status="busy",
                 conversation_key=conversation,
+                event_key=event.event_key,
                 due_in=due_in(tx, conversation, "inbox") or 0.0,
             )
+    if known is not None and known["event_key"] != event.event_key:
+        _meet(tx, event, conversation, known)
     if event.alias is not None:
-        link(tx, event.alias, conversation)
-        known = known and _known(tx, event)  # it may have moved
+        link(tx, event.alias, follow(tx, conversation))
+    if known is not None:
+        known = _known(tx, known["event_key"])  # it may have moved
     if known is None:
         _enqueue(tx, event, conversation, rules, by=by)
-        accepted = Accepted(status="new", conversation_key=conversation, state="queued")
+        accepted = Accepted(
+            status="new",
+            conversation_key=conversation,
+            event_key=event.event_key,
+            state="queued",
+        )
     else:
         accepted = Accepted(
             status="new" if known["accepted_by"] == by else "duplicate",
             conversation_key=known["conversation"],
+            event_key=known["event_key"],
             state=known["state"],
             outcome=text(known["outcome"]),
             differs=known["digest"] != event.digest,
@@ -77,6 +104,12 @@ def accept(
         inbox = acquire(tx, conversation, "inbox", token, rules.lease, account_concurrency=limit)
     waits = 0.0 if inbox else due_in(tx, conversation, "inbox") or 0.0
     return replace(accepted, acquired=inbox, due_in=waits)
+
+
+def find(tx: Transaction, source: str, told: str) -> str | None:
+    """The event key of the one event of a source that agrees with these facts."""
+    found = [row for row in _of_source(tx, source) if facts.agree(row["facts"], told)]
+    return found[0]["event_key"] if len(found) == 1 else None
 
 
 def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | None:
@@ -100,6 +133,9 @@ def link(tx: Transaction, name: str, conversation: str, lease: Lease | None = No
         return True
     if tx.one("SELECT 1 FROM operations WHERE conversation = ?", name):
         return False
+    tenant, other = _tenant(tx, name), _tenant(tx, conversation)
+    if tenant and other and tenant != other:
+        return False
     turn = tx.queue(name, "inbox")
     if lease is not None and lease.conversation_key == name and is_held(turn, lease):
         tx.do("UPDATE events SET starts = starts - 1 WHERE event_key = ?", turn.head)
@@ -107,6 +143,9 @@ def link(tx: Transaction, name: str, conversation: str, lease: Lease | None = No
         return False
     if turn.head is not None:
         _bring_along(tx, name, conversation)
+    if tenant:
+        note = "UPDATE conversations SET tenant = ifnull(tenant, ?) WHERE conversation = ?"
+        tx.do(note, tenant, conversation)
     expires = tx.now + tx.retention
     tx.do("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", name, conversation, expires)
     tx.do(
@@ -139,8 +178,9 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
     lives = milliseconds(commit.snapshot_ttl)
     valid = commit.snapshot is not None and lives > 0
     tx.do(
-        "UPDATE conversations SET turns = turns + 1, snapshot = ?, snapshot_until = ?"
-        " WHERE conversation = ?",
+        "UPDATE conversations SET turns = turns + 1, tenant = ifnull(tenant, ?), snapshot = ?,"
+        " snapshot_until = ? WHERE conversation = ?",
+        blob(commit.tenant),
         blob(commit.snapshot) if valid else None,
         tx.now + lives if valid else None,
         conversation,
@@ -154,13 +194,72 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
     return "done"
 
 
-def _known(tx: Transaction, event: NewEvent) -> Any:
+def _tenant(tx: Transaction, conversation: str) -> Any:
+    live = "ifnull(expires, ?) > ?"
+    query = f"SELECT tenant FROM conversations WHERE conversation = ? AND {live}"  # noqa: S608
+    row = tx.one(query, conversation, tx.now + 1, tx.now)
+    return row and row["tenant"]
+
+
+def account(tx: Transaction, name: AccountKey, told: str) -> AccountKey:
+    """The account that an account key stands for, from now on."""
+    if known := tx.one("SELECT account FROM account_names WHERE name = ?", name):
+        return AccountKey(known["account"])
+    same = [(key, has) for key, has in accounts(tx).items() if facts.is_one_side(has, told)]
+    if len(same) != 1:
+        tx.do("INSERT INTO account_names VALUES (?, ?, ?)", name, name, told)
+        return name
+    [(found, has)] = same
+    tx.do("INSERT INTO account_names VALUES (?, ?, NULL)", name, found)
+    all_told = facts.joined(has, told)
+    tx.do("UPDATE account_names SET facts = ? WHERE name = ?", all_told, found)
+    return found
+
+
+def accounts(tx: Transaction) -> dict[AccountKey, str]:
+    """Every account that a source has named, and what is known of it."""
+    rows = tx.all("SELECT name, facts FROM account_names WHERE facts IS NOT NULL")
+    return {AccountKey(row["name"]): row["facts"] for row in rows}
+
+
+def _known(tx: Transaction, event_key: str) -> Any:
     """The record of an event that was accepted before, and is not forgotten yet."""
-    known = tx.one("SELECT * FROM events WHERE event_key = ?", event.event_key)
+    known = tx.one("SELECT * FROM events WHERE event_key = ?", event_key)
     if known is None or known["expires"] is None or known["expires"] > tx.now:
         return known
-    tx.do("DELETE FROM events WHERE event_key = ?", event.event_key)
+    tx.do("DELETE FROM events WHERE event_key = ?", event_key)
     return None
+
+
+def _twin(tx: Transaction, event: NewEvent, conversation: str) -> Any:
+    """The one event that another delivery of the message has told; None without exactly one."""
+    twins = [
+        row
+        for row in _of_source(tx, event.source)
+        if facts.agree(row["facts"], event.facts)
+        and (event.facts or follow(tx, row["conversation"]) == conversation)
+    ]
+    return twins[0] if len(twins) == 1 else None
+
+
+def _of_source(tx: Transaction, source: str) -> list[Any]:
+    if not source:
+        return []
+    query = "SELECT * FROM events WHERE source = ? AND (expires IS NULL OR expires > ?)"
+    return tx.all(f"{query} ORDER BY seq LIMIT {MOST_TWINS}", source, tx.now)
+
+
+def _meet(tx: Transaction, event: NewEvent, conversation: str, known: Any) -> None:
+    """Learn from another delivery of a message: more about it, and whose names are one."""
+    all_told = facts.joined(known["facts"], event.facts)
+    told = known["facts"] if known["told"] is None else known["told"]
+    learn = "UPDATE events SET facts = ?, told = ? WHERE event_key = ?"
+    tx.do(learn, all_told, told, known["event_key"])
+    target = follow(tx, known["conversation"])
+    both_tell = facts.is_telling(event.facts) and facts.is_telling(told)
+    is_near = shard_of(conversation) == shard_of(target)
+    if is_near and (both_tell or account_of(conversation) == account_of(target)):
+        link(tx, conversation, target)
 
 
 def _sweep(tx: Transaction) -> None:
@@ -195,9 +294,10 @@ def _enqueue(
         *(*windows, conversation, *windows),
     )
     tx.do(
-        "INSERT INTO events (event_key, conversation, digest, payload, accepted_at, accepted_by)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        *(event.event_key, conversation, event.digest, blob(event.payload), tx.now, by),
+        "INSERT INTO events (event_key, conversation, digest, source, facts, payload, accepted_at,"
+        " accepted_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        *(event.event_key, conversation, event.digest, event.source or None, event.facts),
+        *(blob(event.payload), tx.now, by),
     )
     tx.moved(conversation, "inbox")
 

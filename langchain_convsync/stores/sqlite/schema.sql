@@ -10,6 +10,7 @@ CREATE TABLE conversations (
     max_debounce INTEGER NOT NULL DEFAULT 0,
     snapshot BLOB,
     snapshot_until INTEGER,
+    tenant BLOB, -- whose it is, once a turn knew
     expires INTEGER -- null while it has work
 ) STRICT;
 CREATE INDEX idle ON conversations (expires) WHERE expires IS NOT NULL;
@@ -20,6 +21,9 @@ CREATE TABLE events (
     conversation TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead')),
     digest TEXT NOT NULL,
+    source TEXT, -- where deliveries of the message that tell of other accounts or customers meet it
+    facts TEXT NOT NULL DEFAULT '', -- what its deliveries told of both sides
+    told TEXT, -- what the one that was accepted told, where others told more since
     payload BLOB, -- null once it is done
     outcome BLOB,
     accepted_at INTEGER NOT NULL,
@@ -31,6 +35,7 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX inbox ON events (conversation, seq) WHERE state = 'queued';
 CREATE INDEX dead ON events (seq) WHERE state = 'dead';
+CREATE INDEX twins ON events (source);
 CREATE INDEX finished ON events (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE queues (
@@ -61,6 +66,12 @@ CREATE TABLE accounts ( -- those with work in a queue, and when each was served 
     account TEXT NOT NULL,
     place INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (queue, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE account_names ( -- account keys, and which of them stand for one receiving side
+    name TEXT PRIMARY KEY,
+    account TEXT NOT NULL,
+    facts TEXT -- all that is known of the account, where the name is its own
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE operations (

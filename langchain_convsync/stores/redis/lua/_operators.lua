@@ -14,12 +14,9 @@ end
 
 -- Calls `visit` with every dead letter of the conversation, and what it keeps.
 local function each_dead(conversation, visit)
-  local account = account_of(conversation)
   for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, -1)) do
-    if account_of(event) == account then
-      local has = call('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors')
-      if has[1] == conversation then visit(event, has) end
-    end
+    local has = call('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors')
+    if has[1] == conversation then visit(event, has) end
   end
 end
 

@@ -23,6 +23,9 @@ end
 local QUEUES = { 'inbox', 'outbox', 'replies' }
 local COUNTERS = { inbox = 'queued', outbox = 'writes', replies = 'replies' }
 
+-- The prefix of the shard that a key lies in.
+local function prefix_of(key) return (prefix:gsub('%d%d', key:sub(1, 2), 1)) end
+
 local function event_record(event) return prefix .. 'ev:' .. event end
 local function alias_key(conversation) return prefix .. 'alias:' .. conversation end
 local function pause_key(conversation) return prefix .. 'pause:' .. conversation end
@@ -140,12 +143,15 @@ local function bring_along(name, target)
   end
 end
 
--- Lets a name lead to a conversation, which is not an alias itself, hence never in a circle; its events
--- and a human's takeover go along. Whether it leads there now: not while it has operations, or a
--- turn that is not the caller's, whose lease may be given.
+-- Lets a name lead to a conversation, which is not an alias itself, hence never in a circle; its events,
+-- a human's takeover and its tenant go along. Whether it leads there now: not while it has operations,
+-- or a turn that is not the caller's, whose lease may be given, or where it is another tenant's.
 local function link(name, target, token, epoch)
   if name == target then return true end
   if call('EXISTS', queue_key(name, 'outbox'), queue_key(name, 'replies')) > 0 then return false end
+  local tenant = call('HGET', conversation_record(name), 'tenant')
+  local other = call('HGET', conversation_record(target), 'tenant')
+  if tenant and other and tenant ~= other then return false end
   local mine = token and held_until(name, 'inbox', token, epoch)
   if mine then
     call('HINCRBY', event_record(call('LINDEX', queue_key(name, 'inbox'), 0)), 'starts', -1)
@@ -153,6 +159,9 @@ local function link(name, target, token, epoch)
     return false
   end
   if call('EXISTS', queue_key(name, 'inbox')) == 1 then bring_along(name, target) end
+  if tenant and call('EXISTS', conversation_record(target)) == 1 then
+    call('HSET', conversation_record(target), 'tenant', tenant)
+  end
   call('SET', alias_key(name), target, 'PX', retention)
   local own = tonumber(call('GET', pause_key(name)) or 0)
   if own > math.max(now, tonumber(call('GET', pause_key(target)) or 0)) then
@@ -181,7 +190,7 @@ end
 local function acquired(conversation, queue)
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
-    queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until')
+    queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant')
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
@@ -190,7 +199,7 @@ local function acquired(conversation, queue)
   return {
     conversation, has[1], has[2], has[3], now, has[4], events,
     call('LRANGE', queue_key(conversation, work), 0, -1), cursor_of(conversation, work), has[5], snapshot,
-    queue == 'inbox' and is_paused(conversation) and 1 or 0,
+    queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
   }
 end
 

@@ -1,16 +1,35 @@
 -- Records an event once, and acquires its conversation's inbox in the same step if it can.
--- `by` tells a repeated call from another delivery of the same event.
+-- `by` tells a repeated call from another delivery of the same event. KEYS[2] is where events are looked
+-- for that another delivery of the same message may have told.
 local event, conversation, alias, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
-  account_concurrency, pause = unpack(ARGV, 3)
+  account_concurrency, pause, source, facts = unpack(ARGV, 3)
 lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrency), tonumber(pause)
 
 local function due_in()
   return math.max(0, (due(conversation, 'inbox') or 0) - now)
 end
 
+-- Learns from another delivery of a message: more about it, and whose names are one.
+local function meet(other)
+  local here, name = prefix, conversation
+  prefix = prefix_of(other)
+  local has = call('HMGET', event_record(other), 'facts', 'conversation', 'told')
+  local told = has[3] or has[1] -- by the delivery that was accepted
+  call('HSET', event_record(other), 'facts', joined(has[1], facts), 'told', told)
+  local both_tell, target = is_telling(told) and is_telling(facts), follow(has[2])
+  if prefix == here and (both_tell or account_of(name) == account_of(target)) then link(name, target) end
+  prefix = here
+  if alias ~= '' then link(alias, follow(name)) end
+  event, alias, prefix = other, '', prefix_of(other)
+end
+
+conversation = follow(conversation)
+if call('EXISTS', event_record(event)) == 0 and source ~= '' then
+  local other = only_one_of(source, facts, facts == '' and conversation)
+  if other then meet(other) end
+end
 local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'outcome', 'by')
 local status, state, outcome, differs = 'new', 'queued', false, 0
-conversation = follow(conversation)
 if known[1] then
   if alias ~= '' then link(alias, conversation) end
   conversation = call('HGET', event_record(event), 'conversation') -- it may have moved
@@ -21,11 +40,12 @@ else
   if pause > 0 then call('SET', pause_key(conversation), now + pause, 'PX', pause) end
   local list = queue_key(conversation, 'inbox')
   if call('LLEN', list) >= tonumber(max_queued) then
-    return { 'busy', conversation, false, false, 0, due_in(), false }
+    return { 'busy', conversation, event, false, false, 0, due_in(), false }
   end
   if alias ~= '' then link(alias, conversation) end
   call('HSET', event_record(event), 'state', 'queued', 'conversation', conversation, 'digest', digest,
-    'payload', payload, 'by', by, 'at', now, 'starts', 0, 'errors', 0)
+    'payload', payload, 'by', by, 'at', now, 'starts', 0, 'errors', 0, 'facts', facts)
+  if source ~= '' then list_under(source, event) end
   call('RPUSH', list, event)
   call('HSET', conversation_record(conversation), 'debounce', debounce, 'max_debounce', max_debounce)
   count('queued', 1)
@@ -33,6 +53,6 @@ else
   schedule(conversation, 'inbox')
 end
 
-if state ~= 'queued' then return { status, conversation, state, outcome, differs, 0, false } end
+if state ~= 'queued' then return { status, conversation, event, state, outcome, differs, 0, false } end
 local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
-return { status, conversation, state, outcome, differs, inbox and 0 or due_in(), inbox }
+return { status, conversation, event, state, outcome, differs, inbox and 0 or due_in(), inbox }

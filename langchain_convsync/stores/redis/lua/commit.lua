@@ -1,10 +1,10 @@
 -- Ends a turn: its events, operations and snapshot change together, and the queue is given back.
 -- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
 -- the outbox and then of the reply queue its id and body.
-local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, events,
+local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, tenant, events,
   operations, replies = unpack(ARGV, 3)
 events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
-local FIRST = 14 -- where the lists begin in ARGV
+local FIRST = 15 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
@@ -46,6 +46,8 @@ end
 call('LTRIM', list, events, -1)
 count('queued', -events)
 call('HINCRBY', record, 'turns', 1)
+tenant = optional(tenant)
+if tenant then call('HSETNX', record, 'tenant', tenant) end
 call('HDEL', record, 'inbox.until')
 enqueue('replies', enqueue('outbox', FIRST + 2 * events, operations), replies)
 

@@ -1,0 +1,64 @@
+-- What stores/facts.py says: comparing what sources tell of the two sides of a message.
+
+local function parsed(facts)
+  local known = {}
+  for kind, value in facts:gmatch('(%a)=(%x+)') do known[kind] = value end
+  return known
+end
+
+-- Whether neither tells something else than the other.
+local function agree(facts, other)
+  local known = parsed(facts)
+  for kind, value in pairs(parsed(other)) do
+    if known[kind] and known[kind] ~= value then return false end
+  end
+  return true
+end
+
+-- Whether they tell one receiving side from all others.
+local function is_telling(facts)
+  local known = parsed(facts)
+  return (known.b or known.d or known.n) and true or false
+end
+
+-- Whether they are of the same receiving side for certain.
+local function is_one_side(facts, other)
+  local one, two = parsed(facts), parsed(other)
+  for _, kind in ipairs({ 'b', 'd', 'n' }) do
+    if one[kind] and one[kind] == two[kind] then return agree(facts, other) end
+  end
+  return false
+end
+
+-- All that two that agree tell.
+local function joined(facts, other)
+  local known, all = parsed(facts), {}
+  for kind, value in pairs(parsed(other)) do known[kind] = value end
+  for kind, value in pairs(known) do all[#all + 1] = kind .. '=' .. value end
+  table.sort(all)
+  return table.concat(all, ' ')
+end
+
+-- Events under the message that they tell of: KEYS[2] is the shard in which they are compared.
+local MOST_TWINS = 16
+local function twins_key(source) return KEYS[2] .. 'twins:' .. source end
+
+local function list_under(source, event)
+  local twins = twins_key(source)
+  if call('LLEN', twins) >= MOST_TWINS then return end
+  call('RPUSH', twins, event)
+  call('PEXPIRE', twins, retention)
+end
+
+-- The one event of a source that agrees with these facts, and lies in this conversation if one is given.
+local function only_one_of(source, facts, conversation)
+  local found, amount = nil, 0
+  for _, other in ipairs(call('LRANGE', twins_key(source), 0, -1)) do
+    local has = call('HMGET', prefix_of(other) .. 'ev:' .. other, 'facts', 'conversation')
+    local is_same = has[1] and agree(has[1], facts)
+    if is_same and (not conversation or follow(has[2]) == conversation) then
+      found, amount = other, amount + 1
+    end
+  end
+  if amount == 1 then return found end
+end

@@ -1,0 +1,191 @@
+"""Under which keys a store knows who wrote to whom: of all that a source tells of both sides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from langchain_convsync import phone, waha
+from langchain_convsync._flow import Flow
+from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox.plan import digest
+from langchain_convsync.stores.base import AccountKey, EventStore, Keys, NewEvent
+from langchain_convsync.stores.facts import agree
+
+#: What a source calls a receiving side that it has no name for; WAHA's free edition calls all so.
+UNNAMED = "default"
+#: Seconds for which it is remembered which accounts a message of the business may be of.
+LIFETIME = 10.0
+#: A message of the business itself, or what is told about one.
+OwnMessage: TypeAlias = waha.OperatorMessage | waha.Ignored
+#: Whatever tells who was written to, and by whom.
+Source: TypeAlias = InboundEvent | OwnMessage
+
+
+def account_facts(source: Source) -> dict[str, str]:
+    """What a source tells of the receiving side, by kind; see ``stores/facts.py``."""
+    session = source.waha_session if source.waha_session != UNNAMED else None
+    name = source.account if source.account not in {UNNAMED, source.waha_session} else None
+    told = {
+        "a": name,
+        "b": source.bot_id,
+        "d": source.subdomain,
+        "n": phone.identity_of(source.business_number) or source.business_number,
+        "s": session,
+    }
+    return {kind: value for kind, value in told.items() if value}
+
+
+def is_named(source: Source) -> bool:
+    """Whether the source tells its receiving side from others; else the API server alone knows."""
+    return bool(account_facts(source))
+
+
+def customers_of(source: Source) -> list[str]:
+    """Every identity of the customer that a source tells, the surest first."""
+    told = (source.phone_number, source.lid, source.chat_id)
+    return list(dict.fromkeys(name for name in map(phone.identity_of, told) if name is not None))
+
+
+@dataclass(slots=True)
+class Naming:
+    """The keys of one store.
+
+    Args:
+        store: The store.
+        clock: Seconds that only ever grow.
+    """
+
+    store: EventStore
+    clock: Callable[[], float] = time.monotonic
+    _near: dict[AccountKey, tuple[float, list[AccountKey]]] = field(
+        default_factory=dict, init=False
+    )
+    _keys: Keys | None = field(default=None, init=False)
+    _accounts: dict[AccountKey, AccountKey] = field(default_factory=dict, init=False)
+
+    def keys(self) -> Flow[Keys]:
+        """The store's keys."""
+        if self._keys is None:
+            self._keys = yield from self.store.keys()
+        return self._keys
+
+    def _named(self, source: Source) -> Flow[tuple[AccountKey, str]]:
+        """An account key, and the facts that it is made of; none where nothing is told."""
+        keys, told = (yield from self.keys()), account_facts(source)
+        if not told:
+            return keys.account(UNNAMED), ""
+        facts, name = keys.facts(told), source.waha_session or source.account
+        return keys.account(told.get("a", name), facts if set(told) - {"a", "s"} else ""), facts
+
+    def account(self, source: Source) -> Flow[AccountKey]:
+        """The receiving side; sources that tell more or less of one side share it."""
+        key, facts = yield from self._named(source)
+        if facts and key not in self._accounts:
+            self._accounts[key] = yield from self.store.account(key, facts)
+        return self._accounts.get(key, key)
+
+    def accounts_of(self, own: OwnMessage) -> Flow[list[AccountKey]]:
+        """The receiving sides that a message of the business may be of, the likeliest first.
+
+        What customers write may be told by another source, which tells more of the same WAHA
+        session, or nothing at all.
+        """
+        key, facts = yield from self._named(own)
+        if not facts:
+            return [key]
+        until, found = self._near.get(key, (0.0, []))
+        if self.clock() > until:
+            known = yield from self.store.accounts()
+            near = [each for each, has in known.items() if is_near(has, facts)]
+            found = [key] if key in known or len(near) != 1 else []
+            found += near if len(near) == 1 else []
+            self._near[key] = self.clock() + LIFETIME, found
+        return [*found, (yield from self.keys()).account(UNNAMED)]
+
+    def conversation(self, source: Source, customer: str) -> Flow[str]:
+        """The conversation key of a customer of the receiving side.
+
+        Raises:
+            InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
+        """
+        account, customer = (yield from self.account(source)), phone.normalize(customer)
+        return (yield from self.keys()).conversation(account, customer)
+
+    def conversations_of(self, own: OwnMessage) -> Flow[dict[str, AccountKey]]:
+        """Every conversation that a message of the business may stand in, and its account.
+
+        Its customer's phone number may lead to another one than their LID, as long as no event of
+        theirs told both.
+        """
+        keys, accounts = (yield from self.keys()), (yield from self.accounts_of(own))
+        return {
+            keys.conversation(each, who): each for each in accounts for who in customers_of(own)
+        }
+
+    def changed(self, change: waha.Ignored, target: str) -> Flow[str | None]:
+        """The event key of the message that an edit or a revocation is about.
+
+        Args:
+            change: The edit or revocation.
+            target: The message, as :func:`waha.event_id` names it.
+        """
+        keys, (account, _) = (yield from self.keys()), (yield from self._named(change))
+        told = {**account_facts(change), **_customer_facts(customers_of(change))}
+        source = keys.source("message", target)
+        return (yield from self.store.find(account, source, keys.facts(told)))
+
+    def event(
+        self, event: InboundEvent, payload: str, account: AccountKey | None = None
+    ) -> Flow[NewEvent]:
+        """An event under its keys.
+
+        Args:
+            event: The event.
+            payload: What the store keeps of it.
+            account: The receiving side, where it is known already.
+
+        Raises:
+            InvalidEventError: It names no customer.
+            InvalidPhoneNumberError: What it names is neither a phone number nor a chat id.
+        """
+        named = event.phone_number or event.lid or event.chat_id
+        if named is None:
+            message = "the event names no customer: set phone_number or chat_id"
+            raise InvalidEventError(message)
+        keys, account = (yield from self.keys()), account or (yield from self.account(event))
+        customer, words = phone.normalize(named), digest(event.content)
+        own, is_whatsapps = event.event_id, event.event_id.startswith(("true_", "false_"))
+        if is_whatsapps:  # in any spelling
+            own = waha.event_id(own, from_me=own.startswith("true_"))
+        # Every tenant's source may number its messages alike.
+        unique = own if is_named(event) else f"{own}\0{words}"
+        alias = None
+        if event.phone_number and event.lid:
+            alias = keys.conversation(account, phone.normalize(event.lid))
+        told = {**account_facts(event), **_customer_facts(customers_of(event)), "t": words}
+        return NewEvent(
+            event_key=keys.event(account, customer, "message", unique),
+            conversation_key=keys.conversation(account, customer),
+            alias=alias,
+            digest=words,
+            source=keys.source("message", own if is_whatsapps else f"{account} {unique}"),
+            facts=keys.facts(told) if is_whatsapps else "",
+            payload=payload,
+        )
+
+
+def is_near(facts: str, other: str) -> bool:
+    """Whether they may be of one receiving side: they tell something alike, and nothing unlike."""
+    return agree(facts, other) and not set(facts.split()).isdisjoint(other.split())
+
+
+def _customer_facts(customers: Iterable[str]) -> dict[str, str]:
+    kinds = {"@lid": "l", "@g.us": "g"}
+    return {
+        next((kind for end, kind in kinds.items() if who.endswith(end)), "p"): who
+        for who in customers
+    }
