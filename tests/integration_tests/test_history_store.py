@@ -39,6 +39,8 @@ from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, answers, sends
 from tests.surfaces import PHONE, conversation
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 BOT, TENANT = "bot123", "restaurant-abc"
 T = TypeVar("T")
 

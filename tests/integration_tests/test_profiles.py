@@ -20,6 +20,8 @@ from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 CUSTOMER, JID = "+51999999999", "51999999999@c.us"
 BOT = "67890abcdef0123456789abc"
 
