@@ -49,7 +49,7 @@ def closed_in_the_end() -> Iterator[None]:
     locked_store.close()
 
 
-bounded = settings(max_examples=30, derandomize=True, database=None)
+bounded = settings(max_examples=15, derandomize=True, database=None)
 
 
 @schema.parametrize()
