@@ -51,13 +51,13 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
 
 # A worker that is done takes over what another one has not begun.
-# What was compiled is kept, also where the environment says otherwise: 7,000 tests are read by each.
+# What was compiled is kept, also where the environment says otherwise: 8,000 tests are read by each.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: install ## run the tests in random order, but for those that are long by nature: 10 min on two cores
+test: install ## run the tests in random order, but for those that are long by nature: 4 to 6 min on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: install ## run every test in random order, with branch coverage: 25 min on two cores
+test-all: install ## run every test in random order, with branch coverage: 10 to 15 min on two cores
 	$(PYTEST) --cov $(ARGS)
 
 long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour

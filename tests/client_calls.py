@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from threading import Event
 from typing import Any
 
 import pytest
 
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
-from tests.faulty_server import head
+from tests.faulty_server import Received, head
 
 PHONE = "+51999999999"
 SESSION = "bot123_51999999999_1234567890_xyz"
@@ -55,3 +57,17 @@ def assert_says_nothing_private(error: BaseException) -> None:
         assert "999999999" not in told
         assert "Hola" not in told
         seen = seen.__cause__ or seen.__context__
+
+
+class Gate:
+    """A script that answers when the test opens it."""
+
+    def __init__(self) -> None:
+        self._open = Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __call__(self, _: Received) -> Iterator[bytes]:
+        self._open.wait(5)
+        yield WHOLE

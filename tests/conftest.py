@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -24,3 +26,33 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = settings.get_profile(settings.get_current_profile_name())
     settings.register_profile("patient", chosen, deadline=None)
     settings.load_profile("patient")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """To look for garbage among thousands of tests, which stay, takes as long as to read them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)  # a tenth of the time otherwise
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones come first, so that in the end no worker waits for one that got such a test."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again soon: by stores, by the client, by the queues."""
+    for name, soon in {
+        "stores.redis.clients.RETRIES": (0.0, 0.0),
+        "client._retry.FIRST_PAUSE": 0.0,
+        "outbox.queue.FIRST_DELAY": 0.01,
+        "turns.process.RETRY_LATER": 0.05,
+    }.items():
+        monkeypatch.setattr(f"langchain_convsync.{name}", soon)

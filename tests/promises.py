@@ -31,6 +31,10 @@ def awaited(runner: TurnRunner, event: InboundEvent, wait: float | None = None) 
     return asyncio.run(runner.arun(event, wait))
 
 
+#: For what kills processes, whose store makes little difference; `make test-all` takes both.
+on_sqlite = pytest.mark.parametrize(
+    "durable_store_url", ["sqlite", pytest.param("redis", marks=pytest.mark.slow)], indirect=True
+)
 sync_and_async = pytest.mark.parametrize("answer", [blocking, awaited], ids=["sync", "async"])
 
 

@@ -52,6 +52,7 @@ class RedisServer:
             "save": "",
             "loglevel": "warning",
             "daemonize": "no",
+            "repl-diskless-sync-delay": "0",  # seconds before a replica is sent anything
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None

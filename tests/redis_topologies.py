@@ -52,10 +52,11 @@ class WatchedRedis:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="convsync-sentinel-"))
         self._port = free_port()
         settings = Path(folder, "sentinel.conf")
+        # With less than a second, a primary that was just promoted is soon taken for dead.
         settings.write_text(
             f"port {self._port}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor orders 127.0.0.1 {self.primary.port} 1\n"
-            "sentinel down-after-milliseconds orders 300\n"
+            "sentinel down-after-milliseconds orders 1500\n"
             "sentinel failover-timeout orders 2000\n"
         )
         process = subprocess.Popen(

@@ -29,12 +29,6 @@ def server(redis_server: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow at once."""
-    monkeypatch.setattr("langchain_convsync.stores.redis.clients.RETRIES", (0.0, 0.0))
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -15,6 +15,7 @@ class Wakeup:
     def __init__(self) -> None:
         self._changed = _forks.condition()
         self._notified = False
+        self._ended = False
         self._waiting: list[asyncio.Future[None]] = []
 
     def notify(self) -> None:
@@ -28,18 +29,27 @@ class Wakeup:
             self._notified = True
             self._changed.notify()
 
+    def end(self) -> None:
+        """No worker waits any longer, now or later; may be called from any thread."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+            for future in self._waiting:
+                with suppress(RuntimeError):
+                    future.get_loop().call_soon_threadsafe(_wake, future)
+
     def wait(self, seconds: float) -> Io[None]:
         """Let seconds pass, or less if there is work."""
 
         def block() -> None:
             with self._changed:
-                if not self._notified:
+                if not (self._notified or self._ended):
                     self._changed.wait(seconds)
                 self._notified = False
 
         async def wait() -> None:
             with self._changed:
-                if self._notified:
+                if self._notified or self._ended:
                     self._notified = False
                     return
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -135,7 +135,8 @@ class WorkerPool:
 
     def _stop(self) -> None:
         self._stopping.set()
-        self.notify(*self._queues)
+        for wakeup in self._wakeups.values():
+            wakeup.end()
 
     def _serve(self, queue: QueueName) -> Flow[None]:
         polling = Polling()

@@ -19,6 +19,8 @@ from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.promises import CUSTOMER, Answer, awaited, blocking, history, said
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 STANZA = "3EB0A1"
 Amend = Callable[[TurnRunner, waha.Ignored], bool]
 

@@ -19,7 +19,7 @@ from langchain_convsync.errors import (
     ClosedError,
     InvalidResponseError,
 )
-from tests.client_calls import CONVERSATION, PHONE, WHOLE, every_call, post, read
+from tests.client_calls import CONVERSATION, PHONE, WHOLE, Gate, every_call, post, read
 from tests.faulty_server import (
     HANG,
     FaultyServer,
@@ -111,16 +111,18 @@ def test_a_thread_waiting_for_a_free_connection_ends_at_the_deadline(
     api: Api, server: FaultyServer
 ) -> None:
     """The same on threads."""
-    server.plays(sends(HANG))
+    gate = Gate()
+    server.plays(gate)
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(lambda: run(read(api, timeout=0.3)))
+        busy = pool.submit(run, read(api))
         server.wait_for(lambda it: len(it.received) == 1)
 
         with pytest.raises(APITimeoutError, match="no free connection in time") as told:
             run(post(api, timeout=0.05))
 
         assert not told.value.ambiguous
-        assert isinstance(busy.exception(), APITimeoutError)
+        gate.open()
+        assert busy.result().bot_id == "bot123"
 
 
 async def test_over_aiohttp_connections_that_are_no_longer_needed_are_closed(

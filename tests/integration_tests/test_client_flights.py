@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 from typing import Any
 
 import pytest
@@ -14,24 +13,10 @@ from langchain_convsync._flow import arun, run
 from langchain_convsync.client import Api
 from langchain_convsync.errors import APITimeoutError, ServerError
 from langchain_convsync.models import TenantInfo
-from tests.client_calls import CONVERSATION, PHONE, WHOLE
+from tests.client_calls import CONVERSATION, PHONE, Gate
 from tests.faulty_server import HANG, FaultyServer, Received, answers, sends
 
 BOT = "bot123"
-
-
-class Gate:
-    """A script that answers when the test opens it."""
-
-    def __init__(self) -> None:
-        self._open = Event()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def __call__(self, _: Received) -> Iterator[bytes]:
-        self._open.wait(5)
-        yield WHOLE
 
 
 @pytest.fixture

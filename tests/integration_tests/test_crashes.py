@@ -18,6 +18,7 @@ from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests.promises import on_sqlite
 
 CUSTOMER = "+51999999999"
 
@@ -100,6 +101,7 @@ def keyless() -> Iterator[httpx.Client]:
         yield client
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("stage", "status", "reply"),
     [

@@ -17,6 +17,8 @@ from langchain_convsync.errors import FencedError, InvalidEventError, StoreUnava
 from langchain_convsync.stores import RedisEventStore, open_store
 from langchain_convsync.stores.base import EventStore
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 Handler = Callable[[Claim], None]
 Deliver = Callable[..., Claim]
 

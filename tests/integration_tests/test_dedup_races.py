@@ -190,12 +190,6 @@ def test_a_process_that_was_stopped_beyond_its_lease_changes_nothing(
 
 
 @pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow at once."""
-    monkeypatch.setattr("langchain_convsync.stores.redis.clients.RETRIES", (0.0, 0.0))
-
-
-@pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[DroppingProxy]:
     redis_server.empty()
     passing = DroppingProxy(redis_server.port)
@@ -297,6 +291,7 @@ def test_an_event_is_never_processed_unclaimed(deliver: Deliver) -> None:
     assert (refused, claim.status, handling.runs) == (0, ACQUIRED, 1)
 
 
+@pytest.mark.usefixtures("no_pause")
 @pytest.mark.parametrize("form", ["invoke", "ainvoke", "stream", "batch"])
 def test_a_runnable_is_never_run_unclaimed(form: str) -> None:
     """Without its store ``deduplicated`` fails before it runs anything."""

@@ -33,7 +33,7 @@ from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
-CALLS, FEW = 32, 8
+CALLS, FEW = 16, 8
 PHONES = [f"+5199999990{number}" for number in range(4)]
 
 
@@ -57,7 +57,7 @@ def own(number: int) -> str:
 @pytest.mark.parametrize("lent", ["own", "lent", "lent and used"])
 @pytest.mark.parametrize("operation", ["lookup_tenant", "get_conversation"])
 def test_a_child_gets_its_own_answer(lent: str, operation: str, server: ReferenceServer) -> None:
-    """32 calls of as many children at once, behind a connection that the parent opened."""
+    """16 calls of as many children at once, behind a connection that the parent opened."""
     http_client = None if lent == "own" else httpx.Client()
     client = ConvSyncClient(server.base_url, max_retries=0, http_client=http_client, timeout=60.0)
     if (
@@ -153,7 +153,7 @@ if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.forked_client"])
     with context.Pool(8) as pool:
-        print(*pool.map(tests.forked_client.tenant, sys.argv[1:] * 8, chunksize=1))
+        print(*pool.map(tests.forked_client.tenant, sys.argv[1:] * 4, chunksize=1))
 """
 
 

@@ -37,7 +37,10 @@ from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, answers, sends
+from tests.promises import on_sqlite
 from tests.surfaces import PHONE, conversation
+
+pytestmark = pytest.mark.usefixtures("no_pause")
 
 BOT, TENANT = "bot123", "restaurant-abc"
 T = TypeVar("T")
@@ -531,6 +534,7 @@ history.add_messages([HumanMessage("Hola"), AIMessage("from the first process")]
 """
 
 
+@on_sqlite
 @pytest.mark.parametrize("by", ["write", "worker"])
 @pytest.mark.parametrize("stage", ["recorded", "committed"])
 def test_what_a_killed_process_has_added_is_delivered_by_the_next(
@@ -578,6 +582,7 @@ for number in range(first, first + 1000):
 """
 
 
+@on_sqlite
 def test_whenever_its_process_is_killed_what_was_accepted_is_there_once_and_in_order(
     server: ReferenceServer, durable_store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,12 @@ from nbclient.exceptions import CellExecutionError
 from tests.notebooks import NOTEBOOKS, complaints, read, run, text_of
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # The first shows that they run; what the others show has tests of its own.
+    [NOTEBOOKS[0], *(pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:])],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_shows_what_a_run_of_it_shows(path: Path, tmp_path: Path) -> None:
     """No cell fails or complains, no file is left, no output is stale: `make notebooks` renews."""
     committed = path.read_text(encoding="utf-8")

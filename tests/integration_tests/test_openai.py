@@ -41,6 +41,8 @@ from tests.openai_bot import (
 )
 from tests.surfaces import sync_and_async
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 SHORTLY: Runnable[Any, Any] = RunnableLambda(
     lambda messages: [SystemMessage("Answer shortly."), *messages]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, sends
 from tests.promises import echo, history, said, served, spoken
+from tests.redis_topologies import until
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def test_an_open_circuit_holds_the_tenants_other_conversations_too(
     """Nobody has to find out again what is known; nothing is begun, and nothing counts as a try."""
     for module in ("plan", "delivery"):
         monkeypatch.setattr(f"langchain_convsync.outbox.{module}.ATTEMPT", 0.1)
-    client, customers = server.client(), [f"+5198888888{n}" for n in range(8)]
+    profile = replace(server.profile, settle=0.0)  # what hung was not applied
+    client, customers = server.client(profile=profile), [f"+5198888888{n}" for n in range(8)]
     undelivered = TurnRunner(echo(), client=client, store=event_store, shutdown_timeout=0.0)
     for customer in customers:
         server.create_conversation(
@@ -62,16 +65,16 @@ def test_an_open_circuit_holds_the_tenants_other_conversations_too(
         undelivered.run(said("Hola", phone_number=customer, event_id=customer))
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
-        outbox = Outbox(type(client)(hung.url, max_retries=0).api, event_store)
-        outbox.breaker = CircuitBreaker(first=2.0, longest=2.0)
+        away = type(client)(hung.url, profile=profile, max_retries=0)
+        outbox = Outbox(away.api, event_store)
+        outbox.breaker = CircuitBreaker(first=0.2, longest=0.2, clock=lambda: 0.0)
         for number in customers:
             acquired = run(event_store.acquire("outbox", number))
             assert acquired is not None
             run(outbox.deliver(acquired, budget=0.0))
         asked = len(hung.received)
     with TurnRunner(echo(), client=client, store=event_store, shutdown_timeout=60.0):
-        while run(event_store.backlog()).writes:
-            pass
+        until(lambda: run(event_store.backlog()).writes == 0)
 
     assert asked == FAILURES_TO_OPEN
     assert all(history(server, customer) == spoken(["Hola"]) for customer in customers)

@@ -20,6 +20,8 @@ from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
 from tests.store_cases import Clock, blocking, commit_of, event, queue_of, turn_of
 from tests.waha_chats import WahaChats
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 CHAT = f"{CUSTOMER[1:]}@c.us"
 
 

@@ -75,7 +75,7 @@ def of_the_other_tenant() -> list[Any]:
 
 @pytest.mark.parametrize(
     ("bearer", "phone"),
-    [(KEY, "drawn"), (token(), PHONE), (KEY, ELSEWHERE)],
+    [(KEY, "drawn"), pytest.param(token(), PHONE, marks=pytest.mark.slow), (KEY, ELSEWHERE)],
     ids=["whatever is drawn", "a shared customer, by JWT", "another's customer"],
 )
 @schema.parametrize()

@@ -37,6 +37,8 @@ from tests import served
 from tests.served import THREAD, Client, requests, state
 from tests.surfaces import BOT, PHONE, TENANT, every_form, invoke, perform, sync_and_async
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 reference, server, client = served.reference, served.server, served.client
 
 Handler = ConvSyncCallbackHandler | AsyncConvSyncCallbackHandler

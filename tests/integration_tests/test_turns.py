@@ -34,6 +34,8 @@ from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 CUSTOMER = "+51999999999"
 Answer = Callable[[TurnRunner, InboundEvent], Turn]
 

@@ -17,6 +17,8 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.promises import CUSTOMER, echo, history, said
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 
 @pytest.fixture
 def server() -> Iterator[ReferenceServer]:

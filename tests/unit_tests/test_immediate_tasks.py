@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -108,3 +111,29 @@ async def test_there_are_only_so_many_immediate_tasks(
     assert len(delivering.at_it) == 2
     delivering.may_end.set()
     await delivering.until(3, delivering.delivered)
+
+
+def test_workers_that_are_just_looking_for_work_stop_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many they are: none of them begins to wait."""
+    monkeypatch.setattr(Polling, "LAST", 60.0)
+    looking, may_end = threading.Semaphore(0), threading.Event()
+
+    def look() -> None:
+        looking.release()
+        may_end.wait()
+
+    store: Any = SimpleNamespace(acquire=lambda *_, **__: Io(look, asyncio.Event().wait))
+    unused: Any = None
+    pool = WorkerPool(store, {"outbox": unused}, workers=3, lease=30.0)
+    pool.start()
+    for _ in range(3):
+        looking.acquire()
+
+    pool._stop()
+    may_end.set()
+
+    for thread in pool._threads:
+        thread.join(5.0)
+    assert not any(thread.is_alive() for thread in pool._threads)

@@ -87,7 +87,7 @@ def test_it_explains_itself(
     [
         ("typer", "cli", "serve"),
         ("rich", "cli", "demo"),
-        ("fastapi", "server", "demo"),
+        pytest.param("fastapi", "server", "demo", marks=pytest.mark.slow),
         ("langchain", "agents", "demo"),
         ("fastapi", "server", "serve"),
         ("uvicorn", "server", "serve"),

@@ -220,7 +220,7 @@ reveal_type(APIError('x').retry_after)
 """
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+@pytest.mark.parametrize("checker", ["mypy", pytest.param("pyright", marks=pytest.mark.slow)])
 def test_a_lazy_name_is_to_a_type_checker_what_it_is(checker: str, tmp_path: Path) -> None:
     """The class itself and never an `Any`; a misspelt one is the only error."""
     names = sorted({*declared()} - {"waha"})
