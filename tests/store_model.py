@@ -48,6 +48,7 @@ class Event:
     at: int
     state: EventState = "queued"
     outcome: str | None = None
+    reason: str = ""
     starts: int = 0
     errors: int = 0
     ended_by: tuple[int, str] | None = None
@@ -282,6 +283,7 @@ class StoreModel:
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
             event.outcome = commit.outcomes.get(event.event_key)
+            event.reason = commit.reason if commit.dead else ""
         del talk.inbox[: len(commit.event_keys)]
         state.until = None
         work: dict[QueueName, Sequence[Operation]] = {
@@ -479,6 +481,7 @@ class StoreModel:
                 queue="inbox",
                 id=event.event_key,
                 body=event.payload,
+                reason=event.reason,
                 since=event.at / 1000,
                 tries=event.starts + event.errors,
             )

@@ -148,5 +148,9 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.state == "done":
         from langchain_convsync.dedup.results import decode
 
-        return Claim(DONE, decode(accepted.outcome or "null"))
+        try:
+            return Claim(DONE, decode(accepted.outcome or "null"))
+        except Exception:  # noqa: BLE001 - a message may be of a kind that only others know
+            telemetry.count("unreadable", what="outcome")
+            return Claim(DONE)
     return Claim(IN_PROGRESS)

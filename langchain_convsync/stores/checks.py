@@ -97,8 +97,16 @@ def encoded(text: str) -> bytes:
 
 
 def decoded(data: bytes) -> str:
-    """The inverse of :func:`encoded`."""
-    return data.decode("utf-8", "surrogatepass")
+    """The inverse of :func:`encoded`; of bytes that never were text, what can be read."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+def is_key(text: bytes) -> bool:
+    """Whether it is the key of an event or a conversation."""
+    return _KEY.fullmatch(text.decode("ascii", "replace")) is not None
 
 
 def check_event(event: NewEvent) -> None:

@@ -114,13 +114,15 @@ class Inbox:
         event_key = keys.event(change.account, "message", target)
         held = yield from self.store.amend(event_key, "", "")
         while held is not None:
-            message = QueuedMessage.model_validate_json(held)
+            message, damage = QueuedMessage.read(held)
+            if message is None or damage:  # its turn makes it a dead letter
+                return False
             if not (changes := message.changed_by(change)):
                 break
             facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
             wanted = json.dumps({**json.loads(held), **facts})  # fields of newer versions stay
             now_held = yield from self.store.amend(event_key, held, wanted)
-            if now_held == wanted:
+            if now_held in {wanted, held}:
                 break
             held = now_held
         return held is not None

@@ -123,7 +123,10 @@ def rest_of(letter: DeadLetter) -> str | None:
     """
     if letter.queue != "outbox":
         return None
-    write = Write.model_validate_json(letter.body)
+    try:
+        write = Write.model_validate_json(letter.body)
+    except ValueError:  # as it was: its delivery says what is wrong with it
+        return None
     rest = write.model_copy(update={"messages": write.messages[letter.pos :], "base": None})
     return rest.model_dump_json(exclude_defaults=True)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from functools import cached_property
 
+from langchain_convsync import telemetry
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import (
     Anchor,
@@ -75,13 +76,17 @@ class Snapshot:
         self._snapshot = snapshot
 
     @cached_property
-    def conversation(self) -> Conversation:
-        """The conversation after that turn."""
-        return Conversation.model_validate_json(self._snapshot)
+    def conversation(self) -> Conversation | None:
+        """The conversation after that turn; None where it cannot be read."""
+        try:
+            return Conversation.model_validate_json(self._snapshot)
+        except ValueError:
+            telemetry.count("unreadable", what="snapshot")
+            return None
 
     def target(self) -> CallTarget:
         """The tenant and bot that it was about."""
-        return target_of(self.conversation)
+        return CallTarget() if self.conversation is None else target_of(self.conversation)
 
 
 @dataclass(slots=True)
@@ -156,6 +161,7 @@ class TurnResult:
             operations=as_operations(writes),
             replies=self._replies(attempt) if queue_reply else (),
             dead=self.status == "failed",
+            reason=attempt.batch.damage,
             snapshot=snapshot,
             snapshot_ttl=ttl,
         )
@@ -194,7 +200,7 @@ def _known(acquired: Acquired, session_id: str) -> Sequence[Said]:
     if acquired.snapshot is None:
         return ()
     left = Snapshot(acquired.snapshot).conversation
-    return left.said if left.session_id == session_id else ()
+    return left.said if left is not None and left.session_id == session_id else ()
 
 
 def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> set[int]:

@@ -204,6 +204,7 @@ class Commit:
         operations: New operations for the outbox; their ids begin with the turn id and a slash.
         replies: New operations for the reply queue.
         dead: True keeps the events as dead letters, payload included, for an operator.
+        reason: Why, where the events themselves do not tell.
         snapshot: JSON for the next turn, should the API not answer then.
         snapshot_ttl: Seconds for which it is valid.
         unless_paused: Commit nothing while a human has the conversation.
@@ -215,6 +216,7 @@ class Commit:
     operations: Sequence[Operation] = ()
     replies: Sequence[Operation] = ()
     dead: bool = False
+    reason: str = ""
     snapshot: str | None = field(default=None, repr=False)
     snapshot_ttl: float = 0.0
     unless_paused: bool = False
@@ -240,7 +242,7 @@ class DeadLetter:
         queue: The queue it was in: ``inbox`` for an event.
         id: The operation's id, or the event's key.
         body: The operation's body, or the event's payload.
-        reason: Why; empty for an event.
+        reason: Why; empty for an event whose agent could not answer it.
         since: When an operation became a dead letter; when an event was accepted.
         pos: How many of its parts were confirmed before.
         sent_at: When the part after those went on the wire, if it is unknown whether it arrived.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
-from langchain_convsync import _forks
+from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -47,6 +47,7 @@ from langchain_convsync.stores.checks import (
     check_queue,
     decoded,
     in_milliseconds,
+    is_key,
     milliseconds,
     renewed_id,
     turn_of,
@@ -55,6 +56,7 @@ from langchain_convsync.stores.redis.clients import (
     AsyncClient,
     BlockingClient,
     RedisClients,
+    is_damage,
 )
 from langchain_convsync.stores.redis.risks import Risk, risks
 from langchain_convsync.stores.redis.scripts import Command
@@ -211,7 +213,7 @@ class RedisEventStore:
         check_commit(lease, commit)
         arguments: list[Argument] = [lease.conversation_key, lease.token, lease.epoch, commit.dead]
         arguments += [commit.unless_paused, commit.unless_newer]
-        arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
+        arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl), commit.reason]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
@@ -376,7 +378,20 @@ class RedisEventStore:
         self, name: str, keys: list[bytes], sent: list[bytes], parse: Callable[[Any], T]
     ) -> Flow[T]:
         yield from self._opened()
-        return parse((yield from self._run(name, keys, sent)))
+        return parse((yield from self._run_or_mend(name, keys, sent)))
+
+    def _run_or_mend(self, name: str, keys: list[bytes], sent: list[bytes]) -> Flow[Any]:
+        """A script's answer; what it cannot work on is mended first, and counted."""
+        try:
+            return (yield from self._run(name, keys, sent))
+        except StoreUnavailableError as error:
+            named = [each for each in sent if is_key(each)]
+            if not named or not is_damage(error.__cause__):
+                raise
+        yield from self._run("mend", keys, named)
+        telemetry.count("records_mended")
+        logger.error("A damaged record of %s was mended", ", ".join(map(decoded, named)))
+        return (yield from self._run(name, keys, sent))
 
     def _acquire_any(self, queue: QueueName, arguments: list[Argument]) -> Flow[Acquired | None]:
         """On a cluster: one shard after the other, since no script can look at two."""
@@ -422,13 +437,13 @@ class RedisEventStore:
         one = conversation_key is not None
         for keys in [shard_keys(conversation_key)] if one else self._reachable_together():
             sent = to_bytes([conversation_key or "", most])
-            found += yield from self._run("dead_letters", keys, sent)
+            found += yield from self._run_or_mend("dead_letters", keys, sent)
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_dead_letter, found[:most]))
 
     def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[None]:
         yield from self._opened()
-        name, now = yield from self._run("forget", keys, to_bytes([conversation_key, 1]))
+        name, now = yield from self._run_or_mend("forget", keys, to_bytes([conversation_key, 1]))
         names: dict[str, None] = {decoded(name): None}
         known = 0
         while known < len(names):  # a name may have been the target of another one

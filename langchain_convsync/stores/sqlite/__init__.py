@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Io
-from langchain_convsync.errors import ClosedError, StoreUnavailableError
+from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     RETENTION,
@@ -355,7 +355,24 @@ class SQLiteEventStore:
 
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
         loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._transact, operations)
+        return await loop.run_in_executor(thread, self._transact_all, operations)
+
+    def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
+        """The same where one that fails costs the others of its transaction nothing."""
+        try:
+            return self._transact(operations)
+        except (StoreError, ClosedError):
+            raise
+        except Exception:
+            if len(operations) == 1:
+                raise
+            return [self._answer_or_error(operation) for operation in operations]
+
+    def _answer_or_error(self, operation: Step) -> Any:
+        try:
+            return self._perform(operation)
+        except Exception as error:  # noqa: BLE001 - raised in the caller
+            return error
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""

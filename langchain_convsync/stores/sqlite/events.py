@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.stores.base import Accepted, Commit, Committed, Lease, NewEvent
-from langchain_convsync.stores.checks import MillisecondRules, decoded, milliseconds
+from langchain_convsync.stores.checks import MillisecondRules, milliseconds
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
     append,
@@ -84,7 +84,7 @@ def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | Non
     row = tx.one("SELECT payload FROM events WHERE event_key = ? AND state = 'queued'", event_key)
     if row is None:
         return None
-    if (held := decoded(row["payload"])) != before:
+    if (held := text(row["payload"]) or "") != before:
         return held
     tx.do("UPDATE events SET payload = ? WHERE event_key = ?", blob(after), event_key)
     return after
@@ -222,7 +222,8 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
 def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
     tx.do(
         "UPDATE events SET state = ?, outcome = ?, ended_by = ?, expires = ?,"
-        " payload = iif(?, payload, NULL) WHERE event_key = ?",
+        " payload = iif(?, ifnull(payload, X''), NULL), reason = ? WHERE event_key = ?",
         *("dead" if commit.dead else "done", blob(commit.outcomes.get(event_key)), by),
-        *(None if commit.dead else tx.now + tx.retention, commit.dead, event_key),
+        *(None if commit.dead else tx.now + tx.retention, commit.dead),
+        *(blob(commit.reason) if commit.dead else None, event_key),
     )

@@ -37,7 +37,7 @@ _DEAD_OPERATIONS = (
     " ORDER BY died_at, conversation, queue, seq LIMIT ?"
 )
 _DEAD_EVENTS = (
-    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, X'' AS reason,"
+    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, reason,"
     " accepted_at AS since, NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
     " WHERE state = 'dead' AND (? IS NULL OR conversation IN (?, ?))"
     " ORDER BY accepted_at, conversation, event_key LIMIT ?"
@@ -194,7 +194,8 @@ def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:
 def _bury(tx: Transaction, event_key: str) -> None:
     """A dead letter is done, with the outcome that it had."""
     tx.do(
-        "UPDATE events SET state = 'done', payload = NULL, expires = ? WHERE event_key = ?",
+        "UPDATE events SET state = 'done', payload = NULL, reason = NULL, expires = ?"
+        " WHERE event_key = ?",
         *(tx.now + tx.retention, event_key),
     )
 
@@ -218,8 +219,8 @@ def _as_dead_letter(row: Any) -> DeadLetter:
         conversation_key=row["conversation"],
         queue=row["queue"],
         id=row["id"],
-        body=decoded(row["body"]),
-        reason=decoded(row["reason"]),
+        body=text(row["body"]) or "",
+        reason=text(row["reason"]) or "",
         since=row["since"] / 1000,
         pos=row["pos"] or 0,
         sent_at=_seconds(row["sent"]),

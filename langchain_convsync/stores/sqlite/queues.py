@@ -135,7 +135,7 @@ def inbox(tx: Transaction, conversation: str) -> tuple[QueuedEvent, ...]:
     return tuple(
         QueuedEvent(
             event_key=row["event_key"],
-            payload=decoded(row["payload"]),
+            payload=text(row["payload"]) or "",
             accepted_at=row["accepted_at"] / 1000,
             starts=row["starts"],
             errors=row["errors"],

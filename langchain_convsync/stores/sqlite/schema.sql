@@ -21,6 +21,7 @@ CREATE TABLE events (
     state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead')),
     digest TEXT NOT NULL,
     payload BLOB, -- null once it is done
+    reason BLOB, -- why it is a dead letter
     outcome BLOB,
     accepted_at INTEGER NOT NULL,
     accepted_by TEXT NOT NULL, -- tells a repeated call from another delivery

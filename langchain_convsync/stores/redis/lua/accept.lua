@@ -13,8 +13,13 @@ local status, state, outcome, differs = 'new', 'queued', false, 0
 conversation = follow(conversation)
 if known[1] then
   if alias ~= '' then link(alias, conversation) end
-  conversation = call('HGET', event_record(event), 'conversation') -- it may have moved
+  conversation = call('HGET', event_record(event), 'conversation') or conversation -- it may have moved
   state, outcome = known[1], known[4]
+  if state == 'queued' and call('EXISTS', queue_key(conversation, 'inbox')) == 0 then -- the list was lost
+    call('RPUSH', queue_key(conversation, 'inbox'), event)
+    schedule(conversation, 'inbox')
+    keep_while_busy(conversation)
+  end
   if known[5] ~= by then status = 'duplicate' end
   if known[3] ~= digest then differs = 1 end
 else

@@ -7,11 +7,11 @@ local events, names, tokens = event_record(''), alias_key(''), prefix .. 'token:
 local met = call('SCAN', cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
 for _, key in ipairs(met[2]) do
   if key:sub(1, #events) == events then
-    local has = call('HMGET', key, 'conversation', 'state', 'at')
-    if wanted[has[1]] and has[2] == 'done' and tonumber(has[3]) <= by then call('DEL', key) end
-  elseif key:sub(1, #names) == names and wanted[call('GET', key)] then
+    local has = read('HMGET', key, 'conversation', 'state', 'at')
+    if wanted[has[1] or ''] and has[2] == 'done' and (number(has[3]) or 0) <= by then call('DEL', key) end
+  elseif key:sub(1, #names) == names and wanted[read('GET', key) or ''] then
     aliases[#aliases + 1] = key:sub(#names + 1)
-  elseif key:sub(1, #tokens) == tokens and wanted[call('GET', key)] then
+  elseif key:sub(1, #tokens) == tokens and wanted[read('GET', key) or ''] then
     call('DEL', key)
   end
 end

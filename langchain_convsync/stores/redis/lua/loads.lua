@@ -6,7 +6,7 @@ for _, shard in ipairs(KEYS) do
     for _, account in ipairs(call('ZRANGE', accounts_key(queue), 0, -1)) do
       local ready = ready_key(queue, account)
       local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
-      found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) }
+      if head[2] then found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) } end
     end
   end
 end
