@@ -532,8 +532,16 @@ class StoreModel:
         self.events[note] = Event(note, letter.conversation_key, "", "", "", self.now, state="done")
         return True
 
-    def forget(self, conversation_key: str) -> None:
+    def forget(self, conversation_key: str) -> bool:
         names = self.names_of(conversation_key)
+        known = len(names) > 1 or any(
+            [
+                names & self.talks.keys(),
+                [event for event in self.events.values() if event.conversation_key in names],
+                [one for one in self.dead_operations if one.conversation_key in names],
+                [name for name in names if self._is_paused(name)],
+            ]
+        )
         self.events = {
             event_key: event
             for event_key, event in self.events.items()
@@ -546,6 +554,7 @@ class StoreModel:
             for kept in (self.talks, self.aliases, self.pauses):
                 kept.pop(name, None)
         self._update_places()
+        return bool(known)
 
     def names_of(self, conversation_key: str) -> set[str]:
         """A conversation and every alias that leads to it."""

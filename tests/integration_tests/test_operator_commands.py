@@ -173,6 +173,7 @@ def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
     done = ask(durable_store_url, "forget", typed="y\n")
 
     assert (refused.exit_code, kept, done.exit_code) == (1, 0, 0)
+    assert "what stays is in Redis' files until it rewrites them" in done.stdout
     gone = ask(durable_store_url, "show")
     assert gone.exit_code == 1
     assert "the store keeps nothing of this conversation" in gone.stderr
@@ -192,17 +193,20 @@ def test_hash_tells_the_keys_to_look_for_in_logs(durable_store_url: str) -> None
     )
 
 
-@pytest.mark.parametrize("command", ["show", "retry", "discard"])
+@pytest.mark.parametrize("command", ["show", "retry", "discard", "forget"])
 def test_a_conversation_that_is_unknown_is_told_in_one_line(
     durable_store_url: str, command: str
 ) -> None:
-    """Status 1: the question was right."""
+    """Status 1: the question was right; that nothing was there to forget is in the log."""
     open_store(durable_store_url).keys().block()
 
-    told = ask(durable_store_url, command)
+    told = ask(durable_store_url, command, *(["--yes"] if command == "forget" else []))
 
-    assert (told.exit_code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
-    assert "check number, --account and --store" in told.stderr
+    *audited, line = told.stderr.splitlines()
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "check number, --account and --store" in line
+    assert len(audited) == (command == "forget")
+    assert all(": nothing was kept of it, by " in entry for entry in audited)
 
 
 @pytest.mark.parametrize(

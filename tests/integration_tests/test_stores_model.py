@@ -488,6 +488,7 @@ class StoreMachine(RuleBasedStateMachine):
             if lease.conversation_key in names and self.model.holds(lease)
         ]
         self.step("forget", conversation_key)
+        self.last = None  # nothing is kept any more, which the same call would tell
         for lease in held:
             assert self.perform(self.store.renew(lease)) is None
         self.leases = [lease for lease in self.leases if lease.conversation_key not in names]

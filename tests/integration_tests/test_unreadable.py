@@ -50,6 +50,7 @@ def rewritten(store: EventStore, event_id: str, payload: str) -> None:
     """An event whose stored text is another one, as a damaged store has it."""
     event_key = run(store.keys()).event("default", "message", event_id)
     held = run(store.amend(event_key, "", ""))
+    assert held is not None
     assert run(store.amend(event_key, held, payload)) == payload
 
 
@@ -232,7 +233,8 @@ def test_an_operation_that_cannot_be_read_is_a_dead_letter(
     client: ConvSyncClient, event_store: EventStore, queue: QueueName, body: str
 ) -> None:
     """No request is made for it."""
-    _turn(event_store, **{"outbox": {"operations": [body]}, "replies": {"replies": [body]}}[queue])
+    work: dict[str, Any] = {"operations" if queue == "outbox" else queue: [body]}
+    _turn(event_store, **work)
     sender = WAHAReply("https://waha.example.com", api_key="key")
     delivering: Outbox | Replies = Replies(sender, event_store)
     if queue == "outbox":
@@ -254,10 +256,11 @@ def test_messages_of_a_history_that_cannot_be_read_are_a_dead_letter(
 ) -> None:
     """Those behind them are the next to be committed."""
     keys = run(event_store.keys())
-    names = {"conversation_key": keys.conversation("convsync journal bot123", CUSTOMER)}
+    name = keys.conversation("convsync journal bot123", CUSTOMER)
     for number, payload in enumerate(('{"kind": "history"}', '{"kind": "history", "messages": 1}')):
         event_key = keys.event("convsync journal bot123", "journal", str(number))
-        run(event_store.accept(NewEvent(event_key=event_key, payload=payload, **names)))
+        new = NewEvent(event_key=event_key, payload=payload, conversation_key=name)
+        run(event_store.accept(new))
     acquired = run(event_store.acquire("inbox", "worker"))
     assert acquired is not None
 

@@ -62,7 +62,7 @@ DAMAGES: dict[str, Damage] = {
 
 def others_turns(store: EventStore, do: Do) -> set[str]:
     """Whose inboxes are found to work on; each is answered."""
-    found = set()
+    found: set[str] = set()
     for number in range(9):
         if (acquired := do(store.acquire("inbox", f"worker {number}"))) is None:
             return found

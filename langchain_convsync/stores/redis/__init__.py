@@ -340,7 +340,7 @@ class RedisEventStore:
         note = call_key(letter, "discard", token)
         return self._operation("discard", letter.conversation_key, [*placed(letter), note], bool)
 
-    def forget(self, conversation_key: str) -> Io[None]:
+    def forget(self, conversation_key: str) -> Io[bool]:
         """See :meth:`EventStore.forget`."""
         keys = shard_keys(conversation_key)
         return Steps(lambda: self._forget(keys, conversation_key))
@@ -441,9 +441,11 @@ class RedisEventStore:
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_dead_letter, found[:most]))
 
-    def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[None]:
+    def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[bool]:
         yield from self._opened()
-        name, now = yield from self._run_or_mend("forget", keys, to_bytes([conversation_key, 1]))
+        name, now, kept = yield from self._run_or_mend(
+            "forget", keys, to_bytes([conversation_key, 1])
+        )
         names: dict[str, None] = {decoded(name): None}
         known = 0
         while known < len(names):  # a name may have been the target of another one
@@ -451,12 +453,14 @@ class RedisEventStore:
             cursor = b"0"
             while True:
                 sent = to_bytes([cursor, now, *names])
-                cursor, aliases = yield from self._run("finished", keys, sent)
+                cursor, aliases, erased = yield from self._run("finished", keys, sent)
+                kept += erased
                 names.update(dict.fromkeys(map(decoded, aliases)))
                 if cursor == b"0":
                     break
         for alias in list(names)[1:]:
             yield from self._run("forget", keys, to_bytes([alias, 0]))
+        return bool(kept or len(names) > 1)
 
     def _reachable_together(self) -> list[list[bytes]]:
         """All shards, as one script can look at them: on a cluster one at a time."""

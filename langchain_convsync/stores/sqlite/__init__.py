@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Io
+from langchain_convsync._flow import Flow, Io, Steps, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
@@ -57,6 +57,7 @@ from langchain_convsync.stores.sqlite.file import (
     MEMORY,
     StoreClock,
     connect,
+    empty_log,
     prepare,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
@@ -64,6 +65,8 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
 GROUP_PAUSE = 0.003
+#: Seconds between tries to empty the log while others use the file: 5 in all.
+LOG_PAUSES = (0.0, 0.02, 0.08, 0.3, 1.0, 1.8, 1.8)
 
 T = TypeVar("T")
 #: What is done in a transaction.
@@ -290,10 +293,23 @@ class SQLiteEventStore:
         call_key(letter, "discard", token)  # refuses a malformed key, or an empty token
         return self._step(lambda tx: operators.discard(tx, letter, token))
 
-    def forget(self, conversation_key: str) -> Io[None]:
+    def forget(self, conversation_key: str) -> Io[bool]:
         """See :meth:`EventStore.forget`."""
         account_of(conversation_key)  # refuses a malformed key
-        return self._step(lambda tx: operators.forget(tx, conversation_key))
+
+        def erased() -> Flow[bool]:
+            known = yield from self._step(lambda tx: operators.forget(tx, conversation_key))
+            for pause in LOG_PAUSES:
+                if (yield from Io(self._empty_log, self._aempty_log)):
+                    return known
+                yield from sleep(pause)
+            message = (
+                f"it is erased, but {self._path}-wal holds it until no other process reads the "
+                "file: end long reads (backups, sqlite3 shells), and call it again"
+            )
+            raise StoreUnavailableError(message)
+
+        return Steps(erased)
 
     def close(self) -> None:
         """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""
@@ -356,6 +372,14 @@ class SQLiteEventStore:
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
         loop, thread = asyncio.get_running_loop(), self._own_thread()
         return await loop.run_in_executor(thread, self._transact_all, operations)
+
+    def _empty_log(self) -> bool:
+        with self._lock, self._driver_errors_translated():
+            return empty_log(self._opened())
+
+    async def _aempty_log(self) -> bool:
+        loop, thread = asyncio.get_running_loop(), self._own_thread()
+        return await loop.run_in_executor(thread, self._empty_log)
 
     def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
         """The same where one that fails costs the others of its transaction nothing."""

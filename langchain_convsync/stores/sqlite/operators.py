@@ -162,8 +162,9 @@ def discard(tx: Transaction, letter: DeadLetter, token: str) -> bool:
     return True
 
 
-def forget(tx: Transaction, conversation: str) -> None:
+def forget(tx: Transaction, conversation: str) -> bool:
     """Erase everything that is kept of a conversation, and of aliases that lead to it."""
+    known = _is_known(tx, conversation)
     for row in tx.all(_NAMES, follow(tx, conversation), tx.now):
         name = row["name"]
         for table in ("events", "operations", "dead_operations", "pauses", "conversations"):
@@ -171,6 +172,23 @@ def forget(tx: Transaction, conversation: str) -> None:
         tx.do("DELETE FROM aliases WHERE alias = ?", name)
     for queue in QUEUES:
         tx.keep_in_ring(account_of(conversation), queue, is_due=False)
+    return known
+
+
+def _is_known(tx: Transaction, conversation: str) -> bool:
+    """Whether anything is kept of a name, or of what it leads to, that has not run out."""
+    names = tx.all(_NAMES, follow(tx, conversation), tx.now)
+    return len(names) > 1 or any(
+        tx.one(f"SELECT 1 FROM {table} WHERE conversation = ? AND {kept}", *values)  # noqa: S608
+        for row in names
+        for table, kept, values in (
+            ("events", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
+            ("conversations", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
+            ("operations", "TRUE", (row["name"],)),
+            ("dead_operations", "TRUE", (row["name"],)),
+            ("pauses", "until > ?", (row["name"], tx.now)),
+        )
+    )
 
 
 def _destination(tx: Transaction, conversation: str) -> str:
