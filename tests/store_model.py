@@ -48,6 +48,8 @@ class Event:
     at: int
     state: EventState = "queued"
     outcome: str | None = None
+    said_until: int = 0
+    fact: str | None = None
     reason: str = ""
     starts: int = 0
     errors: int = 0
@@ -97,8 +99,9 @@ class Talk:
 
 
 class StoreModel:
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, replies_kept: float = 3600.0) -> None:
         self._clock = clock
+        self.replies_kept = ms(replies_kept)
         self.events: dict[str, Event] = {}
         self.talks: dict[str, Talk] = {}
         self.aliases: dict[str, str] = {}
@@ -152,7 +155,7 @@ class StoreModel:
             status="new" if known.by == by else "duplicate",
             conversation_key=known.conversation_key,
             state=known.state,
-            outcome=known.outcome,
+            outcome=known.outcome if self.now < known.said_until else known.fact,
             differs=known.digest != event.digest,
             due_in=(waits and self.due("inbox", known.conversation_key)) or 0.0,
             acquired=acquired,
@@ -282,7 +285,8 @@ class StoreModel:
             return "newer"
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
-            event.outcome = commit.outcomes.get(event.event_key)
+            event.outcome, event.fact = commit.outcomes.get(event.event_key), commit.fact
+            event.said_until = 0 if event.outcome is None else self.now + self.replies_kept
             event.reason = commit.reason if commit.dead else ""
         del talk.inbox[: len(commit.event_keys)]
         state.until = None
@@ -296,9 +300,8 @@ class StoreModel:
                 sending.not_before = max(sending.not_before, self.now)
             talk.operations[queue] += operations
         valid = commit.snapshot is not None and commit.snapshot_ttl > 0
-        talk.snapshot = (
-            (commit.snapshot or "", self.now + ms(commit.snapshot_ttl)) if valid else None
-        )
+        lives = ms(min(commit.snapshot_ttl, 24 * 3600.0))
+        talk.snapshot = (commit.snapshot or "", self.now + lives) if valid else None
         talk.turns += 1
         self._update_places()
         return "done"

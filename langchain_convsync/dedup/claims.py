@@ -32,7 +32,8 @@ class Claim:
     Attributes:
         status: ``ACQUIRED``: process the event. ``IN_PROGRESS``: another caller is at it.
             ``DONE``: it was processed; ``result`` is what was stored.
-        result: The stored result of an event that is done.
+        result: The stored result of an event that is done; None once the store keeps it no longer
+            (``replies_kept=``, an hour by default).
         stored: The result as text.
     """
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
+    LONGEST_SNAPSHOT,
     AcceptRules,
     Commit,
     DeadLetter,
@@ -128,7 +129,7 @@ def check_commit(lease: Lease, commit: Commit) -> None:
     if lease.queue != "inbox":
         message = "a turn is committed under a lease on the inbox"
         raise ValueError(message)
-    milliseconds(commit.snapshot_ttl)
+    snapshot_life(commit)
     if not commit.event_keys:
         message = "a commit answers at least one event"
         raise ValueError(message)
@@ -143,6 +144,12 @@ def check_commit(lease: Lease, commit: Commit) -> None:
         ):
             message = "the operations of a commit need ids of their own: <turn id>/<index>"
             raise ValueError(message)
+
+
+def snapshot_life(commit: Commit) -> int:
+    """Milliseconds for which a commit's snapshot is kept; 0 where it has none."""
+    lives = milliseconds(commit.snapshot_ttl)
+    return 0 if commit.snapshot is None else min(lives, milliseconds(LONGEST_SNAPSHOT))
 
 
 def check_queue(lease: Lease) -> None:

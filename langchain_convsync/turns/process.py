@@ -164,8 +164,9 @@ class Processor:
         """An event that no turn can be made of ends as a dead letter, and holds up no other."""
         turn_id = acquired.events[0].event_key
         outcome = Outcome(status="failed", turn_id=turn_id)
-        outcomes = {turn_id: outcome.model_dump_json(exclude_defaults=True)}
-        commit = Commit(event_keys=[turn_id], outcomes=outcomes, dead=True, reason=reason)
+        commit = Commit(
+            event_keys=[turn_id], outcomes={}, fact=outcome.fact, dead=True, reason=reason
+        )
         if (yield from self._store.commit_turn(acquired.lease, commit)) != "done":
             telemetry.count("turns_fenced")
             return None

@@ -157,7 +157,8 @@ class TurnResult:
             snapshot, ttl = _snapshot(current.conversation, everything)
         return Commit(
             event_keys=event_keys,
-            outcomes=dict.fromkeys(event_keys, outcome.model_dump_json(exclude_defaults=True)),
+            outcomes=dict.fromkeys(event_keys, outcome.stored),
+            fact=outcome.fact,
             operations=as_operations(writes),
             replies=self._replies(attempt) if queue_reply else (),
             dead=self.status == "failed",

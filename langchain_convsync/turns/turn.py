@@ -49,7 +49,8 @@ class Turn(Displayed):
             human. ``no_conversation``: the API server knows none; the event stays queued. ``busy``:
             too many queued events, nothing recorded. ``failed``: the agent could not answer;
             ``reply`` is the fallback.
-        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``.
+        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
+            the store keeps it no longer (an hour, by default).
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
         events: The event ids that this turn answered, in order.
@@ -101,6 +102,16 @@ class Outcome(BaseModel):
             events=self.events,
             error=error,
         )
+
+    @property
+    def stored(self) -> str:
+        """As a store keeps it for a while."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @property
+    def fact(self) -> str:
+        """As a store keeps it afterwards: without a word, or an id that names the customer."""
+        return self.model_dump_json(include={"status", "turn_id"})
 
 
 class QueuedMessage(InboundEvent):

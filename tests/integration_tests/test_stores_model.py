@@ -84,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 1_700_000_000.0
         self.store = self.open_store()
-        self.model = StoreModel(self.clock)
+        self.model = StoreModel(self.clock, replies_kept=20.0)
         self.loop = asyncio.Runner()
         self.steps = 0
         self.leases: list[Lease] = []
@@ -337,6 +337,7 @@ class StoreMachine(RuleBasedStateMachine):
                 Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
             ],
             replies=[Operation(id=f"{event_keys[0]}/{n}", body=f"say {n}") for n in range(replies)],
+            fact=f"fact {event_keys[0]}" if ttl else None,
             dead=dead,
             reason=reason,
             snapshot=snapshot,
@@ -543,7 +544,7 @@ def test_sqlite_in_memory_does_what_the_model_does() -> None:
 
     class MemoryMachine(StoreMachine):
         def open_store(self) -> EventStore:
-            return SQLiteEventStore(":memory:", clock=self.clock)
+            return SQLiteEventStore(":memory:", clock=self.clock, replies_kept=20.0)
 
         @invariant()
         def rows_agree(self) -> None:
@@ -560,7 +561,8 @@ def test_sqlite_in_a_file_does_what_the_model_does(tmp_path: Path) -> None:
 
     class FileMachine(StoreMachine):
         def open_store(self) -> EventStore:
-            return SQLiteEventStore(tmp_path / f"{next(numbers)}.db", clock=self.clock)
+            path = tmp_path / f"{next(numbers)}.db"
+            return SQLiteEventStore(path, clock=self.clock, replies_kept=20.0)
 
     run_state_machine_as_test(FileMachine, settings=SETTINGS)
 
@@ -571,7 +573,7 @@ def test_redis_does_what_the_model_does(server: RedisServer) -> None:
     class RedisMachine(StoreMachine):
         def open_store(self) -> EventStore:
             server.empty()
-            return RedisEventStore(server.url, clock=self.clock)
+            return RedisEventStore(server.url, clock=self.clock, replies_kept=20.0)
 
         def inspect(self) -> None:
             with server.client() as client:

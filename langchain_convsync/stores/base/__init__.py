@@ -33,6 +33,8 @@ from langchain_convsync.stores.base.keys import (
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
     FORMAT_VERSION,
+    LONGEST_SNAPSHOT,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -59,7 +61,9 @@ from langchain_convsync.stores.base.store import EventStore
 __all__ = [
     "DEFAULT_RULES",
     "FORMAT_VERSION",
+    "LONGEST_SNAPSHOT",
     "NO_ACCOUNT",
+    "REPLIES_KEPT",
     "RETENTION",
     "SHARDS",
     "AcceptRules",

@@ -102,7 +102,9 @@ class EventStore(Protocol):
         The same call again answers ``done`` again. ``already``: another lease committed this turn's
         head event. ``fenced``: the lease is lost, or the events are not the head of the inbox.
         ``paused`` and ``newer``: the condition of ``commit`` is not met; the lease holds.
-        Finished events lose their payload and expire after the store's retention.
+        Finished events lose their payload at once, the words of their outcome when the store keeps
+        them no longer, and expire after its retention; a snapshot goes when it is not valid any
+        more. On Redis by themselves, in SQLite with the next operation, a worker's idle poll too.
 
         Raises:
             ValueError: ``commit`` contradicts itself: no events, outcomes of others, or operations

@@ -17,6 +17,7 @@ from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     FORMAT_VERSION,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -50,6 +51,7 @@ from langchain_convsync.stores.checks import (
     is_key,
     milliseconds,
     renewed_id,
+    snapshot_life,
     turn_of,
 )
 from langchain_convsync.stores.redis.clients import (
@@ -107,6 +109,8 @@ class RedisEventStore:
         async_client: An asynchronous redis-py client to use instead, beside one of the two: leases
             are renewed blocking. It stays its owner's to close.
         retention: Seconds that finished events and idle conversations are remembered.
+        replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
+            its event; later they are told that it is done.
         wait_replicas: So many replicas have to know of a change before it is acknowledged; where
             fewer do within a second, the call raises. This narrows the window in which a failover
             can lose what was acknowledged, and does not close it: the replica that is promoted may
@@ -132,6 +136,7 @@ class RedisEventStore:
         client: BlockingClient | None = None,
         async_client: AsyncClient | None = None,
         retention: float = RETENTION,
+        replies_kept: float = REPLIES_KEPT,
         wait_replicas: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -142,6 +147,7 @@ class RedisEventStore:
             raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         self._retention = milliseconds(retention)
+        self._replies_kept = milliseconds(replies_kept)
         self._wait_replicas = wait_replicas
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}
@@ -213,7 +219,8 @@ class RedisEventStore:
         check_commit(lease, commit)
         arguments: list[Argument] = [lease.conversation_key, lease.token, lease.epoch, commit.dead]
         arguments += [commit.unless_paused, commit.unless_newer]
-        arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl), commit.reason]
+        arguments += [optional(commit.snapshot), snapshot_life(commit), commit.reason]
+        arguments += [optional(commit.fact), self._replies_kept]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]

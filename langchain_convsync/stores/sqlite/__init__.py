@@ -21,6 +21,7 @@ from langchain_convsync._flow import Flow, Io, Steps, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -65,6 +66,8 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
 GROUP_PAUSE = 0.003
+#: Milliseconds between two times that the log is emptied of what ran out.
+LOG_PERIOD = 60_000
 #: Seconds between tries to empty the log while others use the file: 5 in all.
 LOG_PAUSES = (0.0, 0.02, 0.08, 0.3, 1.0, 1.8, 1.8)
 
@@ -86,6 +89,8 @@ class SQLiteEventStore:
     Args:
         path: The file, on a local disk; its folder must exist.
         retention: Seconds that finished events and idle conversations are remembered.
+        replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
+            its event; later they are told that it is done.
         clock: Store time in seconds, for tests; None counts with the machine's own clock.
     """
 
@@ -94,10 +99,13 @@ class SQLiteEventStore:
         path: str | os.PathLike[str],
         *,
         retention: float = RETENTION,
+        replies_kept: float = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._path = os.fspath(path)
         self._retention = milliseconds(retention)
+        self._replies_kept = milliseconds(replies_kept)
+        self._log_is_stale, self._log_emptied = False, -LOG_PERIOD
         self._clock = StoreClock(clock or time.monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
@@ -406,12 +414,17 @@ class SQLiteEventStore:
             with sql:
                 ticks = round(self._clock.monotonic() * 1000)
                 now, before, answers = self._base + ticks, sql.total_changes, []
+                times = (now, self._retention, self._replies_kept)
+                if events.sweep(Transaction(sql, *times), len(operations)):
+                    self._log_is_stale = self._path != MEMORY
                 for operation in operations:
-                    tx = Transaction(sql, now, self._retention)
+                    tx = Transaction(sql, *times)
                     answers.append(operation(tx))
                     tx.flush()
                 if sql.total_changes != before:  # an idle poll writes nothing
                     sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
+            if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
+                self._log_is_stale, self._log_emptied = not empty_log(sql), now
             return answers
 
     @contextmanager
@@ -455,7 +468,7 @@ class SQLiteEventStore:
     def _warn_of_loss(self, sql: sqlite3.Connection) -> None:
         if self._path != MEMORY:
             return
-        left = work.backlog(Transaction(sql, 0, 0))
+        left = work.backlog(Transaction(sql, 0, 0, 0))
         if lost := left.queued + left.writes + left.replies:
             telemetry.count("lost_with_memory", lost)
             logger.warning(

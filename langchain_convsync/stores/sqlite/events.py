@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.stores.base import Accepted, Commit, Committed, Lease, NewEvent
-from langchain_convsync.stores.checks import MillisecondRules, milliseconds
+from langchain_convsync.stores.checks import MillisecondRules, milliseconds, snapshot_life
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
     append,
@@ -25,8 +25,23 @@ from langchain_convsync.stores.sqlite.queues import (
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
-#: How many expired records an accept removes on its way: more than it adds, and never long.
+#: How much of each kind an operation erases that ran out: more than it adds, and never long.
 _SWEEP = 20
+#: What runs out: where it is, what names it there, when it does, and what is done then.
+_ERASED = (
+    ("events", "seq", "outcome_until", "UPDATE events SET outcome = NULL, outcome_until = NULL"),
+    (
+        *("conversations", "conversation", "snapshot_until"),
+        "UPDATE conversations SET snapshot = NULL, snapshot_until = NULL",
+    ),
+    ("events", "seq", "expires", "DELETE FROM events"),
+    ("conversations", "conversation", "expires", "DELETE FROM conversations"),
+    ("aliases", "alias", "expires", "DELETE FROM aliases"),
+)
+_EXISTS = "EXISTS (SELECT 1 FROM {} WHERE {} <= ?)"
+_HAS_RUN_OUT = "SELECT " + " OR ".join(
+    _EXISTS.format(table, until) for table, _, until, _ in _ERASED
+)
 _WAITING = "SELECT event_key FROM events WHERE conversation = ? AND state = 'queued' ORDER BY seq"
 
 
@@ -39,7 +54,6 @@ def accept(
     token: str | None,
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
-    _sweep(tx)
     conversation = follow(tx, event.conversation_key)
     known = _known(tx, event)
     if known is None:
@@ -66,7 +80,7 @@ def accept(
             status="new" if known["accepted_by"] == by else "duplicate",
             conversation_key=known["conversation"],
             state=known["state"],
-            outcome=text(known["outcome"]),
+            outcome=text(known["outcome" if (known["outcome_until"] or 0) > tx.now else "fact"]),
             differs=known["digest"] != event.digest,
         )
     if accepted.state != "queued":
@@ -136,13 +150,12 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         return "newer"
     for event_key in commit.event_keys:
         _end(tx, event_key, commit, by)
-    lives = milliseconds(commit.snapshot_ttl)
-    valid = commit.snapshot is not None and lives > 0
+    lives = snapshot_life(commit)
     tx.do(
         "UPDATE conversations SET turns = turns + 1, snapshot = ?, snapshot_until = ?"
         " WHERE conversation = ?",
-        blob(commit.snapshot) if valid else None,
-        tx.now + lives if valid else None,
+        blob(commit.snapshot) if lives else None,
+        tx.now + lives if lives else None,
         conversation,
     )
     turn.until = None
@@ -163,25 +176,17 @@ def _known(tx: Transaction, event: NewEvent) -> Any:
     return None
 
 
-def _sweep(tx: Transaction) -> None:
-    found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)"
-        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?)"
-        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?)",
-        *(tx.now, tx.now, tx.now),
-    )
-    if not found[0]:
-        return
-    for table, name in (
-        ("events", "event_key"),
-        ("conversations", "conversation"),
-        ("aliases", "alias"),
-    ):
+def sweep(tx: Transaction, operations: int) -> bool:
+    """Erase what ran out, some of each kind for every operation; whether there was any."""
+    if not tx.one(_HAS_RUN_OUT, *(tx.now for _ in _ERASED))[0]:
+        return False
+    for table, name, until, erase in _ERASED:
         tx.do(
-            f"DELETE FROM {table} WHERE {name} IN"  # noqa: S608 - our own names
-            f" (SELECT {name} FROM {table} WHERE expires <= ? ORDER BY expires LIMIT {_SWEEP})",
-            tx.now,
+            f"{erase} WHERE {name} IN"  # noqa: S608 - our own names
+            f" (SELECT {name} FROM {table} WHERE {until} <= ? ORDER BY {until} LIMIT ?)",
+            *(tx.now, _SWEEP * operations),
         )
+    return True
 
 
 def _enqueue(
@@ -220,10 +225,14 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
 
 
 def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
+    outcome, until = commit.outcomes.get(event_key), tx.now + tx.replies_kept
+    said = outcome is not None and tx.replies_kept > 0
     tx.do(
-        "UPDATE events SET state = ?, outcome = ?, ended_by = ?, expires = ?,"
-        " payload = iif(?, ifnull(payload, X''), NULL), reason = ? WHERE event_key = ?",
-        *("dead" if commit.dead else "done", blob(commit.outcomes.get(event_key)), by),
+        "UPDATE events SET state = ?, outcome = ?, outcome_until = ?, fact = ?, ended_by = ?,"
+        " expires = ?, payload = iif(?, ifnull(payload, X''), NULL), reason = ?"
+        " WHERE event_key = ?",
+        *("dead" if commit.dead else "done", *((blob(outcome), until) if said else (None, None))),
+        *(blob(commit.fact), by),
         *(None if commit.dead else tx.now + tx.retention, commit.dead),
         *(blob(commit.reason) if commit.dead else None, event_key),
     )

@@ -12,6 +12,7 @@ CREATE TABLE conversations (
     snapshot_until INTEGER,
     expires INTEGER -- null while it has work
 ) STRICT;
+CREATE INDEX remembered ON conversations (snapshot_until) WHERE snapshot_until IS NOT NULL;
 CREATE INDEX idle ON conversations (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE events (
@@ -22,7 +23,9 @@ CREATE TABLE events (
     digest TEXT NOT NULL,
     payload BLOB, -- null once it is done
     reason BLOB, -- why it is a dead letter
-    outcome BLOB,
+    outcome BLOB, -- what was said, as long as words are kept: until outcome_until
+    outcome_until INTEGER,
+    fact BLOB, -- what is told after that
     accepted_at INTEGER NOT NULL,
     accepted_by TEXT NOT NULL, -- tells a repeated call from another delivery
     starts INTEGER NOT NULL DEFAULT 0,
@@ -32,6 +35,7 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX inbox ON events (conversation, seq) WHERE state = 'queued';
 CREATE INDEX dead ON events (seq) WHERE state = 'dead';
+CREATE INDEX said ON events (outcome_until) WHERE outcome_until IS NOT NULL;
 CREATE INDEX finished ON events (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE queues (

@@ -24,6 +24,8 @@ local QUEUES = { 'inbox', 'outbox', 'replies' }
 local COUNTERS = { inbox = 'queued', outbox = 'writes', replies = 'replies' }
 
 local function event_record(event) return prefix .. 'ev:' .. event end
+-- What a turn said to an event, for as long as words are kept.
+local function said_key(event) return prefix .. 'said:' .. event end
 local function alias_key(conversation) return prefix .. 'alias:' .. conversation end
 local function pause_key(conversation) return prefix .. 'pause:' .. conversation end
 local function conversation_record(conversation) return prefix .. 'c:' .. conversation end

@@ -8,13 +8,14 @@ local function due_in()
   return math.max(0, (due(conversation, 'inbox') or 0) - now)
 end
 
-local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'outcome', 'by')
+local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'fact', 'by', 'said_until')
 local status, state, outcome, differs = 'new', 'queued', false, 0
 conversation = follow(conversation)
 if known[1] then
   if alias ~= '' then link(alias, conversation) end
   conversation = call('HGET', event_record(event), 'conversation') or conversation -- it may have moved
   state, outcome = known[1], known[4]
+  if now < (number(known[6]) or 0) then outcome = read('GET', said_key(event)) or outcome end
   if state == 'queued' and call('EXISTS', queue_key(conversation, 'inbox')) == 0 then -- the list was lost
     call('RPUSH', queue_key(conversation, 'inbox'), event)
     schedule(conversation, 'inbox')

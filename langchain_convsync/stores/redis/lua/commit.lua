@@ -2,9 +2,10 @@
 -- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
 -- the outbox and then of the reply queue its id and body.
 local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, reason,
-  events, operations, replies = unpack(ARGV, 3)
+  fact, replies_kept, events, operations, replies = unpack(ARGV, 3)
 events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
-local FIRST = 15 -- where the lists begin in ARGV
+fact, replies_kept = optional(fact), tonumber(replies_kept)
+local FIRST = 17 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
@@ -42,7 +43,11 @@ end
 for i = FIRST, FIRST + 2 * events - 1, 2 do
   local record, outcome = event_record(ARGV[i]), optional(ARGV[i + 1])
   call('HSET', record, 'state', dead == '1' and 'dead' or 'done', 'ended_by', by)
-  if outcome then call('HSET', record, 'outcome', outcome) end
+  if fact then call('HSET', record, 'fact', fact) end
+  if outcome and replies_kept > 0 then
+    call('SET', said_key(ARGV[i]), outcome, 'PX', replies_kept)
+    call('HSET', record, 'said_until', now + replies_kept)
+  end
   if dead == '1' then
     call('ZADD', prefix .. 'dead', now, ARGV[i])
     if reason ~= '' then call('HSET', record, 'reason', reason) end

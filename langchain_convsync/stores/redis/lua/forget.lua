@@ -11,7 +11,7 @@ count('dead_operations', 0 - call('LLEN', part_key(conversation, 'dead_operation
 each_dead(conversation, function(event)
   known = true
   call('ZREM', prefix .. 'dead', event)
-  call('DEL', event_record(event))
+  call('DEL', event_record(event), said_key(event))
 end)
 for _, queue in ipairs(QUEUES) do
   call('DEL', queue_key(conversation, queue))
