@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores import (
     EventStore,
     Lease,
@@ -55,6 +57,10 @@ DAMAGES: dict[str, Damage] = {
     "alias of another type": lambda redis: redis.rpush(f"{SHARD}alias:{conversation()}", "x"),
     "pause of another type": lambda redis: redis.rpush(f"{SHARD}pause:{conversation()}", "x"),
     "words for a pause": lambda redis: redis.set(f"{SHARD}pause:{conversation()}", "x"),
+    "an alias that leads nowhere": lambda redis: redis.set(f"{SHARD}alias:{conversation()}", "x"),
+    "an alias that leads to itself": lambda redis: redis.set(
+        f"{SHARD}alias:{conversation()}", conversation()
+    ),
     "outbox of another type": lambda redis: redis.set(f"{RECORD}:outbox", "x"),
     "replies of another type": lambda redis: redis.set(f"{RECORD}:replies", "x"),
 }
@@ -166,11 +172,15 @@ def test_a_ring_that_names_what_is_gone_holds_up_nobody(server: RedisServer, do:
     assert again.acquired is not None  # its list was lost, its event was not
 
 
-@pytest.mark.parametrize("kind", ["accounts:inbox", "places:inbox", "count"])
+@pytest.mark.parametrize(
+    "kind",
+    ["accounts:inbox", "places:inbox", "count", "dead", "dead_operations"]
+    + [f"{name}{conversation()[:15]}" for name in ("ready:inbox:", "running:")],
+)
 def test_a_damaged_index_of_one_shard_holds_up_no_other(
     server: RedisServer, do: Do, kind: str
 ) -> None:
-    """Its own work waits, and a worker with nothing else to do says so."""
+    """A worker without other work says what is wrong; the account goes on with its next event."""
     store = RedisEventStore(server.url)
     for source, account in (("1", "ventas"), ("2", "soporte")):
         do(store.accept(event(source, account=account)))
@@ -178,14 +188,20 @@ def test_a_damaged_index_of_one_shard_holds_up_no_other(
         redis.delete(f"{SHARD}{kind}")
         redis.set(f"{SHARD}{kind}", "foreign")
 
-    found = do(store.acquire("inbox", "a"))
-    second = do(store.acquire("inbox", "b")) if found is None else found
-    store.close()
+    found = [do(store.acquire("inbox", "a", account_concurrency=5))]
+    with suppress(StoreUnavailableError):
+        found += [do(store.acquire("inbox", "b", account_concurrency=5))]
+    told = [do(store.backlog()), do(store.loads()), do(store.dead_letters())]
+    after = do(store.accept(event("3"), token="c")).acquired
 
-    assert second.lease.conversation_key[:15] in {
-        conversation(account="soporte")[:15],
-        conversation()[:15],
+    assert conversation(account="soporte") in {
+        one.lease.conversation_key for one in found if one is not None
     }
+    assert all(each is not None for each in told)
+    assert after is not None or conversation() in {
+        one.lease.conversation_key for one in found if one is not None
+    }
+    store.close()
 
 
 SQLITE_DAMAGES = {
@@ -194,6 +210,20 @@ SQLITE_DAMAGES = {
     "negative numbers": "UPDATE events SET starts = -5, errors = -5",
     "no events": "DELETE FROM events",
 }
+
+
+def test_a_name_that_leads_in_a_circle_leads_nowhere(tmp_path: Path, do: Do) -> None:
+    """Nothing waits for its end."""
+    store = SQLiteEventStore(tmp_path / "events.db")
+    do(store.alias(conversation("lid"), conversation()))
+    assert store._sql is not None
+    store._sql.execute("UPDATE aliases SET conversation = alias")
+
+    accepted = do(store.accept(event("1", customer="lid")))
+    seen = do(store.view(conversation("lid")))
+    store.close()
+
+    assert accepted.conversation_key == seen.conversation_key == conversation("lid")
 
 
 @pytest.mark.parametrize("damage", SQLITE_DAMAGES.values(), ids=SQLITE_DAMAGES)

@@ -26,6 +26,7 @@ from langchain_convsync.stores.sqlite.queues import (
     due_in,
     follow,
     inbox,
+    led_by,
     revive,
     text,
 )
@@ -194,9 +195,7 @@ def _is_known(tx: Transaction, conversation: str) -> bool:
 def _destination(tx: Transaction, conversation: str) -> str:
     """Where a name leads to, without keeping it alive."""
     query = "SELECT conversation FROM aliases WHERE alias = ? AND expires > ?"
-    while alias := tx.one(query, conversation, tx.now):
-        conversation = alias["conversation"]
-    return conversation
+    return led_by(conversation, lambda name: tx.one(query, name, tx.now))
 
 
 def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:

@@ -5,11 +5,7 @@ local WIDTH = 9
 
 -- Where a name leads to, without keeping it alive.
 local function destination(name)
-  local target = call('GET', alias_key(name))
-  while target do
-    name, target = target, call('GET', alias_key(target))
-  end
-  return name
+  return each_name(name, function() end)
 end
 
 -- What is kept of a dead event; nil, and it is none any more, where that is gone.
@@ -25,7 +21,7 @@ end
 -- Calls `visit` with every dead letter of the conversation, and what it keeps.
 local function each_dead(conversation, visit)
   local account = account_of(conversation)
-  for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, -1)) do
+  for _, event in ipairs(read('ZRANGE', prefix .. 'dead', 0, -1)) do
     if account_of(event) == account then
       local has = dead_event(event)
       if has and has[1] == conversation then visit(event, has) end

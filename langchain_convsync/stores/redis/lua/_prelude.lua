@@ -111,14 +111,24 @@ end
 
 -- Names ------------------------------------------------------------------------------------------
 
--- The conversation that a name leads to.
-local function follow(name)
-  local target = call('GET', alias_key(name))
-  while target do
-    call('PEXPIRE', alias_key(name), retention)
-    name, target = target, call('GET', alias_key(target))
+-- Calls `visit` with each name on the way to the conversation that a name leads to, and answers that. A
+-- name that leads to no key of its account, or in a circle, leads nowhere.
+local function each_name(name, visit)
+  local met = {}
+  while true do
+    met[name] = true
+    local target = call('GET', alias_key(name))
+    if not target or met[target] or #target ~= #name or account_of(target) ~= account_of(name) then
+      return name
+    end
+    visit(name)
+    name = target
   end
-  return name
+end
+
+-- The conversation that a name leads to; its names live on.
+local function follow(name)
+  return each_name(name, function(met) call('PEXPIRE', alias_key(met), retention) end)
 end
 
 -- Leases -----------------------------------------------------------------------------------------
@@ -259,14 +269,22 @@ local function mend_inbox(conversation)
   end
 end
 
--- Makes a conversation one that every operation can work on, whatever stands in its keys. What cannot be
--- read of it is lost; a turn of which it is unknown how far it was delivered becomes dead letters.
+-- Makes a conversation one that every operation can work on, whatever stands in its keys and in those of
+-- its account and shard. What cannot be read of it is lost; a turn of which it is unknown how far it was delivered becomes dead letters.
 local function mend(conversation)
   local record = conversation_record(conversation)
   drop_foreign(record, 'HGET', 'turns')
   drop_foreign(part_key(conversation, 'dead_operations'), 'LLEN')
   for _, key in ipairs({ alias_key(conversation), pause_key(conversation), part_key(conversation, 'snap') }) do
     drop_foreign(key, 'GET')
+  end
+  for _, key in ipairs({ 'dead', 'dead_operations' }) do drop_foreign(prefix .. key, 'ZCARD') end
+  drop_foreign(prefix .. 'count', 'HGET', 'queued')
+  drop_foreign(running_key(account_of(conversation)), 'ZCARD')
+  for _, queue in ipairs(QUEUES) do
+    drop_foreign(accounts_key(queue), 'ZCARD')
+    drop_foreign(places_key(queue), 'HGET', 'account')
+    drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until' }

@@ -42,12 +42,12 @@ end
 
 for _, shard in ipairs(KEYS) do
   prefix = shard
-  local index = call('ZRANGE', prefix .. 'dead_operations', 0, most - 1, 'WITHSCORES')
+  local index = read('ZRANGE', prefix .. 'dead_operations', 0, most - 1, 'WITHSCORES')
   for i = 1, #index, 2 do
     if #found == most and found[most][1] < tonumber(index[i + 1]) then break end
     add_operations(index[i])
   end
-  for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, most - 1)) do
+  for _, event in ipairs(read('ZRANGE', prefix .. 'dead', 0, most - 1)) do
     add_dead(event, dead_event(event))
   end
   keep_the_oldest()
