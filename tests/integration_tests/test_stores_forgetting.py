@@ -71,16 +71,21 @@ def fill(store: EventStore, do: Do) -> None:
     do(store.accept(event("3", customer="eva")))
 
 
+@pytest.mark.parametrize("has_done", [True, False])
 @pytest.mark.parametrize("drops", [1, 2])
 def test_an_erasure_goes_on_after_lost_answers(
-    server: RedisServer, do: Do, no_pause: None, drops: int
+    server: RedisServer, do: Do, no_pause: None, drops: int, *, has_done: bool
 ) -> None:
-    """Each of its steps may be repeated."""
+    """Each of its steps may be repeated, and it is told that there was something."""
     proxy = DroppingProxy(server.port)
     store = RedisEventStore(proxy.url)
-    fill(store, do)
+    if has_done:
+        fill(store, do)
+    else:  # nothing that a second look would find
+        do(store.accept(event("2")))
+        do(store.accept(event("3", customer="eva")))
     proxy.drops = drops
-    do(store.forget(conversation()))
+    assert do(store.forget(conversation()))
     left = do(store.backlog())
     do(Io(store.close, store.aclose))
     proxy.close()

@@ -295,9 +295,9 @@ class EventStore(Protocol):
     def forget(self, conversation_key: str) -> Io[bool]:
         """Erase everything that this store keeps of a conversation, and of aliases that lead to it.
 
-        False where nothing was kept of it, hence of the same call again. That is its events
-        (queued, dead and done), operations, dead letters, its snapshot, leases and pause. In one
-        step everything that could still be worked on is gone, and a holder of a lease is fenced; on
+        False where nothing was kept of it, hence in a second call. That is its events (queued,
+        dead and done), operations, dead letters, its snapshot, leases and pause. In one step
+        everything that could still be worked on is gone, and a holder of a lease is fenced; on
         Redis the records of what is done, and what stands under its aliases, follow in small steps,
         which the same call again begins anew, and which need the permission to ``SCAN``. SQLite
         overwrites what it erases, in the file and in its log.

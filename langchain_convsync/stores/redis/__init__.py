@@ -35,6 +35,7 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    new_token,
 )
 from langchain_convsync.stores.checks import (
     SECRET_SIZE,
@@ -450,9 +451,8 @@ class RedisEventStore:
 
     def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[bool]:
         yield from self._opened()
-        name, now, kept = yield from self._run_or_mend(
-            "forget", keys, to_bytes([conversation_key, 1])
-        )
+        sent = to_bytes([conversation_key, 1, new_token()])
+        name, now, kept = yield from self._run_or_mend("forget", keys, sent)
         names: dict[str, None] = {decoded(name): None}
         known = 0
         while known < len(names):  # a name may have been the target of another one
@@ -466,7 +466,7 @@ class RedisEventStore:
                 if cursor == b"0":
                     break
         for alias in list(names)[1:]:
-            yield from self._run("forget", keys, to_bytes([alias, 0]))
+            yield from self._run("forget", keys, to_bytes([alias, 0, ""]))
         return bool(kept or len(names) > 1)
 
     def _reachable_together(self) -> list[list[bytes]]:
