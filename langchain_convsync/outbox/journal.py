@@ -90,9 +90,10 @@ class _Entry(BaseModel):
         for payload in payloads:
             try:
                 entry = cls.model_validate_json(payload)
-            except ValueError:
+                ref = entry.ref
+            except ValueError:  # it names no customer, say
                 break
-            if entries and entry.ref != entries[0].ref:
+            if entries and ref != entries[0].ref:
                 break
             entries.append(entry)
         return entries
@@ -198,7 +199,7 @@ class Journal:
         except (ConversationNotFoundError, ConversationMismatchError) as error:
             logger.critical("Messages are dead letters, their conversation is gone: %s", error)
             telemetry.count("journal_failures", error=type(error).__name__)
-            commit = replace(commit, dead=True)
+            commit = replace(commit, dead=True, reason=f"no conversation: {type(error).__name__}")
         except APIError:
             yield from self._store.release(acquired.lease, delay=RETRY_LATER)
             return 0

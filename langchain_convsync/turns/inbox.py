@@ -122,8 +122,10 @@ class Inbox:
             facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
             wanted = json.dumps({**json.loads(held), **facts})  # fields of newer versions stay
             now_held = yield from self.store.amend(event_key, held, wanted)
-            if now_held in {wanted, held}:
+            if now_held == wanted:
                 break
+            if now_held == held:  # its bytes are no text: they are not what was read of them
+                return False
             held = now_held
         return held is not None
 

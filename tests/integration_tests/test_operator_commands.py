@@ -11,11 +11,19 @@ from typer.testing import CliRunner, Result
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli import command_line, main
-from langchain_convsync.stores import Commit, EventStore, NewEvent, Operation, open_store
+from langchain_convsync.stores import (
+    Commit,
+    EventStore,
+    NewEvent,
+    Operation,
+    QueueName,
+    open_store,
+)
 from langchain_convsync.turns import operators
 
 PHONE = "+51999999999"
 SECRET = "quiero una pizza"
+QUEUES: tuple[QueueName, ...] = ("replies", "inbox")
 cli = CliRunner()
 
 
@@ -140,6 +148,32 @@ def test_retry_gives_back_what_is_set_aside_once(durable_store_url: str) -> None
     found = asked(durable_store_url, "show")
     assert [found[name]["depth"] for name in ("queued", "writes", "replies")] == [2, 1, 1]
     assert found["dead_letters"] == []
+
+
+def test_what_cannot_be_read_is_shown_and_decided_about_all_the_same(
+    durable_store_url: str,
+) -> None:
+    """An operator is told which it is and why, and gives it back or up."""
+    fill(durable_store_url)
+    store = open_store(durable_store_url)
+    for letter in run(store.dead_letters()):
+        run(store.requeue(letter, token="again", body="[" * 5000))
+    waiting = ask(durable_store_url, "show", "--text").exit_code
+    replies, inbox = (run(store.acquire(queue, "worker")) for queue in QUEUES)
+    assert replies is not None
+    assert inbox is not None
+    run(store.set_dead(replies.lease, replies.operations[0].id, reason="no reply"))
+    event_keys = [each.event_key for each in inbox.events]
+    commit = Commit(event_keys=event_keys, outcomes={}, dead=True, reason="no message")
+    run(store.commit_turn(inbox.lease, commit))
+    store.close()
+
+    told = ask(durable_store_url, "show", "--text")
+    retried = asked(durable_store_url, "retry")["retried"]
+
+    assert (waiting, told.exit_code, retried) == (0, 0, 3)
+    assert told.stdout.count(": no message\n") == 2
+    assert told.stdout.count(": no reply\n") == 1
 
 
 def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:

@@ -9,18 +9,28 @@ from typing import Any
 
 import pytest
 
+from langchain_convsync import waha
 from langchain_convsync._flow import run
 from langchain_convsync.client import ConvSyncClient, api_of
 from langchain_convsync.dedup import once
 from langchain_convsync.errors import InvalidPhoneNumberError
+from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import Outbox, Replies, WAHAReply
 from langchain_convsync.outbox.journal import Journal
-from langchain_convsync.stores import Commit, DeadLetter, EventStore, NewEvent, Operation
+from langchain_convsync.stores import (
+    Commit,
+    DeadLetter,
+    EventStore,
+    NewEvent,
+    Operation,
+    RedisEventStore,
+)
 from langchain_convsync.stores.base import Acquired, QueueName
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises
 from tests.promises import CUSTOMER, Answer, echo, history, said, sync_and_async
+from tests.redis_server import RedisServer
 from tests.surfaces import unreachable
 
 server = promises.server
@@ -251,13 +261,39 @@ def test_an_operation_that_cannot_be_read_is_a_dead_letter(
     sender.close()
 
 
+def test_an_edit_of_what_cannot_be_read_changes_nothing(
+    client: ConvSyncClient, redis_server: RedisServer
+) -> None:
+    """Neither of no message, nor of bytes that are no text; and it ends."""
+    redis_server.empty()
+    store = RedisEventStore(redis_server.url)
+    runner = TurnRunner(echo(), client=client, store=store)
+    edit = waha.Ignored("edited", target_id="3EB0", from_me=False, text="later")
+    event_id = waha.event_id("3EB0", from_me=False)
+    runner.accept(InboundEvent(event_id=event_id, phone_number=CUSTOMER, text="sooner"))
+    with redis_server.client() as redis:
+        (key,) = redis.keys("cs:*:ev:*")
+        whole = redis.hget(key, "payload")
+        told = []
+        for payload in (b"", whole.replace(b"sooner", b"so\xffner"), whole):
+            redis.hset(key, "payload", payload)
+            told.append(runner.amend(edit))
+    store.close()
+
+    assert told == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ['{"kind": "history"}', '{"kind": "history", "phone_number": "abc", "messages": []}'],
+)
 def test_messages_of_a_history_that_cannot_be_read_are_a_dead_letter(
-    client: ConvSyncClient, event_store: EventStore
+    client: ConvSyncClient, event_store: EventStore, payload: str
 ) -> None:
     """Those behind them are the next to be committed."""
     keys = run(event_store.keys())
     name = keys.conversation("convsync journal bot123", CUSTOMER)
-    for number, payload in enumerate(('{"kind": "history"}', '{"kind": "history", "messages": 1}')):
+    for number in range(2):
         event_key = keys.event("convsync journal bot123", "journal", str(number))
         new = NewEvent(event_key=event_key, payload=payload, conversation_key=name)
         run(event_store.accept(new))
@@ -268,7 +304,5 @@ def test_messages_of_a_history_that_cannot_be_read_are_a_dead_letter(
 
     assert committed == 1
     (letter,) = run(event_store.dead_letters())
-    assert (letter.id, letter.reason) == (
-        acquired.events[0].event_key,
-        "the stored messages cannot be read",
-    )
+    assert letter.id == acquired.events[0].event_key
+    assert letter.reason == "the stored messages cannot be read"
