@@ -66,6 +66,8 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
 GROUP_PAUSE = 0.003
+#: Milliseconds between two looks for what ran out, once there is none.
+SWEEP_PERIOD = 1000
 #: Milliseconds between two times that the log is emptied of what ran out.
 LOG_PERIOD = 60_000
 #: Seconds between tries to empty the log while others use the file: 5 in all.
@@ -105,7 +107,7 @@ class SQLiteEventStore:
         self._path = os.fspath(path)
         self._retention = milliseconds(retention)
         self._replies_kept = milliseconds(replies_kept)
-        self._log_is_stale, self._log_emptied = False, -LOG_PERIOD
+        self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
         self._clock = StoreClock(clock or time.monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
@@ -415,8 +417,8 @@ class SQLiteEventStore:
                 ticks = round(self._clock.monotonic() * 1000)
                 now, before, answers = self._base + ticks, sql.total_changes, []
                 times = (now, self._retention, self._replies_kept)
-                if events.sweep(Transaction(sql, *times), len(operations)):
-                    self._log_is_stale = self._path != MEMORY
+                if now >= self._sweeps_at:
+                    self._sweep(Transaction(sql, *times), len(operations))
                 for operation in operations:
                     tx = Transaction(sql, *times)
                     answers.append(operation(tx))
@@ -426,6 +428,12 @@ class SQLiteEventStore:
             if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
                 self._log_is_stale, self._log_emptied = not empty_log(sql), now
             return answers
+
+    def _sweep(self, tx: Transaction, operations: int) -> None:
+        if events.sweep(tx, operations):
+            self._log_is_stale = self._path != MEMORY
+        else:
+            self._sweeps_at = tx.now + SWEEP_PERIOD
 
     @contextmanager
     def _driver_errors_translated(self) -> Iterator[None]:
