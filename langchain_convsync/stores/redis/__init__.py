@@ -148,7 +148,7 @@ class RedisEventStore:
             raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         self._retention = milliseconds(retention)
-        self._replies_kept = milliseconds(replies_kept)
+        self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._wait_replicas = wait_replicas
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}

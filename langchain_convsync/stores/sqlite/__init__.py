@@ -106,7 +106,7 @@ class SQLiteEventStore:
     ) -> None:
         self._path = os.fspath(path)
         self._retention = milliseconds(retention)
-        self._replies_kept = milliseconds(replies_kept)
+        self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
         self._clock = StoreClock(clock or time.monotonic, clock or time.time)
         self._lock = _forks.lock()
