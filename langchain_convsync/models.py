@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -333,6 +334,15 @@ class Media(BaseModel):
     error: str | None = Field(default=None, repr=False)
 
 
+def zoned(sent: datetime) -> datetime:
+    """The time in a zone; one that names none is UTC, as WhatsApp's are."""
+    return sent.replace(tzinfo=UTC) if sent.utcoffset() is None else sent
+
+
+#: When something was sent: always in a zone, or two of them could not be compared.
+SentAt: TypeAlias = Annotated[datetime, AfterValidator(zoned)]
+
+
 def as_json(value: object) -> Any:
     """The value as the API can be sent it: dates, enums and models become JSON.
 
@@ -366,7 +376,7 @@ class InboundEvent(BaseModel):
         waha_session: WAHA's session name.
         business_number: The business's own WhatsApp number, which was written to.
         delivery_id: The id of this one delivery (WAHA's ``evt_…``); for logs only.
-        sent_at: When the customer sent it.
+        sent_at: When the customer sent it; a time without a zone is taken for UTC.
         sender_name: The customer's own display name.
         reply_to: Id of the message that this one quotes.
         media: The file that came along.
@@ -386,7 +396,7 @@ class InboundEvent(BaseModel):
     waha_session: str | None = Field(default=None, repr=False)
     business_number: str | None = Field(default=None, repr=False)
     delivery_id: str | None = None
-    sent_at: datetime | None = None
+    sent_at: SentAt | None = None
     sender_name: str | None = Field(default=None, repr=False)
     reply_to: str | None = Field(default=None, repr=False)
     media: Media | None = None

@@ -13,8 +13,8 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|c|alias|pause|twins|token|ready|running|accounts|places|count|dead_operations|dead"
-    r"|account_names|accounts_known)(:(?P<rest>.*))?"
+    r"(?P<kind>ev|said|c|alias|pause|twins|token|ready|running|accounts|places|count"
+    r"|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
 )
 
 
@@ -50,7 +50,7 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
                 f"{key} is {state!r}, TTL {keys[key]}"
             )
             assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
-        case "alias" | "pause" | "token" | "twins":
+        case "alias" | "pause" | "token" | "twins" | "said":
             assert not forever, f"{key} lives forever"
         case "c" if key.endswith(":snap"):
             assert not forever, f"{key} lives forever"

@@ -54,6 +54,9 @@ class Event:
     told: str | None = None
     state: EventState = "queued"
     outcome: str | None = None
+    said_until: int = 0
+    fact: str | None = None
+    reason: str = ""
     starts: int = 0
     errors: int = 0
     ended_by: tuple[int, str] | None = None
@@ -103,8 +106,9 @@ class Talk:
 
 
 class StoreModel:
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, replies_kept: float = 3600.0) -> None:
         self._clock = clock
+        self.replies_kept = ms(replies_kept)
         self.events: dict[str, Event] = {}
         self.talks: dict[str, Talk] = {}
         self.aliases: dict[str, str] = {}
@@ -187,7 +191,7 @@ class StoreModel:
             conversation_key=known.conversation_key,
             event_key=known.event_key,
             state=known.state,
-            outcome=known.outcome,
+            outcome=known.outcome if self.now < known.said_until else known.fact,
             differs=known.digest != event.digest,
             due_in=(waits and self.due("inbox", known.conversation_key)) or 0.0,
             acquired=acquired,
@@ -346,7 +350,9 @@ class StoreModel:
             return "newer"
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
-            event.outcome = commit.outcomes.get(event.event_key)
+            event.outcome, event.fact = commit.outcomes.get(event.event_key), commit.fact
+            event.said_until = 0 if event.outcome is None else self.now + self.replies_kept
+            event.reason = commit.reason if commit.dead else ""
         del talk.inbox[: len(commit.event_keys)]
         state.until = None
         work: dict[QueueName, Sequence[Operation]] = {
@@ -359,9 +365,8 @@ class StoreModel:
                 sending.not_before = max(sending.not_before, self.now)
             talk.operations[queue] += operations
         valid = commit.snapshot is not None and commit.snapshot_ttl > 0
-        talk.snapshot = (
-            (commit.snapshot or "", self.now + ms(commit.snapshot_ttl)) if valid else None
-        )
+        lives = ms(min(commit.snapshot_ttl, 24 * 3600.0))
+        talk.snapshot = (commit.snapshot or "", self.now + lives) if valid else None
         talk.turns += 1
         talk.tenant = talk.tenant or commit.tenant
         self._update_places()
@@ -545,6 +550,7 @@ class StoreModel:
                 queue="inbox",
                 id=event.event_key,
                 body=event.payload,
+                reason=event.reason,
                 since=event.at / 1000,
                 tries=event.starts + event.errors,
             )
@@ -595,8 +601,16 @@ class StoreModel:
         self.events[note] = Event(note, letter.conversation_key, "", "", "", self.now, state="done")
         return True
 
-    def forget(self, conversation_key: str) -> None:
+    def forget(self, conversation_key: str) -> bool:
         names = self.names_of(conversation_key)
+        known = len(names) > 1 or any(
+            [
+                names & self.talks.keys(),
+                [event for event in self.events.values() if event.conversation_key in names],
+                [one for one in self.dead_operations if one.conversation_key in names],
+                [name for name in names if self._is_paused(name)],
+            ]
+        )
         self.events = {
             event_key: event
             for event_key, event in self.events.items()
@@ -609,6 +623,7 @@ class StoreModel:
             for kept in (self.talks, self.aliases, self.pauses):
                 kept.pop(name, None)
         self._update_places()
+        return bool(known)
 
     def names_of(self, conversation_key: str) -> set[str]:
         """A conversation and every alias that leads to it."""

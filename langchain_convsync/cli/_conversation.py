@@ -90,7 +90,7 @@ def _queue(queue: QueueView, now: float) -> dict[str, Any]:
 
 
 def _letter(one: DeadLetter, now: float, texts: bool) -> dict[str, Any]:
-    body = json.loads(one.body)
+    body = _object(one.body)
     kind = {"inbox": "event", "replies": "reply"}.get(one.queue) or str(body.get("kind", "write"))
     found = {
         "kind": kind,
@@ -107,13 +107,22 @@ def _letter(one: DeadLetter, now: float, texts: bool) -> dict[str, Any]:
 def _texts(queue: Iterable[QueuedEvent | Operation]) -> Iterator[str]:
     for one in queue:
         body = one.payload if isinstance(one, QueuedEvent) else one.body
-        yield from _texts_in(json.loads(body))
+        yield from _texts_in(_object(body))
+
+
+def _object(stored: str) -> dict[str, Any]:
+    """What stands in a store; what cannot be read says nothing."""
+    try:
+        found = json.loads(stored)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _texts_in(body: dict[str, Any]) -> list[str]:
     """The words in an event, a write or a reply."""
-    if "messages" in body:
-        return [str(message.get("content", "")) for message in body["messages"]]
+    if isinstance(messages := body.get("messages"), list):
+        return [str(each.get("content", "")) for each in messages if isinstance(each, dict)]
     return [str(body["text"])] if "text" in body else []
 
 

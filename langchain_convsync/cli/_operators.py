@@ -36,6 +36,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+#: What an erasure in a store cannot reach.
+ELSEWHERE = (
+    "what stays is in Redis' files until it rewrites them, in replicas and backups, at the API "
+    "server, at WAHA and in logs"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """One conversation in an open store."""
@@ -53,12 +60,7 @@ class _Place:
 
         inspected = run(operators.inspect_conversation(self.store, self.conversation_key))
         if not inspected.known:
-            typer.echo(
-                "convsync: the store keeps nothing of this conversation: check number, --account "
-                "and --store",
-                err=True,
-            )
-            raise typer.Exit(1)
+            raise _unknown()
         return inspected
 
 
@@ -143,13 +145,14 @@ def forget(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase everything that the store keeps of a conversation; not what the API server keeps."""
+    """Erase everything that the store keeps of a conversation; not what is kept elsewhere."""
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
         _confirm("Erase it with everything that is not answered or delivered yet?", yes)
-        run(operators.forget(place.store, place.conversation_key))
-    _done(place, as_json, "erased from the event store, and nowhere else", forgotten=True)
+        if not run(operators.forget(place.store, place.conversation_key)):
+            raise _unknown()
+    _done(place, as_json, f"erased from the event store; {ELSEWHERE}", forgotten=True)
 
 
 def hash_(
@@ -203,6 +206,12 @@ def _shown_on_stderr(log: logging.Logger) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+def _unknown() -> typer.Exit:
+    message = "the store keeps nothing of this conversation: check number, --account and --store"
+    typer.echo(f"convsync: {message}", err=True)
+    return typer.Exit(1)
 
 
 def _confirm(question: str, yes: bool) -> None:

@@ -32,7 +32,8 @@ class Claim:
     Attributes:
         status: ``ACQUIRED``: process the event. ``IN_PROGRESS``: another caller is at it.
             ``DONE``: it was processed; ``result`` is what was stored.
-        result: The stored result of an event that is done.
+        result: The stored result of an event that is done; None once the store keeps it no longer
+            (``replies_kept=``, an hour by default).
         stored: The result as text.
     """
 
@@ -148,5 +149,9 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.state == "done":
         from langchain_convsync.dedup.results import decode
 
-        return Claim(DONE, decode(accepted.outcome or "null"))
+        try:
+            return Claim(DONE, decode(accepted.outcome or "null"))
+        except Exception:  # noqa: BLE001 - a message may be of a kind that only others know
+            telemetry.count("unreadable", what="outcome")
+            return Claim(DONE)
     return Claim(IN_PROGRESS)

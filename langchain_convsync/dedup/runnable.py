@@ -31,7 +31,8 @@ def deduplicated(
         chain = deduplicated(chain, store, event_id=lambda given, config: given["event_id"])
 
     It is :func:`once` around a run: a run that fails gives its event back, and one that dies with
-    its process is begun again by the next call after the lease.
+    its process is begun again by the next call after the lease. Once the store keeps the result no
+    longer (``replies_kept=``, an hour by default), later calls get None.
 
     Args:
         runnable: What to run. Its output must be JSON values or LangChain messages, in any

@@ -68,16 +68,34 @@ def as_operations(writes: Sequence[Write]) -> list[Operation]:
 
 def overlaid(conversation: Conversation, acquired: Acquired) -> Conversation:
     """The conversation with the outbox on top, as it was acquired."""
-    if not acquired.operations:
+    writes, pos = readable(acquired), begun(acquired)
+    if not writes:
         return conversation
-    writes, pos = [Write.stored(each.body) for each in acquired.operations], begun(acquired)
     anchor = anchor_for(writes[0], pos, acquired.anchor)
     return overlay(conversation, writes, pos=pos, anchor=anchor)
+
+
+def readable(acquired: Acquired) -> list[Write]:
+    """The outbox' writes, without those that become dead letters since they cannot be read."""
+    writes: list[Write] = []
+    dead: set[str] = set()
+    for operation in acquired.operations:
+        turn = operation.id.rpartition("/")[0]
+        try:
+            if turn not in dead:
+                writes.append(Write.stored(operation.body))
+        except ValueError:
+            dead.add(turn)
+    return writes
 
 
 def begun(acquired: Acquired) -> int:
     """How many parts of the outbox' first write are confirmed."""
     cursor, operations = acquired.cursor, acquired.operations
     if cursor is None or not operations or cursor.operation_id != operations[0].id:
+        return 0
+    try:
+        Write.stored(operations[0].body)
+    except ValueError:  # the first one that can be read is another one
         return 0
     return cursor.pos

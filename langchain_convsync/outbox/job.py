@@ -79,7 +79,7 @@ class WriteJob(Head):
         """
         messages, pos, note = self.write.messages, self.cursor.pos, self.cursor.note
         if self.carries:
-            anchor = None if note is None else Anchor.model_validate_json(note)
+            anchor = None if note is None else Anchor.stored(note)
             return place_written(history, messages[pos:], anchor)
         return is_recorded(history, messages[pos], anchor_for(self.write, pos, self.anchor))
 

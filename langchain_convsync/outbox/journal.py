@@ -7,12 +7,11 @@ what a process that died, or that could not reach the API server, has begun.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -90,6 +89,21 @@ class _Entry(BaseModel):
             subdomain=ref.subdomain,
             messages=tuple(messages),
         )
+
+    @classmethod
+    def batch(cls, payloads: Iterable[str]) -> list[_Entry]:
+        """The first messages, as far as they can be read and are of one conversation."""
+        entries: list[_Entry] = []
+        for payload in payloads:
+            try:
+                entry = cls.model_validate_json(payload)
+                ref = entry.ref
+            except ValueError:  # it names no customer, say
+                break
+            if entries and ref != entries[0].ref:
+                break
+            entries.append(entry)
+        return entries
 
     @property
     def ref(self) -> ConversationRef:
@@ -180,11 +194,12 @@ class Journal:
         Raises:
             StoreError: The store did not answer.
         """
-        entries = [_Entry.model_validate_json(event.payload) for event in acquired.events]
-        ref = entries[0].ref
-        batch = [*itertools.takewhile(lambda entry: entry.ref == ref, entries)]
-        answered = [event.event_key for event in acquired.events[: len(batch)]]
+        batch = _Entry.batch(event.payload for event in acquired.events)
+        answered = [event.event_key for event in acquired.events[: len(batch) or 1]]
         commit = Commit(event_keys=answered, outcomes={})
+        if not batch:
+            return (yield from self._bury(acquired, commit))
+        ref = batch[0].ref
         writes: list[Write] = []
         try:
             known = yield from self._of(acquired.lease.conversation_key, ref, known)
@@ -192,7 +207,7 @@ class Journal:
         except (ConversationNotFoundError, ConversationMismatchError) as error:
             logger.critical("Messages are dead letters, their conversation is gone: %s", error)
             telemetry.count("journal_failures", error=type(error).__name__)
-            commit = replace(commit, dead=True)
+            commit = replace(commit, dead=True, reason=f"no conversation: {type(error).__name__}")
         except APIError:
             yield from self._store.release(acquired.lease, delay=RETRY_LATER)
             return 0
@@ -207,6 +222,15 @@ class Journal:
             pending = Pending.of(acquired, writes)
             self._memory.wrote(acquired.lease.conversation_key, known, writes, pending)
         return len(batch)
+
+    def _bury(self, acquired: Acquired, commit: Commit) -> Flow[int]:
+        """What cannot be read ends as a dead letter, and holds up nothing behind it."""
+        commit = replace(commit, dead=True, reason="the stored messages cannot be read")
+        if (yield from self._store.commit_turn(acquired.lease, commit)) == "fenced":
+            return 0
+        logger.error("Event %s is a dead letter: %s", commit.event_keys[0], commit.reason)
+        telemetry.count("unreadable", what="event")
+        return 1
 
     def _writes(
         self,
@@ -353,8 +377,11 @@ class Journal:
 
 def is_journal(acquired: Acquired) -> bool:
     """Whether these are messages of a history, recorded and not committed yet."""
-    kind: object = json.loads(acquired.events[0].payload).get("kind")
-    return kind == KIND
+    try:
+        stored = json.loads(acquired.events[0].payload)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(stored, dict) and stored.get("kind") == KIND
 
 
 def _account(ref: ConversationRef) -> str:

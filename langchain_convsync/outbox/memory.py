@@ -11,7 +11,7 @@ from langchain_convsync import _forks
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.models import Conversation
-from langchain_convsync.outbox.compose import begun
+from langchain_convsync.outbox.compose import begun, readable
 from langchain_convsync.outbox.delivery import new_breaker
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
 from langchain_convsync.stores.base import Acquired, EventStore
@@ -39,7 +39,7 @@ class Pending:
     @classmethod
     def of(cls, acquired: Acquired, writes: Sequence[Write]) -> Pending | None:
         """The outbox as it was acquired, with further writes at its end; None while it is empty."""
-        everything = [*(Write.stored(operation.body) for operation in acquired.operations), *writes]
+        everything = [*readable(acquired), *writes]
         if not everything:
             return None
         pos = begun(acquired)

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import (
     Conversation,
@@ -60,6 +61,15 @@ class Anchor(BaseModel):
     def at_end(cls, session_id: str, history: Sequence[Words]) -> Anchor:
         """The anchor at the end of a history."""
         return cls.at(session_id, history, len(history) - 1)
+
+    @classmethod
+    def stored(cls, noted: str) -> Anchor | None:
+        """The anchor that a store keeps; None where it cannot be read, so nothing is known."""
+        try:
+            return cls.model_validate_json(noted)
+        except ValueError:
+            telemetry.count("unreadable", what="anchor")
+            return None
 
     @classmethod
     def end_of(cls, conversation: Conversation) -> Anchor:
@@ -255,7 +265,7 @@ def anchor_for(write: Write, pos: int, confirmed: str | None) -> Anchor | None:
     """The anchor of a part: the turn's own read, else what the last confirmed write noted."""
     if pos == 0 and write.base is not None:
         return write.base
-    return None if confirmed is None else Anchor.model_validate_json(confirmed)
+    return None if confirmed is None else Anchor.stored(confirmed)
 
 
 def is_recorded(history: Sequence[Words], message: Words, anchor: Anchor | None) -> int | None:

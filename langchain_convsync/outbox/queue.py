@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +23,8 @@ from langchain_convsync.stores.base import (
     QueueName,
     new_token,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that may pass between noting that something goes on the wire and its going there; the
 #: lease outlasts both. Where it took longer, because a disk or the machine stood still, it is noted
@@ -187,10 +190,10 @@ class OperationQueue(ABC, Generic[H]):
         """
         anchor, offset, confirmed = acquired.anchor, acquired.now - self._clock(), None
         for operation in acquired.operations:
-            cursor = acquired.cursor
-            if cursor is None or cursor.operation_id != operation.id:
-                cursor = Cursor(operation_id=operation.id)
-            head = self._open(acquired, operation, cursor, anchor)
+            head = yield from self._opened(acquired, operation, anchor, confirmed)
+            if head is None:
+                confirmed = None
+                break
             head.end_at, head.offset, head.confirmed = end, offset, confirmed
             try:
                 while not head.done:
@@ -213,6 +216,31 @@ class OperationQueue(ABC, Generic[H]):
                 return 0.0, None
             anchor, confirmed = head.anchor, head.confirmed
         return 0.0, confirmed
+
+    def _opened(
+        self,
+        acquired: Acquired,
+        operation: Operation,
+        anchor: str | None,
+        confirmed: Confirmed | None,
+    ) -> Flow[H | None]:
+        """The operation; None where it became a dead letter, since it cannot be read."""
+        cursor = acquired.cursor
+        if cursor is None or cursor.operation_id != operation.id:
+            cursor = Cursor(operation_id=operation.id)
+        try:
+            return self._open(acquired, operation, cursor, anchor)
+        except ValueError:
+            reason, lease = "what is stored of it cannot be read", acquired.lease
+        if confirmed is not None:
+            last, anchor = confirmed.last, confirmed.anchor
+            yield from self._store.confirm(
+                lease, confirmed.operation_id, confirmed.pos, last=last, anchor=anchor
+            )
+        telemetry.count("unreadable", what=self.name)
+        logger.error("Operation %s is a dead letter: %s", operation.id, reason)
+        yield from self._store.set_dead(lease, operation.id, reason=reason)
+        return None
 
     def _store_begin(
         self, head: H, *, attempt: int, need: float, note: str | None = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from langchain_convsync import telemetry
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
@@ -111,12 +112,9 @@ def echo_note(message_id: str, text: str) -> str:
 
 def echo_of(reply: PendingReply, notes: Iterable[str], known: Collection[str]) -> str | None:
     """The id under which one of our own echoes shows the reply; None without such an echo."""
-    echoes = [json.loads(note) for note in notes]
-    wanted = digest(reply.text)
-    return next(
-        (echo["id"] for echo in echoes if echo["digest"] == wanted and echo["id"] not in known),
-        None,
-    )
+    echoes = [echo for note in notes if isinstance(echo := _json(note), dict)]
+    ids = [str(echo.get("id")) for echo in echoes if echo.get("digest") == digest(reply.text)]
+    return next((each for each in ids if each not in known), None)
 
 
 def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -> bool:
@@ -134,17 +132,35 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
     sent, words = _before(replies.anchor), digest(text)
     if message_id in sent:
         return True
-    nameless = [each for each in sent if isinstance(each, dict) and now < each["at"] + ECHO_TIME]
-    if any(each["digest"] == words for each in nameless):
+    nameless = [each for each in sent if isinstance(each, dict)]
+    if any(each["digest"] == words and now < each["at"] + ECHO_TIME for each in nameless):
         return True
     head, cursor = next(iter(replies.operations), None), replies.cursor
     if head is None or cursor is None or cursor.operation_id != head.id or not cursor.tries:
         return False
-    return digest(PendingReply.model_validate_json(head.body).text) == words
+    try:
+        return digest(PendingReply.model_validate_json(head.body).text) == words
+    except ValueError:
+        return False
 
 
 def _before(anchor: str | None) -> list[Any]:
-    return [] if anchor is None else list(json.loads(anchor))
+    found = None if anchor is None else _json(anchor)
+    return [each for each in found if _is_sent(each)] if isinstance(found, list) else []
+
+
+def _is_sent(each: object) -> bool:
+    if not isinstance(each, dict):
+        return isinstance(each, str)
+    return isinstance(each.get("digest"), str) and isinstance(each.get("at"), int | float)
+
+
+def _json(stored: str) -> Any:
+    try:
+        return json.loads(stored)
+    except (ValueError, RecursionError):
+        telemetry.count("unreadable", what="anchor")
+        return None
 
 
 def standing_in(

@@ -9,6 +9,7 @@ from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -41,6 +42,7 @@ _MODULES = {"redis": ("RedisEventStore",), "sqlite": ("SQLiteEventStore",)}
 
 __all__ = [
     "FORMAT_VERSION",
+    "REPLIES_KEPT",
     "RETENTION",
     "AcceptRules",
     "Accepted",

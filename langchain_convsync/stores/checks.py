@@ -11,6 +11,7 @@ from typing import NamedTuple
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
+    LONGEST_SNAPSHOT,
     AcceptRules,
     Commit,
     DeadLetter,
@@ -97,8 +98,16 @@ def encoded(text: str) -> bytes:
 
 
 def decoded(data: bytes) -> str:
-    """The inverse of :func:`encoded`."""
-    return data.decode("utf-8", "surrogatepass")
+    """The inverse of :func:`encoded`; of bytes that never were text, what can be read."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+def is_key(text: bytes) -> bool:
+    """Whether it is the key of an event or a conversation."""
+    return _KEY.fullmatch(text.decode("ascii", "replace")) is not None
 
 
 def check_event(event: NewEvent) -> None:
@@ -120,7 +129,7 @@ def check_commit(lease: Lease, commit: Commit) -> None:
     if lease.queue != "inbox":
         message = "a turn is committed under a lease on the inbox"
         raise ValueError(message)
-    milliseconds(commit.snapshot_ttl)
+    snapshot_life(commit)
     if not commit.event_keys:
         message = "a commit answers at least one event"
         raise ValueError(message)
@@ -135,6 +144,12 @@ def check_commit(lease: Lease, commit: Commit) -> None:
         ):
             message = "the operations of a commit need ids of their own: <turn id>/<index>"
             raise ValueError(message)
+
+
+def snapshot_life(commit: Commit) -> int:
+    """Milliseconds for which a commit's snapshot is kept; 0 where it has none."""
+    lives = milliseconds(min(commit.snapshot_ttl, LONGEST_SNAPSHOT))  # a server may say: never
+    return 0 if commit.snapshot is None else lives
 
 
 def check_queue(lease: Lease) -> None:

@@ -53,5 +53,5 @@ def _characters(payload: str) -> int:
     try:
         stored = json.loads(payload)
         return len(stored.get("text", "")) + sum(map(len, stored.get("notes", ())))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return len(payload)  # it cannot be read, which others tell

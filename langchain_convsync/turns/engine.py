@@ -21,7 +21,7 @@ from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.operators import conversation_key_of, exposition
 from langchain_convsync.turns.process import Processor
-from langchain_convsync.turns.turn import Outcome, Status, Turn
+from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,9 @@ class Engine:
             accepted = yield from self.inbox.offer(new)
             first = first or accepted
             if accepted.acquired is not None:
-                turn = yield from self.processor.process(accepted.acquired)
-                taken = head_of(accepted.acquired).events
-                if turn is not None and any(each.event_key == accepted.event_key for each in taken):
+                batch = _head_of(accepted.acquired)
+                turn = yield from self.processor.process(accepted.acquired, batch)
+                if turn is not None and accepted.event_key in batch.event_keys:
                     return turn, accepted.conversation_key
                 if turn is not None and turn.events:  # more waited than one turn takes
                     yield from self._tell(turn)
@@ -183,18 +183,27 @@ class Engine:
         if is_journal(acquired):  # what a surface wrote by itself: there is nothing to answer
             yield from Journal(self.api, self.store).commit(acquired)
             return
-        turn = yield from self.processor.process(acquired)
+        turn = yield from self.processor.process(acquired, _head_of(acquired))
         if turn is not None:
             yield from self._tell(turn)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
 
 
+def _head_of(acquired: Acquired) -> Batch:
+    """As much of the inbox as one turn answers."""
+    return Batch.of(head_of(acquired).events)
+
+
 def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
     """What a turn made of an event before."""
     if accepted.outcome is None:
         return Turn(status=status)
-    return Outcome.model_validate_json(accepted.outcome).turn(status)
+    try:
+        return Outcome.model_validate_json(accepted.outcome).turn(status)
+    except ValueError:
+        telemetry.count("unreadable", what="outcome")
+        return Turn(status=status)
 
 
 def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:

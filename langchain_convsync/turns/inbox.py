@@ -102,7 +102,9 @@ class Inbox:
             return False
         held = yield from self.store.amend(event_key, "", "")
         while held is not None:
-            message = QueuedMessage.model_validate_json(held)
+            message, damage = QueuedMessage.read(held)
+            if message is None or damage:  # its turn makes it a dead letter
+                return False
             if not (changes := message.changed_by(change)):
                 break
             facts = message.model_copy(update=changes).model_dump(mode="json", include=set(changes))
@@ -110,6 +112,8 @@ class Inbox:
             now_held = yield from self.store.amend(event_key, held, wanted)
             if now_held == wanted:
                 break
+            if now_held == held:  # its bytes are no text: they are not what was read of them
+                return False
             held = now_held
         return held is not None
 

@@ -140,11 +140,20 @@ def pause(store: EventStore, conversation_key: str, seconds: float) -> Flow[None
     _audited("pause" if seconds else "resume", conversation_key, 1)
 
 
-def forget(store: EventStore, conversation_key: str) -> Flow[None]:
-    """Erase what the store keeps of a conversation; see :meth:`EventStore.forget`."""
-    yield from store.forget(conversation_key)
+def forget(store: EventStore, conversation_key: str) -> Flow[bool]:
+    """Erase what the store keeps of a conversation; see :meth:`EventStore.forget`.
+
+    Returns:
+        Whether it kept anything.
+    """
+    try:
+        known = yield from store.forget(conversation_key)
+    except StoreError:
+        _audited("forget", conversation_key, "unfinished")
+        raise
     telemetry.count("operator", what="forget")
-    _audited("forget", conversation_key, 1)
+    _audited("forget", conversation_key, 1 if known else "nothing was kept of it")
+    return known
 
 
 def rest_of(letter: DeadLetter) -> str | None:
@@ -155,7 +164,10 @@ def rest_of(letter: DeadLetter) -> str | None:
     """
     if letter.queue != "outbox":
         return None
-    write = Write.model_validate_json(letter.body)
+    try:
+        write = Write.model_validate_json(letter.body)
+    except ValueError:  # as it was: its delivery says what is wrong with it
+        return None
     rest = write.model_copy(update={"messages": write.messages[letter.pos :], "base": None})
     return rest.model_dump_json(exclude_defaults=True)
 
@@ -182,8 +194,8 @@ def _decide(
     return done
 
 
-def _audited(what: str, conversation_key: str, amount: int) -> None:
-    audit.info("%s %s: %d, by %s", what, conversation_key, amount, _operator())
+def _audited(what: str, conversation_key: str, amount: int | str) -> None:
+    audit.info("%s %s: %s, by %s", what, conversation_key, amount, _operator())
 
 
 def _operator() -> str:

@@ -17,6 +17,7 @@ from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
     APIConnectionError,
     APIError,
+    ClosedError,
     ConversationMismatchError,
     ConversationNotFoundError,
     ConvSyncError,
@@ -31,7 +32,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.outbox.plan import noted_target, require_tenant
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.stores.base import Acquired, EventStore
+from langchain_convsync.stores.base import Acquired, Commit, EventStore
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
@@ -56,11 +57,10 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
-from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
-from langchain_convsync.turns.turn import Batch, Status, Turn
+from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +121,18 @@ class Processor:
         self._lids = lids
         self._queues_replies = queues_replies
 
-    def process(self, acquired: Acquired) -> Flow[Turn | None]:
+    def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
+
+        Args:
+            acquired: The conversation.
+            batch: The head of its inbox.
 
         Returns:
             What it came to; None when another worker has it now, or it is due again shortly.
         """
-        waiting, acquired = len(acquired.events), head_of(acquired)
-        batch, limits, lease = Batch.of(acquired.events), self._limits, acquired.lease
+        left, limits, lease = len(acquired.events), self._limits, acquired.lease
+        acquired = replace(acquired, events=batch.queued)
         deadline = limits.agent_timeout + READ_TIME
         with (
             telemetry.timed("turn") as timing,
@@ -136,20 +140,42 @@ class Processor:
         ):
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
+                if not batch.events:
+                    return (yield from self._bury(acquired, batch.damage))
                 attempt = yield from self._attempt(acquired, batch)
                 if attempt is None:
                     return None
-                attempt.left = waiting - len(acquired.events)
+                attempt.left = left - len(acquired.events)
                 return (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
-            except StoreError:  # no failure of the turn's: it begins again when the store is back
+            except (StoreError, ClosedError):  # no failure of the turn's: it begins again later
                 yield from self._store.release(lease, delay=RETRY_LATER)
                 raise
-            except Exception:
-                yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
-                raise
+            except Exception as error:
+                if batch.head.errors + 1 < limits.max_errors:
+                    yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
+                    raise
+                reason = f"no turn could be made of the stored event: {type(error).__name__}"
+                return (yield from self._bury(acquired, reason, error))
+
+    def _bury(
+        self, acquired: Acquired, reason: str, error: BaseException | None = None
+    ) -> Flow[Turn | None]:
+        """An event that no turn can be made of ends as a dead letter, and holds up no other."""
+        turn_id = acquired.events[0].event_key
+        outcome = Outcome(status="failed", turn_id=turn_id)
+        commit = Commit(
+            event_keys=[turn_id], outcomes={}, fact=outcome.fact, dead=True, reason=reason
+        )
+        if (yield from self._store.commit_turn(acquired.lease, commit)) != "done":
+            telemetry.count("turns_fenced")
+            return None
+        telemetry.count("turns_failed")
+        telemetry.count("unreadable", what="event")
+        logger.error("Turn %s is a dead letter: %s", turn_id, reason)
+        return outcome.turn(error=error)
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
         """An attempt at the turn; None if its events wait under the customer's number instead."""
@@ -180,7 +206,8 @@ class Processor:
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         head, limits = attempt.batch.head, self._limits
-        if head.errors >= limits.max_errors or head.starts > limits.max_starts:
+        damaged = bool(attempt.batch.damage)
+        if damaged or head.errors >= limits.max_errors or head.starts > limits.max_starts:
             return (yield from self._give_up(attempt))
         try:
             result = yield from self._answer(attempt, watch)
@@ -212,6 +239,8 @@ class Processor:
             except ConversationNotFoundError:
                 raise
             except APIError:
+                if last.conversation is None:
+                    raise
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return

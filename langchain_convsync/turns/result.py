@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from functools import cached_property
 
+from langchain_convsync import telemetry
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import (
     Anchor,
@@ -29,8 +30,6 @@ from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 #: Messages of the history that a snapshot keeps.
 SNAPSHOT_MESSAGES = 50
-#: Seconds for which one is good at most.
-SNAPSHOT_TIME = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,17 @@ class Snapshot:
         self._snapshot = snapshot
 
     @cached_property
-    def conversation(self) -> Conversation:
-        """The conversation after that turn."""
-        return Conversation.model_validate_json(self._snapshot)
+    def conversation(self) -> Conversation | None:
+        """The conversation after that turn; None where it cannot be read."""
+        try:
+            return Conversation.model_validate_json(self._snapshot)
+        except ValueError:
+            telemetry.count("unreadable", what="snapshot")
+            return None
 
     def target(self) -> CallTarget:
         """The tenant and bot that it was about."""
-        return target_of(self.conversation)
+        return CallTarget() if self.conversation is None else target_of(self.conversation)
 
 
 @dataclass(slots=True)
@@ -158,10 +161,12 @@ class TurnResult:
                 snapshot, ttl = _snapshot(current.conversation, everything)
         return Commit(
             event_keys=event_keys,
-            outcomes=dict.fromkeys(event_keys, outcome.model_dump_json(exclude_defaults=True)),
+            outcomes=dict.fromkeys(event_keys, outcome.stored),
+            fact=outcome.fact,
             operations=as_operations(writes),
             replies=self._replies(attempt) if queue_reply else (),
             dead=self.status == "failed",
+            reason=attempt.batch.damage,
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,
@@ -201,7 +206,7 @@ def _known(acquired: Acquired, session_id: str) -> Sequence[Said]:
     if acquired.snapshot is None:
         return ()
     left = Snapshot(acquired.snapshot).conversation
-    return left.said if left.session_id == session_id else ()
+    return left.said if left is not None and left.session_id == session_id else ()
 
 
 def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> set[int]:
@@ -247,7 +252,6 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
     if ttl <= 0:
         return None, 0.0
-    ttl = min(ttl, SNAPSHOT_TIME)  # a server may say never
     after = overlay(conversation, writes, is_new=True)
     kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl

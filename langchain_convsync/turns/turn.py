@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_convsync import phone, waha
 from langchain_convsync._display import Displayed, Summary
-from langchain_convsync.models import InboundEvent, Role, StateUpdate, StoredUpdate
+from langchain_convsync.models import (
+    InboundEvent,
+    Role,
+    SentAt,
+    StateUpdate,
+    StoredUpdate,
+    zoned,
+)
 from langchain_convsync.stores.base import QueuedEvent
 
 Status: TypeAlias = Literal[
@@ -43,7 +49,8 @@ class Turn(Displayed):
             human. ``no_conversation``: the API server knows none; the event stays queued. ``busy``:
             too many queued events, nothing recorded. ``failed``: the agent could not answer;
             ``reply`` is the fallback.
-        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``.
+        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
+            the store keeps it no longer (an hour, by default).
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
         events: The event ids that this turn answered, in order.
@@ -96,6 +103,16 @@ class Outcome(BaseModel):
             error=error,
         )
 
+    @property
+    def stored(self) -> str:
+        """As a store keeps it for a while."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @property
+    def fact(self) -> str:
+        """As a store keeps it afterwards: without a word, or an id that names the customer."""
+        return self.model_dump_json(include={"status", "turn_id"})
+
 
 class QueuedMessage(InboundEvent):
     """A message as the store keeps it until a turn has recorded it.
@@ -111,7 +128,7 @@ class QueuedMessage(InboundEvent):
     kind: Literal["message"] = "message"
     by: Literal["customer", "operator"] = "customer"
     revoked: bool = False
-    edited_at: datetime | None = None
+    edited_at: SentAt | None = None
     was: tuple[str, ...] = Field(default=(), repr=False)
 
     @property
@@ -132,10 +149,41 @@ class QueuedMessage(InboundEvent):
         was = tuple(dict.fromkeys((*self.was, self.text, self.content)))
         if change.reason == "revoked":
             return {"revoked": True, "was": was}
-        older = self.edited_at and change.sent_at and change.sent_at < self.edited_at
+        at = self.edited_at if change.sent_at is None else zoned(change.sent_at)
+        older = self.edited_at and at and at < self.edited_at
         if older or change.text == self.text:
             return {}
-        return {"text": change.text, "was": was, "edited_at": change.sent_at or self.edited_at}
+        return {"text": change.text, "was": was, "edited_at": at}
+
+    @classmethod
+    def read(cls, payload: str) -> tuple[Self | None, str]:
+        """A message from a store, and why it cannot be read: then without what is damaged of it.
+
+        None where it cannot even be told whose message it is, for which tenant, and from whom.
+        """
+        try:
+            message = cls.model_validate_json(payload)
+        except ValidationError as error:
+            damaged = {str(one["loc"][0]) if one["loc"] else "" for one in error.errors()}
+        except ValueError:
+            damaged = {""}
+        else:
+            named = message.phone_number or message.lid or message.chat_id
+            return (message, "") if named else (None, "the stored event names no customer")
+        if "" in damaged:
+            return None, "the stored event is no JSON object"
+        reason = f"the stored event cannot be read: {', '.join(sorted(damaged))}"
+        if not damaged <= _SPARE:
+            return None, reason
+        whole = {name: each for name, each in json.loads(payload).items() if name not in damaged}
+        return cls.read(json.dumps(whole))[0], reason
+
+
+#: What a message can be without, and be recorded and apologised for: all that names no one.
+_SPARE = frozenset(
+    {"text", "delivery_id", "sent_at", "sender_name", "reply_to", "media", "notes", "edited_at"}
+    | {"was"}
+)
 
 
 def payload_of(event: InboundEvent) -> str:
@@ -150,20 +198,32 @@ class Batch:
     Args:
         queued: In order of arrival; the first one names the turn.
         events: (event key, event), in the order in which the agent reads them.
+        damage: Why its only event cannot be read; then it holds what is left of it, if anything.
     """
 
     queued: tuple[QueuedEvent, ...]
     events: tuple[tuple[str, QueuedMessage], ...]
+    damage: str = ""
 
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
-        """The batch, its events in the order in which they are read: as sent, then as arrived."""
-        events = [
-            (item.event_key, QueuedMessage.model_validate_json(item.payload)) for item in queued
-        ]
+        """The batch, its events in the order in which they are read: as sent, then as arrived.
+
+        It ends before the first event that cannot be read, which is a batch by itself.
+        """
+        events: list[tuple[str, QueuedMessage]] = []
+        for item in queued:
+            message, damage = QueuedMessage.read(item.payload)
+            if damage and not events:
+                rest = () if message is None else ((item.event_key, message),)
+                return cls(queued[:1], rest, damage)
+            if damage or message is None:
+                break
+            events.append((item.event_key, message))
+        taken = queued[: len(events)]
         if all(event.sent_at for _, event in events):  # else only the order of arrival is known
             events.sort(key=_sent)
-        return cls(queued, tuple(events))
+        return cls(taken, tuple(events))
 
     def known_as(self, phone_number: str) -> Batch:
         """The batch of a customer whose phone number none of its events tells."""

@@ -11,11 +11,19 @@ from typer.testing import CliRunner, Result
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli import command_line, main
-from langchain_convsync.stores import Commit, EventStore, NewEvent, Operation, open_store
+from langchain_convsync.stores import (
+    Commit,
+    EventStore,
+    NewEvent,
+    Operation,
+    QueueName,
+    open_store,
+)
 from langchain_convsync.turns import operators
 
 PHONE = "+51999999999"
 SECRET = "quiero una pizza"
+QUEUES: tuple[QueueName, ...] = ("replies", "inbox")
 cli = CliRunner()
 
 
@@ -142,6 +150,32 @@ def test_retry_gives_back_what_is_set_aside_once(durable_store_url: str) -> None
     assert found["dead_letters"] == []
 
 
+def test_what_cannot_be_read_is_shown_and_decided_about_all_the_same(
+    durable_store_url: str,
+) -> None:
+    """An operator is told which it is and why, and gives it back or up."""
+    fill(durable_store_url)
+    store = open_store(durable_store_url)
+    for letter in run(store.dead_letters()):
+        run(store.requeue(letter, token="again", body="[" * 5000))
+    waiting = ask(durable_store_url, "show", "--text").exit_code
+    replies, inbox = (run(store.acquire(queue, "worker")) for queue in QUEUES)
+    assert replies is not None
+    assert inbox is not None
+    run(store.set_dead(replies.lease, replies.operations[0].id, reason="no reply"))
+    event_keys = [each.event_key for each in inbox.events]
+    commit = Commit(event_keys=event_keys, outcomes={}, dead=True, reason="no message")
+    run(store.commit_turn(inbox.lease, commit))
+    store.close()
+
+    told = ask(durable_store_url, "show", "--text")
+    retried = asked(durable_store_url, "retry")["retried"]
+
+    assert (waiting, told.exit_code, retried) == (0, 0, 3)
+    assert told.stdout.count(": no message\n") == 2
+    assert told.stdout.count(": no reply\n") == 1
+
+
 def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:
     """No is the default."""
     fill(durable_store_url)
@@ -173,6 +207,7 @@ def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
     done = ask(durable_store_url, "forget", typed="y\n")
 
     assert (refused.exit_code, kept, done.exit_code) == (1, 0, 0)
+    assert "what stays is in Redis' files until it rewrites them" in done.stdout
     gone = ask(durable_store_url, "show")
     assert gone.exit_code == 1
     assert "the store keeps nothing of this conversation" in gone.stderr
@@ -192,17 +227,20 @@ def test_hash_tells_the_keys_to_look_for_in_logs(durable_store_url: str) -> None
     )
 
 
-@pytest.mark.parametrize("command", ["show", "retry", "discard"])
+@pytest.mark.parametrize("command", ["show", "retry", "discard", "forget"])
 def test_a_conversation_that_is_unknown_is_told_in_one_line(
     durable_store_url: str, command: str
 ) -> None:
-    """Status 1: the question was right."""
+    """Status 1: the question was right; that nothing was there to forget is in the log."""
     open_store(durable_store_url).keys().block()
 
-    told = ask(durable_store_url, command)
+    told = ask(durable_store_url, command, *(["--yes"] if command == "forget" else []))
 
-    assert (told.exit_code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
-    assert "check number, --account and --store" in told.stderr
+    *audited, line = told.stderr.splitlines()
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "check number, --account and --store" in line
+    assert len(audited) == (command == "forget")
+    assert all(": nothing was kept of it, by " in entry for entry in audited)
 
 
 @pytest.mark.parametrize(

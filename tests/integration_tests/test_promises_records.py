@@ -11,14 +11,15 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync._flow import run
-from langchain_convsync.stores import open_store
-from langchain_convsync.stores.base import Backlog
+from langchain_convsync.stores import RedisEventStore, SQLiteEventStore, open_store
+from langchain_convsync.stores.base import Backlog, EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.promises import CUSTOMER, Answer, reply_to, said, served, sync_and_async
 from tests.redis_server import RedisServer
+from tests.store_cases import Clock
 from tests.store_checks import check_keys
-from tests.stored import rows
+from tests.stored import redis_records, rows
 
 OTHERS = {name: f"+5199988877{n}" for n, name in enumerate(["dead", "refused", "queued", "paused"])}
 
@@ -108,3 +109,94 @@ def test_sqlite_rows_expire_when_they_are_finished_and_only_then(
     for table, row in found:
         if table == "conversations":
             assert (row["expires"] is None) == (row["conversation"] in busy)
+
+
+#: What was said, and decided about it.
+WORDS = ("quiero-una-pizza", "re: quiero-una-pizza", "sin-cebolla", "pedido-secreto")
+
+
+def finished_turn(server: ReferenceServer, store: EventStore, answer: Answer) -> TurnRunner:
+    """A turn with words everywhere, delivered; a second one that died, given up."""
+    client = server.client()
+    runner = TurnRunner(
+        RunnableLambda(reply_unless_dead),
+        client=client,
+        store=store,
+        max_errors=1,
+        extractor=lambda _: {"context": {"pedido": WORDS[2]}, "intent": WORDS[3]},
+    )
+    assert answer(runner, said(WORDS[0], account="ventas")).reply == WORDS[1]
+    assert answer(runner, said("dead", sender_name=WORDS[0])).status == "failed"
+    (letter,) = run(store.dead_letters())
+    assert run(store.discard(letter, token="mine"))
+    assert run(store.backlog()) == Backlog()
+    return runner
+
+
+def spoken_in(data: bytes) -> list[str]:
+    return [word for word in WORDS if word.encode() in data]
+
+
+@sync_and_async
+def test_no_column_and_no_byte_of_a_file_holds_words_of_what_is_done(
+    answer: Answer, server: ReferenceServer, tmp_path: Path
+) -> None:
+    """The reply for an hour, the snapshot for a day: then the next idle poll erases them."""
+    path, clock = tmp_path / "events.db", Clock()
+    store = SQLiteEventStore(path, clock=clock)
+
+    def left() -> tuple[set[tuple[str, str]], int]:
+        """Where words stand in the tables, and how many files hold a byte of them."""
+        columns = {
+            (table, column)
+            for table, row in rows(path)
+            for column, value in row.items()
+            if spoken_in(value if isinstance(value, bytes) else str(value).encode())
+        }
+        return columns, sum(bool(spoken_in(each.read_bytes())) for each in tmp_path.iterdir())
+
+    runner = finished_turn(server, store, answer)
+    columns, files = left()
+    assert columns == {("events", "outcome"), ("conversations", "snapshot")}
+    assert files > 0
+    repeated = [answer(runner, said(WORDS[0], account="ventas")).reply]
+    clock.advance(3600.0)
+    assert run(store.acquire("inbox", "idle")) is None
+    assert left()[0] == {("conversations", "snapshot")}
+    repeated.append(answer(runner, said(WORDS[0], account="ventas")).reply)
+    clock.advance(23 * 3600.0)
+    assert run(store.acquire("replies", "idle")) is None
+    assert left() == (set(), 0)
+    repeated.append(answer(runner, said(WORDS[0], account="ventas")).status)
+    store.close()
+    assert repeated == [WORDS[1], None, "duplicate"]
+
+
+@sync_and_async
+def test_redis_keys_with_words_of_what_is_done_expire_by_themselves(
+    answer: Answer, server: ReferenceServer, redis_server: RedisServer
+) -> None:
+    """The reply within an hour, the snapshot within a day; no other key or field holds a word."""
+    redis_server.empty()
+    store = RedisEventStore(redis_server.url)
+    runner = finished_turn(server, store, answer)
+    repeated = [answer(runner, said(WORDS[0], account="ventas")).reply]
+
+    found = [key for key, whole in redis_records(redis_server) if spoken_in(whole)]
+
+    with redis_server.client() as client:
+        lives = {key.split(":")[2] + key[-5:]: client.pttl(key) / 1000 for key in found}
+        snapshots = {name: life for name, life in lives.items() if name == "c:snap"}
+        replies = {name: life for name, life in lives.items() if name.startswith("said")}
+        assert snapshots
+        assert replies
+        assert lives == {**snapshots, **replies}
+        assert all(0 < life <= 24 * 3600.0 for life in snapshots.values())
+        assert all(0 < life <= 3600.0 for life in replies.values())
+        client.delete(*found)  # as if that time had passed
+    turn = answer(runner, said(WORDS[0], account="ventas"))
+    store.close()
+
+    assert repeated == [WORDS[1]]
+    assert (turn.status, turn.reply) == ("duplicate", None)
+    assert turn.turn_id is not None

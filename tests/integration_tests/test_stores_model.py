@@ -88,7 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 1_700_000_000.0
         self.store = self.open_store()
-        self.model = StoreModel(self.clock)
+        self.model = StoreModel(self.clock, replies_kept=20.0)
         self.loop = asyncio.Runner()
         self.steps = 0
         self.leases: list[Lease] = []
@@ -316,6 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
         operations=st.sampled_from((2, 1, 3, 0)),
         replies=st.integers(0, 2),
         dead=st.sampled_from((False, False, True)),
+        reason=st.sampled_from(("", "ñ\ud800")),
         snapshot=st.none() | TEXTS,
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
         tenant=st.sampled_from((None, None, "one", "two")),
@@ -330,6 +331,7 @@ class StoreMachine(RuleBasedStateMachine):
         operations: int,
         replies: int,
         dead: bool,
+        reason: str,
         snapshot: str | None,
         ttl: float,
         tenant: str | None,
@@ -357,7 +359,9 @@ class StoreMachine(RuleBasedStateMachine):
                 Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
             ],
             replies=[Operation(id=f"{event_keys[0]}/{n}", body=f"say {n}") for n in range(replies)],
+            fact=f"fact {event_keys[0]}" if ttl else None,
             dead=dead,
+            reason=reason,
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,
@@ -508,6 +512,7 @@ class StoreMachine(RuleBasedStateMachine):
             if lease.conversation_key in names and self.model.holds(lease)
         ]
         self.step("forget", conversation_key)
+        self.last = None  # nothing is kept any more, which the same call would tell
         for lease in held:
             assert self.perform(self.store.renew(lease)) is None
         self.leases = [lease for lease in self.leases if lease.conversation_key not in names]
@@ -562,7 +567,7 @@ def test_sqlite_in_memory_does_what_the_model_does() -> None:
 
     class MemoryMachine(StoreMachine):
         def open_store(self) -> EventStore:
-            return SQLiteEventStore(":memory:", clock=self.clock)
+            return SQLiteEventStore(":memory:", clock=self.clock, replies_kept=20.0)
 
         @invariant()
         def rows_agree(self) -> None:
@@ -579,7 +584,8 @@ def test_sqlite_in_a_file_does_what_the_model_does(tmp_path: Path) -> None:
 
     class FileMachine(StoreMachine):
         def open_store(self) -> EventStore:
-            return SQLiteEventStore(tmp_path / f"{next(numbers)}.db", clock=self.clock)
+            path = tmp_path / f"{next(numbers)}.db"
+            return SQLiteEventStore(path, clock=self.clock, replies_kept=20.0)
 
     run_state_machine_as_test(FileMachine, settings=SETTINGS)
 
@@ -590,7 +596,7 @@ def test_redis_does_what_the_model_does(server: RedisServer) -> None:
     class RedisMachine(StoreMachine):
         def open_store(self) -> EventStore:
             server.empty()
-            return RedisEventStore(server.url, clock=self.clock)
+            return RedisEventStore(server.url, clock=self.clock, replies_kept=20.0)
 
         def inspect(self) -> None:
             with server.client() as client:

@@ -47,7 +47,7 @@ def test_finished_records_expire_and_live_ones_do_not(server: RedisServer, do: D
     do(Io(store.close, store.aclose))
 
     assert busy == -1
-    assert {name.split(":")[2] for name in lives} == {"ev", "c", "token", "count"}
+    assert {name.split(":")[2] for name in lives} == {"ev", "said", "c", "token", "count"}
     assert all(0 < life <= 1_000_000 for name, life in lives.items() if "count" not in name)
 
 

@@ -12,6 +12,7 @@ import langchain_convsync
 from langchain_convsync import (
     ConvSyncClient,
     RedisEventStore,
+    SQLiteEventStore,
     TurnRunner,
     WAHAReply,
     create_app,
@@ -21,7 +22,7 @@ PACKAGE = Path(langchain_convsync.__file__).parent
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SECTION = README.split("\n## Configuration\n")[1].split("\n## ")[0]
 VARIABLES, SETTINGS, _EXTRAS = re.findall(r"^\| --- .*\n((?:\| .*\n)+)", SECTION, re.MULTILINE)
-MAKERS = (TurnRunner, WAHAReply, create_app, ConvSyncClient, RedisEventStore)
+MAKERS = (TurnRunner, WAHAReply, create_app, ConvSyncClient, RedisEventStore, SQLiteEventStore)
 
 
 def defaults(maker: Any) -> dict[str, Any]:

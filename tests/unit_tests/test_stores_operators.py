@@ -55,7 +55,8 @@ def dead_operation(
 def dead(store: EventStore, do: Do, source: str = "1") -> DeadLetter:
     """An event whose agent could not answer."""
     acquired = turn_of(store, do, event(source), token=f"turn {source}")
-    assert do(store.commit_turn(acquired.lease, commit_of(acquired, dead=True))) == "done"
+    commit = commit_of(acquired, dead=True, fact='"failed"')
+    assert do(store.commit_turn(acquired.lease, commit)) == "done"
     letter: DeadLetter = do(store.dead_letters(conversation()))[-1]
     return letter
 
@@ -149,7 +150,7 @@ def test_a_dead_letter_is_queued_again_as_new(store: EventStore, do: Do, clock: 
     assert (queued.starts, queued.errors) == (1, 0)  # this take
     repeated = do(store.accept(event("1")))
     assert (repeated.status, repeated.state) == ("duplicate", "done")
-    assert repeated.outcome == '"answered"'
+    assert repeated.outcome == '"failed"'
     assert do(store.backlog()) == Backlog(queued=1)
 
 

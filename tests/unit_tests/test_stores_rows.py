@@ -57,7 +57,7 @@ def test_an_account_is_in_the_ring_while_one_of_its_queues_is_due(clock: Clock) 
     assert ring == [["inbox"], [], []]
 
 
-def forget(store: EventStore, _: Any) -> Io[None]:
+def forget(store: EventStore, _: Any) -> Io[bool]:
     return store.forget(conversation())
 
 

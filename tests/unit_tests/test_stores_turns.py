@@ -98,6 +98,36 @@ def test_anything_but_the_head_of_the_inbox_is_fenced(
     assert do(store.backlog()).queued == 3
 
 
+def test_the_words_of_an_outcome_are_kept_for_an_hour_and_its_fact_for_longer(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """A sender that repeats itself later is told that it is done."""
+    acquired = turn_of(store, do, event("1"))
+    outcomes = {event("1").event_key: "words"}
+    do(store.commit_turn(acquired.lease, commit_of(acquired, outcomes=outcomes, fact="fact")))
+    told = []
+    for seconds in (0.0, 3599.999, 0.001, 24 * 3600.0):
+        clock.advance(seconds)
+        told.append(do(store.accept(event("1"))))
+
+    assert [accepted.outcome for accepted in told] == ["words", "words", "fact", "fact"]
+    assert {(accepted.status, accepted.state) for accepted in told} == {("duplicate", "done")}
+
+
+def test_a_snapshot_is_kept_for_a_day_at_most(store: EventStore, do: Do, clock: Clock) -> None:
+    """Whatever the API server says of its session's life."""
+    acquired = turn_of(store, do, event("1"))
+    commit = commit_of(acquired, snapshot="words", snapshot_ttl=9e8)
+    do(store.commit_turn(acquired.lease, commit))
+    clock.advance(24 * 3600.0 - 0.001)
+    before = turn_of(store, do, event("2"), token="before")
+    do(store.release(before.lease))
+    clock.advance(0.001)
+    after = turn_of(store, do, event("3"), token="after")
+
+    assert (before.snapshot, after.snapshot) == ("words", None)
+
+
 def test_each_event_keeps_its_own_outcome(store: EventStore, do: Do) -> None:
     """Events that a turn merged need not repeat its reply."""
     do(store.accept(event("1")))

@@ -29,13 +29,13 @@ ENGLISH = frozenset(
     create cut database date deduplicated default demo denied discard doctor doing done dropped
     due duplicate extraction failed failure fake field for forget forgotten format forward
     forwarding found from get held history host ignored in inbound incomplete info intent
-    invalid is leftovers limit line linked load lookup lost main max memory message method
-    mismatch missing moved name new newer no not note observe of oldest on once open ours
-    outcome overlaid own pace parse pending permission phase policy port prefix prepare
+    invalid is kept leftovers limit line linked load longest lookup lost main max memory message
+    mended method mismatch missing moved name new newer no not note observe of oldest on once open
+    ours outcome overlaid own pace parse pending permission phase policy port prefix prepare
     progress rate reason recommended recorded ref reference refused rejected release rerun
     resent response retry rule run runner scripted second secret sent serve server show
-    shutdown sign start status target text timed timeout trusted type unavailable unknown unnamed up
-    used version view what with withheld yes
+    shutdown sign start status target text timed timeout trusted type unavailable unknown unnamed
+    unreadable up used version view what with withheld yes
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.

@@ -16,6 +16,10 @@ A lease is lost when another acquire followed it, not by the clock alone: after 
 may acquire the queue, and until one does, the holder may still renew its lease and finish. A worker
 that lost its lease gets FENCED.
 
+What stands in a store may be damaged, by an eviction, another program or a restored file. That is
+the conversation's own loss: no operation raises for it, and no other conversation waits. An event
+whose payload is gone has an empty one, for its turn to make it a dead letter.
+
 Payloads, outcomes, bodies, notes and anchors are opaque text, which comes back as it was given,
 lone surrogates and NUL included. Times are seconds on the store's clock, exact to the millisecond.
 """
@@ -34,6 +38,8 @@ from langchain_convsync.stores.base.keys import (
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
     FORMAT_VERSION,
+    LONGEST_SNAPSHOT,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -60,7 +66,9 @@ from langchain_convsync.stores.base.store import EventStore
 __all__ = [
     "DEFAULT_RULES",
     "FORMAT_VERSION",
+    "LONGEST_SNAPSHOT",
     "NO_ACCOUNT",
+    "REPLIES_KEPT",
     "RETENTION",
     "SHARDS",
     "AcceptRules",

@@ -12,6 +12,10 @@ from typing import Literal, TypeAlias
 FORMAT_VERSION = 1
 #: Seconds that a finished event is remembered: longer than any sender repeats it.
 RETENTION = 7 * 24 * 3600.0
+#: Seconds that the words of an outcome are kept, for whoever repeats its event: as senders do.
+REPLIES_KEPT = 3600.0
+#: Seconds that a snapshot is kept at most: as long as a session lives.
+LONGEST_SNAPSHOT = 24 * 3600.0
 
 QueueName: TypeAlias = Literal["inbox", "outbox", "replies"]
 EventState: TypeAlias = Literal["queued", "done", "dead"]
@@ -185,7 +189,7 @@ class Accepted:
         event_key: The event that it is; another one than was offered, where another delivery of the
             message told of it.
         state: The event's state; None when busy.
-        outcome: The JSON that the turn which finished it stored.
+        outcome: The JSON that the turn which finished it stored; later its fact only.
         differs: It was known, but with another digest.
         due_in: Seconds until its conversation can be acquired: the debounce window, a retry's delay
             or another worker's lease; 0.0 when it could be now, was, waits for its account's other
@@ -211,12 +215,15 @@ class Commit:
     Attributes:
         event_keys: The events it answers: exactly the head of the inbox. The first one is the
             turn id.
-        outcomes: Outcome JSON by event key, for those that repeat it later.
+        outcomes: Outcome JSON by event key, for those that repeat it, as long as the store keeps
+            words of what is done (``replies_kept``).
+        fact: JSON for those that repeat one of the events after that; it holds nobody's words.
         operations: New operations for the outbox; their ids begin with the turn id and a slash.
         replies: New operations for the reply queue.
         dead: True keeps the events as dead letters, payload included, for an operator.
+        reason: Why, where the events themselves do not tell.
         snapshot: JSON for the next turn, should the API not answer then.
-        snapshot_ttl: Seconds for which it is valid.
+        snapshot_ttl: Seconds for which it is valid, and kept; a day at most.
         tenant: Whose conversation it is: noted for good by the first commit that tells it.
         unless_paused: Commit nothing while a human has the conversation.
         unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
@@ -224,9 +231,11 @@ class Commit:
 
     event_keys: Sequence[str]
     outcomes: Mapping[str, str] = field(repr=False)
+    fact: str | None = None
     operations: Sequence[Operation] = ()
     replies: Sequence[Operation] = ()
     dead: bool = False
+    reason: str = ""
     snapshot: str | None = field(default=None, repr=False)
     snapshot_ttl: float = 0.0
     tenant: str | None = None
@@ -253,7 +262,7 @@ class DeadLetter:
         queue: The queue it was in: ``inbox`` for an event.
         id: The operation's id, or the event's key.
         body: The operation's body, or the event's payload.
-        reason: Why; empty for an event.
+        reason: Why; empty for an event whose agent could not answer it.
         since: When an operation became a dead letter; when an event was accepted.
         pos: How many of its parts were confirmed before.
         sent_at: When the part after those went on the wire, if it is unknown whether it arrived.

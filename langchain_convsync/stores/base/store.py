@@ -137,7 +137,9 @@ class EventStore(Protocol):
         The same call again answers ``done`` again. ``already``: another lease committed this turn's
         head event. ``fenced``: the lease is lost, or the events are not the head of the inbox.
         ``paused`` and ``newer``: the condition of ``commit`` is not met; the lease holds.
-        Finished events lose their payload and expire after the store's retention.
+        Finished events lose their payload at once, the words of their outcome when the store keeps
+        them no longer, and expire after its retention; a snapshot goes when it is not valid any
+        more. On Redis by themselves, in SQLite with the next operation, a worker's idle poll too.
 
         Raises:
             ValueError: ``commit`` contradicts itself: no events, outcomes of others, or operations
@@ -325,19 +327,25 @@ class EventStore(Protocol):
         """
         ...
 
-    def forget(self, conversation_key: str) -> Io[None]:
+    def forget(self, conversation_key: str) -> Io[bool]:
         """Erase everything that this store keeps of a conversation, and of aliases that lead to it.
 
-        That is its events (queued, dead and done), operations, dead letters, its snapshot, leases
-        and pause. In one step everything that could still be worked on is gone, and a holder of a
-        lease is fenced; on Redis the records of what is done, and what stands under its aliases,
-        follow in small steps, which the same call again begins anew, and which need the
-        permission to ``SCAN``.
+        False where nothing was kept of it, hence in a second call. That is its events (queued,
+        dead and done), operations, dead letters, its snapshot, leases and pause. In one step
+        everything that could still be worked on is gone, and a holder of a lease is fenced; on
+        Redis the records of what is done, and what stands under its aliases, follow in small steps,
+        which the same call again begins anew, and which need the permission to ``SCAN``. SQLite
+        overwrites what it erases, in the file and in its log.
 
-        It cannot erase what is elsewhere: the API server's own copy, what WAHA and WhatsApp keep,
-        logs, traces and backups, an agent's checkpoints; nor a request that is on the wire. A
-        message that is offered again is a new event, and a call of a runner that waits for its
-        event offers it again.
+        It cannot erase what is elsewhere: Redis' append-only file and snapshots until Redis
+        rewrites them (``BGREWRITEAOF``, ``BGSAVE``), replicas that are behind, backups; the API
+        server's own copy, what WAHA and WhatsApp keep, logs and traces, an agent's checkpoints; nor
+        a request that is on the wire. A message that is offered again is a new event, and a call of
+        a runner that waits for its event offers it again.
+
+        Raises:
+            StoreUnavailableError: It is erased, but SQLite's log still holds it, since another
+                process reads the file for long: the same call again overwrites that.
         """
         ...
 

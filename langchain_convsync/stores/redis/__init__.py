@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
-from langchain_convsync import _forks
+from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     FORMAT_VERSION,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -35,6 +36,7 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    new_token,
 )
 from langchain_convsync.stores.checks import (
     SECRET_SIZE,
@@ -48,14 +50,17 @@ from langchain_convsync.stores.checks import (
     check_queue,
     decoded,
     in_milliseconds,
+    is_key,
     milliseconds,
     renewed_id,
+    snapshot_life,
     turn_of,
 )
 from langchain_convsync.stores.redis.clients import (
     AsyncClient,
     BlockingClient,
     RedisClients,
+    is_damage,
 )
 from langchain_convsync.stores.redis.risks import Risk, risks
 from langchain_convsync.stores.redis.scripts import Command
@@ -108,6 +113,8 @@ class RedisEventStore:
         async_client: An asynchronous redis-py client to use instead, beside one of the two: leases
             are renewed blocking. It stays its owner's to close.
         retention: Seconds that finished events and idle conversations are remembered.
+        replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
+            its event; later they are told that it is done.
         wait_replicas: So many replicas have to know of a change before it is acknowledged; where
             fewer do within a second, the call raises. This narrows the window in which a failover
             can lose what was acknowledged, and does not close it: the replica that is promoted may
@@ -133,6 +140,7 @@ class RedisEventStore:
         client: BlockingClient | None = None,
         async_client: AsyncClient | None = None,
         retention: float = RETENTION,
+        replies_kept: float = REPLIES_KEPT,
         wait_replicas: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -143,6 +151,7 @@ class RedisEventStore:
             raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         self._retention = milliseconds(retention)
+        self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._wait_replicas = wait_replicas
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}
@@ -230,8 +239,8 @@ class RedisEventStore:
         check_commit(lease, commit)
         arguments: list[Argument] = [lease.conversation_key, lease.token, lease.epoch, commit.dead]
         arguments += [commit.unless_paused, commit.unless_newer]
-        arguments += [optional(commit.snapshot), milliseconds(commit.snapshot_ttl)]
-        arguments += [optional(commit.tenant)]
+        arguments += [optional(commit.snapshot), snapshot_life(commit), commit.reason]
+        arguments += [optional(commit.fact), self._replies_kept, optional(commit.tenant)]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
@@ -358,7 +367,7 @@ class RedisEventStore:
         note = call_key(letter, "discard", token)
         return self._operation("discard", letter.conversation_key, [*placed(letter), note], bool)
 
-    def forget(self, conversation_key: str) -> Io[None]:
+    def forget(self, conversation_key: str) -> Io[bool]:
         """See :meth:`EventStore.forget`."""
         keys = shard_keys(conversation_key)
         return Steps(lambda: self._forget(keys, conversation_key))
@@ -396,7 +405,20 @@ class RedisEventStore:
         self, name: str, keys: list[bytes], sent: list[bytes], parse: Callable[[Any], T]
     ) -> Flow[T]:
         yield from self._opened()
-        return parse((yield from self._run(name, keys, sent)))
+        return parse((yield from self._run_or_mend(name, keys, sent)))
+
+    def _run_or_mend(self, name: str, keys: list[bytes], sent: list[bytes]) -> Flow[Any]:
+        """A script's answer; what it cannot work on is mended first, and counted."""
+        try:
+            return (yield from self._run(name, keys, sent))
+        except StoreUnavailableError as error:
+            named = [each for each in sent if is_key(each)]
+            if not named or not is_damage(error.__cause__):
+                raise
+        yield from self._run("mend", keys, named)
+        telemetry.count("records_mended")
+        logger.error("A damaged record of %s was mended", ", ".join(map(decoded, named)))
+        return (yield from self._run(name, keys, sent))
 
     def _comparing(self, key: str) -> list[bytes]:
         """The key's shard, and where events are compared: on a cluster, no script sees two."""
@@ -447,13 +469,14 @@ class RedisEventStore:
         one = conversation_key is not None
         for keys in [shard_keys(conversation_key)] if one else self._reachable_together():
             sent = to_bytes([conversation_key or "", most])
-            found += yield from self._run("dead_letters", keys, sent)
+            found += yield from self._run_or_mend("dead_letters", keys, sent)
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_dead_letter, found[:most]))
 
-    def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[None]:
+    def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[bool]:
         yield from self._opened()
-        name, now = yield from self._run("forget", keys, to_bytes([conversation_key, 1]))
+        sent = to_bytes([conversation_key, 1, new_token()])
+        name, now, kept = yield from self._run_or_mend("forget", keys, sent)
         names: dict[str, None] = {decoded(name): None}
         known = 0
         while known < len(names):  # a name may have been the target of another one
@@ -461,12 +484,14 @@ class RedisEventStore:
             cursor = b"0"
             while True:
                 sent = to_bytes([cursor, now, *names])
-                cursor, aliases = yield from self._run("finished", keys, sent)
+                cursor, aliases, erased = yield from self._run("finished", keys, sent)
+                kept += erased
                 names.update(dict.fromkeys(map(decoded, aliases)))
                 if cursor == b"0":
                     break
         for alias in list(names)[1:]:
-            yield from self._run("forget", keys, to_bytes([alias, 0]))
+            yield from self._run("forget", keys, to_bytes([alias, 0, ""]))
+        return bool(kept or len(names) > 1)
 
     def _reachable_together(self) -> list[list[bytes]]:
         """All shards, as one script can look at them: on a cluster one at a time."""

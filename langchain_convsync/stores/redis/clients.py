@@ -268,6 +268,12 @@ def _successful(answers: list[Any]) -> list[Any]:
     return answers
 
 
+def is_damage(error: BaseException | None) -> bool:
+    """Whether a script failed on what it read: a key of another type, words for a number."""
+    # Refusals (no memory, a replica, no permission) are classes of their own, the script's are not.
+    return type(error) is redis.ResponseError and "user_script" in str(error)
+
+
 def _unavailable(error: Exception) -> StoreUnavailableError:
     hint = next((hint for kinds, hint in _HINTS if isinstance(error, kinds)), "see the cause")
     return StoreUnavailableError(f"Redis did not do its work ({error}): {hint}")

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Io
-from langchain_convsync.errors import ClosedError, StoreUnavailableError
+from langchain_convsync._flow import Flow, Io, Steps, sleep
+from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
+    REPLIES_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -58,6 +59,7 @@ from langchain_convsync.stores.sqlite.file import (
     MEMORY,
     StoreClock,
     connect,
+    empty_log,
     prepare,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
@@ -65,6 +67,12 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
 GROUP_PAUSE = 0.003
+#: Milliseconds between two looks for what ran out, once there is none.
+SWEEP_PERIOD = 1000
+#: Milliseconds between two times that the log is emptied of what ran out.
+LOG_PERIOD = 60_000
+#: Seconds between tries to empty the log while others use the file: 5 in all.
+LOG_PAUSES = (0.0, 0.02, 0.08, 0.3, 1.0, 1.8, 1.8)
 
 T = TypeVar("T")
 #: What is done in a transaction.
@@ -84,6 +92,8 @@ class SQLiteEventStore:
     Args:
         path: The file, on a local disk; its folder must exist.
         retention: Seconds that finished events and idle conversations are remembered.
+        replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
+            its event; later they are told that it is done.
         clock: Store time in seconds, for tests; None counts with the machine's own clock.
     """
 
@@ -92,10 +102,13 @@ class SQLiteEventStore:
         path: str | os.PathLike[str],
         *,
         retention: float = RETENTION,
+        replies_kept: float = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._path = os.fspath(path)
         self._retention = milliseconds(retention)
+        self._replies_kept = min(milliseconds(replies_kept), self._retention)
+        self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
         self._clock = StoreClock(clock or time.monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
@@ -304,10 +317,23 @@ class SQLiteEventStore:
         call_key(letter, "discard", token)  # refuses a malformed key, or an empty token
         return self._step(lambda tx: operators.discard(tx, letter, token))
 
-    def forget(self, conversation_key: str) -> Io[None]:
+    def forget(self, conversation_key: str) -> Io[bool]:
         """See :meth:`EventStore.forget`."""
         account_of(conversation_key)  # refuses a malformed key
-        return self._step(lambda tx: operators.forget(tx, conversation_key))
+
+        def erased() -> Flow[bool]:
+            known = yield from self._step(lambda tx: operators.forget(tx, conversation_key))
+            for pause in LOG_PAUSES:
+                if (yield from Io(self._empty_log, self._aempty_log)):
+                    return known
+                yield from sleep(pause)
+            message = (
+                f"it is erased, but {self._path}-wal holds it until no other process reads the "
+                "file: end long reads (backups, sqlite3 shells), and call it again"
+            )
+            raise StoreUnavailableError(message)
+
+        return Steps(erased)
 
     def close(self) -> None:
         """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""
@@ -369,7 +395,32 @@ class SQLiteEventStore:
 
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
         loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._transact, operations)
+        return await loop.run_in_executor(thread, self._transact_all, operations)
+
+    def _empty_log(self) -> bool:
+        with self._lock, self._driver_errors_translated():
+            return empty_log(self._opened())
+
+    async def _aempty_log(self) -> bool:
+        loop, thread = asyncio.get_running_loop(), self._own_thread()
+        return await loop.run_in_executor(thread, self._empty_log)
+
+    def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
+        """The same where one that fails costs the others of its transaction nothing."""
+        try:
+            return self._transact(operations)
+        except (StoreError, ClosedError):
+            raise
+        except Exception:
+            if len(operations) == 1:
+                raise
+            return [self._answer_or_error(operation) for operation in operations]
+
+    def _answer_or_error(self, operation: Step) -> Any:
+        try:
+            return self._perform(operation)
+        except Exception as error:  # noqa: BLE001 - raised in the caller
+            return error
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
@@ -379,13 +430,24 @@ class SQLiteEventStore:
             with sql:
                 ticks = round(self._clock.monotonic() * 1000)
                 now, before, answers = self._base + ticks, sql.total_changes, []
+                times = (now, self._retention, self._replies_kept)
+                if now >= self._sweeps_at:
+                    self._sweep(Transaction(sql, *times), len(operations))
                 for operation in operations:
-                    tx = Transaction(sql, now, self._retention)
+                    tx = Transaction(sql, *times)
                     answers.append(operation(tx))
                     tx.flush()
                 if sql.total_changes != before:  # an idle poll writes nothing
                     sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
+            if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
+                self._log_is_stale, self._log_emptied = not empty_log(sql), now
             return answers
+
+    def _sweep(self, tx: Transaction, operations: int) -> None:
+        if events.sweep(tx, operations):
+            self._log_is_stale = self._path != MEMORY
+        else:
+            self._sweeps_at = tx.now + SWEEP_PERIOD
 
     @contextmanager
     def _driver_errors_translated(self) -> Iterator[None]:
@@ -428,7 +490,7 @@ class SQLiteEventStore:
     def _warn_of_loss(self, sql: sqlite3.Connection) -> None:
         if self._path != MEMORY:
             return
-        left = work.backlog(Transaction(sql, 0, 0))
+        left = work.backlog(Transaction(sql, 0, 0, 0))
         if lost := left.queued + left.writes + left.replies:
             telemetry.count("lost_with_memory", lost)
             logger.warning(

@@ -21,9 +21,9 @@ from langchain_convsync.stores.base import (
 from langchain_convsync.stores.checks import (
     MillisecondRules,
     account_of,
-    decoded,
     milliseconds,
     shard_of,
+    snapshot_life,
 )
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
@@ -40,10 +40,25 @@ from langchain_convsync.stores.sqlite.queues import (
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
-#: How many expired records an accept removes on its way: more than it adds, and never long.
+#: How much of each kind an operation erases that ran out: more than it adds, and never long.
 _SWEEP = 20
 #: At most so many events of one source are compared.
 MOST_TWINS = 16
+#: What runs out: where it is, what names it there, when it does, and what is done then.
+_ERASED = (
+    ("events", "seq", "outcome_until", "UPDATE events SET outcome = NULL, outcome_until = NULL"),
+    (
+        *("conversations", "conversation", "snapshot_until"),
+        "UPDATE conversations SET snapshot = NULL, snapshot_until = NULL",
+    ),
+    ("events", "seq", "expires", "DELETE FROM events"),
+    ("conversations", "conversation", "expires", "DELETE FROM conversations"),
+    ("aliases", "alias", "expires", "DELETE FROM aliases"),
+)
+_EXISTS = "EXISTS (SELECT 1 FROM {} WHERE {} <= ?)"
+_HAS_RUN_OUT = "SELECT " + " OR ".join(
+    _EXISTS.format(table, until) for table, _, until, _ in _ERASED
+)
 _WAITING = "SELECT event_key FROM events WHERE conversation = ? AND state = 'queued' ORDER BY seq"
 
 
@@ -56,7 +71,6 @@ def accept(
     token: str | None,
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
-    _sweep(tx)
     conversation = follow(tx, event.conversation_key)
     known = _known(tx, event.event_key) or _twin(tx, event, conversation)
     if known is None:
@@ -93,7 +107,7 @@ def accept(
             conversation_key=known["conversation"],
             event_key=known["event_key"],
             state=known["state"],
-            outcome=text(known["outcome"]),
+            outcome=text(known["outcome" if (known["outcome_until"] or 0) > tx.now else "fact"]),
             differs=known["digest"] != event.digest,
         )
     if accepted.state != "queued":
@@ -117,7 +131,7 @@ def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | Non
     row = tx.one("SELECT payload FROM events WHERE event_key = ? AND state = 'queued'", event_key)
     if row is None:
         return None
-    if (held := decoded(row["payload"])) != before:
+    if (held := text(row["payload"]) or "") != before:
         return held
     tx.do("UPDATE events SET payload = ? WHERE event_key = ?", blob(after), event_key)
     return after
@@ -175,14 +189,13 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         return "newer"
     for event_key in commit.event_keys:
         _end(tx, event_key, commit, by)
-    lives = milliseconds(commit.snapshot_ttl)
-    valid = commit.snapshot is not None and lives > 0
+    lives = snapshot_life(commit)
     tx.do(
         "UPDATE conversations SET turns = turns + 1, tenant = ifnull(tenant, ?), snapshot = ?,"
         " snapshot_until = ? WHERE conversation = ?",
         blob(commit.tenant),
-        blob(commit.snapshot) if valid else None,
-        tx.now + lives if valid else None,
+        blob(commit.snapshot) if lives else None,
+        tx.now + lives if lives else None,
         conversation,
     )
     turn.until = None
@@ -262,25 +275,17 @@ def _meet(tx: Transaction, event: NewEvent, conversation: str, known: Any) -> No
         link(tx, conversation, target)
 
 
-def _sweep(tx: Transaction) -> None:
-    found = tx.one(
-        "SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)"
-        " OR EXISTS (SELECT 1 FROM conversations WHERE expires <= ?)"
-        " OR EXISTS (SELECT 1 FROM aliases WHERE expires <= ?)",
-        *(tx.now, tx.now, tx.now),
-    )
-    if not found[0]:
-        return
-    for table, name in (
-        ("events", "event_key"),
-        ("conversations", "conversation"),
-        ("aliases", "alias"),
-    ):
+def sweep(tx: Transaction, operations: int) -> bool:
+    """Erase what ran out, some of each kind for every operation; whether there was any."""
+    if not tx.one(_HAS_RUN_OUT, *(tx.now for _ in _ERASED))[0]:
+        return False
+    for table, name, until, erase in _ERASED:
         tx.do(
-            f"DELETE FROM {table} WHERE {name} IN"  # noqa: S608 - our own names
-            f" (SELECT {name} FROM {table} WHERE expires <= ? ORDER BY expires LIMIT {_SWEEP})",
-            tx.now,
+            f"{erase} WHERE {name} IN"  # noqa: S608 - our own names
+            f" (SELECT {name} FROM {table} WHERE {until} <= ? ORDER BY {until} LIMIT ?)",
+            *(tx.now, _SWEEP * operations),
         )
+    return True
 
 
 def _enqueue(
@@ -320,9 +325,14 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
 
 
 def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
+    outcome, until = commit.outcomes.get(event_key), tx.now + tx.replies_kept
+    said = outcome is not None and tx.replies_kept > 0
     tx.do(
-        "UPDATE events SET state = ?, outcome = ?, ended_by = ?, expires = ?,"
-        " payload = iif(?, payload, NULL) WHERE event_key = ?",
-        *("dead" if commit.dead else "done", blob(commit.outcomes.get(event_key)), by),
-        *(None if commit.dead else tx.now + tx.retention, commit.dead, event_key),
+        "UPDATE events SET state = ?, outcome = ?, outcome_until = ?, fact = ?, ended_by = ?,"
+        " expires = ?, payload = iif(?, ifnull(payload, X''), NULL), reason = ?"
+        " WHERE event_key = ?",
+        *("dead" if commit.dead else "done", *((blob(outcome), until) if said else (None, None))),
+        *(blob(commit.fact), by),
+        *(None if commit.dead else tx.now + tx.retention, commit.dead),
+        *(blob(commit.reason) if commit.dead else None, event_key),
     )

@@ -73,6 +73,7 @@ def prepare(
         StoreFormatError: It was written by a newer version.
     """
     sql.execute("PRAGMA foreign_keys = ON")
+    sql.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only let go
     sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     sql.execute("BEGIN IMMEDIATE")
     with sql:
@@ -87,6 +88,24 @@ def prepare(
         sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
     _use_wal(sql)  # last: nothing of another application's database is touched
     return key, base
+
+
+def empty_log(sql: sqlite3.Connection) -> bool:
+    """Write the log into the file and cut it off, for what it holds of what was erased since.
+
+    Whether that could be done: not while another process reads or writes, and it waits for none,
+    since other writers would wait meanwhile.
+    """
+    sql.execute("PRAGMA busy_timeout = 0")
+    try:
+        busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            raise
+        return False
+    finally:
+        sql.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")
+    return not busy
 
 
 def _meta(sql: sqlite3.Connection) -> dict[str, Any]:

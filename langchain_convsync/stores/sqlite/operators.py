@@ -26,6 +26,7 @@ from langchain_convsync.stores.sqlite.queues import (
     due_in,
     follow,
     inbox,
+    led_by,
     revive,
     text,
 )
@@ -37,7 +38,7 @@ _DEAD_OPERATIONS = (
     " ORDER BY died_at, conversation, queue, seq LIMIT ?"
 )
 _DEAD_EVENTS = (
-    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, X'' AS reason,"
+    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, reason,"
     " accepted_at AS since, NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
     " WHERE state = 'dead' AND (? IS NULL OR conversation IN (?, ?))"
     " ORDER BY accepted_at, conversation, event_key LIMIT ?"
@@ -162,8 +163,9 @@ def discard(tx: Transaction, letter: DeadLetter, token: str) -> bool:
     return True
 
 
-def forget(tx: Transaction, conversation: str) -> None:
+def forget(tx: Transaction, conversation: str) -> bool:
     """Erase everything that is kept of a conversation, and of aliases that lead to it."""
+    known = _is_known(tx, conversation)
     for row in tx.all(_NAMES, follow(tx, conversation), tx.now):
         name = row["name"]
         for table in ("events", "operations", "dead_operations", "pauses", "conversations"):
@@ -171,14 +173,29 @@ def forget(tx: Transaction, conversation: str) -> None:
         tx.do("DELETE FROM aliases WHERE alias = ?", name)
     for queue in QUEUES:
         tx.keep_in_ring(account_of(conversation), queue, is_due=False)
+    return known
+
+
+def _is_known(tx: Transaction, conversation: str) -> bool:
+    """Whether anything is kept of a name, or of what it leads to, that has not run out."""
+    names = tx.all(_NAMES, follow(tx, conversation), tx.now)
+    return len(names) > 1 or any(
+        tx.one(f"SELECT 1 FROM {table} WHERE conversation = ? AND {kept}", *values)  # noqa: S608
+        for row in names
+        for table, kept, values in (
+            ("events", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
+            ("conversations", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
+            ("operations", "TRUE", (row["name"],)),
+            ("dead_operations", "TRUE", (row["name"],)),
+            ("pauses", "until > ?", (row["name"], tx.now)),
+        )
+    )
 
 
 def _destination(tx: Transaction, conversation: str) -> str:
     """Where a name leads to, without keeping it alive."""
     query = "SELECT conversation FROM aliases WHERE alias = ? AND expires > ?"
-    while alias := tx.one(query, conversation, tx.now):
-        conversation = alias["conversation"]
-    return conversation
+    return led_by(conversation, lambda name: tx.one(query, name, tx.now))
 
 
 def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:
@@ -194,7 +211,8 @@ def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:
 def _bury(tx: Transaction, event_key: str) -> None:
     """A dead letter is done, with the outcome that it had."""
     tx.do(
-        "UPDATE events SET state = 'done', payload = NULL, expires = ? WHERE event_key = ?",
+        "UPDATE events SET state = 'done', payload = NULL, reason = NULL, expires = ?"
+        " WHERE event_key = ?",
         *(tx.now + tx.retention, event_key),
     )
 
@@ -218,8 +236,8 @@ def _as_dead_letter(row: Any) -> DeadLetter:
         conversation_key=row["conversation"],
         queue=row["queue"],
         id=row["id"],
-        body=decoded(row["body"]),
-        reason=decoded(row["reason"]),
+        body=text(row["body"]) or "",
+        reason=text(row["reason"]) or "",
         since=row["since"] / 1000,
         pos=row["pos"] or 0,
         sent_at=_seconds(row["sent"]),

@@ -5,7 +5,7 @@ Most are the functions that the Redis scripts share in ``lua/_prelude.lua``, und
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from langchain_convsync.stores.base import (
@@ -136,7 +136,7 @@ def inbox(tx: Transaction, conversation: str) -> tuple[QueuedEvent, ...]:
     return tuple(
         QueuedEvent(
             event_key=row["event_key"],
-            payload=decoded(row["payload"]),
+            payload=text(row["payload"]) or "",
             accepted_at=row["accepted_at"] / 1000,
             starts=row["starts"],
             errors=row["errors"],
@@ -222,9 +222,19 @@ def blob(written: str | None) -> bytes | None:
 def follow(tx: Transaction, conversation: str) -> str:
     """The conversation that a name leads to."""
     query = "UPDATE aliases SET expires = ? WHERE alias = ? AND expires > ? RETURNING conversation"
-    while alias := tx.one(query, tx.now + tx.retention, conversation, tx.now):
-        conversation = alias["conversation"]
-    return conversation
+    return led_by(conversation, lambda name: tx.one(query, tx.now + tx.retention, name, tx.now))
+
+
+def led_by(name: str, target_of: Callable[[str], Any]) -> str:
+    """Where a name leads to; one that leads to no key of its shard, or in a circle, nowhere."""
+    met = {name}
+    while alias := target_of(name):
+        target: str = alias["conversation"]
+        if target in met or target[:2] != name[:2] or len(target) != len(name):
+            break
+        met.add(target)
+        name = target
+    return name
 
 
 def pause(tx: Transaction, conversation: str, length: int) -> None:

@@ -13,6 +13,7 @@ CREATE TABLE conversations (
     tenant BLOB, -- whose it is, once a turn knew
     expires INTEGER -- null while it has work
 ) STRICT;
+CREATE INDEX remembered ON conversations (snapshot_until) WHERE snapshot_until IS NOT NULL;
 CREATE INDEX idle ON conversations (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE events (
@@ -25,7 +26,10 @@ CREATE TABLE events (
     facts TEXT NOT NULL DEFAULT '', -- what its deliveries told of both sides
     told TEXT, -- what the one that was accepted told, where others told more since
     payload BLOB, -- null once it is done
-    outcome BLOB,
+    reason BLOB, -- why it is a dead letter
+    outcome BLOB, -- what was said, as long as words are kept: until outcome_until
+    outcome_until INTEGER,
+    fact BLOB, -- what is told after that
     accepted_at INTEGER NOT NULL,
     accepted_by TEXT NOT NULL, -- tells a repeated call from another delivery
     starts INTEGER NOT NULL DEFAULT 0,
@@ -36,6 +40,7 @@ CREATE TABLE events (
 CREATE INDEX inbox ON events (conversation, seq) WHERE state = 'queued';
 CREATE INDEX dead ON events (seq) WHERE state = 'dead';
 CREATE INDEX twins ON events (source);
+CREATE INDEX said ON events (outcome_until) WHERE outcome_until IS NOT NULL;
 CREATE INDEX finished ON events (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE queues (

@@ -90,11 +90,13 @@ class Transaction:
         sql: The connection, within a transaction.
         now: Store time in milliseconds.
         retention: Milliseconds that finished events and idle conversations are remembered.
+        replies_kept: Milliseconds that the words of outcomes are.
     """
 
     sql: sqlite3.Connection
     now: int
     retention: int
+    replies_kept: int
     _queues: dict[tuple[str, QueueName], QueueRow] = field(default_factory=dict, init=False)
 
     def one(self, statement: str, *values: Any) -> Any:

@@ -45,7 +45,8 @@ local function twins_key(source) return KEYS[2] .. 'twins:' .. source end
 
 local function list_under(source, event)
   local twins = twins_key(source)
-  if call('LLEN', twins) >= MOST_TWINS then return end
+  local length, wrong = read('LLEN', twins)
+  if wrong then call('DEL', twins) elseif length >= MOST_TWINS then return end
   call('RPUSH', twins, event)
   call('PEXPIRE', twins, retention)
 end
@@ -53,8 +54,8 @@ end
 -- The one event of a source that agrees with these facts, and lies in this conversation if one is given.
 local function only_one_of(source, facts, conversation)
   local found, amount = nil, 0
-  for _, other in ipairs(call('LRANGE', twins_key(source), 0, -1)) do
-    local has = call('HMGET', prefix_of(other) .. 'ev:' .. other, 'facts', 'conversation')
+  for _, other in ipairs(read('LRANGE', twins_key(source), 0, -1)) do
+    local has = read('HMGET', prefix_of(other) .. 'ev:' .. other, 'facts', 'conversation')
     local is_same = has[1] and agree(has[1], facts)
     if is_same and (not conversation or follow(has[2]) == conversation) then
       found, amount = other, amount + 1

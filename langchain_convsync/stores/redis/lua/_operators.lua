@@ -1,22 +1,28 @@
 -- What the operators' scripts share besides. A conversation's list of dead operations holds nine
--- elements for each, see set_dead.lua; the shard's index of dead operations names it at the time of its
+-- elements for each, see `bury_turn`; the shard's index of dead operations names it at the time of its
 -- oldest one.
 local WIDTH = 9
 
 -- Where a name leads to, without keeping it alive.
 local function destination(name)
-  local target = call('GET', alias_key(name))
-  while target do
-    name, target = target, call('GET', alias_key(target))
+  return each_name(name, function() end)
+end
+
+-- What is kept of a dead event; nil, and it is none any more, where that is gone.
+local function dead_event(event)
+  local has = read('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors', 'reason')
+  if has[1] then
+    local tries = (number(has[4]) or 0) + (number(has[5]) or 0)
+    return { has[1], number(has[2]) or now, has[3] or '', tries, has[6] or '' }
   end
-  return name
+  call('ZREM', prefix .. 'dead', event)
 end
 
 -- Calls `visit` with every dead letter of the conversation, and what it keeps.
 local function each_dead(conversation, visit)
-  for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, -1)) do
-    local has = call('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors')
-    if has[1] == conversation then visit(event, has) end
+  for _, event in ipairs(read('ZRANGE', prefix .. 'dead', 0, -1)) do
+    local has = dead_event(event)
+    if has and has[1] == conversation then visit(event, has) end
   end
 end
 
@@ -46,7 +52,7 @@ end
 local function bury(event)
   call('ZREM', prefix .. 'dead', event)
   call('HSET', event_record(event), 'state', 'done')
-  call('HDEL', event_record(event), 'payload', 'starts', 'errors')
+  call('HDEL', event_record(event), 'payload', 'starts', 'errors', 'reason')
   call('PEXPIRE', event_record(event), retention)
 end
 

@@ -27,6 +27,8 @@ local COUNTERS = { inbox = 'queued', outbox = 'writes', replies = 'replies' }
 local function prefix_of(key) return (prefix:gsub('%d%d', key:sub(1, 2), 1)) end
 
 local function event_record(event) return prefix .. 'ev:' .. event end
+-- What a turn said to an event, for as long as words are kept.
+local function said_key(event) return prefix .. 'said:' .. event end
 local function alias_key(conversation) return prefix .. 'alias:' .. conversation end
 local function pause_key(conversation) return prefix .. 'pause:' .. conversation end
 local function conversation_record(conversation) return prefix .. 'c:' .. conversation end
@@ -46,20 +48,36 @@ local function optional(text)
   if text ~= '' then return text:sub(2) end
 end
 
+-- What is stored may be damaged: by an eviction, another program, a restored file. ------------------
+
+-- A number as it was stored, which '1e999', 'nan' and words are not.
+local function number(stored)
+  local value = tonumber(stored)
+  if value and value > -2 ^ 53 and value < 2 ^ 53 then return value end
+end
+
+-- The answer of a reading command; an empty one of a key that is of another type.
+local function read(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then return {}, answer.err end
+  return answer
+end
+
 -- Due work ---------------------------------------------------------------------------------------
 
 -- When a queue can be acquired: after its lease, its delay and the debounce window. Nil without work.
--- Besides, the end of its lease.
+-- Besides, the end of its lease. An event whose record is gone is due now.
 local function due(conversation, queue)
   local list = queue_key(conversation, queue)
   if call('EXISTS', list) == 0 then return nil end
   local has = call('HMGET', conversation_record(conversation),
     queue .. '.until', queue .. '.not_before', 'debounce', 'max_debounce')
-  local at = math.max(tonumber(has[1] or 0), tonumber(has[2] or 0))
-  if queue ~= 'inbox' then return at, has[1] end
-  local first = call('HGET', event_record(call('LINDEX', list, 0)), 'at')
-  local last = call('HGET', event_record(call('LINDEX', list, -1)), 'at')
-  return math.max(at, math.min(first + has[4], last + has[3])), has[1]
+  local ends = number(has[1])
+  local at = math.max(ends or 0, number(has[2]) or 0)
+  if queue ~= 'inbox' then return at, ends end
+  local first = number(call('HGET', event_record(call('LINDEX', list, 0)), 'at')) or now
+  local last = number(call('HGET', event_record(call('LINDEX', list, -1)), 'at')) or now
+  return math.max(at, math.min(first + (number(has[4]) or 0), last + (number(has[3]) or 0))), ends
 end
 
 -- Brings the indexes of due work and of running turns up to date. An account's place in the ring is
@@ -76,7 +94,7 @@ local function schedule(conversation, queue)
   if at then call('ZADD', ready, at, conversation) else call('ZREM', ready, conversation) end
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if head[2] then
-    local place = tonumber(call('HGET', places_key(queue), account) or 0)
+    local place = number(call('HGET', places_key(queue), account)) or 0
     call('ZADD', accounts_key(queue), math.max(place, head[2] * 1000), account)
   else
     call('ZREM', accounts_key(queue), account)
@@ -96,14 +114,24 @@ end
 
 -- Names ------------------------------------------------------------------------------------------
 
--- The conversation that a name leads to.
-local function follow(name)
-  local target = call('GET', alias_key(name))
-  while target do
-    call('PEXPIRE', alias_key(name), retention)
-    name, target = target, call('GET', alias_key(target))
+-- Calls `visit` with each name on the way to the conversation that a name leads to, and answers that. A
+-- name that leads to no key of its shard, or in a circle, leads nowhere.
+local function each_name(name, visit)
+  local met = {}
+  while true do
+    met[name] = true
+    local target = call('GET', alias_key(name))
+    if not target or met[target] or #target ~= #name or target:sub(1, 2) ~= name:sub(1, 2) then
+      return name
+    end
+    visit(name)
+    name = target
   end
-  return name
+end
+
+-- The conversation that a name leads to; its names live on.
+local function follow(name)
+  return each_name(name, function(met) call('PEXPIRE', alias_key(met), retention) end)
 end
 
 -- Leases -----------------------------------------------------------------------------------------
@@ -112,17 +140,18 @@ end
 local function held_until(conversation, queue, token, epoch)
   local has = call('HMGET', conversation_record(conversation),
     queue .. '.token', queue .. '.epoch', queue .. '.until')
-  if has[1] == token and has[2] == epoch and has[3] then return tonumber(has[3]) end
+  if has[1] == token and has[2] == epoch and has[3] then return number(has[3]) end
 end
 
 -- Whether so many turns of the account run already; 0 stands for any number.
 local function is_full(account, queue, account_concurrency)
   if queue ~= 'inbox' or account_concurrency == 0 then return false end
-  return call('ZCOUNT', running_key(account), '(' .. now, '+inf') >= account_concurrency
+  local running = read('ZCOUNT', running_key(account), '(' .. now, '+inf')
+  return type(running) == 'number' and running >= account_concurrency
 end
 
 local function is_paused(conversation)
-  return now < tonumber(call('GET', pause_key(conversation)) or 0)
+  return now < (number(call('GET', pause_key(conversation))) or 0)
 end
 
 -- Puts the events that wait under a name behind those of a conversation.
@@ -132,8 +161,8 @@ local function bring_along(name, target)
   for _, event in ipairs(call('LRANGE', queue_key(name, 'inbox'), 0, -1)) do
     call('HSET', event_record(event), 'conversation', target)
     call('RPUSH', queue_key(target, 'inbox'), event)
-    call('HSETNX', there, 'debounce', windows[1])
-    call('HSETNX', there, 'max_debounce', windows[2])
+    call('HSETNX', there, 'debounce', windows[1] or 0)
+    call('HSETNX', there, 'max_debounce', windows[2] or 0)
   end
   call('DEL', queue_key(name, 'inbox'))
   call('HDEL', own, 'inbox.until')
@@ -155,7 +184,7 @@ local function link(name, target, token, epoch)
   local mine = token and held_until(name, 'inbox', token, epoch)
   if mine then
     call('HINCRBY', event_record(call('LINDEX', queue_key(name, 'inbox'), 0)), 'starts', -1)
-  elseif now < tonumber(call('HGET', conversation_record(name), 'inbox.until') or 0) then
+  elseif now < (number(call('HGET', conversation_record(name), 'inbox.until')) or 0) then
     return false
   end
   if call('EXISTS', queue_key(name, 'inbox')) == 1 then bring_along(name, target) end
@@ -163,8 +192,8 @@ local function link(name, target, token, epoch)
     call('HSET', conversation_record(target), 'tenant', tenant)
   end
   call('SET', alias_key(name), target, 'PX', retention)
-  local own = tonumber(call('GET', pause_key(name)) or 0)
-  if own > math.max(now, tonumber(call('GET', pause_key(target)) or 0)) then
+  local own = number(call('GET', pause_key(name))) or 0
+  if own > math.max(now, number(call('GET', pause_key(target))) or 0) then
     call('SET', pause_key(target), own, 'PX', own - now)
   end
   call('DEL', pause_key(name))
@@ -175,14 +204,125 @@ local function cursor_of(conversation, queue)
   local has = call('HMGET', conversation_record(conversation),
     queue .. '.operation', queue .. '.pos', queue .. '.sent', queue .. '.tries', queue .. '.note',
     queue .. '.echoes')
+  if has[1] and not (number(has[2]) and number(has[3] or 0) and number(has[4])) then
+    error('the cursor of a queue is damaged') -- to be mended
+  end
   return has[1] and has
 end
 
-local function inbox(conversation)
+-- An event that waits, and whether its record is whole.
+local function queued_event(event)
+  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors', 'state')
+  return {
+    event, has[1] or '', number(has[2]) or now, number(has[3]) or 0, number(has[4]) or 0,
+  }, has[5] == 'queued'
+end
+
+-- At most so many operations as a list holds them, an id and a body for each.
+local function operations(conversation, queue, most)
+  local list = call('LRANGE', queue_key(conversation, queue), 0, most and 2 * most - 1 or -1)
+  if #list % 2 == 1 then list[#list + 1] = '' end
+  return list
+end
+
+-- Makes the operation at the head of a queue a dead letter, and the rest of its turn with it. The list
+-- of dead operations holds nine elements for each: queue, id, body, reason, time, and the cursor's pos,
+-- sent, tries and note as they were ('' where they were not).
+local function bury_turn(conversation, queue, turn, reason, cursor)
+  local list = queue_key(conversation, queue)
+  local head = call('LRANGE', list, 0, 1)
+  while head[1] and head[1]:sub(1, #turn) == turn do
+    call('RPUSH', part_key(conversation, 'dead_operations'), queue, head[1], head[2] or '', reason, now,
+      cursor[2] or '', cursor[3] or '', cursor[4] or '', cursor[5] or '')
+    count('dead_operations', 1)
+    call('LTRIM', list, 2, -1)
+    count(COUNTERS[queue], -1)
+    cursor, head = {}, call('LRANGE', list, 0, 1)
+  end
+  call('HDEL', conversation_record(conversation), queue .. '.operation', queue .. '.pos', queue .. '.sent',
+    queue .. '.tries', queue .. '.note', queue .. '.echoes')
+  call('ZADD', prefix .. 'dead_operations', 'NX', now, conversation)
+end
+
+-- Deletes a key that is of another type than the command reads: nothing in it is ours.
+local function drop_foreign(key, ...)
+  local command = { ... }
+  table.insert(command, 2, key)
+  local _, wrong = read(unpack(command))
+  if wrong then call('DEL', key) end
+end
+
+-- An event whose record is gone waits on, with nothing in it, for its turn to make it a dead letter;
+-- what is done does not wait, and nothing waits twice.
+local function mend_inbox(conversation)
+  local list, seen = queue_key(conversation, 'inbox'), {}
+  drop_foreign(list, 'LLEN')
+  local waiting = call('LRANGE', list, 0, -1)
+  call('DEL', list)
+  for _, event in ipairs(waiting) do
+    local record = event_record(event)
+    drop_foreign(record, 'HGET', 'state')
+    local queued = queued_event(event)
+    local state = call('HGET', record, 'state')
+    if seen[event] or state == 'done' or state == 'dead' then
+      count('queued', -1)
+    else
+      seen[event] = true
+      call('HSET', record, 'state', 'queued', 'conversation', conversation, 'payload', queued[2],
+        'at', queued[3], 'starts', queued[4], 'errors', queued[5])
+      call('HSETNX', record, 'digest', '')
+      call('HSETNX', record, 'by', '')
+      call('PERSIST', record)
+      call('RPUSH', list, event)
+    end
+  end
+end
+
+-- Makes a conversation one that every operation can work on, whatever stands in its keys and in those of
+-- its account and shard. What cannot be read of it is lost; a turn of which it is unknown how far it was delivered becomes dead letters.
+local function mend(conversation)
+  local record = conversation_record(conversation)
+  drop_foreign(record, 'HGET', 'turns')
+  drop_foreign(part_key(conversation, 'dead_operations'), 'LLEN')
+  for _, key in ipairs({ alias_key(conversation), pause_key(conversation), part_key(conversation, 'snap') }) do
+    drop_foreign(key, 'GET')
+  end
+  for _, key in ipairs({ 'dead', 'dead_operations' }) do drop_foreign(prefix .. key, 'ZCARD') end
+  drop_foreign(prefix .. 'count', 'HGET', 'queued')
+  drop_foreign(running_key(account_of(conversation)), 'ZCARD')
+  for _, queue in ipairs(QUEUES) do
+    drop_foreign(accounts_key(queue), 'ZCARD')
+    drop_foreign(places_key(queue), 'HGET', 'account')
+    drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
+  end
+  mend_inbox(conversation)
+  local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until' }
+  for _, queue in ipairs(QUEUES) do
+    for _, name in ipairs({ '.epoch', '.until', '.not_before' }) do numbers[#numbers + 1] = queue .. name end
+    drop_foreign(queue_key(conversation, queue), 'LLEN')
+    if queue ~= 'inbox' and not pcall(cursor_of, conversation, queue) then
+      local head = call('LINDEX', queue_key(conversation, queue), 0) or ''
+      bury_turn(conversation, queue, head:match('^(.*/)') or head, 'how far it was delivered cannot be read', {})
+    end
+  end
+  for _, name in ipairs(numbers) do
+    local stored = call('HGET', record, name)
+    if stored and not (number(stored) and stored:match('^%-?%d+$')) then call('HDEL', record, name) end
+  end
+  for _, queue in ipairs(QUEUES) do schedule(conversation, queue) end
+  keep_while_busy(conversation)
+end
+
+local function inbox(conversation, is_mended)
   local events = {}
-  for _, event in ipairs(call('LRANGE', queue_key(conversation, 'inbox'), 0, -1)) do
-    local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors')
-    events[#events + 1] = { event, has[1], has[2], has[3], has[4] }
+  for i, event in ipairs(call('LRANGE', queue_key(conversation, 'inbox'), 0, -1)) do
+    local queued, is_whole = queued_event(event)
+    if not is_whole then
+      if is_mended then error('an inbox cannot be mended') end
+      mend(conversation)
+      return inbox(conversation, true)
+    end
+    events[i] = queued
   end
   return events
 end
@@ -194,11 +334,11 @@ local function acquired(conversation, queue)
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
-    snapshot = now < tonumber(has[6] or 0) and call('GET', part_key(conversation, 'snap'))
+    snapshot = now < (number(has[6]) or 0) and call('GET', part_key(conversation, 'snap'))
   end
   return {
-    conversation, has[1], has[2], has[3], now, has[4], events,
-    call('LRANGE', queue_key(conversation, work), 0, -1), cursor_of(conversation, work), has[5], snapshot,
+    conversation, has[1], has[2], number(has[3]) or 0, now, number(has[4]) or 0, events,
+    operations(conversation, work), cursor_of(conversation, work), has[5], snapshot,
     queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
   }
 end
@@ -218,7 +358,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   end
   if not is_claim(conversation) then
     local places, account = places_key(queue), account_of(conversation)
-    local place = tonumber(call('HGET', places, account) or 0)
+    local place = number(call('HGET', places, account)) or 0
     -- One more than before, so that acquires within one millisecond go around too.
     call('HSET', places, account, math.max(place, now * 1000) + 1)
   end
@@ -232,7 +372,7 @@ end
 local function refusal(conversation, queue, token, epoch, operation, pos)
   if call('LINDEX', queue_key(conversation, queue), 0) ~= operation then return 'already' end
   local cursor = cursor_of(conversation, queue)
-  if cursor and pos and tonumber(cursor[2]) > tonumber(pos) then return 'already' end
+  if cursor and pos and number(cursor[2]) > tonumber(pos) then return 'already' end
   if not held_until(conversation, queue, token, epoch) then return 'fenced' end
 end
 

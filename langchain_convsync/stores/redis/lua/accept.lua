@@ -28,12 +28,18 @@ if call('EXISTS', event_record(event)) == 0 and source ~= '' then
   local other = only_one_of(source, facts, facts == '' and conversation)
   if other then meet(other) end
 end
-local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'outcome', 'by')
+local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'fact', 'by', 'said_until')
 local status, state, outcome, differs = 'new', 'queued', false, 0
 if known[1] then
   if alias ~= '' then link(alias, conversation) end
-  conversation = call('HGET', event_record(event), 'conversation') -- it may have moved
+  conversation = call('HGET', event_record(event), 'conversation') or conversation -- it may have moved
   state, outcome = known[1], known[4]
+  if now < (number(known[6]) or 0) then outcome = read('GET', said_key(event)) or outcome end
+  if state == 'queued' and call('EXISTS', queue_key(conversation, 'inbox')) == 0 then -- the list was lost
+    call('RPUSH', queue_key(conversation, 'inbox'), event)
+    schedule(conversation, 'inbox')
+    keep_while_busy(conversation)
+  end
   if known[5] ~= by then status = 'duplicate' end
   if known[3] ~= digest then differs = 1 end
 else

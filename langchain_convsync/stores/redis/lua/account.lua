@@ -1,6 +1,8 @@
 -- The account that an account key stands for, from now on. KEYS[1] is the shard that knows them all.
 local name, told = unpack(ARGV, 3)
 local names, accounts = prefix .. 'account_names', prefix .. 'accounts_known'
+drop_foreign(names, 'HGET', name)
+drop_foreign(accounts, 'HGET', name)
 local known = call('HGET', names, name)
 if known then return known end
 local all, found, amount = call('HGETALL', accounts), nil, 0

@@ -3,6 +3,9 @@ local queue, token, lease, conversation, account_concurrency = unpack(ARGV, 3)
 lease, account_concurrency = tonumber(lease), tonumber(account_concurrency)
 if conversation ~= '' then return acquire(conversation, queue, token, lease, account_concurrency) end
 
+-- Milliseconds after which what could not be mended is tried again.
+local PATIENCE = 60000
+
 local token_keys = {}
 for i, shard in ipairs(KEYS) do
   prefix = shard
@@ -11,7 +14,7 @@ end
 for i, holding in ipairs(call('MGET', unpack(token_keys))) do
   prefix = KEYS[i]
   local has = holding
-    and call('HMGET', conversation_record(holding), queue .. '.token', queue .. '.until')
+    and read('HMGET', conversation_record(holding), queue .. '.token', queue .. '.until')
   if has and has[1] == token and has[2] then return acquired(holding, queue) end
 end
 
@@ -26,14 +29,53 @@ local function next_account()
   until false
 end
 
-local best, account, longest
-for _, shard in ipairs(KEYS) do
+-- The account that is next, and its shard. A damaged shard is passed over.
+local failure
+local function next_of_all()
+  local best, account, longest
+  for _, shard in ipairs(KEYS) do
+    prefix = shard
+    local ok, found, place = pcall(next_account)
+    if not ok then
+      failure = found
+    elseif found and (not longest or place < longest) then
+      best, account, longest = shard, found, place
+    end
+  end
+  return account, best
+end
+
+-- What is damaged is mended, or else tried again after a while: it stands in no other's way.
+local function attempt(account, conversation)
+  local ok, found = pcall(acquire, conversation, queue, token, lease, account_concurrency)
+  if ok and found then return found end
+  if ok then -- it was not due after all
+    pcall(schedule, conversation, queue)
+    return false
+  end
+  pcall(mend, conversation)
+  ok, found = pcall(acquire, conversation, queue, token, lease, account_concurrency)
+  if ok and found then return found end
+  if not ok then
+    failure = found
+    call('ZADD', ready_key(queue, account), now + PATIENCE, conversation)
+    local head = call('ZRANGE', ready_key(queue, account), 0, 0, 'WITHSCORES')
+    call('ZADD', accounts_key(queue), head[2] * 1000, account)
+  end
+  return false
+end
+
+for _ = 1, 100 do
+  local account, shard = next_of_all()
+  if not account then break end
   prefix = shard
-  local found, place = next_account()
-  if found and (not longest or place < longest) then
-    best, account, longest = shard, found, place
+  local conversation = read('ZRANGE', ready_key(queue, account), 0, 0)[1]
+  if conversation then
+    local found = attempt(account, conversation)
+    if found then return found end
+  else -- the index of its work is gone
+    call('ZREM', accounts_key(queue), account)
   end
 end
-if not best then return false end
-prefix = best
-return acquire(call('ZRANGE', ready_key(queue, account), 0, 0)[1], queue, token, lease, account_concurrency)
+if failure then error(failure) end
+return false

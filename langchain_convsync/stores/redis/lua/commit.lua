@@ -1,10 +1,11 @@
 -- Ends a turn: its events, operations and snapshot change together, and the queue is given back.
 -- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
 -- the outbox and then of the reply queue its id and body.
-local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, tenant, events,
-  operations, replies = unpack(ARGV, 3)
+local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, reason,
+  fact, replies_kept, tenant, events, operations, replies = unpack(ARGV, 3)
 events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
-local FIRST = 15 -- where the lists begin in ARGV
+fact, replies_kept, tenant = optional(fact), tonumber(replies_kept), optional(tenant)
+local FIRST = 18 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
@@ -19,11 +20,18 @@ end
 if unless_paused == '1' and is_paused(conversation) then return 'paused' end
 if unless_newer == '1' and call('LLEN', list) > events then return 'newer' end
 
+-- Whatever is damaged shows before the first change: nothing is rolled back.
+local lengths = {
+  outbox = call('LLEN', queue_key(conversation, 'outbox')),
+  replies = call('LLEN', queue_key(conversation, 'replies')),
+}
+call('HINCRBY', record, 'turns', 1)
+
 local function enqueue(queue, at, amount)
   if amount == 0 then return at end
   local work = queue_key(conversation, queue)
-  if call('EXISTS', work) == 0 then -- an empty queue's delay, if it has one, is still to be kept
-    local since = tonumber(call('HGET', record, queue .. '.not_before') or 0)
+  if lengths[queue] == 0 then -- an empty queue's delay, if it has one, is still to be kept
+    local since = number(call('HGET', record, queue .. '.not_before')) or 0
     call('HSET', record, queue .. '.not_before', math.max(since, now))
   end
   for i = at, at + 2 * amount - 1 do call('RPUSH', work, ARGV[i]) end
@@ -35,9 +43,14 @@ end
 for i = FIRST, FIRST + 2 * events - 1, 2 do
   local record, outcome = event_record(ARGV[i]), optional(ARGV[i + 1])
   call('HSET', record, 'state', dead == '1' and 'dead' or 'done', 'ended_by', by)
-  if outcome then call('HSET', record, 'outcome', outcome) end
+  if fact then call('HSET', record, 'fact', fact) end
+  if outcome and replies_kept > 0 then
+    call('SET', said_key(ARGV[i]), outcome, 'PX', replies_kept)
+    call('HSET', record, 'said_until', now + replies_kept)
+  end
   if dead == '1' then
     call('ZADD', prefix .. 'dead', now, ARGV[i])
+    if reason ~= '' then call('HSET', record, 'reason', reason) end
   else
     call('HDEL', record, 'payload', 'starts', 'errors')
     call('PEXPIRE', record, retention)
@@ -45,8 +58,6 @@ for i = FIRST, FIRST + 2 * events - 1, 2 do
 end
 call('LTRIM', list, events, -1)
 count('queued', -events)
-call('HINCRBY', record, 'turns', 1)
-tenant = optional(tenant)
 if tenant then call('HSETNX', record, 'tenant', tenant) end
 call('HDEL', record, 'inbox.until')
 enqueue('replies', enqueue('outbox', FIRST + 2 * events, operations), replies)

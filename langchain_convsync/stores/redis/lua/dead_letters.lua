@@ -16,10 +16,10 @@ local function keep_the_oldest()
 end
 
 local function add_operations(conversation)
-  local list = call('LRANGE', part_key(conversation, 'dead_operations'), 0, WIDTH * most - 1)
-  for i = 1, #list, WIDTH do
+  local list = read('LRANGE', part_key(conversation, 'dead_operations'), 0, WIDTH * most - 1)
+  for i = 1, #list - WIDTH + 1, WIDTH do
     found[#found + 1] = {
-      tonumber(list[i + 4]), conversation, list[i], i, list[i + 1], list[i + 2], list[i + 3], list[i + 5],
+      number(list[i + 4]) or now, conversation, list[i], i, list[i + 1], list[i + 2], list[i + 3], list[i + 5],
       list[i + 6], list[i + 7],
     }
   end
@@ -27,9 +27,7 @@ local function add_operations(conversation)
 end
 
 local function add_dead(event, has)
-  found[#found + 1] = {
-    tonumber(has[2]), has[1], 'inbox', event, event, has[3], '', '', '', has[4] + has[5],
-  }
+  if has then found[#found + 1] = { has[2], has[1], 'inbox', event, event, has[3], has[5], '', '', has[4] } end
 end
 
 if wanted ~= '' then
@@ -44,13 +42,13 @@ end
 
 for _, shard in ipairs(KEYS) do
   prefix = shard
-  local index = call('ZRANGE', prefix .. 'dead_operations', 0, most - 1, 'WITHSCORES')
+  local index = read('ZRANGE', prefix .. 'dead_operations', 0, most - 1, 'WITHSCORES')
   for i = 1, #index, 2 do
     if #found == most and found[most][1] < tonumber(index[i + 1]) then break end
     add_operations(index[i])
   end
-  for _, event in ipairs(call('ZRANGE', prefix .. 'dead', 0, most - 1)) do
-    add_dead(event, call('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors'))
+  for _, event in ipairs(read('ZRANGE', prefix .. 'dead', 0, most - 1)) do
+    add_dead(event, dead_event(event))
   end
   keep_the_oldest()
 end

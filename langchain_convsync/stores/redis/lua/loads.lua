@@ -3,10 +3,10 @@ local found = {}
 for _, shard in ipairs(KEYS) do
   prefix = shard
   for _, queue in ipairs(QUEUES) do
-    for _, account in ipairs(call('ZRANGE', accounts_key(queue), 0, -1)) do
+    for _, account in ipairs(read('ZRANGE', accounts_key(queue), 0, -1)) do
       local ready = ready_key(queue, account)
-      local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
-      found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) }
+      local head = read('ZRANGE', ready, 0, 0, 'WITHSCORES')
+      if head[2] then found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) } end
     end
   end
 end

@@ -19,7 +19,7 @@ else
   local had = pop_dead(source, queue, id)
   if not had then return 0 end
   if call('EXISTS', list) == 0 then
-    local since = tonumber(call('HGET', record, queue .. '.not_before') or 0)
+    local since = number(call('HGET', record, queue .. '.not_before')) or 0
     call('HSET', record, queue .. '.not_before', math.max(since, now))
   end
   call('RPUSH', list, renewed, body or had)

@@ -5,19 +5,20 @@ local record = conversation_record(conversation)
 local function queue_view(queue)
   local list, at = queue_key(conversation, queue), due(conversation, queue)
   local depth, waits = call('LLEN', list), at and math.max(0, at - now) or false
-  local ends = call('HGET', record, queue .. '.until')
+  local ends = number(call('HGET', record, queue .. '.until')) or false
   if queue == 'inbox' then return { depth, waits, ends, false, {}, false } end
-  local operations, anchor = call('LRANGE', list, 0, 2 * most - 1), call('HGET', record, queue .. '.anchor')
-  return { depth / 2, waits, ends, cursor_of(conversation, queue), operations, anchor }
+  return {
+    math.ceil(depth / 2), waits, ends, cursor_of(conversation, queue), operations(conversation, queue, most),
+    call('HGET', record, queue .. '.anchor'),
+  }
 end
 
 local events = {}
 for _, event in ipairs(call('LRANGE', queue_key(conversation, 'inbox'), 0, most - 1)) do
-  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors')
-  events[#events + 1] = { event, has[1], has[2], has[3], has[4] }
+  events[#events + 1] = queued_event(event)
 end
 return {
-  conversation, now, call('HGET', record, 'turns'),
-  is_paused(conversation) and call('GET', pause_key(conversation)),
+  conversation, now, number(call('HGET', record, 'turns')) or 0,
+  is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
   events, queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }
