@@ -56,7 +56,7 @@ def _is_ours(module: str) -> bool:
 
 
 def test_there_are_three() -> None:
-    """The README names them."""
+    """The page of the first turn names them."""
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart",
         "02_agent_with_memory",
