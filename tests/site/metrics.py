@@ -15,6 +15,20 @@ In OpenTelemetry `convsync_turn_phase_seconds` is `convsync.turn_phase`; gauges 
 | --- | --- | --- | --- |
 """
 
+LABELS = """
+What the values of some labels mean:
+
+| label | values |
+| --- | --- |
+| `status` of requests | `2xx` to `5xx`, `timeout`, `connection`, `invalid`, or `none`: given up |
+| `phase` | `wait` (recorded until acquired), `read`, `agent`, `commit`, `reply` (until sent) |
+| `queue` | `inbox`, `outbox`, `replies` |
+| `what` of `convsync_backlog` | `queued` events, `writes`, `replies`, `dead_letters` |
+| `operation` of writes | `append`: a message; `sync_state`: intent, step, context |
+| `by` | what proved that a reply was sent: `answer`, `echo`, `reading`, `policy` |
+| `error` | the error's class |
+"""
+
 
 def metric_page() -> str:
     """A row for each metric."""
@@ -23,4 +37,4 @@ def metric_page() -> str:
         f"| {', '.join(f'`{label}`' for label in metric.labels)} | {metric.meaning} |\n"
         for metric in METRICS.values()
     ]
-    return HEAD + "".join(rows)
+    return HEAD + "".join(rows) + LABELS
