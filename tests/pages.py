@@ -37,7 +37,9 @@ class Block:
     def run(self) -> dict[str, Any]:
         """Run it as pasted; everything it named."""
         names: dict[str, Any] = {"__name__": "pasted"}
-        exec(compile("\n" * (self.line - 1) + self.code, self.page, "exec"), names)
+        code = "\n" * (self.line - 1) + self.code
+        # Without this module's own `from __future__`, which a reader has not pasted.
+        exec(compile(code, self.page, "exec", dont_inherit=True), names)
         return names
 
 

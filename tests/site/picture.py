@@ -72,7 +72,7 @@ def _chat(note: str, event: InboundEvent, turn: Turn) -> RenderableType:
 
 def _state(before: dict[str, str], after: dict[str, str], turn: Turn) -> RenderableType:
     if before == after:
-        return Text(f"\n{turn.status}: nothing is sent, nothing changes", style="yellow")
+        return Text(f"\n{turn.status}: nothing is sent", style="yellow")
     rows = Table.grid(padding=(0, 2))
     for name, value in filter(all, after.items()):
         changed = before != {} and value != before[name]
