@@ -70,3 +70,13 @@ def test_no_cell_of_a_table_is_a_paragraph(path: Path) -> None:
     shown = [re.sub(r"\[(.*?)\](?:\(.*?\)|\[.*?\])", r"\1", cell) for cell in cells]
 
     assert [cell for cell in shown if len(cell) > 120 and not re.fullmatch("`[^`]+`", cell)] == []
+
+
+@each_page
+def test_a_sentence_is_read_in_one_breath(path: Path) -> None:
+    """25 words at most; a colon or a semicolon is a breath, too."""
+    text = re.sub(r"(?m)<!--.*-->|^(?:#|:::).*", "", prose(path.read_text(encoding="utf-8")))
+    text = re.sub(r"\[(.*?)\](?:\(.*?\)|\[.*?\])", r"\1", re.sub(r"`[^`]*`", "code", text))
+    parts = re.split(r"\n\s*\n|\n(?=\s*[-*] |\d+\. )|(?<=[.!?:;])(?:\*\*)?\s+", text)
+
+    assert [part for part in parts if len(part.split()) > 25] == []
