@@ -76,6 +76,7 @@ notebooks: install ## run the notebooks and rewrite their outputs in place, whic
 docs: install ## renew the pages that the code writes, and build all of them in site/: 5 s; a broken link or name fails
 	$(BIN)/python -m tests.site
 	NO_COLOR=1 $(BIN)/zensical build --strict --clean
+	$(BIN)/python .ci/llms.py site
 
 check: lint typecheck docs ## everything that reads the code and the pages without running them
 

@@ -17,6 +17,7 @@ HEAD = """# Command line
 ```console
 pip install 'langchain-convsync[cli]'
 convsync --help
+convsync --version
 ```
 
 What a command does when something is wrong: [When something is wrong](../run/trouble.md).
