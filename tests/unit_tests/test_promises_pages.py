@@ -114,3 +114,13 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(listed) == sorted(
         path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")
     )
+
+
+def test_who_reads_the_site_asks_no_other_host() -> None:
+    """No font is fetched, and nobody's stars."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+    assert re.search(r"^  font: false\b", settings, re.MULTILINE)
+    assert re.search(r"^repo_url:", settings, re.MULTILINE) is None
+    assert "https://" not in (DOCS / "assets" / "site.css").read_text(encoding="utf-8")
+    assert "@font-face" not in (DOCS / "assets" / "demo.svg").read_text(encoding="utf-8")
