@@ -13,6 +13,13 @@ from tests.pages import PAGES, ROOT, Block, blocks, page
 __all__ = ["convsync_server", "convsync_waha"]
 
 OURS = "https://github.com/langchain-convsync/langchain-convsync"
+#: Everything with links: GitHub's own files, too.
+LINKED = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / ".github" / "SECURITY.md",
+    ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml",
+]
 TESTING = page("build/testing")
 BLOCKS = [block for each in PAGES for block in blocks(each)]
 
@@ -32,11 +39,11 @@ def test_a_code_block_runs_as_pasted(block: Block) -> None:
     block.run()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_link_leads_somewhere(path: Path) -> None:
     """To a file of the repository, and to a heading or an anchor of it."""
     text = path.read_text(encoding="utf-8")
-    for target in re.findall(r"(?:\]\(|^\[[\w-]+\]: )([^)\s]+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:\]\(|^\[[\w-]+\]: |\burl: )([^)\s]+)", text, re.MULTILINE):
         ours = re.fullmatch(rf"{OURS}/(?:blob|tree|raw)/main/(.*)", target)
         if "://" in target and ours is None:
             continue
