@@ -28,7 +28,7 @@ demo: $(DEMO) ## a WhatsApp customer is answered by an agent and synced, no key 
 serve: $(DEMO) ## run the reference API server until Ctrl+C: 2 s; it needs what the demo needs
 	$(BIN)/convsync serve $(ARGS)
 
-install: $(INSTALLED) ## complete .venv: the package, all its extras and the development tools: 3 min (900 MB)
+install: $(INSTALLED) ## complete .venv: the package, all its extras and the development tools: 3 min (1 GB)
 
 # Some systems ship python3 without ensurepip: there, python3's own pip brings one into the environment.
 $(VENV)/.pip:
@@ -45,7 +45,7 @@ $(DEMO): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 
 # `--group` needs pip 25.1.
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
-	@echo 'Installing everything for development into $(VENV): about 160 packages, 900 MB.'
+	@echo 'Installing everything for development into $(VENV): about 200 packages, 1 GB.'
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(PIP_INSTALL) --editable '.[all]' --group dev
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
