@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,7 @@ class Machine:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.folder = folder
-        with ExitStack() as held:
-            sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "abc"]
-            free = [each.getsockname()[1] for each in sockets]
-        self._ports = dict(zip(("3000", "8000", "9000"), map(str, free), strict=True))
+        self._ports = dict(zip(("3000", "8000", "9000"), map(str, free_ports()), strict=False))
         self._environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith(FOREIGN)},
             **{name: self._here(text) for name, text in variables.items()},
@@ -86,6 +84,15 @@ class Machine:
                 yield
             finally:
                 process.kill()
+
+
+def free_ports() -> Iterator[int]:
+    """Ports that no connection is given by itself: they stay free until they are used."""
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            yield port
 
 
 def typed(program: str) -> str:
