@@ -17,7 +17,7 @@ COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-all long chaos bench notebooks check lint format typecheck constraints clean
+.PHONY: help install demo serve test test-all long chaos bench notebooks docs check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: $(DEMO) ## a WhatsApp customer is answered by an agent and synced, no key 
 serve: $(DEMO) ## run the reference API server until Ctrl+C: 2 s; it needs what the demo needs
 	$(BIN)/convsync serve $(ARGS)
 
-install: $(INSTALLED) ## complete .venv: the package, all its extras and the development tools: 3 min (900 MB)
+install: $(INSTALLED) ## complete .venv: the package, all its extras and the development tools: 3 min (1 GB)
 
 # Some systems ship python3 without ensurepip: there, python3's own pip brings one into the environment.
 $(VENV)/.pip:
@@ -45,7 +45,7 @@ $(DEMO): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 
 # `--group` needs pip 25.1.
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
-	@echo 'Installing everything for development into $(VENV): about 160 packages, 900 MB.'
+	@echo 'Installing everything for development into $(VENV): about 200 packages, 1 GB.'
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(PIP_INSTALL) --editable '.[all]' --group dev
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
@@ -73,7 +73,12 @@ bench: install ## what a turn costs beside what people write by hand: ONLY=a,b R
 notebooks: install ## run the notebooks and rewrite their outputs in place, which the tests compare
 	$(BIN)/python -m tests.notebooks
 
-check: lint typecheck ## everything that reads the code without running it
+docs: install ## renew the pages that the code writes, and build all of them in site/: 5 s; a broken link or name fails
+	$(BIN)/python -m tests.site
+	NO_COLOR=1 $(BIN)/zensical build --strict --clean
+	$(BIN)/python .ci/llms.py site
+
+check: lint typecheck docs ## everything that reads the code and the pages without running them
 
 lint: install ## formatting, ruff's rules and the import layers
 	$(BIN)/ruff format --check .
@@ -95,5 +100,5 @@ constraints: ## renew .ci/constraints.txt from the newest versions that pyprojec
 	rm -rf $(VENV)-newest
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist site .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

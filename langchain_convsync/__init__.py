@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_convsync._lazy import on_first_use
+from langchain_convsync._version import __version__
 
 if TYPE_CHECKING:
     from langchain_convsync import waha
@@ -71,8 +72,6 @@ if TYPE_CHECKING:
         SyncState,
     )
     from langchain_convsync.turns import Turn, TurnRunner
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "app": ("create_app",),

@@ -1,4 +1,4 @@
-"""The pages in ``docs`` and the README: their Python blocks, each of which stands alone."""
+"""The README and the pages in ``docs``: blocks, each of which stands alone, and tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Block:
     def run(self) -> dict[str, Any]:
         """Run it as pasted; everything it named."""
         names: dict[str, Any] = {"__name__": "pasted"}
-        exec(compile("\n" * (self.line - 1) + self.code, self.page, "exec"), names)
+        code = "\n" * (self.line - 1) + self.code
+        # Without this module's own `from __future__`, which a reader has not pasted.
+        exec(compile(code, self.page, "exec", dont_inherit=True), names)
         return names
 
 
@@ -51,3 +54,33 @@ def blocks(page: Path) -> list[Block]:
         )
         for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     ]
+
+
+def page(name: str) -> str:
+    """The text of a page in ``docs``: ``run/security``, say."""
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def files(text: str) -> dict[str, str]:
+    """The blocks that a page tells to keep as files, by their names."""
+    found = re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    return dict(found)
+
+
+def commands(text: str) -> list[str]:
+    """What a page tells to type, line by line."""
+    typed = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return "".join(typed).replace("\\\n", " ").splitlines()
+
+
+def prose(text: str) -> str:
+    """A page without its blocks, tables and the targets of its links."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(?:\||\[[\w-]+\]: ).*\n", "", text, flags=re.MULTILINE)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row below a table's head."""
+    tables = re.findall(r"^\| --- .*\n((?:\| .*(?:\n|$))+)", text, re.MULTILINE)
+    lines = [line for table in tables for line in table.splitlines()]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in lines]

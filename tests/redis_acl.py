@@ -1,21 +1,22 @@
-"""The permissions that the README tells operators to give, as one of them would give them."""
+"""The permissions that the page on security tells operators to give, as one of them would."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from tests.pages import page
 from tests.redis_server import RedisServer
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RULE = re.search(r"^ACL SETUSER convsync on .*?(?=^```)", README, re.MULTILINE | re.DOTALL)
+RULE = re.search(
+    r"^ACL SETUSER convsync on .*?(?=^```)", page("run/security"), re.MULTILINE | re.DOTALL
+)
 #: The commands in it.
 COMMANDS = frozenset(re.findall(r"\+(\S+)", RULE[0] if RULE else ""))
 PASSWORD = "a-long-password"
 
 
 def permit(server: RedisServer, user: str, *also: str, without: str = "") -> str:
-    """A user with the README's rule, and what else it names for some; the URL to connect with."""
+    """A user with the page's rule, and what else it names for some; the URL to connect with."""
     assert RULE is not None
     rule = RULE[0].replace("\\\n", " ").replace("…", PASSWORD).replace("'", "").split()
     words = [word for word in rule if word != f"+{without}"]

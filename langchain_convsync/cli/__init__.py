@@ -26,7 +26,15 @@ def command_line() -> typer.Typer:
     try:
         import typer
 
-        from langchain_convsync.cli import _demo, _doctor, _operators, _serve, _status, _worker
+        from langchain_convsync.cli import (
+            _demo,
+            _doctor,
+            _operators,
+            _serve,
+            _status,
+            _version,
+            _worker,
+        )
         from langchain_convsync.cli._printable import PrintableErrors
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
@@ -36,10 +44,10 @@ def command_line() -> typer.Typer:
     app = typer.Typer(
         name="convsync",
         cls=PrintableErrors,
-        help="Keeps a LangChain agent and a WhatsApp API server in step.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,  # its traceback shows local variables
     )
+    app.callback()(_version.options)
     app.command("demo")(_demo.demo)
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)

@@ -112,7 +112,10 @@ def discard(
 
 def pause(
     phone: Phone,
-    seconds: Annotated[float, typer.Option("--for", metavar="SECONDS", min=1.0, max=1e9)],
+    seconds: Annotated[
+        float,
+        typer.Option("--for", metavar="SECONDS", min=1.0, max=1e9, help="How long it is theirs."),
+    ],
     store: Store = None,
     account: Account = "default",
     *,

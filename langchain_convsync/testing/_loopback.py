@@ -36,10 +36,11 @@ class LoopbackServer:
 
     Args:
         answer: Called with each request, on the thread of its connection.
+        port: Where to listen; 0 takes a free port.
     """
 
-    def __init__(self, answer: Callable[[Request], Answer]) -> None:
-        self.port = 0
+    def __init__(self, answer: Callable[[Request], Answer], *, port: int = 0) -> None:
+        self.port = port
         self._handler = _handler_of(answer)
         self._stop: weakref.finalize[..., LoopbackServer] | None = None
 

@@ -57,6 +57,7 @@ class FakeWAHA:
         api_key: The ``X-Api-Key`` that callers must show; None takes any.
         session: The name of its one session.
         numbers: The phone numbers it knows, by LID (``{"38…@lid": "+51999999999"}``).
+        port: Where it listens; 0 takes a free port.
 
     Attributes:
         sent: The texts that were sent, oldest first; those that failed are not among them.
@@ -70,6 +71,7 @@ class FakeWAHA:
         api_key: str | None = None,
         session: str = "default",
         numbers: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.sent: list[SentText] = []
         self.signs: list[tuple[str, str]] = []
@@ -79,7 +81,7 @@ class FakeWAHA:
         self._fates: list[Answer] = []
         self._changed = threading.Condition()
         self._count = itertools.count(1)
-        self._server = LoopbackServer(self._answer)
+        self._server = LoopbackServer(self._answer, port=port)
 
     @property
     def base_url(self) -> str:

@@ -1,4 +1,4 @@
-"""The code of every page in ``docs`` runs as pasted; what is a test there is a test here."""
+"""The code of the README and of every page runs as pasted; what is a test there is a test here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 from langchain_convsync.testing.pytest_plugin import convsync_server, convsync_waha
-from tests.pages import PAGES, ROOT, Block, blocks
+from tests.pages import PAGES, ROOT, Block, blocks, page
 
 __all__ = ["convsync_server", "convsync_waha"]
 
-TESTING = (ROOT / "docs" / "build" / "testing.md").read_text(encoding="utf-8")
-BLOCKS = [block for page in PAGES for block in blocks(page)]
+OURS = "https://github.com/langchain-convsync/langchain-convsync"
+#: Everything with links: GitHub's own files, too.
+LINKED = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / ".github" / "SECURITY.md",
+    ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml",
+]
+TESTING = page("build/testing")
+BLOCKS = [block for each in PAGES for block in blocks(each)]
 
 for shown in BLOCKS:
     if shown.has_tests:
@@ -23,24 +31,33 @@ for shown in BLOCKS:
                 globals()[f"{name}__{named}"] = value  # pytest collects it with its fixtures
 
 
+# LangChain deprecates it; those who have it learn from a page how to go on with it.
+@pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory.*:DeprecationWarning")
 @pytest.mark.parametrize("block", [block for block in BLOCKS if not block.has_tests], ids=str)
 def test_a_code_block_runs_as_pasted(block: Block) -> None:
     """Every block stands alone."""
     block.run()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_link_leads_somewhere(page: Path) -> None:
-    """To a heading of the page, or to a file of the repository."""
-    text = page.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        path, _, anchor = target.partition("#")
-        assert path == "" or (page.parent / path).exists(), target
-        assert path != "" or anchor in headings, target
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_link_leads_somewhere(path: Path) -> None:
+    """To a file of the repository, and to a heading or an anchor of it."""
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"(?:\]\(|^\[[\w-]+\]: |\burl: )([^)\s]+)", text, re.MULTILINE):
+        ours = re.fullmatch(rf"{OURS}/(?:blob|tree|raw)/main/(.*)", target)
+        if "://" in target and ours is None:
+            continue
+        name, _, anchor = (ours[1] if ours else target).partition("#")
+        there = (ROOT if ours else path.parent) / name if name else path
+        assert there.exists(), target
+        assert anchor == "" or anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def anchors(text: str) -> set[str]:
+    """What a link may name after its ``#``."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+    return slugs | set(re.findall(r'<a id="(.+?)">', text))
 
 
 @pytest.mark.parametrize(

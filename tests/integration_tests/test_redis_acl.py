@@ -1,4 +1,4 @@
-"""A Redis user with the permissions of the README: enough for everything, and none too many."""
+"""A Redis user with the page's permissions: enough for everything, and none too many."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def use_everything(url: str) -> None:
 
 
 def test_the_documented_permissions_suffice_and_all_of_them_are_used(server: RedisServer) -> None:
-    """The whole engine under them; what nothing uses any more is to leave the README."""
+    """The whole engine under them; what nothing uses any more is to leave the page."""
     url = permit(server, "full")
     with server.client() as admin:
         admin.script_flush()  # or it may know them all from other tests
@@ -93,14 +93,14 @@ def test_the_documented_permissions_reach_nothing_else(server: RedisServer, comm
 
 
 def test_a_database_of_its_own_needs_select(server: RedisServer) -> None:
-    """As the README says."""
+    """As the page says."""
     store = RedisEventStore(f"{permit(server, 'numbered', '+select')}/1")
     store.accept(event()).block()
     store.close()
 
 
 def test_waiting_for_replicas_needs_wait(server: RedisServer) -> None:
-    """As the README says."""
+    """As the page says."""
     url = permit(server, "waiting", "+wait")
     with RedisServer(replicaof=f"127.0.0.1 {server.port}") as replica, replica.client() as admin:
         while admin.info("replication")["master_link_status"] != "up":

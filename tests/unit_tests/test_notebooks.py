@@ -55,12 +55,13 @@ def _is_ours(module: str) -> bool:
     return module.partition(".")[0] in {"langchain_convsync", "tests"}
 
 
-def test_there_are_three() -> None:
-    """The README names them."""
+def test_there_are_four() -> None:
+    """The page of the first turn names them."""
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart",
         "02_agent_with_memory",
         "03_webhooks_effectively_once",
+        "04_ten_customers",
     ]
 
 

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import langchain_convsync
+from tests.pages import page
 
 ROOT = Path(__file__).parents[2]
 VISIBLE = {
@@ -24,6 +25,7 @@ VISIBLE = {
     "README.md",
     "docs",
     "langchain_convsync",
+    "mkdocs.yml",
     "notebooks",
     "pyproject.toml",
     "tests",
@@ -66,7 +68,7 @@ def lines_matching(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
 
 
 def test_the_root_holds_what_was_asked_for_and_nothing_else(files: list[Path]) -> None:
-    """Who opens the folder sees ten names."""
+    """Who opens the folder sees eleven names."""
     visible = {name.parts[0] for name in files if not name.parts[0].startswith(".")}
 
     assert visible == VISIBLE
@@ -105,6 +107,7 @@ def test_the_source_distribution_holds_what_the_root_holds(pyproject: dict[str, 
 def test_the_guide_for_contributors_names_what_is_there() -> None:
     """Who follows a turn's path finds every file, and who runs the checks every target."""
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    guide += page("develop/turn") + page("develop/surface")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
     paths = re.findall(r"`([\w/]+\.(?:py|lua|md|toml))`", guide)

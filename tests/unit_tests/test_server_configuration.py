@@ -11,6 +11,7 @@ from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server import Forwarding, JwtRules, RateLimit, Tenant
 from langchain_convsync.server.access import UNIDENTIFIED, Keyring
 from langchain_convsync.server.configuration import Configuration
+from tests.pages import page
 
 KEY = "abc-key-0123456789"
 SECRET = "a secret of at least thirty-two bytes"
@@ -90,10 +91,10 @@ def test_everything_can_be_configured(file: Path) -> None:
     assert found.forwarding.url == "https://agent.example.com/webhook"
 
 
-def test_the_readmes_file_works_as_pasted(file: Path) -> None:
+def test_the_pages_file_works_as_pasted(file: Path) -> None:
     """With the variables that it names."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    (pasted,) = re.findall(r"^```toml\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    text = page("start/api-server")
+    (pasted,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     file.write_text(pasted, encoding="utf-8")
     named = {"WAHA_SECRET": "w", "AGENT_ABC_KEY": KEY, "FORWARD_SECRET": "f"}
 

@@ -1,4 +1,4 @@
-"""The README's webhook, where things go wrong."""
+"""The webhook of the page for FastAPI, where things go wrong."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.integration_tests.test_readme import BLOCKS
+from tests.pages import DOCS, blocks
 
 STORE = 'SQLiteEventStore(":memory:")'
 
 
 @contextmanager
 def served(store: str, **settings: int) -> Iterator[dict[str, Any]]:
-    """The application as it stands in the README, on another store."""
-    [block] = [block for block in BLOCKS if "FastAPI(lifespan=runner.lifespan)" in block]
-    application = block.partition("with TestClient")[0]
+    """The application as it stands on the page, on another store."""
+    [block] = blocks(DOCS / "build" / "fastapi.md")
+    application = block.code.partition("with TestClient")[0]
     assert STORE in application
     given = ", ".join([store, *(f"{name}={value}" for name, value in settings.items())])
     pasted: dict[str, Any] = {"__name__": "pasted"}
-    exec(compile(application.replace(STORE, given), "README.md", "exec"), pasted)
+    exec(compile(application.replace(STORE, given), block.page, "exec"), pasted)
     try:
         with TestClient(pasted["app"]) as pasted["waha_side"]:
             yield pasted

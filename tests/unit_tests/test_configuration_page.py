@@ -1,4 +1,4 @@
-"""The README's section on configuration tells of every setting, with its default."""
+"""The page on configuration tells of every setting, with its default."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from langchain_convsync import (
     WAHAReply,
     create_app,
 )
+from tests.pages import page
 
 PACKAGE = Path(langchain_convsync.__file__).parent
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("\n## Configuration\n")[1].split("\n## ")[0]
-VARIABLES, SETTINGS, _EXTRAS = re.findall(r"^\| --- .*\n((?:\| .*\n)+)", SECTION, re.MULTILINE)
+VARIABLES, SETTINGS, _EXTRAS = re.findall(
+    r"^\| --- .*\n((?:\| .*\n)+)", page("run/configuration"), re.MULTILINE
+)
 MAKERS = (TurnRunner, WAHAReply, create_app, ConvSyncClient, RedisEventStore, SQLiteEventStore)
 
 
