@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -267,3 +268,60 @@ def test_a_tenant_that_pauses_its_customer_silences_no_other(
 
     assert statuses == ["paused", "answered"]
     world.client.close()
+
+
+#: What keeps tenants apart, and the deliveries that tell whether it is there: (customer's tenant,
+#: what the source tells), or whether the API server is away from now on.
+GUARDS: dict[str, tuple[str, Any, list[Any]]] = {
+    "accounts of all that is told": (
+        "turns.naming.account_facts",
+        lambda _: {},
+        [(0, "WAHA Core"), (1, "WAHA Core")],
+    ),
+    "a conversation's tenant": (
+        "turns.process.require_tenant",
+        lambda *_: None,
+        [(0, "nothing"), (1, "nothing")],
+    ),
+    "no snapshot without an account": (
+        "turns.result.is_named",
+        lambda _: True,
+        [(0, "nothing"), True, (1, "nothing")],
+    ),
+    "words in the ids of unnamed accounts": (
+        "turns.naming.is_named",
+        lambda _: True,
+        [(0, "nothing"), (1, "nothing")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("guard", "broken", "steps"), GUARDS.values(), ids=GUARDS)
+def test_without_any_of_its_guards_the_promise_breaks(
+    opened: Callable[[Clock], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    guard: str,
+    broken: Any,
+    steps: list[Any],
+) -> None:
+    """So each is needed, and its loss would be noticed."""
+    kept = told(World(opened(Clock()), Clock(), remembers=True), steps)
+    monkeypatch.setattr(f"langchain_convsync.{guard}", broken)
+
+    assert told(World(opened(Clock()), Clock(), remembers=True), steps) != kept
+
+
+def told(world: World, steps: list[Any]) -> list[str]:
+    """What becomes of deliveries, and whether words crossed over."""
+    statuses: list[str] = []
+    for step in steps:
+        if isinstance(step, bool):
+            world.api.away = step
+            continue
+        event = message(0, *step, number=7, whatsapp=False)
+        statuses.append(world.deliver(event, step[0]).status)
+    world.client.close()
+    with suppress(AssertionError):
+        world.assert_apart()
+        return statuses
+    return [*statuses, "words crossed over"]
