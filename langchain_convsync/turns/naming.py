@@ -78,8 +78,9 @@ class Naming:
         keys, told = (yield from self.keys()), account_facts(source)
         if not told:
             return keys.account(UNNAMED), ""
-        facts, name = keys.facts(told), source.waha_session or source.account
-        return keys.account(told.get("a", name), facts if set(told) - {"a", "s"} else ""), facts
+        facts, name = keys.facts(told), told.get("a", source.waha_session or source.account)
+        name_alone = len(told) == 1 and name in told.values()
+        return keys.account(name, "" if name_alone else facts), facts
 
     def account(self, source: Source) -> Flow[AccountKey]:
         """The receiving side; sources that tell more or less of one side share it."""

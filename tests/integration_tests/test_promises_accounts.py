@@ -50,6 +50,7 @@ TELLING: dict[str, Callable[[int], dict[str, Any]]] = {
     "bot": lambda t: {"bot_id": f"bot-{t}"},
     "subdomain": lambda t: {"subdomain": f"sub-{t}"},
     "WAHA Core": lambda t: {**number(t), "waha_session": "default"},
+    "one name": lambda t: {"account": "Restaurant", "waha_session": f"session-{t}"},
     "nothing": lambda _: {},
 }
 
@@ -216,7 +217,7 @@ def test_no_word_of_one_tenant_reaches_another_by_any_account(
             clock.advance(60.0)
             continue
         place = (step["customer"], "" if step["how"] == "nothing" else f"{step['to']}")
-        is_told = step["how"] not in {"nothing", "WAHA Core"}
+        is_told = step["how"] not in {"nothing", "WAHA Core", "one name"}
         if world.api.away and not is_told and known.get(place) != step["to"]:
             continue
         turn = world.deliver(message(**step), step["to"])
@@ -275,8 +276,8 @@ def test_a_tenant_that_pauses_its_customer_silences_no_other(
 GUARDS: dict[str, tuple[str, Any, list[Any]]] = {
     "accounts of all that is told": (
         "turns.naming.account_facts",
-        lambda _: {},
-        [(0, "WAHA Core"), (1, "WAHA Core")],
+        lambda source: {"a": source.account},
+        [(0, "one name"), (1, "one name")],
     ),
     "a conversation's tenant": (
         "turns.process.require_tenant",
