@@ -227,14 +227,14 @@ class Processor:
     def _read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
         if attempt.acquired.snapshot is None:
-            read = yield from self._find(attempt, READ_TIME)
+            read = yield from self._find_own(attempt, READ_TIME)
         else:
             last = Snapshot(attempt.acquired.snapshot)
             try:
                 if self._breaker.wait(last.target):
                     message = "the API server did not answer a moment ago"
                     raise APIConnectionError(message)
-                finding = self._find(attempt, SPARE_READ_TIME)
+                finding = self._find_own(attempt, SPARE_READ_TIME)
                 read = yield from self._breaker.guarded(last.target, finding)
             except ConversationNotFoundError:
                 raise
@@ -244,28 +244,26 @@ class Processor:
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return
-        read = yield from self._of_its_tenant(attempt, read)
         recorded = attempt.batch if self._api.profile.records_inbound else None
         attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
 
-    def _of_its_tenant(self, attempt: Attempt, read: Conversation) -> Flow[Conversation]:
-        """The conversation of the tenant that the turns before this one were of.
+    def _find_own(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
+        """The conversation, of the tenant that the turns before this one were of.
 
         Raises:
             ConversationMismatchError: The API server tells another tenant's.
         """
-        noted, ref = attempt.acquired.tenant, attempt.ref
+        noted = attempt.acquired.tenant
         try:
+            read = yield from self._find(attempt, seconds)
             require_tenant(noted, read)
         except ConversationMismatchError:
-            if noted is None or ref.bot_id is not None or not is_named(attempt.batch.latest):
+            if noted is None or attempt.ref.bot_id or not is_named(attempt.batch.latest):
                 raise
-        else:
-            return read
-        # A customer of two tenants, and a source that tells neither: the server took the newest.
-        attempt.ref = replace(ref, bot_id=noted_target(noted).bot_id)
-        read = yield from self._find(attempt, READ_TIME)
-        require_tenant(noted, read)
+            # A customer of two tenants, whose bot is not told: the server took the newest.
+            attempt.ref = replace(attempt.ref, bot_id=noted_target(noted).bot_id)
+            read = yield from self._find(attempt, seconds)
+            require_tenant(noted, read)
         return read
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:

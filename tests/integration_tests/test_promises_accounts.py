@@ -249,6 +249,23 @@ def test_a_source_that_tells_less_meets_what_another_has_told(
         world.client.close()
 
 
+@pytest.mark.parametrize("how", ["subdomain", "WAHA Core"])
+def test_a_side_whose_bot_is_not_told_finds_its_conversation_again(
+    opened: Callable[[Clock], Any], how: str
+) -> None:
+    """Although the API server takes the newest one of the customer's, which is another tenant's."""
+    clock = Clock()
+    world = World(opened(clock), clock, remembers=False)
+    for to in (0, 1):
+        world.deliver(message(0, to, how, number=to, whatsapp=True), to)
+    turn = world.runner.run(message(0, 0, how, number=2, whatsapp=True))
+
+    assert turn.status == "answered"
+    assert world.read[-1][0] == "sub-0"
+    world.assert_apart()
+    world.client.close()
+
+
 def test_a_tenant_that_pauses_its_customer_silences_no_other(
     opened: Callable[[Clock], Any],
 ) -> None:

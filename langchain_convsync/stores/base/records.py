@@ -217,7 +217,7 @@ class Commit:
             turn id.
         outcomes: Outcome JSON by event key, for those that repeat it, as long as the store keeps
             words of what is done (``replies_kept``).
-        fact: JSON for those that repeat one of the events after that; it holds nobody's words.
+        fact: JSON for those that repeat one of the events after that; it holds no words.
         operations: New operations for the outbox; their ids begin with the turn id and a slash.
         replies: New operations for the reply queue.
         dead: True keeps the events as dead letters, payload included, for an operator.

@@ -67,7 +67,7 @@ from langchain_convsync.stores.sqlite.transaction import Transaction
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
 GROUP_PAUSE = 0.003
-#: Milliseconds between two looks for what ran out, once there is none.
+#: Milliseconds between two looks for what ran out, where the last one found nothing.
 SWEEP_PERIOD = 1000
 #: Milliseconds between two times that the log is emptied of what ran out.
 LOG_PERIOD = 60_000

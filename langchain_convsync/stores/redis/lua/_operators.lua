@@ -8,7 +8,7 @@ local function destination(name)
   return each_name(name, function() end)
 end
 
--- What is kept of a dead event; nil, and it is none any more, where that is gone.
+-- What is kept of a dead event; nil where that is gone, and it is no dead letter any more.
 local function dead_event(event)
   local has = read('HMGET', event_record(event), 'conversation', 'at', 'payload', 'starts', 'errors', 'reason')
   if has[1] then
