@@ -110,7 +110,8 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
 
     Raises:
         ConfigurationError: It is missing, no absolute http(s) URL, carries credentials, a query or
-            a fragment, or speaks plain http to a host that is not this machine.
+            a fragment, or speaks plain http to a host that is neither this machine nor in
+            ``CONVSYNC_ALLOW_HTTP``.
     """
     url = required_setting(value, argument="base_url", variable=variable)
     parts = url_parts(url)
@@ -123,10 +124,8 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
             f"pass the key as api_key=… or in {variable.replace('BASE_URL', 'API_KEY')}"
         )
         raise ConfigurationError(message)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        message = (
-            f"base_url must be https: plain http is for this machine only, not {parts.hostname}"
-        )
+    if parts.scheme == "http" and not may_be_plain(parts.hostname or ""):
+        message = f"base_url must be https: {PLAIN_HTTP}, not {parts.hostname}"
         raise ConfigurationError(message)
     return url.rstrip("/")
 
@@ -159,6 +158,19 @@ def url_parts(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if valid else None
+
+
+#: Where plain http may go, as errors tell it.
+PLAIN_HTTP = (
+    "plain http is for this machine only, and for the hosts of a private network that "
+    "CONVSYNC_ALLOW_HTTP names"
+)
+
+
+def may_be_plain(host: str) -> bool:
+    """Whether plain http may go to a host: to this machine, or where it was opened by name."""
+    opened = os.environ.get("CONVSYNC_ALLOW_HTTP", "").lower().split(",")
+    return is_loopback(host) or host.lower() in {name.strip() for name in opened} - {""}
 
 
 def is_loopback(host: str) -> bool:

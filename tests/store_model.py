@@ -51,7 +51,6 @@ class Event:
     at: int
     source: str = ""
     facts: str = ""
-    told: str | None = None
     state: EventState = "queued"
     outcome: str | None = None
     said_until: int = 0
@@ -209,18 +208,19 @@ class StoreModel:
         return twins[0] if len(twins) == 1 else None
 
     def _meet(self, event: NewEvent, conversation_key: str, known: Event) -> None:
-        known.told = known.facts if known.told is None else known.told
-        told, more = set(known.told.split()), set(event.facts.split())
-        known.facts = " ".join(sorted({*known.facts.split()} | more))
+        known.facts = " ".join(sorted({*known.facts.split(), *event.facts.split()}))
         name, target = self._follow(conversation_key), self._follow(known.conversation_key)
-        is_near = name[:2] == target[:2]
-        if is_near and ((tells(told) and tells(more)) or name[:15] == target[:15]):
+        if name[:15] == target[:15]:
             self.alias(name, target)
 
-    def find(self, _: AccountKey, source: str, facts: str) -> str | None:
+    def find(self, account: AccountKey, source: str, facts: str) -> str | None:
         of_source = [e for e in self.events.values() if e.source == source]
         told = set(facts.split())
-        found = [e for e in of_source[:MOST_TWINS] if agree(set(e.facts.split()), told)]
+        found = [
+            e
+            for e in of_source[:MOST_TWINS]
+            if e.event_key[:15] == account and agree(set(e.facts.split()), told)
+        ]
         return found[0].event_key if len(found) == 1 else None
 
     def amend(self, event_key: str, before: str, after: str) -> str | None:

@@ -50,6 +50,17 @@ class _Place:
     store: EventStore
     conversation_key: str
 
+    def warn_of_nothing(self) -> None:
+        """Tell where nothing is known of the conversation: it may be a mistyped one."""
+        from langchain_convsync.turns import operators
+
+        if not run(operators.inspect_conversation(self.store, self.conversation_key)).known:
+            typer.echo(
+                "convsync: the store knows nothing of this conversation yet: is it the right "
+                "number, --account and --store?",
+                err=True,
+            )
+
     def inspect_conversation(self) -> OperatorView:
         """What is in it.
 
@@ -125,6 +136,7 @@ def pause(
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
+        place.warn_of_nothing()
         run(operators.pause(place.store, place.conversation_key, seconds))
     _done(place, as_json, f"paused for {seconds:g} seconds", paused_for=seconds)
 
@@ -136,6 +148,7 @@ def resume(
     from langchain_convsync.turns import operators
 
     with _place(phone, store, account) as place:
+        place.warn_of_nothing()
         run(operators.pause(place.store, place.conversation_key, 0.0))
     _done(place, as_json, "the agent answers again", paused_for=None)
 

@@ -32,7 +32,8 @@ class ConvSyncClient:
 
     Args:
         base_url: Where the API server is, e.g. ``https://api.example.com``; else
-            ``CONVSYNC_BASE_URL``. Plain http is for this machine only.
+            ``CONVSYNC_BASE_URL``. Plain http is for this machine, and for the hosts of a private
+            network that ``CONVSYNC_ALLOW_HTTP`` names, with commas between.
         api_key: The key, or a callable that gets a :class:`CallTarget` and returns one without
             blocking (a key per tenant, a fresh JWT); else ``CONVSYNC_API_KEY``, else none.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.

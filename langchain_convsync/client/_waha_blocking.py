@@ -25,7 +25,8 @@ class WAHAClient:
 
     Args:
         base_url: Where WAHA is, e.g. ``https://waha.example.com``; else
-            ``CONVSYNC_WAHA_BASE_URL``. Plain http is for this machine only.
+            ``CONVSYNC_WAHA_BASE_URL``. Plain http is for this machine, and for the hosts of a
+            private network that ``CONVSYNC_ALLOW_HTTP`` names, with commas between.
         api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else

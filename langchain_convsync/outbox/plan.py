@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
@@ -180,10 +181,13 @@ def tenant_note(conversation: Conversation) -> str:
     return json.dumps([conversation.subdomain, conversation.bot_id])
 
 
-def noted_target(note: str) -> CallTarget:
-    """The tenant and bot in a :func:`tenant_note`."""
-    subdomain, bot_id = json.loads(note)
-    return CallTarget(subdomain=subdomain, bot_id=bot_id)
+def noted_target(note: str | None) -> CallTarget | None:
+    """The tenant and bot in a :func:`tenant_note`; None where there is none that can be read."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(note or ""):
+            case [str(subdomain), str(bot_id)]:
+                return CallTarget(subdomain=subdomain, bot_id=bot_id)
+    return None
 
 
 def require_tenant(note: str | None, conversation: Conversation) -> None:
@@ -192,7 +196,8 @@ def require_tenant(note: str | None, conversation: Conversation) -> None:
     Raises:
         ConversationMismatchError: It is one.
     """
-    if note is not None and noted_target(note).subdomain != conversation.subdomain:
+    noted = noted_target(note)
+    if noted is not None and noted.subdomain != conversation.subdomain:
         message = (
             "the API server tells another tenant's conversation than the one that this account's "
             "customer has been answered for: let the source of the events name bot_id or "

@@ -14,7 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.forwards import Forward, ForwardQueue
-from langchain_convsync.settings import Unpicklable, is_loopback, secret_bytes, url_parts
+from langchain_convsync.settings import (
+    PLAIN_HTTP,
+    Unpicklable,
+    may_be_plain,
+    secret_bytes,
+    url_parts,
+)
 
 SLOWEST = 60.0
 #: No repetition makes a webhook accept these.
@@ -28,7 +34,8 @@ class Forwarding(Unpicklable):
     """The agent's webhook.
 
     Args:
-        url: Where it is, e.g. that of ``create_app``; https, except on loopback.
+        url: Where it is, e.g. that of ``create_app``; https, except on loopback, or to the hosts
+            that ``CONVSYNC_ALLOW_HTTP`` names.
         secret: Signs what is sent: ``X-Webhook-Hmac`` is the HMAC-SHA512 of the raw body.
         timeout: Seconds that it may take to acknowledge an event.
 
@@ -52,8 +59,8 @@ class Forwarding(Unpicklable):
         if parts.username is not None:
             message = "url of the forwarding must not carry credentials: the signature is enough"
             raise ConfigurationError(message)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            message = "url of the forwarding must be https: plain http is for this machine only"
+        if parts.scheme == "http" and not may_be_plain(parts.hostname or ""):
+            message = f"url of the forwarding must be https: {PLAIN_HTTP}"
             raise ConfigurationError(message)
         if not self._key:
             message = (

@@ -18,11 +18,6 @@ def agree(facts: str, other: str) -> bool:
     return all(known.get(kind, value) == value for kind, value in _parsed(other).items())
 
 
-def is_telling(facts: str) -> bool:
-    """Whether they tell one receiving side from all others."""
-    return not _TELLING.isdisjoint(_parsed(facts))
-
-
 def is_one_side(facts: str, other: str) -> bool:
     """Whether they are of the same receiving side for certain."""
     shared = _parsed(facts).items() & _parsed(other).items()

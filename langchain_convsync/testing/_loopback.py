@@ -98,9 +98,9 @@ class _Running:
         with self._lock:
             self._stopping = True
             left = dict(self._open)
-        for connection in left:
+        for connection in left:  # what is asked is answered, and nothing more is read
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RD)
         with suppress(OSError), socket.create_connection((LOOPBACK, self.port)):
             pass  # wakes the accepting thread
         self._thread.join()

@@ -86,7 +86,7 @@ class Inbox:
         return next(iter(conversations.values()), None)
 
     def _is_ours(self, own: OwnMessage) -> Flow[bool]:
-        for conversation_key in (yield from self.naming.conversations_of(own)):
+        for conversation_key in (yield from self.naming.conversations_of(own, and_unnamed=True)):
             view = yield from self.store.view(conversation_key, most=1)
             if is_ours(own.message_id, own.text, view.replies, view.now):
                 return True
@@ -121,7 +121,7 @@ class Inbox:
         """Note that a message of the business was seen; whether a reply waits for such a sign."""
         if own.message_id is None:
             return False
-        for conversation_key in (yield from self.naming.conversations_of(own)):
+        for conversation_key in (yield from self.naming.conversations_of(own, and_unnamed=True)):
             if (
                 yield from self.store.record_echo(
                     conversation_key, echo_note(own.message_id, own.text)

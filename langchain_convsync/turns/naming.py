@@ -11,9 +11,8 @@ from langchain_convsync import phone, waha
 from langchain_convsync._flow import Flow
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import AccountKey, EventStore, Keys, NewEvent
-from langchain_convsync.stores.facts import agree
+from langchain_convsync.stores.facts import agree, is_one_side
 
 #: What a source calls a receiving side that it has no name for; WAHA's free edition calls all so.
 UNNAMED = "default"
@@ -79,7 +78,7 @@ class Naming:
         if not told:
             return keys.account(UNNAMED), ""
         facts, name = keys.facts(told), told.get("a", source.waha_session or source.account)
-        name_alone = len(told) == 1 and name in told.values()
+        name_alone = set(told) in ({"a"}, {"s"})
         return keys.account(name, "" if name_alone else facts), facts
 
     def account(self, source: Source) -> Flow[AccountKey]:
@@ -92,20 +91,18 @@ class Naming:
     def accounts_of(self, own: OwnMessage) -> Flow[list[AccountKey]]:
         """The receiving sides that a message of the business may be of, the likeliest first.
 
-        What customers write may be told by another source, which tells more of the same WAHA
-        session, or nothing at all.
+        What customers write may be told by another source, which tells more of the same side.
         """
         key, facts = yield from self._named(own)
         if not facts:
             return [key]
-        until, found = self._near.get(key, (0.0, []))
+        until, near = self._near.get(key, (0.0, []))
         if self.clock() > until:
             known = yield from self.store.accounts()
-            near = [each for each, has in known.items() if is_near(has, facts)]
-            found = [key] if key in known or len(near) != 1 else []
-            found += near if len(near) == 1 else []
-            self._near[key] = self.clock() + LIFETIME, found
-        return [*found, (yield from self.keys()).account(UNNAMED)]
+            near = [each for each, has in known.items() if each != key and is_near(has, facts)]
+            if near:  # else the customer's first message may be on its way
+                self._near[key] = self.clock() + LIFETIME, near
+        return [key, *near] if len(near) == 1 else [key]
 
     def conversation(self, source: Source, customer: str) -> Flow[str]:
         """The conversation key of a customer of the receiving side.
@@ -116,13 +113,22 @@ class Naming:
         account, customer = (yield from self.account(source)), phone.normalize(customer)
         return (yield from self.keys()).conversation(account, customer)
 
-    def conversations_of(self, own: OwnMessage) -> Flow[dict[str, AccountKey]]:
+    def conversations_of(
+        self, own: OwnMessage, *, and_unnamed: bool = False
+    ) -> Flow[dict[str, AccountKey]]:
         """Every conversation that a message of the business may stand in, and its account.
 
         Its customer's phone number may lead to another one than their LID, as long as no event of
         theirs told both.
+
+        Args:
+            own: The message.
+            and_unnamed: Those too whose account no source names: where the message itself proves
+                that it is of one of them.
         """
         keys, accounts = (yield from self.keys()), (yield from self.accounts_of(own))
+        if and_unnamed:
+            accounts = list(dict.fromkeys((*accounts, keys.account(UNNAMED))))
         return {
             keys.conversation(each, who): each for each in accounts for who in customers_of(own)
         }
@@ -134,10 +140,12 @@ class Naming:
             change: The edit or revocation.
             target: The message, as :func:`waha.event_id` names it.
         """
-        keys, (account, _) = (yield from self.keys()), (yield from self._named(change))
-        told = {**account_facts(change), **_customer_facts(customers_of(change))}
-        source = keys.source("message", target)
-        return (yield from self.store.find(account, source, keys.facts(told)))
+        keys, source = (yield from self.keys()), (yield from self.keys()).source("message", target)
+        facts = keys.facts(_customer_facts(customers_of(change)))
+        for account in (yield from self.accounts_of(change)):
+            if (found := (yield from self.store.find(account, source, facts))) is not None:
+                return found
+        return None
 
     def event(
         self, event: InboundEvent, payload: str, account: AccountKey | None = None
@@ -158,7 +166,7 @@ class Naming:
             message = "the event names no customer: set phone_number or chat_id"
             raise InvalidEventError(message)
         keys, account = (yield from self.keys()), account or (yield from self.account(event))
-        customer, words = phone.normalize(named), digest(event.content)
+        customer, words = phone.normalize(named), keys.facts({"t": event.content})
         own, is_whatsapps = event.event_id, event.event_id.startswith(("true_", "false_"))
         if is_whatsapps:  # in any spelling
             own = waha.event_id(own, from_me=own.startswith("true_"))
@@ -167,7 +175,9 @@ class Naming:
         alias = None
         if event.phone_number and event.lid:
             alias = keys.conversation(account, phone.normalize(event.lid))
-        told = {**account_facts(event), **_customer_facts(customers_of(event)), "t": words}
+        told = {**account_facts(event), **_customer_facts(customers_of(event))}
+        if text := " ".join(event.text.split()):  # a source may tell less of what came along
+            told["t"] = text
         return NewEvent(
             event_key=keys.event(account, customer, "message", unique),
             conversation_key=keys.conversation(account, customer),
@@ -179,9 +189,15 @@ class Naming:
         )
 
 
-def is_near(facts: str, other: str) -> bool:
-    """Whether they may be of one receiving side: they tell something alike, and nothing unlike."""
-    return agree(facts, other) and not set(facts.split()).isdisjoint(other.split())
+def is_near(known: str, told: str) -> bool:
+    """Whether what is told may be of an account: by what tells it from all others, if anything.
+
+    A WAHA session's name does where nothing else is told: every container may call one so.
+    """
+    if is_one_side(known, told):
+        return True
+    names_alone = all(fact[0] in "as" for fact in told.split())
+    return names_alone and agree(known, told) and not {*known.split()}.isdisjoint(told.split())
 
 
 def _customer_facts(customers: Iterable[str]) -> dict[str, str]:

@@ -52,7 +52,8 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
         return keys.conversation(AccountKey(account), identity)
     named, own = (yield from store.accounts()), keys.account(account)
     if account != UNNAMED:
-        facts = {keys.facts({kind: account}) for kind in "abdns"}
+        spelled = {account, phone.identity_of(account) or account}
+        facts = {keys.facts({kind: each}) for kind in "abdns" for each in spelled}
         named = {key: known for key, known in named.items() if facts & {*known.split()}}
     candidates = dict.fromkeys(
         keys.conversation(key, identity) for key in (own, *sorted(named, key=str))
@@ -64,7 +65,10 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
             found.append(inspected.view.conversation_key)
     if len(found) > 1:
         choices = ", ".join(conversation_key[:15] for conversation_key in found)
-        message = f"the customer has written to several accounts: pass one of {choices}"
+        message = (
+            "the customer has written to several accounts: name one by its subdomain, bot id, "
+            f"number or WAHA session, or as one of {choices}"
+        )
         raise ConfigurationError(message)
     if found:
         return found[0]

@@ -30,7 +30,7 @@ from langchain_convsync.models import (
     InboundEvent,
     StateUpdate,
 )
-from langchain_convsync.outbox.plan import noted_target, require_tenant
+from langchain_convsync.outbox.plan import digest, noted_target, require_tenant
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, Commit, EventStore
 from langchain_convsync.stores.heartbeat import Watch
@@ -253,17 +253,18 @@ class Processor:
         Raises:
             ConversationMismatchError: The API server tells another tenant's.
         """
-        noted = attempt.acquired.tenant
+        note = attempt.acquired.tenant
         try:
             read = yield from self._find(attempt, seconds)
-            require_tenant(noted, read)
+            require_tenant(note, read)
         except ConversationMismatchError:
+            noted = noted_target(note)
             if noted is None or attempt.ref.bot_id or not is_named(attempt.batch.latest):
                 raise
             # A customer of two tenants, whose bot is not told: the server took the newest.
-            attempt.ref = replace(attempt.ref, bot_id=noted_target(noted).bot_id)
+            attempt.ref = replace(attempt.ref, bot_id=noted.bot_id)
             read = yield from self._find(attempt, seconds)
-            require_tenant(noted, read)
+            require_tenant(note, read)
         return read
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
@@ -335,7 +336,10 @@ class Processor:
         )
 
     def _call(self, attempt: Attempt, conversation: Conversation) -> tuple[Call, TurnRecord]:
-        agent, thread = self._agents.of(attempt.ref), attempt.acquired.lease.conversation_key
+        agent = self._agents.of(attempt.ref)
+        # A store may forget a conversation, and with it whose it was; an agent's memory does not.
+        tenant = digest(conversation.subdomain)[:8]
+        thread = f"{attempt.acquired.lease.conversation_key}.{tenant}"
         owns_history = has_memory(agent) and self._prepare is None
         record = TurnRecord(
             attempt.ref, conversation, thread=thread, history_given=not owns_history
@@ -403,7 +407,8 @@ class Processor:
         messages = _inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
-        result = TurnResult(status="failed", messages=messages, reply=fallback)
+        reason = str(error) if isinstance(error, ConvSyncError) else ""
+        result = TurnResult(status="failed", messages=messages, reply=fallback, reason=reason)
         return (yield from self._commit(attempt, result, error))
 
     def _commit(

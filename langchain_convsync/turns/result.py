@@ -122,12 +122,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """How a turn ends: what the customer gets, and what the API server is told."""
+    """How a turn ends: what the customer gets, and what the API server is told.
+
+    Attributes:
+        reason: Why it failed, for an operator; it holds no words and no number.
+    """
 
     status: FinalStatus
     messages: Sequence[ConversationMessage]
     reply: str | None = None
     update: StateUpdate = field(default_factory=StateUpdate)
+    reason: str = ""
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -166,7 +171,7 @@ class TurnResult:
             operations=as_operations(writes),
             replies=self._replies(attempt) if queue_reply else (),
             dead=self.status == "failed",
-            reason=attempt.batch.damage,
+            reason=attempt.batch.damage or self.reason,
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,

@@ -170,3 +170,21 @@ def test_it_stops_and_starts_on_its_port_and_leaves_nothing() -> None:
     assert set(threading.enumerate()) == threads
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(waha.base_url.rpartition(":")[2])))
+
+
+def test_what_was_sent_is_answered_although_it_stops() -> None:
+    """Or the sender would not know, and send it again."""
+    statuses: list[int] = []
+
+    def send(url: str) -> None:
+        text = {"session": "default", "chatId": "51999999999@c.us", "text": "Hola"}
+        statuses.append(httpx.post(f"{url}/api/sendText", json=text).status_code)
+
+    for _ in range(20):
+        with FakeWAHA() as waha:
+            sender = threading.Thread(target=send, args=(waha.base_url,))
+            sender.start()
+            waha.wait_for_sent(timeout=60)
+        sender.join()
+
+    assert statuses == [201] * 20

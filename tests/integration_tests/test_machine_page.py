@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -54,7 +55,8 @@ class Machine:
             (folder / name).write_text(self._here(FILES[name]), encoding="utf-8")
 
     def _here(self, text: str) -> str:
-        return re.sub(r"\b(3000|8000|9000)\b", lambda found: self._ports[found[0]], text)
+        local = re.sub(r"\b(api|waha|bot)(?=:\d)|\b0\.0\.0\.0", "127.0.0.1", text)
+        return re.sub(r"\b(3000|8000|9000)\b", lambda found: self._ports[found[0]], local)
 
     def _start(self, command: str, **pipes: Any) -> subprocess.Popen[str]:
         program, *arguments = shlex.split(self._here(command))
@@ -125,14 +127,22 @@ def test_the_page_runs_as_typed(tmp_path: Path, way: str, redis_server: RedisSer
 
 
 def test_compose_starts_what_is_typed_by_hand() -> None:
-    """One set of commands and secrets; only the store differs, and a real WAHA wants a key."""
+    """One set of commands and secrets; hosts and the store differ, and a real WAHA wants a key."""
     api, bot = SERVICES["api"], SERVICES["bot"]
     given = {**api["environment"], **bot["environment"]}
 
-    assert api["command"] == typed("convsync serve")
-    assert bot["command"] == typed("uvicorn")
-    assert {name for name in EXPORTS if EXPORTS[name] != given.get(name)} == {"CONVSYNC_STORE_URL"}
-    assert set(given) - set(EXPORTS) == {"CONVSYNC_WAHA_API_KEY", "CONVSYNC_DATABASE_URL"}
+    assert api["command"].replace(" --host 0.0.0.0", "") == typed("convsync serve")
+    assert bot["command"].replace(" --host 0.0.0.0", "") == typed("uvicorn")
+    assert {name for name in EXPORTS if EXPORTS[name] != given.get(name)} == {
+        "CONVSYNC_BASE_URL",
+        "CONVSYNC_WAHA_BASE_URL",
+        "CONVSYNC_STORE_URL",
+    }
+    assert set(given) - set(EXPORTS) == {
+        "CONVSYNC_ALLOW_HTTP",
+        "CONVSYNC_WAHA_API_KEY",
+        "CONVSYNC_DATABASE_URL",
+    }
     assert (
         bot["environment"]["CONVSYNC_WAHA_API_KEY"]
         == SERVICES["waha"]["environment"]["WAHA_API_KEY"]
@@ -142,11 +152,14 @@ def test_compose_starts_what_is_typed_by_hand() -> None:
 def test_compose_names_only_what_it_has() -> None:
     """Volumes, networks and dependencies; and no port is open but WAHA's, on this machine."""
     volumes = {each.split(":")[0] for s in SERVICES.values() for each in s.get("volumes", [])}
-    networks = {s["network_mode"] for s in SERVICES.values() if "network_mode" in s}
+    urls = [value for value in SERVICES["bot"]["environment"].values() if "://" in value]
+    hosts = {urlsplit(url).hostname for url in urls}
+    opened = set(SERVICES["bot"]["environment"]["CONVSYNC_ALLOW_HTTP"].split(","))
     needed = {each for s in SERVICES.values() for each in s.get("depends_on", [])}
 
     assert volumes == set(COMPOSE["volumes"])
-    assert networks == {"service:waha"}
+    assert hosts == {"api", "waha", "redis"} == opened | {"redis"}
+    assert hosts <= set(SERVICES)
     assert needed <= set(SERVICES)
     assert [s["ports"] for s in SERVICES.values() if "ports" in s] == [["127.0.0.1:3000:3000"]]
     assert all("image" in s or "build" in s for s in SERVICES.values())

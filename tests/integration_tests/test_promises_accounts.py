@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,7 +33,9 @@ from langchain_convsync import (
     TurnRunner,
     waha,
 )
+from langchain_convsync._flow import run
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns import operators
 from tests.redis_server import RedisServer
 from tests.store_cases import Clock
 
@@ -285,6 +287,99 @@ def test_a_tenant_that_pauses_its_customer_silences_no_other(
     ]
 
     assert statuses == ["paused", "answered"]
+    world.client.close()
+
+
+def colleague(to: int, how: str, stanza: str = "3EBF") -> waha.OperatorMessage:
+    return waha.OperatorMessage(
+        event_id=f"true_{stanza}",
+        message_id=stanza,
+        phone_number=CUSTOMERS[0],
+        text=f"colleague of-tenant-{to}",
+        **TELLING[how](to),
+    )
+
+
+@pytest.mark.parametrize("how", ["nothing", "session"])
+def test_a_colleagues_words_enter_no_other_tenants_conversation(
+    opened: Callable[[Clock], Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Who tells a number of its own is no other side's, though that tells nothing, or a session."""
+    monkeypatch.setitem(TELLING, "session", lambda t: {**tenant(t), "waha_session": "main"})
+    monkeypatch.setitem(TELLING, "container", lambda t: {**number(t), "waha_session": "main"})
+    clock = Clock()
+    world = World(opened(clock), clock, remembers=False)
+    world.deliver(message(0, 0, how, number=1, whatsapp=False), 0)
+    world.api.newest[CUSTOMERS[0]] = 1
+    world.runner.take_over(colleague(1, "container"), seconds=60.0)
+
+    turn = world.deliver(message(0, 0, how, number=2, whatsapp=False), 0)
+
+    assert turn.status == "answered"
+    world.assert_apart()
+    world.client.close()
+
+
+def test_a_takeover_is_found_although_it_was_asked_for_before(
+    opened: Callable[[Clock], Any],
+) -> None:
+    """That an account is not known yet is not remembered."""
+    clock = Clock()
+    world = World(opened(clock), clock, remembers=False)
+    own = colleague(0, "one name", "3EB0")
+    echo = waha.Ignored(
+        reason="own echo", message_id="3EB0", phone_number=CUSTOMERS[0], waha_session="session-0"
+    )
+    world.runner.record_echo(echo)
+    world.deliver(message(0, 0, "everything", number=1, whatsapp=True), 0)
+    human = replace(own, account="default", waha_session="session-0")
+    world.runner.take_over(human, seconds=60.0)
+
+    turn = world.deliver(message(0, 0, "everything", number=2, whatsapp=True), 0)
+
+    assert turn.status == "paused"
+    world.client.close()
+
+
+def test_what_an_agent_remembers_is_its_tenants_although_the_store_forgot(
+    opened: Callable[[Clock], Any],
+) -> None:
+    """A checkpointer keeps threads for ever."""
+    clock = Clock()
+    store = opened(clock)
+    world = World(store, clock, remembers=True)
+    world.deliver(message(0, 0, "nothing", number=1, whatsapp=False), 0)
+    run(operators.forget(store, run(operators.conversation_key_of(store, CUSTOMERS[0]))))
+    world.deliver(message(0, 1, "nothing", number=2, whatsapp=False), 1)
+
+    assert [tenant for tenant, _ in world.read] == ["sub-0", "sub-1"]
+    world.assert_apart()
+    world.client.close()
+
+
+def test_one_id_at_two_tenants_joins_nothing_but_that_message(
+    opened: Callable[[Clock], Any],
+) -> None:
+    """Two sources that tell nothing alike; what a customer forged is at most that message."""
+    clock = Clock()
+    world = World(opened(clock), clock, remembers=False)
+    for to, how in ((0, "forwarded"), (1, "WAHA Core")):
+        same = message(0, to, how, number=1, whatsapp=True).model_copy(update={"text": "hola"})
+        world.deliver(same, to)
+    turn = world.deliver(message(0, 1, "WAHA Core", number=2, whatsapp=True), 1)
+    change = waha.Ignored(
+        reason="edited",
+        text="secret of-tenant-0",
+        target_id="3EB3",
+        from_me=False,
+        **TELLING["WAHA Core"](0),
+    )
+    waiting = TurnRunner(world.agent, client=world.client, store=world.runner.store, debounce=60.0)
+    waiting.accept(message(0, 1, "forwarded", number=3, whatsapp=True))
+
+    assert turn.status == "answered"
+    assert not world.runner.amend(change)
+    world.assert_apart()
     world.client.close()
 
 

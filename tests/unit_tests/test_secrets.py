@@ -222,6 +222,20 @@ def test_a_database_that_cannot_be_opened_is_told_without_its_password(url: str)
 
 
 @pytest.mark.parametrize("read", [ConvSyncClient, WAHAReply])
+def test_plain_http_is_opened_by_name(
+    read: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the services of a private network, each by itself; and the error tells how."""
+    monkeypatch.setenv("CONVSYNC_ALLOW_HTTP", "api, WAHA,")
+    for host in ("api", "waha", "API"):
+        read(f"http://{host}:8000")
+
+    for host in ("bot", "api.example.com", "127.0.0.1.example.com"):
+        with pytest.raises(ConfigurationError, match="CONVSYNC_ALLOW_HTTP"):
+            read(f"http://{host}:8000")
+
+
+@pytest.mark.parametrize("read", [ConvSyncClient, WAHAReply])
 @pytest.mark.parametrize(
     ("url", "flaw"),
     [

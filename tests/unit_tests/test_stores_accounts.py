@@ -121,11 +121,11 @@ def test_conversations_of_one_message_are_one(store: EventStore, do: Do) -> None
     assert len(view.events) == 2
 
 
-@pytest.mark.parametrize(("one", "other"), [(SIDE, {}), ({}, SIDE), (SIDE, {"s": "ventas"})])
-def test_a_side_that_is_not_told_is_linked_to_none(
+@pytest.mark.parametrize(("one", "other"), [(SIDE, {}), ({}, SIDE), (TENANT, SIDE), (SIDE, SIDE)])
+def test_conversations_of_two_accounts_stay_two(
     store: EventStore, do: Do, one: dict[str, str], other: dict[str, str]
 ) -> None:
-    """Many tenants' events may come without an account; repeated too, when more is known."""
+    """A message that both tell proves nothing of the next ones."""
     near = KEYS.account("ventas", "n=1")
     elsewhere = KEYS.conversation(near, "ana")
     new = replace(
@@ -136,6 +136,20 @@ def test_a_side_that_is_not_told_is_linked_to_none(
         assert do(store.accept(told(new, t="hola", **other))).status == "duplicate"
 
     assert do(store.view(elsewhere)).conversation_key == elsewhere
+
+
+def test_a_message_is_found_in_its_own_account_only(store: EventStore, do: Do) -> None:
+    """By what is told of its customer, or by its id alone."""
+    account, source = KEYS.account("ventas"), KEYS.source("message", "false_3EB0")
+    do(store.accept(told(event("1"), p="+51999999999", t="hola")))
+
+    def found(where: str, **facts: str) -> Any:
+        return do(store.find(KEYS.account(where), source, KEYS.facts(facts)))
+
+    assert found("ventas") == found("ventas", p="+51999999999") == event("1").event_key
+    assert found("ventas", p="+51999999998") is None
+    assert found("otra") is None
+    assert account == event("1").event_key[:15]
 
 
 def test_a_conversation_keeps_the_tenant_of_its_first_commit(store: EventStore, do: Do) -> None:
@@ -158,26 +172,3 @@ def test_a_name_brings_its_tenant_along(store: EventStore, do: Do) -> None:
 
     assert do(store.alias(conversation("38@lid"), conversation()))
     assert do(store.acquire("inbox", "2")).tenant == "one"
-
-
-def test_an_event_of_another_account_dies_in_its_conversation(store: EventStore, do: Do) -> None:
-    """Where the accounts are one side, an operator finds it under either."""
-    near = KEYS.account("ventas", "n=1")
-    name, customer = KEYS.conversation(near, "ana"), "+51999999999"
-    under_both = [
-        event("1"),
-        replace(
-            event("1"), event_key=KEYS.event(near, "ana", "message", "1"), conversation_key=name
-        ),
-    ]
-    for new in under_both:
-        do(store.accept(told(new, t="hola", p=customer, **SIDE)))
-    later = replace(event("2"), event_key=KEYS.event(near, "ana", "message", "2"))
-    acquired = do(store.accept(replace(later, conversation_key=name), token="t")).acquired
-    do(store.commit_turn(acquired.lease, commit_of(acquired, dead=True)))
-
-    letters = {each: do(store.dead_letters(each)) for each in (name, conversation())}
-
-    assert acquired.lease.conversation_key == conversation()
-    assert len(letters[name]) == 2
-    assert letters[name] == letters[conversation()]

@@ -69,9 +69,8 @@ class EventStore(Protocol):
         An event is known, too, where exactly one event of the same ``source`` agrees with its
         ``facts`` or, without any, lies in its conversation: another delivery told it under another
         account or customer. From then on that event knows what both tell, and the conversations
-        are linked as by :meth:`alias`, where they are of one account, or both tell which one and it
-        has one name. A Redis Cluster looks only for events of accounts with the same name, see
-        :meth:`Keys.account`.
+        are linked as by :meth:`alias`, where they are of one account. A Redis Cluster looks only
+        for events of accounts with the same name, see :meth:`Keys.account`.
 
         Args:
             event: The event.
@@ -85,11 +84,10 @@ class EventStore(Protocol):
         ...
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
-        """The event key of the one event of a source that agrees with these facts, if there is one.
+        """The event key of an account's one event of a source that agrees with these facts.
 
         Args:
-            account_key: The account that tells it; a Redis Cluster looks where those of its name
-                lie.
+            account_key: The account.
             source: The message, see :meth:`Keys.source`.
             facts: What is told about it, see :meth:`Keys.facts`.
         """

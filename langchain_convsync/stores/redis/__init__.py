@@ -193,7 +193,7 @@ class RedisEventStore:
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
-        keys, sent = self._comparing(account_key), to_bytes([source, facts])
+        keys, sent = self._comparing(account_key), to_bytes([account_key, source, facts])
         return Steps(partial(self._answer, "find", keys, sent, as_text))
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:

@@ -156,8 +156,7 @@ class SQLiteEventStore:
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
-        del account_key  # all lie in one file
-        return self._step(lambda tx: events.find(tx, source, facts))
+        return self._step(lambda tx: events.find(tx, account_key, source, facts))
 
     def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
         """See :meth:`EventStore.amend`."""

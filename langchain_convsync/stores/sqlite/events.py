@@ -22,7 +22,6 @@ from langchain_convsync.stores.checks import (
     MillisecondRules,
     account_of,
     milliseconds,
-    shard_of,
     snapshot_life,
 )
 from langchain_convsync.stores.sqlite.queues import (
@@ -120,9 +119,13 @@ def accept(
     return replace(accepted, acquired=inbox, due_in=waits)
 
 
-def find(tx: Transaction, source: str, told: str) -> str | None:
-    """The event key of the one event of a source that agrees with these facts."""
-    found = [row for row in _of_source(tx, source) if facts.agree(row["facts"], told)]
+def find(tx: Transaction, account: AccountKey, source: str, told: str) -> str | None:
+    """The event key of the one event of an account and a source that agrees with these facts."""
+    found = [
+        row
+        for row in _of_source(tx, source)
+        if account_of(row["event_key"]) == account and facts.agree(row["facts"], told)
+    ]
     return found[0]["event_key"] if len(found) == 1 else None
 
 
@@ -265,13 +268,9 @@ def _of_source(tx: Transaction, source: str) -> list[Any]:
 def _meet(tx: Transaction, event: NewEvent, conversation: str, known: Any) -> None:
     """Learn from another delivery of a message: more about it, and whose names are one."""
     all_told = facts.joined(known["facts"], event.facts)
-    told = known["facts"] if known["told"] is None else known["told"]
-    learn = "UPDATE events SET facts = ?, told = ? WHERE event_key = ?"
-    tx.do(learn, all_told, told, known["event_key"])
+    tx.do("UPDATE events SET facts = ? WHERE event_key = ?", all_told, known["event_key"])
     target = follow(tx, known["conversation"])
-    both_tell = facts.is_telling(event.facts) and facts.is_telling(told)
-    is_near = shard_of(conversation) == shard_of(target)
-    if is_near and (both_tell or account_of(conversation) == account_of(target)):
+    if account_of(conversation) == account_of(target):
         link(tx, conversation, target)
 
 

@@ -24,7 +24,6 @@ CREATE TABLE events (
     digest TEXT NOT NULL,
     source TEXT, -- where deliveries of the message that tell of other accounts or customers meet it
     facts TEXT NOT NULL DEFAULT '', -- what its deliveries told of both sides
-    told TEXT, -- what the one that was accepted told, where others told more since
     payload BLOB, -- null once it is done
     reason BLOB, -- why it is a dead letter
     outcome BLOB, -- what was said, as long as words are kept: until outcome_until

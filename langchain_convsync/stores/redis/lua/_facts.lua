@@ -15,12 +15,6 @@ local function agree(facts, other)
   return true
 end
 
--- Whether they tell one receiving side from all others.
-local function is_telling(facts)
-  local known = parsed(facts)
-  return (known.b or known.d or known.n) and true or false
-end
-
 -- Whether they are of the same receiving side for certain.
 local function is_one_side(facts, other)
   local one, two = parsed(facts), parsed(other)
@@ -51,12 +45,14 @@ local function list_under(source, event)
   call('PEXPIRE', twins, retention)
 end
 
--- The one event of a source that agrees with these facts, and lies in this conversation if one is given.
-local function only_one_of(source, facts, conversation)
+-- The one event of a source that agrees with these facts; in this conversation or of this account, if
+-- one is given.
+local function only_one_of(source, facts, conversation, account)
   local found, amount = nil, 0
   for _, other in ipairs(read('LRANGE', twins_key(source), 0, -1)) do
     local has = read('HMGET', prefix_of(other) .. 'ev:' .. other, 'facts', 'conversation')
     local is_same = has[1] and agree(has[1], facts)
+    is_same = is_same and (not account or account_of(other) == account)
     if is_same and (not conversation or follow(has[2]) == conversation) then
       found, amount = other, amount + 1
     end

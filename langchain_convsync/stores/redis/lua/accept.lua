@@ -13,11 +13,10 @@ end
 local function meet(other)
   local here, name = prefix, conversation
   prefix = prefix_of(other)
-  local has = call('HMGET', event_record(other), 'facts', 'conversation', 'told')
-  local told = has[3] or has[1] -- by the delivery that was accepted
-  call('HSET', event_record(other), 'facts', joined(has[1], facts), 'told', told)
-  local both_tell, target = is_telling(told) and is_telling(facts), follow(has[2])
-  if prefix == here and (both_tell or account_of(name) == account_of(target)) then link(name, target) end
+  local has = call('HMGET', event_record(other), 'facts', 'conversation')
+  call('HSET', event_record(other), 'facts', joined(has[1], facts))
+  local target = follow(has[2])
+  if account_of(name) == account_of(target) then link(name, target) end
   prefix = here
   if alias ~= '' then link(alias, follow(name)) end
   event, alias, prefix = other, '', prefix_of(other)
