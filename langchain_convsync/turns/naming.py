@@ -140,7 +140,8 @@ class Naming:
             change: The edit or revocation.
             target: The message, as :func:`waha.event_id` names it.
         """
-        keys, source = (yield from self.keys()), (yield from self.keys()).source("message", target)
+        keys = yield from self.keys()
+        source = keys.source("message", target)
         facts = keys.facts(_customer_facts(customers_of(change)))
         for account in (yield from self.accounts_of(change)):
             if (found := (yield from self.store.find(account, source, facts))) is not None:

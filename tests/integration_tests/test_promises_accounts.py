@@ -34,6 +34,7 @@ from langchain_convsync import (
     waha,
 )
 from langchain_convsync._flow import run
+from langchain_convsync.stores import EventStore
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.turns import operators
 from tests.redis_server import RedisServer
@@ -107,7 +108,7 @@ class Api:
 class World:
     """One store and one runner, which every tenant's deliveries reach."""
 
-    def __init__(self, store: Any, clock: Clock, *, remembers: bool) -> None:
+    def __init__(self, store: EventStore, clock: Clock, *, remembers: bool) -> None:
         self.api, self.clock = Api(), clock
         self.read: list[tuple[str, str]] = []
         self.replies: list[tuple[int, str]] = []
@@ -177,46 +178,48 @@ STEPS = st.lists(st.one_of(DELIVERY, DELIVERY, DELIVERY, st.booleans()), min_siz
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[Clock], Any]]:
-    """Opens a store that is empty."""
-    stores: list[Any] = []
+def new_world(request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
+    """Begins anew, on an empty store; the world before it ends."""
+    worlds: list[World] = []
 
-    def sqlite(clock: Clock) -> SQLiteEventStore:
-        return SQLiteEventStore(":memory:", clock=clock)
+    def end() -> None:
+        while worlds:
+            ended = worlds.pop()
+            ended.client.close()
+            ended.runner.store.close()
 
-    def redis(clock: Clock) -> RedisEventStore:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.empty()
-        return RedisEventStore(server.url, clock=clock)
+    def begin(*, remembers: bool = False) -> World:
+        end()
+        clock = Clock()
+        if request.param == "sqlite":
+            store: EventStore = SQLiteEventStore(":memory:", clock=clock)
+        else:
+            server: RedisServer = request.getfixturevalue("redis_server")
+            server.empty()
+            store = RedisEventStore(server.url, clock=clock)
+        worlds.append(World(store, clock, remembers=remembers))
+        return worlds[0]
 
-    def open_one(clock: Clock) -> Any:
-        for store in stores:
-            store.close()
-        stores[:] = [{"sqlite": sqlite, "redis": redis}[request.param](clock)]
-        return stores[0]
-
-    yield open_one
-    for store in stores:
-        store.close()
+    yield begin
+    end()
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS, remembers=st.booleans())
 def test_no_word_of_one_tenant_reaches_another_by_any_account(
-    opened: Callable[[Clock], Any], steps: list[Any], remembers: bool
+    new_world: Callable[..., World], steps: list[Any], remembers: bool
 ) -> None:
     """Not what an agent reads or remembers, nor a request, a reply, or a repeated event's answer.
 
     What tells nothing, or a number alone, is whose the API server says; so while that is away the
     first words to a side of whose tenant nothing is known yet are not for several tenants.
     """
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=remembers)
+    world = new_world(remembers=remembers)
     known: dict[tuple[int, str], int] = {}
     for step in steps:
         if isinstance(step, bool):
             world.api.away = step
-            clock.advance(60.0)
+            world.clock.advance(60.0)
             continue
         place = (step["customer"], "" if step["how"] == "nothing" else f"{step['to']}")
         is_told = step["how"] not in {"nothing", "WAHA Core", "one name"}
@@ -231,16 +234,14 @@ def test_no_word_of_one_tenant_reaches_another_by_any_account(
             world.deliver(message(**step), step["to"])
 
     world.assert_apart()
-    world.client.close()
 
 
 def test_a_source_that_tells_less_meets_what_another_has_told(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
 ) -> None:
     """The API server's forward, WAHA's own delivery and its copy under a LID are one message."""
-    clock = Clock()
     for first, then in itertools.permutations(TELLING, 2):
-        world = World(opened(clock), clock, remembers=False)
+        world = new_world()
         same: dict[str, Any] = {"customer": 0, "to": 1, "number": 7, "whatsapp": True}
         turns = [world.deliver(message(how=how, **same), 1) for how in (first, then)]
         lid = message(how=then, **same).model_copy(update={"phone_number": None, "lid": "38@lid"})
@@ -248,16 +249,14 @@ def test_a_source_that_tells_less_meets_what_another_has_told(
 
         assert [turn.status for turn in turns] == ["answered", "duplicate", "duplicate"]
         assert len(world.read) == 1
-        world.client.close()
 
 
 @pytest.mark.parametrize("how", ["subdomain", "WAHA Core"])
 def test_a_side_whose_bot_is_not_told_finds_its_conversation_again(
-    opened: Callable[[Clock], Any], how: str
+    new_world: Callable[..., World], how: str
 ) -> None:
     """Although the API server takes the newest one of the customer's, which is another tenant's."""
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=False)
+    world = new_world()
     for to in (0, 1):
         world.deliver(message(0, to, how, number=to, whatsapp=True), to)
     turn = world.runner.run(message(0, 0, how, number=2, whatsapp=True))
@@ -265,15 +264,13 @@ def test_a_side_whose_bot_is_not_told_finds_its_conversation_again(
     assert turn.status == "answered"
     assert world.read[-1][0] == "sub-0"
     world.assert_apart()
-    world.client.close()
 
 
 def test_a_tenant_that_pauses_its_customer_silences_no_other(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
 ) -> None:
     """Two containers of WAHA Core, both of whose sessions are called ``default``."""
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=False)
+    world = new_world()
     for to in (0, 1):
         world.deliver(message(0, to, "WAHA Core", number=to, whatsapp=True), to)
     human = waha.OperatorMessage(
@@ -287,7 +284,6 @@ def test_a_tenant_that_pauses_its_customer_silences_no_other(
     ]
 
     assert statuses == ["paused", "answered"]
-    world.client.close()
 
 
 def colleague(to: int, how: str, stanza: str = "3EBF") -> waha.OperatorMessage:
@@ -302,13 +298,12 @@ def colleague(to: int, how: str, stanza: str = "3EBF") -> waha.OperatorMessage:
 
 @pytest.mark.parametrize("how", ["nothing", "session"])
 def test_a_colleagues_words_enter_no_other_tenants_conversation(
-    opened: Callable[[Clock], Any], monkeypatch: pytest.MonkeyPatch, how: str
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Who tells a number of its own is no other side's, though that tells nothing, or a session."""
     monkeypatch.setitem(TELLING, "session", lambda t: {**tenant(t), "waha_session": "main"})
     monkeypatch.setitem(TELLING, "container", lambda t: {**number(t), "waha_session": "main"})
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=False)
+    world = new_world()
     world.deliver(message(0, 0, how, number=1, whatsapp=False), 0)
     world.api.newest[CUSTOMERS[0]] = 1
     world.runner.take_over(colleague(1, "container"), seconds=60.0)
@@ -317,15 +312,13 @@ def test_a_colleagues_words_enter_no_other_tenants_conversation(
 
     assert turn.status == "answered"
     world.assert_apart()
-    world.client.close()
 
 
 def test_a_takeover_is_found_although_it_was_asked_for_before(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
 ) -> None:
     """That an account is not known yet is not remembered."""
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=False)
+    world = new_world()
     own = colleague(0, "one name", "3EB0")
     echo = waha.Ignored(
         reason="own echo", message_id="3EB0", phone_number=CUSTOMERS[0], waha_session="session-0"
@@ -338,31 +331,27 @@ def test_a_takeover_is_found_although_it_was_asked_for_before(
     turn = world.deliver(message(0, 0, "everything", number=2, whatsapp=True), 0)
 
     assert turn.status == "paused"
-    world.client.close()
 
 
 def test_what_an_agent_remembers_is_its_tenants_although_the_store_forgot(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
 ) -> None:
     """A checkpointer keeps threads for ever."""
-    clock = Clock()
-    store = opened(clock)
-    world = World(store, clock, remembers=True)
+    world = new_world(remembers=True)
+    store = world.runner.store
     world.deliver(message(0, 0, "nothing", number=1, whatsapp=False), 0)
     run(operators.forget(store, run(operators.conversation_key_of(store, CUSTOMERS[0]))))
     world.deliver(message(0, 1, "nothing", number=2, whatsapp=False), 1)
 
     assert [tenant for tenant, _ in world.read] == ["sub-0", "sub-1"]
     world.assert_apart()
-    world.client.close()
 
 
 def test_one_id_at_two_tenants_joins_nothing_but_that_message(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
 ) -> None:
     """Two sources that tell nothing alike; what a customer forged is at most that message."""
-    clock = Clock()
-    world = World(opened(clock), clock, remembers=False)
+    world = new_world()
     for to, how in ((0, "forwarded"), (1, "WAHA Core")):
         same = message(0, to, how, number=1, whatsapp=True).model_copy(update={"text": "hola"})
         world.deliver(same, to)
@@ -380,7 +369,6 @@ def test_one_id_at_two_tenants_joins_nothing_but_that_message(
     assert turn.status == "answered"
     assert not world.runner.amend(change)
     world.assert_apart()
-    world.client.close()
 
 
 #: What keeps tenants apart, and the deliveries that tell whether it is there: (customer's tenant,
@@ -411,17 +399,17 @@ GUARDS: dict[str, tuple[str, Any, list[Any]]] = {
 
 @pytest.mark.parametrize(("guard", "broken", "steps"), GUARDS.values(), ids=GUARDS)
 def test_without_any_of_its_guards_the_promise_breaks(
-    opened: Callable[[Clock], Any],
+    new_world: Callable[..., World],
     monkeypatch: pytest.MonkeyPatch,
     guard: str,
     broken: Any,
     steps: list[Any],
 ) -> None:
     """So each is needed, and its loss would be noticed."""
-    kept = told(World(opened(Clock()), Clock(), remembers=True), steps)
+    kept = told(new_world(remembers=True), steps)
     monkeypatch.setattr(f"langchain_convsync.{guard}", broken)
 
-    assert told(World(opened(Clock()), Clock(), remembers=True), steps) != kept
+    assert told(new_world(remembers=True), steps) != kept
 
 
 def told(world: World, steps: list[Any]) -> list[str]:
@@ -433,7 +421,6 @@ def told(world: World, steps: list[Any]) -> list[str]:
             continue
         event = message(0, *step, number=7, whatsapp=False)
         statuses.append(world.deliver(event, step[0]).status)
-    world.client.close()
     with suppress(AssertionError):
         world.assert_apart()
         return statuses

@@ -6,6 +6,7 @@ the Redis scripts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -121,12 +122,8 @@ def accept(
 
 def find(tx: Transaction, account: AccountKey, source: str, told: str) -> str | None:
     """The event key of the one event of an account and a source that agrees with these facts."""
-    found = [
-        row
-        for row in _of_source(tx, source)
-        if account_of(row["event_key"]) == account and facts.agree(row["facts"], told)
-    ]
-    return found[0]["event_key"] if len(found) == 1 else None
+    found = _only_one_of(tx, source, told, lambda row: account_of(row["event_key"]) == account)
+    return None if found is None else str(found["event_key"])
 
 
 def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | None:
@@ -249,20 +246,21 @@ def _known(tx: Transaction, event_key: str) -> Any:
 
 def _twin(tx: Transaction, event: NewEvent, conversation: str) -> Any:
     """The one event that another delivery of the message has told; None without exactly one."""
-    twins = [
-        row
-        for row in _of_source(tx, event.source)
-        if facts.agree(row["facts"], event.facts)
-        and (event.facts or follow(tx, row["conversation"]) == conversation)
-    ]
-    return twins[0] if len(twins) == 1 else None
+
+    def is_same(row: Any) -> bool:
+        return bool(event.facts) or follow(tx, row["conversation"]) == conversation
+
+    return _only_one_of(tx, event.source, event.facts, is_same)
 
 
-def _of_source(tx: Transaction, source: str) -> list[Any]:
+def _only_one_of(tx: Transaction, source: str, told: str, fits: Callable[[Any], bool]) -> Any:
+    """The one event of a source that agrees with these facts and fits; None without exactly one."""
     if not source:
-        return []
+        return None
     query = "SELECT * FROM events WHERE source = ? AND (expires IS NULL OR expires > ?)"
-    return tx.all(f"{query} ORDER BY seq LIMIT {MOST_TWINS}", source, tx.now)
+    rows = tx.all(f"{query} ORDER BY seq LIMIT {MOST_TWINS}", source, tx.now)
+    found = [row for row in rows if facts.agree(row["facts"], told) and fits(row)]
+    return found[0] if len(found) == 1 else None
 
 
 def _meet(tx: Transaction, event: NewEvent, conversation: str, known: Any) -> None:
