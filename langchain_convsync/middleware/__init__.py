@@ -1,0 +1,5 @@
+"""Middleware for agents of ``create_agent``: memory and state."""
+
+from langchain_convsync.middleware._conversation import ConvSyncMiddleware, ConvSyncState
+
+__all__ = ["ConvSyncMiddleware", "ConvSyncState"]
