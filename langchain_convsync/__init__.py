@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
+        AgentServerError,
         APIConnectionError,
         APIError,
         APIStatusError,
@@ -85,6 +86,7 @@ _MODULES = {
         "APIError",
         "APIStatusError",
         "APITimeoutError",
+        "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
         "ClosedError",
@@ -131,6 +133,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AddMessage",
+    "AgentServerError",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AsyncWAHAClient",
