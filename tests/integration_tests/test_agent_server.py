@@ -53,7 +53,7 @@ def recorded() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def real_server() -> Iterator[str]:
-    if not real.PROGRAM.exists():
+    if not real.IS_INSTALLED:
         pytest.skip(real.MISSING)
     with real.serving() as url:
         yield url

@@ -49,7 +49,7 @@ def traces() -> Iterator[Traces]:
 
 @pytest.fixture(scope="module")
 def real_server(reference: ReferenceServer, traces: Traces) -> Iterator[str]:
-    if not real.PROGRAM.exists():
+    if not real.IS_INSTALLED:
         pytest.skip(real.MISSING)
     ours = {"CONVSYNC_BASE_URL": reference.base_url, "HANDLE_KEY": KEY}
     with real.serving(**ours, **traces.environment) as url:

@@ -22,7 +22,14 @@ from langchain_convsync._flow import run
 from langchain_convsync.errors import AgentServerError, ConfigurationError
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.messages import messages_of
-from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph
+from langchain_convsync.turns.agent import (
+    Agents,
+    baseline,
+    call_for,
+    has_memory,
+    is_graph,
+    reply_of,
+)
 from langchain_convsync.turns.remote import RemoteAgent, at_home, local
 from tests.surfaces import PHONE
 
@@ -214,6 +221,29 @@ def test_a_thread_that_is_not_there_yet_is_an_empty_one() -> None:
     assert (before.values, before.waiting) == ({}, False)
     assert [request.method for request in server.asked] == ["GET"]
     assert "key" not in str(server.asked[0].url)
+
+
+def test_what_the_thread_held_before_is_no_news() -> None:
+    """An old answer that was cut off, say, does not fail the runs after it; no task waits."""
+    said = AIMessage("Sí", id="1", response_metadata={"finish_reason": "length"})
+    held = {"messages": [said.model_dump(mode="json")], "intent": "order"}
+    server = Answering(200, {"values": held, "tasks": [{"name": "say", "interrupts": []}]})
+
+    with server.http:
+        before = run(baseline(call_for(server.agent(), [], [], thread="key.tenant")))
+
+    assert before.values == {"messages": [said], "intent": "order"}
+    assert not before.waiting
+    told = {"messages": [said, AIMessage("No", id="2")]}
+    assert reply_of(told, before.values) == "No"
+
+
+def test_an_agent_of_a_tenants_own_may_be_remote(remote: RemoteGraph) -> None:
+    """A factory's agents are what the one agent of all would be."""
+    made = Agents(lambda _: remote.bind(headers={})).of(ConversationRef(PHONE))
+
+    assert isinstance(made, RemoteAgent)
+    assert is_graph(remote)  # as it is, too: by langgraph's own protocol
 
 
 def test_langgraph_is_loaded_for_nobody_who_does_not_use_it() -> None:
