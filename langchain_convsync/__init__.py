@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        UnknownOutcomeError,
         WAHAError,
     )
     from langchain_convsync.models import (
@@ -107,6 +108,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "UnknownOutcomeError",
         "WAHAError",
     ),
     "surfaces.llm_extraction": ("llm_extractor",),
@@ -174,6 +176,7 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "UnknownOutcomeError",
     "WAHAClient",
     "WAHAError",
     "WAHAReply",

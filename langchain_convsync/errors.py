@@ -8,6 +8,7 @@
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
+    ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
     ├── ClosedError                     a client, store or runner was used after close
@@ -72,6 +73,10 @@ class InvalidEventError(ConvSyncError, ValueError):
 
 class EventInProgressError(ConvSyncError):
     """Another call or process is at work on the event; its result is not known yet."""
+
+
+class UnknownOutcomeError(ConvSyncError):
+    """A tool's call was begun in an earlier run of the turn, and what came of it is unknown."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):

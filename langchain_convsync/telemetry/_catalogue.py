@@ -120,6 +120,9 @@ _ALL = (
     _counted(
         "middleware_failures", "Reads and writes of the middleware that failed", "doing", "error"
     ),
+    _counted(
+        "once_calls", "Calls of tools that act once in a turn, by what became of them", "outcome"
+    ),
     _counted("tool_failures", "Calls of tools that failed", "tool", "error"),
     # The reference server
     _timed("server_request", "A request to the reference server", "operation", "status"),

@@ -199,6 +199,7 @@ def invoke(
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
             stopped, it is discarded when it comes back).
         FencedError: Another process took the conversation over meanwhile.
+        UnknownOutcomeError: A tool is held for an operator.
     """
     given = _resumption(call.input) if before.waiting else call.input
 
@@ -219,7 +220,15 @@ def invoke(
         finally:
             current_turn.reset(token)
 
-    return (yield from Io(block, wait))
+    try:
+        output = yield from Io(block, wait)
+    except Exception as error:
+        if (held := record.held) is not None:
+            raise held from error
+        raise
+    if (held := record.held) is not None:
+        raise held  # whatever the agent made of it
+    return output
 
 
 def _resumption(given: Any) -> Any:

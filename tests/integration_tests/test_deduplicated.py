@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_convsync import EventInProgressError, InvalidEventError, deduplicated, once
-from langchain_convsync.dedup.results import decode, encode
+from langchain_convsync.surfaces.results import decode, encode
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
 
@@ -147,10 +148,11 @@ def test_a_result_that_cannot_be_stored_says_what_to_do(event_store: EventStore)
         {"a": [1, 2.5, None, True]},
         AIMessage("Hola", tool_calls=[{"name": "pay", "args": {"sum": 5}, "id": "1"}]),
         {"messages": [HumanMessage("Hola", id="a"), AIMessage("¡Hola!", id="b")]},
+        [Document("Margherita: 25", metadata={"page": 3}, id="menu")],
     ],
 )
 def test_results_come_back_as_they_were(result: object) -> None:
-    """JSON values and messages, in any nesting."""
+    """JSON values, messages and documents, in any nesting."""
     assert decode(encode(result)) == result
 
 

@@ -1,4 +1,4 @@
-"""Results as text: JSON values, and LangChain messages anywhere inside them."""
+"""Results as text: JSON values, and LangChain messages and documents anywhere inside them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import (
     BaseMessage,
     BaseMessageChunk,
+    ToolMessage,
     message_chunk_to_message,
     message_to_dict,
     messages_from_dict,
@@ -16,17 +18,22 @@ from langchain_core.messages import (
 
 from langchain_convsync.errors import InvalidEventError
 
-_MESSAGE = "$langchain_message"
+_MESSAGE, _DOCUMENT = "$langchain_message", "$langchain_document"
 
 
-def encode(result: object) -> str:
+def encode(result: object, *, faithful: bool = False) -> str:
     """A result as JSON.
+
+    Args:
+        result: What to write.
+        faithful: Refuse artifacts of tools, too, that would come back as something else; they
+            become dictionaries otherwise.
 
     Raises:
         InvalidEventError: It holds something that would come back as something else.
     """
     try:
-        return json.dumps(_plain(result), allow_nan=False)
+        return json.dumps(_plain(result, faithful), allow_nan=False)
     except (TypeError, ValueError) as error:
         message = (
             "a result is stored as JSON: return JSON values (with text as keys) or messages, for "
@@ -40,21 +47,28 @@ def decode(text: str) -> Any:
     return json.loads(text, object_hook=_restored)
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, faithful: bool) -> object:
     if isinstance(value, BaseMessageChunk):
         value = message_chunk_to_message(value)
     if isinstance(value, BaseMessage):
-        return {_MESSAGE: message_to_dict(value)}
+        held = message_to_dict(value)
+        if faithful and isinstance(value, ToolMessage):
+            held["data"]["artifact"] = _plain(value.artifact, faithful)
+        return {_MESSAGE: held}
+    if isinstance(value, Document):
+        return {_DOCUMENT: value.model_dump()}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, faithful) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, faithful) for item in value]
     return value
 
 
 def _restored(found: dict[str, Any]) -> object:
     if found.keys() == {_MESSAGE}:
         return messages_from_dict([found[_MESSAGE]])[0]
+    if found.keys() == {_DOCUMENT}:
+        return Document(**found[_DOCUMENT])
     return found
