@@ -18,7 +18,14 @@ from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of, text_of
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import (
+    flaw_in,
+    last_reply,
+    messages_of,
+    text_in,
+    text_of,
+)
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 
@@ -35,6 +42,10 @@ class AgentTimeoutError(TimeoutError):
 
 class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
+
+
+class LimitReachedError(ValueError):
+    """A limit ended the agent's run, and its words for that are LangChain's."""
 
 
 class OverlongReplyError(ValueError):
@@ -280,6 +291,7 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     Raises:
         IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
             agent may have acted on the half of it, so nothing it said later is relied on.
+        LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
         EmptyReplyError: There is no text.
         OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
@@ -287,6 +299,8 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
     if flaw := flaw_in(messages):
         raise IncompleteReplyError(flaw)
+    if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
+        raise LimitReachedError(limit)
     text = _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
@@ -300,14 +314,12 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
-    if isinstance(output, str):
-        return output
     structured = None
     if isinstance(output, Mapping):
         for key in ("output", "reply"):
-            if isinstance(output.get(key), str):
-                return str(output[key])
+            if text := text_in(output.get(key)):
+                return text
         structured = output.get("structured_response")
-    if messages:
+    if messages or isinstance(output, Mapping):
         return last_reply(messages, structured)
-    return str(getattr(output, "reply", "") or "")
+    return text_in(output) or text_in(getattr(output, "reply", None))
