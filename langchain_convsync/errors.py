@@ -25,6 +25,7 @@
     │       ├── ConflictError           409
     │       ├── RateLimitError          429
     │       └── ServerError             5xx
+    ├── AgentServerError                LangGraph's server did not run the agent
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
@@ -172,6 +173,10 @@ class RateLimitError(APIStatusError):
 
 class ServerError(APIStatusError):
     """The API server failed."""
+
+
+class AgentServerError(ConvSyncError):
+    """LangGraph's server did not run the agent; the message says what to do about it."""
 
 
 class WAHAError(ConvSyncError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import _forks
@@ -26,6 +26,7 @@ from langchain_convsync.surfaces.messages import (
     text_in,
     text_of,
 )
+from langchain_convsync.turns.remote import RemoteAgent, at_home, is_a, layers
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 
@@ -56,6 +57,8 @@ class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
 
+#: What finds the state that a thread's last input met.
+LAST_INPUT: Mapping[str, Any] = {"filter": {"source": "input"}, "limit": 1}
 #: Characters that WhatsApp takes as one message.
 LONGEST_REPLY = 65_536
 
@@ -77,7 +80,7 @@ class Agents:
         if not (isinstance(given, Runnable) or callable(given)):
             message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
             raise ConfigurationError(message)
-        self._agent = agent
+        self._agent = at_home(agent) if isinstance(agent, Runnable) else agent
         self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
         self._lock = _forks.lock()
 
@@ -88,7 +91,7 @@ class Agents:
         key = (ref.subdomain, ref.bot_id)
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._agent(ref)
+                self._made[key] = at_home(self._agent(ref))
             return self._made[key]
 
 
@@ -102,13 +105,16 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
 
 def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
-    return hasattr(_unbound(agent), "checkpointer")
+    inner = _unbound(agent)
+    return is_a(inner, "protocol", "PregelProtocol") or hasattr(inner, "checkpointer")
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    while isinstance(agent, RunnableBinding):
-        agent = agent.bound
-    return agent
+    found = agent
+    for found in layers(agent):
+        if isinstance(found, RemoteAgent):
+            break
+    return found
 
 
 def call_for(
@@ -140,19 +146,16 @@ def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> Runna
 
     LangSmith shows the runs with the same ``thread_id`` in their metadata as one thread.
     """
-    named, known = False, set[str]()
-    while True:
-        given = getattr(agent, "config", None) or {}  # of a binding, or of a compiled graph
+    named, known, inner = False, set[str](), agent
+    for inner in layers(agent):
+        given = getattr(inner, "config", None) or {}  # of a binding, or of a compiled graph
         named = named or bool(given.get("run_name"))
         known |= set(given.get("metadata") or ())
-        if not isinstance(agent, RunnableBinding):
-            break
-        agent = agent.bound
     metadata = {
         name: fact for name, fact in facts.items() if fact is not None and name not in known
     }
     config: RunnableConfig = {"tags": [TAG], "metadata": metadata}
-    if not named and getattr(agent, "name", None) in UNNAMED:
+    if not named and getattr(inner, "name", None) in UNNAMED:
         config["run_name"] = RUN_NAME
     return config
 
@@ -181,22 +184,15 @@ def baseline(call: Call) -> Flow[Before]:
         return Before(state.values)
 
     def block() -> Mapping[str, Any]:
-        found = (_before_input(each) for each in graph.get_state_history(call.config))
-        return next((values for values in found if values is not None), {})
+        last = graph.get_state_history(call.config, **LAST_INPUT)
+        return next((each.values for each in last), {})
 
     async def wait() -> Mapping[str, Any]:
-        async for each in graph.aget_state_history(call.config):
-            if (values := _before_input(each)) is not None:
-                return values
+        async for each in graph.aget_state_history(call.config, **LAST_INPUT):
+            return dict(each.values)
         return {}
 
     return Before((yield from Io(block, wait)), waiting=True)
-
-
-def _before_input(checkpoint: Any) -> Mapping[str, Any] | None:
-    """The state that an input met; None for a checkpoint of another kind."""
-    values: Mapping[str, Any] = checkpoint.values
-    return values if checkpoint.metadata.get("source") == "input" else None
 
 
 def invoke(
