@@ -46,7 +46,7 @@ RESULTS: dict[str, Any] = {
         uuid.UUID(int=1),
         Decimal("9.90"),
         Fraction(1, 3),
-        PurePosixPath("/tmp/a"),
+        PurePosixPath("menu/today"),
         ip_address("10.0.0.1"),
         HttpUrl("https://example.com/a"),
     ],
