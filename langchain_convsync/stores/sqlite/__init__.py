@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow, Io, Steps, sleep
+from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
@@ -111,7 +111,7 @@ class SQLiteEventStore:
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
-        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
@@ -365,7 +365,7 @@ class SQLiteEventStore:
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await asyncio.to_thread(self.close)
+        await running_loop().run_in_executor(None, self.close)
 
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.
