@@ -18,8 +18,8 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from pydantic import HttpUrl, SecretStr
 
-from langchain_convsync.surfaces.results import decode, encode
 from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.surfaces.results import decode, encode
 from tests import stored_results
 from tests.stored_results import Numbers, Open, Order, Place, Receipt, Rights, Step
 
