@@ -14,9 +14,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_convsync import EventInProgressError, InvalidEventError, deduplicated, once
-from langchain_convsync.surfaces.results import decode, encode
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.results import decode, encode
 
 Call = Callable[[Runnable[Any, Any], Any], Any]
 
