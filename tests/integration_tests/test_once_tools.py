@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ToolRetryMiddleware
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
@@ -440,6 +440,36 @@ def test_a_retry_middleware_runs_a_tool_as_often_as_ever_and_its_end_is_kept(
     assert [m.content for m in made.told] == ["Paid."]
 
 
+class AskingAgain(AgentMiddleware[Any, Any, Any]):
+    """Repeats a call as long as its result is an error."""
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        while getattr(result := handler(request), "status", "") == "error":
+            pass
+        return result
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        while getattr(result := await handler(request), "status", "") == "error":
+            pass
+        return result
+
+
+@sync_and_async
+def test_a_middleware_that_repeats_errors_repeats_them_and_gets_the_same_in_a_later_run(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """Each of its attempts is a call of its own."""
+    shop = Shop(fails=[ToolException("Busy."), ToolException("Busy.")])
+    options, middleware = {"handle_tool_error": True}, [AskingAgain(), OnceToolsMiddleware()]
+    script = [CHARGE, NO, CHARGE, "Listo"]
+    made = world(server, script, shop=shop, middleware=middleware, options=options)
+
+    assert answer(made.runner, said("Pago")).reply == "Listo"
+
+    assert made.shop.charges == [25, 25, 25]
+    assert [m.content for m in made.told] == ["Paid."]
+
+
 @sync_and_async
 def test_a_tool_is_held_whatever_makes_an_answer_of_its_error(
     answer: Answer, server: ReferenceServer
@@ -505,6 +535,29 @@ def test_a_tool_that_waits_for_a_human_is_neither_done_nor_unknown(
     assert (waits.status, goes_on.reply) == ("interrupted", "Listo")
     assert made.shop.charges == [25]
     assert made.told[0].content == "Sí"
+
+
+@sync_and_async
+def test_a_tool_that_waits_for_a_human_goes_on_although_the_turn_was_not_committed(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """That it was begun is taken back when it begins to wait."""
+
+    @tool
+    def approve(question: str) -> str:
+        """Ask a human."""
+        return str(interrupt(question))
+
+    store = CountedStore()
+    store.fails = {"commit_turn": 1}
+    ask = calls(("approve", {"question": "¿Seguro?"}))
+    made = world(server, [ask, "Listo"], tools=[approve], checkpointer=InMemorySaver(), store=store)
+    with pytest.raises(StoreUnavailableError):
+        answer(made.runner, said("Pago"))
+
+    answer(made.runner, said("Pago"))
+
+    assert [m.status for m in made.told] == ["success"]
 
 
 # The turn's lease, and the store
