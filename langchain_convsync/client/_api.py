@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import httpx
@@ -69,6 +69,7 @@ class Api:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
@@ -81,6 +82,7 @@ class Api:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
             http_client=http_client,
             pace=pace,
         )

@@ -49,7 +49,10 @@ _PASSING = (
 _HINTS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((redis.AuthenticationError,), "check user and password in the URL"),
     ((redis.BusyLoadingError,), "it is still loading its data; try again when it is done"),
-    ((redis.TimeoutError,), "check that it is not overloaded, and the network between"),
+    (
+        (redis.TimeoutError,),
+        "check that it is not overloaded, the network between, and whether it speaks TLS (rediss://)",
+    ),
     (
         (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError),
         "try again when the failover is done; else check the sentinels and the service's name",
