@@ -282,6 +282,10 @@ class Api:
             return False
         return True
 
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._caller.connections.reopen()
+
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""
         self._caller.connections.close()

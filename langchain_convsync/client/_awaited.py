@@ -133,10 +133,11 @@ class AsyncConvSyncClient:
         return await arun(self.api.health())
 
     async def aclose(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         await self.api.aclose()
 
     async def __aenter__(self) -> Self:
+        self.api.reopen()
         return self
 
     async def __aexit__(

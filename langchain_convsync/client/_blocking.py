@@ -201,10 +201,11 @@ class ConvSyncClient:
         return run(self.api.health())
 
     def close(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         self.api.close()
 
     def __enter__(self) -> Self:
+        self.api.reopen()
         return self
 
     def __exit__(

@@ -242,6 +242,10 @@ class Waha:
             )
         return outcome
 
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._connections.reopen()
+
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""
         self._connections.close()

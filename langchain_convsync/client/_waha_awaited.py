@@ -99,10 +99,11 @@ class AsyncWAHAClient:
         return await arun(self.waha.sessions(timeout=timeout))
 
     async def aclose(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         await self.waha.aclose()
 
     async def __aenter__(self) -> Self:
+        self.waha.reopen()
         return self
 
     async def __aexit__(

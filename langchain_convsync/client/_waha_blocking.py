@@ -190,10 +190,11 @@ class WAHAClient:
         return run(self.waha.sessions(timeout=timeout))
 
     def close(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         self.waha.close()
 
     def __enter__(self) -> Self:
+        self.waha.reopen()
         return self
 
     def __exit__(

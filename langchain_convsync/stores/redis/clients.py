@@ -145,13 +145,21 @@ class RedisClients:
         """Close every client that was not given."""
         here = running_loop()
         self.close()
-        with self._lock:
-            closers = [(loop, closer) for loop, (_, closer) in self._by_loop.items()]
+        with self._lock:  # one at rest closes its clients when it ends
+            running = [loop for loop in self._by_loop if loop is here or loop.is_running()]
+            closers = [(loop, self._by_loop.pop(loop)[1]) for loop in running]
         for loop, closer in closers:
             if loop is here:
                 await closer.aclose()
-            elif loop.is_running():
+            else:
                 asyncio.run_coroutine_threadsafe(closer.aclose(), loop)
+
+    def reopen(self) -> None:
+        """Open clients anew when they are needed, after their end as well."""
+        with self._lock:
+            if self._closed:
+                self._scripts = Scripts()  # its connections are those of clients that were closed
+            self._closed = False
 
     def _begin_anew(self) -> None:
         """In a forked child: what the parent opened is the parent's."""
@@ -215,7 +223,8 @@ class RedisClients:
             yield
         finally:
             with self._lock:
-                self._by_loop.pop(loop, None)
+                if self._by_loop.get(loop, (None,))[0] is clients[0]:  # else there is a newer one
+                    del self._by_loop[loop]
             for client in clients:
                 await client.aclose()
 

@@ -353,6 +353,11 @@ class SQLiteEventStore:
         """See :meth:`EventStore.aclose`."""
         await running_loop().run_in_executor(None, self.close)
 
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        with self._lock:
+            self._closed = False
+
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.
 
