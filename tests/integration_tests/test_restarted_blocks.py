@@ -205,3 +205,21 @@ def test_a_store_in_memory_begins_empty(
         with runner:
             assert runner.run(said("Hola")).status == "answered"
             assert runner.run(said("Hola")).status == "duplicate"
+
+
+@pytest.mark.usefixtures("transport")
+async def test_what_is_opened_anew_is_kept_while_the_old_is_closed(api: ReferenceServer) -> None:
+    """A blocking end on a running loop closes its connections in a moment, after the next block."""
+    client = AsyncConvSyncClient()
+    connections = client.api._caller.connections
+    async with client:
+        await client.lookup_tenant(CUSTOMER)
+        first = await connections._awaited()
+        client.api.close()
+
+        async with client:
+            second = await connections._awaited()
+            await client.lookup_tenant(CUSTOMER)
+
+            assert await connections._awaited() is second
+            assert second is not first

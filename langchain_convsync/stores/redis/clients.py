@@ -207,7 +207,7 @@ class RedisClients:
         if known := self._by_loop.get(loop):
             return known[0]
         clients = opened(self._reachable(), ASYNCHRONOUS)
-        closer = self._close_with_loop(loop, clients)
+        closer = self._close_with_loop(clients)
         with self._lock:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
@@ -215,16 +215,11 @@ class RedisClients:
         await anext(closer)
         return clients[0]
 
-    async def _close_with_loop(
-        self, loop: asyncio.AbstractEventLoop, clients: Sequence[Any]
-    ) -> AsyncGenerator[None]:
+    async def _close_with_loop(self, clients: Sequence[Any]) -> AsyncGenerator[None]:
         """Closes the client when the loop ends: asyncio.run closes pending async generators."""
         try:
             yield
         finally:
-            with self._lock:
-                if self._by_loop.get(loop, (None,))[0] is clients[0]:  # else there is a newer one
-                    del self._by_loop[loop]
             for client in clients:
                 await client.aclose()
 
