@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
+        AgentServerError,
         APIConnectionError,
         APIError,
         APIStatusError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        UnknownOutcomeError,
         WAHAError,
     )
     from langchain_convsync.models import (
@@ -85,6 +87,7 @@ _MODULES = {
         "APIError",
         "APIStatusError",
         "APITimeoutError",
+        "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
         "ClosedError",
@@ -107,6 +110,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "UnknownOutcomeError",
         "WAHAError",
     ),
     "surfaces.llm_extraction": ("llm_extractor",),
@@ -131,6 +135,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AddMessage",
+    "AgentServerError",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AsyncWAHAClient",
@@ -174,6 +179,7 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "UnknownOutcomeError",
     "WAHAClient",
     "WAHAError",
     "WAHAReply",

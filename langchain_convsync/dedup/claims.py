@@ -67,7 +67,7 @@ class Claim:
         if not self.acquired:
             message = f"only an acquired claim can be completed; this one is {self.status}"
             raise InvalidEventError(message)
-        from langchain_convsync.dedup.results import encode  # LangChain's messages take a while
+        from langchain_convsync.surfaces.results import encode  # LangChain's messages take a while
 
         self.result, self.stored, self.unstorable = result, "null", True
         try:
@@ -168,7 +168,7 @@ def _as_claim(accepted: Accepted) -> Claim:
     if accepted.acquired is not None:
         return Claim(ACQUIRED)
     if accepted.state == "done":
-        from langchain_convsync.dedup.results import decode
+        from langchain_convsync.surfaces.results import decode
 
         try:
             return Claim(DONE, decode(accepted.outcome or "null"))

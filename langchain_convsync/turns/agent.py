@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import _forks
@@ -18,7 +18,15 @@ from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of, text_of
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import (
+    flaw_in,
+    last_reply,
+    messages_of,
+    text_in,
+    text_of,
+)
+from langchain_convsync.turns.remote import RemoteAgent, at_home, is_a, layers
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 
@@ -37,6 +45,10 @@ class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
 
 
+class LimitReachedError(ValueError):
+    """A limit ended the agent's run, and its words for that are LangChain's."""
+
+
 class OverlongReplyError(ValueError):
     """The agent's text is longer than a WhatsApp message."""
 
@@ -45,6 +57,8 @@ class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
 
+#: What finds the state that a thread's last input met.
+LAST_INPUT: Mapping[str, Any] = {"filter": {"source": "input"}, "limit": 1}
 #: Characters that WhatsApp takes as one message.
 LONGEST_REPLY = 65_536
 
@@ -66,7 +80,7 @@ class Agents:
         if not (isinstance(given, Runnable) or callable(given)):
             message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
             raise ConfigurationError(message)
-        self._agent = agent
+        self._agent = at_home(agent) if isinstance(agent, Runnable) else agent
         self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
         self._lock = _forks.lock()
 
@@ -77,7 +91,7 @@ class Agents:
         key = (ref.subdomain, ref.bot_id)
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._agent(ref)
+                self._made[key] = at_home(self._agent(ref))
             return self._made[key]
 
 
@@ -91,13 +105,16 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
 
 def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
-    return hasattr(_unbound(agent), "checkpointer")
+    inner = _unbound(agent)
+    return is_a(inner, "protocol", "PregelProtocol") or hasattr(inner, "checkpointer")
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    while isinstance(agent, RunnableBinding):
-        agent = agent.bound
-    return agent
+    found = agent
+    for found in layers(agent):
+        if isinstance(found, RemoteAgent):
+            break
+    return found
 
 
 def call_for(
@@ -129,19 +146,16 @@ def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> Runna
 
     LangSmith shows the runs with the same ``thread_id`` in their metadata as one thread.
     """
-    named, known = False, set[str]()
-    while True:
-        given = getattr(agent, "config", None) or {}  # of a binding, or of a compiled graph
+    named, known, inner = False, set[str](), agent
+    for inner in layers(agent):
+        given = getattr(inner, "config", None) or {}  # of a binding, or of a compiled graph
         named = named or bool(given.get("run_name"))
         known |= set(given.get("metadata") or ())
-        if not isinstance(agent, RunnableBinding):
-            break
-        agent = agent.bound
     metadata = {
         name: fact for name, fact in facts.items() if fact is not None and name not in known
     }
     config: RunnableConfig = {"tags": [TAG], "metadata": metadata}
-    if not named and getattr(agent, "name", None) in UNNAMED:
+    if not named and getattr(inner, "name", None) in UNNAMED:
         config["run_name"] = RUN_NAME
     return config
 
@@ -170,22 +184,15 @@ def baseline(call: Call) -> Flow[Before]:
         return Before(state.values)
 
     def block() -> Mapping[str, Any]:
-        found = (_before_input(each) for each in graph.get_state_history(call.config))
-        return next((values for values in found if values is not None), {})
+        last = graph.get_state_history(call.config, **LAST_INPUT)
+        return next((each.values for each in last), {})
 
     async def wait() -> Mapping[str, Any]:
-        async for each in graph.aget_state_history(call.config):
-            if (values := _before_input(each)) is not None:
-                return values
+        async for each in graph.aget_state_history(call.config, **LAST_INPUT):
+            return dict(each.values)
         return {}
 
     return Before((yield from Io(block, wait)), waiting=True)
-
-
-def _before_input(checkpoint: Any) -> Mapping[str, Any] | None:
-    """The state that an input met; None for a checkpoint of another kind."""
-    values: Mapping[str, Any] = checkpoint.values
-    return values if checkpoint.metadata.get("source") == "input" else None
 
 
 def invoke(
@@ -199,6 +206,7 @@ def invoke(
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
             stopped, it is discarded when it comes back).
         FencedError: Another process took the conversation over meanwhile.
+        UnknownOutcomeError: A tool is held for an operator.
     """
     given = _resumption(call.input) if before.waiting else call.input
 
@@ -219,7 +227,15 @@ def invoke(
         finally:
             current_turn.reset(token)
 
-    return (yield from Io(block, wait))
+    try:
+        output = yield from Io(block, wait)
+    except Exception as error:
+        if (held := record.held) is not None:
+            raise held from error
+        raise
+    if (held := record.held) is not None:
+        raise held  # whatever the agent made of it
+    return output
 
 
 def _resumption(given: Any) -> Any:
@@ -271,6 +287,7 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     Raises:
         IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
             agent may have acted on the half of it, so nothing it said later is relied on.
+        LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
         EmptyReplyError: There is no text.
         OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
@@ -278,6 +295,8 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
     if flaw := flaw_in(messages):
         raise IncompleteReplyError(flaw)
+    if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
+        raise LimitReachedError(limit)
     text = _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
@@ -291,14 +310,12 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
-    if isinstance(output, str):
-        return output
     structured = None
     if isinstance(output, Mapping):
         for key in ("output", "reply"):
-            if isinstance(output.get(key), str):
-                return str(output[key])
+            if text := text_in(output.get(key)):
+                return text
         structured = output.get("structured_response")
-    if messages:
+    if messages or isinstance(output, Mapping):
         return last_reply(messages, structured)
-    return str(getattr(output, "reply", "") or "")
+    return text_in(output) or text_in(getattr(output, "reply", None))

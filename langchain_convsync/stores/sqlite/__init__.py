@@ -35,6 +35,7 @@ from langchain_convsync.stores.base import (
     Cursor,
     DeadLetter,
     Done,
+    KeptCall,
     Keys,
     Lease,
     Load,
@@ -45,6 +46,7 @@ from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.checks import (
     account_of,
     call_key,
+    check_call,
     check_commit,
     check_event,
     check_line,
@@ -198,6 +200,22 @@ class SQLiteEventStore:
         """See :meth:`EventStore.commit_turn`."""
         check_commit(lease, commit)
         return self._step(lambda tx: events.commit_turn(tx, lease, commit))
+
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> Io[KeptCall | None]:
+        """See :meth:`EventStore.begin_call`."""
+        check_call(lease, event_keys)
+        return self._step(lambda tx: events.begin_call(tx, lease, event_keys, call, token=token))
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> Io[bool]:
+        """See :meth:`EventStore.end_call`."""
+        check_call(lease, [event_key])
+        return self._step(
+            lambda tx: events.end_call(tx, lease, event_key, call, token=token, result=result)
+        )
 
     def begin(
         self,

@@ -18,8 +18,8 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from pydantic import HttpUrl, SecretStr
 
-from langchain_convsync.dedup.results import decode, encode
 from langchain_convsync.errors import InvalidEventError
+from langchain_convsync.surfaces.results import decode, encode
 from tests import stored_results
 from tests.stored_results import Numbers, Open, Order, Place, Receipt, Rights, Step
 
@@ -99,7 +99,7 @@ def test_what_is_restored_runs_neither_constructors_nor_validators() -> None:
 
 READER = """
 import sys
-from langchain_convsync.dedup.results import decode
+from langchain_convsync.surfaces.results import decode
 
 print(decode(sys.stdin.read()), "tests.stored_results" in sys.modules)
 """
