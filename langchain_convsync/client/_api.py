@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import httpx
@@ -69,6 +69,7 @@ class Api:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
@@ -81,6 +82,7 @@ class Api:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
             http_client=http_client,
             pace=pace,
         )
@@ -279,6 +281,10 @@ class Api:
                 raise
             return False
         return True
+
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._caller.connections.reopen()
 
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +40,8 @@ class AsyncConvSyncClient:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -56,6 +58,7 @@ class AsyncConvSyncClient:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -68,6 +71,7 @@ class AsyncConvSyncClient:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
             http_client=http_client,
         )
 
@@ -129,10 +133,11 @@ class AsyncConvSyncClient:
         return await arun(self.api.health())
 
     async def aclose(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         await self.api.aclose()
 
     async def __aenter__(self) -> Self:
+        self.api.reopen()
         return self
 
     async def __aexit__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,8 +32,7 @@ class ConvSyncClient:
 
     Args:
         base_url: Where the API server is, e.g. ``https://api.example.com``; else
-            ``CONVSYNC_BASE_URL``. Plain http is for this machine, and for the hosts of a private
-            network that ``CONVSYNC_ALLOW_HTTP`` names, with commas between.
+            ``CONVSYNC_BASE_URL``. Plain http is for this machine; see ``allow_http``.
         api_key: The key, or a callable that gets a :class:`CallTarget` and returns one without
             blocking (a key per tenant, a fresh JWT); else ``CONVSYNC_API_KEY``, else none.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
@@ -44,6 +43,9 @@ class ConvSyncClient:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Blocking calls always travel over httpx.
+        allow_http: Hosts of a private network to which plain http may go, e.g. ``["api"]``, besides
+            those that ``CONVSYNC_ALLOW_HTTP`` names, with commas between. Keys and customers' words
+            are not encrypted on their way there.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. The timeout is approximate then:
             an answer whose headers trickle in can outlast it.
@@ -61,6 +63,7 @@ class ConvSyncClient:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -73,6 +76,7 @@ class ConvSyncClient:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
             http_client=http_client,
         )
 
@@ -197,10 +201,11 @@ class ConvSyncClient:
         return run(self.api.health())
 
     def close(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         self.api.close()
 
     def __enter__(self) -> Self:
+        self.api.reopen()
         return self
 
     def __exit__(

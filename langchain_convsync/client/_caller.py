@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,8 +64,9 @@ class Caller:
         transport: Transport | None,
         http_client: httpx.Client | httpx.AsyncClient | None,
         pace: Pace,
+        allow_http: Iterable[str] | None = None,
     ) -> None:
-        self.base_url = base_url_setting(base_url)
+        self.base_url = base_url_setting(base_url, allow_http=allow_http)
         self._mount = outgoing.mount_point(self.base_url, profile.prefix)
         self._key_for = api_key_setting(api_key)
         if not callable(api_key):  # a malformed key is told now, not at the first call

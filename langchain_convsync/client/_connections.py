@@ -149,11 +149,15 @@ class Connections:
             self._tls = httpx.create_ssl_context(trust_env=False)
         return self._tls
 
+    def reopen(self) -> None:
+        """Open wires anew when they are needed, after :meth:`close` as well."""
+        self._closed = False
+
     def close(self) -> None:
         """Close everything; a wire of another running loop is closed by that loop, in a moment."""
         with self._lock:
             self._closed = True
-            wire = self._wire
+            wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
         _close_running(self._loops)
@@ -174,13 +178,15 @@ async def _until_end_of(
         yield
     finally:
         _kept.pop(wire, None)
-        loops.pop(loop, None)
+        if (found := loops.get(loop)) is not None and found.wire is wire:  # else there is a newer
+            del loops[loop]
         await wire.aclose()
 
 
 def _close_running(loops: _Loops) -> None:
     for loop, (_, ending) in list(loops.items()):
         if loop.is_running():  # one at rest closes its wire when it ends
+            loops.pop(loop, None)
             with suppress(RuntimeError):  # it ended just now
                 loop.call_soon_threadsafe(_close_soon, ending)
 

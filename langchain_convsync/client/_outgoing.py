@@ -11,20 +11,32 @@ from pydantic import SecretStr, ValidationError
 
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.settings import ServerProfile
+from langchain_convsync.settings import DOCUMENTED_PREFIX, OBSERVED_PREFIX, ServerProfile
+
+_KNOWN_PREFIXES = (DOCUMENTED_PREFIX.strip("/"), OBSERVED_PREFIX.strip("/"))
 
 
 def mount_point(base_url: str, prefix: str) -> str:
     """The URL under which the endpoints are, without a trailing slash.
 
     Raises:
-        ConfigurationError: The prefix is more than a path.
+        ConfigurationError: The prefix is more than a path, or base_url ends with one already.
     """
     path = prefix.strip("/")
     if not path.isascii() or not path.isprintable() or set(path) & set(" ?#\\"):
         message = f"ServerProfile(prefix=…) must be a plain path such as {ServerProfile.prefix}"
         raise ConfigurationError(message)
-    return f"{base_url}/{path}" if path else base_url
+    if not path:
+        return base_url
+    for known in (path, *_KNOWN_PREFIXES):
+        if base_url.endswith(f"/{known}"):
+            rest = base_url.removesuffix(f"/{known}")
+            message = (
+                f"base_url ends with /{known}, and a client adds the prefix itself: pass {rest} "
+                f'and, unless it is the documented one, profile=ServerProfile(prefix="/{known}")'
+            )
+            raise ConfigurationError(message)
+    return f"{base_url}/{path}"
 
 
 def query(name: str, value: str | None) -> str:

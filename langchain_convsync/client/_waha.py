@@ -8,6 +8,7 @@ the reply queue decides what comes next.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -78,9 +79,10 @@ class Waha:
         *,
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
-        self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL")
+        self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL", allow_http=allow_http)
         key = optional_setting(
             api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key,
             "CONVSYNC_WAHA_API_KEY",
@@ -239,6 +241,10 @@ class Waha:
                 ambiguous=writes and outcome.status >= 500,
             )
         return outcome
+
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._connections.reopen()
 
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -67,6 +67,8 @@ class WAHAReply:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -83,6 +85,7 @@ class WAHAReply:
         seen: bool = False,
         typing: float = 0.0,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         if not 0 <= typing <= LONGEST_TYPING:
@@ -91,7 +94,13 @@ class WAHAReply:
         if on_unverifiable not in {"drop", "resend"}:
             message = 'on_unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
-        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
+        self.waha = Waha(
+            base_url,
+            api_key=api_key,
+            transport=transport,
+            allow_http=allow_http,
+            http_client=http_client,
+        )
         self.on_unverifiable: OnUnverifiableReply = on_unverifiable
         self.settle = settle
         self.seen = seen

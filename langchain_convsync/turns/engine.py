@@ -151,10 +151,11 @@ class Engine:
         return replace(committed[-1], reply="\n\n".join(replies), events=events)
 
     def new_pool(self) -> WorkerPool:
-        """The workers of the block that begins."""
-        if self.closed or self.pool is not None:
-            message = "a TurnRunner serves one block; make a new one"
+        """The workers of the block that begins, be it after another one."""
+        if self.pool is not None and not self.closed:
+            message = "a TurnRunner serves one block at a time: leave it before the next begins"
             raise ClosedError(message)
+        self.closed = False
         telemetry.connect()
         work = dict(self.deliveries.work)
         if self.sends:
@@ -175,7 +176,7 @@ class Engine:
 
     def _require_open(self) -> None:
         if self.closed:
-            message = "this TurnRunner is closed: make a new one"
+            message = "this TurnRunner is closed: enter its block again, or make a new one"
             raise ClosedError(message)
 
     def _work_turn(self, acquired: Acquired) -> Flow[None]:

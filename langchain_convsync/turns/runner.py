@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
     from langchain_convsync.turns import agent as agents
-    from langchain_convsync.turns import engine, process
+    from langchain_convsync.turns import engine, process, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -42,7 +42,7 @@ class TurnRunner:
     Outside a block a call delivers its turn's writes before it returns. Inside ``with`` or ``async
     with`` it returns as soon as its turn is committed: the block has workers that deliver writes,
     those of dead processes too, and, where ``on_reply`` can send the replies, also answer events
-    that no caller waits for. Leaving the block finishes what is under way.
+    that no caller waits for. Leaving the block finishes what is under way. It may be entered again.
 
     Args:
         agent: Any Runnable, or a callable that makes one for a tenant's ``ConversationRef``.
@@ -355,8 +355,17 @@ class TurnRunner:
         if self._owns_store:
             await self.store.aclose()
 
+    def _new_pool(self) -> worker.WorkerPool:
+        """The workers of a block; what an earlier one closed is opened anew."""
+        pool = self._engine.new_pool()
+        if self._owns_api:
+            self._api.reopen()
+        if self._owns_store:
+            self.store.reopen()
+        return pool
+
     def __enter__(self) -> Self:
-        self._engine.new_pool().start()
+        self._new_pool().start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -368,7 +377,7 @@ class TurnRunner:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._engine.new_pool().astart()
+        await self._new_pool().astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -82,6 +82,27 @@ def test_plain_http_to_another_machine_is_a_finding(monkeypatch: pytest.MonkeyPa
     assert "must be https" in doctor().of(API, "configuration")["message"]
 
 
+@pytest.mark.allow_hosts(["127.0.0.1", "0.0.0.0"])
+def test_plain_http_that_was_opened_by_name_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To an address that is not known to be this machine."""
+    monkeypatch.setenv("CONVSYNC_ALLOW_HTTP", "0.0.0.0")
+    with FaultyServer() as server:
+        server.plays(Routes())
+        report = doctor("--base-url", server.url.replace("127.0.0.1", "0.0.0.0"))
+
+    assert report.status(API, "TLS") == "warning"
+    assert "0.0.0.0 over plain http" in report.of(API, "TLS")["message"]
+    assert report.failed == []
+
+
+def test_a_base_url_that_holds_the_prefix_is_a_finding() -> None:
+    """With the URL to pass instead."""
+    report = doctor("--base-url", "https://api.example.com/api/v1/whatsapp")
+
+    assert report.failed == [(API, "configuration")]
+    assert "pass https://api.example.com and" in report.of(API, "configuration")["message"]
+
+
 @pytest.mark.parametrize(
     ("key", "arguments", "word"),
     [("two words", (), "CONVSYNC_API_KEY"), ("right", ("--prefix", "/a?b"), "plain path")],
@@ -158,12 +179,12 @@ def test_another_prefix_can_be_named() -> None:
     ("script", "path", "advice"),
     [
         (HTML, "", "pass --prefix"),
-        (HTML, "/api/v1/whatsapp", "leave the path /api/v1/whatsapp out"),
+        (HTML, "/v1/whatsapp", "leave the path /v1/whatsapp out"),
         (answers("<html>", 301, content_type="text/html"), "", "redirects to"),
         (answers("<html>", 502, content_type="text/html"), "", "their logs"),
         (answers("no", 401, content_type="text/plain"), "", "proxy in front"),
     ],
-    ids=["html", "prefix in base_url", "redirect", "gateway", "proxy that asks for a key"],
+    ids=["html", "path in base_url", "redirect", "gateway", "proxy that asks for a key"],
 )
 def test_what_is_no_api_is_told_so(script: Any, path: str, advice: str) -> None:
     """By what it answers, which is never repeated."""

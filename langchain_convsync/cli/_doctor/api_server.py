@@ -89,8 +89,7 @@ def reached(base_url: str, outcome: Outcome) -> list[Finding]:
                 check, f"{base_url}: {outcome.reason}", _what_to_check(outcome, url.hostname)
             )
         ]
-    tls = "the certificate is good" if url.scheme == "https" else "none: plain http on this machine"
-    return [API.ok("reachable", f"{base_url} answers"), API.ok("TLS", tls)]
+    return [API.ok("reachable", f"{base_url} answers"), API.encrypted(base_url)]
 
 
 def _what_to_check(failure: Failure, host: str | None) -> str:

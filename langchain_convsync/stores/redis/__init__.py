@@ -405,6 +405,10 @@ class RedisEventStore:
         """See :meth:`EventStore.aclose`."""
         await self._clients.aclose()
 
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        self._clients.reopen()
+
     def _under(
         self, lease: Lease, name: str, arguments: list[Argument], parse: Callable[[Any], T]
     ) -> Io[T]:

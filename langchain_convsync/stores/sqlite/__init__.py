@@ -62,6 +62,7 @@ from langchain_convsync.stores.sqlite.file import (
     StoreClock,
     connect,
     empty_log,
+    path_of,
     prepare,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
@@ -97,6 +98,9 @@ class SQLiteEventStore:
         replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
             its event; later they are told that it is done.
         clock: Store time in seconds, for tests; None counts with the machine's own clock.
+
+    Raises:
+        ConfigurationError: ``path`` is a URL, or names a server.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class SQLiteEventStore:
         replies_kept: float = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._path = os.fspath(path)
+        self._path = path_of(path)
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
@@ -366,6 +370,11 @@ class SQLiteEventStore:
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
         await running_loop().run_in_executor(None, self.close)
+
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        with self._lock:
+            self._closed = False
 
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.
