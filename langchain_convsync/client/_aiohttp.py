@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import httpx
 from yarl import URL
 
 from langchain_convsync.client import _wires
@@ -20,6 +21,7 @@ from langchain_convsync.client._exchange import (
     Outcome,
     Request,
     Unusable,
+    refused_by_proxy,
     system_error,
     words_of,
 )
@@ -63,9 +65,10 @@ class AiohttpWire:
 
     Args:
         tls: How servers prove who they are; None where base_url is plain http.
+        proxy: What stands between; None goes straight to the server.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
         connector = _Connector(
             limit=_wires.CONNECTIONS,
             keepalive_timeout=_wires.KEEP_ALIVE,
@@ -78,6 +81,10 @@ class AiohttpWire:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_NO_TIMEOUT,
             middlewares=(_once,),
+            proxy=None if proxy is None else str(proxy.url),
+            proxy_auth=None
+            if proxy is None or proxy.auth is None
+            else aiohttp.BasicAuth(*proxy.auth),
         )
 
     async def exchange(self, request: Request, seconds: float) -> Outcome:
@@ -148,6 +155,8 @@ def _failure(error: BaseException, *, sent: bool) -> Failure:
     if isinstance(error, TimeoutError):
         reason = TIMED_OUT.reason if sent else "no free connection in time"
         return Failure(kind="timeout", reason=reason, sent=sent)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return refused_by_proxy(error.status)
     cause = system_error(error)
     what = words_of(cause) if cause else type(error.__cause__ or error).__name__
     reason = f"the connection broke: {what}" if sent else f"no connection: {what}"

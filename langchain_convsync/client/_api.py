@@ -69,6 +69,7 @@ class Api:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
@@ -81,6 +82,7 @@ class Api:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            trust_env=trust_env,
             http_client=http_client,
             pace=pace,
         )
@@ -187,8 +189,9 @@ class Api:
         customer = path_segment(formatted(identity, self.profile.phone_format))
         path = f"/lookup/{what}/{customer}{outgoing.query('botId', target.bot_id)}"
         found = yield from self._caller.ask(
-            self._caller.request("GET", path, target),
+            self._caller.request("GET", path),
             lambda outcome: parsed(outcome, _READ, model),
+            target=target,
             operation=_OPERATIONS[what],
             until=until,
             attempts=attempts,
@@ -213,7 +216,7 @@ class Api:
         """
         body = outgoing.sync_body(update, self.profile, carried)
         path = f"/agent/conversations/{path_segment(session_id)}/sync"
-        request = self._caller.request("PUT", path, target, body, idempotency_key)
+        request = self._caller.request("PUT", path, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))
 
     def require_sendable(self, role: str, content: str) -> None:
@@ -238,7 +241,7 @@ class Api:
         """Append a message to a conversation; see ``ConvSyncClient.add_message``."""
         body = outgoing.message_body(role, content)
         path = f"/agent/conversations/{path_segment(session_id)}/messages"
-        request = self._caller.request("POST", path, target, body, idempotency_key)
+        request = self._caller.request("POST", path, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))
 
     def _write(
@@ -253,6 +256,7 @@ class Api:
             found = yield from self._caller.ask(
                 request,
                 lambda outcome: parsed(outcome, _WRITE, PartialConversation),
+                target=target or CallTarget(),
                 operation=_OPERATIONS[request.method],
                 until=self._caller.until(timeout),
                 attempts=attempts,
@@ -265,17 +269,18 @@ class Api:
 
     def health(self) -> Flow[bool]:
         """Whether the API server calls itself healthy; see ``ConvSyncClient.health``."""
-        request = self._caller.request("GET", "/health", CallTarget())
+        request = self._caller.request("GET", "/health")
         try:
             yield from self._caller.ask(
                 request,
                 lambda outcome: data_of(outcome, _HEALTH),
+                target=CallTarget(),
                 operation="health",
                 until=self._caller.until(),
                 attempts=1,
             )
         except APIStatusError as error:
-            if error.status_code is not None and 300 <= error.status_code < 500:
+            if error.status_code is None or 300 <= error.status_code < 500:
                 raise
             return False
         return True

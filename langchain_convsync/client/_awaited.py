@@ -33,13 +33,16 @@ class AsyncConvSyncClient:
 
     Args:
         base_url: Where the API server is; else ``CONVSYNC_BASE_URL``.
-        api_key: The key, or a callable that picks one; else ``CONVSYNC_API_KEY``, else none.
+        api_key: The key, or a callable that returns one, or something to await for it; else
+            ``CONVSYNC_API_KEY``, else none. A callable that does not await must not block.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
         max_retries: How often a failed attempt is repeated.
         profile: What this API server does differently from the documented one.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -56,6 +59,7 @@ class AsyncConvSyncClient:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -68,6 +72,7 @@ class AsyncConvSyncClient:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            trust_env=trust_env,
             http_client=http_client,
         )
 

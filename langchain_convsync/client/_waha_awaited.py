@@ -27,6 +27,8 @@ class AsyncWAHAClient:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -40,9 +42,16 @@ class AsyncWAHAClient:
         *,
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
+        self.waha = Waha(
+            base_url,
+            api_key=api_key,
+            transport=transport,
+            trust_env=trust_env,
+            http_client=http_client,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,17 +51,19 @@ def asked(
         max_retries=0,
         profile=ServerProfile(prefix=prefix),
         transport="httpx",
+        trust_env=None,
         http_client=None,
         pace=Pace(),
     )
-    request = caller.request("GET", path, CallTarget())
-    if not with_key:
-        bare = {name: text for name, text in request.headers.items() if name != "Authorization"}
-        request = replace(request, headers=bare)
+    request = caller.request("GET", path)
     sent_at = datetime.now(UTC)
     try:
         asking = caller.ask(
-            request, lambda outcome: outcome, operation="probe", until=caller.until()
+            request,
+            lambda outcome: outcome,
+            target=CallTarget() if with_key else None,
+            operation="probe",
+            until=caller.until(),
         )
         outcome = run(asking)
     finally:
