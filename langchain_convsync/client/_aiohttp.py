@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -81,11 +82,9 @@ class AiohttpWire:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_NO_TIMEOUT,
             middlewares=(_once,),
-            proxy=None if proxy is None else str(proxy.url),
-            proxy_auth=None
-            if proxy is None or proxy.auth is None
-            else aiohttp.BasicAuth(*proxy.auth),
         )
+        self._proxy = None if proxy is None else str(proxy.url)
+        self._credentials = _credentials(proxy)
 
     async def exchange(self, request: Request, seconds: float) -> Outcome:
         """Send a request; what came of it within so many seconds."""
@@ -111,12 +110,17 @@ class AiohttpWire:
         return _answer(progress.response, flaw=failed)
 
     async def _exchange(self, request: Request, progress: _Progress) -> Answer:
+        url = URL(request.url, encoded=True)
+        # A tunnel is asked for by a request of its own; else the proxy reads ours.
+        tunnel = url.scheme == "https"
         async with self._session.request(
             request.method,
-            URL(request.url, encoded=True),
-            headers=request.headers,
+            url,
+            headers=request.headers if tunnel else {**request.headers, **self._credentials},
             data=request.content,
             allow_redirects=False,
+            proxy=self._proxy,
+            proxy_headers=self._credentials if tunnel else None,
         ) as response:
             progress.response = response
             try:
@@ -132,6 +136,13 @@ class AiohttpWire:
         """Close the connections."""
         await self._session.close()
         await asyncio.sleep(0)  # one that was aborted, or failed its handshake, is closed by then
+
+
+def _credentials(proxy: httpx.Proxy | None) -> dict[str, str]:
+    if proxy is None or proxy.raw_auth is None:
+        return {}
+    told = base64.b64encode(b":".join(proxy.raw_auth)).decode()
+    return {"Proxy-Authorization": f"Basic {told}"}
 
 
 class _Broken(Exception):  # noqa: N818 - it carries a cause, control flow inside this module
