@@ -285,6 +285,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             history = conversation.messages
             if self._records_inbound():
                 history = _unanswered_left_out(history, exchange.texts)
+            if now < len(ids) and ids[now] in notes.recorded:  # a replay: what came later is not yet
+                return [each for each in beside(history, thread) if each[0] <= now]
             return beside(history, thread[:now])
         mark, user_words = Watermark.of(notes.watermark), _as_users(words.values())
         if self._records_inbound():  # what the customer wrote now may stand there already

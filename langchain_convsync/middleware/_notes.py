@@ -65,6 +65,8 @@ class Notes:
 
     def close(self) -> None:
         """The exchange is recorded."""
+        for key in list(self.pending):
+            self.written(key)
         self.open, self.pending, self.decided, self.agents = False, {}, {}, {}
 
 
