@@ -109,6 +109,7 @@ class Processor:
         breaker: CircuitBreaker,
         extractor: Extractor | None,
         prepare: Prepare | None,
+        history_limit: int,
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
@@ -119,6 +120,7 @@ class Processor:
         self._breaker = breaker
         self._extractor = extractor
         self._prepare = prepare
+        self._history_limit = history_limit
         self._limits = limits
         self._lids = lids
         self._queues_replies = queues_replies
@@ -357,7 +359,8 @@ class Processor:
         ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
         if self._prepare is None:
-            history = [] if owns_history else recent(to_langchain(conversation.said))
+            said = [] if owns_history else to_langchain(conversation.said)
+            history = recent(said, self._history_limit)
             return call_for(agent, history, new, thread=thread, facts=facts), record
         given = self._prepare(conversation, [event for _, event in events])
         return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record

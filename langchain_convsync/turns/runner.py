@@ -67,6 +67,9 @@ class TurnRunner:
         conversation_timeout: Seconds for which an event waits for an API server that does not
             answer.
         max_queued: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        history_limit: Messages of the history that the agent is given at most, from a customer's
+            on; the oldest are left out. An agent with a memory of its own gets what
+            ``ConvSyncMiddleware(history_limit=…)`` says.
         account_concurrency: Turns of one account that may run at the same time, in all processes
             together; None for any number.
         on_newer_message: What becomes of a reply if another message came while the agent was
@@ -84,8 +87,8 @@ class TurnRunner:
             left then stays in the store.
 
     Raises:
-        ConfigurationError: The agent is not callable, client or store are configured nowhere, or
-            both ``on_reply`` and ``reply`` are given.
+        ConfigurationError: The agent is not callable, client or store are configured nowhere,
+            ``history_limit`` is less than 1, or both ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class TurnRunner:
         max_starts: int = 5,
         conversation_timeout: float = 900.0,
         max_queued: int = 1000,
+        history_limit: int = 100,
         account_concurrency: int | None = None,
         on_newer_message: process.OnNewerMessage = "answer",
         on_unverifiable: outbox.OnUnverifiable = "dead_letter",
@@ -116,6 +120,7 @@ class TurnRunner:
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
+        from langchain_convsync.surfaces.bounds import checked_limit
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
@@ -126,6 +131,7 @@ class TurnRunner:
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
+        most = checked_limit(history_limit)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
@@ -163,6 +169,7 @@ class TurnRunner:
             breaker=outbox.breaker,
             extractor=extractor,
             prepare=prepare,
+            history_limit=most,
             limits=limits,
             lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
