@@ -62,7 +62,12 @@ if TYPE_CHECKING:
     from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-    from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+    from langchain_convsync.surfaces.context import (
+        ConversationRef,
+        Tenant,
+        current_conversation,
+        in_conversation,
+    )
     from langchain_convsync.surfaces.llm_extraction import llm_extractor
     from langchain_convsync.tools import (
         AddMessage,
@@ -78,7 +83,12 @@ _MODULES = {
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "AsyncWAHAClient", "ConvSyncClient", "WAHAClient"),
-    "surfaces.context": ("ConversationRef", "in_conversation"),
+    "surfaces.context": (
+        "ConversationRef",
+        "Tenant",
+        "current_conversation",
+        "in_conversation",
+    ),
     "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
         "APIConnectionError",
@@ -170,6 +180,7 @@ __all__ = [
     "StoreFormatError",
     "StoreUnavailableError",
     "SyncState",
+    "Tenant",
     "TenantInfo",
     "Turn",
     "TurnRunner",
@@ -180,6 +191,7 @@ __all__ = [
     "__version__",
     "aonce",
     "create_app",
+    "current_conversation",
     "deduplicated",
     "in_conversation",
     "llm_extractor",

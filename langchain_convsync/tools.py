@@ -8,7 +8,6 @@ has the ``ConversationRef`` of its run.
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -30,7 +29,12 @@ from langchain_convsync.models import (
     TenantInfo,
 )
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, Identity
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    graph_context,
+)
 from langchain_convsync.surfaces.prompts import (
     LARGEST_STATE,
     SYNC_DESCRIPTION,
@@ -101,10 +105,10 @@ class _ConversationTool(BaseTool):
     _api: Api = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         # Checked here: pydantic would make a ValidationError of our errors, and print its input.
-        if self.conversation is not None:
-            ConversationRef.of(self.conversation)
+        if (given := kwargs.get("conversation")) is not None:
+            ConversationRef.of(given)
+        super().__init__(**kwargs)
         self._api = api_of(self.client)
         schema = self._schema()
         self.args_schema = _naming_any(schema) if self.allow_any_conversation else schema
@@ -133,7 +137,7 @@ class _ConversationTool(BaseTool):
             access = Access.to(
                 self._api,
                 phone_number or self.conversation,
-                context=_graph_context(),
+                context=graph_context(),
                 identity=self.identity,
                 config=config,
             )
@@ -267,6 +271,8 @@ class ConvSyncToolkit(BaseToolkit):
         steps: Sequence[str] | None = None,
         allow_any_conversation: bool = False,
     ) -> None:
+        if conversation is not None:
+            ConversationRef.of(conversation)
         fields: dict[str, Any] = {
             "client": client or ConvSyncClient(),  # one for all tools
             "conversation": conversation,
@@ -310,17 +316,3 @@ def _naming_any(schema: Any) -> type[BaseModel]:
         ),
     )
     return create_model(schema.__name__, __base__=schema, phone_number=(str | None, described))
-
-
-def _graph_context() -> object:
-    """``runtime.context`` of the graph that calls the tool.
-
-    Asked for here instead of being injected as an argument: only arguments can be forged.
-    """
-    graphs = sys.modules.get("langgraph.runtime")
-    if graphs is None:  # never loaded, so no graph runs
-        return None
-    try:
-        return getattr(graphs.get_runtime(), "context", None)
-    except (RuntimeError, KeyError):  # the tool was called outside of any graph
-        return None

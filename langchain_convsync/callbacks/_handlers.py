@@ -17,7 +17,12 @@ from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_o
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.context import ConversationLike, current_turn, resolve
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    current_turn,
+    resolve,
+)
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, extract
 
 if TYPE_CHECKING:
@@ -43,6 +48,8 @@ class _StateSync(_Handler):
         raise_error: bool = False,
     ) -> None:
         super().__init__()
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self.raise_error = raise_error
         self._api = api_of(client)
         self._conversation = conversation
@@ -149,6 +156,7 @@ class ConvSyncCallbackHandler(_StateSync):
 
     Raises:
         ConfigurationError: ``client`` is None and the environment names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     def on_chain_end(

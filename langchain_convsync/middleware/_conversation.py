@@ -21,7 +21,12 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
-from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    current_turn,
+)
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import flaw_in, last_reply, text_of
 from langchain_convsync.surfaces.prompts import (
@@ -112,6 +117,7 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
     Raises:
         ConfigurationError: ``on_error`` is not one of these, the API server does not accept one
             of ``intents``, or ``client`` is None and the environment names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     state_schema = ConvSyncState
@@ -132,6 +138,8 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         if on_error not in {"log", "raise"} and not callable(on_error):
             message = 'on_error must be "log", "raise" or a callable'
             raise ConfigurationError(message)
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity
