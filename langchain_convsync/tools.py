@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, 
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError
@@ -76,7 +77,7 @@ class _AddMessageArgs(BaseModel):
     )
 
 
-class _ConversationTool(BaseTool):
+class _ConversationTool(BaseTool, Unpicklable):  # copied by pydantic
     """A tool that serves the conversation its run belongs to.
 
     Args:
@@ -229,7 +230,7 @@ class AddMessage(_ConversationTool):
         return f"Added to the history as a message of the {message.role}.", message
 
 
-class ConvSyncToolkit(BaseToolkit):
+class ConvSyncToolkit(BaseToolkit, Unpicklable):
     """``lookup_tenant``, ``get_conversation``, ``sync_state``, ``add_message``: ready for an agent.
 
     The model can name neither a phone number nor a session or tenant: each tool serves the

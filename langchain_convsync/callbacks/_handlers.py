@@ -11,6 +11,7 @@ from langchain_core.outputs import LLMResult
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
@@ -36,7 +37,7 @@ else:
 logger = logging.getLogger(__name__)
 
 
-class _StateSync(_Handler):
+class _StateSync(_Handler, Unpicklable):
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,

@@ -11,6 +11,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
@@ -80,7 +81,7 @@ class ConvSyncState(AgentState[Any]):
     convsync: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
 
 
-class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
+class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any], Unpicklable):
     """Gives an agent its conversation, and writes back what came of it.
 
     ::

@@ -31,7 +31,7 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     turns = module_on_first_use("langchain_convsync.turns.turn")
 
 
-class TurnRunner:
+class TurnRunner(_forks.Unpicklable):
     """Answers inbound events with a LangChain agent: once, in order, for the right tenant.
 
     ``run`` and ``arun`` record the event durably, run the agent on the conversation, commit the

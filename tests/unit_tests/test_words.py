@@ -25,8 +25,9 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     accept acquire add agent answer as bad base bound by caller chosen closed command
-    committed conceal concurrency configuration confirmed conflict connect connection content count
-    create current cut database date deduplicated default demo denied discard doctor doing done dropped
+    committed conceal concurrency configuration confirmed conflict connect connection content
+    count create current cut database date deduplicated default demo denied discard doctor
+    doing done dropped
     due duplicate extraction failed failure fake field for forget forgotten format forward
     forwarding found from get held history host ignored in inbound incomplete info intent
     invalid is kept leftovers limit line linked load longest lookup lost main max memory message
