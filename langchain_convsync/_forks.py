@@ -4,6 +4,8 @@ gunicorn that preloads, Celery's pool and ``multiprocessing`` fork processes tha
 already. The child gets a copy of everything but the threads: locks that no thread will release,
 and sockets whose other end answers parent and child alike. What keeps such a thing registers here
 what becomes of it; Python calls back before anything else runs in the child.
+
+A process that is sent a pickle shares less: what keeps such a thing is `Unpicklable`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NoReturn, Self, SupportsIndex, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 T = TypeVar("T")
@@ -45,6 +47,27 @@ _at_rest: list[tuple[Any, Callable[[Any], None]]] = []
 #: Kept in a child for good: to be collected they would call the parent's event loop.
 _abandoned: list[object] = []
 _forking = threading.RLock()
+
+
+class Unpicklable:
+    """What stays in its process: a pickle would write its secret down, and hold no connection.
+
+    A copy within the process is the thing itself, as frameworks copy what they are given.
+    """
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        name = type(self).__name__.lstrip("_")
+        message = (
+            f"{name} holds secrets or connections, which stay in their process: pass what it is "
+            "made of, and make it anew in the process that uses it"
+        )
+        raise TypeError(message)
 
 
 def lock() -> threading.Lock:

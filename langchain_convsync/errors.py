@@ -62,6 +62,10 @@ class MissingExtraError(ConfigurationError, ImportError):
         super().__init__(
             f"{feature} needs the [{extra}] extra: pip install 'langchain-convsync[{extra}]'"
         )
+        self._given = feature, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), self._given
 
 
 class InvalidPhoneNumberError(ConvSyncError, ValueError):

@@ -9,7 +9,7 @@ import ipaddress
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
@@ -269,11 +269,3 @@ def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
         pass
     message = f"{name} holds half a character: read it as UTF-8, or make a new one of ASCII"
     raise ConfigurationError(message)
-
-
-class Unpicklable:
-    """What holds a secret: whatever pickles it would write the secret down."""
-
-    def __reduce__(self) -> NoReturn:
-        message = f"{type(self).__name__} holds a secret: make it anew in each process"
-        raise TypeError(message)

@@ -9,6 +9,7 @@ import httpx
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._answers import Question, data_of, parsed
 from langchain_convsync.client._caller import Caller, Pace
@@ -48,7 +49,7 @@ _OPERATIONS = {
 }
 
 
-class Api:
+class Api(Unpicklable):
     """One API server under one configuration; every method is a flow.
 
     :func:`langchain_convsync._flow.run` performs a flow blocking, ``arun`` awaits it; connections

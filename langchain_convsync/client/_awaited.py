@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
@@ -24,7 +25,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
-class AsyncConvSyncClient:
+class AsyncConvSyncClient(Unpicklable):
     """The API server, awaited: :class:`ConvSyncClient` with ``await`` before every call.
 
     It may be used on several event loops; its connections end with the loop they were opened on.

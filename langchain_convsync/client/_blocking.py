@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
@@ -24,7 +25,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
-class ConvSyncClient:
+class ConvSyncClient(Unpicklable):
     """The API server, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Every answer is checked: that it is the documented one, and that it belongs to the customer,

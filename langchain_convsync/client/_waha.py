@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
@@ -73,7 +74,7 @@ class WahaSession:
     webhooks: tuple[WahaWebhook, ...] = ()
 
 
-class Waha:
+class Waha(Unpicklable):
     """One WAHA server; :class:`WAHAClient` documents the arguments."""
 
     def __init__(

@@ -11,11 +11,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class AsyncWAHAClient:
+class AsyncWAHAClient(Unpicklable):
     """WAHA, awaited: :class:`WAHAClient` with ``await`` before every call.
 
     It may be used on several event loops; its connections end with the loop they were opened on.

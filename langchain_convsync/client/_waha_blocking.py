@@ -10,11 +10,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class WAHAClient:
+class WAHAClient(Unpicklable):
     """WAHA, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Nothing is repeated, since WAHA knows no idempotency keys: a text whose answer was lost may have

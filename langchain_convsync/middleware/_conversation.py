@@ -17,6 +17,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
@@ -27,7 +28,12 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import MOST_MESSAGES, checked_limit
-from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    current_turn,
+)
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of
 from langchain_convsync.surfaces.prompts import (
@@ -89,7 +95,7 @@ class _Seat:
         return self.graph == self.exchange.root
 
 
-class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable):
     """Gives an agent its conversation, and writes back what came of it.
 
     ::
@@ -140,6 +146,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         ConfigurationError: ``on_error`` is not one of these, ``history_limit`` is less than 1, the
             API server does not accept one of ``intents``, or ``client`` is None and the environment
             names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     def __init__(
@@ -160,6 +167,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if on_error not in {"log", "raise"} and not callable(on_error):
             message = 'on_error must be "log", "raise" or a callable'
             raise ConfigurationError(message)
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity

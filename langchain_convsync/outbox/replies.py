@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, monotonic, sleep
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
@@ -41,7 +42,7 @@ READ_PATIENCE = 300.0
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
-class WAHAReply:
+class WAHAReply(Unpicklable):
     """Sends a runner's replies through WAHA, to the chat that the customer wrote in.
 
     ::

@@ -49,8 +49,6 @@ from langchain_convsync.surfaces.state import (
     without,
 )
 from langchain_convsync.turns.agent import (
-    Agent,
-    Agents,
     Call,
     baseline,
     call_for,
@@ -59,6 +57,7 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
+from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
@@ -110,11 +109,12 @@ class Processor:
         extractor: Extractor | None,
         prepare: Prepare | None,
         history_limit: int,
+        context: ContextOf | None,
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
     ) -> None:
-        self._agents = Agents(agent)
+        self._agents = Agents(agent, context)
         self._api = api
         self._store = store
         self._breaker = breaker
@@ -358,12 +358,13 @@ class Processor:
             for event_key, event in events
         ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
+        about: dict[str, Any] = {"facts": facts, "options": self._agents.options(attempt.ref)}
         if self._prepare is None:
             said = [] if owns_history else to_langchain(conversation.said)
             history = recent(said, self._history_limit)
-            return call_for(agent, history, new, thread=thread, facts=facts), record
+            return call_for(agent, history, new, thread=thread, **about), record
         given = self._prepare(conversation, [event for _, event in events])
-        return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record
+        return replace(call_for(agent, [], new, thread=thread, **about), input=given), record
 
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
         if self._extractor is not None:
@@ -392,6 +393,9 @@ class Processor:
         return update.model_copy(update={"intent": None})
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
+        if self._agents.learn_from(error):  # it was made for no customer, and begins again
+            yield from self._store.release(attempt.acquired.lease)
+            return None
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
