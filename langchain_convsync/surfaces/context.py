@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from langchain_convsync import _forks, phone
@@ -349,12 +350,16 @@ def resolve(
         InvalidPhoneNumberError: One of them names no customer.
     """
     turn = current_turn.get()
+    contextual = _contextual(context, identity)
+    configurable = (config or {}).get("configurable") or {}
+    if contextual is not None:
+        configurable = _unmirrored(configurable, context)
     sources = [
         None if constructor is None else ConversationRef.of(constructor),
-        _contextual(context, identity),
+        contextual,
         _current_ref.get(),
         None if turn is None else turn.ref,
-        _configured((config or {}).get("configurable") or {}),
+        _configured(configurable),
     ]
     named = [source for source in sources if source is not None]
     if not named:
@@ -376,6 +381,12 @@ def _contextual(context: object, identity: Identity | None) -> ConversationRef |
         return None
     named = identity(context)
     return None if named is None else ConversationRef.of(named)
+
+
+def _unmirrored(configurable: Mapping[str, Any], context: object) -> Mapping[str, Any]:
+    """What is configured besides what LangGraph's server copies there from a run's ``context``."""
+    read = context.get if isinstance(context, Mapping) else partial(getattr, context)
+    return {name: value for name, value in configurable.items() if read(name, None) != value}
 
 
 def _configured(configurable: Mapping[str, Any]) -> ConversationRef | None:

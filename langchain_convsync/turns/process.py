@@ -372,8 +372,7 @@ class Processor:
                 decision = yield from ask(self._extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-                logger.warning("The extractor failed, no state is synced: %s", reason)
+                logger.warning("The extractor failed, no state is synced: %s", _told(error))
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
@@ -402,7 +401,7 @@ class Processor:
         logger.warning(
             "Turn %s: the agent failed with %s, run %d of %d",
             batch.turn_id,
-            type(error).__name__,
+            _told(error),
             failures,
             limit,
             exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
@@ -456,6 +455,11 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+
+def _told(error: Exception) -> str:
+    """An error for the log: ours hold no words of the customer's, and others may."""
+    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

@@ -228,6 +228,19 @@ def test_an_identity_that_names_no_customer_leaves_it_to_the_other_sources(conte
     assert ref == ConversationRef(PHONE)
 
 
+def test_what_a_server_copies_from_the_context_names_nobody_a_second_time() -> None:
+    """LangGraph's puts each key of a run's context into ``configurable``, readable or not."""
+    sealed = {"conversation": "gAAAAAB"}
+    config = {"configurable": {"thread_id": "1", **sealed}}
+
+    ref = resolve(context=sealed, identity=lambda _: PHONE, config=config)
+
+    assert ref.phone_number == PHONE
+    config["configurable"]["conversation"] = OTHER
+    with pytest.raises(ConversationMismatchError):
+        resolve(context=sealed, identity=lambda _: PHONE, config=config)
+
+
 def test_a_reference_as_context_needs_no_identity() -> None:
     """Both kinds of runs can share one agent."""
     ref = resolve(context=ConversationRef(PHONE), identity=lambda _: OTHER)
