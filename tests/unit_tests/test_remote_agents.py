@@ -245,7 +245,8 @@ def test_langgraph_is_loaded_for_nobody_who_does_not_use_it() -> None:
     program = """
 import sys
 from langchain_core.runnables import RunnableLambda
-from langchain_convsync.turns.agent import call_for, has_memory
+from langchain_convsync.turns.agent import call_for
+from langchain_convsync.turns.agents import Agents
 agent = Agents(RunnableLambda(str)).of(None)
 call_for(agent, [], [], thread="1")
 sys.exit("langgraph" in sys.modules)
