@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
@@ -250,7 +251,7 @@ async def test_a_handler_syncs_nothing_of_a_run_that_failed(
     llmock.disconnect(after_chunks=99).disconnect(after_chunks=1)  # the first stream is shorter
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
-    with in_conversation(CUSTOMER), pytest.raises(APIError):
+    with in_conversation(CUSTOMER), pytest.raises((APIError, httpx.RemoteProtocolError)):
         await invoke(mode, agent, SAID, {"callbacks": [handler(restaurant.client)]})
 
     assert asked(llmock) == [200, 200]

@@ -22,14 +22,8 @@ from langchain_convsync._flow import run
 from langchain_convsync.errors import AgentServerError, ConfigurationError
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.messages import messages_of
-from langchain_convsync.turns.agent import (
-    Agents,
-    baseline,
-    call_for,
-    has_memory,
-    is_graph,
-    reply_of,
-)
+from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph, reply_of
+from langchain_convsync.turns.agents import Agents
 from langchain_convsync.turns.remote import RemoteAgent, at_home, local
 from tests.surfaces import PHONE
 
@@ -251,7 +245,8 @@ def test_langgraph_is_loaded_for_nobody_who_does_not_use_it() -> None:
     program = """
 import sys
 from langchain_core.runnables import RunnableLambda
-from langchain_convsync.turns.agent import Agents, call_for, has_memory
+from langchain_convsync.turns.agent import call_for
+from langchain_convsync.turns.agents import Agents
 agent = Agents(RunnableLambda(str)).of(None)
 call_for(agent, [], [], thread="1")
 sys.exit("langgraph" in sys.modules)
