@@ -16,7 +16,9 @@ from langchain_core.runnables import (
     RunnableBinding,
     RunnableConfig,
     RunnableSequence,
+    RunnableWithFallbacks,
 )
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync._flow import Flow, Io
@@ -90,12 +92,16 @@ def takes_context(agent: Runnable[Any, Any]) -> bool:
     inner = _unbound(agent)
     if isinstance(inner, RunnableSequence):  # its first step gets what its call gets
         return takes_context(inner.first)
+    if isinstance(inner, RunnableWithFallbacks):
+        return all(map(takes_context, inner.runnables))
     return "context" in inspect.signature(inner.invoke).parameters
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    while isinstance(agent, RunnableBinding):
-        agent = agent.bound
+    while isinstance(agent, RunnableBindingBase) and not isinstance(
+        agent, RunnableWithMessageHistory
+    ):
+        agent = agent.bound  # with_config, bind, with_retry
     return agent
 
 
