@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync._flow import Flow, Io
@@ -86,6 +91,9 @@ def is_graph(agent: Runnable[Any, Any]) -> bool:
 
 def takes_context(agent: Runnable[Any, Any]) -> bool:
     """Whether a call of the agent takes a ``context=``, as those of graphs do."""
+    with_fallbacks = (each for each in layers(agent) if isinstance(each, RunnableWithFallbacks))
+    if (several := next(with_fallbacks, None)) is not None:
+        return all(map(takes_context, several.runnables))
     inner = _unbound(agent)
     if isinstance(inner, RunnableSequence):  # its first step gets what its call gets
         return takes_context(inner.first)
