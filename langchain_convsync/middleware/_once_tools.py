@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync.errors import (
     ConfigurationError,
@@ -108,7 +108,12 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         self._store = store
         self._warned = False
         self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
-        self._lock = _forks.lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_failures"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _failures=WeakValueDictionary())
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Result]
@@ -225,9 +230,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
                 self._store, event, number_of(request.tool_call, messages), self._failures
             )
         telemetry.count("once_calls", outcome="unguarded")
-        with self._lock:
-            first, self._warned = not self._warned, True
-        if first:
+        if not self._warned:
+            self._warned = True
             logger.warning(
                 "OnceToolsMiddleware guards the tools of a TurnRunner's turns, and with store=… "
                 "those of in_conversation(…, event_id=…); all others are run as they are"
