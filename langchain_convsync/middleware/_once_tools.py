@@ -225,7 +225,9 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         if turn is not None and turn.calls is not None:
             return turn.calls
         if self._store is not None and (event := _event_of(request)) is not None:
-            messages = request.state.get("messages", ())
+            state: Any = request.state
+            is_plain = isinstance(state, Mapping)
+            messages = state.get("messages", ()) if is_plain else getattr(state, "messages", ())
             return EventCalls(
                 self._store, event, number_of(request.tool_call, messages), self._failures
             )
