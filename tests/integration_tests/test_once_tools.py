@@ -414,6 +414,26 @@ def test_the_policy_decides_what_follows_on_a_tool_that_raised(
         assert isinstance(turn.error, UnknownOutcomeError)
 
 
+def test_a_tool_that_the_deadline_cuts_off_is_of_unknown_outcome(server: ReferenceServer) -> None:
+    """An agent that is awaited is cancelled; its tool may have acted by then."""
+    begun: list[int] = []
+
+    @tool
+    async def transfer(amount: int) -> str:
+        """Transfer money."""
+        begun.append(amount)
+        await asyncio.Event().wait()
+        return "never"
+
+    wanted = calls(("transfer", {"amount": 25}))
+    made = world(server, [wanted, wanted, "Listo"], tools=[transfer], agent_timeout=2.0)
+
+    assert asyncio.run(made.runner.arun(said("Pago"))).reply == "Listo"
+
+    assert begun == [25]
+    assert "it may have taken effect" in str(made.told[0].content)
+
+
 @sync_and_async
 def test_a_model_that_was_asked_may_decide_to_call_again(
     answer: Answer, server: ReferenceServer
