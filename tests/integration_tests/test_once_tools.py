@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
@@ -738,6 +739,29 @@ def test_each_tool_may_have_a_policy_of_its_own(answer: Answer, server: Referenc
 
     assert answer(made.runner, said("Pago")).reply == "Listo"
     assert made.shop.charges == [25, 25]
+
+
+@sync_and_async
+def test_a_graph_of_ones_own_guards_its_tools_in_the_same_way(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """The two methods are what LangGraph's ``ToolNode`` takes."""
+    shop, once = Shop(), OnceToolsMiddleware()
+    model = ScriptedChatModel([CHARGE, NO, CHARGE, "Listo"])
+    node = ToolNode(
+        [shop.tool()], wrap_tool_call=once.wrap_tool_call, awrap_tool_call=once.awrap_tool_call
+    )
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("tools", node)
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    store = SQLiteEventStore(":memory:")
+    runner = TurnRunner(graph.compile(), client=server.client(), store=store)
+
+    assert answer(runner, said("Pago")).reply == "Listo"
+    assert shop.charges == [25]
 
 
 # Outside of turns
