@@ -133,7 +133,7 @@ def _asking(agent: Graph) -> Any:
         result = agent.invoke({"messages": [("user", question)]})
         return str(result["messages"][-1].text)
 
-    ask.coroutine = wait  # type: ignore[attr-defined]  # of the tool that the decorator makes
+    ask.coroutine = wait
     return ask
 
 

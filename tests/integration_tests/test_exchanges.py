@@ -201,13 +201,14 @@ async def test_customers_that_one_run_serves_are_kept_apart(
     server.create_conversation(phone_number=other, subdomain=TENANT, bot_id="bot-of-another")
     agent = remembering(client, ScriptedChatModel([notes, "uno", "dos"]))
 
-    def remind(_: Any) -> Any:
+    def remind(state: Any) -> Any:
         for customer in (PHONE, other):
             with in_conversation(customer):
                 agent.invoke(said(f"remind {customer[-1]}"))
         return {"messages": [AIMessage("done")]}
 
-    built = StateGraph(MessagesState).add_node("remind", remind).add_edge(START, "remind")
+    built = StateGraph(MessagesState)
+    built.add_node("remind", remind).add_edge(START, "remind")
     await invoke(mode, built.compile(), said("Remind everybody"))
 
     assert words(server) == [("user", "remind 9"), ("bot", "uno")]
