@@ -9,6 +9,9 @@ ARGS ?=
 # Processes that share the tests, each with servers of its own; 0 runs them in one, for a debugger.
 WORKERS ?= auto
 
+# The tests of what meets LangChain's own classes, by the beginning of their files' names.
+FACING := callbacks chat_history context llm_extraction messages middleware openai scripted_model state surfaces thread tools
+
 BIN := $(VENV)/bin
 # One environment in two stages: what the demo needs is there in a minute, `make install` completes it.
 DEMO := $(VENV)/.demo$(if $(OPENAI_API_KEY),-openai)
@@ -19,7 +22,7 @@ COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install langgraph demo serve test test-all long chaos bench notebooks docs check lint format typecheck constraints clean
+.PHONY: help install langgraph demo serve test test-all test-oldest long chaos bench notebooks docs check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +73,17 @@ test: install ## run the tests in random order, but for those that are long by n
 test-all: install ## run every test in random order, with branch coverage: 10 to 15 min on two cores
 	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) --cov $(ARGS)
+
+# The floors of pyproject.toml, for what LangChain's own packages are; all else as tested.
+OLDEST := $(VENV)-oldest
+test-oldest: ## what faces LangChain, on the oldest LangChain that pyproject.toml allows: 6 min, in $(VENV)-oldest
+	$(MAKE) $(OLDEST)/.pip VENV=$(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	sed -nE 's/^ +"(langchain(-core)?)>=([0-9.]+).*/\1==\3/p; s/^.*\["(langchain)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(OLDEST)/floors.txt
+	grep -vE '^(langchain|langgraph|langsmith|openai|tiktoken)' .ci/constraints.txt >> $(OLDEST)/floors.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/floors.txt --editable '.[all]' --group oldest
+	$(OLDEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+		$(wildcard $(addsuffix *.py,$(addprefix tests/unit_tests/test_,$(FACING)) $(addprefix tests/integration_tests/test_,$(FACING)))) $(ARGS)
 
 long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration_tests/test_stores_model.py tests/integration_tests/test_chaos.py $(ARGS)

@@ -16,6 +16,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
 from langchain_convsync.models import ConversationMessage
@@ -30,7 +31,7 @@ from langchain_convsync.surfaces.messages import as_messages, from_langchain, to
 logger = logging.getLogger(__name__)
 
 
-class ConvSyncChatMessageHistory(BaseChatMessageHistory):
+class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
     """The messages of one conversation, read from and written to the API server.
 
     ::

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
@@ -88,7 +88,11 @@ class CallTarget:
 Transport: TypeAlias = Literal["httpx", "aiohttp"]
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 
-APIKey: TypeAlias = str | SecretStr | Callable[[CallTarget], str | SecretStr] | None
+#: What a callable ``api_key`` gives: the key, or in async clients something to await for it.
+GivenKey: TypeAlias = str | SecretStr | Awaitable[str | SecretStr]
+APIKey: TypeAlias = (
+    str | SecretStr | Callable[[CallTarget], GivenKey] | Callable[[], GivenKey] | None
+)
 
 
 def optional_setting(value: str | None, variable: str) -> str | None:
@@ -164,6 +168,28 @@ def transport_setting(value: Transport | None) -> Transport:
     return found
 
 
+def trust_env_setting(value: bool | None) -> bool:
+    """Whether proxies and certificates come from the environment.
+
+    The argument, else ``CONVSYNC_TRUST_ENV``, else they do not.
+
+    Raises:
+        ConfigurationError: The variable is neither yes nor no.
+    """
+    if value is not None:
+        return value
+    found = (optional_setting(None, "CONVSYNC_TRUST_ENV") or "").strip().lower()
+    if found not in {*_YES, *_NO}:
+        message = (
+            "CONVSYNC_TRUST_ENV must be 1 or 0: whether HTTPS_PROXY and SSL_CERT_FILE are used"
+        )
+        raise ConfigurationError(message)
+    return found in _YES
+
+
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
 def url_parts(url: str) -> SplitResult | None:
     """The parts of an absolute http(s) URL; None for anything else.
 
@@ -221,17 +247,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def api_key_setting(value: APIKey) -> Callable[[CallTarget], SecretStr | None]:
-    """The key to use for a call's target: a fixed one, a callable's choice, or none."""
-    if callable(value):
-        choose = value
-        return lambda target: _trimmed(choose(target))
-    if value is None:
-        value = optional_setting(None, "CONVSYNC_API_KEY")
-    fixed = None if value is None else _trimmed(value)
-    return lambda _target: fixed
-
-
 def _secret(value: str | SecretStr) -> SecretStr:
     return value if isinstance(value, SecretStr) else SecretStr(value)
 
@@ -254,11 +269,3 @@ def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
         pass
     message = f"{name} holds half a character: read it as UTF-8, or make a new one of ASCII"
     raise ConfigurationError(message)
-
-
-class Unpicklable:
-    """What holds a secret: whatever pickles it would write the secret down."""
-
-    def __reduce__(self) -> NoReturn:
-        message = f"{type(self).__name__} holds a secret: make it anew in each process"
-        raise TypeError(message)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
@@ -24,7 +25,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
-class ConvSyncClient:
+class ConvSyncClient(Unpicklable):
     """The API server, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Every answer is checked: that it is the documented one, and that it belongs to the customer,
@@ -33,8 +34,9 @@ class ConvSyncClient:
     Args:
         base_url: Where the API server is, e.g. ``https://api.example.com``; else
             ``CONVSYNC_BASE_URL``. Plain http is for this machine; see ``allow_http``.
-        api_key: The key, or a callable that gets a :class:`CallTarget` and returns one without
-            blocking (a key per tenant, a fresh JWT); else ``CONVSYNC_API_KEY``, else none.
+        api_key: The key, or a callable that returns one: a fresh JWT, or the key of the tenant in
+            the :class:`CallTarget` that it gets if it takes an argument. It is asked before each
+            attempt, and once more after a 401. Else ``CONVSYNC_API_KEY``, else none.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
         max_retries: How often a failed attempt is repeated. Reads and ``sync_conversation`` are
             repeated when no answer came or the server was not ready; ``add_message`` only when it
@@ -46,6 +48,8 @@ class ConvSyncClient:
         allow_http: Hosts of a private network to which plain http may go, e.g. ``["api"]``, besides
             those that ``CONVSYNC_ALLOW_HTTP`` names, with commas between. Keys and customers' words
             are not encrypted on their way there.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. The timeout is approximate then:
             an answer whose headers trickle in can outlast it.
@@ -64,11 +68,14 @@ class ConvSyncClient:
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
         allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
         from langchain_convsync.client._api import Api
+        from langchain_convsync.client._keys import require_blocking
 
+        require_blocking(api_key)
         self.api = Api(
             base_url,
             api_key=api_key,
@@ -77,6 +84,7 @@ class ConvSyncClient:
             profile=profile,
             transport=transport,
             allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
 

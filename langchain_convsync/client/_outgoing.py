@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import StateUpdate
@@ -55,11 +55,11 @@ def query(name: str, value: str | None) -> str:
     raise ConfigurationError(message)
 
 
-def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -> dict[str, str]:
-    """The headers of a request.
+def headers(idempotency_key: str | None, *, body: bool) -> dict[str, str]:
+    """The headers of a request, but for the key that each attempt gets.
 
     Raises:
-        ConfigurationError: A key holds characters that no header can carry.
+        ConfigurationError: The idempotency key holds characters that no header can carry.
     """
     found = {
         "Accept": "application/json",
@@ -68,9 +68,6 @@ def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -
     }
     if body:
         found["Content-Type"] = "application/json"
-    if key is not None:
-        secret = header_value(key.get_secret_value(), "api_key (or CONVSYNC_API_KEY)")
-        found["Authorization"] = f"Bearer {secret}"
     if idempotency_key is not None:
         found["Idempotency-Key"] = header_value(idempotency_key, "idempotency_key")
     return found

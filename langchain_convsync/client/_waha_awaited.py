@@ -11,11 +11,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class AsyncWAHAClient:
+class AsyncWAHAClient(Unpicklable):
     """WAHA, awaited: :class:`WAHAClient` with ``await`` before every call.
 
     It may be used on several event loops; its connections end with the loop they were opened on.
@@ -30,6 +31,8 @@ class AsyncWAHAClient:
             httpx. Mocks of httpx do not see aiohttp's calls.
         allow_http: Hosts of a private network to which plain http may go, besides those that
             ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -44,6 +47,7 @@ class AsyncWAHAClient:
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
         allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         self.waha = Waha(
@@ -51,6 +55,7 @@ class AsyncWAHAClient:
             api_key=api_key,
             transport=transport,
             allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
 

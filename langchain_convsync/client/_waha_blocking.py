@@ -10,11 +10,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class WAHAClient:
+class WAHAClient(Unpicklable):
     """WAHA, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Nothing is repeated, since WAHA knows no idempotency keys: a text whose answer was lost may have
@@ -33,6 +34,8 @@ class WAHAClient:
             httpx. Blocking calls always travel over httpx.
         allow_http: Hosts of a private network to which plain http may go, besides those that
             ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. Timeouts are approximate then.
 
@@ -47,6 +50,7 @@ class WAHAClient:
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
         allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         self.waha = Waha(
@@ -54,6 +58,7 @@ class WAHAClient:
             api_key=api_key,
             transport=transport,
             allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.utils import Input, Output
 
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.dedup.claims import IN_PROGRESS, Claim, aonce, once
 from langchain_convsync.errors import EventInProgressError
 from langchain_convsync.stores.base import EventStore
@@ -53,7 +54,7 @@ def deduplicated(
     )
 
 
-class _Deduplicated(Runnable[Input, Output]):
+class _Deduplicated(Runnable[Input, Output], Unpicklable):
     def __init__(
         self,
         runnable: Runnable[Input, Output],

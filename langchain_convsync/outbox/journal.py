@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.client import Api
+from langchain_convsync.client._breaker import is_away
 from langchain_convsync.errors import (
     APIConnectionError,
     APIError,
@@ -165,7 +166,7 @@ class Journal:
             try:
                 known = yield from self._recent(conversation_key, ref, until=until)
             except APIError as error:
-                if not _away(error):
+                if not is_away(error):
                     raise
                 known = None  # its tenant will be seen when the API server answers again
         if known is not None:
@@ -291,7 +292,7 @@ class Journal:
             self._memory.forget(conversation_key)
             raise
         except APIError as error:
-            if known is None or not _away(error) or known.conversation.expired(datetime.now(UTC)):
+            if known is None or not is_away(error) or known.conversation.expired(datetime.now(UTC)):
                 raise
             telemetry.count("snapshots_used")
             ref.agreeing(ref.at(known.conversation))
@@ -387,7 +388,3 @@ def _account(ref: ConversationRef) -> str:
     """An inbox apart: no account receives messages under this name."""
     tenant = "" if ref.subdomain is None else f" of {ref.subdomain}"
     return f"convsync journal {ref.bot_id or ''}{tenant}"
-
-
-def _away(error: APIError) -> bool:
-    return error.status_code is None or error.status_code >= 500

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, monotonic, sleep
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
@@ -41,7 +42,7 @@ READ_PATIENCE = 300.0
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
-class WAHAReply:
+class WAHAReply(Unpicklable):
     """Sends a runner's replies through WAHA, to the chat that the customer wrote in.
 
     ::
@@ -69,6 +70,8 @@ class WAHAReply:
             httpx. Mocks of httpx do not see aiohttp's calls.
         allow_http: Hosts of a private network to which plain http may go, besides those that
             ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -86,6 +89,7 @@ class WAHAReply:
         typing: float = 0.0,
         transport: Transport | None = None,
         allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         if not 0 <= typing <= LONGEST_TYPING:
@@ -99,6 +103,7 @@ class WAHAReply:
             api_key=api_key,
             transport=transport,
             allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
         self.on_unverifiable: OnUnverifiableReply = on_unverifiable
@@ -202,7 +207,8 @@ class Replies(OperationQueue[ReplyJob]):
     def _failed(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
         """Keep the reply for later: to be looked for first where it may have been sent."""
         # 422: the session is not WORKING; it may be again soon.
-        if not (error.ambiguous or passing(error.status_code) or error.status_code == 422):
+        may_pass = error.ambiguous or error.foreign or passing(error.status_code)
+        if not (may_pass or error.status_code == 422):
             raise Undeliverable(str(error)) from error
         telemetry.count("reply_retries")
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
@@ -237,7 +243,9 @@ class Replies(OperationQueue[ReplyJob]):
             since = datetime.fromtimestamp(sent_at, UTC)
             found = standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
-            if passing(error.status_code) and now < sent_at + READ_PATIENCE:
+            # A key that WAHA does not accept (401) tells nothing of the chat.
+            may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
+            if may_pass and now < sent_at + READ_PATIENCE:
                 head.unread += 1
                 return max(backoff(head.unread), error.retry_after or 0.0)
             return (yield from self._unsure(head, error))

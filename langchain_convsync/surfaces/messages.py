@@ -38,13 +38,18 @@ def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     seen: dict[tuple[str, str, str], int] = {}
     result: list[BaseMessage] = []
     for message in by_timestamp(history):
-        kind = _LANGCHAIN.get(message.role)
-        if kind is None or not message.content:
+        if not is_told(message):
             continue
+        kind = _LANGCHAIN[message.role]
         key = (message.role, message.content, str(message.timestamp))
         seen[key] = seen.get(key, 0) + 1
         result.append(kind(content=message.content, id=_id(key, seen[key])))
     return result
+
+
+def is_told(message: Words) -> bool:
+    """Whether a model reads this message of a history."""
+    return message.role in _LANGCHAIN and bool(message.content)
 
 
 @lru_cache(maxsize=4096)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync.errors import ConfigurationError, FencedError
+from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
+from langchain_convsync.surfaces.context import TurnRecord, current_turn
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import (
     flaw_in,
@@ -26,10 +26,7 @@ from langchain_convsync.surfaces.messages import (
     text_in,
     text_of,
 )
-from langchain_convsync.turns.remote import RemoteAgent, at_home, is_a, layers
-
-Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
-
+from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
 
 #: What tracers call a turn's run of an agent, unless its user named it.
 RUN_NAME, TAG = "convsync turn", "convsync"
@@ -70,29 +67,7 @@ class Call:
     agent: Runnable[Any, Any]
     input: Any
     config: RunnableConfig
-
-
-class Agents:
-    """The agent of each tenant: one for all, or what a factory makes, once per tenant."""
-
-    def __init__(self, agent: Agent) -> None:
-        given: object = agent  # whatever the annotation says
-        if not (isinstance(given, Runnable) or callable(given)):
-            message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
-            raise ConfigurationError(message)
-        self._agent = at_home(agent) if isinstance(agent, Runnable) else agent
-        self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
-        self._lock = _forks.lock()
-
-    def of(self, ref: ConversationRef) -> Runnable[Any, Any]:
-        """The agent that answers this conversation."""
-        if isinstance(self._agent, Runnable):
-            return self._agent
-        key = (ref.subdomain, ref.bot_id)
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = at_home(self._agent(ref))
-            return self._made[key]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def has_memory(agent: Runnable[Any, Any]) -> bool:
@@ -107,6 +82,16 @@ def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
     inner = _unbound(agent)
     return is_a(inner, "protocol", "PregelProtocol") or hasattr(inner, "checkpointer")
+
+
+def takes_context(agent: Runnable[Any, Any]) -> bool:
+    """Whether a call of the agent takes a ``context=``, as those of graphs do."""
+    inner = _unbound(agent)
+    if isinstance(inner, RunnableSequence):  # its first step gets what its call gets
+        return takes_context(inner.first)
+    if isinstance(inner, RemoteAgent):
+        return True
+    return "context" in inspect.signature(inner.invoke).parameters
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -124,6 +109,7 @@ def call_for(
     *,
     thread: str,
     facts: Mapping[str, str | None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Call:
     """The default call: history and new messages.
 
@@ -133,12 +119,13 @@ def call_for(
         new: The customer's new messages; their ids are the same when the turn is run again.
         thread: The id for the agent's own memory; it reveals no phone number.
         facts: What tracers get besides; nothing that names a customer.
+        options: What the agent's own kind of call takes besides: a graph its ``context``.
     """
     given = [*history, *new]
     config = _traced(agent, {"thread_id": thread, **(facts or {})})
     if has_memory(agent):
         config["configurable"] = {"thread_id": thread, "session_id": thread}
-    return Call(agent, {"messages": given} if is_graph(agent) else given, config)
+    return Call(agent, {"messages": given} if is_graph(agent) else given, config, options or {})
 
 
 def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> RunnableConfig:
@@ -213,7 +200,7 @@ def invoke(
     def block() -> Any:
         token, until = current_turn.set(record), time.monotonic() + deadline
         try:
-            output = call.agent.invoke(given, call.config)
+            output = call.agent.invoke(given, call.config, **call.options)
         finally:
             current_turn.reset(token)
         if time.monotonic() > until:
@@ -223,7 +210,8 @@ def invoke(
     async def wait() -> Any:
         token = current_turn.set(record)
         try:
-            return await _unless_lost(call.agent.ainvoke(given, call.config), watch, deadline)
+            running = call.agent.ainvoke(given, call.config, **call.options)
+            return await _unless_lost(running, watch, deadline)
         finally:
             current_turn.reset(token)
 

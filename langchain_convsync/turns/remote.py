@@ -238,9 +238,17 @@ def _address(graph: Any) -> str:
 
 def _snapshot(state: Mapping[str, Any]) -> StateSnapshot:
     """The state of a thread as a compiled graph tells it, as far as turns look at it."""
-    from langgraph.types import StateSnapshot
+    from langgraph.types import PregelTask, StateSnapshot
 
-    waiting = [each for task in state.get("tasks") or () for each in task["interrupts"]]
+    tasks = tuple(
+        PregelTask(
+            id=str(task.get("id")),
+            name=task["name"],
+            path=(),
+            interrupts=tuple(_interrupts(task["interrupts"])),
+        )
+        for task in state.get("tasks") or ()
+    )
     return StateSnapshot(
         values=local(state.get("values") or {}),
         next=tuple(state.get("next") or ()),
@@ -248,8 +256,8 @@ def _snapshot(state: Mapping[str, Any]) -> StateSnapshot:
         metadata=state.get("metadata"),
         created_at=state.get("created_at"),
         parent_config=None,
-        tasks=(),
-        interrupts=tuple(_interrupts(waiting)),
+        tasks=tasks,
+        interrupts=tuple(each for task in tasks for each in task.interrupts),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from functools import cache
 from typing import Annotated, Any, NotRequired
 
 from cryptography.fernet import Fernet
@@ -81,6 +82,7 @@ def opened(context: Sealed) -> str:
     return Fernet(os.environ["HANDLE_KEY"]).decrypt(context["conversation"]).decode()
 
 
+@cache
 def synced() -> Any:
     """An agent that reads and writes its conversation itself; made when it is first asked for."""
     return create_agent(

@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.agent_server import graphs
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / ".venv-langgraph/bin/langgraph"
+PLACE = ROOT / ".venv-langgraph"
+IS_INSTALLED = (PLACE / ".installed").exists()
 #: Why its tests cannot run where it is missing.
 MISSING = "LangGraph's server is not installed: `make langgraph` does that, from a package index"
 #: What it says when it serves.
@@ -37,7 +38,14 @@ def serving(**environment: str) -> Iterator[str]:
         "LANGGRAPH_CLI_NO_ANALYTICS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [str(PROGRAM), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    command = [
+        str(PLACE / "bin" / "langgraph"),
+        "dev",
+        "--no-browser",
+        "--no-reload",
+        "--port",
+        str(port),
+    ]
     with tempfile.TemporaryDirectory() as folder:  # it keeps its threads in the current one
         source = Path(graphs.__file__)
         served = {name: f"{source}:{name}" for name in graphs.GRAPHS}

@@ -48,7 +48,7 @@ class Recorded:
 
     def _graph(self, name: str) -> Any:
         graph = getattr(graphs, name)
-        graph = graph() if callable(graph) and not hasattr(graph, "invoke") else graph
+        graph = graph if hasattr(graph, "invoke") else graph()
         return graph.copy({"checkpointer": self._saver})
 
     async def _read(self, request: Request) -> tuple[str, Any]:
@@ -102,7 +102,7 @@ class Recorded:
         given = body.get("input")
         if (command := body.get("command")) is not None:
             given = Command(resume=command["resume"])
-        config = {"configurable": {"thread_id": thread}}
+        config = {"configurable": {**(body.get("context") or {}), "thread_id": thread}}
         streamed = graph.astream(
             given, config, context=body.get("context"), stream_mode=["values", "updates"]
         )

@@ -7,13 +7,12 @@ import itertools
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from langgraph.pregel.remote import RemoteGraph
-from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 from langchain_convsync.errors import AgentServerError
 from langchain_convsync.models import InboundEvent, StateUpdate
@@ -21,8 +20,10 @@ from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 from tests.agent_server import real
+from tests.agent_server.client import Graphs
 from tests.agent_server.recorded import Recorded
 from tests.listening import listening
+from tests.pages import files, page
 
 pytestmark = pytest.mark.usefixtures("no_pause")
 
@@ -52,7 +53,7 @@ def recorded() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def real_server() -> Iterator[str]:
-    if not real.PROGRAM.exists():
+    if not real.IS_INSTALLED:
         pytest.skip(real.MISSING)
     with real.serving() as url:
         yield url
@@ -72,38 +73,6 @@ def reference() -> Iterator[ReferenceServer]:
 @pytest.fixture
 def server(reference: ReferenceServer) -> ReferenceServer:
     return reference.start()
-
-
-@dataclass
-class Graphs:
-    """``RemoteGraph``s of one server, and all that they sent to it."""
-
-    url: str
-    sent: list[str] = field(default_factory=list)
-    _made: list[RemoteGraph] = field(default_factory=list)
-
-    def __call__(self, name: str, kind: type[RemoteGraph] = RemoteGraph, **given: Any) -> Any:
-        graph = kind(name, url=self.url, **given)
-        _client(graph.sync_client).event_hooks["request"].append(self._see)
-        _client(graph.client).event_hooks["request"].append(self._await)
-        self._made.append(graph)
-        return graph
-
-    def _see(self, request: httpx.Request) -> None:
-        self.sent.append(f"{request.url} {request.headers} {request.content!r}")
-
-    async def _await(self, request: httpx.Request) -> None:
-        self._see(request)
-
-    async def close(self) -> None:
-        for graph in self._made:
-            _client(graph.sync_client).close()
-            await _client(graph.client).aclose()
-
-
-def _client(of: LangGraphClient | SyncLangGraphClient | None) -> Any:
-    assert of is not None
-    return of.http.client
 
 
 @pytest.fixture
@@ -262,7 +231,8 @@ async def test_a_run_that_fails_there_fails_here_and_says_where_to_look(
     assert (turn.status, turn.reply) == ("failed", "Un momento")
     assert isinstance(turn.error, AgentServerError)
     assert str(turn.error).startswith("'clumsy' failed with ValueError on LangGraph's server at ")
-    assert "its log says why" in str(turn.error)
+    assert str(turn.error).endswith(": its log says why")
+    assert str(turn.error) in caplog.text
     assert "soufflé" not in f"{turn.error}{caplog.text}"
 
 
@@ -274,3 +244,26 @@ async def test_a_server_that_serves_no_such_agent_is_told_by_what_to_do(
     assert turn.status == "failed"
     assert "'cook' (422): it must be the name of a graph in its langgraph.json" in str(turn.error)
     assert graphs.url in str(turn.error)
+
+
+async def test_the_runner_that_the_page_shows_answers(
+    graphs: Graphs,
+    customer: str,
+    server: ReferenceServer,
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """As pasted, but for where LangGraph's server is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVSYNC_BASE_URL", server.base_url)
+    shown = files(page("build/langgraph"))["bot.py"]
+    assert 'RemoteGraph("waiter", url="http://127.0.0.1:2024")' in shown
+    names: dict[str, Any] = {}
+    exec(shown.replace("http://127.0.0.1:2024", graphs.url), names)
+    graphs.close_later(names["agent"])
+
+    async with names["runner"] as runner:
+        turn = await answer(runner, event(customer, 1, "Hola"))
+
+    assert (turn.status, turn.reply) == ("answered", "Oí: Hola")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,7 +15,17 @@ from langchain_convsync.cli import command_line, main
 from langchain_convsync.testing import ReferenceServer
 from tests.client_calls import PHONE, conversation
 from tests.doctor_runs import NOT_FOUND, Routes, doctor, examined, printed
-from tests.faulty_server import HANG, Deed, FaultyServer, Received, answers, head, sends
+from tests.faulty_server import (
+    HANG,
+    Deed,
+    FaultyServer,
+    Received,
+    Script,
+    answers,
+    head,
+    sends,
+)
+from tests.pages import ROOT
 
 API, CONVERSED = "API server", "conversation"
 BOT = "67890abcdef0123456789abc"
@@ -161,6 +172,80 @@ def test_endpoints_at_the_observed_prefix_are_found() -> None:
     assert found["status"] == "warning"
     assert "404, HTML" in found["message"]
     assert 'ServerProfile(prefix="/api/v1/whatsapp-providers")' in found["advice"]
+
+
+OBSERVED = "/api/v1/whatsapp-providers"
+
+
+@pytest.mark.parametrize("key", [None, "a-key"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answers({"error": "Access denied. No token provided."}, 401),
+        answers({"message": "Forbidden"}, 403),
+        answers({"error": "Invalid token."}, 400),
+        answers({"hello": "world"}),
+    ],
+    ids=["401", "403", "400", "200"],
+)
+@pytest.mark.parametrize(
+    "routes",
+    [
+        Routes(),
+        Routes(health=HTML),
+        Routes(health=answers({"status": "up"})),
+        Routes(health=answers({"message": "Unauthorized"}, 401)),
+    ],
+    ids=["health", "no health", "bare health", "health that asks for a key"],
+)
+def test_another_router_under_the_documented_prefix_is_not_the_api(
+    routes: Routes, refusal: Script, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal without the envelope is anybody's: the prefix that answers with it wins."""
+    if key is not None:
+        monkeypatch.setenv("CONVSYNC_API_KEY", key)
+
+    def both(request: Received) -> Iterable[bytes | float | Deed]:
+        if request.target.startswith(OBSERVED + "/"):
+            return routes(request)
+        return (refusal if request.target.endswith("/health") else HTML)(request)
+
+    report = examined(both)
+
+    assert report.profile.prefix == OBSERVED
+    assert report.status(API, "prefix") == "warning"
+    assert report.status(API, "envelope") == "ok"
+
+
+def test_the_pairs_of_a_public_server_lead_to_its_prefix() -> None:
+    """What was seen there, asked for without a key."""
+    pairs = json.loads((ROOT / "tests" / "observed" / "api-server.json").read_text("utf-8"))[
+        "pairs"
+    ]
+    health = {
+        pair["request"]["path"]: pair["response"]
+        for pair in pairs
+        if pair["case"].startswith("G health")
+    }
+
+    def seen(request: Received) -> Iterable[bytes | float | Deed]:
+        found = health.get(request.target)
+        if found is None:
+            return (Routes() if request.target.startswith(OBSERVED) else HTML)(request)
+        return answers(found["body"], found["status"])(request)
+
+    assert len(health) == 2
+    assert examined(seen).profile.prefix == OBSERVED
+
+
+def test_a_refusal_without_envelope_is_taken_where_nothing_else_answers() -> None:
+    """Then it is the key that is to be mended first."""
+    refused = answers({"message": "Unauthorized"}, 401)
+
+    report = examined(refused)
+
+    assert report.failed == [(API, "key"), (API, "envelope")]
+    assert report.status(API, "prefix") == "ok"
 
 
 def test_another_prefix_can_be_named() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ToolRetryMiddleware
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
@@ -30,6 +30,7 @@ from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
 from tests.promises import CUSTOMER, Answer, history, said, served, sync_and_async
+from tests.store_cases import Clock
 
 NO = RuntimeError("the model is overloaded")
 
@@ -229,7 +230,7 @@ def test_a_subagents_tools_act_once_where_its_own_middleware_guards_them(
 ) -> None:
     """The cashier is an agent of its own, called by a tool that is not guarded."""
     shop = Shop()
-    cashier = create_agent(
+    cashier: Any = create_agent(
         ScriptedChatModel([CHARGE, "Paid.", CHARGE, "Paid."]),
         [shop.tool()],
         middleware=[OnceToolsMiddleware()],
@@ -439,14 +440,43 @@ def test_a_retry_middleware_runs_a_tool_as_often_as_ever_and_its_end_is_kept(
     assert [m.content for m in made.told] == ["Paid."]
 
 
+class AskingAgain(AgentMiddleware[Any, Any, Any]):
+    """Repeats a call as long as its result is an error."""
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        while getattr(result := handler(request), "status", "") == "error":
+            pass
+        return result
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        while getattr(result := await handler(request), "status", "") == "error":
+            pass
+        return result
+
+
+@sync_and_async
+def test_a_middleware_that_repeats_errors_repeats_them_and_gets_the_same_in_a_later_run(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """Each of its attempts is a call of its own."""
+    shop = Shop(fails=[ToolException("Busy."), ToolException("Busy.")])
+    options, middleware = {"handle_tool_error": True}, [AskingAgain(), OnceToolsMiddleware()]
+    script = [CHARGE, NO, CHARGE, "Listo"]
+    made = world(server, script, shop=shop, middleware=middleware, options=options)
+
+    assert answer(made.runner, said("Pago")).reply == "Listo"
+
+    assert made.shop.charges == [25, 25, 25]
+    assert [m.content for m in made.told] == ["Paid."]
+
+
 @sync_and_async
 def test_a_tool_is_held_whatever_makes_an_answer_of_its_error(
     answer: Answer, server: ReferenceServer
 ) -> None:
     """The agent goes on and says something; the turn ends as a dead letter."""
     retry = ToolRetryMiddleware(max_retries=0, on_failure="continue")
-    once, first = OnceToolsMiddleware(unknown="hold"), [TimeoutError()]
-    shop = Shop(fails=list(first))
+    once, shop = OnceToolsMiddleware(unknown="hold"), Shop(fails=[TimeoutError()])
     script = [CHARGE, NO, CHARGE, "Pagado, creo"]
     made = world(server, script, shop=shop, middleware=[retry, once])
 
@@ -507,36 +537,53 @@ def test_a_tool_that_waits_for_a_human_is_neither_done_nor_unknown(
     assert made.told[0].content == "Sí"
 
 
+@sync_and_async
+def test_a_tool_that_waits_for_a_human_goes_on_although_the_turn_was_not_committed(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """That it was begun is taken back when it begins to wait."""
+
+    @tool
+    def approve(question: str) -> str:
+        """Ask a human."""
+        return str(interrupt(question))
+
+    store = CountedStore()
+    store.fails = {"commit_turn": 1}
+    ask = calls(("approve", {"question": "¿Seguro?"}))
+    made = world(server, [ask, "Listo"], tools=[approve], checkpointer=InMemorySaver(), store=store)
+    with pytest.raises(StoreUnavailableError):
+        answer(made.runner, said("Pago"))
+
+    answer(made.runner, said("Pago"))
+
+    assert [m.status for m in made.told] == ["success"]
+
+
 # The turn's lease, and the store
 
 
 @sync_and_async
-def test_a_worker_that_lost_its_turn_calls_no_tool(
-    answer: Answer, server: ReferenceServer, event_store: EventStore
-) -> None:
+def test_a_worker_that_lost_its_turn_calls_no_tool(answer: Answer, server: ReferenceServer) -> None:
     """The agent that was too slow is refused by the store, before it acts."""
+    clock = Clock()
+    store = SQLiteEventStore(":memory:", clock=clock)
 
     def overtaken(_: Any) -> AIMessage:
-        """Another process finds the lease lapsed."""
-        conversation_key = run(event_store.loads())[0].account
-        assert conversation_key
-        other = taken_over(event_store)
-        run(event_store.release(other))
+        """Another process takes the turn over, which gives it back."""
+        clock.advance(31.0)
+        other = run(store.acquire("inbox", "other"))
+        assert other is not None
+        run(store.release(other.lease))
         return CHARGE(None)
 
-    made = world(server, [overtaken, CHARGE, "Listo"], store=event_store, max_errors=2)
+    made = world(server, [overtaken, CHARGE, "Listo"], store=store, lease=30.0)
+    before = telemetry.counted("turns_fenced")
 
     assert answer(made.runner, said("Pago")).reply == "Listo"
 
     assert made.shop.charges == [25]
-
-
-def taken_over(store: EventStore) -> Any:
-    """The lease of whoever takes the only inbox over, as soon as it can."""
-    while (acquired := run(store.acquire("inbox", "other"))) is None:
-        for load in run(store.loads()):
-            assert load.queue == "inbox"
-    return acquired.lease
+    assert telemetry.counted("turns_fenced") == before + 1
 
 
 class CountedStore(SQLiteEventStore):
@@ -678,8 +725,7 @@ def test_outside_a_turn_tools_are_run_as_they_are_and_that_is_said_once(
         agent.invoke({"messages": [HumanMessage("Pago")]})
 
     assert shop.charges == [25, 25]
-    assert [r.message for r in caplog.records if "OnceTools" in r.message] == [
-        "OnceToolsMiddleware guards the tools of a TurnRunner's turns; outside of one they are run "
-        "as they are"
-    ]
+    told = [record.message for record in caplog.records if "OnceTools" in record.message]
+    assert len(told) == 1
+    assert "outside of one they are run as they are" in told[0]
     assert telemetry.counted("once_calls", outcome="unguarded") == before + 2

@@ -261,4 +261,4 @@ def test_a_base_url_may_be_all_of_it() -> None:
     whole = "https://api.example.com/api/v1/whatsapp"
     api = ConvSyncClient(whole, profile=ServerProfile(prefix="")).api
 
-    assert api._caller.request("GET", "/health", CallTarget()).url == f"{whole}/health"
+    assert api._caller.request("GET", "/health").url == f"{whole}/health"

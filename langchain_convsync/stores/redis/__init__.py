@@ -97,7 +97,7 @@ _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
 
 
-class RedisEventStore:
+class RedisEventStore(_forks.Unpicklable):
     """Events, operations and leases in Redis 6.2 or newer, or Valkey.
 
     Nothing is lost if Redis keeps an append-only file (``appendonly yes``; with ``appendfsync

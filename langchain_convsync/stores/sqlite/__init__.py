@@ -82,7 +82,7 @@ T = TypeVar("T")
 Step: TypeAlias = Callable[[Transaction], Any]
 
 
-class SQLiteEventStore:
+class SQLiteEventStore(_forks.Unpicklable):
     """Events, operations and leases in one SQLite file, shared by the processes of one machine.
 
     Each operation is one transaction on the calling thread for blocking calls; those that are
