@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         InvalidPhoneNumberError,
         InvalidResponseError,
         MissingExtraError,
+        NoInterruptError,
         NotFoundError,
         PermissionDeniedError,
         RateLimitError,
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
         LookupTenant,
         SyncState,
     )
-    from langchain_convsync.turns import Turn, TurnRunner
+    from langchain_convsync.turns import Interrupt, Turn, TurnRunner
 
 _MODULES = {
     "app": ("create_app",),
@@ -99,6 +100,7 @@ _MODULES = {
         "InvalidPhoneNumberError",
         "InvalidResponseError",
         "MissingExtraError",
+        "NoInterruptError",
         "NotFoundError",
         "PermissionDeniedError",
         "RateLimitError",
@@ -121,7 +123,7 @@ _MODULES = {
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
-    "turns": ("Turn", "TurnRunner"),
+    "turns": ("Interrupt", "Turn", "TurnRunner"),
     "waha": (),
 }
 
@@ -153,11 +155,13 @@ __all__ = [
     "FencedError",
     "GetConversation",
     "InboundEvent",
+    "Interrupt",
     "InvalidEventError",
     "InvalidPhoneNumberError",
     "InvalidResponseError",
     "LookupTenant",
     "MissingExtraError",
+    "NoInterruptError",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",

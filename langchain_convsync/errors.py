@@ -9,6 +9,7 @@
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
     ├── UnknownConversationError        no surface was told which conversation it serves
+    ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
     ├── ClosedError                     a client, store or runner was used after close
     ├── APIError                        the API server; ``ambiguous``: a write may have landed
@@ -76,6 +77,10 @@ class EventInProgressError(ConvSyncError):
 
 class UnknownConversationError(ConvSyncError, LookupError):
     """Nothing named the conversation to act on."""
+
+
+class NoInterruptError(ConvSyncError, LookupError):
+    """No run of the agent waits for this answer, or it has another one already."""
 
 
 class ConversationMismatchError(ConvSyncError):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from langchain_convsync import _forks
+from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of, text_of
+from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of
+from langchain_convsync.turns.interrupts import Interrupt
+
+logger = logging.getLogger(__name__)
 
 Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
 
@@ -151,13 +155,14 @@ class Before:
     """What a checkpointed agent knew before this run.
 
     Attributes:
-        values: Its state; for one that waits, the state before the run that was interrupted: what
-            was decided in there is still to be synced.
-        waiting: Whether it was interrupted, and waits for an answer.
+        values: Its state.
+        interrupts: What it waits for.
+        turn: The turn that ran it last, as far as it was one of ours.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    waiting: bool = False
+    interrupts: tuple[Interrupt, ...] = ()
+    turn: str | None = None
 
 
 def baseline(call: Call) -> Flow[Before]:
@@ -165,47 +170,125 @@ def baseline(call: Call) -> Flow[Before]:
     graph: Any = _unbound(call.agent)
     if not getattr(graph, "checkpointer", None):
         return Before()
-    state = yield from Io(graph.get_state, graph.aget_state, call.config)
-    if not state.interrupts:
-        return Before(state.values)
-
-    def block() -> Mapping[str, Any]:
-        found = (_before_input(each) for each in graph.get_state_history(call.config))
-        return next((values for values in found if values is not None), {})
-
-    async def wait() -> Mapping[str, Any]:
-        async for each in graph.aget_state_history(call.config):
-            if (values := _before_input(each)) is not None:
-                return values
-        return {}
-
-    return Before((yield from Io(block, wait)), waiting=True)
+    return _before((yield from Io(graph.get_state, graph.aget_state, call.config)))
 
 
-def _before_input(checkpoint: Any) -> Mapping[str, Any] | None:
-    """The state that an input met; None for a checkpoint of another kind."""
-    values: Mapping[str, Any] = checkpoint.values
-    return values if checkpoint.metadata.get("source") == "input" else None
+def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
+    """The agent's state before a turn began, and the call that goes on from there.
+
+    An attempt at the turn that was not committed is as if it had not been: what it noted is lost,
+    so its steps run again.
+
+    Returns:
+        None where the turn was the first one.
+    """
+    graph: Any = _unbound(call.agent)
+
+    def block() -> Any:
+        found = graph.get_state_history(call.config)
+        return next((state for state in found if _turn_of(state) != turn), None)
+
+    async def wait() -> Any:
+        async for state in graph.aget_state_history(call.config):
+            if _turn_of(state) != turn:
+                return state
+        return None
+
+    if (found := (yield from Io(block, wait))) is None:
+        return None
+    place = {**call.config["configurable"], **found.config["configurable"]}
+    config: RunnableConfig = {**call.config, "configurable": place}
+    return replace(call, config=config), _before(found)
 
 
-def invoke(
-    call: Call, record: TurnRecord, watch: Watch, *, before: Before, deadline: float
-) -> Flow[Any]:
+def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
+    """:func:`earlier`, also where the turn was the first one."""
+    if (found := (yield from earlier(call, turn))) is not None:
+        return found
+    saver, thread = _unbound(call.agent).checkpointer, call.config["configurable"]["thread_id"]  # type: ignore[attr-defined]
+    try:
+        yield from Io(saver.delete_thread, saver.adelete_thread, thread)
+    except Exception as error:  # noqa: BLE001 - one that cannot delete may raise anything
+        logger.warning("A thread could not be begun anew: %s", type(error).__name__)
+        yield from abandon(call, why)
+    return call, Before()
+
+
+def _before(state: Any) -> Before:
+    return Before(
+        values=_values(state),
+        interrupts=tuple(map(Interrupt.of, state.interrupts)),
+        turn=_turn_of(state),
+    )
+
+
+def _turn_of(state: Any) -> str | None:
+    turn: str | None = (state.metadata or {}).get("convsync_turn")
+    return turn
+
+
+def _values(state: Any) -> Mapping[str, Any]:
+    """The state's values; of a function that is an agent they may be of any kind."""
+    return state.values if isinstance(state.values, Mapping) else {}
+
+
+def abandon(call: Call, why: str) -> Flow[None]:
+    """End a run that waits, or stopped half-way, in the agent's own memory.
+
+    Its next run begins anew. Calls of tools that were not run are answered with ``why``: providers
+    refuse a thread that leaves one unanswered. Where the memory cannot be changed, the next run
+    begins on it as it is.
+    """
+    graph: Any = _unbound(call.agent)
+    if not getattr(graph, "checkpointer", None):
+        return
+    config = {"configurable": call.config["configurable"]}  # as nobody's turn
+    try:
+        state = yield from Io(graph.get_state, graph.aget_state, config)
+        if not state.next:
+            return
+        telemetry.count("runs_abandoned")
+        if answers := _tool_answers(messages_of(_values(state)), why):
+            changes = {"messages": answers}
+            yield from Io(graph.update_state, graph.aupdate_state, config, changes, state.next[0])
+        yield from Io(graph.update_state, graph.aupdate_state, config, None, "__end__")
+    except Exception as error:  # noqa: BLE001 - whatever a graph or its memory raises ends here
+        logger.warning("A run that waits could not be ended: %s", type(error).__name__)
+
+
+def _tool_answers(messages: Sequence[BaseMessage], why: str) -> list[BaseMessage]:
+    """Answers to every call of the last message that calls tools: those it has, and ``why``."""
+    place = next((n for n in reversed(range(len(messages))) if _calls(messages[n])), None)
+    if place is None:
+        return []
+    has = {each.tool_call_id: each for each in messages[place:] if isinstance(each, ToolMessage)}
+    calls = _calls(messages[place])
+    if all(call["id"] in has for call in calls):
+        return []
+    return [
+        has.get(call["id"] or "")
+        or ToolMessage(why, name=call["name"], tool_call_id=call["id"] or "", status="error")
+        for call in calls
+    ]
+
+
+def _calls(message: BaseMessage) -> Sequence[ToolCall]:
+    return message.tool_calls if isinstance(message, AIMessage) else ()
+
+
+def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> Flow[Any]:
     """Run the agent inside the turn; surfaces called from it record instead of writing.
-
-    An interrupted agent is resumed with the customer's words.
 
     Raises:
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
             stopped, it is discarded when it comes back).
         FencedError: Another process took the conversation over meanwhile.
     """
-    given = _resumption(call.input) if before.waiting else call.input
 
     def block() -> Any:
         token, until = current_turn.set(record), time.monotonic() + deadline
         try:
-            output = call.agent.invoke(given, call.config)
+            output = call.agent.invoke(call.input, call.config)
         finally:
             current_turn.reset(token)
         if time.monotonic() > until:
@@ -215,18 +298,11 @@ def invoke(
     async def wait() -> Any:
         token = current_turn.set(record)
         try:
-            return await _unless_lost(call.agent.ainvoke(given, call.config), watch, deadline)
+            return await _unless_lost(call.agent.ainvoke(call.input, call.config), watch, deadline)
         finally:
             current_turn.reset(token)
 
     return (yield from Io(block, wait))
-
-
-def _resumption(given: Any) -> Any:
-    from langgraph.types import Command  # a graph is waiting, so langgraph is there
-
-    words = [text_of(message) for message in given["messages"]]
-    return Command(resume="\n".join(words))
 
 
 async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
@@ -254,11 +330,6 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
 
 def _too_late(deadline: float) -> AgentTimeoutError:
     return AgentTimeoutError(f"the agent did not finish within {deadline:g} s")
-
-
-def is_interrupted(output: object) -> bool:
-    """Whether the graph stopped to wait for a human."""
-    return isinstance(output, Mapping) and bool(output.get("__interrupt__"))
 
 
 def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
