@@ -13,11 +13,13 @@ BIN := $(VENV)/bin
 # One environment in two stages: what the demo needs is there in a minute, `make install` completes it.
 DEMO := $(VENV)/.demo$(if $(OPENAI_API_KEY),-openai)
 INSTALLED := $(VENV)/.installed
+# LangGraph's server asks for other versions than ours, so it has an environment of its own, where the tests look for it.
+LANGGRAPH := .venv-langgraph
 COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-all long chaos bench notebooks docs check lint format typecheck constraints clean
+.PHONY: help install langgraph demo serve test test-all long chaos bench notebooks docs check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +52,14 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 	$(PIP_INSTALL) --editable '.[all]' --group dev
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
 
+langgraph: $(LANGGRAPH)/.installed ## LangGraph's own server, for the tests that `make test-all` runs on it: 45 s (260 MB)
+
+$(LANGGRAPH)/.installed: pyproject.toml .ci/langgraph.txt
+	$(PYTHON) -m venv $(LANGGRAPH) || $(PYTHON) -m venv --without-pip $(LANGGRAPH)
+	$(LANGGRAPH)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(LANGGRAPH)/bin/python install --quiet pip
+	$(LANGGRAPH)/bin/python -m pip install --disable-pip-version-check --constraint .ci/langgraph.txt --editable '.[agents]' 'langgraph-cli[inmem]'
+	@touch $@
+
 # A worker that is done takes over what another one has not begun.
 # What was compiled is kept, also where the environment says otherwise: 8,000 tests are read by each.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
@@ -58,6 +68,7 @@ test: install ## run the tests in random order, but for those that are long by n
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: install ## run every test in random order, with branch coverage: 10 to 15 min on two cores
+	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) --cov $(ARGS)
 
 long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour
@@ -97,8 +108,12 @@ constraints: ## renew .ci/constraints.txt from the newest versions that pyprojec
 	$(MAKE) install VENV=$(VENV)-newest CONSTRAINTS=
 	{ head -n 1 .ci/constraints.txt && $(VENV)-newest/bin/python -m pip freeze --exclude-editable; } > .ci/constraints.new
 	mv .ci/constraints.new .ci/constraints.txt
-	rm -rf $(VENV)-newest
+	rm -rf $(VENV)-newest $(LANGGRAPH)
+	head -n 1 .ci/langgraph.txt >.ci/langgraph.new && cp .ci/langgraph.new .ci/langgraph.txt
+	$(MAKE) langgraph
+	$(LANGGRAPH)/bin/python -m pip freeze --exclude-editable >>.ci/langgraph.new
+	mv .ci/langgraph.new .ci/langgraph.txt
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist site .cache
+	rm -rf $(VENV) $(LANGGRAPH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist site .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
+        AgentServerError,
         APIConnectionError,
         APIError,
         APIStatusError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        UnknownOutcomeError,
         WAHAError,
     )
     from langchain_convsync.models import (
@@ -86,6 +88,7 @@ _MODULES = {
         "APIError",
         "APIStatusError",
         "APITimeoutError",
+        "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
         "ClosedError",
@@ -109,6 +112,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "UnknownOutcomeError",
         "WAHAError",
     ),
     "surfaces.llm_extraction": ("llm_extractor",),
@@ -133,6 +137,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AddMessage",
+    "AgentServerError",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AsyncWAHAClient",
@@ -178,6 +183,7 @@ __all__ = [
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "UnknownOutcomeError",
     "WAHAClient",
     "WAHAError",
     "WAHAReply",

@@ -8,6 +8,7 @@
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
+    ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
@@ -25,6 +26,7 @@
     │       ├── ConflictError           409
     │       ├── RateLimitError          429
     │       └── ServerError             5xx
+    ├── AgentServerError                LangGraph's server did not run the agent
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
@@ -73,6 +75,10 @@ class InvalidEventError(ConvSyncError, ValueError):
 
 class EventInProgressError(ConvSyncError):
     """Another call or process is at work on the event; its result is not known yet."""
+
+
+class UnknownOutcomeError(ConvSyncError):
+    """A tool's call was begun in an earlier run of the turn, and what came of it is unknown."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):
@@ -172,6 +178,10 @@ class RateLimitError(APIStatusError):
 
 class ServerError(APIStatusError):
     """The API server failed."""
+
+
+class AgentServerError(ConvSyncError):
+    """LangGraph's server did not run the agent; the message says what to do about it."""
 
 
 class WAHAError(ConvSyncError):

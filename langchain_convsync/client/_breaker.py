@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.errors import APIError
 from langchain_convsync.settings import CallTarget
 
@@ -44,7 +43,7 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self, *, first: float, longest: float, clock: Callable[[], float] = time.monotonic
+        self, *, first: float, longest: float, clock: Callable[[], float] = monotonic
     ) -> None:
         self._first, self._longest, self._clock = first, longest, clock
         self._circuits: dict[CallTarget, _OpenCircuit] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TypeVar
 import httpx
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, Io, monotonic, sleep
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Method, Outcome, Request
@@ -46,7 +45,7 @@ class Pace:
         randomness: A fresh random number, 0.0 up to 1.0.
     """
 
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic
     sleep: Callable[[float], Io[None]] = sleep
     randomness: Callable[[], float] = random.random
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 import httpx
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Io
+from langchain_convsync._flow import Io, running_loop
 from langchain_convsync.client._exchange import Outcome, Request
 from langchain_convsync.client._transports import chosen
 from langchain_convsync.client._wires import (
@@ -161,7 +161,7 @@ class Connections:
     async def aclose(self) -> None:
         """Close everything, the wire of the running loop before returning."""
         with self._lock:
-            mine = self._loops.pop(asyncio.get_running_loop(), None)
+            mine = self._loops.pop(running_loop(), None)
         self.close()
         if mine is not None:
             await mine.ending.aclose()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 import weakref
 from collections import deque
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 import httpcore
 import httpx
 
+from langchain_convsync._flow import monotonic
 from langchain_convsync.client._deadline import AsyncBackend, BlockingBackend, Deadline, current
 from langchain_convsync.client._exchange import (
     TIMED_OUT,
@@ -152,12 +152,12 @@ class OwnAsyncWire:
         except httpx.RequestError as error:
             return failure(error)
         finally:
-            self._idle.append((time.monotonic(), transport))
+            self._idle.append((monotonic(), transport))
             await self._close_idle()
 
     async def _close_idle(self) -> None:
         """Close what was not used for a while: the left end, because the right is used first."""
-        while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < time.monotonic()):
+        while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < monotonic()):
             transport = self._idle.popleft()[1]
             self._open.discard(transport)
             await transport.aclose()
@@ -188,7 +188,7 @@ class LentWire:
     def exchange(self, request: Request, seconds: float) -> Outcome:
         """Send a request; what came of it within about so many seconds."""
         _require_open(closed=self._client.is_closed)
-        end = time.monotonic() + seconds
+        end = monotonic() + seconds
         prepared = self._client.build_request(
             request.method,
             request.url,
@@ -201,7 +201,7 @@ class LentWire:
                 response = self._client.send(prepared, stream=True, follow_redirects=False)
             except httpx.RequestError as error:
                 return failure(error)
-            return read(response, overdue=lambda: time.monotonic() > end)
+            return read(response, overdue=lambda: monotonic() > end)
 
     def close(self) -> None:
         """Leave the client to its owner."""

@@ -22,6 +22,7 @@ from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
+from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import flaw_in, last_reply, text_of
 from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
@@ -215,7 +216,10 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
             telemetry.count("incomplete_answers")
             logger.warning("The agent's answer is not whole: %s", flaw)
         said = _as_users(words)
-        if reply := last_reply(fresh, state.get("structured_response")):
+        if limit := limit_in({}, fresh):
+            telemetry.count("limit_answers")
+            logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        elif reply := last_reply(fresh, state.get("structured_response")):
             said.append(ConversationMessage(role="bot", content=reply))
         expected = [each for each in said if each.role == "bot" or not self._records_inbound()]
         mark = Watermark.of(notes["watermark"]).after_saying(expected)

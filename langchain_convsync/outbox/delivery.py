@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
@@ -70,7 +69,7 @@ class Outbox(OperationQueue[WriteJob]):
         lease: float = 30.0,
         on_unverifiable: OnUnverifiable = "dead_letter",
         breaker: CircuitBreaker | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._api = api
@@ -288,6 +287,6 @@ def may_pass(error: APIError) -> bool:
     return isinstance(error, APIConnectionError) or passing(error.status_code)
 
 
-def new_breaker(clock: Callable[[], float] = time.monotonic) -> CircuitBreaker:
+def new_breaker(clock: Callable[[], float] = monotonic) -> CircuitBreaker:
     """A breaker that leaves a failing API server alone for as long as writes wait for it."""
     return CircuitBreaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)

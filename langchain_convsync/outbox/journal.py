@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, sleep
+from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
     APIConnectionError,
@@ -121,7 +120,7 @@ class Journal:
     """
 
     def __init__(
-        self, api: Api, store: EventStore, *, clock: Callable[[], float] = time.monotonic
+        self, api: Api, store: EventStore, *, clock: Callable[[], float] = monotonic
     ) -> None:
         self._api = api
         self._store = store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -12,7 +11,7 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
@@ -128,7 +127,7 @@ class Replies(OperationQueue[ReplyJob]):
         store: EventStore,
         *,
         lease: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender

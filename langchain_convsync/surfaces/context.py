@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_convsync import _forks, phone
 from langchain_convsync.errors import (
     ConversationMismatchError,
     InvalidEventError,
     UnknownConversationError,
+    UnknownOutcomeError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+
+if TYPE_CHECKING:
+    from langchain_convsync.surfaces.calls import TurnCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class TurnRecord:
         history_given: Whether the agent's input holds the history already.
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
+        calls: What the turn keeps of its tools' calls; None where nothing is kept.
     """
 
     def __init__(
@@ -135,14 +140,21 @@ class TurnRecord:
         *,
         thread: str = "",
         history_given: bool,
+        calls: TurnCalls | None = None,
     ) -> None:
         self.ref = ref
         self.conversation = conversation
         self.thread = thread
         self.history_given = history_given
+        self.calls = calls
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
         self._lock = _forks.lock()  # an agent calls its tools in parallel
+
+    @property
+    def held(self) -> UnknownOutcomeError | None:
+        """Why an operator has to decide before the turn goes on."""
+        return None if self.calls is None else self.calls.held
 
     def decide(self, update: StateUpdate) -> None:
         """Note a state update; later ones win."""

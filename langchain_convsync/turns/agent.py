@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import _forks, telemetry
@@ -19,8 +19,15 @@ from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import (
+    flaw_in,
+    last_reply,
+    messages_of,
+    text_in,
+)
 from langchain_convsync.turns.interrupts import Interrupt
+from langchain_convsync.turns.remote import RemoteAgent, at_home, is_a, layers
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,10 @@ class AgentTimeoutError(TimeoutError):
 
 class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
+
+
+class LimitReachedError(ValueError):
+    """A limit ended the agent's run, and its words for that are LangChain's."""
 
 
 class OverlongReplyError(ValueError):
@@ -70,7 +81,7 @@ class Agents:
         if not (isinstance(given, Runnable) or callable(given)):
             message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
             raise ConfigurationError(message)
-        self._agent = agent
+        self._agent = at_home(agent) if isinstance(agent, Runnable) else agent
         self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
         self._lock = _forks.lock()
 
@@ -81,7 +92,7 @@ class Agents:
         key = (ref.subdomain, ref.bot_id)
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._agent(ref)
+                self._made[key] = at_home(self._agent(ref))
             return self._made[key]
 
 
@@ -95,13 +106,16 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
 
 def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
-    return hasattr(_unbound(agent), "checkpointer")
+    inner = _unbound(agent)
+    return is_a(inner, "protocol", "PregelProtocol") or hasattr(inner, "checkpointer")
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    while isinstance(agent, RunnableBinding):
-        agent = agent.bound
-    return agent
+    found = agent
+    for found in layers(agent):
+        if isinstance(found, RemoteAgent):
+            break
+    return found
 
 
 def call_for(
@@ -133,19 +147,16 @@ def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> Runna
 
     LangSmith shows the runs with the same ``thread_id`` in their metadata as one thread.
     """
-    named, known = False, set[str]()
-    while True:
-        given = getattr(agent, "config", None) or {}  # of a binding, or of a compiled graph
+    named, known, inner = False, set[str](), agent
+    for inner in layers(agent):
+        given = getattr(inner, "config", None) or {}  # of a binding, or of a compiled graph
         named = named or bool(given.get("run_name"))
         known |= set(given.get("metadata") or ())
-        if not isinstance(agent, RunnableBinding):
-            break
-        agent = agent.bound
     metadata = {
         name: fact for name, fact in facts.items() if fact is not None and name not in known
     }
     config: RunnableConfig = {"tags": [TAG], "metadata": metadata}
-    if not named and getattr(agent, "name", None) in UNNAMED:
+    if not named and getattr(inner, "name", None) in UNNAMED:
         config["run_name"] = RUN_NAME
     return config
 
@@ -196,7 +207,7 @@ def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
 
     if (found := (yield from Io(block, wait))) is None:
         return None
-    place = {**call.config["configurable"], **found.config["configurable"]}
+    place = {**found.config["configurable"], **call.config["configurable"]}
     config: RunnableConfig = {**call.config, "configurable": place}
     return replace(call, config=config), _before(found)
 
@@ -283,6 +294,7 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
             stopped, it is discarded when it comes back).
         FencedError: Another process took the conversation over meanwhile.
+        UnknownOutcomeError: A tool is held for an operator.
     """
 
     def block() -> Any:
@@ -302,7 +314,15 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
         finally:
             current_turn.reset(token)
 
-    return (yield from Io(block, wait))
+    try:
+        output = yield from Io(block, wait)
+    except Exception as error:
+        if (held := record.held) is not None:
+            raise held from error
+        raise
+    if (held := record.held) is not None:
+        raise held  # whatever the agent made of it
+    return output
 
 
 async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
@@ -342,6 +362,7 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     Raises:
         IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
             agent may have acted on the half of it, so nothing it said later is relied on.
+        LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
         EmptyReplyError: There is no text.
         OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
@@ -349,6 +370,8 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
     if flaw := flaw_in(messages):
         raise IncompleteReplyError(flaw)
+    if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
+        raise LimitReachedError(limit)
     text = _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
@@ -362,14 +385,12 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
-    if isinstance(output, str):
-        return output
     structured = None
     if isinstance(output, Mapping):
         for key in ("output", "reply"):
-            if isinstance(output.get(key), str):
-                return str(output[key])
+            if text := text_in(output.get(key)):
+                return text
         structured = output.get("structured_response")
-    if messages:
+    if messages or isinstance(output, Mapping):
         return last_reply(messages, structured)
-    return str(getattr(output, "reply", "") or "")
+    return text_in(output) or text_in(getattr(output, "reply", None))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, raised_at
 from langchain_convsync.models import InboundEvent
@@ -63,7 +62,7 @@ class Engine:
         return (yield from self._finish(entry, None))
 
     def _finish(self, new: NewEvent, wait: float | None) -> Flow[Turn]:
-        until = None if wait is None else time.monotonic() + wait
+        until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
         turn, conversation_key = yield from self._settle(new, until, before)
         turn = self._together(before, turn)
@@ -144,7 +143,7 @@ class Engine:
             if accepted.state != "queued":
                 status: Status = "merged" if first.status == "new" else "duplicate"
                 return _repeated(accepted, status), accepted.conversation_key
-            left = None if until is None else until - time.monotonic()
+            left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 return Turn(status="queued"), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)

@@ -20,6 +20,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     FencedError,
     StoreError,
+    UnknownOutcomeError,
 )
 from langchain_convsync.models import (
     Conversation,
@@ -29,6 +30,7 @@ from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import Acquired, Commit, EventStore
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
+from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
 from langchain_convsync.surfaces.state import Extractor
@@ -272,7 +274,11 @@ class Processor:
             thread = batch.waiting.thread
         owns_history = has_memory(agent) and self._prepare is None
         record = TurnRecord(
-            attempt.ref, conversation, thread=thread, history_given=not owns_history
+            attempt.ref,
+            conversation,
+            thread=thread,
+            history_given=not owns_history,
+            calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
         )
         new = [
             HumanMessage(content=event.content, id=f"convsync-{event_key}")
@@ -295,7 +301,7 @@ class Processor:
             limit,
             exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
         )
-        if failures >= limit:
+        if failures >= limit or isinstance(error, UnknownOutcomeError):
             return (yield from self._give_up(attempt, error))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
         yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)

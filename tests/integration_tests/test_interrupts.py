@@ -15,7 +15,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command, interrupt
 
 from langchain_convsync._flow import run
-from langchain_convsync.models import StateUpdate
+from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.tools import ConvSyncToolkit
@@ -154,7 +154,7 @@ def test_a_message_that_was_taken_back_answers_nothing(
     runner = runner_of(asking("¿Seguro?"), server, event_store, debounce=0.2, max_debounce=0.2)
     calls.run(runner, 1, "Q1")
     stanza = "false_51999999999@c.us_A1"
-    event = waiting.InboundEvent(event_id=stanza, phone_number=CUSTOMER, text="no")
+    event = InboundEvent(event_id=stanza, phone_number=CUSTOMER, text="no")
     runner.run(event, 0)
     change = waha.Ignored("revoked", target_id=stanza, from_me=False, phone_number=CUSTOMER)
     assert runner.amend(change)
@@ -181,7 +181,8 @@ def in_a_node_before(note: Note) -> Runnable[Any, Any]:
     def ask(_state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(f"Dijiste {interrupt('¿Seguro?')}")]}
 
-    graph: Any = StateGraph(MessagesState).add_node("before", before).add_node("ask", ask)
+    graph: Any = StateGraph(MessagesState)  # its overloads know no nodes like these
+    graph = graph.add_node("before", before).add_node("ask", ask)
     graph = graph.add_edge(START, "before").add_edge("before", "ask").add_edge("ask", END)
     agent: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
     return agent
@@ -198,7 +199,8 @@ def by_state_keys(_note: Note) -> Runnable[Any, Any]:
     def ask(_state: State) -> dict[str, Any]:
         return {"messages": [AIMessage(f"Dijiste {interrupt('¿Seguro?')}")]}
 
-    graph: Any = StateGraph(State).add_node("before", before).add_node("ask", ask)
+    graph: Any = StateGraph(State)
+    graph = graph.add_node("before", before).add_node("ask", ask)
     graph = graph.add_edge(START, "before").add_edge("before", "ask").add_edge("ask", END)
     agent: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
     return agent
@@ -213,7 +215,7 @@ def in_a_task(note: Note) -> Runnable[Any, Any]:
     def workflow(given: Any, *, previous: Any = None) -> Any:
         messages = add_messages(previous or [], given["messages"])
         noted().result()
-        reply = AIMessage(f"Dijiste {interrupt('¿Seguro?')}")
+        reply: Any = AIMessage(f"Dijiste {interrupt('¿Seguro?')}")
         return entrypoint.final(value={"messages": [reply]}, save=add_messages(messages, [reply]))
 
     return workflow

@@ -57,8 +57,12 @@ class Conversation:
         def ask(_state: MessagesState) -> dict[str, Any]:
             return {"messages": [AIMessage(f"Dijiste {interrupt(self.question)}")]}
 
-        graph: Any = StateGraph(MessagesState).add_node("ask", ask)
-        graph = graph.add_node("before", note("asked")).add_node("after", note("done"))
+        graph: Any = StateGraph(MessagesState)  # its overloads know no nodes like these
+        graph = (
+            graph.add_node("ask", ask)
+            .add_node("before", note("asked"))
+            .add_node("after", note("done"))
+        )
         graph = graph.add_edge(START, "before").add_edge("before", "ask").add_edge("ask", "after")
         agent: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
         return agent
@@ -71,7 +75,7 @@ class Conversation:
     def victim(self) -> TurnRunner:
         """One that does not come to delivering what it has committed."""
         runner = self.process(lease=0.2)
-        runner._deliveries.drain = lambda _: (yield from ())  # type: ignore[method-assign]
+        vars(runner._deliveries)["drain"] = lambda _: iter(())
         return runner
 
     def said(self) -> list[str]:

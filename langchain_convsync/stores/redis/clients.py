@@ -14,7 +14,7 @@ import redis.sentinel
 from redis.asyncio.cluster import PipelineCommand
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, Io, running_loop, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores.redis.scripts import Command, Scripts
@@ -140,8 +140,8 @@ class RedisClients:
 
     async def aclose(self) -> None:
         """Close every client that was not given."""
+        here = running_loop()
         self.close()
-        here = asyncio.get_running_loop()
         with self._lock:
             closers = [(loop, closer) for loop, (_, closer) in self._by_loop.items()]
         for loop, closer in closers:

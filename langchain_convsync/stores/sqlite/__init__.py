@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow, Io, Steps, sleep
+from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
@@ -35,6 +35,7 @@ from langchain_convsync.stores.base import (
     Cursor,
     DeadLetter,
     Done,
+    KeptCall,
     Keys,
     Lease,
     Load,
@@ -45,6 +46,7 @@ from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.checks import (
     account_of,
     call_key,
+    check_call,
     check_commit,
     check_event,
     check_line,
@@ -109,7 +111,7 @@ class SQLiteEventStore:
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
-        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
@@ -196,6 +198,22 @@ class SQLiteEventStore:
         """See :meth:`EventStore.commit_turn`."""
         check_commit(lease, commit)
         return self._step(lambda tx: events.commit_turn(tx, lease, commit))
+
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> Io[KeptCall | None]:
+        """See :meth:`EventStore.begin_call`."""
+        check_call(lease, event_keys)
+        return self._step(lambda tx: events.begin_call(tx, lease, event_keys, call, token=token))
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> Io[bool]:
+        """See :meth:`EventStore.end_call`."""
+        check_call(lease, [event_key])
+        return self._step(
+            lambda tx: events.end_call(tx, lease, event_key, call, token=token, result=result)
+        )
 
     def begin(
         self,
@@ -352,7 +370,7 @@ class SQLiteEventStore:
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await asyncio.to_thread(self.close)
+        await running_loop().run_in_executor(None, self.close)
 
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.

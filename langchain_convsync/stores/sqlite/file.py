@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base import FORMAT_VERSION
 from langchain_convsync.stores.checks import SECRET_SIZE, check_meta
@@ -118,13 +119,13 @@ def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _use_wal(sql: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + BUSY
+    deadline = monotonic() + BUSY
     while True:
         try:
             sql.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:  # this statement does not wait by itself
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
