@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
+        AgentServerError,
         APIConnectionError,
         APIError,
         APIStatusError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         StoreFormatError,
         StoreUnavailableError,
         UnknownConversationError,
+        UnknownOutcomeError,
         WAHAError,
     )
     from langchain_convsync.models import (
@@ -62,7 +64,12 @@ if TYPE_CHECKING:
     from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-    from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+    from langchain_convsync.surfaces.context import (
+        ConversationRef,
+        Tenant,
+        current_conversation,
+        in_conversation,
+    )
     from langchain_convsync.surfaces.llm_extraction import llm_extractor
     from langchain_convsync.tools import (
         AddMessage,
@@ -78,13 +85,19 @@ _MODULES = {
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "AsyncWAHAClient", "ConvSyncClient", "WAHAClient"),
-    "surfaces.context": ("ConversationRef", "in_conversation"),
+    "surfaces.context": (
+        "ConversationRef",
+        "Tenant",
+        "current_conversation",
+        "in_conversation",
+    ),
     "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
         "APIConnectionError",
         "APIError",
         "APIStatusError",
         "APITimeoutError",
+        "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
         "ClosedError",
@@ -107,6 +120,7 @@ _MODULES = {
         "StoreFormatError",
         "StoreUnavailableError",
         "UnknownConversationError",
+        "UnknownOutcomeError",
         "WAHAError",
     ),
     "surfaces.llm_extraction": ("llm_extractor",),
@@ -131,6 +145,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AddMessage",
+    "AgentServerError",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AsyncWAHAClient",
@@ -170,16 +185,19 @@ __all__ = [
     "StoreFormatError",
     "StoreUnavailableError",
     "SyncState",
+    "Tenant",
     "TenantInfo",
     "Turn",
     "TurnRunner",
     "UnknownConversationError",
+    "UnknownOutcomeError",
     "WAHAClient",
     "WAHAError",
     "WAHAReply",
     "__version__",
     "aonce",
     "create_app",
+    "current_conversation",
     "deduplicated",
     "in_conversation",
     "llm_extractor",

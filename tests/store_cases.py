@@ -150,6 +150,15 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     ),
     "renew": lambda store, has: store.renew(has[0]),
     "commit": lambda store, has: store.commit_turn(has[1].lease, commit_of(has[1], writes=1)),
+    "begin call": lambda store, has: store.begin_call(
+        has[1].lease, [has[1].events[0].event_key], "charge", token="run"
+    ),
+    "end call": lambda store, has: store.end_call(
+        has[1].lease, has[1].events[0].event_key, "charge", token="run", result="charged"
+    ),
+    "take a call back": lambda store, has: store.end_call(
+        has[1].lease, has[1].events[0].event_key, "charge", token="run", result=None
+    ),
     "begin": lambda store, has: store.begin(has[0], FIRST, 0, attempt=1, need=6.0),
     "begin the next": lambda store, has: store.begin(
         has[0], SECOND, 0, attempt=1, need=6.0, done=Confirmed(operation_id=FIRST, pos=0, last=True)

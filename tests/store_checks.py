@@ -50,6 +50,8 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
                 f"{key} is {state!r}, TTL {keys[key]}"
             )
             assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
+            calls = [name for name in client.hkeys(key) if name.startswith(b"call")]
+            assert forever or not calls, f"{key} is {state!r}, and keeps {calls}"
         case "alias" | "pause" | "token" | "twins" | "said":
             assert not forever, f"{key} lives forever"
         case "c" if key.endswith(":snap"):
@@ -128,6 +130,8 @@ def check_rows(sql: sqlite3.Connection) -> None:
         assert (event["expires"] is not None) == finished == (event["payload"] is None), event
         if event["state"] == "queued":
             queues[event["conversation"], "inbox"].append(event["accepted_at"])
+    live = {event["event_key"] for event in _rows(sql, "events") if event["state"] != "done"}
+    assert {call["event_key"] for call in _rows(sql, "calls")} <= live
     for operation in _rows(sql, "operations"):
         queues[operation["conversation"], operation["queue"]].append(0)
     talks = {talk["conversation"]: talk for talk in _rows(sql, "conversations")}

@@ -25,6 +25,7 @@ from langchain_convsync.stores.base import (
     DeadLetter,
     Done,
     EventState,
+    KeptCall,
     Lease,
     Load,
     NewEvent,
@@ -59,6 +60,7 @@ class Event:
     starts: int = 0
     errors: int = 0
     ended_by: tuple[int, str] | None = None
+    calls: dict[str, KeptCall] = field(default_factory=dict)
 
 
 @dataclass
@@ -353,6 +355,8 @@ class StoreModel:
             event.outcome, event.fact = commit.outcomes.get(event.event_key), commit.fact
             event.said_until = 0 if event.outcome is None else self.now + self.replies_kept
             event.reason = commit.reason if commit.dead else ""
+            if not commit.dead:
+                event.calls = {}
         del talk.inbox[: len(commit.event_keys)]
         state.until = None
         work: dict[QueueName, Sequence[Operation]] = {
@@ -371,6 +375,34 @@ class StoreModel:
         talk.tenant = talk.tenant or commit.tenant
         self._update_places()
         return "done"
+
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> KeptCall | None:
+        if not self._is_turn(lease, event_keys[0]):
+            return None
+        for event_key in event_keys:
+            event = self.events.get(event_key)
+            if event is not None and call in event.calls:
+                return event.calls[call]
+        begun = self.events[event_keys[0]].calls[call] = KeptCall(by=token)
+        return begun
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> bool:
+        if not self._is_turn(lease, event_key):
+            return False
+        calls = self.events[event_key].calls
+        if result is None:
+            calls.pop(call, None)
+        else:
+            calls[call] = KeptCall(by=token, result=result)
+        return True
+
+    def _is_turn(self, lease: Lease, event_key: str) -> bool:
+        event = self.events.get(event_key)
+        return self._held(lease) is not None and event is not None and event.state == "queued"
 
     # Operations
 
@@ -582,6 +614,8 @@ class StoreModel:
         if letter.queue == "inbox":
             old = self.events[letter.id]
             self.events[note] = Event(note, conversation_key, old.digest, body, note, self.now)
+            known = {name: kept for name, kept in old.calls.items() if kept.result is not None}
+            self.events[note].calls = known
             talk.inbox.append(self.events[note])
         else:
             if not talk.operations[letter.queue]:

@@ -17,6 +17,7 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
@@ -27,7 +28,13 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import MOST_MESSAGES, checked_limit
-from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    current_turn,
+)
+from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import cut_off, flaw_in, last_reply, messages_of
 from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
@@ -88,7 +95,7 @@ class _Seat:
         return self.graph == self.exchange.root
 
 
-class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable):
     """Gives an agent its conversation, and writes back what came of it.
 
     ::
@@ -139,6 +146,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         ConfigurationError: ``on_error`` is not one of these, ``history_limit`` is less than 1, the
             API server does not accept one of ``intents``, or ``client`` is None and the environment
             names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     def __init__(
@@ -159,6 +167,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if on_error not in {"log", "raise"} and not callable(on_error):
             message = 'on_error must be "log", "raise" or a callable'
             raise ConfigurationError(message)
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity
@@ -355,8 +365,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             turn.decide(update)
         else:
             share.decide(update)
-        if reply := last_reply(fresh, state.get("structured_response")):
-            share.reply = _key(fresh[-1]), reply
+        _say(share, fresh, state.get("structured_response"))
         share.reread(messages)
         if seat.is_outermost:
             yield from self._record(share, seat.access)
@@ -376,9 +385,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         messages = messages_of(output)
         structured = output.get("structured_response") if isinstance(output, Mapping) else None
         share.reread(messages)
-        if messages and (reply := last_reply(messages, structured)):
-            share.reply = _key(messages[-1]), reply
-        elif isinstance(output, str) and output.strip():
+        _say(share, messages, structured)
+        if not messages and isinstance(output, str) and output.strip():
             share.reply = "", output
         ref = replace(share.ref, session_id=None)
         yield from self._record(share, Access(self._api, ref, None))
@@ -448,6 +456,16 @@ def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
     """The response; of a call that was cut off, half of the arguments may be missing."""
     work.is_cut_off = any(cut_off(message) for message in response.result)
     return response
+
+
+def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> None:
+    """Note the reply that a run ended with, unless those are the words of a limit."""
+    if limit := limit_in({}, messages):
+        telemetry.count("limit_answers")
+        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        share.reply = "", ""
+    elif messages and (reply := last_reply(messages, structured)):
+        share.reply = _key(messages[-1]), reply
 
 
 def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from langchain_convsync.errors import StoreFormatError
@@ -164,6 +165,18 @@ def check_line(note: str) -> None:
     if not note or "\n" in note:
         message = "an echo is noted in one line of text"
         raise ValueError(message)
+
+
+def check_call(lease: Lease, event_keys: Sequence[str]) -> None:
+    """Raise ValueError unless a turn may call a tool under the lease, for these events."""
+    if lease.queue != "inbox":
+        message = "a turn's tools are called under a lease on the inbox"
+        raise ValueError(message)
+    if not event_keys:
+        message = "a turn has at least one event"
+        raise ValueError(message)
+    for key in event_keys:
+        account_of(key)  # refuses a malformed key
 
 
 def check_most(most: int) -> None:

@@ -23,6 +23,7 @@ from langchain_convsync.errors import (
     ConvSyncError,
     FencedError,
     StoreError,
+    UnknownOutcomeError,
 )
 from langchain_convsync.models import (
     Conversation,
@@ -35,6 +36,7 @@ from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, Commit, EventStore
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
+from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
 from langchain_convsync.surfaces.state import (
@@ -47,8 +49,6 @@ from langchain_convsync.surfaces.state import (
     without,
 )
 from langchain_convsync.turns.agent import (
-    Agent,
-    Agents,
     Call,
     baseline,
     call_for,
@@ -57,6 +57,7 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
+from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
@@ -108,11 +109,12 @@ class Processor:
         extractor: Extractor | None,
         prepare: Prepare | None,
         history_limit: int,
+        context: ContextOf | None,
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
     ) -> None:
-        self._agents = Agents(agent)
+        self._agents = Agents(agent, context)
         self._api = api
         self._store = store
         self._breaker = breaker
@@ -344,7 +346,11 @@ class Processor:
         thread = f"{attempt.acquired.lease.conversation_key}.{tenant}"
         owns_history = has_memory(agent) and self._prepare is None
         record = TurnRecord(
-            attempt.ref, conversation, thread=thread, history_given=not owns_history
+            attempt.ref,
+            conversation,
+            thread=thread,
+            history_given=not owns_history,
+            calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
         )
         events = attempt.batch.asked
         new = [
@@ -352,12 +358,13 @@ class Processor:
             for event_key, event in events
         ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
+        about: dict[str, Any] = {"facts": facts, "options": self._agents.options(attempt.ref)}
         if self._prepare is None:
             said = [] if owns_history else to_langchain(conversation.said)
             history = recent(said, self._history_limit)
-            return call_for(agent, history, new, thread=thread, facts=facts), record
+            return call_for(agent, history, new, thread=thread, **about), record
         given = self._prepare(conversation, [event for _, event in events])
-        return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record
+        return replace(call_for(agent, [], new, thread=thread, **about), input=given), record
 
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
         if self._extractor is not None:
@@ -365,8 +372,7 @@ class Processor:
                 decision = yield from ask(self._extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-                logger.warning("The extractor failed, no state is synced: %s", reason)
+                logger.warning("The extractor failed, no state is synced: %s", _told(error))
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
@@ -386,18 +392,21 @@ class Processor:
         return update.model_copy(update={"intent": None})
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
+        if self._agents.learn_from(error):  # it was made for no customer, and begins again
+            yield from self._store.release(attempt.acquired.lease)
+            return None
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
         logger.warning(
             "Turn %s: the agent failed with %s, run %d of %d",
             batch.turn_id,
-            type(error).__name__,
+            _told(error),
             failures,
             limit,
             exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
         )
-        if failures >= limit:
+        if failures >= limit or isinstance(error, UnknownOutcomeError):
             return (yield from self._give_up(attempt, error))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
         yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)
@@ -446,6 +455,11 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+
+def _told(error: Exception) -> str:
+    """An error for the log: ours hold no words of the customer's, and others may."""
+    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

@@ -308,6 +308,36 @@ class StoreMachine(RuleBasedStateMachine):
         lease = self.a_lease(choice, QUEUES)
         self.step("release", lease, delay=delay, failed=failed)
 
+    def some_events(self, lease: Lease, skip: int, amount: int) -> list[str]:
+        """Of the inbox; else one that was answered by an earlier turn, else one of the account."""
+        waiting = [event.event_key for event in self.model.talks[lease.conversation_key].inbox]
+        of_account = [key for key in self.model.events if key[:15] == lease.conversation_key[:15]]
+        return (
+            waiting[skip : skip + amount]
+            or self.accepted[lease.conversation_key][-1:]
+            or of_account[:1]
+        )
+
+    @precondition(has_lease("inbox"))
+    @rule(choice=CHOICE, skip=st.sampled_from((0, 0, 0, 1)), call=st.sampled_from(("a", "b")))
+    def begin_call(self, choice: int, skip: int, call: str) -> None:
+        lease = self.a_lease(choice, ("inbox",))
+        event_keys = self.some_events(lease, skip, 3)
+        self.step("begin_call", lease, event_keys, call, token=self.token())
+
+    @precondition(has_lease("inbox"))
+    @rule(
+        choice=CHOICE,
+        skip=st.sampled_from((0, 0, 0, 1)),
+        call=st.sampled_from(("a", "b")),
+        result=st.none() | TEXTS,
+    )
+    def end_call(self, choice: int, skip: int, call: str, result: str | None) -> None:
+        """A call that was begun, or one that was not; nothing takes it back."""
+        lease = self.a_lease(choice, ("inbox",))
+        event_key = self.some_events(lease, skip, 1)[0]
+        self.step("end_call", lease, event_key, call, token=self.token(), result=result)
+
     @precondition(has_lease("inbox"))
     @rule(
         choice=CHOICE,
@@ -338,20 +368,7 @@ class StoreMachine(RuleBasedStateMachine):
         guards: tuple[bool, bool],
     ) -> None:
         lease = self.a_lease(choice, ("inbox",))
-        event_keys = [event.event_key for event in self.model.talks[lease.conversation_key].inbox][
-            skip : skip + amount
-        ]
-        event_keys = (
-            event_keys or self.accepted[lease.conversation_key][-1:]
-        )  # answered by an earlier turn
-        event_keys = (
-            event_keys
-            or [
-                event_key
-                for event_key in self.model.events
-                if event_key[:15] == lease.conversation_key[:15]
-            ][:1]
-        )
+        event_keys = self.some_events(lease, skip, amount)
         commit = Commit(
             event_keys=event_keys,
             outcomes={event_key: f"outcome {event_key}" for event_key in event_keys[::2]},

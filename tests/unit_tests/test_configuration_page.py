@@ -21,7 +21,7 @@ from langchain_convsync.middleware import ConvSyncMiddleware
 from tests.pages import page
 
 PACKAGE = Path(langchain_convsync.__file__).parent
-VARIABLES, SETTINGS, _EXTRAS = re.findall(
+VARIABLES, _STORES, SETTINGS, _EXTRAS = re.findall(
     r"^\| --- .*\n((?:\| .*\n)+)", page("run/configuration"), re.MULTILINE
 )
 MAKERS = (

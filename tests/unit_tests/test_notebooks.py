@@ -16,7 +16,7 @@ from tests.notebooks import NOTEBOOKS, read, text_of
 
 PUBLIC = {
     "langchain_convsync": set(langchain_convsync.__all__),
-    "langchain_convsync.middleware": {"ConvSyncMiddleware"},
+    "langchain_convsync.middleware": {"ConvSyncMiddleware", "OnceToolsMiddleware"},
     "langchain_convsync.testing": set(testing.__all__),
 }
 #: What changes from run to run, or from machine to machine.

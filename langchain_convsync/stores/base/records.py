@@ -244,6 +244,19 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptCall:
+    """What a store keeps of a tool's call in a turn that is not committed yet.
+
+    Attributes:
+        by: Who began it: the token of that :meth:`EventStore.begin_call`.
+        result: What it came to, as the caller wrote it; None while that is not known.
+    """
+
+    by: str
+    result: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What a store still has to do: numbers of events, operations and dead letters."""
 

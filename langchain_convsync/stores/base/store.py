@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from langchain_convsync._flow import Io
@@ -19,6 +20,7 @@ from langchain_convsync.stores.base.records import (
     Cursor,
     DeadLetter,
     Done,
+    KeptCall,
     Lease,
     Load,
     NewEvent,
@@ -142,6 +144,44 @@ class EventStore(Protocol):
         Raises:
             ValueError: ``commit`` contradicts itself: no events, outcomes of others, or operations
                 whose ids are not the turn's own.
+        """
+        ...
+
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> Io[KeptCall | None]:
+        """Note that the turn's agent calls a tool now, unless that is noted already.
+
+        Answers what is kept of the call: begun by ``token`` where it is this very call, else what
+        an earlier one left; None when fenced. It is kept with the turn's head event, for as long as
+        that is not done: a commit erases it, but for a dead letter. :meth:`requeue` takes the
+        results along, :meth:`discard` and :meth:`forget` erase them.
+
+        Args:
+            lease: Of the inbox, held by the turn.
+            event_keys: The turn's events, the head first; any of them may have kept the call.
+            call: Names the call within the turn.
+            token: New for every run of the agent; the same one again answers the same.
+
+        Raises:
+            ValueError: The keys are malformed, or there is none.
+        """
+        ...
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> Io[bool]:
+        """Keep what a tool's call came to; None takes back that it began. False when fenced.
+
+        Args:
+            lease: Of the inbox, held by the turn.
+            event_key: The turn's head event.
+            call: The call, as it was begun.
+            token: As it was begun with.
+            result: Text.
+
+        Raises:
+            ValueError: The key is malformed.
         """
         ...
 
@@ -353,4 +393,8 @@ class EventStore(Protocol):
 
     async def aclose(self) -> None:
         """End this store's use, and close every connection it opened."""
+        ...
+
+    def reopen(self) -> None:
+        """Begin this store's use anew after its end; what memory held is gone."""
         ...

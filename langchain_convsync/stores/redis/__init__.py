@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from langchain_convsync.stores.base import (
     Cursor,
     DeadLetter,
     Done,
+    KeptCall,
     Keys,
     Lease,
     Load,
@@ -41,6 +42,7 @@ from langchain_convsync.stores.base import (
 from langchain_convsync.stores.checks import (
     SECRET_SIZE,
     call_key,
+    check_call,
     check_commit,
     check_event,
     check_line,
@@ -76,6 +78,7 @@ from langchain_convsync.stores.redis.wire import (
     as_dead_letter,
     as_load,
     as_text,
+    as_tool_call,
     as_view,
     confirmed,
     optional,
@@ -94,7 +97,7 @@ _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
 
 
-class RedisEventStore:
+class RedisEventStore(_forks.Unpicklable):
     """Events, operations and leases in Redis 6.2 or newer, or Valkey.
 
     Nothing is lost if Redis keeps an append-only file (``appendonly yes``; with ``appendfsync
@@ -248,6 +251,20 @@ class RedisEventStore:
             arguments += [operation.id, operation.body]
         return self._operation("commit", lease.conversation_key, arguments, _as_committed)
 
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> Io[KeptCall | None]:
+        """See :meth:`EventStore.begin_call`."""
+        check_call(lease, event_keys)
+        return self._under(lease, "begin_call", [call, token, *event_keys], as_tool_call)
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> Io[bool]:
+        """See :meth:`EventStore.end_call`."""
+        check_call(lease, [event_key])
+        return self._under(lease, "end_call", [call, token, event_key, optional(result)], bool)
+
     def begin(
         self,
         lease: Lease,
@@ -387,6 +404,10 @@ class RedisEventStore:
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
         await self._clients.aclose()
+
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        self._clients.reopen()
 
     def _under(
         self, lease: Lease, name: str, arguments: list[Argument], parse: Callable[[Any], T]

@@ -18,6 +18,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    KeptCall,
     Lease,
     Load,
     Operation,
@@ -145,6 +146,14 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused=bool(paused),
         tenant=as_text(tenant),
     )
+
+
+def as_tool_call(answer: Any) -> KeptCall | None:
+    """What is kept of a tool's call, in a script's answer."""
+    if not answer:
+        return None
+    by, result = answer
+    return KeptCall(by=decoded(by), result=as_text(result))
 
 
 def as_account(answer: bytes) -> AccountKey:

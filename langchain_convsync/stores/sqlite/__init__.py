@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow, Io, Steps, sleep
+from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
@@ -35,6 +35,7 @@ from langchain_convsync.stores.base import (
     Cursor,
     DeadLetter,
     Done,
+    KeptCall,
     Keys,
     Lease,
     Load,
@@ -45,6 +46,7 @@ from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.checks import (
     account_of,
     call_key,
+    check_call,
     check_commit,
     check_event,
     check_line,
@@ -60,6 +62,7 @@ from langchain_convsync.stores.sqlite.file import (
     StoreClock,
     connect,
     empty_log,
+    path_of,
     prepare,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
@@ -79,7 +82,7 @@ T = TypeVar("T")
 Step: TypeAlias = Callable[[Transaction], Any]
 
 
-class SQLiteEventStore:
+class SQLiteEventStore(_forks.Unpicklable):
     """Events, operations and leases in one SQLite file, shared by the processes of one machine.
 
     Each operation is one transaction on the calling thread for blocking calls; those that are
@@ -95,6 +98,9 @@ class SQLiteEventStore:
         replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
             its event; later they are told that it is done.
         clock: Store time in seconds, for tests; None counts with the machine's own clock.
+
+    Raises:
+        ConfigurationError: ``path`` is a URL, or names a server.
     """
 
     def __init__(
@@ -105,11 +111,11 @@ class SQLiteEventStore:
         replies_kept: float = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._path = os.fspath(path)
+        self._path = path_of(path)
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
-        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
@@ -194,6 +200,22 @@ class SQLiteEventStore:
         """See :meth:`EventStore.commit_turn`."""
         check_commit(lease, commit)
         return self._step(lambda tx: events.commit_turn(tx, lease, commit))
+
+    def begin_call(
+        self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+    ) -> Io[KeptCall | None]:
+        """See :meth:`EventStore.begin_call`."""
+        check_call(lease, event_keys)
+        return self._step(lambda tx: events.begin_call(tx, lease, event_keys, call, token=token))
+
+    def end_call(
+        self, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+    ) -> Io[bool]:
+        """See :meth:`EventStore.end_call`."""
+        check_call(lease, [event_key])
+        return self._step(
+            lambda tx: events.end_call(tx, lease, event_key, call, token=token, result=result)
+        )
 
     def begin(
         self,
@@ -347,7 +369,12 @@ class SQLiteEventStore:
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await asyncio.to_thread(self.close)
+        await running_loop().run_in_executor(None, self.close)
+
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        with self._lock:
+            self._closed = False
 
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.

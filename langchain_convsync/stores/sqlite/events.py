@@ -1,12 +1,12 @@
 """Events in SQLite: accepting them, changing them, and committing the turn that answers them.
 
-Says the same as ``account``, ``accounts``, ``accept``, ``amend``, ``alias`` and ``commit`` among
-the Redis scripts.
+Says the same as ``account``, ``accounts``, ``accept``, ``amend``, ``alias``, ``commit``,
+``begin_call`` and ``end_call`` among the Redis scripts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from langchain_convsync.stores.base import (
     AccountKey,
     Commit,
     Committed,
+    KeptCall,
     Lease,
     NewEvent,
 )
@@ -207,6 +208,42 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
     return "done"
 
 
+def begin_call(
+    tx: Transaction, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
+) -> KeptCall | None:
+    """Note that a turn calls a tool, or what an earlier run of it left; None when fenced."""
+    if not _is_turn(tx, lease, event_keys[0]):
+        return None
+    for event_key in event_keys:
+        query = "SELECT by, result FROM calls WHERE event_key = ? AND call = ?"
+        if kept := tx.one(query, event_key, call):
+            return KeptCall(by=kept["by"], result=text(kept["result"]))
+    tx.do("INSERT INTO calls VALUES (?, ?, ?, NULL)", event_keys[0], call, token)
+    return KeptCall(by=token)
+
+
+def end_call(
+    tx: Transaction, lease: Lease, event_key: str, call: str, *, token: str, result: str | None
+) -> bool:
+    """Keep what a call came to, or take back that it began; False when fenced."""
+    if not _is_turn(tx, lease, event_key):
+        return False
+    if result is None:
+        tx.do("DELETE FROM calls WHERE event_key = ? AND call = ?", event_key, call)
+    else:
+        keep = "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?)"
+        tx.do(keep, event_key, call, token, blob(result))
+    return True
+
+
+def _is_turn(tx: Transaction, lease: Lease, event_key: str) -> bool:
+    """Whether the lease's turn may still note what it does about an event."""
+    if not is_held(tx.queue(lease.conversation_key, "inbox"), lease):
+        return False
+    query = "SELECT 1 FROM events WHERE event_key = ? AND state = 'queued'"
+    return tx.one(query, event_key) is not None
+
+
 def _tenant(tx: Transaction, conversation: str) -> Any:
     live = "ifnull(expires, ?) > ?"
     query = f"SELECT tenant FROM conversations WHERE conversation = ? AND {live}"  # noqa: S608
@@ -322,6 +359,8 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
 
 
 def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
+    if not commit.dead:
+        tx.do("DELETE FROM calls WHERE event_key = ?", event_key)
     outcome, until = commit.outcomes.get(event_key), tx.now + tx.replies_kept
     said = outcome is not None and tx.replies_kept > 0
     tx.do(

@@ -135,6 +135,8 @@ def requeue(tx: Transaction, letter: DeadLetter, token: str, body: str | None) -
             *(note, conversation, dead["digest"], dead["payload"] if body is None else blob(body)),
             *(tx.now, note),
         )
+        keep = "UPDATE calls SET event_key = ? WHERE event_key = ? AND result IS NOT NULL"
+        tx.do(keep, note, letter.id)
         tx.moved(conversation, "inbox")
         _bury(tx, letter.id)
     else:
@@ -210,6 +212,7 @@ def _pop_dead(tx: Transaction, letter: DeadLetter) -> Any:
 
 def _bury(tx: Transaction, event_key: str) -> None:
     """A dead letter is done, with the outcome that it had."""
+    tx.do("DELETE FROM calls WHERE event_key = ?", event_key)
     tx.do(
         "UPDATE events SET state = 'done', payload = NULL, reason = NULL, expires = ?"
         " WHERE event_key = ?",

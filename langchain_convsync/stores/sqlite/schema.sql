@@ -42,6 +42,14 @@ CREATE INDEX twins ON events (source);
 CREATE INDEX said ON events (outcome_until) WHERE outcome_until IS NOT NULL;
 CREATE INDEX finished ON events (expires) WHERE expires IS NOT NULL;
 
+CREATE TABLE calls ( -- of tools, in a turn that is not committed: kept with its head event
+    event_key TEXT NOT NULL REFERENCES events (event_key) ON DELETE CASCADE,
+    call TEXT NOT NULL,
+    by TEXT NOT NULL, -- who began it
+    result BLOB, -- null while it is not known
+    PRIMARY KEY (event_key, call)
+) STRICT;
+
 CREATE TABLE queues (
     conversation TEXT NOT NULL REFERENCES conversations ON DELETE CASCADE,
     queue TEXT NOT NULL CHECK (queue IN ('inbox', 'outbox', 'replies')),

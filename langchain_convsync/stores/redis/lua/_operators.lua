@@ -51,6 +51,7 @@ end
 -- A dead letter is done, with the outcome that it had.
 local function bury(event)
   call('ZREM', prefix .. 'dead', event)
+  drop_calls(event)
   call('HSET', event_record(event), 'state', 'done')
   call('HDEL', event_record(event), 'payload', 'starts', 'errors', 'reason')
   call('PEXPIRE', event_record(event), retention)

@@ -29,6 +29,8 @@ local function prefix_of(key) return (prefix:gsub('%d%d', key:sub(1, 2), 1)) end
 local function event_record(event) return prefix .. 'ev:' .. event end
 -- What a turn said to an event, for as long as words are kept.
 local function said_key(event) return prefix .. 'said:' .. event end
+-- Of a tool's call, in the record of its turn's head event: who began it, and what it came to.
+local function call_fields(name) return 'call.by:' .. name, 'call.result:' .. name end
 local function alias_key(conversation) return prefix .. 'alias:' .. conversation end
 local function pause_key(conversation) return prefix .. 'pause:' .. conversation end
 local function conversation_record(conversation) return prefix .. 'c:' .. conversation end
@@ -242,6 +244,22 @@ local function bury_turn(conversation, queue, turn, reason, cursor)
   call('HDEL', conversation_record(conversation), queue .. '.operation', queue .. '.pos', queue .. '.sent',
     queue .. '.tries', queue .. '.note', queue .. '.echoes')
   call('ZADD', prefix .. 'dead_operations', 'NX', now, conversation)
+end
+
+-- Calls `visit` with each field of an event's record that is about a tool's call.
+local function each_call_field(event, visit)
+  local has = call('HGETALL', event_record(event))
+  for i = 1, #has, 2 do
+    local what, name = has[i]:match('^call%.(%l+):(.*)$')
+    if what then visit(has[i], has[i + 1], what, name) end
+  end
+end
+
+-- Erases what an event's record keeps of tools' calls; the field `calls` tells whether there are any.
+local function drop_calls(event)
+  local record = event_record(event)
+  if call('HDEL', record, 'calls') == 0 then return end
+  each_call_field(event, function(field) call('HDEL', record, field) end)
 end
 
 -- Deletes a key that is of another type than the command reads: nothing in it is ours.

@@ -52,6 +52,7 @@ for i = FIRST, FIRST + 2 * events - 1, 2 do
     call('ZADD', prefix .. 'dead', now, ARGV[i])
     if reason ~= '' then call('HSET', record, 'reason', reason) end
   else
+    drop_calls(ARGV[i])
     call('HDEL', record, 'payload', 'starts', 'errors')
     call('PEXPIRE', record, retention)
   end

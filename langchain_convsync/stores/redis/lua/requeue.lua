@@ -11,6 +11,15 @@ if queue == 'inbox' then
   if dead[1] ~= 'dead' then return 0 end
   call('HSET', event_record(note), 'state', 'queued', 'conversation', conversation, 'digest', dead[3],
     'payload', body or dead[2], 'by', note, 'at', now, 'starts', 0, 'errors', 0)
+  local results = {}
+  each_call_field(id, function(field, value, what, name)
+    if what == 'result' then results[name] = value end
+  end)
+  for name, result in pairs(results) do
+    local by_field, result_field = call_fields(name)
+    local by = call('HGET', event_record(id), by_field) or ''
+    call('HSET', event_record(note), 'calls', 1, by_field, by, result_field, result)
+  end
   call('RPUSH', list, note)
   call('HSETNX', record, 'debounce', 0)
   call('HSETNX', record, 'max_debounce', 0)

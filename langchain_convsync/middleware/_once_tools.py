@@ -1,0 +1,241 @@
+"""Tools that act once in a turn, however often its agent is run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+
+from langchain_convsync import _forks, telemetry
+from langchain_convsync._flow import Flow, Io, arun, run
+from langchain_convsync.errors import (
+    ConfigurationError,
+    FencedError,
+    MissingExtraError,
+    StoreError,
+    UnknownOutcomeError,
+)
+from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.calls import TurnCalls
+from langchain_convsync.surfaces.context import current_turn
+
+try:
+    from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
+    from langgraph.errors import GraphInterrupt
+    from langgraph.types import Command
+
+    from langchain_convsync.middleware._once_results import (
+        LARGEST_RESULT,
+        NOT_KEPT,
+        kept,
+        restored,
+    )
+except ImportError as error:
+    raise MissingExtraError("OnceToolsMiddleware", "agents") from error
+
+logger = logging.getLogger(__name__)
+
+Unknown: TypeAlias = Literal["ask", "retry", "hold"]
+Guarded: TypeAlias = Iterable[str | BaseTool] | Mapping[str, Unknown] | None
+_Result: TypeAlias = ToolMessage | Command[Any]
+
+#: Where this package's own tools come from: they note what a run decides, which acts on nothing.
+_OWN = ("langchain_convsync.tools", "langchain_convsync.middleware")
+_UNKNOWN = (
+    "This very call was begun before, in a run that did not end, and what came of it is unknown: "
+    "it may have taken effect. It was not done again. Find out whether it took effect before you "
+    "call it again: a further call is carried out."
+)
+_GONE = (
+    "This very call was carried out before, in an earlier run. What it returned could not be kept. "
+    "It was not done again. Take it as done, and look up what you need to know: a further call is "
+    "carried out."
+)
+
+
+class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Lets a tool's call act once in a turn of a ``TurnRunner``, however often the turn is run.
+
+    ::
+
+        agent = create_agent(model, tools=[charge], middleware=[OnceToolsMiddleware()])
+        runner = TurnRunner(agent, store=RedisEventStore())
+
+    A turn is run again when its model fails, its process is killed, or another message came. The
+    turn's store keeps what each call returned until the turn is committed, and the same call of a
+    later run is answered from there. It is the same if tool and arguments are the same, and if it
+    is the first, second, … of its kind in the run. An error that a tool *returns* is such a result.
+
+    A call that was begun and has no result is of unknown outcome: its process died, it was
+    cancelled, or the tool raised. ``unknown`` says what a later run does. Within one run, a retry
+    middleware runs a tool that raised as often as it would without this one.
+
+    Outside a turn tools are run as they are, and a warning says so once.
+
+    Args:
+        store: Not needed: a turn's calls are kept in the store of its ``TurnRunner``.
+        tools: The tools, or their names, that are guarded; a mapping gives each name an ``unknown``
+            of its own. None guards all but those of this package, which only note.
+        unknown: What a later run does with a call whose outcome is unknown. ``"ask"`` tells the
+            model, which is to find out before it calls again. ``"retry"`` runs the tool again, as
+            is right for one that may be repeated. ``"hold"`` ends the turn: the customer gets the
+            fallback, and an operator decides about the dead letter.
+
+    Raises:
+        ConfigurationError: ``unknown`` is not one of these, here or in ``tools``.
+    """
+
+    def __init__(
+        self,
+        store: EventStore | None = None,
+        *,
+        tools: Guarded = None,
+        unknown: Unknown = "ask",
+    ) -> None:
+        super().__init__()
+        self._guarded = None if tools is None else _policies(tools, unknown)
+        self._unknown = _checked(unknown)
+        self._store = store
+        self._warned = False
+        self._lock = _forks.lock()
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Result]
+    ) -> _Result:
+        """Run a tool, or answer its call with what an earlier run of the turn left."""
+        return run(self._once(request, Io(handler, handler, request)))  # type: ignore[arg-type]
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_Result]]
+    ) -> _Result:
+        """Run a tool, or answer its call with what an earlier run of the turn left."""
+        return await arun(self._once(request, Io(handler, handler, request)))  # type: ignore[arg-type]
+
+    def _once(self, request: ToolCallRequest, running: Io[_Result]) -> Flow[_Result]:
+        policy = self._policy(request)
+        calls = None if policy is None else self._calls()
+        if policy is None or calls is None:
+            return (yield from running)
+        called: Any = request.tool_call
+        occasion: object = request.runtime  # the same for the retries of an outer middleware
+        occasion = request if occasion is None else occasion
+        name = calls.name(called["name"], called["args"], occasion)
+        found = yield from calls.begin(name)
+        told = None if found.result is None else _result_of(request, found.result)
+        if told is None and (found.result is not None or not calls.is_begun_here(found)):
+            told = self._of_unknown_outcome(request, calls, policy, gone=found.result is not None)
+        if told is None:
+            told = yield from self._run(request, calls, name, running)
+        if isinstance(told, ToolMessage) and told.status == "error":
+            calls.failed(name)
+        return told
+
+    def _run(
+        self, request: ToolCallRequest, calls: TurnCalls, name: str, running: Io[_Result]
+    ) -> Flow[_Result]:
+        try:
+            result = yield from running
+        except GraphInterrupt:  # a human decides first: neither result nor failure
+            yield from calls.end(name, None)
+            raise
+        text, missing = kept(result, request.tool_call["id"])
+        if missing:
+            telemetry.count("once_calls", outcome=f"{missing} not kept")
+            logger.warning(
+                "The %s of tool %s cannot be kept: more than %d KiB, or no JSON. %s",
+                missing,
+                request.tool_call["name"],
+                LARGEST_RESULT // 1024,
+                "A later run of the turn gets the rest"
+                if missing == "artifact"
+                else "A later run of the turn is told that it was carried out",
+            )
+        try:
+            yield from calls.end(name, text)
+        except FencedError:
+            raise
+        except StoreError:
+            # The turn goes on with what the tool returned; should it be run again, the outcome of
+            # this call is unknown.
+            telemetry.count("once_calls", outcome="result not kept")
+            logger.warning("The result of tool %s was not kept", request.tool_call["name"])
+        return result
+
+    def _of_unknown_outcome(
+        self, request: ToolCallRequest, calls: TurnCalls, policy: Unknown, *, gone: bool
+    ) -> ToolMessage | None:
+        """What the model is told of a call that nobody can tell about; None runs the tool."""
+        tool = request.tool_call["name"]
+        telemetry.count("once_calls", outcome="gone" if gone else "unknown")
+        if policy == "retry":
+            return None
+        if policy == "hold":
+            end = "its result could not be kept" if gone else "its outcome is unknown"
+            message = f"a call of tool {tool} was begun in an earlier run of the turn, and {end}"
+            calls.held = UnknownOutcomeError(message)
+            raise calls.held
+        logger.warning(
+            "A call of tool %s has no known outcome, and is not repeated: the model is asked", tool
+        )
+        return ToolMessage(
+            _GONE if gone else _UNKNOWN,
+            tool_call_id=request.tool_call["id"],
+            name=tool,
+            status="error",
+        )
+
+    def _policy(self, request: ToolCallRequest) -> Unknown | None:
+        """What follows on an unknown outcome; None for a tool that is not guarded."""
+        if self._guarded is not None:
+            return self._guarded.get(request.tool_call["name"])
+        return None if request.tool is None or _is_own(request.tool) else self._unknown
+
+    def _calls(self) -> TurnCalls | None:
+        turn = current_turn.get()
+        if turn is not None and turn.calls is not None:
+            return turn.calls
+        telemetry.count("once_calls", outcome="unguarded")
+        with self._lock:
+            first, self._warned = not self._warned, True
+        if first:
+            logger.warning(
+                "OnceToolsMiddleware guards the tools of a TurnRunner's turns; outside of one they "
+                "are run as they are"
+            )
+        return None
+
+
+def _policies(
+    tools: Iterable[str | BaseTool] | Mapping[str, Unknown], unknown: Unknown
+) -> dict[str, Unknown]:
+    if isinstance(tools, Mapping):
+        return {name: _checked(policy) for name, policy in tools.items()}
+    if isinstance(tools, str):
+        message = f"tools={tools!r}: pass a list of tools or names"
+        raise ConfigurationError(message)
+    return {tool if isinstance(tool, str) else tool.name: _checked(unknown) for tool in tools}
+
+
+def _checked(unknown: Unknown) -> Unknown:
+    if unknown not in get_args(Unknown):
+        message = f'unknown={unknown!r}: choose "ask", "retry" or "hold"'
+        raise ConfigurationError(message)
+    return unknown
+
+
+def _is_own(tool: BaseTool) -> bool:
+    made_by = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or type(tool)
+    return str(getattr(made_by, "__module__", "")).startswith(_OWN)
+
+
+def _result_of(request: ToolCallRequest, text: str) -> Any:
+    """The result that an earlier run left; None where it cannot be told."""
+    result = None if text == NOT_KEPT else restored(text, request.tool_call["id"])
+    if result is not None:
+        telemetry.count("once_calls", outcome="answered")
+    elif text != NOT_KEPT:
+        telemetry.count("unreadable", what="tool result")
+    return result
