@@ -396,12 +396,6 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         )
 
 
-def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
-    """The response; of a call that was cut off, half of the arguments may be missing."""
-    work.is_cut_off = any(cut_off(message) for message in response.result)
-    return response
-
-
 def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> None:
     """Note the reply that a run ended with, unless those are the words of a limit."""
     if limit := limit_in({}, messages):
@@ -410,6 +404,12 @@ def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> N
         share.reply = "", ""
     elif messages and (reply := last_reply(messages, structured)):
         share.reply = _key(messages[-1]), reply
+
+
+def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
+    """The response; of a call that was cut off, half of the arguments may be missing."""
+    work.is_cut_off = any(cut_off(message) for message in response.result)
+    return response
 
 
 def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:
