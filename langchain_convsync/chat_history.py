@@ -54,7 +54,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         session_id: The conversation: a phone number, a chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         client: The API server, sync or async; None takes it from the environment.
-        limit: Read the last so many messages; None reads as many as a prompt holds: the last 200,
+        limit: Read the last so many messages; None reads as many as a prompt holds: the last 100,
             and 100,000 characters, of which the first says how many are left out.
         store: Where messages live until they are delivered; stays its owner's to close. Share one
             among all histories of a process. None writes at once or fails.

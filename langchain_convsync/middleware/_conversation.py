@@ -13,7 +13,7 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
@@ -35,7 +35,7 @@ from langchain_convsync.surfaces.context import (
     current_turn,
 )
 from langchain_convsync.surfaces.limits import limit_in
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of
+from langchain_convsync.surfaces.messages import cut_off, flaw_in, last_reply, messages_of
 from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
     SyncStateArgs,
@@ -194,7 +194,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Tell the model what is on record."""
-        return handler(run(self._informed(request)))
+        informed, work = run(self._informed(request))
+        return _watched(handler(informed), work)
 
     async def awrap_model_call(
         self,
@@ -202,7 +203,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Tell the model what is on record."""
-        return await handler(await arun(self._informed(request)))
+        informed, work = await arun(self._informed(request))
+        return _watched(await handler(informed), work)
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write messages and state."""
@@ -315,7 +317,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             place = sum(1 for _ in system)
         return [(place, message) for message in others]
 
-    def _informed(self, request: ModelRequest[Any]) -> Flow[ModelRequest[Any]]:
+    def _informed(self, request: ModelRequest[Any]) -> Flow[tuple[ModelRequest[Any], Work]]:
         """The request with the state of the conversation in its system prompt."""
         exchange, graph = _exchange_of(get_config())
         if graph in exchange.works:
@@ -323,14 +325,18 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         else:
             seat = yield from self._enter(request.runtime.context)
             work = seat.work or Work()
-        return request.override(system_message=with_section(request.system_message, work.prompt))
+        system = with_section(request.system_message, work.prompt)
+        return request.override(system_message=system), work
 
     def _note(self, update: StateUpdate) -> Flow[None]:
         """Note what the model decided when it does: later its messages may be condensed."""
+        exchange, graph = _exchange_of(ensure_config())
+        if graph in exchange.works and exchange.works[graph][1].is_cut_off:
+            message = "Not noted: your message was cut off. Call the tool again."
+            raise ToolException(message)
         if (turn := current_turn.get()) is not None:
             turn.decide(update)
             return
-        exchange, graph = _exchange_of(ensure_config())
         if graph is None and exchange.root is None:
             return  # called by itself, outside of any run
         if graph in exchange.works:
@@ -441,6 +447,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             description=SYNC_DESCRIPTION,
             args_schema=choice,
             response_format="content_and_artifact",
+            handle_tool_error=True,
             handle_validation_error=refusal,
         )
 
@@ -453,6 +460,12 @@ def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> N
         share.reply = "", ""
     elif messages and (reply := last_reply(messages, structured)):
         share.reply = _key(messages[-1]), reply
+
+
+def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
+    """The response; of a call that was cut off, half of the arguments may be missing."""
+    work.is_cut_off = any(cut_off(message) for message in response.result)
+    return response
 
 
 def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:

@@ -36,12 +36,14 @@ class Work:
         known: Ids of the messages in its thread, those that joined it included.
         joined: Ids of those that joined it.
         prompt: What its system prompt tells of the conversation.
+        is_cut_off: Whether the last message of its model was.
     """
 
     before: dict[str, Any] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     prompt: str = ""
+    is_cut_off: bool = False
 
 
 class Share:

@@ -85,11 +85,13 @@ def _restored(found: Any) -> Any:
     goto, update = found["goto"], found["update"]
     if isinstance(update, list):  # pairs, which LangGraph tells from other lists by their type
         update = [tuple(each) for each in update]
-    some = [_restored_goto(each) for each in goto] if isinstance(goto, list) else None
+    is_parent = found["graph"] == Command.PARENT  # which LangGraph knows by its identity
     return Command(
-        graph=found["graph"],
+        graph=Command.PARENT if is_parent else found["graph"],
         update=update,
-        goto=_restored_goto(goto) if some is None else some,
+        goto=[_restored_goto(each) for each in goto] or ()
+        if isinstance(goto, list)
+        else _restored_goto(goto),
     )
 
 

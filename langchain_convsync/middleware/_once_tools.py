@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
+from weakref import WeakValueDictionary
 
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync.errors import (
     ConfigurationError,
     FencedError,
     MissingExtraError,
     StoreError,
+    UnknownConversationError,
     UnknownOutcomeError,
 )
 from langchain_convsync.stores.base import EventStore
-from langchain_convsync.surfaces.calls import TurnCalls
-from langchain_convsync.surfaces.context import current_turn
+from langchain_convsync.surfaces.calls import EventCalls, TurnCalls, number_of
+from langchain_convsync.surfaces.context import current_turn, resolve
 
 try:
     from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
@@ -73,16 +76,20 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
     cancelled, or the tool raised. ``unknown`` says what a later run does. Within one run, a retry
     middleware runs a tool that raised as often as it would without this one.
 
-    Outside a turn tools are run as they are, and a warning says so once.
+    Outside a turn it is the same for the runs that answer one event, with ``store=`` and inside
+    ``in_conversation(…, event_id=…)``: results are kept for an hour (``replies_kept=``), and a
+    second process that meets a call under way gets an ``EventInProgressError``. All other runs call
+    their tools as they are, and a warning says so once.
 
     Args:
-        store: Not needed: a turn's calls are kept in the store of its ``TurnRunner``.
+        store: Where calls outside of turns are kept. A turn's are kept in its runner's store.
         tools: The tools, or their names, that are guarded; a mapping gives each name an ``unknown``
             of its own. None guards all but those of this package, which only note.
         unknown: What a later run does with a call whose outcome is unknown. ``"ask"`` tells the
             model, which is to find out before it calls again. ``"retry"`` runs the tool again, as
             is right for one that may be repeated. ``"hold"`` ends the turn: the customer gets the
-            fallback, and an operator decides about the dead letter.
+            fallback, and an operator decides about the dead letter; outside a turn the run raises
+            ``UnknownOutcomeError``.
 
     Raises:
         ConfigurationError: ``unknown`` is not one of these, here or in ``tools``.
@@ -100,7 +107,13 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         self._unknown = _checked(unknown)
         self._store = store
         self._warned = False
-        self._lock = _forks.lock()
+        self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_failures"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _failures=WeakValueDictionary())
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Result]
@@ -116,7 +129,7 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def _once(self, request: ToolCallRequest, running: Io[_Result]) -> Flow[_Result]:
         policy = self._policy(request)
-        calls = None if policy is None else self._calls()
+        calls = None if policy is None else self._calls(request)
         if policy is None or calls is None:
             return (yield from running)
         called: Any = request.tool_call
@@ -126,6 +139,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         found = yield from calls.begin(name)
         told = None if found.result is None else _result_of(request, found.result)
         if told is None and (found.result is not None or not calls.is_begun_here(found)):
+            if policy != "retry":
+                yield from calls.left_open(name)
             told = self._of_unknown_outcome(request, calls, policy, gone=found.result is not None)
         if told is None:
             told = yield from self._run(request, calls, name, running)
@@ -134,12 +149,19 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         return told
 
     def _run(
-        self, request: ToolCallRequest, calls: TurnCalls, name: str, running: Io[_Result]
+        self,
+        request: ToolCallRequest,
+        calls: TurnCalls | EventCalls,
+        name: str,
+        running: Io[_Result],
     ) -> Flow[_Result]:
         try:
             result = yield from running
         except GraphInterrupt:  # a human decides first: neither result nor failure
             yield from calls.end(name, None)
+            raise
+        except Exception:
+            yield from calls.raised(name)
             raise
         text, missing = kept(result, request.tool_call["id"])
         if missing:
@@ -165,7 +187,12 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         return result
 
     def _of_unknown_outcome(
-        self, request: ToolCallRequest, calls: TurnCalls, policy: Unknown, *, gone: bool
+        self,
+        request: ToolCallRequest,
+        calls: TurnCalls | EventCalls,
+        policy: Unknown,
+        *,
+        gone: bool,
     ) -> ToolMessage | None:
         """What the model is told of a call that nobody can tell about; None runs the tool."""
         tool = request.tool_call["name"]
@@ -193,19 +220,37 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
             return self._guarded.get(request.tool_call["name"])
         return None if request.tool is None or _is_own(request.tool) else self._unknown
 
-    def _calls(self) -> TurnCalls | None:
+    def _calls(self, request: ToolCallRequest) -> TurnCalls | EventCalls | None:
         turn = current_turn.get()
         if turn is not None and turn.calls is not None:
             return turn.calls
+        if self._store is not None and (event := _event_of(request)) is not None:
+            state: Any = request.state
+            is_plain = isinstance(state, Mapping)
+            messages = state.get("messages", ()) if is_plain else getattr(state, "messages", ())
+            return EventCalls(
+                self._store, event, number_of(request.tool_call, messages), self._failures
+            )
         telemetry.count("once_calls", outcome="unguarded")
-        with self._lock:
-            first, self._warned = not self._warned, True
-        if first:
+        if not self._warned:
+            self._warned = True
             logger.warning(
-                "OnceToolsMiddleware guards the tools of a TurnRunner's turns; outside of one they "
-                "are run as they are"
+                "OnceToolsMiddleware guards the tools of a TurnRunner's turns, and with store=… "
+                "those of in_conversation(…, event_id=…); all others are run as they are"
             )
         return None
+
+
+def _event_of(request: ToolCallRequest) -> str | None:
+    """The event that is answered, outside of a turn."""
+    runtime = request.runtime
+    try:
+        ref = resolve(context=runtime.context, config=runtime.config)
+    except UnknownConversationError:
+        return None
+    if ref.event_id is None:
+        return None
+    return json.dumps([ref.event_id, ref.phone_number, ref.bot_id, ref.subdomain])
 
 
 def _policies(

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from langchain.agents.middleware.types import ToolCallRequest
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_convsync import (
@@ -22,6 +24,7 @@ from langchain_convsync import (
     WAHAReply,
     waha,
 )
+from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, ConversationMessage, InboundEvent
 from langchain_convsync.stores import open_store
 from langchain_convsync.turns import Turn, TurnRunner
@@ -67,9 +70,10 @@ class Setup:
 
 
 class Agent:
-    """Says which events it answers, after which reply, and notes when it ran."""
+    """Charges once, says which events it answers, after which reply, and notes when it ran."""
 
     def __init__(self, notes: Path) -> None:
+        self._once = OnceToolsMiddleware(tools=["charge"])
         self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.runnable: Runnable[Any, Any] = RunnableLambda(self._run, self._arun)
 
@@ -83,18 +87,40 @@ class Agent:
             "session_id": conversation.session_id,
             "number": number,
             "reply": reply_to(conversation.subdomain, number, previous, ids),
+            "head": ids[0],
             "seconds": SLOW if any(SLOWLY in event.text for event in events) else 0.0,
         }
 
     def _run(self, asked: dict[str, Any]) -> dict[str, Any]:
         with self._noted(asked):
+            self._once.wrap_tool_call(*self._charge(asked))
             time.sleep(asked["seconds"])
         return _decided(asked)
 
     async def _arun(self, asked: dict[str, Any]) -> dict[str, Any]:
         with self._noted(asked):
+            request, charge = self._charge(asked)
+
+            async def acharge(call: ToolCallRequest) -> ToolMessage:
+                return charge(call)
+
+            await self._once.awrap_tool_call(request, acharge)
             await asyncio.sleep(asked["seconds"])
         return _decided(asked)
+
+    def _charge(
+        self, asked: dict[str, Any]
+    ) -> tuple[ToolCallRequest, Callable[[ToolCallRequest], ToolMessage]]:
+        """A model's call of a tool that charges for what the turn's first event ordered."""
+        order = f"{asked['session_id']} {asked['head']}"
+        call: Any = {"name": "charge", "args": {"order": order}, "id": uuid.uuid4().hex}
+        request = ToolCallRequest(call, None, {}, runtime=None)  # type: ignore[arg-type]
+
+        def charge(_: ToolCallRequest) -> ToolMessage:
+            self._note({"charged": order})
+            return ToolMessage("Paid.", tool_call_id=call["id"])
+
+        return request, charge
 
     @contextmanager
     def _noted(self, asked: dict[str, Any]) -> Iterator[None]:

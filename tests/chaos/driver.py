@@ -21,7 +21,7 @@ from tests.chaos.answering import LEASE, SETTLE, Setup
 from tests.chaos.children import Child
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners, Server
 from tests.chaos.fake_waha import Waha
-from tests.chaos.oracle import Returned, Run, Sent, Verdict, judge
+from tests.chaos.oracle import Returned, Run, Sent, Tally, Verdict, judge
 from tests.chaos.script import Said, Talk, talks
 from tests.redis_server import RedisServer
 
@@ -161,6 +161,8 @@ class _Stage:
         said, faults = fake_waha.delivered(self._file("waha"), self._talks)
         kept, report.faults = kept + said, dict(Counter(report.faults) + Counter(faults))
         report.verdict = judge(self._talks, self._returned, self._sent, kept, finals, self._runs())
+        charged = Counter(note["charged"] for note in self._notes() if "charged" in note)
+        report.verdict.charges = Tally(kept=charged.total(), doubled=charged.total() - len(charged))
         return report
 
     async def _converse_all(self, striking: asyncio.TaskGroup) -> None:
@@ -327,13 +329,17 @@ class _Stage:
     def _file(self, server: str) -> Path:
         return self._plan.folder / f"{server}.db"
 
+    def _notes(self) -> list[dict[str, Any]]:
+        lines = (self._plan.folder / "runs.log").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
     def _runs(self) -> list[Run]:
         """The runs of the agent; a killed process had no time to note their end."""
         begun: dict[str, Any] = {}
         ended: dict[str, Any] = {}
-        for line in (self._plan.folder / "runs.log").read_text().splitlines():
-            note = json.loads(line)
-            (begun if "start" in note else ended)[note["run"]] = note
+        for note in self._notes():
+            if "run" in note:
+                (begun if "start" in note else ended)[note["run"]] = note
         return [
             Run(
                 session_id=note["session_id"],

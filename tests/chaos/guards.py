@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from langchain_convsync._flow import Flow
 from langchain_convsync.outbox import plan as planning
 from langchain_convsync.outbox import reply as replying
 from langchain_convsync.outbox.plan import Send
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-from langchain_convsync.stores.base import AcceptRules, Keys, NewEvent
+from langchain_convsync.stores.base import AcceptRules, KeptCall, Keys, NewEvent
 from langchain_convsync.stores.redis import wire as redis_wire
 from langchain_convsync.turns.result import CurrentConversation
 
@@ -169,6 +170,17 @@ def _own() -> None:
     put("turns.inbox:is_ours", lambda *_: False)
 
 
+def _once() -> None:
+    """A run begins its tools' calls whatever an earlier one did; leases lapse, so many are run."""
+    _lease()
+
+    def forgetful(self: Any, _name: str) -> Flow[KeptCall]:
+        yield from ()
+        return KeptCall(by=self._token)
+
+    put("surfaces.calls:TurnCalls.begin", forgetful)
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "verify": _verify,
     "settle": _settle,
@@ -184,4 +196,5 @@ GUARDS: dict[str, Callable[[], None]] = {
     "heartbeat": _heartbeat,
     "fence": _fence,
     "own": _own,
+    "once": _once,
 }

@@ -98,6 +98,8 @@ class Verdict:
     Attributes:
         replies: What calls returned.
         sends: What customers were sent.
+        charges: What a tool did that acts once in a turn; what a killed process left is not lost,
+            since nobody knows whether it acted.
         turns: Turns that were answered.
         unsent: Turns whose reply was not sent, where nothing was sent through WAHA: its process was
             killed between the commit and that. So whoever sends on ``on_reply`` or ``answered``
@@ -109,6 +111,7 @@ class Verdict:
     syncs: Tally = field(default_factory=Tally)
     replies: Tally = field(default_factory=Tally)
     sends: Tally = field(default_factory=Tally)
+    charges: Tally = field(default_factory=Tally)
     turns: int = 0
     unsent: int = 0
     overlaps: int = 0

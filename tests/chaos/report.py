@@ -37,6 +37,7 @@ def breaches(plan: Plan, report: Report) -> list[str]:
         "syncs lost": verdict.syncs.lost,
         "another tenant's messages": verdict.messages.foreign,
         "another tenant's syncs": verdict.syncs.foreign,
+        "charges doubled": verdict.charges.doubled,
         "dead letters": left.dead_letters,
         "unexpected errors": len(report.strange),
     }
@@ -68,6 +69,7 @@ def show(console: Console, plan: Plan, report: Report) -> None:
         ("syncs", verdict.syncs),
         ("returned", verdict.replies),
         ("replies", verdict.sends),
+        ("charges", verdict.charges),
     ):
         table.add_row(name, str(tally.kept), *(_cell(count) for count in _counts(tally)))
     console.print(table)

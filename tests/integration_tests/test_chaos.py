@@ -49,6 +49,7 @@ MISSED: dict[str, Callable[[Report], bool]] = {
     "heartbeat": lambda report: not report.finished or report.left.dead_letters > 0,
     "fence": lambda report: report.verdict.messages.doubled > 0,
     "own": lambda report: any("human" in line for line in report.strange),
+    "once": lambda report: report.verdict.charges.doubled > 0,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +17,25 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Io, run
-from langchain_convsync.errors import StoreUnavailableError, UnknownOutcomeError
-from langchain_convsync.middleware import ConvSyncMiddleware, OnceToolsMiddleware
+from langchain_convsync.errors import (
+    EventInProgressError,
+    StoreUnavailableError,
+    UnknownOutcomeError,
+)
+from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.middleware._once_results import LARGEST_RESULT
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
+from langchain_convsync.tools import ConvSyncToolkit
 from langchain_convsync.turns import TurnRunner
 from tests.promises import CUSTOMER, Answer, history, said, served, sync_and_async
 from tests.store_cases import Clock
@@ -74,7 +82,7 @@ class Shop:
     """What acts: every charge is one too many after the first."""
 
     charges: list[int] = field(default_factory=list)
-    fails: list[Exception] = field(default_factory=list)
+    fails: list[BaseException] = field(default_factory=list)
     returns: Callable[[str | None], Any] = lambda _: "Paid."
 
     def charge(self, amount: int, tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
@@ -407,6 +415,26 @@ def test_the_policy_decides_what_follows_on_a_tool_that_raised(
         assert isinstance(turn.error, UnknownOutcomeError)
 
 
+def test_a_tool_that_the_deadline_cuts_off_is_of_unknown_outcome(server: ReferenceServer) -> None:
+    """An agent that is awaited is cancelled; its tool may have acted by then."""
+    begun: list[int] = []
+
+    @tool
+    async def transfer(amount: int) -> str:
+        """Transfer money."""
+        begun.append(amount)
+        await asyncio.Event().wait()
+        return "never"
+
+    wanted = calls(("transfer", {"amount": 25}))
+    made = world(server, [wanted, wanted, "Listo"], tools=[transfer], agent_timeout=2.0)
+
+    assert asyncio.run(made.runner.arun(said("Pago"))).reply == "Listo"
+
+    assert begun == [25]
+    assert "it may have taken effect" in str(made.told[0].content)
+
+
 @sync_and_async
 def test_a_model_that_was_asked_may_decide_to_call_again(
     answer: Answer, server: ReferenceServer
@@ -664,19 +692,19 @@ def test_what_our_own_tools_note_is_noted_in_every_run(
     answer: Answer, server: ReferenceServer
 ) -> None:
     """They act on nothing but the turn, which begins anew: the state is synced."""
-    sync = calls(("sync_state", {"intent": "payment", "step": "paid"}))
-    client = server.client()
-    made = world(
-        server,
-        [sync, NO, sync, "Listo"],
-        middleware=[OnceToolsMiddleware(), ConvSyncMiddleware(client)],
-        client=client,
+    note = calls(
+        ("sync_state", {"intent": "payment", "step": "paid"}),
+        ("add_message", {"content": "Promo del día"}),
     )
+    client = server.client()
+    tools = ConvSyncToolkit(client).get_tools()
+    made = world(server, [note, NO, note, "Listo"], tools=tools, client=client)
 
     turn = answer(made.runner, said("Pago"))
 
     assert turn.state == StateUpdate(intent="payment", step="paid")
     assert server.conversation(CUSTOMER).current_step == "paid"
+    assert history(server) == [("user", "Pago"), ("bot", "Promo del día"), ("bot", "Listo")]
 
 
 @pytest.mark.parametrize(
@@ -713,7 +741,142 @@ def test_each_tool_may_have_a_policy_of_its_own(answer: Answer, server: Referenc
     assert made.shop.charges == [25, 25]
 
 
-def test_outside_a_turn_tools_are_run_as_they_are_and_that_is_said_once(
+@sync_and_async
+def test_a_graph_of_ones_own_guards_its_tools_in_the_same_way(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """The two methods are what LangGraph's ``ToolNode`` takes."""
+    shop, once = Shop(), OnceToolsMiddleware()
+    model = ScriptedChatModel([CHARGE, NO, CHARGE, "Listo"])
+    node = ToolNode(
+        [shop.tool()], wrap_tool_call=once.wrap_tool_call, awrap_tool_call=once.awrap_tool_call
+    )
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("tools", node)
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    store = SQLiteEventStore(":memory:")
+    runner = TurnRunner(graph.compile(), client=server.client(), store=store)
+
+    assert answer(runner, said("Pago")).reply == "Listo"
+    assert shop.charges == [25]
+
+
+# Outside of turns
+
+
+class Killed(BaseException):
+    """The process died: nothing is noted any more."""
+
+
+def delivered(agent: Any, mode: str, event_id: str = "evt_1") -> Any:
+    """One delivery of an event to a webhook without a runner."""
+    given = {"messages": [HumanMessage("Pago")]}
+    with in_conversation(CUSTOMER, event_id=event_id):
+        return agent.invoke(given) if mode == "sync" else asyncio.run(agent.ainvoke(given))
+
+
+def alone(
+    script: Sequence[Any], shop: Shop, *middleware: Any, **options: Any
+) -> tuple[ScriptedChatModel, Any]:
+    model = ScriptedChatModel(script)
+    return model, create_agent(model, [shop.tool(**options)], middleware=middleware)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_outside_a_turn_the_runs_that_answer_an_event_charge_once(
+    mode: str, event_store: EventStore
+) -> None:
+    """Each call of the event, and those of the next event again."""
+    shop, once = Shop(), OnceToolsMiddleware(event_store)
+    model, agent = alone([CHARGE, CHARGE, NO, CHARGE, CHARGE, "Listo", CHARGE, "Listo"], shop, once)
+    with pytest.raises(RuntimeError, match="overloaded"):
+        delivered(agent, mode)
+
+    assert delivered(agent, mode)["messages"][-1].content == "Listo"
+    assert shop.charges == [25, 25]
+    assert [m.content for m in model.calls[-1] if isinstance(m, ToolMessage)] == ["Paid."] * 2
+    delivered(agent, mode, "evt_2")
+    assert shop.charges == [25, 25, 25]
+
+
+@pytest.mark.parametrize("order", ["outside", "inside"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_outside_a_turn_a_retry_middleware_repeats_a_tool_as_ever(mode: str, order: str) -> None:
+    """And a later delivery is answered with the end of its tries."""
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0.0)
+    store, shop = SQLiteEventStore(":memory:"), Shop(fails=[TimeoutError(), TimeoutError()])
+    once = OnceToolsMiddleware(store)
+    middleware = [retry, once] if order == "outside" else [once, retry]
+    _, agent = alone([CHARGE, NO, CHARGE, "Listo"], shop, *middleware)
+    with pytest.raises(RuntimeError, match="overloaded"):
+        delivered(agent, mode)
+
+    assert delivered(agent, mode)["messages"][-2].content == "Paid."
+    assert shop.charges == [25, 25, 25]
+    store.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_outside_a_turn_errors_that_are_repeated_are_calls_of_their_own(mode: str) -> None:
+    """The next call of the kind is none of them."""
+    store, shop = SQLiteEventStore(":memory:"), Shop(fails=[ToolException("Busy.")])
+    options, script = {"handle_tool_error": True}, [CHARGE, CHARGE, NO, CHARGE, CHARGE, "Listo"]
+    _, agent = alone(script, shop, AskingAgain(), OnceToolsMiddleware(store), **options)
+    with pytest.raises(RuntimeError, match="overloaded"):
+        delivered(agent, mode)
+
+    delivered(agent, mode)
+    assert shop.charges == [25, 25, 25]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("unknown", "charges"), [("ask", [25]), ("retry", [25, 25]), ("hold", [25])]
+)
+@pytest.mark.parametrize("failure", [TimeoutError, Killed])
+def test_outside_a_turn_the_policy_decides_about_unknown_outcomes(
+    failure: type[BaseException], unknown: Any, charges: list[int]
+) -> None:
+    """Of a tool that raised at once; of a process that died, when its lease has ended."""
+    clock = Clock()
+    store = SQLiteEventStore(":memory:", clock=clock)
+    shop = Shop(fails=[failure()])
+    model, agent = alone(
+        [CHARGE, CHARGE, "Listo"], shop, OnceToolsMiddleware(store, unknown=unknown)
+    )
+    with pytest.raises(failure):
+        delivered(agent, "sync")
+    clock.advance(31.0 if failure is Killed else 0.0)
+
+    if unknown == "hold":
+        with pytest.raises(UnknownOutcomeError, match="tool charge"):
+            delivered(agent, "sync")
+    else:
+        delivered(agent, "sync")
+        told = str(model.calls[-1][-1].content)
+        assert ("it may have taken effect" in told) == (unknown == "ask")
+    assert shop.charges == charges
+    store.close()
+
+
+def test_outside_a_turn_a_call_under_way_is_not_begun_by_another_process() -> None:
+    """The event is to be delivered again."""
+    store = SQLiteEventStore(":memory:")
+    shop = Shop(fails=[Killed()])
+    _, agent = alone([CHARGE, CHARGE], shop, OnceToolsMiddleware(store))
+    with pytest.raises(Killed):
+        delivered(agent, "sync")
+
+    with pytest.raises(EventInProgressError, match="deliver the event again"):
+        delivered(agent, "sync")
+    assert shop.charges == [25]
+    store.close()
+
+
+def test_without_turn_and_event_tools_are_run_as_they_are_and_that_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """In the log and in a counter."""
@@ -727,5 +890,5 @@ def test_outside_a_turn_tools_are_run_as_they_are_and_that_is_said_once(
     assert shop.charges == [25, 25]
     told = [record.message for record in caplog.records if "OnceTools" in record.message]
     assert len(told) == 1
-    assert "outside of one they are run as they are" in told[0]
+    assert "all others are run as they are" in told[0]
     assert telemetry.counted("once_calls", outcome="unguarded") == before + 2

@@ -299,9 +299,11 @@ def shop_of(ref: ConversationRef) -> Shop:
         lambda agent: agent,
         lambda agent: agent.with_config(tags=["shop"]),
         lambda agent: agent.bind(context=Shop("nobody")),
+        lambda agent: agent.with_retry(),
+        lambda agent: agent.with_fallbacks([agent]),
         lambda agent: lambda tenant: agent,
     ],
-    ids=["graph", "configured", "bound", "factory"],
+    ids=["graph", "configured", "bound", "retried", "with fallbacks", "factory"],
 )
 async def test_each_run_gets_a_context_of_its_conversation(
     server: ReferenceServer, mode: str, wrapped: Any
