@@ -9,15 +9,20 @@ ARGS ?=
 # Processes that share the tests, each with servers of its own; 0 runs them in one, for a debugger.
 WORKERS ?= auto
 
+# The tests of what meets LangChain's own classes, by the beginning of their files' names.
+FACING := callbacks chat_history context llm_extraction messages middleware openai scripted_model state surfaces thread tools
+
 BIN := $(VENV)/bin
 # One environment in two stages: what the demo needs is there in a minute, `make install` completes it.
 DEMO := $(VENV)/.demo$(if $(OPENAI_API_KEY),-openai)
 INSTALLED := $(VENV)/.installed
+# LangGraph's server asks for other versions than ours, so it has an environment of its own, where the tests look for it.
+LANGGRAPH := .venv-langgraph
 COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-all long chaos bench notebooks docs check lint format typecheck constraints clean
+.PHONY: help install langgraph demo serve test test-all test-oldest long chaos bench notebooks docs check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +55,14 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/.pip
 	$(PIP_INSTALL) --editable '.[all]' --group dev
 	@touch $(VENV)/.demo $(VENV)/.demo-openai $@
 
+langgraph: $(LANGGRAPH)/.installed ## LangGraph's own server, for the tests that `make test-all` runs on it: 45 s (260 MB)
+
+$(LANGGRAPH)/.installed: pyproject.toml .ci/langgraph.txt
+	$(PYTHON) -m venv $(LANGGRAPH) || $(PYTHON) -m venv --without-pip $(LANGGRAPH)
+	$(LANGGRAPH)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(LANGGRAPH)/bin/python install --quiet pip
+	$(LANGGRAPH)/bin/python -m pip install --disable-pip-version-check --constraint .ci/langgraph.txt --editable '.[agents]' 'langgraph-cli[inmem]'
+	@touch $@
+
 # A worker that is done takes over what another one has not begun.
 # What was compiled is kept, also where the environment says otherwise: 8,000 tests are read by each.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
@@ -58,7 +71,19 @@ test: install ## run the tests in random order, but for those that are long by n
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: install ## run every test in random order, with branch coverage: 10 to 15 min on two cores
+	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) --cov $(ARGS)
+
+# The floors of pyproject.toml, for what LangChain's own packages are; all else as tested.
+OLDEST := $(VENV)-oldest
+test-oldest: ## what faces LangChain, on the oldest LangChain that pyproject.toml allows: 6 min, in $(VENV)-oldest
+	$(MAKE) $(OLDEST)/.pip VENV=$(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	sed -nE 's/^ +"(langchain(-core)?)>=([0-9.]+).*/\1==\3/p; s/^.*\["(langchain)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(OLDEST)/floors.txt
+	grep -vE '^(langchain|langgraph|langsmith|openai|tiktoken)' .ci/constraints.txt >> $(OLDEST)/floors.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/floors.txt --editable '.[all]' --group oldest
+	$(OLDEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+		$(wildcard $(addsuffix *.py,$(addprefix tests/unit_tests/test_,$(FACING)) $(addprefix tests/integration_tests/test_,$(FACING)))) $(ARGS)
 
 long: install ## the longest of the tests: stores against their model, and the engine without each guard, half an hour
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration_tests/test_stores_model.py tests/integration_tests/test_chaos.py $(ARGS)
@@ -97,8 +122,12 @@ constraints: ## renew .ci/constraints.txt from the newest versions that pyprojec
 	$(MAKE) install VENV=$(VENV)-newest CONSTRAINTS=
 	{ head -n 1 .ci/constraints.txt && $(VENV)-newest/bin/python -m pip freeze --exclude-editable; } > .ci/constraints.new
 	mv .ci/constraints.new .ci/constraints.txt
-	rm -rf $(VENV)-newest
+	rm -rf $(VENV)-newest $(LANGGRAPH)
+	head -n 1 .ci/langgraph.txt >.ci/langgraph.new && cp .ci/langgraph.new .ci/langgraph.txt
+	$(MAKE) langgraph
+	$(LANGGRAPH)/bin/python -m pip freeze --exclude-editable >>.ci/langgraph.new
+	mv .ci/langgraph.new .ci/langgraph.txt
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist site .cache
+	rm -rf $(VENV) $(LANGGRAPH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist site .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

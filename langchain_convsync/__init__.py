@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from langchain_convsync.dedup import aonce, deduplicated, once
     from langchain_convsync.errors import (
+        AgentServerError,
         APIConnectionError,
         APIError,
         APIStatusError,
@@ -63,7 +64,12 @@ if TYPE_CHECKING:
     from langchain_convsync.outbox import WAHAReply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-    from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+    from langchain_convsync.surfaces.context import (
+        ConversationRef,
+        Tenant,
+        current_conversation,
+        in_conversation,
+    )
     from langchain_convsync.surfaces.llm_extraction import llm_extractor
     from langchain_convsync.tools import (
         AddMessage,
@@ -79,13 +85,19 @@ _MODULES = {
     "callbacks": ("AsyncConvSyncCallbackHandler", "ConvSyncCallbackHandler"),
     "chat_history": ("ConvSyncChatMessageHistory",),
     "client": ("AsyncConvSyncClient", "AsyncWAHAClient", "ConvSyncClient", "WAHAClient"),
-    "surfaces.context": ("ConversationRef", "in_conversation"),
+    "surfaces.context": (
+        "ConversationRef",
+        "Tenant",
+        "current_conversation",
+        "in_conversation",
+    ),
     "dedup": ("aonce", "deduplicated", "once"),
     "errors": (
         "APIConnectionError",
         "APIError",
         "APIStatusError",
         "APITimeoutError",
+        "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
         "ClosedError",
@@ -133,6 +145,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AddMessage",
+    "AgentServerError",
     "AsyncConvSyncCallbackHandler",
     "AsyncConvSyncClient",
     "AsyncWAHAClient",
@@ -172,6 +185,7 @@ __all__ = [
     "StoreFormatError",
     "StoreUnavailableError",
     "SyncState",
+    "Tenant",
     "TenantInfo",
     "Turn",
     "TurnRunner",
@@ -183,6 +197,7 @@ __all__ = [
     "__version__",
     "aonce",
     "create_app",
+    "current_conversation",
     "deduplicated",
     "in_conversation",
     "llm_extractor",

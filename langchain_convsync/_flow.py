@@ -18,10 +18,21 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
+
+from langchain_convsync.errors import ConfigurationError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+#: Seconds on a clock that nobody sets, nor stops: tests of users' bots hold ``time.monotonic``
+#: still, and a wait that is measured by it would never be over.
+monotonic: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, "clock_gettime")
+    else partial(time.monotonic)  # Windows
+)
 
 
 class Io(Generic[T]):
@@ -104,7 +115,12 @@ def run(flow: Flow[T] | Io[T]) -> T:
 
 
 async def arun(flow: Flow[T] | Io[T]) -> T:
-    """Perform a flow, or a single step, on the running event loop."""
+    """Perform a flow, or a single step, on the running event loop.
+
+    Raises:
+        ConfigurationError: The loop is not asyncio's.
+    """
+    running_loop()
     if isinstance(flow, Io):
         return await flow.wait()
     try:
@@ -121,6 +137,23 @@ async def arun(flow: Flow[T] | Io[T]) -> T:
         return result
     finally:
         flow.close()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The running event loop.
+
+    Raises:
+        ConfigurationError: None of asyncio's runs: what awaits here is trio, for example.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        message = (
+            "langchain-convsync awaits on asyncio, and no event loop of asyncio runs here: under "
+            "trio, make the blocking call on a thread (await trio.to_thread.run_sync(…)), or run "
+            "with anyio's asyncio backend"
+        )
+        raise ConfigurationError(message) from None
 
 
 class Polling:

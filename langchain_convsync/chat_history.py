@@ -16,19 +16,22 @@ from langchain_core.messages import BaseMessage
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
+from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.stores import EventStore
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
-from langchain_convsync.surfaces.messages import from_langchain, to_langchain
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import as_messages, from_langchain, to_langchain
 
 logger = logging.getLogger(__name__)
 
 
-class ConvSyncChatMessageHistory(BaseChatMessageHistory):
+class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
     """The messages of one conversation, read from and written to the API server.
 
     ::
@@ -39,8 +42,8 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
     known. Inside a ``TurnRunner`` both cost none: the turn has read the conversation, and records
     the customer's message and the reply itself.
 
-    What is recorded are words: text, ``[image]`` and the like for other content, and nothing
-    for tool calls, tool results and system messages, which are the agent's own business.
+    What is recorded are words: a bot's text, a customer's with ``[image]`` and the like, and
+    nothing for tool calls, tool results and system messages, which are the agent's own business.
 
     With ``store`` a message counts as added once the store has it. It is then delivered for two
     seconds at most; what is left stays in the store, for the conversation's next write or for a
@@ -51,7 +54,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
         session_id: The conversation: a phone number, a chat id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         client: The API server, sync or async; None takes it from the environment.
-        limit: Read the last so many messages; None reads as many as a prompt holds: the last 200,
+        limit: Read the last so many messages; None reads as many as a prompt holds: the last 100,
             and 100,000 characters, of which the first says how many are left out.
         store: Where messages live until they are delivered; stays its owner's to close. Share one
             among all histories of a process. None writes at once or fails.
@@ -175,12 +178,12 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
                 return  # the turn records what the customer wrote and what was answered
             if self._journal is None:
                 for message in self._unknown(messages):
-                    if (recorded := from_langchain(message)) is not None:
+                    if (recorded := _words(message)) is not None:
                         yield from access.append(recorded)
                     self._know(message)
                 return
             new = list(self._unknown(messages))
-            words = [word for message in new if (word := from_langchain(message)) is not None]
+            words = [word for message in new if (word := _words(message)) is not None]
             yield from self._journal.write(access.ref, words)
             self._know(*new)
 
@@ -194,7 +197,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
 
     def _unknown(self, messages: Sequence[BaseMessage]) -> Iterator[BaseMessage]:
         seen: set[str] = set()
-        for message in messages:
+        for message in as_messages(messages):
             if message.id is None:
                 yield message
             elif message.id not in self._known | seen:
@@ -217,3 +220,11 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory):
                 self._on_error(error)
             raise
         self.last_error = None
+
+
+def _words(message: BaseMessage) -> ConversationMessage | None:
+    if limit := limit_in({}, [message]):
+        telemetry.count("limit_answers")
+        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        return None
+    return from_langchain(message)

@@ -18,13 +18,14 @@
     │   ├── InvalidResponseError        an answer arrived that is not the documented one
     │   └── APIStatusError              the API server refused
     │       ├── BadRequestError         400, 422 and every other 4xx
-    │       ├── AuthenticationError     401
+    │       ├── AuthenticationError     401, or there is no key to send
     │       ├── PermissionDeniedError   403
     │       ├── NotFoundError           404
     │       │   └── ConversationNotFoundError
     │       ├── ConflictError           409
     │       ├── RateLimitError          429
     │       └── ServerError             5xx
+    ├── AgentServerError                LangGraph's server did not run the agent
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
@@ -61,6 +62,10 @@ class MissingExtraError(ConfigurationError, ImportError):
         super().__init__(
             f"{feature} needs the [{extra}] extra: pip install 'langchain-convsync[{extra}]'"
         )
+        self._given = feature, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), self._given
 
 
 class InvalidPhoneNumberError(ConvSyncError, ValueError):
@@ -99,6 +104,8 @@ class APIError(ConvSyncError):
         request_id: The server's id of the request, for its logs.
         retry_after: Seconds the server asked to wait, if it did.
         ambiguous: True when a write may have been applied although it failed.
+        foreign: True when what answered is not the API, but a proxy's page, for example: its status
+            says nothing of the request, which may well succeed later.
     """
 
     def __init__(
@@ -109,12 +116,14 @@ class APIError(ConvSyncError):
         request_id: str | None = None,
         retry_after: float | None = None,
         ambiguous: bool = False,
+        foreign: bool = False,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.request_id = request_id
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+        self.foreign = foreign
 
     def __str__(self) -> str:
         facts = [
@@ -147,7 +156,7 @@ class BadRequestError(APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """The API server did not accept the API key."""
+    """The API server did not accept the API key, or the callable ``api_key`` gave none."""
 
 
 class PermissionDeniedError(APIStatusError):
@@ -174,6 +183,10 @@ class ServerError(APIStatusError):
     """The API server failed."""
 
 
+class AgentServerError(ConvSyncError):
+    """LangGraph's server did not run the agent; the message says what to do about it."""
+
+
 class WAHAError(ConvSyncError):
     """WAHA did not do what was asked.
 
@@ -181,6 +194,8 @@ class WAHAError(ConvSyncError):
         status_code: HTTP status of the answer; None when none arrived.
         retry_after: Seconds WAHA asked to wait, if it did.
         ambiguous: True when a message may have been sent although the call failed.
+        foreign: True when what answered is not WAHA, or not all of the answer arrived: its status
+            says nothing of the request, which may well succeed later.
     """
 
     def __init__(
@@ -190,11 +205,13 @@ class WAHAError(ConvSyncError):
         status_code: int | None = None,
         retry_after: float | None = None,
         ambiguous: bool = False,
+        foreign: bool = False,
     ) -> None:
         super().__init__(message if status_code is None else f"{message} (status {status_code})")
         self.status_code = status_code
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+        self.foreign = foreign
 
 
 class StoreError(ConvSyncError):

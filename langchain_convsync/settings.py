@@ -1,12 +1,15 @@
-"""Configuration: an argument, else the environment, else an error that names both."""
+"""Configuration: an argument, else the environment, else an error that names both.
+
+Files, panels and shells add spaces and line breaks around what is set; no setting means any.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
@@ -85,12 +88,18 @@ class CallTarget:
 Transport: TypeAlias = Literal["httpx", "aiohttp"]
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 
-APIKey: TypeAlias = str | SecretStr | Callable[[CallTarget], str | SecretStr] | None
+#: What a callable ``api_key`` gives: the key, or in async clients something to await for it.
+GivenKey: TypeAlias = str | SecretStr | Awaitable[str | SecretStr]
+APIKey: TypeAlias = (
+    str | SecretStr | Callable[[CallTarget], GivenKey] | Callable[[], GivenKey] | None
+)
 
 
 def optional_setting(value: str | None, variable: str) -> str | None:
     """The argument, else the environment variable, else None."""
-    return value if value is not None else os.environ.get(variable) or None
+    if value is not None:
+        return value.strip()
+    return os.environ.get(variable, "").strip() or None
 
 
 def required_setting(value: str | None, *, argument: str, variable: str) -> str:
@@ -105,18 +114,27 @@ def required_setting(value: str | None, *, argument: str, variable: str) -> str:
     raise ConfigurationError(message)
 
 
-def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> str:
+def base_url_setting(
+    value: str | None,
+    variable: str = "CONVSYNC_BASE_URL",
+    *,
+    allow_http: Iterable[str] | None = None,
+) -> str:
     """A server's URL, without a trailing slash.
 
     Raises:
         ConfigurationError: It is missing, no absolute http(s) URL, carries credentials, a query or
-            a fragment, or speaks plain http to a host that is neither this machine nor in
-            ``CONVSYNC_ALLOW_HTTP``.
+            a fragment, or speaks plain http to a host that is neither this machine nor named by
+            ``allow_http`` or ``CONVSYNC_ALLOW_HTTP``.
     """
+    opened = opened_hosts(allow_http)
     url = required_setting(value, argument="base_url", variable=variable)
     parts = url_parts(url)
     if parts is None:
-        message = "base_url is not an absolute URL: pass one such as https://api.example.com"
+        message = (
+            "base_url is not an absolute URL: pass one such as https://api.example.com, without "
+            "quotes or spaces"
+        )
         raise ConfigurationError(message)
     if parts.username is not None or parts.query or parts.fragment:
         message = (
@@ -124,8 +142,11 @@ def base_url_setting(value: str | None, variable: str = "CONVSYNC_BASE_URL") -> 
             f"pass the key as api_key=… or in {variable.replace('BASE_URL', 'API_KEY')}"
         )
         raise ConfigurationError(message)
-    if parts.scheme == "http" and not may_be_plain(parts.hostname or ""):
-        message = f"base_url must be https: {PLAIN_HTTP}, not {parts.hostname}"
+    if parts.scheme == "http" and not may_be_plain(parts.hostname or "", opened):
+        message = (
+            f"base_url must be https: {PLAIN_HTTP}. Inside a network that only your own services "
+            f'reach, pass allow_http=["{parts.hostname}"]'
+        )
         raise ConfigurationError(message)
     return url.rstrip("/")
 
@@ -147,11 +168,35 @@ def transport_setting(value: Transport | None) -> Transport:
     return found
 
 
+def trust_env_setting(value: bool | None) -> bool:
+    """Whether proxies and certificates come from the environment.
+
+    The argument, else ``CONVSYNC_TRUST_ENV``, else they do not.
+
+    Raises:
+        ConfigurationError: The variable is neither yes nor no.
+    """
+    if value is not None:
+        return value
+    found = (optional_setting(None, "CONVSYNC_TRUST_ENV") or "").strip().lower()
+    if found not in {*_YES, *_NO}:
+        message = (
+            "CONVSYNC_TRUST_ENV must be 1 or 0: whether HTTPS_PROXY and SSL_CERT_FILE are used"
+        )
+        raise ConfigurationError(message)
+    return found in _YES
+
+
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
 def url_parts(url: str) -> SplitResult | None:
     """The parts of an absolute http(s) URL; None for anything else.
 
     No error, as Python's own repeats what it was given: a password that was pasted into a URL.
     """
+    if any(each.isspace() or not each.isprintable() for each in url):
+        return None  # urlsplit would leave some of them out
     try:
         parts = urlsplit(url)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -167,10 +212,29 @@ PLAIN_HTTP = (
 )
 
 
-def may_be_plain(host: str) -> bool:
+def may_be_plain(host: str, opened: Iterable[str] = ()) -> bool:
     """Whether plain http may go to a host: to this machine, or where it was opened by name."""
-    opened = os.environ.get("CONVSYNC_ALLOW_HTTP", "").lower().split(",")
-    return is_loopback(host) or host.lower() in {name.strip() for name in opened} - {""}
+    by_name = {*opened, *opened_hosts(os.environ.get("CONVSYNC_ALLOW_HTTP", "").split(","))}
+    return is_loopback(host) or host.lower() in by_name
+
+
+def opened_hosts(names: Iterable[str] | None) -> frozenset[str]:
+    """The hosts that are opened to plain http; a port or a scheme beside a name counts for nothing.
+
+    Raises:
+        ConfigurationError: What is given is not a list of names.
+    """
+    if isinstance(names, str) or not all(isinstance(each, str) for each in names or ()):
+        message = 'allow_http takes a list of hosts, such as allow_http=["waha", "api"]'
+        raise ConfigurationError(message)
+    return frozenset(filter(None, map(_host_of, names or ())))
+
+
+def _host_of(name: str) -> str | None:
+    try:
+        return urlsplit(f"//{name.strip().partition('://')[2] or name.strip()}").hostname
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str) -> bool:
@@ -183,23 +247,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def api_key_setting(value: APIKey) -> Callable[[CallTarget], SecretStr | None]:
-    """The key to use for a call's target: a fixed one, a callable's choice, or none."""
-    if callable(value):
-        choose = value
-        return lambda target: _secret(choose(target))
-    if value is None:
-        value = optional_setting(None, "CONVSYNC_API_KEY")
-    fixed = None if value is None else _secret(value)
-    return lambda _target: fixed
-
-
 def _secret(value: str | SecretStr) -> SecretStr:
     return value if isinstance(value, SecretStr) else SecretStr(value)
 
 
+def _trimmed(value: str | SecretStr) -> SecretStr:
+    return SecretStr(_secret(value).get_secret_value().strip())
+
+
 def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
-    """A secret to sign or to check with, as it was set.
+    """A secret to sign or to check with, without the spaces and line breaks around it.
 
     An environment variable that is not UTF-8 reaches Python with its bytes as lone surrogates.
 
@@ -207,16 +264,8 @@ def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
         ConfigurationError: It holds surrogates of another kind; the message names the setting only.
     """
     try:
-        return _secret(secret).get_secret_value().encode("utf-8", "surrogateescape")
+        return _trimmed(secret).get_secret_value().encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # it holds the secret
         pass
     message = f"{name} holds half a character: read it as UTF-8, or make a new one of ASCII"
     raise ConfigurationError(message)
-
-
-class Unpicklable:
-    """What holds a secret: whatever pickles it would write the secret down."""
-
-    def __reduce__(self) -> NoReturn:
-        message = f"{type(self).__name__} holds a secret: make it anew in each process"
-        raise TypeError(message)

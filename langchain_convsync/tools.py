@@ -8,7 +8,6 @@ has the ``ConversationRef`` of its run.
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, 
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError
@@ -30,7 +30,12 @@ from langchain_convsync.models import (
     TenantInfo,
 )
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, Identity
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    graph_context,
+)
 from langchain_convsync.surfaces.prompts import (
     LARGEST_STATE,
     SYNC_DESCRIPTION,
@@ -72,7 +77,7 @@ class _AddMessageArgs(BaseModel):
     )
 
 
-class _ConversationTool(BaseTool):
+class _ConversationTool(BaseTool, Unpicklable):  # copied by pydantic
     """A tool that serves the conversation its run belongs to.
 
     Args:
@@ -101,10 +106,10 @@ class _ConversationTool(BaseTool):
     _api: Api = PrivateAttr()
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         # Checked here: pydantic would make a ValidationError of our errors, and print its input.
-        if self.conversation is not None:
-            ConversationRef.of(self.conversation)
+        if (given := kwargs.get("conversation")) is not None:
+            ConversationRef.of(given)
+        super().__init__(**kwargs)
         self._api = api_of(self.client)
         schema = self._schema()
         self.args_schema = _naming_any(schema) if self.allow_any_conversation else schema
@@ -133,7 +138,7 @@ class _ConversationTool(BaseTool):
             access = Access.to(
                 self._api,
                 phone_number or self.conversation,
-                context=_graph_context(),
+                context=graph_context(),
                 identity=self.identity,
                 config=config,
             )
@@ -225,7 +230,7 @@ class AddMessage(_ConversationTool):
         return f"Added to the history as a message of the {message.role}.", message
 
 
-class ConvSyncToolkit(BaseToolkit):
+class ConvSyncToolkit(BaseToolkit, Unpicklable):
     """``lookup_tenant``, ``get_conversation``, ``sync_state``, ``add_message``: ready for an agent.
 
     The model can name neither a phone number nor a session or tenant: each tool serves the
@@ -267,6 +272,8 @@ class ConvSyncToolkit(BaseToolkit):
         steps: Sequence[str] | None = None,
         allow_any_conversation: bool = False,
     ) -> None:
+        if conversation is not None:
+            ConversationRef.of(conversation)
         fields: dict[str, Any] = {
             "client": client or ConvSyncClient(),  # one for all tools
             "conversation": conversation,
@@ -310,17 +317,3 @@ def _naming_any(schema: Any) -> type[BaseModel]:
         ),
     )
     return create_model(schema.__name__, __base__=schema, phone_number=(str | None, described))
-
-
-def _graph_context() -> object:
-    """``runtime.context`` of the graph that calls the tool.
-
-    Asked for here instead of being injected as an argument: only arguments can be forged.
-    """
-    graphs = sys.modules.get("langgraph.runtime")
-    if graphs is None:  # never loaded, so no graph runs
-        return None
-    try:
-        return getattr(graphs.get_runtime(), "context", None)
-    except (RuntimeError, KeyError):  # the tool was called outside of any graph
-        return None

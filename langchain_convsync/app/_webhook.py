@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from langchain_convsync import telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import (
     InvalidEventError,
     InvalidPhoneNumberError,
@@ -34,7 +35,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 
-class Webhook:
+class Webhook(Unpicklable):
     """Takes deliveries; ``create_app`` describes the settings."""
 
     def __init__(

@@ -11,13 +11,19 @@ from langchain_core.outputs import LLMResult
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.context import ConversationLike, current_turn, resolve
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    current_turn,
+    resolve,
+)
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, extract
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ else:
 logger = logging.getLogger(__name__)
 
 
-class _StateSync(_Handler):
+class _StateSync(_Handler, Unpicklable):
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
@@ -43,6 +49,8 @@ class _StateSync(_Handler):
         raise_error: bool = False,
     ) -> None:
         super().__init__()
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self.raise_error = raise_error
         self._api = api_of(client)
         self._conversation = conversation
@@ -149,6 +157,7 @@ class ConvSyncCallbackHandler(_StateSync):
 
     Raises:
         ConfigurationError: ``client`` is None and the environment names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
     def on_chain_end(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 from langchain_convsync import telemetry
@@ -11,7 +10,7 @@ from langchain_convsync.errors import EventInProgressError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.stores.claims import claim, finish, give_back
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.surfaces.context import ConversationRef, event_name
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +18,6 @@ logger = logging.getLogger(__name__)
 LEASE = 10.0
 #: Keeps syncs apart from what ``once`` does for the same event.
 NAMESPACE = "sync"
-
-
-def event_name(ref: ConversationRef) -> str:
-    """What is synced once: an event of one customer, since sources number theirs alike."""
-    return json.dumps([ref.event_id, ref.phone_number, ref.bot_id, ref.subdomain])
 
 
 def sync_once(store: EventStore, ref: ConversationRef, syncing: Flow[object]) -> Flow[None]:

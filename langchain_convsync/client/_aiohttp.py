@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import httpx
 from yarl import URL
 
 from langchain_convsync.client import _wires
@@ -20,6 +22,7 @@ from langchain_convsync.client._exchange import (
     Outcome,
     Request,
     Unusable,
+    refused_by_proxy,
     system_error,
     words_of,
 )
@@ -63,9 +66,10 @@ class AiohttpWire:
 
     Args:
         tls: How servers prove who they are; None where base_url is plain http.
+        proxy: What stands between; None goes straight to the server.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
         connector = _Connector(
             limit=_wires.CONNECTIONS,
             keepalive_timeout=_wires.KEEP_ALIVE,
@@ -79,6 +83,8 @@ class AiohttpWire:
             timeout=_NO_TIMEOUT,
             middlewares=(_once,),
         )
+        self._proxy = None if proxy is None else str(proxy.url)
+        self._credentials = _credentials(proxy)
 
     async def exchange(self, request: Request, seconds: float) -> Outcome:
         """Send a request; what came of it within so many seconds."""
@@ -104,12 +110,17 @@ class AiohttpWire:
         return _answer(progress.response, flaw=failed)
 
     async def _exchange(self, request: Request, progress: _Progress) -> Answer:
+        url = URL(request.url, encoded=True)
+        # A tunnel is asked for by a request of its own; else the proxy reads ours.
+        tunnel = url.scheme == "https"
         async with self._session.request(
             request.method,
-            URL(request.url, encoded=True),
-            headers=request.headers,
+            url,
+            headers=request.headers if tunnel else {**request.headers, **self._credentials},
             data=request.content,
             allow_redirects=False,
+            proxy=self._proxy,
+            proxy_headers=self._credentials if tunnel else None,
         ) as response:
             progress.response = response
             try:
@@ -125,6 +136,13 @@ class AiohttpWire:
         """Close the connections."""
         await self._session.close()
         await asyncio.sleep(0)  # one that was aborted, or failed its handshake, is closed by then
+
+
+def _credentials(proxy: httpx.Proxy | None) -> dict[str, str]:
+    if proxy is None or proxy.raw_auth is None:
+        return {}
+    told = base64.b64encode(b":".join(proxy.raw_auth)).decode()
+    return {"Proxy-Authorization": f"Basic {told}"}
 
 
 class _Broken(Exception):  # noqa: N818 - it carries a cause, control flow inside this module
@@ -148,6 +166,8 @@ def _failure(error: BaseException, *, sent: bool) -> Failure:
     if isinstance(error, TimeoutError):
         reason = TIMED_OUT.reason if sent else "no free connection in time"
         return Failure(kind="timeout", reason=reason, sent=sent)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return refused_by_proxy(error.status)
     cause = system_error(error)
     what = words_of(cause) if cause else type(error.__cause__ or error).__name__
     reason = f"the connection broke: {what}" if sent else f"no connection: {what}"

@@ -64,10 +64,24 @@ _STATUS: dict[int, tuple[type[APIStatusError], str]] = {
     ),
     429: (RateLimitError, "the API server asks to slow down"),
 }
+_NOT_ITS_ANSWER = (
+    "something else answered in the API server's place: check what stands in front of it (a proxy, "
+    "a maintenance page), base_url, and ServerProfile(prefix=…)"
+)
+_PROXY_ASKS = (
+    "a proxy on the way asks for credentials: check HTTPS_PROXY and HTTP_PROXY, or the http_client"
+)
 _REJECTED = (
     "the API server rejected the request: check that it accepts this bot id, intent and content"
 )
 _FAILED = "the API server failed: its own log knows why"
+
+#: A proxy says so, whatever stands behind it.
+_PROXY_AUTHENTICATION = 407
+#: About the request itself, whoever says so: it is not an outage, and too large it stays.
+_TOO_LARGE = frozenset({413, 414, 431})
+#: With these many a framework refuses what it was sent, in JSON without an envelope.
+_MALFORMED = frozenset({400, 409, 422})
 
 _REQUEST_ID_HEADERS = ("X-Request-Id", "Request-Id", "X-Correlation-Id")
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -96,9 +110,10 @@ def data_of(outcome: Outcome, question: Question) -> Any:
     answer = _arrived(outcome, question)
     envelope = _envelope(answer)
     if envelope is None:
-        raise _invalid(answer, question, "it is not a JSON object: check base_url and the prefix")
+        why = "it is not a JSON object: check base_url and the prefix"
+        raise _invalid(answer, question, why, foreign=True)
     if question.about == "conversation" and "type" not in envelope:
-        raise _invalid(answer, question, "it has no type")
+        raise _invalid(answer, question, "it has no type", foreign=True)
     kind = envelope.get("type", "1")  # the document does not show the answer to a health check
     if kind not in ("1", 1) or kind is True:
         raise _error_with_200(answer, question, envelope.get("message"))
@@ -139,37 +154,61 @@ def _arrived(outcome: Outcome, question: Question) -> Answer:
 
 def _unanswered(failed: Failure, question: Question, answer: Answer | None = None) -> APIError:
     if failed.kind == "content" and answer is not None:
-        return _invalid(answer, question, failed.reason)
+        return _invalid(answer, question, failed.reason, foreign=True)
     facts, ambiguous = _facts(answer), question.write and failed.sent
     if failed.kind == "timeout":
-        message = f"{failed.reason}: check that the API server is up, or allow it a longer timeout"
-        return APITimeoutError(message, ambiguous=ambiguous, **facts)
-    message = f"{failed.reason}: check base_url and that the API server is up"
-    return APIConnectionError(message, ambiguous=ambiguous, **facts)
+        advice = "check that the API server is up, or allow it a longer timeout"
+        return APITimeoutError(failed.told(advice), ambiguous=ambiguous, **facts)
+    advice = "check base_url and that the API server is up"
+    return APIConnectionError(failed.told(advice), ambiguous=ambiguous, **facts)
 
 
 def _refusal(answer: Answer, question: Question) -> APIStatusError:
-    status, facts = answer.status, _facts(answer)
+    status, facts, said = answer.status, _facts(answer), _envelope(answer)
     if status >= 500:
         return ServerError(_FAILED, ambiguous=question.write, **facts)
     if status < 400:
-        return APIStatusError(_REDIRECT, **facts)
-    if status == 404 and question.about == "conversation" and "type" in (_envelope(answer) or ()):
+        return APIStatusError(_REDIRECT, foreign=True, **facts)
+    if status == 404 and question.about == "conversation" and _is_missing(said):
         return ConversationNotFoundError(_NO_CONVERSATION, **facts)
     error, message = _STATUS.get(status, (BadRequestError, _REJECTED))
-    return error(message, **facts)
+    foreign = _is_foreign(status, said)
+    if foreign and status not in {401, 404}:
+        message = _PROXY_ASKS if status == _PROXY_AUTHENTICATION else _NOT_ITS_ANSWER
+    return error(message, foreign=foreign, **facts)
+
+
+def _is_missing(said: dict[str, Any] | None) -> bool:
+    """Whether a 404 is about the conversation, not about the path."""
+    return said is not None and ("type" in said or _names_it(said.get("message")))
+
+
+def _names_it(message: object) -> bool:
+    return isinstance(message, str) and _NOT_FOUND.search(message) is not None
+
+
+def _is_foreign(status: int, said: dict[str, Any] | None) -> bool:
+    """Whether a refusal is none of the API's own, but that of something in front of it."""
+    if status == _PROXY_AUTHENTICATION:
+        return True
+    if said is None:
+        return status not in _TOO_LARGE
+    return "type" not in said and status not in _TOO_LARGE | _MALFORMED
 
 
 def _error_with_200(answer: Answer, question: Question, message: object) -> APIStatusError:
-    missing = isinstance(message, str) and _NOT_FOUND.search(message)
-    if missing and question.about == "conversation":
+    if _names_it(message) and question.about == "conversation":
         return ConversationNotFoundError(_NO_CONVERSATION, **_facts(answer))
     return APIStatusError("the API server answered with an error", **_facts(answer))
 
 
-def _invalid(answer: Answer, question: Question, why: str) -> InvalidResponseError:
+def _invalid(
+    answer: Answer, question: Question, why: str, *, foreign: bool = False
+) -> InvalidResponseError:
     message = f"the API server's answer is not the documented one: {why}"
-    return InvalidResponseError(message, ambiguous=question.write, **_facts(answer))
+    return InvalidResponseError(
+        message, ambiguous=question.write, foreign=foreign, **_facts(answer)
+    )
 
 
 class _Facts(TypedDict, total=False):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import httpx
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._answers import Question, data_of, parsed
 from langchain_convsync.client._caller import Caller, Pace
@@ -48,7 +49,7 @@ _OPERATIONS = {
 }
 
 
-class Api:
+class Api(Unpicklable):
     """One API server under one configuration; every method is a flow.
 
     :func:`langchain_convsync._flow.run` performs a flow blocking, ``arun`` awaits it; connections
@@ -69,6 +70,8 @@ class Api:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
         pace: Pace = SYSTEM_PACE,
     ) -> None:
@@ -81,6 +84,8 @@ class Api:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
             pace=pace,
         )
@@ -187,8 +192,9 @@ class Api:
         customer = path_segment(formatted(identity, self.profile.phone_format))
         path = f"/lookup/{what}/{customer}{outgoing.query('botId', target.bot_id)}"
         found = yield from self._caller.ask(
-            self._caller.request("GET", path, target),
+            self._caller.request("GET", path),
             lambda outcome: parsed(outcome, _READ, model),
+            target=target,
             operation=_OPERATIONS[what],
             until=until,
             attempts=attempts,
@@ -213,7 +219,7 @@ class Api:
         """
         body = outgoing.sync_body(update, self.profile, carried)
         path = f"/agent/conversations/{path_segment(session_id)}/sync"
-        request = self._caller.request("PUT", path, target, body, idempotency_key)
+        request = self._caller.request("PUT", path, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))
 
     def require_sendable(self, role: str, content: str) -> None:
@@ -238,7 +244,7 @@ class Api:
         """Append a message to a conversation; see ``ConvSyncClient.add_message``."""
         body = outgoing.message_body(role, content)
         path = f"/agent/conversations/{path_segment(session_id)}/messages"
-        request = self._caller.request("POST", path, target, body, idempotency_key)
+        request = self._caller.request("POST", path, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))
 
     def _write(
@@ -253,6 +259,7 @@ class Api:
             found = yield from self._caller.ask(
                 request,
                 lambda outcome: parsed(outcome, _WRITE, PartialConversation),
+                target=target or CallTarget(),
                 operation=_OPERATIONS[request.method],
                 until=self._caller.until(timeout),
                 attempts=attempts,
@@ -265,20 +272,25 @@ class Api:
 
     def health(self) -> Flow[bool]:
         """Whether the API server calls itself healthy; see ``ConvSyncClient.health``."""
-        request = self._caller.request("GET", "/health", CallTarget())
+        request = self._caller.request("GET", "/health")
         try:
             yield from self._caller.ask(
                 request,
                 lambda outcome: data_of(outcome, _HEALTH),
+                target=CallTarget(),
                 operation="health",
                 until=self._caller.until(),
                 attempts=1,
             )
         except APIStatusError as error:
-            if error.status_code is not None and 300 <= error.status_code < 500:
+            if error.status_code is None or 300 <= error.status_code < 500:
                 raise
             return False
         return True
+
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._caller.connections.reopen()
 
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
@@ -24,7 +25,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
-class AsyncConvSyncClient:
+class AsyncConvSyncClient(Unpicklable):
     """The API server, awaited: :class:`ConvSyncClient` with ``await`` before every call.
 
     It may be used on several event loops; its connections end with the loop they were opened on.
@@ -33,13 +34,18 @@ class AsyncConvSyncClient:
 
     Args:
         base_url: Where the API server is; else ``CONVSYNC_BASE_URL``.
-        api_key: The key, or a callable that picks one; else ``CONVSYNC_API_KEY``, else none.
+        api_key: The key, or a callable that returns one, or something to await for it; else
+            ``CONVSYNC_API_KEY``, else none. A callable that does not await must not block.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
         max_retries: How often a failed attempt is repeated.
         profile: What this API server does differently from the documented one.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -56,6 +62,8 @@ class AsyncConvSyncClient:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
@@ -68,6 +76,8 @@ class AsyncConvSyncClient:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
 
@@ -129,10 +139,11 @@ class AsyncConvSyncClient:
         return await arun(self.api.health())
 
     async def aclose(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         await self.api.aclose()
 
     async def __aenter__(self) -> Self:
+        self.api.reopen()
         return self
 
     async def __aexit__(

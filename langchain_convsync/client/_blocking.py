@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.settings import (
     DOCUMENTED_SERVER,
@@ -24,7 +25,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
-class ConvSyncClient:
+class ConvSyncClient(Unpicklable):
     """The API server, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Every answer is checked: that it is the documented one, and that it belongs to the customer,
@@ -32,10 +33,10 @@ class ConvSyncClient:
 
     Args:
         base_url: Where the API server is, e.g. ``https://api.example.com``; else
-            ``CONVSYNC_BASE_URL``. Plain http is for this machine, and for the hosts of a private
-            network that ``CONVSYNC_ALLOW_HTTP`` names, with commas between.
-        api_key: The key, or a callable that gets a :class:`CallTarget` and returns one without
-            blocking (a key per tenant, a fresh JWT); else ``CONVSYNC_API_KEY``, else none.
+            ``CONVSYNC_BASE_URL``. Plain http is for this machine; see ``allow_http``.
+        api_key: The key, or a callable that returns one: a fresh JWT, or the key of the tenant in
+            the :class:`CallTarget` that it gets if it takes an argument. It is asked before each
+            attempt, and once more after a 401. Else ``CONVSYNC_API_KEY``, else none.
         timeout: Seconds for one whole call: all attempts, and the pauses between them.
         max_retries: How often a failed attempt is repeated. Reads and ``sync_conversation`` are
             repeated when no answer came or the server was not ready; ``add_message`` only when it
@@ -44,6 +45,11 @@ class ConvSyncClient:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Blocking calls always travel over httpx.
+        allow_http: Hosts of a private network to which plain http may go, e.g. ``["api"]``, besides
+            those that ``CONVSYNC_ALLOW_HTTP`` names, with commas between. Keys and customers' words
+            are not encrypted on their way there.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. The timeout is approximate then:
             an answer whose headers trickle in can outlast it.
@@ -61,11 +67,15 @@ class ConvSyncClient:
         max_retries: int = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
         from langchain_convsync.client._api import Api
+        from langchain_convsync.client._keys import require_blocking
 
+        require_blocking(api_key)
         self.api = Api(
             base_url,
             api_key=api_key,
@@ -73,6 +83,8 @@ class ConvSyncClient:
             max_retries=max_retries,
             profile=profile,
             transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
             http_client=http_client,
         )
 
@@ -197,10 +209,11 @@ class ConvSyncClient:
         return run(self.api.health())
 
     def close(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         self.api.close()
 
     def __enter__(self) -> Self:
+        self.api.reopen()
         return self
 
     def __exit__(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow
-from langchain_convsync.errors import APIError
+from langchain_convsync._flow import Flow, monotonic
+from langchain_convsync.errors import APIConnectionError, APIError
 from langchain_convsync.settings import CallTarget
 
 T = TypeVar("T")
@@ -30,10 +29,17 @@ class _OpenCircuit:
     trying: bool = False
 
 
+def is_away(error: APIError) -> bool:
+    """Whether the API server did not answer: not at all, by half, with a proxy's page, or 5xx."""
+    if isinstance(error, APIConnectionError) or error.foreign:
+        return True
+    return error.status_code is None or error.status_code >= 500
+
+
 class CircuitBreaker:
     """Leaves a server alone that does not answer for a tenant, and now and then tries again.
 
-    After :data:`FAILURES_TO_OPEN` failures in a row (no answer, or 5xx) the circuit opens: all
+    After :data:`FAILURES_TO_OPEN` failures in a row (see :func:`is_away`) the circuit opens: all
     requests wait; then one goes, and what becomes of it decides: an answer closes the circuit, a
     failure doubles the wait. It lives in this process only: others find out for themselves.
 
@@ -44,7 +50,7 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self, *, first: float, longest: float, clock: Callable[[], float] = time.monotonic
+        self, *, first: float, longest: float, clock: Callable[[], float] = monotonic
     ) -> None:
         self._first, self._longest, self._clock = first, longest, clock
         self._circuits: dict[CallTarget, _OpenCircuit] = {}
@@ -70,7 +76,7 @@ class CircuitBreaker:
         try:
             answer = yield from request
         except APIError as error:
-            if error.status_code is None or error.status_code >= 500:
+            if is_away(error):
                 self._failed(target)
             else:
                 self._answered(target)

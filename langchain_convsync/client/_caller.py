@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import httpx
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, Io, monotonic, sleep
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Method, Outcome, Request
+from langchain_convsync.client._keys import Keys
 from langchain_convsync.client._retry import pause
 from langchain_convsync.errors import (
     APIConnectionError,
@@ -29,7 +29,6 @@ from langchain_convsync.settings import (
     CallTarget,
     ServerProfile,
     Transport,
-    api_key_setting,
     base_url_setting,
 )
 
@@ -46,7 +45,7 @@ class Pace:
         randomness: A fresh random number, 0.0 up to 1.0.
     """
 
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic
     sleep: Callable[[float], Io[None]] = sleep
     randomness: Callable[[], float] = random.random
 
@@ -63,38 +62,36 @@ class Caller:
         max_retries: int,
         profile: ServerProfile,
         transport: Transport | None,
+        trust_env: bool | None,
         http_client: httpx.Client | httpx.AsyncClient | None,
         pace: Pace,
+        allow_http: Iterable[str] | None = None,
     ) -> None:
-        self.base_url = base_url_setting(base_url)
+        self.base_url = base_url_setting(base_url, allow_http=allow_http)
         self._mount = outgoing.mount_point(self.base_url, profile.prefix)
-        self._key_for = api_key_setting(api_key)
-        if not callable(api_key):  # a malformed key is told now, not at the first call
-            outgoing.headers(self._key_for(CallTarget()), None, body=False)
+        self._keys = Keys(api_key)
         self._timeout = seconds(timeout)
         self._attempts = _attempts(max_retries + 1)
         self._idempotency_keys = profile.idempotency_keys
         self._pace = pace
         self.connections = Connections(
-            http_client, secure=self.base_url.startswith("https:"), transport=transport
+            self.base_url, http_client, transport=transport, trust_env=trust_env
         )
 
     def request(
         self,
         method: Method,
         path: str,
-        target: CallTarget | None,
         body: bytes | None = None,
         idempotency_key: str | None = None,
     ) -> Request:
         """A request for a path below the mount point; all attempts of a call send the same one."""
         if body is not None:
             idempotency_key = idempotency_key or str(uuid.uuid4())
-        key = self._key_for(target or CallTarget())
         return Request(
             method=method,
             url=self._mount + path,
-            headers=outgoing.headers(key, idempotency_key, body=body is not None),
+            headers=outgoing.headers(idempotency_key, body=body is not None),
             content=body,
         )
 
@@ -111,25 +108,33 @@ class Caller:
         request: Request,
         read: Callable[[Outcome], T],
         *,
+        target: CallTarget | None,
         operation: str,
         until: float,
         attempts: int | None = None,
     ) -> Flow[T]:
-        """Send a request until an answer can be read, no repetition may help, or time is up."""
+        """Send a request until an answer can be read, no repetition may help, or time is up.
+
+        Each attempt has a key of its own, by ``target``; without a target none has one.
+        """
         self.connections.require_open()
         limit = self._attempts if attempts is None else _attempts(attempts)
-        attempt, unclear = 1, False
+        attempt, unclear, renewed = 1, False, target is None or not self._keys.may_change
         while True:
             with telemetry.timed("api_request", operation=operation, status="none") as timing:
-                outcome = yield from self.connections.exchange(request, self.left(until))
                 try:
-                    answer = read(outcome)
+                    keyed = yield from self._with_key(request, target, until)
+                    answer = read((yield from self.connections.exchange(keyed, self.left(until))))
                     timing.labels["status"] = "2xx"
                     return answer
                 except APIError as failed:
                     error = failed  # handled below, so that it is not a context of the next one
                     timing.labels["status"] = _status(error)
                     timing.failed(error)
+            if error.status_code == 401 and not renewed and self.left(until) > 0:
+                renewed = True  # a token that ends on its way: nothing was applied
+                telemetry.count("api_retries", method=request.method, error=type(error).__name__)
+                continue
             seconds = pause(
                 error,
                 method=request.method,
@@ -146,6 +151,12 @@ class Caller:
             telemetry.count("api_retries", method=request.method, error=type(error).__name__)
             yield from self._pace.sleep(seconds)
             attempt += 1
+
+    def _with_key(self, request: Request, target: CallTarget | None, until: float) -> Flow[Request]:
+        key = None if target is None else (yield from self._keys.of(target, self.left(until)))
+        if key is None:
+            return request
+        return replace(request, headers={**request.headers, "Authorization": f"Bearer {key}"})
 
 
 def _status(error: APIError) -> str:

@@ -18,13 +18,13 @@ from typing import NamedTuple, TypeAlias
 import httpx
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Io
-from langchain_convsync.client._exchange import Outcome, Request
-from langchain_convsync.client._transports import chosen
+from langchain_convsync._flow import Io, running_loop
+from langchain_convsync.client import _environment as environment
+from langchain_convsync.client._exchange import Answer, Outcome, Request
+from langchain_convsync.client._lent import LentAsyncWire, LentWire
+from langchain_convsync.client._transports import chosen, trusts
 from langchain_convsync.client._wires import (
     AsyncWire,
-    LentAsyncWire,
-    LentWire,
     OwnAsyncWire,
     OwnWire,
     Wire,
@@ -47,28 +47,40 @@ class Connections:
     """Opens wires when they are first needed and closes them all.
 
     Args:
+        base_url: Where all requests go.
         lent: An httpx client to use instead of our own connections. A blocking one serves async
             calls too, on threads; an async one serves async calls only.
-        secure: Whether base_url is https.
         transport: What our own async connections are made of; None takes ``CONVSYNC_TRANSPORT``.
+        trust_env: Whether our own connections use the environment's proxy and certificates; None
+            takes ``CONVSYNC_TRUST_ENV``.
 
     Raises:
-        ConfigurationError: There is no such transport, or it is not installed.
+        ConfigurationError: There is no such transport, or it is not installed; the environment's
+            proxy or certificates cannot be used; or what is lent is no client of httpx.
     """
 
     def __init__(
         self,
+        base_url: str,
         lent: httpx.Client | httpx.AsyncClient | None,
         *,
-        secure: bool,
         transport: Transport | None,
+        trust_env: bool | None,
     ) -> None:
         picked = chosen(transport, lent)
         self.transport = picked if lent is None else None
         self._lent = lent
-        self._secure = secure
+        self._base_url = base_url
+        self._trusts = trusts(trust_env, lent)
+        self._proxy: httpx.Proxy | None = None
+        if self._trusts:
+            self._proxy = environment.proxy_for(base_url)
+        proxy_url = "" if self._proxy is None else str(self._proxy.url)
+        self._secure = any(url.startswith("https:") for url in (base_url, proxy_url))
         self._lock = _forks.lock()
         self._tls: ssl.SSLContext | None = None
+        if self._trusts:
+            self._context()  # what the environment names is told when a client is made
         self._wire: Wire | None = None
         self._loops: _Loops = {}
         self._closed = False
@@ -81,13 +93,19 @@ class Connections:
         return Io(self._exchange, self._aexchange, request, seconds)
 
     def _exchange(self, request: Request, seconds: float) -> Outcome:
-        return self._blocking().exchange(request, seconds)
+        return self._told(self._blocking().exchange(request, seconds))
 
     async def _aexchange(self, request: Request, seconds: float) -> Outcome:
         if isinstance(self._lent, httpx.Client):
             return await asyncio.to_thread(self._exchange, request, seconds)
         wire = await self._awaited()
-        return await wire.exchange(request, seconds)
+        return self._told(await wire.exchange(request, seconds))
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """A failure of our own connections may be one of the network that they are in."""
+        if isinstance(outcome, Answer) or self._lent is not None:
+            return outcome
+        return environment.hinted(outcome, self._base_url, trust_env=self._trusts)
 
     def _begin_anew(self) -> None:
         """In a forked child: what the parent opened is the parent's; a lent client heals itself."""
@@ -118,7 +136,7 @@ class Connections:
                 "await the call, or pass an httpx.Client"
             )
             raise ConfigurationError(message)
-        return OwnWire(self._context())
+        return OwnWire(self._context(), self._proxy)
 
     async def _awaited(self) -> AsyncWire:
         loop = asyncio.get_running_loop()
@@ -139,21 +157,25 @@ class Connections:
         if isinstance(self._lent, httpx.AsyncClient):
             return LentAsyncWire(self._lent)
         if self.transport == "httpx":
-            return OwnAsyncWire(self._context())
+            return OwnAsyncWire(self._context(), self._proxy)
         from langchain_convsync.client._aiohttp import AiohttpWire
 
-        return AiohttpWire(self._context())
+        return AiohttpWire(self._context(), self._proxy)
 
     def _context(self) -> ssl.SSLContext | None:
         if self._secure and self._tls is None:  # once: it reads the certificates from disk
-            self._tls = httpx.create_ssl_context(trust_env=False)
+            self._tls = environment.tls_context(trust_env=self._trusts)
         return self._tls
+
+    def reopen(self) -> None:
+        """Open wires anew when they are needed, after :meth:`close` as well."""
+        self._closed = False
 
     def close(self) -> None:
         """Close everything; a wire of another running loop is closed by that loop, in a moment."""
         with self._lock:
             self._closed = True
-            wire = self._wire
+            wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
         _close_running(self._loops)
@@ -161,7 +183,7 @@ class Connections:
     async def aclose(self) -> None:
         """Close everything, the wire of the running loop before returning."""
         with self._lock:
-            mine = self._loops.pop(asyncio.get_running_loop(), None)
+            mine = self._loops.pop(running_loop(), None)
         self.close()
         if mine is not None:
             await mine.ending.aclose()
@@ -174,13 +196,15 @@ async def _until_end_of(
         yield
     finally:
         _kept.pop(wire, None)
-        loops.pop(loop, None)
+        if (found := loops.get(loop)) is not None and found.wire is wire:  # else there is a newer
+            del loops[loop]
         await wire.aclose()
 
 
 def _close_running(loops: _Loops) -> None:
     for loop, (_, ending) in list(loops.items()):
         if loop.is_running():  # one at rest closes its wire when it ends
+            loops.pop(loop, None)
             with suppress(RuntimeError):  # it ended just now
                 loop.call_soon_threadsafe(_close_soon, ending)
 

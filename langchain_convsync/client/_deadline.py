@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import httpcore
+
+from langchain_convsync._flow import monotonic
 
 T = TypeVar("T")
 
@@ -28,12 +29,12 @@ class Deadline:
     __slots__ = ("_at", "_in_network")
 
     def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = monotonic() + seconds
         self._in_network = False
 
     def left(self, expired: type[Exception]) -> float:
         """Seconds left; raises ``expired`` when no time is left."""
-        seconds = self._at - time.monotonic()
+        seconds = self._at - monotonic()
         if seconds <= 0:
             raise expired
         return seconds

@@ -7,6 +7,7 @@ can otherwise become gigabytes of memory.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import zlib
@@ -50,12 +51,18 @@ class Failure:
         reason: What happened, for people; never what was sent or received.
         sent: Whether the request may have reached the server.
         cause: The operating system's own error, where there is one.
+        hint: What the machine's network may have to do with it.
     """
 
     kind: Literal["connection", "timeout", "content"]
     reason: str
     sent: bool = True
     cause: OSError | None = None
+    hint: str = ""
+
+    def told(self, advice: str) -> str:
+        """What happened and what to do next, in one line."""
+        return f"{self.reason}: {self.hint and f'{self.hint}; '}{advice}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +94,15 @@ _UNSENT = (
     httpx.UnsupportedProtocol,
     httpx.LocalProtocolError,
 )
+#: What an error of a proxy begins with; the rest is the proxy's own words.
+_STATUS = re.compile(r"[1-5][0-9]{2}(?=\s|$)", re.ASCII)
 _NO_CONNECTION = (ConnectionRefusedError, socket.gaierror)
 
 
 def failure(error: httpx.RequestError) -> Failure:
     """What a transport's error says, without the URL and the answer that it may hold."""
+    if isinstance(error, httpx.ProxyError) and (status := _STATUS.match(str(error))):
+        return refused_by_proxy(int(status[0]))
     cause = system_error(error)
     # Other transports than httpcore's call a connection that broke later a ConnectTimeout, too.
     in_connect = isinstance(error.__cause__, httpcore.ConnectTimeout)
@@ -105,6 +116,16 @@ def failure(error: httpx.RequestError) -> Failure:
     detail = words_of(cause) if cause else type(error).__name__
     reason = f"no connection: {detail}" if unsent else f"the connection broke: {detail}"
     return Failure(kind="connection", reason=reason, sent=not unsent, cause=cause)
+
+
+def refused_by_proxy(status: int) -> Failure:
+    """A proxy that does not let a request through."""
+    credentials = ", for credentials" if status == 407 else ""
+    return Failure(
+        kind="connection",
+        reason=f"no connection: the proxy refuses with {status}{credentials}",
+        sent=False,
+    )
 
 
 def words_of(cause: OSError) -> str:

@@ -7,24 +7,36 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.settings import ServerProfile
+from langchain_convsync.settings import DOCUMENTED_PREFIX, OBSERVED_PREFIX, ServerProfile
+
+_KNOWN_PREFIXES = (DOCUMENTED_PREFIX.strip("/"), OBSERVED_PREFIX.strip("/"))
 
 
 def mount_point(base_url: str, prefix: str) -> str:
     """The URL under which the endpoints are, without a trailing slash.
 
     Raises:
-        ConfigurationError: The prefix is more than a path.
+        ConfigurationError: The prefix is more than a path, or base_url ends with one already.
     """
     path = prefix.strip("/")
     if not path.isascii() or not path.isprintable() or set(path) & set(" ?#\\"):
         message = f"ServerProfile(prefix=…) must be a plain path such as {ServerProfile.prefix}"
         raise ConfigurationError(message)
-    return f"{base_url}/{path}" if path else base_url
+    if not path:
+        return base_url
+    for known in (path, *_KNOWN_PREFIXES):
+        if base_url.endswith(f"/{known}"):
+            rest = base_url.removesuffix(f"/{known}")
+            message = (
+                f"base_url ends with /{known}, and a client adds the prefix itself: pass {rest} "
+                f'and, unless it is the documented one, profile=ServerProfile(prefix="/{known}")'
+            )
+            raise ConfigurationError(message)
+    return f"{base_url}/{path}"
 
 
 def query(name: str, value: str | None) -> str:
@@ -43,11 +55,11 @@ def query(name: str, value: str | None) -> str:
     raise ConfigurationError(message)
 
 
-def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -> dict[str, str]:
-    """The headers of a request.
+def headers(idempotency_key: str | None, *, body: bool) -> dict[str, str]:
+    """The headers of a request, but for the key that each attempt gets.
 
     Raises:
-        ConfigurationError: A key holds characters that no header can carry.
+        ConfigurationError: The idempotency key holds characters that no header can carry.
     """
     found = {
         "Accept": "application/json",
@@ -56,9 +68,6 @@ def headers(key: SecretStr | None, idempotency_key: str | None, *, body: bool) -
     }
     if body:
         found["Content-Type"] = "application/json"
-    if key is not None:
-        secret = header_value(key.get_secret_value(), "api_key (or CONVSYNC_API_KEY)")
-        found["Authorization"] = f"Bearer {secret}"
     if idempotency_key is not None:
         found["Idempotency-Key"] = header_value(idempotency_key, "idempotency_key")
     return found

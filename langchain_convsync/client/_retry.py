@@ -51,7 +51,7 @@ def pause(
 
 
 def _may_pass(error: APIError, method: Method) -> bool:
-    if isinstance(error, APIConnectionError) or error.status_code in _PASSING:
+    if isinstance(error, APIConnectionError) or error.foreign or error.status_code in _PASSING:
         return True
     # A 500 is a hiccup for a read. For a write it is as often the server's way to refuse bad input,
     # and a PUT that did land makes the intent its own predecessor when it is repeated.

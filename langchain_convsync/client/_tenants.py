@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Io
+from langchain_convsync._flow import Io, monotonic
 from langchain_convsync.models import TenantInfo
 
 #: The bot and the customer's identity: one customer may talk to several tenants.
@@ -28,7 +27,7 @@ class TenantCache:
         clock: Seconds that only ever grow.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._lock = _forks.lock()
         self._entries: OrderedDict[Key, tuple[float, TenantInfo]] = OrderedDict()

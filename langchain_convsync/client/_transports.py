@@ -12,7 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 import httpx
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.settings import TRANSPORTS, Transport, transport_setting
+from langchain_convsync.settings import (
+    TRANSPORTS,
+    Transport,
+    transport_setting,
+    trust_env_setting,
+)
 
 #: The first aiohttp whose repetition of GET and PUT can be switched off.
 NEEDED = (3, 12)
@@ -30,9 +35,10 @@ def chosen(
 
     Raises:
         ConfigurationError: There is no such transport, it is not installed or too old, or a
-            client is lent besides.
+            client is lent besides, or something that is none of httpx's.
     """
     if http_client is not None:
+        _require_httpx(http_client)
         if transport == "aiohttp":
             message = 'http_client= carries the calls itself: leave transport="aiohttp" out'
             raise ConfigurationError(message)
@@ -41,6 +47,38 @@ def chosen(
     if found == "aiohttp":
         _require_aiohttp()
     return found
+
+
+def _require_httpx(lent: object) -> None:
+    """Other libraries' clients look alike, and call their errors otherwise."""
+    if not isinstance(lent, httpx.Client | httpx.AsyncClient):
+        name = f"{type(lent).__module__.partition('.')[0]}.{type(lent).__qualname__}"
+        message = (
+            "http_client= must be an httpx.Client or httpx.AsyncClient, of the package httpx; "
+            f"this is an object of {name}"
+        )
+        raise ConfigurationError(message)
+
+
+def trusts(
+    trust_env: bool | None,
+    http_client: httpx.Client | httpx.AsyncClient | None,
+) -> bool:
+    """Whether our own connections use the proxy and certificates that the environment names.
+
+    Args:
+        trust_env: The argument; None takes ``CONVSYNC_TRUST_ENV``, else they do not.
+        http_client: A lent client, which has its own.
+
+    Raises:
+        ConfigurationError: A client is lent besides, or the variable is neither yes nor no.
+    """
+    if http_client is None:
+        return trust_env_setting(trust_env)
+    if trust_env:
+        message = "http_client= carries the calls itself: leave trust_env=True to its maker"
+        raise ConfigurationError(message)
+    return False
 
 
 def _require_aiohttp() -> None:

@@ -8,6 +8,7 @@ the reply queue decides what comes next.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
@@ -28,6 +30,9 @@ from langchain_convsync.settings import Transport, base_url_setting, optional_se
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
+
+#: Of a text that is refused with it, whoever refuses it, nothing becomes smaller by itself.
+_TOO_LARGE = 413
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class WahaSession:
     webhooks: tuple[WahaWebhook, ...] = ()
 
 
-class Waha:
+class Waha(Unpicklable):
     """One WAHA server; :class:`WAHAClient` documents the arguments."""
 
     def __init__(
@@ -78,9 +83,11 @@ class Waha:
         *,
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
-        self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL")
+        self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL", allow_http=allow_http)
         key = optional_setting(
             api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key,
             "CONVSYNC_WAHA_API_KEY",
@@ -91,7 +98,7 @@ class Waha:
             else SecretStr(header_value(key, "api_key (or CONVSYNC_WAHA_API_KEY)"))
         )
         self._connections = Connections(
-            http_client, secure=self.base_url.startswith("https:"), transport=transport
+            self.base_url, http_client, transport=transport, trust_env=trust_env
         )
 
     @property
@@ -109,7 +116,11 @@ class Waha:
         """
         body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
         answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
-        return _id_of(_parsed(answer))
+        told = _parsed(answer)
+        if told is None and answer.body.strip():
+            message = "what answered is not WAHA: check base_url, and what stands in front of it"
+            raise WAHAError(message, status_code=answer.status, ambiguous=True, foreign=True)
+        return _id_of(told)
 
     def seen(self, session: str, chat_id: str, *, timeout: float) -> Flow[None]:
         """Mark the chat as read: the customer's ticks turn blue.
@@ -200,7 +211,7 @@ class Waha:
         listed = _parsed(answer)
         if not isinstance(listed, list):
             message = f"WAHA answered with no list of {what}: check that base_url is WAHA's"
-            raise WAHAError(message, status_code=answer.status)
+            raise WAHAError(message, status_code=answer.status, foreign=True)
         return [as_object(entry) for entry in listed]
 
     def _ask(
@@ -229,7 +240,7 @@ class Waha:
         outcome = yield from self._connections.exchange(request, seconds(timeout))
         writes = method == "POST"
         if isinstance(outcome, Failure):
-            message = f"{outcome.reason}: check WAHA's base_url and that it is up"
+            message = outcome.told("check WAHA's base_url and that it is up")
             raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
         if not 200 <= outcome.status < 300:
             raise WAHAError(
@@ -237,8 +248,20 @@ class Waha:
                 status_code=outcome.status,
                 retry_after=retry_after(outcome.headers.get("Retry-After"), datetime.now(UTC)),
                 ambiguous=writes and outcome.status >= 500,
+                foreign=outcome.status != _TOO_LARGE and not isinstance(_parsed(outcome), dict),
             )
+        if outcome.flaw is not None:
+            raise WAHAError(
+                outcome.flaw.told("check that WAHA is up"),
+                status_code=outcome.status,
+                ambiguous=writes,
+                foreign=True,
+            ) from outcome.flaw.cause
         return outcome
+
+    def reopen(self) -> None:
+        """Open connections anew when they are needed, after :meth:`close` as well."""
+        self._connections.reopen()
 
     def close(self) -> None:
         """Close the connections of sync and async; a lent ``http_client`` stays open."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -10,11 +11,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import arun
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class AsyncWAHAClient:
+class AsyncWAHAClient(Unpicklable):
     """WAHA, awaited: :class:`WAHAClient` with ``await`` before every call.
 
     It may be used on several event loops; its connections end with the loop they were opened on.
@@ -27,6 +29,10 @@ class AsyncWAHAClient:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.AsyncClient`` of yours to send requests with (proxies, certificates,
             hooks); you close it, and use it on one event loop only. Redirects are not followed.
 
@@ -40,9 +46,18 @@ class AsyncWAHAClient:
         *,
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
+        self.waha = Waha(
+            base_url,
+            api_key=api_key,
+            transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
+            http_client=http_client,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
@@ -89,10 +104,11 @@ class AsyncWAHAClient:
         return await arun(self.waha.sessions(timeout=timeout))
 
     async def aclose(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         await self.waha.aclose()
 
     async def __aenter__(self) -> Self:
+        self.waha.reopen()
         return self
 
     async def __aexit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -9,11 +10,12 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync._flow import run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
 from langchain_convsync.settings import Transport
 
 
-class WAHAClient:
+class WAHAClient(Unpicklable):
     """WAHA, blocking. Safe to share between threads; close it, or use it in ``with``.
 
     Nothing is repeated, since WAHA knows no idempotency keys: a text whose answer was lost may have
@@ -25,12 +27,15 @@ class WAHAClient:
 
     Args:
         base_url: Where WAHA is, e.g. ``https://waha.example.com``; else
-            ``CONVSYNC_WAHA_BASE_URL``. Plain http is for this machine, and for the hosts of a
-            private network that ``CONVSYNC_ALLOW_HTTP`` names, with commas between.
+            ``CONVSYNC_WAHA_BASE_URL``. Plain http is for this machine; see ``allow_http``.
         api_key: Its ``X-Api-Key``; else ``CONVSYNC_WAHA_API_KEY``, else none.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Blocking calls always travel over httpx.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An ``httpx.Client`` of yours to send requests with (proxies, certificates,
             hooks); you close it. Redirects are not followed. Timeouts are approximate then.
 
@@ -44,9 +49,18 @@ class WAHAClient:
         *,
         api_key: str | SecretStr | None = None,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
-        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
+        self.waha = Waha(
+            base_url,
+            api_key=api_key,
+            transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
+            http_client=http_client,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
@@ -181,10 +195,11 @@ class WAHAClient:
         return run(self.waha.sessions(timeout=timeout))
 
     def close(self) -> None:
-        """Close the connections; calls after it raise ``ClosedError``."""
+        """Close the connections; calls after it raise ``ClosedError``, until a block begins."""
         self.waha.close()
 
     def __enter__(self) -> Self:
+        self.waha.reopen()
         return self
 
     def __exit__(

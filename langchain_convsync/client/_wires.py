@@ -1,4 +1,4 @@
-"""How a request travels: over our own connections, or over an httpx client that the caller lent us.
+"""How a request travels over our own connections; over a client that was lent: see ``_lent``.
 
 Every wire performs one exchange within so many seconds and answers with an outcome: what fails on
 the way is a value, so no error with a URL or an answer in it is ever on the traceback of another.
@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 import weakref
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpcore
 import httpx
 
+from langchain_convsync._flow import monotonic
 from langchain_convsync.client._deadline import AsyncBackend, BlockingBackend, Deadline, current
 from langchain_convsync.client._exchange import (
-    TIMED_OUT,
     Outcome,
     Request,
     aread,
     failure,
     read,
 )
-from langchain_convsync.client._redaction import redacted
 from langchain_convsync.errors import ClosedError
 
 #: Connections of one wire; more requests than that wait for a free one.
@@ -55,25 +53,39 @@ class AsyncWire(Protocol):
 
 
 class _Transport(httpx.HTTPTransport):
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None) -> None:
         # httpx has no argument for the network backend; the inherited methods use the pool alone.
-        self._pool = httpcore.ConnectionPool(
+        pool = httpcore.ConnectionPool if proxy is None else httpcore.HTTPProxy
+        self._pool = pool(
             ssl_context=tls,
             max_connections=CONNECTIONS,
             max_keepalive_connections=CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE,
             network_backend=BlockingBackend(),
+            **_by_way_of(proxy, tls),
         )
 
 
 class _AsyncTransport(httpx.AsyncHTTPTransport):
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None) -> None:
+        pool = httpcore.AsyncConnectionPool if proxy is None else httpcore.AsyncHTTPProxy
+        self._pool = pool(
             ssl_context=tls,
             max_connections=1,
             keepalive_expiry=KEEP_ALIVE,
             network_backend=AsyncBackend(),
+            **_by_way_of(proxy, tls),
         )
+
+
+def _by_way_of(proxy: httpx.Proxy | None, tls: ssl.SSLContext | None) -> dict[str, Any]:
+    if proxy is None:
+        return {}
+    return {
+        "proxy_url": str(proxy.url),
+        "proxy_auth": proxy.raw_auth,
+        "proxy_ssl_context": tls if proxy.url.scheme == "https" else None,
+    }
 
 
 class OwnWire:
@@ -81,10 +93,11 @@ class OwnWire:
 
     Args:
         tls: How servers prove who they are; None where base_url is plain http.
+        proxy: What stands between; None goes straight to the server.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._transport = _Transport(tls)
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
+        self._transport = _Transport(tls, proxy)
         # A caller may never close us: then the sockets go with the wire, or with the interpreter.
         self._end = weakref.finalize(self, self._transport.close)
 
@@ -115,8 +128,8 @@ class OwnAsyncWire:
     its caller can be cancelled anywhere.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._tls = tls
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
+        self._tls, self._proxy = tls, proxy
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._open: set[_AsyncTransport] = set()
         self._idle: deque[tuple[float, _AsyncTransport]] = deque()
@@ -145,19 +158,22 @@ class OwnAsyncWire:
             message = "the client was closed before this call was sent"
             raise ClosedError(message)
         current.set(deadline)
-        transport = self._idle.pop()[1] if self._idle else _AsyncTransport(self._tls)
+        transport = self._idle.pop()[1] if self._idle else self._opened()
         self._open.add(transport)
         try:
             return await aread(await transport.handle_async_request(_request(request)))
         except httpx.RequestError as error:
             return failure(error)
         finally:
-            self._idle.append((time.monotonic(), transport))
+            self._idle.append((monotonic(), transport))
             await self._close_idle()
+
+    def _opened(self) -> _AsyncTransport:
+        return _AsyncTransport(self._tls, self._proxy)
 
     async def _close_idle(self) -> None:
         """Close what was not used for a while: the left end, because the right is used first."""
-        while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < time.monotonic()):
+        while self._idle and (self._closed or self._idle[0][0] + KEEP_ALIVE < monotonic()):
             transport = self._idle.popleft()[1]
             self._open.discard(transport)
             await transport.aclose()
@@ -173,76 +189,6 @@ class OwnAsyncWire:
                 cancelled = error
         if cancelled is not None:
             raise cancelled
-
-
-class LentWire:
-    """The caller's ``httpx.Client``, with its proxies, certificates and hooks; theirs to close.
-
-    Its socket is out of reach, so the deadline is approximate: no single read outlasts it, and it
-    is checked between the chunks of a body. Headers that trickle can outlast it.
-    """
-
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
-
-    def exchange(self, request: Request, seconds: float) -> Outcome:
-        """Send a request; what came of it within about so many seconds."""
-        _require_open(closed=self._client.is_closed)
-        end = time.monotonic() + seconds
-        prepared = self._client.build_request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            content=request.content,
-            timeout=seconds,
-        )
-        with redacted():
-            try:
-                response = self._client.send(prepared, stream=True, follow_redirects=False)
-            except httpx.RequestError as error:
-                return failure(error)
-            return read(response, overdue=lambda: time.monotonic() > end)
-
-    def close(self) -> None:
-        """Leave the client to its owner."""
-
-
-class LentAsyncWire:
-    """The caller's ``httpx.AsyncClient``; the deadline is a cancellation of its exchange."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-
-    async def exchange(self, request: Request, seconds: float) -> Outcome:
-        """Send a request; what came of it within so many seconds."""
-        _require_open(closed=self._client.is_closed)
-        prepared = self._client.build_request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            content=request.content,
-            timeout=seconds,
-        )
-        with redacted():
-            try:
-                async with asyncio.timeout(seconds):
-                    response = await self._client.send(
-                        prepared, stream=True, follow_redirects=False
-                    )
-                    return await aread(response)
-            except httpx.RequestError as error:
-                return failure(error)
-            except TimeoutError:
-                return TIMED_OUT
-
-    async def aclose(self) -> None:
-        """Leave the client to its owner."""
-
-
-def _require_open(*, closed: bool) -> None:
-    if closed:
-        message = "the httpx client passed as http_client is closed"
-        raise ClosedError(message)
 
 
 def _request(request: Request, *, pool: float | None = None) -> httpx.Request:

@@ -35,12 +35,14 @@ class Claim:
         result: The stored result of an event that is done; None once the store keeps it no longer
             (``replies_kept=``, an hour by default).
         stored: The result as text.
+        unstorable: Whether the work is done with a result that cannot be stored.
     """
 
     def __init__(self, status: ClaimStatus, result: Any = None) -> None:
         self.status = status
         self.result = result
         self.stored = "null"
+        self.unstorable = False
 
     @property
     def acquired(self) -> bool:
@@ -50,19 +52,30 @@ class Claim:
     def complete(self, result: Any) -> None:
         """Store a result for later deliveries; done when the block ends without an exception.
 
+        A result that cannot be stored costs the result, not a second run: the event is done, this
+        caller gets the error, and later deliveries get None.
+
         Args:
-            result: JSON values and LangChain messages, in any nesting.
+            result: JSON values, LangChain messages, pydantic models, dataclasses, named tuples,
+                enumerations, dates and times, UUIDs, decimals, paths, bytes, sets, in any nesting.
+                A model or dataclass is restored without its constructor, in a process that has
+                loaded its class; elsewhere it comes back as a dict.
 
         Raises:
-            InvalidEventError: The result is something else, or the event is not this block's.
+            InvalidEventError: The result holds something else, or the event is not this block's.
         """
         if not self.acquired:
             message = f"only an acquired claim can be completed; this one is {self.status}"
             raise InvalidEventError(message)
         from langchain_convsync.surfaces.results import encode  # LangChain's messages take a while
 
-        self.stored = encode(result)
-        self.result = result
+        self.result, self.stored, self.unstorable = result, "null", True
+        try:
+            self.stored = encode(result)
+        except InvalidEventError as error:
+            message = f"the event is done and will not be repeated, but {error}"
+            raise InvalidEventError(message) from error
+        self.unstorable = False
 
 
 @contextmanager
@@ -83,8 +96,9 @@ def once(
                 claim.complete(handle(event))
         return claim.result
 
-    The event is done when the block ends; an exception gives it back. While the block runs its
-    lease is renewed. If the process dies, the next delivery after the lease acquires the event.
+    The event is done when the block ends; an exception gives it back, unless the result could not
+    be stored: then the work is done. While the block runs its lease is renewed. If the process
+    dies, the next delivery after the lease acquires the event.
 
     Args:
         store: Where claims are kept.
@@ -106,7 +120,7 @@ def once(
         try:
             yield claim
         except Exception:
-            run(claims.give_back(store, acquired))
+            run(_ended_by_error(store, acquired, claim))
             raise
         run(claims.finish(store, acquired, claim.stored))
 
@@ -129,7 +143,7 @@ async def aonce(
         try:
             yield claim
         except Exception:
-            await arun(claims.give_back(store, acquired))
+            await arun(_ended_by_error(store, acquired, claim))
             raise
         await arun(claims.finish(store, acquired, claim.stored))
 
@@ -141,6 +155,13 @@ def _claim(
     found = _as_claim(accepted)
     telemetry.count("claims", status=found.status)
     return found, accepted.acquired
+
+
+def _ended_by_error(store: EventStore, acquired: Acquired, claim: Claim) -> Flow[None]:
+    if claim.unstorable:  # else the next delivery would do the work once more
+        yield from claims.finish(store, acquired, claim.stored)
+    else:
+        yield from claims.give_back(store, acquired)
 
 
 def _as_claim(accepted: Accepted) -> Claim:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.utils import Input, Output
 
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.dedup.claims import IN_PROGRESS, Claim, aonce, once
 from langchain_convsync.errors import EventInProgressError
 from langchain_convsync.stores.base import EventStore
@@ -35,8 +36,8 @@ def deduplicated(
     longer (``replies_kept=``, an hour by default), later calls get None.
 
     Args:
-        runnable: What to run. Its output must be JSON values or LangChain messages, in any
-            nesting; a message that was streamed in chunks is stored whole.
+        runnable: What to run. Its output is stored as :meth:`Claim.complete` tells; a message that
+            was streamed in chunks is stored whole.
         store: Where claims and results are kept.
         event_id: The event's own id: (input, config) → text, the same for every delivery.
         wait: Seconds to wait for another caller's run of the same event.
@@ -45,14 +46,15 @@ def deduplicated(
 
     Returns:
         A runnable that raises :class:`EventInProgressError` while another caller runs the event,
-        :class:`InvalidEventError` if the result cannot be stored, and what :func:`once` raises.
+        :class:`InvalidEventError` if the result cannot be stored (to the caller that ran the event,
+        which is done: later calls get None), and what :func:`once` raises.
     """
     return _Deduplicated(
         runnable, store, event_id, {"wait": wait, "lease": lease, "namespace": namespace}
     )
 
 
-class _Deduplicated(Runnable[Input, Output]):
+class _Deduplicated(Runnable[Input, Output], Unpicklable):
     def __init__(
         self,
         runnable: Runnable[Input, Output],

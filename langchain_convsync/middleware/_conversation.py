@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, cast
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
-from langchain_core.messages import AIMessage, AnyMessage
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
@@ -18,11 +25,17 @@ from langchain_convsync.errors import (
     ConvSyncError,
     MissingExtraError,
 )
-from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.bounds import recent
-from langchain_convsync.surfaces.context import ConversationLike, Identity, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, text_of
+from langchain_convsync.surfaces.bounds import MOST_MESSAGES, checked_limit
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    Identity,
+    current_turn,
+)
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import cut_off, flaw_in, last_reply, messages_of
 from langchain_convsync.surfaces.prompts import (
     SYNC_DESCRIPTION,
     SyncStateArgs,
@@ -34,12 +47,12 @@ from langchain_convsync.surfaces.prompts import (
 )
 from langchain_convsync.surfaces.state import STATE_TYPES, SYNC_TOOL, as_update, extract
 from langchain_convsync.surfaces.thread import (
+    Placed,
     Watermark,
-    ids_of,
-    interjection,
-    interleaved,
+    beside,
+    joined,
     last_words,
-    latest,
+    with_ids,
 )
 
 try:
@@ -48,33 +61,41 @@ try:
         AgentState,
         ModelRequest,
         ModelResponse,
-        PrivateStateAttr,
     )
     from langgraph.config import get_config
-    from langgraph.runtime import Runtime
+    from langgraph.runtime import Runtime, get_runtime
+    from langgraph.types import Overwrite
+
+    from langchain_convsync.middleware._exchange import Exchange, Share, Work
+    from langchain_convsync.middleware._notes import Memory
+    from langchain_convsync.middleware._runs import RUNS
 except ImportError as error:
     raise MissingExtraError("ConvSyncMiddleware", "agents") from error
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ConvSyncMiddleware", "ConvSyncState"]
+__all__ = ["ConvSyncMiddleware"]
 
 OnError: TypeAlias = Literal["log", "raise"] | Callable[[Exception], object]
 
 
-class ConvSyncState(AgentState[Any]):
-    """The agent's state, with what the middleware keeps for itself.
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """An agent in an exchange, as one of its hooks finds it."""
 
-    Plain values only, and nothing that names the customer: checkpointers store it, tracers export
-    it. ``others`` is what the conversation holds and the thread does not, ``watermark`` how far it
-    was read; ``pending`` are the customer's words not yet written; ``known`` and ``before`` tell
-    what was decided in this run from what was restored.
-    """
+    access: Access
+    exchange: Exchange
+    share: Share
+    graph: UUID | None
+    namespace: str
+    work: Work | None
 
-    convsync: NotRequired[Annotated[dict[str, Any], PrivateStateAttr]]
+    @property
+    def is_outermost(self) -> bool:
+        return self.graph == self.exchange.root
 
 
-class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
+class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable):
     """Gives an agent its conversation, and writes back what came of it.
 
     ::
@@ -83,14 +104,24 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         with in_conversation("+51999999999"):
             agent.invoke({"messages": [("user", "Quiero una pizza")]})
 
-    Before the agent runs, one read: the model gets the history, and tenant, intent and step in its
-    system prompt, marked as data. Afterwards the customer's message and the reply are appended, and
-    what was decided is synced once. Inside a ``TurnRunner`` the turn does both, and this does not.
+    Before the agent runs, one read: what the conversation holds and the thread does not joins the
+    agent's ``messages``, and tenant, intent and step its system prompt, marked as data. Afterwards
+    the customer's message and the reply are appended, and what was decided is synced once. Inside a
+    ``TurnRunner`` the turn does both, and this does not.
 
-    The history joins each call of the model and never enters the agent's ``messages``: results and
-    streams hold this run's messages only. With a checkpointer the thread goes on from there, and
-    what others said since, a human colleague for example, joins it in its place; what the thread
-    holds itself does not come back. An input that brings its own history gets no other.
+    What joined is in the results, too, and other middleware sees it, whichever comes first: a
+    summary condenses it, ``PIIMiddleware`` redacts it. With a checkpointer the thread goes on from
+    there, and what others said since, a human colleague for example, joins it before the customer's
+    next words. An input that brings its own history gets no other.
+
+    An agent may be a node of a graph, a tool of another agent, or hand the customer over in the
+    middle of its run: the outermost graph's run is one exchange with the customer, recorded once at
+    its end. Agents inside it see the history; it is in their own results only, not in those of the
+    graph around them.
+
+    What has to outlive a run (words not written yet, what is recorded, what was decided) is kept
+    beside the thread by its checkpointer, and goes with it: no state, stream or result holds it.
+    Without a checkpointer it lives as long as the run.
 
     After an interrupt, name the conversation again when you resume: it is not kept in checkpoints.
 
@@ -104,16 +135,19 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         intents: The intents to choose from; None takes the client's ``ServerProfile.intents``.
         steps: The steps to choose from; None leaves them to the model.
         prompt_keys: Context keys to tell in the system prompt.
+        history_limit: Messages of the history that join a run at most. The oldest are left out, and
+            what is left begins with the customer's words wherever they said anything in it.
+        limit: The same by its name in ``ConvSyncChatMessageHistory``; wins where it is given.
         on_error: What follows when the API server fails: ``"log"`` goes on without history, or
             leaves the answer unrecorded; ``"raise"`` fails the run; a callable gets the error
             and decides. Everything is counted and logged.
 
     Raises:
-        ConfigurationError: ``on_error`` is not one of these, the API server does not accept one
-            of ``intents``, or ``client`` is None and the environment names no API server.
+        ConfigurationError: ``on_error`` is not one of these, ``history_limit`` is less than 1, the
+            API server does not accept one of ``intents``, or ``client`` is None and the environment
+            names no API server.
+        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
-
-    state_schema = ConvSyncState
 
     def __init__(
         self,
@@ -125,27 +159,34 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         intents: Sequence[str] | None = None,
         steps: Sequence[str] | None = None,
         prompt_keys: Collection[str] = (),
+        history_limit: int = MOST_MESSAGES,
+        limit: int | None = None,
         on_error: OnError = "log",
     ) -> None:
         super().__init__()
         if on_error not in {"log", "raise"} and not callable(on_error):
             message = 'on_error must be "log", "raise" or a callable'
             raise ConfigurationError(message)
+        if conversation is not None:
+            ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity
         self._prompt_keys = frozenset(prompt_keys)
+        self._history_limit = checked_limit(history_limit if limit is None else limit)
         self._on_error = on_error
         choice = sync_args(self._api.profile, intents=intents, steps=steps)
-        self.tools = [_sync_tool(choice)] if sync_tool else []
+        self.tools = [self._sync_tool(choice)] if sync_tool else []
 
-    def before_agent(self, state: ConvSyncState, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Read the conversation."""
-        return run(self._begin(state, runtime))
+    def before_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Read the conversation; what the thread does not hold of it joins it."""
+        return run(self._begin(state, runtime.context))
 
-    async def abefore_agent(self, state: ConvSyncState, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Read the conversation."""
-        return await arun(self._begin(state, runtime))
+    async def abefore_agent(
+        self, state: AgentState[Any], runtime: Runtime[Any]
+    ) -> dict[str, Any] | None:
+        """Read the conversation; what the thread does not hold of it joins it."""
+        return await arun(self._begin(state, runtime.context))
 
     def wrap_model_call(
         self,
@@ -153,7 +194,8 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Tell the model what is on record."""
-        return handler(_informed(request))
+        informed, work = run(self._informed(request))
+        return _watched(handler(informed), work)
 
     async def awrap_model_call(
         self,
@@ -161,71 +203,217 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Tell the model what is on record."""
-        return await handler(_informed(request))
+        informed, work = await arun(self._informed(request))
+        return _watched(await handler(informed), work)
 
-    def after_agent(self, state: ConvSyncState, runtime: Runtime[Any]) -> dict[str, Any]:
+    def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write messages and state."""
-        return run(self._end(state, runtime))
+        return run(self._end(state, runtime.context))
 
-    async def aafter_agent(self, state: ConvSyncState, runtime: Runtime[Any]) -> dict[str, Any]:
+    async def aafter_agent(
+        self, state: AgentState[Any], runtime: Runtime[Any]
+    ) -> dict[str, Any] | None:
         """Write messages and state."""
-        return await arun(self._end(state, runtime))
+        return await arun(self._end(state, runtime.context))
 
-    def _access(self, runtime: Runtime[Any]) -> Access:
-        return Access.to(
-            self._api,
-            self._conversation,
-            context=runtime.context,
-            identity=self._identity,
-            config=get_config(),
+    def _enter(self, context: object) -> Flow[_Seat]:
+        """This agent's place in the exchange, as far as it is known in this process or kept."""
+        config = get_config()
+        access = Access.to(
+            self._api, self._conversation, context=context, identity=self._identity, config=config
         )
+        exchange, graph = _exchange_of(config)
+        share = exchange.share(access.ref, Memory(config))
+        yield from share.load(exchange)
+        access = access.within(**share.notes.tenant)
+        namespace = str(config["configurable"].get("checkpoint_ns", "")).rpartition("|")[0]
+        work = None
+        if graph in exchange.works:
+            _, work = exchange.works[graph]
+        elif exchange.goes_on and (kept := share.notes.agents.get(namespace)):
+            work = Work(**kept)
+            exchange.works[graph] = share, work
+        seat = _Seat(access, exchange, share, graph, namespace, work)
+        share.owned = share.owned or seat.is_outermost
+        return seat
 
-    def _begin(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:
-        kept = state.get("convsync") or {}
-        notes = {**kept, **_start(state, kept)}
-        access = self._access(runtime).within(**notes["tenant"])
-        mark = Watermark.of(kept.get("watermark"))
-        if self._records_inbound():  # what the customer wrote now may stand there already
-            noted = kept.get("pending", {})
-            new = [text for key, text in notes["pending"].items() if key not in noted]
-            mark = mark.after_saying(_as_users(new))
+    def _begin(self, state: AgentState[Any], context: object) -> Flow[dict[str, Any] | None]:
+        seat = yield from self._enter(context)
+        share = seat.share
+        before = {key: state.get(key) for key in (*STATE_TYPES, "structured_response")}
+        work = Work(before)
+        thread = with_ids(state["messages"])
+        words = share.hear(seat.exchange, thread, outermost=seat.is_outermost)
         try:
-            conversation = yield from access.read()
+            conversation = yield from self._read(seat)
         except APIError as error:
             self._failed(error, "read")
-            return {"convsync": {**notes, "watermark": mark.plain()}}
-        notes["tenant"] = {"bot_id": conversation.bot_id, "subdomain": conversation.subdomain}
-        notes["prompt"] = state_section(conversation, self._prompt_keys)
-        others, read = mark.read(conversation.messages)
-        notes["watermark"] = read.plain()
-        given = access.turn is not None and access.turn.history_given
-        given = given or (not kept and _brings_history(state))
-        if others and not given:
-            held = [] if mark.seen is None else kept["known"]
-            added = interjection(recent(others), state["messages"], held=held)
-            notes["others"] = latest([*kept.get("others", ()), added])
-        return {"convsync": notes}
+            whole = thread
+            if seat.is_outermost:
+                mark = Watermark.of(share.notes.watermark)
+                share.notes.watermark = mark.after_saying(_as_users(words.values())).plain()
+        else:
+            work.prompt = state_section(share.present(conversation), self._prompt_keys)
+            others = self._others(seat, conversation, thread, words)
+            whole = joined(thread, others, most=self._history_limit)
+        self._owe(seat, words)
+        held = {message.id for message in thread}
+        work.known = [str(message.id) for message in whole]
+        work.joined = [key for key in work.known if key not in held]
+        seat.exchange.works[seat.graph] = share, work
+        share.notes.agents[seat.namespace] = asdict(work)
+        yield from share.save()
+        return _changed(state, whole)
 
-    def _end(self, state: ConvSyncState, runtime: Runtime[Any]) -> Flow[dict[str, Any]]:
-        notes = state.get("convsync") or {}
-        known, words = set(notes["known"]), notes["pending"].values()
-        fresh = [message for message in state["messages"] if message.id not in known]
-        update = extract({**state, "messages": fresh}, baseline=notes["before"])
+    def _read(self, seat: _Seat) -> Flow[Conversation]:
+        """The conversation: once in an exchange, whichever agent asks first."""
+        share = seat.share
+        if seat.access.turn is not None or share.conversation is None:
+            share.conversation = yield from seat.access.read()
+            seen = share.conversation
+            share.notes.tenant = {"bot_id": seen.bot_id, "subdomain": seen.subdomain}
+        return share.conversation
+
+    def _others(
+        self,
+        seat: _Seat,
+        conversation: Conversation,
+        thread: Sequence[BaseMessage],
+        words: Mapping[str, str],
+    ) -> Sequence[Placed]:
+        """What others said in the conversation, in its places in the thread."""
+        notes, exchange, turn = seat.share.notes, seat.exchange, seat.access.turn
+        ids = [message.id for message in thread]
+        said = words or notes.pending
+        begins = (place for place, key in enumerate(ids) if key in said)
+        now = next(begins, len(ids) - len(last_words(thread)))
+        given = turn is not None and turn.history_given
+        if not seat.is_outermost or (exchange.goes_on and not _is_condensed(thread)):
+            if not seat.is_outermost:
+                now = exchange.place_in(thread, default=now)
+            given = given or (exchange.brings_history and notes.watermark is None)
+            if given and (now or not exchange.brings_before):
+                return []
+            history = conversation.messages
+            if self._records_inbound():
+                history = _unanswered_left_out(history, exchange.texts)
+            if (
+                now < len(ids) and ids[now] in notes.recorded
+            ):  # a replay: what came later is not yet
+                return [each for each in beside(history, thread) if each[0] <= now]
+            return beside(history, thread[:now])
+        mark, user_words = Watermark.of(notes.watermark), _as_users(words.values())
+        if self._records_inbound():  # what the customer wrote now may stand there already
+            mark = mark.after_saying(user_words)
+        others, read = mark.read(conversation.messages, self._history_limit)
+        if not self._records_inbound():
+            read = read.after_saying(user_words)
+        is_first, notes.watermark = notes.watermark is None, read.plain()
+        if given or (is_first and any(isinstance(each, AIMessage) for each in thread)):
+            return []
+        place = now
+        if mark.seen is None:
+            system = itertools.takewhile(lambda message: message.type == "system", thread)
+            place = sum(1 for _ in system)
+        return [(place, message) for message in others]
+
+    def _informed(self, request: ModelRequest[Any]) -> Flow[tuple[ModelRequest[Any], Work]]:
+        """The request with the state of the conversation in its system prompt."""
+        exchange, graph = _exchange_of(get_config())
+        if graph in exchange.works:
+            _, work = exchange.works[graph]
+        else:
+            seat = yield from self._enter(request.runtime.context)
+            work = seat.work or Work()
+        system = with_section(request.system_message, work.prompt)
+        return request.override(system_message=system), work
+
+    def _note(self, update: StateUpdate) -> Flow[None]:
+        """Note what the model decided when it does: later its messages may be condensed."""
+        exchange, graph = _exchange_of(ensure_config())
+        if graph in exchange.works and exchange.works[graph][1].is_cut_off:
+            message = "Not noted: your message was cut off. Call the tool again."
+            raise ToolException(message)
+        if (turn := current_turn.get()) is not None:
+            turn.decide(update)
+            return
+        if graph is None and exchange.root is None:
+            return  # called by itself, outside of any run
+        if graph in exchange.works:
+            share, _ = exchange.works[graph]
+        else:
+            share = (yield from self._enter(get_runtime().context)).share
+        share.decide(update)
+        yield from share.save()
+
+    def _end(self, state: AgentState[Any], context: object) -> Flow[dict[str, Any] | None]:
+        seat = yield from self._enter(context)
+        share, turn, messages = seat.share, seat.access.turn, list(state["messages"])
+        if (work := seat.work) is None:  # another hook has jumped over our first one
+            before = with_ids(messages[: _end_of_words(messages)])
+            self._owe(seat, share.hear(seat.exchange, before, outermost=seat.is_outermost))
+            work = Work(known=[str(message.id) for message in before])
+        known = set(work.known)
+        fresh = [message for message in messages if message.id not in known]
         if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
             telemetry.count("incomplete_answers")
             logger.warning("The agent's answer is not whole: %s", flaw)
-        said = _as_users(words)
-        if reply := last_reply(fresh, state.get("structured_response")):
-            said.append(ConversationMessage(role="bot", content=reply))
-        expected = [each for each in said if each.role == "bot" or not self._records_inbound()]
-        mark = Watermark.of(notes["watermark"]).after_saying(expected)
+        decided = turn.update if turn is not None else share.decided
+        traces = {**state, "messages": [] if decided else fresh}  # metadata is the weakest of all
+        update = extract(traces, baseline=work.before, tool_calls=False)
+        if turn is not None:
+            turn.decide(update)
+        else:
+            share.decide(update)
+        _say(share, fresh, state.get("structured_response"))
+        share.reread(messages)
+        if seat.is_outermost:
+            yield from self._record(share, seat.access)
+            return None
+        if turn is None:
+            share.ref, share.ending = seat.access.ref, self._finish
+        share.notes.agents.pop(seat.namespace, None)
+        yield from share.save()
+        return _without(messages, set(work.joined))
+
+    def _owe(self, seat: _Seat, words: Mapping[str, str]) -> None:
+        """The customer's words are to be written at the end; a turn does that by itself."""
+        seat.share.owe(words if seat.access.turn is None else dict.fromkeys(words, ""))
+
+    def _finish(self, share: Share, output: object) -> Flow[None]:
+        """Record an exchange at the end of a graph that is none of ours."""
+        messages = messages_of(output)
+        structured = output.get("structured_response") if isinstance(output, Mapping) else None
+        share.reread(messages)
+        _say(share, messages, structured)
+        if not messages and isinstance(output, str) and output.strip():
+            share.reply = "", output
+        ref = replace(share.ref, session_id=None)
+        yield from self._record(share, Access(self._api, ref, None))
+
+    def _record(self, share: Share, access: Access) -> Flow[None]:
+        """Write what was said and decided; what is written is noted, should this be run again."""
+        notes, (key, reply) = share.notes, share.reply
         try:
-            access = self._access(runtime).within(**notes["tenant"])
-            yield from _write(access, said, update)
+            if access.turn is None and notes.open:
+                for own, text in list(notes.pending.items()):
+                    if text:
+                        yield from access.append(ConversationMessage(role="user", content=text))
+                    notes.written(own)
+                    yield from share.save()
+                if reply and (not key or key != notes.replied):
+                    yield from access.append(ConversationMessage(role="bot", content=reply))
+                    notes.replied = key
+                    yield from share.save()
+            if update := share.decided:
+                yield from access.decide(update)
         except ConvSyncError as error:
             self._failed(error, "write")
-        ended = {"known": ids_of(state["messages"]), "pending": {}, "watermark": mark.plain()}
-        return {"convsync": {**notes, **ended}}
+        if notes.watermark is not None and reply and (access.turn is not None or notes.open):
+            said = [ConversationMessage(role="bot", content=reply)]
+            notes.watermark = Watermark.of(notes.watermark).after_saying(said).plain()
+        notes.close()
+        yield from share.save()
 
     def _records_inbound(self) -> bool:
         """Whether the customer's words are recorded before they are here; a turn hides its own."""
@@ -239,62 +427,88 @@ class ConvSyncMiddleware(AgentMiddleware[ConvSyncState, Any, Any]):
         elif self._on_error == "raise":
             raise error
 
+    def _sync_tool(self, choice: type[SyncStateArgs]) -> BaseTool:
+        """``sync_state`` as a note, kept when it is made and synced when the exchange ends."""
 
-def _write(access: Access, said: Sequence[ConversationMessage], update: StateUpdate) -> Flow[None]:
-    if access.turn is None:  # a turn records what was said by itself
-        for message in said:
-            yield from access.append(message)
-    if update:
-        yield from access.decide(update)
+        def note(**args: Any) -> tuple[str, StateUpdate]:
+            update = as_update(args)
+            run(self._note(update))
+            return noted(update), update
+
+        async def anote(**args: Any) -> tuple[str, StateUpdate]:
+            update = as_update(args)
+            await arun(self._note(update))
+            return noted(update), update
+
+        return StructuredTool.from_function(
+            note,
+            anote,
+            name=SYNC_TOOL,
+            description=SYNC_DESCRIPTION,
+            args_schema=choice,
+            response_format="content_and_artifact",
+            handle_tool_error=True,
+            handle_validation_error=refusal,
+        )
 
 
-def _start(state: ConvSyncState, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What is so when a run begins; the words of a run that failed are still pending."""
-    known = kept.get("known", ())
-    new = {
-        message.id: text_of(message)
-        for message in last_words(state["messages"])
-        if message.id not in known
-    }
-    return {
-        "known": ids_of(state["messages"]),
-        "pending": {**kept.get("pending", {}), **new},
-        "before": {key: state.get(key) for key in (*STATE_TYPES, "structured_response")},
-        "tenant": kept.get("tenant", {"bot_id": None, "subdomain": None}),
-        "prompt": "",
-    }
+def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> None:
+    """Note the reply that a run ended with, unless those are the words of a limit."""
+    if limit := limit_in({}, messages):
+        telemetry.count("limit_answers")
+        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        share.reply = "", ""
+    elif messages and (reply := last_reply(messages, structured)):
+        share.reply = _key(messages[-1]), reply
+
+
+def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
+    """The response; of a call that was cut off, half of the arguments may be missing."""
+    work.is_cut_off = any(cut_off(message) for message in response.result)
+    return response
+
+
+def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:
+    return RUNS.of(getattr(config.get("callbacks"), "parent_run_id", None))
 
 
 def _as_users(words: Iterable[str]) -> list[ConversationMessage]:
     return [ConversationMessage(role="user", content=text) for text in words if text]
 
 
-def _brings_history(state: ConvSyncState) -> bool:
-    return any(isinstance(message, AIMessage) for message in state["messages"])
+def _key(message: BaseMessage) -> str:
+    return message.id or uuid.uuid4().hex
 
 
-def _informed(request: ModelRequest[Any]) -> ModelRequest[Any]:
-    """The request with history and state in it."""
-    notes: Mapping[str, Any] = cast("ConvSyncState", request.state).get("convsync") or {}
-    messages = cast("list[AnyMessage]", interleaved(request.messages, notes.get("others", ())))
-    system = with_section(request.system_message, notes.get("prompt", ""))
-    return request.override(messages=messages, system_message=system)
+def _end_of_words(thread: Sequence[BaseMessage]) -> int:
+    """How much of a thread was there when the agent began: all up to the customer's last words."""
+    places = (place for place, message in enumerate(thread) if message.type == "human")
+    return max(places, default=-1) + 1
 
 
-def _sync_tool(choice: type[SyncStateArgs]) -> BaseTool:
-    """``sync_state`` as a note: it is read from the run's messages when the run ends."""
+def _is_condensed(thread: Iterable[BaseMessage]) -> bool:
+    return any("lc_source" in message.additional_kwargs for message in thread)
 
-    def note(**args: Any) -> tuple[str, StateUpdate]:
-        update = as_update(args)
-        if (turn := current_turn.get()) is not None:
-            turn.decide(update)
-        return noted(update), update
 
-    return StructuredTool.from_function(
-        note,
-        name=SYNC_TOOL,
-        description=SYNC_DESCRIPTION,
-        args_schema=choice,
-        response_format="content_and_artifact",
-        handle_validation_error=refusal,
-    )
+def _changed(state: AgentState[Any], thread: Sequence[BaseMessage]) -> dict[str, Any] | None:
+    """The state's new thread; streams of messages do not take it for what the agent says."""
+    given = state["messages"]
+    if len(given) == len(thread) and all(message.id for message in given):
+        return None
+    return {"messages": Overwrite(list(thread))}
+
+
+def _without(thread: Sequence[BaseMessage], ids: AbstractSet[str]) -> dict[str, Any] | None:
+    """The thread without what joined it: the graph around this agent would append that."""
+    left = [message for message in thread if message.id not in ids]
+    return {"messages": Overwrite(left)} if len(left) < len(thread) else None
+
+
+def _unanswered_left_out(
+    history: Sequence[ConversationMessage], words: Iterable[str]
+) -> list[ConversationMessage]:
+    """A history without these words at its end, which the server has recorded itself."""
+    left, own = list(history), list(words)
+    while left and left[-1].role == "user" and left[-1].content in own:
+        own.remove(left.pop().content)
+    return left

@@ -46,7 +46,7 @@ def restored(text: str, tool_call_id: str | None) -> Any:
 
 def _written(result: Any, tool_call_id: str | None) -> str | None:
     try:
-        text = results.encode({"call": tool_call_id, "result": _plain(result)}, faithful=True)
+        text = results.encode({"call": tool_call_id, "result": _plain(result)})
     except (InvalidEventError, TypeError, ValueError):  # a damaged message's, too
         return None
     is_readable = restored(text, tool_call_id) is not None

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.client import Api
-from langchain_convsync.client._breaker import CircuitBreaker
+from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
-    APIConnectionError,
     APIError,
+    AuthenticationError,
     ConversationMismatchError,
     ConversationNotFoundError,
     ConvSyncError,
+    InvalidResponseError,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
 from langchain_convsync.outbox.job import WriteJob
@@ -70,7 +70,7 @@ class Outbox(OperationQueue[WriteJob]):
         lease: float = 30.0,
         on_unverifiable: OnUnverifiable = "dead_letter",
         breaker: CircuitBreaker | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._api = api
@@ -181,7 +181,7 @@ class Outbox(OperationQueue[WriteJob]):
         except ConversationMismatchError as error:
             raise Undeliverable(str(error)) from error
         except APIError as error:
-            if not may_pass(error):
+            if not may_pass(error, reading=True):
                 raise Undeliverable(str(error)) from error
             job.unread += 1
             return max(backoff(job.unread), error.retry_after or 0.0)
@@ -283,11 +283,19 @@ class Outbox(OperationQueue[WriteJob]):
         )
 
 
-def may_pass(error: APIError) -> bool:
-    """Whether the same request may well succeed later: an answer that broke off tells nothing."""
-    return isinstance(error, APIConnectionError) or passing(error.status_code)
+def may_pass(error: APIError, *, reading: bool = False) -> bool:
+    """Whether the same request may well succeed later.
+
+    An answer that broke off, or is not the API's own, tells nothing, whatever its status. A key
+    that is not accepted tells nothing of the request. And what cannot be read can be read again.
+    """
+    if is_away(error) or isinstance(error, InvalidResponseError | AuthenticationError):
+        return True
+    if reading and error.status_code is not None and error.status_code < 400:
+        return True  # some servers answer 200 when they fail
+    return passing(error.status_code)
 
 
-def new_breaker(clock: Callable[[], float] = time.monotonic) -> CircuitBreaker:
+def new_breaker(clock: Callable[[], float] = monotonic) -> CircuitBreaker:
     """A breaker that leaves a failing API server alone for as long as writes wait for it."""
     return CircuitBreaker(first=FIRST_DELAY, longest=LAST_DELAY, clock=clock)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,8 +20,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, sleep
+from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.client import Api
+from langchain_convsync.client._breaker import is_away
 from langchain_convsync.errors import (
     APIConnectionError,
     APIError,
@@ -121,7 +121,7 @@ class Journal:
     """
 
     def __init__(
-        self, api: Api, store: EventStore, *, clock: Callable[[], float] = time.monotonic
+        self, api: Api, store: EventStore, *, clock: Callable[[], float] = monotonic
     ) -> None:
         self._api = api
         self._store = store
@@ -166,7 +166,7 @@ class Journal:
             try:
                 known = yield from self._recent(conversation_key, ref, until=until)
             except APIError as error:
-                if not _away(error):
+                if not is_away(error):
                     raise
                 known = None  # its tenant will be seen when the API server answers again
         if known is not None:
@@ -292,7 +292,7 @@ class Journal:
             self._memory.forget(conversation_key)
             raise
         except APIError as error:
-            if known is None or not _away(error) or known.conversation.expired(datetime.now(UTC)):
+            if known is None or not is_away(error) or known.conversation.expired(datetime.now(UTC)):
                 raise
             telemetry.count("snapshots_used")
             ref.agreeing(ref.at(known.conversation))
@@ -388,7 +388,3 @@ def _account(ref: ConversationRef) -> str:
     """An inbox apart: no account receives messages under this name."""
     tenant = "" if ref.subdomain is None else f" of {ref.subdomain}"
     return f"convsync journal {ref.bot_id or ''}{tenant}"
-
-
-def _away(error: APIError) -> bool:
-    return error.status_code is None or error.status_code >= 500

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, TypeVar
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.base import (
     Acquired,
@@ -102,7 +101,7 @@ class OperationQueue(ABC, Generic[H]):
         store: EventStore,
         *,
         lease: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._store = store
         self._lease = lease

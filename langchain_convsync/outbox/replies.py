@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -12,7 +11,8 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow, monotonic, sleep
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
@@ -42,7 +42,7 @@ READ_PATIENCE = 300.0
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
-class WAHAReply:
+class WAHAReply(Unpicklable):
     """Sends a runner's replies through WAHA, to the chat that the customer wrote in.
 
     ::
@@ -68,6 +68,10 @@ class WAHAReply:
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
+        allow_http: Hosts of a private network to which plain http may go, besides those that
+            ``CONVSYNC_ALLOW_HTTP`` names.
+        trust_env: Whether the environment's ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE``
+            are used; else ``CONVSYNC_TRUST_ENV``, else they are not.
         http_client: An httpx client of yours to send requests with; you close it.
 
     Raises:
@@ -84,6 +88,8 @@ class WAHAReply:
         seen: bool = False,
         typing: float = 0.0,
         transport: Transport | None = None,
+        allow_http: Iterable[str] | None = None,
+        trust_env: bool | None = None,
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         if not 0 <= typing <= LONGEST_TYPING:
@@ -92,7 +98,14 @@ class WAHAReply:
         if on_unverifiable not in {"drop", "resend"}:
             message = 'on_unverifiable must be "drop" or "resend"'
             raise ConfigurationError(message)
-        self.waha = Waha(base_url, api_key=api_key, transport=transport, http_client=http_client)
+        self.waha = Waha(
+            base_url,
+            api_key=api_key,
+            transport=transport,
+            allow_http=allow_http,
+            trust_env=trust_env,
+            http_client=http_client,
+        )
         self.on_unverifiable: OnUnverifiableReply = on_unverifiable
         self.settle = settle
         self.seen = seen
@@ -128,7 +141,7 @@ class Replies(OperationQueue[ReplyJob]):
         store: EventStore,
         *,
         lease: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
@@ -194,7 +207,8 @@ class Replies(OperationQueue[ReplyJob]):
     def _failed(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
         """Keep the reply for later: to be looked for first where it may have been sent."""
         # 422: the session is not WORKING; it may be again soon.
-        if not (error.ambiguous or passing(error.status_code) or error.status_code == 422):
+        may_pass = error.ambiguous or error.foreign or passing(error.status_code)
+        if not (may_pass or error.status_code == 422):
             raise Undeliverable(str(error)) from error
         telemetry.count("reply_retries")
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
@@ -229,7 +243,9 @@ class Replies(OperationQueue[ReplyJob]):
             since = datetime.fromtimestamp(sent_at, UTC)
             found = standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
-            if passing(error.status_code) and now < sent_at + READ_PATIENCE:
+            # A key that WAHA does not accept (401) tells nothing of the chat.
+            may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
+            if may_pass and now < sent_at + READ_PATIENCE:
                 head.unread += 1
                 return max(backoff(head.unread), error.retry_after or 0.0)
             return (yield from self._unsure(head, error))

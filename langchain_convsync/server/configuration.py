@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.access import ApiKey
 from langchain_convsync.server.configuration_file import (
@@ -26,7 +27,6 @@ from langchain_convsync.server.customers import Tenant
 from langchain_convsync.server.forwarder import Forwarding
 from langchain_convsync.server.jwts import JwtRules
 from langchain_convsync.server.limits import RateLimit
-from langchain_convsync.settings import Unpicklable
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from langchain_convsync import telemetry
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.forwards import Forward, ForwardQueue
 from langchain_convsync.settings import (
     PLAIN_HTTP,
-    Unpicklable,
     may_be_plain,
     secret_bytes,
     url_parts,

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jwt
 from pydantic import SecretStr
 
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.settings import Unpicklable, secret_bytes
+from langchain_convsync.settings import secret_bytes
 
 SHORTEST_SECRET = 32
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import ConfigurationError
 
 MOST_CALLERS = 10_000
@@ -50,7 +50,7 @@ class Limiter:
         self,
         limit: RateLimit,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
         callers: int = MOST_CALLERS,
     ) -> None:
         self._capacity = float(limit.capacity)

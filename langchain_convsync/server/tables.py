@@ -168,6 +168,7 @@ def open_database(database_url: str) -> Engine:
         ConfigurationError: The URL is malformed, its driver is missing, or nothing answers there.
     """
     try:
+        database_url = database_url.strip()
         url = make_url(database_url)
         if url.get_backend_name() == "sqlite":
             _keep_private(url)

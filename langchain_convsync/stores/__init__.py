@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from langchain_convsync._lazy import on_first_use
 from langchain_convsync.errors import ConfigurationError
@@ -84,31 +85,33 @@ def open_store(url: str | None = None) -> EventStore:
             ``redis+sentinel://host:26379,host:26379/service`` and
             ``redis+cluster://host:6379,host:6379`` for several of them;
             ``sqlite:///relative.db``, ``sqlite:////absolute.db``, a file's path or ``:memory:`` for
-            SQLite. ``CONVSYNC_STORE_URL`` when absent.
+            SQLite. ``CONVSYNC_STORE_URL`` when absent. Spaces and line breaks around it are left
+            out; what is special in a URL is percent-encoded.
 
     Raises:
-        ConfigurationError: No URL is set, or it names no store.
+        ConfigurationError: No URL is set, or it names no store; the error does not repeat it.
     """
     url = required_setting(url, argument="store", variable="CONVSYNC_STORE_URL")
     scheme, separator, rest = url.partition("://")
-    path: str | None = None
     if not separator:
-        path = url
-    elif scheme == "sqlite" and rest in {"", "/"}:
-        path = ":memory:"
-    elif scheme == "sqlite" and rest.startswith("/"):
-        path = rest.removeprefix("/")
-    if path is not None:
-        from langchain_convsync.stores.sqlite import SQLiteEventStore
-
-        return SQLiteEventStore(path)
+        return _in_file(url)
+    if scheme.lower() == "sqlite":
+        if rest in {"", "/"}:
+            return _in_file(":memory:")
+        path, asks, _ = rest.partition("?")
+        if not path.startswith("/") or asks:
+            message = (
+                "a sqlite:// URL is sqlite:///relative.db, sqlite:////absolute.db or sqlite://, "
+                "without options: those of the store are arguments of SQLiteEventStore"
+            )
+            raise ConfigurationError(message)
+        return _in_file(unquote(path.removeprefix("/")))
     from langchain_convsync.stores.redis import RedisEventStore
-    from langchain_convsync.stores.redis.urls import SCHEMES
 
-    if scheme in SCHEMES:
-        return RedisEventStore(url)
-    message = (
-        f"{scheme}:// names no event store: pass redis://…, rediss://…, unix://…, sqlite:///… or "
-        "the path of a file, as store=… or in CONVSYNC_STORE_URL"
-    )
-    raise ConfigurationError(message)
+    return RedisEventStore(url)
+
+
+def _in_file(path: str) -> EventStore:
+    from langchain_convsync.stores.sqlite import SQLiteEventStore
+
+    return SQLiteEventStore(path)

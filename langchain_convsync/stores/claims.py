@@ -5,10 +5,8 @@ A claim is a turn of its own: accept and acquire in one step, committed without 
 
 from __future__ import annotations
 
-import time
-
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, sleep
+from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.errors import ConvSyncError, FencedError, InvalidEventError
 from langchain_convsync.stores.base import (
     Accepted,
@@ -43,10 +41,10 @@ def claim(
     keys = yield from store.keys()
     key = keys.claim(namespace, event_id)
     event = NewEvent(event_key=key, conversation_key=key)
-    until, polling, rules = time.monotonic() + wait, Polling(), AcceptRules(lease=lease)
+    until, polling, rules = monotonic() + wait, Polling(), AcceptRules(lease=lease)
     while True:
         accepted = yield from store.accept(event, rules, token=new_token())
-        left = until - time.monotonic()
+        left = until - monotonic()
         if accepted.acquired is not None or accepted.state == "done" or left <= 0:
             return accepted
         yield from sleep(polling.pause(left))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from langchain_convsync import _forks, telemetry
+from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore, Lease
 
@@ -24,7 +24,7 @@ class Watch:
     def __init__(
         self, store: EventStore, lease: Lease, *, seconds: float, deadline: float | None
     ) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self.lost = False
         self._store = store
         self._lease = lease
@@ -65,7 +65,7 @@ class Watch:
         if self.released:
             self._release()
             return
-        now = time.monotonic()
+        now = monotonic()
         self.next_renewal = now + self._seconds / 3
         expired = now >= self._ends
         if self._deadline is not None and now >= self._deadline:
@@ -135,7 +135,7 @@ class _Heartbeat:
     def _due(self) -> list[Watch]:
         """The watches to renew now; waits until there is one."""
         while True:
-            now = time.monotonic()
+            now = monotonic()
             live = [watch for watch in self._watches if not watch.lost]
             if due := [watch for watch in live if watch.next_renewal <= now]:
                 return due

@@ -11,35 +11,61 @@ from pydantic import JsonValue
 
 from langchain_convsync import telemetry
 from langchain_convsync._lines import cut
+from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import ConversationMessage
 
 M = TypeVar("M", BaseMessage, ConversationMessage)
 
-#: Messages of the history, and characters of them all, that one prompt holds.
-MOST_MESSAGES, MOST_CHARACTERS = 200, 100_000
+#: Messages of the history, unless told otherwise, and characters of them that one prompt holds.
+MOST_MESSAGES, MOST_CHARACTERS = 100, 100_000
+#: What the first message of a history says where some are missing before it.
+LEFT_OUT = "earlier messages are left out"
 #: Characters of an intent, a step, or a key of the context.
 LONGEST_NAME = 200
 #: Keys of the context that one run may decide on, and characters of the JSON of each value.
 MOST_KEYS, LONGEST_VALUE = 200, 10_000
 
 
-def recent(history: Sequence[M]) -> list[M]:
-    """The end of a history that one prompt holds; its first message says what is left out."""
+def recent(history: Sequence[M], most: int = MOST_MESSAGES) -> list[M]:
+    """The end of a history that one prompt holds; its first message says what is left out.
+
+    Where something is left out, what is left begins with words of the customer's: half an exchange
+    is no exchange. Only where the customer says nothing in it, it begins with the bot's.
+
+    Args:
+        history: The history, or a part of it.
+        most: Messages to keep; the characters of them all are bounded as well.
+    """
     kept: list[M] = []
     room = MOST_CHARACTERS
-    for message in reversed(history[-MOST_MESSAGES:]):
+    for message in reversed(history[-most:]):
         length = len(_text(message))
         if kept and length > room:
             break
         kept.append(message if length <= room else _told(message, cut(_text(message), room)))
         room -= min(length, room)
     kept.reverse()
+    if len(kept) < len(history):
+        begins = (place for place, message in enumerate(kept) if _is_customers(message))
+        kept = kept[next(begins, 0) :]
     if kept and (left_out := len(history) - len(kept)):
-        told = f"[{left_out} earlier messages are left out]\n{_text(kept[0])}"
-        kept[0] = _told(kept[0], told)
+        kept[0] = _told(kept[0], f"[{left_out} {LEFT_OUT}]\n{_text(kept[0])}")
     if kept != list(history):
         telemetry.count("cuts", what="history")
     return kept
+
+
+def checked_limit(history_limit: int) -> int:
+    """How many messages of the history join a run.
+
+    Raises:
+        ConfigurationError: It is not a whole number from 1.
+    """
+    given: object = history_limit  # whatever the annotation says
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        message = "history_limit must be a number of messages, from 1"
+        raise ConfigurationError(message)
+    return history_limit
 
 
 def flaw_in_context(context: Mapping[str, Any]) -> str | None:
@@ -73,6 +99,10 @@ def _size(value: object) -> int:
 def _text(message: BaseMessage | ConversationMessage) -> str:
     content = message.content
     return content if isinstance(content, str) else json.dumps(content, default=str)
+
+
+def _is_customers(message: BaseMessage | ConversationMessage) -> bool:
+    return (message.type if isinstance(message, BaseMessage) else message.role) in {"human", "user"}
 
 
 def _told(message: M, content: str) -> M:

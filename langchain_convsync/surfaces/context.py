@@ -9,11 +9,14 @@ those.
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from langchain_convsync import _forks, phone
 from langchain_convsync.errors import (
@@ -68,6 +71,9 @@ class ConversationRef:
         """
         if isinstance(conversation, ConversationRef):
             return conversation
+        given: object = conversation  # whatever the annotation says
+        if isinstance(given, Tenant):
+            raise _no_customer(given, "phone_number")
         turn = current_turn.get()
         if turn is not None and conversation == turn.thread:
             return turn.ref
@@ -82,19 +88,28 @@ class ConversationRef:
             session_id=conversation.session_id,
         )
 
-    def tool_key(self, index: int) -> str:
-        """An idempotency key for the ``index``-th side effect of this turn.
+    def tool_key(self, name: str | int) -> str:
+        """An idempotency key for one thing that this turn does elsewhere.
 
-        After a crash before its turn was committed an agent runs again. The key is the same then,
-        so e.g. a payment provider recognises the repetition.
+        An agent whose process died before its turn was committed runs again. The key is the same
+        then, so a payment provider, for example, recognises the repetition. Outside a turn it is
+        the same for each run that answers the event of ``in_conversation(…, event_id=…)``.
+
+        Args:
+            name: What is done, ``"order"`` for example; what is done twice in a turn has two names.
 
         Raises:
-            UnknownConversationError: No turn is running.
+            UnknownConversationError: There is neither a turn nor an event, so the key would be the
+                same for two of them.
         """
-        if self.turn_id is None:
-            message = "tool_key() needs a turn: run the agent through TurnRunner"
+        if self.turn_id is None and self.event_id is None:
+            message = (
+                "tool_key() needs a turn or an event, else two of them would share their keys: run "
+                "the agent through TurnRunner, or inside in_conversation(…, event_id=…)"
+            )
             raise UnknownConversationError(message)
-        return hashlib.sha256(f"{self.turn_id}/{index}".encode()).hexdigest()[:32]
+        answered = self.turn_id or event_name(self)
+        return hashlib.sha256(f"{answered}/{name}".encode()).hexdigest()[:32]
 
     def agreeing(self, other: ConversationRef) -> ConversationRef:
         """This reference with what only ``other`` knows.
@@ -113,6 +128,44 @@ class ConversationRef:
                 raise ConversationMismatchError(message)
             known[name] = theirs if mine is None else mine
         return replace(self, **known)
+
+
+def event_name(ref: ConversationRef) -> str:
+    """The event that is answered, among all customers' events: sources number theirs alike."""
+    return json.dumps([ref.event_id, ref.phone_number, ref.bot_id, ref.subdomain])
+
+
+class NoCustomerError(AttributeError):
+    """A tenant was asked for what only one of its conversations has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """The business that a ``TurnRunner``'s factory makes an agent for, and its bot.
+
+    It is about no customer. What only a :class:`ConversationRef` has, a phone number for example,
+    it has not; a factory or an agent of its making that reads it all the same is called with the
+    ``ConversationRef`` of each turn from then on, and what it makes is used for that turn alone.
+    """
+
+    subdomain: str | None = None
+    bot_id: str | None = None
+
+    if not TYPE_CHECKING:  # to which it would have every attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if hasattr(ConversationRef, name):
+                raise _no_customer(self, name)
+            message = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(message, name=name, obj=self)
+
+
+def _no_customer(tenant: Tenant, name: str) -> NoCustomerError:
+    message = (
+        f"a Tenant has no {name}, since it is about no customer: inside a run, "
+        "current_conversation() tells whose it is"
+    )
+    return NoCustomerError(message, name=name, obj=tenant)
 
 
 ConversationLike: TypeAlias = str | ConversationRef
@@ -202,19 +255,76 @@ def in_conversation(
         event_id: The event that is answered here: callback handlers with a store sync once for it.
             It travels with the context, not with the run's metadata, which tracers export.
 
+    Inside a turn the turn's own conversation is known by what the turn knows of it, too.
+
     Raises:
-        ConversationMismatchError: ``bot_id`` or ``event_id`` is not the reference's.
+        ConversationMismatchError: ``bot_id`` or ``event_id`` is not the reference's, or the
+            customer's turn is running, and is another bot's.
         InvalidEventError: ``event_id`` is empty, or no text.
     """
     ref = ConversationRef.of(conversation)
     named = {"bot_id": bot_id, "event_id": event_id}
     given = {name: value for name, value in named.items() if value is not None}
     ref = ref.agreeing(replace(ref, **given))
+    turn = current_turn.get()
+    if turn is not None and phone.same_subscriber(ref.phone_number, turn.ref.phone_number):
+        ref = ref.agreeing(turn.ref)
     token = _current_ref.set(ref)
     try:
         yield ref
     finally:
         _current_ref.reset(token)
+
+
+def current_conversation() -> ConversationRef:
+    """Whose conversation runs: for tools, nodes and functions of your own that an agent calls.
+
+    ::
+
+        @tool(description="Order a product for the customer.")
+        def place_order(product: str) -> str:
+            customer = current_conversation()
+            return shop.order(product, customer.phone_number, key=customer.tool_key("order"))
+
+    It is that of the ``TurnRunner``'s turn, of :func:`in_conversation`, of ``runtime.context``
+    where that is a :class:`ConversationRef`, or of ``config["configurable"]``. It is known in
+    tasks, and in threads that LangChain starts.
+
+    Raises:
+        UnknownConversationError: No run names a conversation here.
+        ConversationMismatchError: Two of them name different ones.
+    """
+    try:
+        return resolve(context=graph_context(), config=_run_config())
+    except UnknownConversationError:
+        message = (
+            "no run names a conversation here: call current_conversation() in what an agent calls "
+            "through TurnRunner or inside in_conversation(phone_number); start a thread of your "
+            "own with contextvars.copy_context().run"
+        )
+        raise UnknownConversationError(message) from None
+
+
+def graph_context() -> object:
+    """``runtime.context`` of the graph that runs; None outside of any.
+
+    Asked for here instead of being injected as an argument: only arguments can be forged.
+    """
+    graphs = sys.modules.get("langgraph.runtime")
+    if graphs is None:  # never loaded, so no graph runs
+        return None
+    try:
+        return getattr(graphs.get_runtime(), "context", None)
+    except (RuntimeError, KeyError):
+        return None
+
+
+def _run_config() -> Mapping[str, Any] | None:
+    configs = sys.modules.get("langchain_core.runnables.config")
+    if configs is None:  # never loaded, so nothing runs
+        return None
+    config: Mapping[str, Any] = configs.ensure_config()
+    return config
 
 
 def resolve(
@@ -240,12 +350,16 @@ def resolve(
         InvalidPhoneNumberError: One of them names no customer.
     """
     turn = current_turn.get()
+    contextual = _contextual(context, identity)
+    configurable = (config or {}).get("configurable") or {}
+    if contextual is not None:
+        configurable = _unmirrored(configurable, context)
     sources = [
         None if constructor is None else ConversationRef.of(constructor),
-        _contextual(context, identity),
+        contextual,
         _current_ref.get(),
         None if turn is None else turn.ref,
-        _configured((config or {}).get("configurable") or {}),
+        _configured(configurable),
     ]
     named = [source for source in sources if source is not None]
     if not named:
@@ -267,6 +381,12 @@ def _contextual(context: object, identity: Identity | None) -> ConversationRef |
         return None
     named = identity(context)
     return None if named is None else ConversationRef.of(named)
+
+
+def _unmirrored(configurable: Mapping[str, Any], context: object) -> Mapping[str, Any]:
+    """What is configured besides what LangGraph's server copies there from a run's ``context``."""
+    read = context.get if isinstance(context, Mapping) else partial(getattr, context)
+    return {name: value for name, value in configurable.items() if read(name, None) != value}
 
 
 def _configured(configurable: Mapping[str, Any]) -> ConversationRef | None:

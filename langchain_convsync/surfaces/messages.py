@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langchain_core.messages import (
     AIMessage,
@@ -37,13 +38,18 @@ def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     seen: dict[tuple[str, str, str], int] = {}
     result: list[BaseMessage] = []
     for message in by_timestamp(history):
-        kind = _LANGCHAIN.get(message.role)
-        if kind is None or not message.content:
+        if not is_told(message):
             continue
+        kind = _LANGCHAIN[message.role]
         key = (message.role, message.content, str(message.timestamp))
         seen[key] = seen.get(key, 0) + 1
         result.append(kind(content=message.content, id=_id(key, seen[key])))
     return result
+
+
+def is_told(message: Words) -> bool:
+    """Whether a model reads this message of a history."""
+    return message.role in _LANGCHAIN and bool(message.content)
 
 
 @lru_cache(maxsize=4096)
@@ -80,29 +86,64 @@ def from_langchain(message: BaseMessage) -> ConversationMessage | None:
 
 
 def text_of(message: BaseMessage) -> str:
-    """The text of a message; each block that is not text is named in brackets.
+    """What a message says.
 
-    A model that refuses says why beside the content, and that is what it says.
+    A bot says what :attr:`AIMessage.text` tells, joined as LangChain joins it: whatever else
+    providers put into their messages is no word of it. A model that refuses says why beside its
+    text. What a customer sent and is no text is named in brackets: ``[image]``.
     """
+    if message.type in _BOTS:
+        return str(message.text) or _refusal(message)
     if isinstance(message.content, str):
-        return message.content or str(message.additional_kwargs.get("refusal") or "")
-    parts = [_block_text(block) for block in message.content]
-    return "\n".join(part for part in parts if part)
+        return message.content
+    return "\n".join(part for part in map(_shown, message.content) if part)
 
 
-_SILENT = {"tool_use", "tool_call", "thinking", "reasoning", "redacted_thinking", "function_call"}
+_BOTS = {"ai", "AIMessageChunk"}
 
 
-def _block_text(block: str | dict[str, object]) -> str:
+def _refusal(message: BaseMessage) -> str:
+    """Why a model refuses: OpenAI's APIs tell it in blocks, or beside the content."""
+    told = "".join(map(_refused, message.content))
+    return told or str(message.additional_kwargs.get("refusal") or "")
+
+
+def _refused(block: object) -> str:
+    if isinstance(block, dict) and block.get("type") == "non_standard":  # LangChain's wrapping
+        block = block.get("value")
+    if not isinstance(block, dict) or block.get("type") != "refusal":
+        return ""
+    return str(block.get("refusal") or "")
+
+
+def _shown(block: str | dict[str, object]) -> str:
     if isinstance(block, str):
         return block
+    if isinstance(text := block.get("text"), str):
+        return text
     kind = str(block.get("type", "content"))
-    for key in ("text", "refusal"):
-        if key in block:
-            return str(block[key])
-    if kind in _SILENT:
-        return ""
     return f"[{kind.removesuffix('_url').removeprefix('input_')}]"
+
+
+def text_in(said: object) -> str:
+    """The text in what a run returned as its words, in whatever form; empty where there is none.
+
+    Args:
+        said: A text, a message, several of them, or a message's blocks, as ``AgentExecutor``
+            returns them.
+    """
+    if isinstance(said, str):
+        return said
+    return last_reply(messages_of(as_messages(said) if isinstance(said, list | tuple) else said))
+
+
+def as_messages(given: Iterable[object]) -> list[BaseMessage]:
+    """The messages in a list; blocks side by side in it are one message of the bot's."""
+    found: list[BaseMessage] = []
+    for are_blocks, group in itertools.groupby(given, lambda each: isinstance(each, str | dict)):
+        some: list[Any] = list(group)
+        found += [AIMessage(some)] if are_blocks else some
+    return found
 
 
 def messages_of(output: object) -> list[BaseMessage]:
@@ -126,15 +167,15 @@ def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> st
     said = list(messages)
     while structured is not None and said and isinstance(said[-1], ToolMessage):
         said.pop()
-    if not said or said[-1].type not in {"ai", "AIMessageChunk"}:
+    if not said or said[-1].type not in _BOTS:
         return ""
     text = text_of(said[-1])
     if structured is None or (len(said) == len(messages) and not _is_json_object(text)):
         return text
     fields = structured if isinstance(structured, Mapping) else {}
     reply = fields.get("reply", getattr(structured, "reply", None))
-    if isinstance(reply, str):
-        return reply
+    if reply is not None:
+        return text_in(reply)
     return "" if _is_json_object(text) else text
 
 

@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from langchain_convsync import telemetry
 from langchain_convsync.models import ConversationMessage
-from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, MOST_MESSAGES
-from langchain_convsync.surfaces.messages import by_timestamp, to_langchain
+from langchain_convsync.surfaces.bounds import LEFT_OUT, MOST_MESSAGES, recent
+from langchain_convsync.surfaces.messages import by_timestamp, from_langchain, is_told, to_langchain
 
 #: Messages at the end of the history that are remembered as seen.
 SEEN = 50
-#: Messages at the end of the history that are looked through for new ones.
+#: Messages at the end of the history that are looked through for new ones, or more if more join.
 RECENT = 200
 
-#: Words of others as a checkpoint keeps them, with the ids of the messages that they stand between.
-Interjection: TypeAlias = dict[str, Any]
+_CUT = re.compile(rf"\[\d+ {LEFT_OUT}\]\n")
+
+#: Words of others, and before which message of a thread they stand.
+Placed: TypeAlias = tuple[int, ConversationMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +68,20 @@ class Watermark:
         return Watermark(self.seen, own[-SEEN:])
 
     def read(
-        self, history: Sequence[ConversationMessage]
+        self, history: Sequence[ConversationMessage], most: int = MOST_MESSAGES
     ) -> tuple[list[ConversationMessage], Watermark]:
         """What a history holds and the thread does not, oldest first, and the watermark after it.
 
         What was said in the thread is recognised by its words, each once; one that has no time yet,
         where others have, is still on its way, and will be seen once more.
+
+        Args:
+            history: The history.
+            most: How many of its messages would join the thread.
         """
         ordered = by_timestamp(history)
         if self.seen is not None:
-            ordered = ordered[-RECENT:]
+            ordered = ordered[-max(RECENT, most + SEEN) :]
         fingerprints = [_fingerprint(message) for message in ordered]
         dated = any(message.timestamp for message in ordered)
         own, arrived = Counter(self.own), Counter[str]()
@@ -93,67 +100,78 @@ class Watermark:
         return others[::-1], Watermark(tuple(fingerprints[-SEEN:]), tuple(left.elements()))
 
 
-def interjection(
-    others: Iterable[ConversationMessage],
-    thread: Sequence[BaseMessage],
-    *,
-    held: Collection[str | None],
-) -> Interjection:
-    """Words of others, to stand between what a thread held and what came now.
+def beside(history: Sequence[ConversationMessage], thread: Sequence[BaseMessage]) -> list[Placed]:
+    """What a history holds and a thread does not, by their words alone.
 
-    Args:
-        others: What they said; fields that the API document does not know are left behind.
-        thread: The messages of the thread.
-        held: Ids of those that it held already.
+    For threads without a watermark: those of agents in another graph, and replayed ones. What was
+    left out when the history joined the thread does not come back.
     """
-    known = {"role", "content", "timestamp"}
-    entries = [message.model_dump(mode="json", include=known) for message in others]
-    ids = ids_of(thread)
-    new = (place for place, key in enumerate(ids) if key not in held)
-    place = next(new, len(ids) - len(last_words(thread)))  # none is new: a run is tried again
-    return {
-        "after": ids[place - 1] if place else None,
-        "before": ids[place] if place < len(ids) else None,
-        "messages": entries,
-    }
-
-
-def latest(interjections: Sequence[Interjection]) -> list[Interjection]:
-    """The last of them, as many as one prompt holds; the oldest would be condensed by now."""
-    kept: list[Interjection] = []
-    messages = characters = 0
-    for each in reversed(interjections):
-        messages += len(each["messages"])
-        characters += sum(len(message["content"]) for message in each["messages"])
-        if kept and (messages > MOST_MESSAGES or characters > MOST_CHARACTERS):
-            telemetry.count("cuts", what="history")
-            break
-        kept.insert(0, each)
-    return kept
-
-
-def interleaved(
-    thread: Sequence[BaseMessage], interjections: Iterable[Interjection]
-) -> list[BaseMessage]:
-    """A thread with the words of others in their places.
-
-    Where both neighbours are gone, because the thread was condensed, they stand at its beginning:
-    they are not part of its summary.
-    """
-    ids = ids_of(thread)
-    places: defaultdict[int, list[BaseMessage]] = defaultdict(list)
-    for each in interjections:
-        said = [ConversationMessage.model_validate(entry) for entry in each["messages"]]
-        places[_place(each, ids)].extend(to_langchain(said))
-    whole = []
+    ordered = by_timestamp(history)
+    held, begin = [], 0
     for place, message in enumerate(thread):
-        whole += [*places[place], message]
-    return whole + places[len(thread)]
+        spoken = from_langchain(message)
+        if spoken and (cut := _CUT.match(spoken.content)):
+            spoken = spoken.model_copy(update={"content": spoken.content[cut.end() :]})
+            begin = place + 1
+        held.append(_words(spoken) if spoken else "")
+    recorded = [_words(message) for message in ordered]
+    found: list[Placed] = []
+    at = 0
+    for block in SequenceMatcher(None, recorded, held, autojunk=False).get_matching_blocks():
+        found += [(block.b, message) for message in ordered[at : block.a]]
+        at = block.a + block.size
+    return [(place, message) for place, message in found if place >= begin]
 
 
-def ids_of(messages: Iterable[BaseMessage]) -> list[str | None]:
-    """The ids of messages."""
-    return [message.id for message in messages]
+def joined(
+    thread: Sequence[BaseMessage], others: Iterable[Placed], *, most: int
+) -> list[BaseMessage]:
+    """A thread with the words of others in their places, the last so many of them."""
+    places = [(place, each) for place, each in others if is_told(each)]
+    kept = recent([message for _, message in places], most)
+    taken = {message.id for message in thread}
+    at: defaultdict[int, list[BaseMessage]] = defaultdict(list)
+    for (place, _), message in zip(places[len(places) - len(kept) :], kept, strict=True):
+        (told,) = to_langchain([message])
+        own = told.id
+        for number in itertools.count(2):  # the same words at the same time, or without times
+            if told.id not in taken:
+                break
+            told.id = f"{own}-{number}"
+        taken.add(told.id)
+        at[place].append(told)
+    whole: list[BaseMessage] = []
+    for number, held in enumerate(thread):
+        whole += [*at[number], held]
+    return whole + at[len(thread)]
+
+
+def with_ids(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """A thread whose messages all have ids: some graphs leave them out."""
+    return [
+        message if message.id else message.model_copy(update={"id": str(uuid.uuid4())})
+        for message in thread
+    ]
+
+
+def places_of(words: Sequence[BaseMessage], thread: Sequence[BaseMessage]) -> list[int | None]:
+    """Where a thread holds these words of the customer's: by their ids, else as they read."""
+    places: list[int | None] = [None] * len(words)
+    ids = {message.id: place for place, message in enumerate(thread) if message.id}
+    end = len(thread)
+    for number in reversed(range(len(words))):
+        word = words[number]
+        place = ids.get(word.id) if word.id else None
+        if place is None:
+            same = (
+                at
+                for at in reversed(range(end))
+                if thread[at].type == "human" and thread[at].content == word.content
+            )
+            place = next(same, None)
+        if place is not None:
+            places[number] = end = place
+    return places
 
 
 def last_words(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -164,12 +182,6 @@ def last_words(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
 def _is_said(message: BaseMessage) -> bool:
     # LangChain's summaries are human messages, too.
     return message.type == "human" and "lc_source" not in message.additional_kwargs
-
-
-def _place(each: Interjection, ids: Sequence[str | None]) -> int:
-    if each["before"] in ids:
-        return ids.index(each["before"])
-    return ids.index(each["after"]) + 1 if each["after"] in ids else 0
 
 
 def _new_places(seen: Sequence[str] | None, fingerprints: Sequence[str]) -> list[int]:

@@ -116,6 +116,7 @@ _ALL = (
     _counted("callback_runs_forgotten", "Runs that callback handlers had no room for"),
     _counted("history_failures", "Reads and writes of chat histories that failed", "error"),
     _counted("incomplete_answers", "Answers of a model that were cut off"),
+    _counted("limit_answers", "Words by which LangChain ended a run at a limit, not recorded"),
     _counted("journal_failures", "Writes of histories that could not be queued", "error"),
     _counted(
         "middleware_failures", "Reads and writes of the middleware that failed", "doing", "error"

@@ -23,6 +23,14 @@ Line: TypeAlias = str | AIMessage | BaseModel | Exception
 Response: TypeAlias = Line | Callable[[list[BaseMessage]], Line]
 
 
+class _Script(_forks.Unpicklable):
+    """What is left to say; a model's copy goes on with it."""
+
+    def __init__(self, responses: Iterable[Response]) -> None:
+        self.left = iter(responses)
+        self.lock = _forks.lock()
+
+
 class ScriptedChatModel(BaseChatModel):
     """Answers with one response of a script after the other, whatever it is asked.
 
@@ -52,12 +60,11 @@ class ScriptedChatModel(BaseChatModel):
     calls: list[list[BaseMessage]] = Field(default_factory=list, repr=False)
     tools: list[dict[str, Any]] = Field(default_factory=list, repr=False)
 
-    _script: Iterator[Response] = PrivateAttr()
-    _lock: Any = PrivateAttr(default_factory=_forks.lock)
+    _script: _Script = PrivateAttr()
 
     def __init__(self, responses: Iterable[Response], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._script = iter(responses)
+        self._script = _Script(responses)
 
     @property
     def _llm_type(self) -> str:
@@ -117,11 +124,11 @@ class ScriptedChatModel(BaseChatModel):
             yield chunk
 
     def _answer(self, messages: list[BaseMessage]) -> AIMessage:
-        with self._lock:
+        with self._script.lock:
             self.calls.append(list(messages))
             number = len(self.calls)
             try:
-                response = next(self._script)
+                response = next(self._script.left)
             except StopIteration:
                 message = f"the script of ScriptedChatModel ended before its call number {number}"
                 raise RuntimeError(message) from None

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync.errors import ConfigurationError, FencedError
+from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
-from langchain_convsync.surfaces.messages import flaw_in, last_reply, messages_of, text_of
-
-Agent: TypeAlias = Runnable[Any, Any] | Callable[[ConversationRef], Runnable[Any, Any]]
-
+from langchain_convsync.surfaces.context import TurnRecord, current_turn
+from langchain_convsync.surfaces.limits import limit_in
+from langchain_convsync.surfaces.messages import (
+    flaw_in,
+    last_reply,
+    messages_of,
+    text_in,
+    text_of,
+)
+from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
 
 #: What tracers call a turn's run of an agent, unless its user named it.
 RUN_NAME, TAG = "convsync turn", "convsync"
@@ -37,6 +47,10 @@ class EmptyReplyError(ValueError):
     """The agent ended without a text for the customer."""
 
 
+class LimitReachedError(ValueError):
+    """A limit ended the agent's run, and its words for that are LangChain's."""
+
+
 class OverlongReplyError(ValueError):
     """The agent's text is longer than a WhatsApp message."""
 
@@ -45,6 +59,8 @@ class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
 
+#: What finds the state that a thread's last input met.
+LAST_INPUT: Mapping[str, Any] = {"filter": {"source": "input"}, "limit": 1}
 #: Characters that WhatsApp takes as one message.
 LONGEST_REPLY = 65_536
 
@@ -56,29 +72,7 @@ class Call:
     agent: Runnable[Any, Any]
     input: Any
     config: RunnableConfig
-
-
-class Agents:
-    """The agent of each tenant: one for all, or what a factory makes, once per tenant."""
-
-    def __init__(self, agent: Agent) -> None:
-        given: object = agent  # whatever the annotation says
-        if not (isinstance(given, Runnable) or callable(given)):
-            message = "agent must be a Runnable, or a callable that makes one of a ConversationRef"
-            raise ConfigurationError(message)
-        self._agent = agent
-        self._made: dict[tuple[str | None, str | None], Runnable[Any, Any]] = {}
-        self._lock = _forks.lock()
-
-    def of(self, ref: ConversationRef) -> Runnable[Any, Any]:
-        """The agent that answers this conversation."""
-        if isinstance(self._agent, Runnable):
-            return self._agent
-        key = (ref.subdomain, ref.bot_id)
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = self._agent(ref)
-            return self._made[key]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def has_memory(agent: Runnable[Any, Any]) -> bool:
@@ -91,13 +85,29 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
 
 def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
-    return hasattr(_unbound(agent), "checkpointer")
+    inner = _unbound(agent)
+    return is_a(inner, "protocol", "PregelProtocol") or hasattr(inner, "checkpointer")
+
+
+def takes_context(agent: Runnable[Any, Any]) -> bool:
+    """Whether a call of the agent takes a ``context=``, as those of graphs do."""
+    with_fallbacks = (each for each in layers(agent) if isinstance(each, RunnableWithFallbacks))
+    if (several := next(with_fallbacks, None)) is not None:
+        return all(map(takes_context, several.runnables))
+    inner = _unbound(agent)
+    if isinstance(inner, RunnableSequence):  # its first step gets what its call gets
+        return takes_context(inner.first)
+    if isinstance(inner, RemoteAgent):
+        return True
+    return "context" in inspect.signature(inner.invoke).parameters
 
 
 def _unbound(agent: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    while isinstance(agent, RunnableBinding):
-        agent = agent.bound
-    return agent
+    found = agent
+    for found in layers(agent):
+        if isinstance(found, RemoteAgent):
+            break
+    return found
 
 
 def call_for(
@@ -107,6 +117,7 @@ def call_for(
     *,
     thread: str,
     facts: Mapping[str, str | None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Call:
     """The default call: history and new messages.
 
@@ -116,12 +127,13 @@ def call_for(
         new: The customer's new messages; their ids are the same when the turn is run again.
         thread: The id for the agent's own memory; it reveals no phone number.
         facts: What tracers get besides; nothing that names a customer.
+        options: What the agent's own kind of call takes besides: a graph its ``context``.
     """
     given = [*history, *new]
     config = _traced(agent, {"thread_id": thread, **(facts or {})})
     if has_memory(agent):
         config["configurable"] = {"thread_id": thread, "session_id": thread}
-    return Call(agent, {"messages": given} if is_graph(agent) else given, config)
+    return Call(agent, {"messages": given} if is_graph(agent) else given, config, options or {})
 
 
 def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> RunnableConfig:
@@ -129,19 +141,16 @@ def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> Runna
 
     LangSmith shows the runs with the same ``thread_id`` in their metadata as one thread.
     """
-    named, known = False, set[str]()
-    while True:
-        given = getattr(agent, "config", None) or {}  # of a binding, or of a compiled graph
+    named, known, inner = False, set[str](), agent
+    for inner in layers(agent):
+        given = getattr(inner, "config", None) or {}  # of a binding, or of a compiled graph
         named = named or bool(given.get("run_name"))
         known |= set(given.get("metadata") or ())
-        if not isinstance(agent, RunnableBinding):
-            break
-        agent = agent.bound
     metadata = {
         name: fact for name, fact in facts.items() if fact is not None and name not in known
     }
     config: RunnableConfig = {"tags": [TAG], "metadata": metadata}
-    if not named and getattr(agent, "name", None) in UNNAMED:
+    if not named and getattr(inner, "name", None) in UNNAMED:
         config["run_name"] = RUN_NAME
     return config
 
@@ -170,22 +179,15 @@ def baseline(call: Call) -> Flow[Before]:
         return Before(state.values)
 
     def block() -> Mapping[str, Any]:
-        found = (_before_input(each) for each in graph.get_state_history(call.config))
-        return next((values for values in found if values is not None), {})
+        last = graph.get_state_history(call.config, **LAST_INPUT)
+        return next((each.values for each in last), {})
 
     async def wait() -> Mapping[str, Any]:
-        async for each in graph.aget_state_history(call.config):
-            if (values := _before_input(each)) is not None:
-                return values
+        async for each in graph.aget_state_history(call.config, **LAST_INPUT):
+            return dict(each.values)
         return {}
 
     return Before((yield from Io(block, wait)), waiting=True)
-
-
-def _before_input(checkpoint: Any) -> Mapping[str, Any] | None:
-    """The state that an input met; None for a checkpoint of another kind."""
-    values: Mapping[str, Any] = checkpoint.values
-    return values if checkpoint.metadata.get("source") == "input" else None
 
 
 def invoke(
@@ -206,7 +208,7 @@ def invoke(
     def block() -> Any:
         token, until = current_turn.set(record), time.monotonic() + deadline
         try:
-            output = call.agent.invoke(given, call.config)
+            output = call.agent.invoke(given, call.config, **call.options)
         finally:
             current_turn.reset(token)
         if time.monotonic() > until:
@@ -216,7 +218,8 @@ def invoke(
     async def wait() -> Any:
         token = current_turn.set(record)
         try:
-            return await _unless_lost(call.agent.ainvoke(given, call.config), watch, deadline)
+            running = call.agent.ainvoke(given, call.config, **call.options)
+            return await _unless_lost(running, watch, deadline)
         finally:
             current_turn.reset(token)
 
@@ -280,6 +283,7 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     Raises:
         IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
             agent may have acted on the half of it, so nothing it said later is relied on.
+        LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
         EmptyReplyError: There is no text.
         OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
@@ -287,6 +291,8 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
     if flaw := flaw_in(messages):
         raise IncompleteReplyError(flaw)
+    if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
+        raise LimitReachedError(limit)
     text = _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
@@ -300,14 +306,12 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
-    if isinstance(output, str):
-        return output
     structured = None
     if isinstance(output, Mapping):
         for key in ("output", "reply"):
-            if isinstance(output.get(key), str):
-                return str(output[key])
+            if text := text_in(output.get(key)):
+                return text
         structured = output.get("structured_response")
-    if messages:
+    if messages or isinstance(output, Mapping):
         return last_reply(messages, structured)
-    return str(getattr(output, "reply", "") or "")
+    return text_in(output) or text_in(getattr(output, "reply", None))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, sleep
+from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.outbox import Outbox, Replies
 from langchain_convsync.outbox.queue import OperationQueue
 from langchain_convsync.stores.base import EventStore, QueueName, new_token
@@ -57,26 +56,26 @@ class Deliveries:
         """Deliver what one conversation has left, as far as the time allows."""
         if self._replies is not None:  # once, before anything else: the customer waits
             yield from self._replies.attempt(conversation_key)
-        until = time.monotonic() + self.budget
+        until = monotonic() + self.budget
         for queue in self._queues:
-            delivered = yield from queue.drain(conversation_key, budget=until - time.monotonic())
+            delivered = yield from queue.drain(conversation_key, budget=until - monotonic())
             if not delivered:
                 self._warn_of_leftovers()
 
     def finish(self) -> Flow[None]:
         """Deliver what is due anywhere, or due within a moment, as far as the time allows."""
-        now = time.monotonic()
+        now = monotonic()
         until, worked = now + self.budget, now
         left = yield from self._left()
-        while left and time.monotonic() < min(until, worked + LAST_CHANCE):
+        while left and monotonic() < min(until, worked + LAST_CHANCE):
             found = False
             for queue in self._queues:
                 acquired = yield from self._store.acquire(
                     queue.name, new_token(), lease=self._lease
                 )
                 if acquired is not None:
-                    yield from queue.deliver(acquired, budget=until - time.monotonic())
-                    found, worked = True, time.monotonic()
+                    yield from queue.deliver(acquired, budget=until - monotonic())
+                    found, worked = True, monotonic()
             left = yield from self._left()
             if left and not found:
                 yield from sleep(Polling.FIRST)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, raised_at
 from langchain_convsync.models import InboundEvent
@@ -54,7 +53,7 @@ class Engine:
         """Answer an event, or tell what became of it."""
         self._require_open()
         new = yield from self.inbox.named(event)
-        until = None if wait is None else time.monotonic() + wait
+        until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
         turn, conversation_key = yield from self._settle(new, until, before)
         turn = self._together(before, turn)
@@ -133,7 +132,7 @@ class Engine:
             if accepted.state != "queued":
                 status: Status = "merged" if first.status == "new" else "duplicate"
                 return _repeated(accepted, status), accepted.conversation_key
-            left = None if until is None else until - time.monotonic()
+            left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 return Turn(status="queued"), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)
@@ -152,10 +151,11 @@ class Engine:
         return replace(committed[-1], reply="\n\n".join(replies), events=events)
 
     def new_pool(self) -> WorkerPool:
-        """The workers of the block that begins."""
-        if self.closed or self.pool is not None:
-            message = "a TurnRunner serves one block; make a new one"
+        """The workers of the block that begins, be it after another one."""
+        if self.pool is not None and not self.closed:
+            message = "a TurnRunner serves one block at a time: leave it before the next begins"
             raise ClosedError(message)
+        self.closed = False
         telemetry.connect()
         work = dict(self.deliveries.work)
         if self.sends:
@@ -176,7 +176,7 @@ class Engine:
 
     def _require_open(self) -> None:
         if self.closed:
-            message = "this TurnRunner is closed: make a new one"
+            message = "this TurnRunner is closed: enter its block again, or make a new one"
             raise ClosedError(message)
 
     def _work_turn(self, acquired: Acquired) -> Flow[None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from langchain_convsync import _forks, phone, telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError, WAHAError
 from langchain_convsync.models import InboundEvent
@@ -38,7 +37,7 @@ class Lids:
         self,
         naming: Naming,
         waha: Waha | None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._naming = naming
         self._waha = waha

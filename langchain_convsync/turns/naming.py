@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from langchain_convsync import phone, waha
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, Keys, NewEvent
@@ -59,7 +58,7 @@ class Naming:
     """
 
     store: EventStore
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic
     _near: dict[AccountKey, tuple[float, list[AccountKey]]] = field(
         default_factory=dict, init=False
     )

@@ -49,8 +49,6 @@ from langchain_convsync.surfaces.state import (
     without,
 )
 from langchain_convsync.turns.agent import (
-    Agent,
-    Agents,
     Call,
     baseline,
     call_for,
@@ -59,6 +57,7 @@ from langchain_convsync.turns.agent import (
     is_interrupted,
     reply_of,
 )
+from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
@@ -109,16 +108,19 @@ class Processor:
         breaker: CircuitBreaker,
         extractor: Extractor | None,
         prepare: Prepare | None,
+        history_limit: int,
+        context: ContextOf | None,
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
     ) -> None:
-        self._agents = Agents(agent)
+        self._agents = Agents(agent, context)
         self._api = api
         self._store = store
         self._breaker = breaker
         self._extractor = extractor
         self._prepare = prepare
+        self._history_limit = history_limit
         self._limits = limits
         self._lids = lids
         self._queues_replies = queues_replies
@@ -356,11 +358,13 @@ class Processor:
             for event_key, event in events
         ]
         facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
+        about: dict[str, Any] = {"facts": facts, "options": self._agents.options(attempt.ref)}
         if self._prepare is None:
-            history = [] if owns_history else recent(to_langchain(conversation.said))
-            return call_for(agent, history, new, thread=thread, facts=facts), record
+            said = [] if owns_history else to_langchain(conversation.said)
+            history = recent(said, self._history_limit)
+            return call_for(agent, history, new, thread=thread, **about), record
         given = self._prepare(conversation, [event for _, event in events])
-        return replace(call_for(agent, [], new, thread=thread, facts=facts), input=given), record
+        return replace(call_for(agent, [], new, thread=thread, **about), input=given), record
 
     def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
         if self._extractor is not None:
@@ -368,8 +372,7 @@ class Processor:
                 decision = yield from ask(self._extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-                logger.warning("The extractor failed, no state is synced: %s", reason)
+                logger.warning("The extractor failed, no state is synced: %s", _told(error))
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
@@ -389,13 +392,16 @@ class Processor:
         return update.model_copy(update={"intent": None})
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
+        if self._agents.learn_from(error):  # it was made for no customer, and begins again
+            yield from self._store.release(attempt.acquired.lease)
+            return None
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
         logger.warning(
             "Turn %s: the agent failed with %s, run %d of %d",
             batch.turn_id,
-            type(error).__name__,
+            _told(error),
             failures,
             limit,
             exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
@@ -449,6 +455,11 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+
+def _told(error: Exception) -> str:
+    """An error for the log: ours hold no words of the customer's, and others may."""
+    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agent as agents
-    from langchain_convsync.turns import engine, process
+    from langchain_convsync.turns import agents, engine, process, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -26,13 +25,13 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     state = module_on_first_use("langchain_convsync.surfaces.state")
     stores = module_on_first_use("langchain_convsync.stores")
     waha = module_on_first_use("langchain_convsync.waha")
-    agents = module_on_first_use("langchain_convsync.turns.agent")
+    agents = module_on_first_use("langchain_convsync.turns.agents")
     engine = module_on_first_use("langchain_convsync.turns.engine")
     process = module_on_first_use("langchain_convsync.turns.process")
     turns = module_on_first_use("langchain_convsync.turns.turn")
 
 
-class TurnRunner:
+class TurnRunner(_forks.Unpicklable):
     """Answers inbound events with a LangChain agent: once, in order, for the right tenant.
 
     ``run`` and ``arun`` record the event durably, run the agent on the conversation, commit the
@@ -42,10 +41,10 @@ class TurnRunner:
     Outside a block a call delivers its turn's writes before it returns. Inside ``with`` or ``async
     with`` it returns as soon as its turn is committed: the block has workers that deliver writes,
     those of dead processes too, and, where ``on_reply`` can send the replies, also answer events
-    that no caller waits for. Leaving the block finishes what is under way.
+    that no caller waits for. Leaving the block finishes what is under way. It may be entered again.
 
     Args:
-        agent: Any Runnable, or a callable that makes one for a tenant's ``ConversationRef``.
+        agent: Any Runnable, or a plain callable that makes one for a ``Tenant``, once per tenant.
             Compiled graphs get ``{"messages": […]}``, others the list of messages.
         client: The API server, sync or async; None takes it from the environment.
         store: Where events and writes live until they are done; None takes it from
@@ -54,6 +53,8 @@ class TurnRunner:
             or None.
         prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
             the agent reads by default, its ``media`` tells a file's URL and type.
+        context: The ``runtime.context`` of each run of a graph: a plain function of the turn's
+            ``ConversationRef``.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -67,6 +68,9 @@ class TurnRunner:
         conversation_timeout: Seconds for which an event waits for an API server that does not
             answer.
         max_queued: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        history_limit: Messages of the history that the agent is given at most, from a customer's
+            on; the oldest are left out. An agent with a memory of its own gets what
+            ``ConvSyncMiddleware(history_limit=…)`` says.
         account_concurrency: Turns of one account that may run at the same time, in all processes
             together; None for any number.
         on_newer_message: What becomes of a reply if another message came while the agent was
@@ -84,8 +88,9 @@ class TurnRunner:
             left then stays in the store.
 
     Raises:
-        ConfigurationError: The agent is not callable, client or store are configured nowhere, or
-            both ``on_reply`` and ``reply`` are given.
+        ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
+            ``context``; client or store are configured nowhere, ``history_limit`` is less than
+            1, or both ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class TurnRunner:
         store: stores.EventStore | None = None,
         extractor: state.Extractor | None = None,
         prepare: process.Prepare | None = None,
+        context: agents.ContextOf | None = None,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
@@ -106,6 +112,7 @@ class TurnRunner:
         max_starts: int = 5,
         conversation_timeout: float = 900.0,
         max_queued: int = 1000,
+        history_limit: int = 100,
         account_concurrency: int | None = None,
         on_newer_message: process.OnNewerMessage = "answer",
         on_unverifiable: outbox.OnUnverifiable = "dead_letter",
@@ -116,6 +123,7 @@ class TurnRunner:
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
+        from langchain_convsync.surfaces.bounds import checked_limit
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
@@ -126,6 +134,7 @@ class TurnRunner:
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
+        most = checked_limit(history_limit)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
@@ -163,6 +172,8 @@ class TurnRunner:
             breaker=outbox.breaker,
             extractor=extractor,
             prepare=prepare,
+            history_limit=most,
+            context=context,
             limits=limits,
             lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
@@ -355,8 +366,17 @@ class TurnRunner:
         if self._owns_store:
             await self.store.aclose()
 
+    def _new_pool(self) -> worker.WorkerPool:
+        """The workers of a block; what an earlier one closed is opened anew."""
+        pool = self._engine.new_pool()
+        if self._owns_api:
+            self._api.reopen()
+        if self._owns_store:
+            self.store.reopen()
+        return pool
+
     def __enter__(self) -> Self:
-        self._engine.new_pool().start()
+        self._new_pool().start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -368,7 +388,7 @@ class TurnRunner:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._engine.new_pool().astart()
+        await self._new_pool().astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:

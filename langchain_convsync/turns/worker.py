@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, arun, run, sleep
+from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
@@ -114,13 +113,13 @@ class WorkerPool:
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
         self._stop()
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, until - monotonic()))
 
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._tasks = [asyncio.create_task(arun(self._serve(queue))) for queue in self._queues]
 
     async def astop(self, seconds: float) -> None:

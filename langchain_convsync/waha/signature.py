@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError, InvalidEventError
-from langchain_convsync.settings import Unpicklable, secret_bytes
+from langchain_convsync.settings import secret_bytes
 from langchain_convsync.waha.wire import parse_json
 
 #: One secret, or several while one replaces another.

@@ -139,13 +139,50 @@ def test_an_event_without_an_id_is_refused(event_store: EventStore, deliver: Del
         deliver(event_store, "", nothing)
 
 
-@pytest.mark.parametrize("result", [object(), float("nan"), {1, 2}])
-def test_a_result_that_is_no_json_is_refused(
-    event_store: EventStore, deliver: Deliver, result: object
+def test_a_result_that_cannot_be_stored_is_told_once_and_the_event_is_done(
+    event_store: EventStore, deliver: Deliver
 ) -> None:
-    """It could not be given to a later delivery."""
-    with pytest.raises(InvalidEventError, match="JSON"):
-        deliver(event_store, "evt_1", completing(result))
+    """The work was done: it costs the result, not a second payment."""
+    with pytest.raises(InvalidEventError, match=r"is done and will not be repeated.* of object;"):
+        deliver(event_store, "evt_1", completing(object()))
+
+    again = deliver(event_store, "evt_1", nothing)
+
+    assert (again.status, again.result) == (DONE, None)
+
+
+def test_an_error_about_such_a_result_may_be_wrapped(
+    event_store: EventStore, deliver: Deliver
+) -> None:
+    """Whatever the block makes of it, the work is done."""
+
+    def wrapping(claim: Claim) -> None:
+        try:
+            claim.complete(object())
+        except InvalidEventError as error:
+            raise RuntimeError from error
+
+    with pytest.raises(RuntimeError):
+        deliver(event_store, "evt_1", wrapping)
+
+    assert deliver(event_store, "evt_1", nothing).status is DONE
+
+
+def test_an_event_whose_second_result_can_be_stored_is_as_any_other(
+    event_store: EventStore, deliver: Deliver
+) -> None:
+    """A later failure gives it back."""
+
+    def failing_later(claim: Claim) -> None:
+        with pytest.raises(InvalidEventError):
+            claim.complete(object())
+        claim.complete("a text instead")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        deliver(event_store, "evt_1", failing_later)
+
+    assert deliver(event_store, "evt_1", nothing).status is ACQUIRED
 
 
 def test_without_its_store_nothing_is_processed(deliver: Deliver) -> None:

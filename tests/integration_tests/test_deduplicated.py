@@ -6,17 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_convsync import EventInProgressError, InvalidEventError, deduplicated, once
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
-from langchain_convsync.surfaces.results import decode, encode
+from tests import stored_results
 
 Call = Callable[[Runnable[Any, Any], Any], Any]
 
@@ -46,17 +46,18 @@ def by_id(given: dict[str, Any], _config: RunnableConfig) -> str:
 
 
 class Counting:
-    """Answers with how often it ran."""
+    """Answers with how often it ran, or with what it is told to."""
 
-    def __init__(self) -> None:
-        self.runs = 0
+    def __init__(self, result: Any = None) -> None:
+        self.runs, self.result = 0, result
         self.runnable = RunnableLambda(self._run)
 
     def _run(self, given: dict[str, Any]) -> Any:
         self.runs += 1
         if given.get("fails"):
             raise ValueError(given["fails"])
-        return {"reply": AIMessage(f"run {self.runs}", id="1"), "runs": self.runs}
+        counted = {"reply": AIMessage(f"run {self.runs}", id="1"), "runs": self.runs}
+        return self.result or counted
 
 
 def test_an_event_runs_once_and_later_calls_get_its_result(
@@ -130,41 +131,31 @@ def test_namespaces_keep_runnables_apart() -> None:
     assert agent.runs == 2
 
 
-def test_a_result_that_cannot_be_stored_says_what_to_do(event_store: EventStore) -> None:
-    """It would come back as something else."""
-    runnable: Runnable[Any, Any] = deduplicated(
-        RunnableLambda(lambda _: {1, 2}), event_store, event_id=by_id
-    )
+def test_a_result_that_cannot_be_stored_is_no_reason_to_run_again(
+    event_store: EventStore, call: Call
+) -> None:
+    """The caller that ran the event is told; the work is done."""
+    agent = Counting(object())
+    paid = deduplicated(agent.runnable, event_store, event_id=by_id)
+    with pytest.raises(InvalidEventError, match="will not be repeated"):
+        call(paid, {"event_id": "evt_1"})
 
-    with pytest.raises(InvalidEventError, match="JSON values"):
-        runnable.invoke({"event_id": "evt_1"})
+    later = [call(paid, {"event_id": "evt_1"}) for _ in range(2)]
 
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        None,
-        "ñ\ud83d",
-        {"a": [1, 2.5, None, True]},
-        AIMessage("Hola", tool_calls=[{"name": "pay", "args": {"sum": 5}, "id": "1"}]),
-        {"messages": [HumanMessage("Hola", id="a"), AIMessage("¡Hola!", id="b")]},
-        [Document("Margherita: 25", metadata={"page": 3}, id="menu")],
-    ],
-)
-def test_results_come_back_as_they_were(result: object) -> None:
-    """JSON values, messages and documents, in any nesting."""
-    assert decode(encode(result)) == result
+    assert (agent.runs, later) == (1, [None, None])
 
 
-def test_a_streamed_message_is_stored_whole() -> None:
-    """A chunk is a piece of transport."""
-    restored = decode(encode(AIMessageChunk(content="Hola")))
+def test_an_agents_state_comes_back_with_its_structured_response(
+    event_store: EventStore, call: Call
+) -> None:
+    """What LangChain's agents return, run once."""
+    state = {
+        "messages": [HumanMessage("Una pizza", id="a"), AIMessage("¡Va!", id="b")],
+        "structured_response": stored_results.Order(sum=Decimal("9.90")),
+    }
+    agent = Counting(state)
+    runnable = deduplicated(agent.runnable, event_store, event_id=by_id)
 
-    assert (type(restored), restored.content) == (AIMessage, "Hola")
+    results = [call(runnable, {"event_id": "evt_1"}) for _ in range(3)]
 
-
-@pytest.mark.parametrize("result", [float("nan"), {1: "a"}, object(), {"a": {1, 2}}])
-def test_what_would_come_back_as_something_else_is_refused(result: object) -> None:
-    """Keys that are no text, for example, become text in JSON."""
-    with pytest.raises(InvalidEventError):
-        encode(result)
+    assert (agent.runs, results) == (1, [state] * 3)

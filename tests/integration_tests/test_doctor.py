@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,7 +15,17 @@ from langchain_convsync.cli import command_line, main
 from langchain_convsync.testing import ReferenceServer
 from tests.client_calls import PHONE, conversation
 from tests.doctor_runs import NOT_FOUND, Routes, doctor, examined, printed
-from tests.faulty_server import HANG, Deed, FaultyServer, Received, answers, head, sends
+from tests.faulty_server import (
+    HANG,
+    Deed,
+    FaultyServer,
+    Received,
+    Script,
+    answers,
+    head,
+    sends,
+)
+from tests.pages import ROOT
 
 API, CONVERSED = "API server", "conversation"
 BOT = "67890abcdef0123456789abc"
@@ -82,6 +93,27 @@ def test_plain_http_to_another_machine_is_a_finding(monkeypatch: pytest.MonkeyPa
     assert "must be https" in doctor().of(API, "configuration")["message"]
 
 
+@pytest.mark.allow_hosts(["127.0.0.1", "0.0.0.0"])
+def test_plain_http_that_was_opened_by_name_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To an address that is not known to be this machine."""
+    monkeypatch.setenv("CONVSYNC_ALLOW_HTTP", "0.0.0.0")
+    with FaultyServer() as server:
+        server.plays(Routes())
+        report = doctor("--base-url", server.url.replace("127.0.0.1", "0.0.0.0"))
+
+    assert report.status(API, "TLS") == "warning"
+    assert "0.0.0.0 over plain http" in report.of(API, "TLS")["message"]
+    assert report.failed == []
+
+
+def test_a_base_url_that_holds_the_prefix_is_a_finding() -> None:
+    """With the URL to pass instead."""
+    report = doctor("--base-url", "https://api.example.com/api/v1/whatsapp")
+
+    assert report.failed == [(API, "configuration")]
+    assert "pass https://api.example.com and" in report.of(API, "configuration")["message"]
+
+
 @pytest.mark.parametrize(
     ("key", "arguments", "word"),
     [("two words", (), "CONVSYNC_API_KEY"), ("right", ("--prefix", "/a?b"), "plain path")],
@@ -142,6 +174,80 @@ def test_endpoints_at_the_observed_prefix_are_found() -> None:
     assert 'ServerProfile(prefix="/api/v1/whatsapp-providers")' in found["advice"]
 
 
+OBSERVED = "/api/v1/whatsapp-providers"
+
+
+@pytest.mark.parametrize("key", [None, "a-key"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answers({"error": "Access denied. No token provided."}, 401),
+        answers({"message": "Forbidden"}, 403),
+        answers({"error": "Invalid token."}, 400),
+        answers({"hello": "world"}),
+    ],
+    ids=["401", "403", "400", "200"],
+)
+@pytest.mark.parametrize(
+    "routes",
+    [
+        Routes(),
+        Routes(health=HTML),
+        Routes(health=answers({"status": "up"})),
+        Routes(health=answers({"message": "Unauthorized"}, 401)),
+    ],
+    ids=["health", "no health", "bare health", "health that asks for a key"],
+)
+def test_another_router_under_the_documented_prefix_is_not_the_api(
+    routes: Routes, refusal: Script, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal without the envelope is anybody's: the prefix that answers with it wins."""
+    if key is not None:
+        monkeypatch.setenv("CONVSYNC_API_KEY", key)
+
+    def both(request: Received) -> Iterable[bytes | float | Deed]:
+        if request.target.startswith(OBSERVED + "/"):
+            return routes(request)
+        return (refusal if request.target.endswith("/health") else HTML)(request)
+
+    report = examined(both)
+
+    assert report.profile.prefix == OBSERVED
+    assert report.status(API, "prefix") == "warning"
+    assert report.status(API, "envelope") == "ok"
+
+
+def test_the_pairs_of_a_public_server_lead_to_its_prefix() -> None:
+    """What was seen there, asked for without a key."""
+    pairs = json.loads((ROOT / "tests" / "observed" / "api-server.json").read_text("utf-8"))[
+        "pairs"
+    ]
+    health = {
+        pair["request"]["path"]: pair["response"]
+        for pair in pairs
+        if pair["case"].startswith("G health")
+    }
+
+    def seen(request: Received) -> Iterable[bytes | float | Deed]:
+        found = health.get(request.target)
+        if found is None:
+            return (Routes() if request.target.startswith(OBSERVED) else HTML)(request)
+        return answers(found["body"], found["status"])(request)
+
+    assert len(health) == 2
+    assert examined(seen).profile.prefix == OBSERVED
+
+
+def test_a_refusal_without_envelope_is_taken_where_nothing_else_answers() -> None:
+    """Then it is the key that is to be mended first."""
+    refused = answers({"message": "Unauthorized"}, 401)
+
+    report = examined(refused)
+
+    assert report.failed == [(API, "key"), (API, "envelope")]
+    assert report.status(API, "prefix") == "ok"
+
+
 def test_another_prefix_can_be_named() -> None:
     """It is tried first."""
 
@@ -158,12 +264,12 @@ def test_another_prefix_can_be_named() -> None:
     ("script", "path", "advice"),
     [
         (HTML, "", "pass --prefix"),
-        (HTML, "/api/v1/whatsapp", "leave the path /api/v1/whatsapp out"),
+        (HTML, "/v1/whatsapp", "leave the path /v1/whatsapp out"),
         (answers("<html>", 301, content_type="text/html"), "", "redirects to"),
         (answers("<html>", 502, content_type="text/html"), "", "their logs"),
         (answers("no", 401, content_type="text/plain"), "", "proxy in front"),
     ],
-    ids=["html", "prefix in base_url", "redirect", "gateway", "proxy that asks for a key"],
+    ids=["html", "path in base_url", "redirect", "gateway", "proxy that asks for a key"],
 )
 def test_what_is_no_api_is_told_so(script: Any, path: str, advice: str) -> None:
     """By what it answers, which is never repeated."""

@@ -296,6 +296,17 @@ def test_a_waha_that_is_down_is_told() -> None:
     assert "Connection refused" in report.of("WAHA", "reachable")["message"]
 
 
+@pytest.mark.allow_hosts(["127.0.0.1", "0.0.0.0"])
+def test_a_waha_over_plain_http_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that was opened by name, inside a private network."""
+    monkeypatch.setenv("CONVSYNC_ALLOW_HTTP", "0.0.0.0")
+    with FaultyServer() as server:
+        server.plays(answers([]))
+        report = doctor("--waha-url", server.url.replace("127.0.0.1", "0.0.0.0"))
+
+    assert report.status("WAHA", "TLS") == "warning"
+
+
 def test_a_waha_url_that_is_not_a_url_is_told() -> None:
     """Nothing else stops because of it."""
     assert ("WAHA", "reachable") in doctor("--waha-url", "waha:3000").failed

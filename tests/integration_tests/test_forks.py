@@ -1,13 +1,13 @@
-"""gunicorn that preloads, Celery, multiprocessing: a child never meets its parent's connections."""
+"""A forked child never meets its parent's connections, locks and threads."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
-import subprocess
-import sys
+import socket
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from langchain_convsync._flow import run
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, WAHAClient
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.stores import Keys, NewEvent, RedisEventStore, SQLiteEventStore, open_store
+from langchain_convsync.stores import Keys, NewEvent, SQLiteEventStore, open_store
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import FakeWAHA, ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import FaultyServer, answers
 from tests.forks import alike, forked
 from tests.promises import echo
-from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -146,35 +145,6 @@ def test_waha_s_client_gets_its_own_answer() -> None:
         assert client.phone_number("default", lids[0]) == numbers[lids[0]]
 
 
-FORKSERVER = """
-import multiprocessing, sys
-import tests.forked_client
-if __name__ == "__main__":
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.forked_client"])
-    with context.Pool(8) as pool:
-        print(*pool.map(tests.forked_client.tenant, sys.argv[1:] * 4, chunksize=1))
-"""
-
-
-def test_children_of_a_forkserver_get_their_own_answer(
-    server: ReferenceServer, tmp_path: Path
-) -> None:
-    """A module that was preloaded, and has a client that was used while it was."""
-    script = tmp_path / "script.py"
-    script.write_text(FORKSERVER)
-    root = str(Path(langchain_convsync.__file__).parents[1])
-    environment = {**os.environ, "CONVSYNC_BASE_URL": server.base_url, "PYTHONPATH": root}
-    done = subprocess.run(
-        [sys.executable, str(script), *PHONES],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.split() == [own(number) for number in range(CALLS)], done.stderr
-
-
 def test_a_look_up_under_way_in_the_parent_is_not_waited_for(server: ReferenceServer) -> None:
     """Equal look-ups share one request; a child has none of the threads that could answer it."""
     client = ConvSyncClient(server.base_url, max_retries=0, timeout=60.0)
@@ -289,19 +259,6 @@ def test_a_memory_is_not_worked_on_twice() -> None:
     store.close()
 
 
-def test_a_lent_redis_client_is_the_child_s_own(redis_server: RedisServer) -> None:
-    """One of redis-py, with a single connection, and the store's scripts over it."""
-    redis_server.empty()
-    lent = redis.Redis.from_url(redis_server.url)
-    store = RedisEventStore(client=lent)
-    accepted(store, "parent")
-    told = forked(*alike(lambda number: accepted(store, str(number)), FEW))
-    assert told == ["new"] * FEW
-    assert run(store.backlog()).queued == FEW + 1
-    store.close()
-    lent.close()
-
-
 def test_a_runner_s_block_belongs_to_the_parent(
     server: ReferenceServer, durable_store_url: str
 ) -> None:
@@ -344,6 +301,40 @@ def test_a_lock_that_a_thread_held_is_free_in_the_child() -> None:
     assert forked(child) == ["True"]
     go_on.set()
     thread.join()
+
+
+def test_what_cannot_begin_anew_stops_no_other(server: ReferenceServer) -> None:
+    """One client's trouble is logged; the next one still has connections of its own."""
+
+    class Broken:
+        """Its connections cannot be looked at."""
+
+        def begin_anew(self) -> None:
+            raise OSError
+
+    broken = Broken()
+    _forks.in_child(broken, Broken.begin_anew)
+    client = ConvSyncClient(server.base_url, max_retries=0, timeout=60.0)
+    client.health()
+    told = forked(*alike(lambda number: client.lookup_tenant(at(number)).subdomain, FEW))
+    assert told == [own(number) for number in range(FEW)]
+    client.close()
+
+
+def test_a_dead_proxy_is_passed_by() -> None:
+    """What a client is made of may point weakly at what is gone."""
+    near, far = socket.socketpair()
+    owner = redis.Redis()
+    owner.gone = weakref.proxy(redis.Redis())  # type: ignore[attr-defined]
+    owner.kept = near  # type: ignore[attr-defined]
+
+    def child() -> str:
+        _forks.sever(owner)
+        return str(os.fstat(near.fileno()).st_mode == Path(os.devnull).stat().st_mode)
+
+    assert forked(child) == ["True"]
+    near.close()
+    far.close()
 
 
 def test_every_lock_is_one_that_survives_a_fork() -> None:

@@ -183,14 +183,15 @@ def no_json_arguments(openai: LLMock) -> None:
 
 
 Spoil = Callable[[LLMock], object]
+#: The error as langchain-openai calls it; behind it, as older ones let it through.
 SPOILT: dict[str, tuple[Spoil, bool, str]] = {
-    "500": (lambda openai: openai.fail(500), False, "OpenAIAPIError"),
-    "500 streamed": (lambda openai: openai.fail(500), True, "OpenAIAPIError"),
-    "429": (lambda openai: openai.rate_limit(), False, "OpenAIRateLimitError"),
+    "500": (lambda openai: openai.fail(500), False, "OpenAIAPIError InternalServerError"),
+    "500 streamed": (lambda openai: openai.fail(500), True, "OpenAIAPIError InternalServerError"),
+    "429": (lambda openai: openai.rate_limit(), False, "OpenAIRateLimitError RateLimitError"),
     "connection closed in a stream": (
         lambda openai: openai.reply("El total es S/ 125").disconnect(after_chunks=3),
         True,
-        "OpenAIConnectionError",
+        "OpenAIConnectionError RemoteProtocolError",
     ),
     "stream without a finish reason": (cut_off, True, "IncompleteReplyError"),
     "tool call cut off in a stream": (cut_off_call, True, "IncompleteReplyError"),
@@ -223,7 +224,7 @@ async def test_an_answer_that_cannot_be_used_ends_in_the_fallback(
     turn = await answered(mode, turns)
 
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
-    assert type(turn.error).__name__ == error
+    assert type(turn.error).__name__ in error.split()
     assert restaurant.words == [("user", "Quiero una pizza"), ("bot", FALLBACK)]
     assert restaurant.state == ("menu", "browsing")
     assert run(turns.store.backlog()).dead_letters == 1
@@ -315,7 +316,7 @@ async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, m
 
         assert silent.wait_for(lambda seen: len(seen.received) == 1)
     assert (turn.status, turn.reply) == ("failed", FALLBACK)
-    assert type(turn.error).__name__ == "OpenAITimeoutError"
+    assert type(turn.error).__name__ in {"OpenAITimeoutError", "APITimeoutError"}
     assert restaurant.state == ("menu", "browsing")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
@@ -51,6 +53,10 @@ class Said(BaseModel):
     reply: str
     intent: str | None = None
     step: str | None = None
+
+
+#: A stream that ends too early: older versions of langchain-openai let the wire's error through.
+CUT_OFF = (APIError, httpx.RemoteProtocolError, httpx2.RemoteProtocolError)
 
 
 @sync_and_async
@@ -250,7 +256,7 @@ async def test_a_handler_syncs_nothing_of_a_run_that_failed(
     llmock.disconnect(after_chunks=99).disconnect(after_chunks=1)  # the first stream is shorter
     agent = restaurant.bot(restaurant.chat(llmock.base_url(), streaming=True))
 
-    with in_conversation(CUSTOMER), pytest.raises(APIError):
+    with in_conversation(CUSTOMER), pytest.raises(CUT_OFF):
         await invoke(mode, agent, SAID, {"callbacks": [handler(restaurant.client)]})
 
     assert asked(llmock) == [200, 200]

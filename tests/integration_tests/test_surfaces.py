@@ -14,7 +14,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import ConfigurableFieldSpec, Runnable
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import BaseTool
 from langchain_tests.integration_tests import ToolsIntegrationTests
@@ -348,6 +348,29 @@ async def test_a_classic_chain_remembers(
         "Con gusto",
         "Gracias",
     ]
+
+
+LIMIT = "Agent stopped due to max iterations."
+WORDS = [{"type": "web_search_call", "id": "1"}, {"type": "text", "text": "Claro."}]
+
+
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory")
+@pytest.mark.parametrize(("output", "recorded"), [(WORDS, ["Claro."]), (LIMIT, [])])
+@sync_and_async
+async def test_a_classic_agents_output_is_recorded_as_words(
+    server: ReferenceServer, client: Client, mode: str, output: object, recorded: list[str]
+) -> None:
+    """``AgentExecutor`` returns blocks as they are, and LangChain's words at a limit."""
+    executor: Runnable[Any, Any] = RunnableLambda(lambda given: {**given, "output": output})
+    chain = RunnableWithMessageHistory(
+        executor,
+        lambda session_id: ConvSyncChatMessageHistory(session_id, client=client),
+        input_messages_key="input",
+    )
+
+    await invoke(mode, chain, {"input": "Hola"}, {"configurable": {"session_id": PHONE}})
+
+    assert [text for _, text in words(server)] == ["Hola", *recorded]
 
 
 @every_form

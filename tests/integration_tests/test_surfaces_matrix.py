@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
+from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_convsync import (
     AsyncConvSyncCallbackHandler,
@@ -27,6 +28,7 @@ from langchain_convsync import (
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from tests import served
+from tests.graphs import hand_over
 from tests.served import Client, requests, state, words
 from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
@@ -50,6 +52,7 @@ class Setup:
     callbacks: list[Any] = field(default_factory=list)
     inside: list[Wrapper] = field(default_factory=list)
     around: list[Wrapper] = field(default_factory=list)
+    shape: Callable[[Setup, ScriptedChatModel], Runnable[Any, Any]] | None = None
 
     def agent(self) -> Runnable[Any, Any]:
         """Decides by a tool, where it has one, and by what it returns."""
@@ -58,7 +61,7 @@ class Setup:
             script.insert(0, calls("sync_state", intent="payment"))
         model = ScriptedChatModel(script)
         given: Runnable[Any, Any] = RunnableLambda(lambda messages: {"messages": messages})
-        graph: Runnable[Any, Any] = create_agent(model, self.tools, middleware=self.middleware)
+        graph = self.plain(model) if self.shape is None else self.shape(self, model)
         deciding: Runnable[Any, Any] = RunnableLambda(
             lambda result: {**result, "intent": "payment"}
         )
@@ -66,6 +69,10 @@ class Setup:
         for wrapped in self.inside:
             agent = wrapped(agent)
         return agent.with_config(callbacks=self.callbacks)
+
+    def plain(self, model: ScriptedChatModel, *tools: Any) -> Any:
+        """An agent with these surfaces."""
+        return create_agent(model, [*self.tools, *tools], middleware=self.middleware)
 
     def answering(self) -> Runnable[Any, Any]:
         """The runner, from the event's id to the status of its turn."""
@@ -127,6 +134,39 @@ def deduplicating(store: SQLiteEventStore) -> Wrapper:
     return lambda inner: deduplicated(inner, store, event_id=lambda *_: EVENT.event_id)
 
 
+def deep(setup: Setup, model: ScriptedChatModel) -> Runnable[Any, Any]:
+    """An agent of deepagents."""
+    deepagents = pytest.importorskip("deepagents")
+    agent: Runnable[Any, Any] = deepagents.create_deep_agent(
+        model=model, tools=setup.tools, middleware=setup.middleware
+    )
+    return agent
+
+
+def subgraph(setup: Setup, model: ScriptedChatModel) -> Runnable[Any, Any]:
+    """A node of a graph."""
+    built = StateGraph(MessagesState).add_node("agent", setup.plain(model))
+    return built.add_edge(START, "agent").compile()
+
+
+def hand_off(setup: Setup, model: ScriptedChatModel) -> Runnable[Any, Any]:
+    """Another agent hands the customer over to it."""
+    first = setup.plain(ScriptedChatModel([calls("hand_over")]), hand_over)
+    built = StateGraph(MessagesState).add_node("first", first)
+    return built.add_node("agent", setup.plain(model)).add_edge(START, "first").compile()
+
+
+def parallel(setup: Setup, model: ScriptedChatModel) -> Runnable[Any, Any]:
+    """Another agent works beside it."""
+    built = StateGraph(MessagesState).add_node("agent", setup.plain(model))
+    built.add_node("other", setup.plain(ScriptedChatModel(["Hay stock"])))
+    built.add_node("answer", lambda state: {"messages": [AIMessage("Con gusto")]})
+    built.add_edge(START, "agent").add_edge(START, "other")
+    return built.add_edge(["agent", "other"], "answer").compile()
+
+
+SHAPES = {"deepagents": deep, "subgraph": subgraph, "hand-off": hand_off, "parallel": parallel}
+
 SURFACES: dict[str, Callable[[Setup], None]] = {
     "tools": lambda setup: setup.tools.extend(ConvSyncToolkit(setup.client).get_tools()),
     "middleware": lambda setup: setup.middleware.append(ConvSyncMiddleware(setup.client)),
@@ -157,6 +197,28 @@ async def test_any_two_surfaces_in_a_turn_make_one_message_each_way_and_one_sync
     setup = Setup(client, store)
     for name in pair:
         SURFACES[name](setup)
+    answering = setup.answering()
+
+    first = await invoke(mode, answering, EVENT.event_id)
+    await invoke(mode, answering, EVENT.event_id)
+    await store.aclose()
+
+    assert first == "answered"
+    assert requests(server) == ["GET", "POST", "POST", "PUT"]
+    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
+    assert state(server)[0] == "payment"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("surface", SURFACES)
+@sync_and_async
+async def test_any_surface_in_any_shape_makes_one_message_each_way_and_one_sync(
+    server: ReferenceServer, client: Client, mode: str, surface: str, shape: Any
+) -> None:
+    """However many agents it takes; the event comes twice."""
+    store = SQLiteEventStore(":memory:")
+    setup = Setup(client, store, shape=shape)
+    SURFACES[surface](setup)
     answering = setup.answering()
 
     first = await invoke(mode, answering, EVENT.event_id)

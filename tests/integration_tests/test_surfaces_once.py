@@ -18,7 +18,7 @@ from langgraph.types import Command, interrupt
 from langchain_convsync import telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
-from langchain_convsync.callbacks._once import NAMESPACE, event_name
+from langchain_convsync.callbacks._once import NAMESPACE
 from langchain_convsync.errors import (
     APIConnectionError,
     EventInProgressError,
@@ -30,7 +30,7 @@ from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores.base import Acquired, EventStore
 from langchain_convsync.stores.claims import claim, give_back
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import ConversationRef, in_conversation
+from langchain_convsync.surfaces.context import ConversationRef, event_name, in_conversation
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import served

@@ -22,7 +22,6 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Io, run
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
-    ClosedError,
     ConversationMismatchError,
     InvalidEventError,
     StoreUnavailableError,
@@ -696,17 +695,6 @@ def test_on_reply_is_told_where_the_reply_goes(
     assert [(turn.chat_id, turn.waha_session) for turn in turns] == [(chat_id, "restaurant")]
     assert (repeated.status, repeated.chat_id) == ("duplicate", None)
     assert chat_id not in f"{turns[0]!r} {turns[0]._repr_html_()}"
-
-
-def test_a_runner_serves_one_block(server: ReferenceServer, event_store: EventStore) -> None:
-    """Its workers ended with it."""
-    with TurnRunner(Agent().runnable, client=server.client(), store=event_store) as runner:
-        pass
-
-    with pytest.raises(ClosedError):
-        runner.run(event(1, "Hola"))
-    with pytest.raises(ClosedError):
-        runner.__enter__()
 
 
 def test_on_reply_is_told_before_anything_is_written(

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import telemetry
+from langchain_convsync import TurnRunner, telemetry
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import Conversation, InboundEvent, StateUpdate
 from langchain_convsync.stores.base import Acquired, Lease, QueuedEvent
 from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, MOST_MESSAGES, recent
 from langchain_convsync.surfaces.prompts import as_data, state_section
 from langchain_convsync.surfaces.state import as_update, extract
-from langchain_convsync.surfaces.thread import latest
 from langchain_convsync.turns import bounds
 from langchain_convsync.turns.turn import payload_of
-from tests.surfaces import ran
+from tests.surfaces import ran, unreachable
 
 
 def stored(context: dict[str, Any], **fields: Any) -> Conversation:
@@ -70,8 +72,8 @@ def test_a_prompt_holds_the_end_of_a_history() -> None:
     """Its first message says how many are left out; the operator has a counter."""
     before = telemetry.counted("cuts", what="history")
     told = recent(history(1000))
-    assert [message.id for message in told] == [str(n) for n in range(800, 1000)]
-    assert told[0].content == "[800 earlier messages are left out]\n800 "
+    assert [message.id for message in told] == [str(n) for n in range(900, 1000)]
+    assert told[0].content == "[900 earlier messages are left out]\n900 "
     assert len(told) == MOST_MESSAGES
     assert telemetry.counted("cuts", what="history") == before + 1
 
@@ -88,11 +90,28 @@ def test_a_prompt_holds_so_many_characters_of_a_history() -> None:
     assert recent([]) == []
 
 
-def test_what_others_said_in_a_thread_is_bounded_as_well() -> None:
-    """A checkpointer keeps it for ever otherwise."""
-    said = [{"role": "bot", "content": "x"}] * 50
-    added = [{"after": None, "before": None, "messages": said}] * 10
-    assert len(latest(added)) == 4
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [(10, "0 1 2 3 4 5"), (6, "0 1 2 3 4 5"), (5, "2 3 4 5"), (3, "4 5"), (2, "4 5"), (1, "5")],
+)
+def test_what_is_left_of_a_history_begins_with_the_customers_words(most: int, told: str) -> None:
+    """Half an exchange is none; only where they say nothing in it, it begins with the bot's."""
+    assert [message.id for message in recent(history(6), most)] == told.split()
+
+
+def test_a_history_that_is_whole_may_begin_with_the_bots_words() -> None:
+    """Nothing is left out before it."""
+    assert recent(history(6)[1:]) == history(6)[1:]
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 2.5, "10", None])
+@pytest.mark.parametrize("bounded", [ConvSyncMiddleware, TurnRunner])
+def test_a_limit_is_a_number_of_messages(bounded: Any, limit: Any) -> None:
+    """A limit of none would be no memory at all."""
+    given = [] if bounded is ConvSyncMiddleware else [RunnableLambda(str)]
+
+    with pytest.raises(ConfigurationError, match="history_limit"):
+        bounded(*given, client=unreachable(), history_limit=limit)
 
 
 TOO_MUCH: dict[str, tuple[dict[str, Any], StateUpdate]] = {

@@ -115,7 +115,7 @@ def test_a_text_that_is_no_text_is_refused() -> None:
 def test_an_idempotency_key_fits_into_a_header(key: str) -> None:
     """It cannot split the request."""
     with pytest.raises(ConfigurationError, match="idempotency_key"):
-        headers(None, key, body=True)
+        headers(key, body=True)
 
 
 @pytest.mark.parametrize(

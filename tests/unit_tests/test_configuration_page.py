@@ -17,13 +17,22 @@ from langchain_convsync import (
     WAHAReply,
     create_app,
 )
+from langchain_convsync.middleware import ConvSyncMiddleware
 from tests.pages import page
 
 PACKAGE = Path(langchain_convsync.__file__).parent
-VARIABLES, SETTINGS, _EXTRAS = re.findall(
+VARIABLES, _STORES, SETTINGS, _EXTRAS = re.findall(
     r"^\| --- .*\n((?:\| .*\n)+)", page("run/configuration"), re.MULTILINE
 )
-MAKERS = (TurnRunner, WAHAReply, create_app, ConvSyncClient, RedisEventStore, SQLiteEventStore)
+MAKERS = (
+    TurnRunner,
+    ConvSyncMiddleware,
+    WAHAReply,
+    create_app,
+    ConvSyncClient,
+    RedisEventStore,
+    SQLiteEventStore,
+)
 
 
 def defaults(maker: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -18,7 +19,9 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.context import (
     ConversationRef,
+    Tenant,
     TurnRecord,
+    current_conversation,
     current_turn,
     in_conversation,
     resolve,
@@ -90,9 +93,68 @@ def test_a_side_effect_has_the_same_key_when_its_turn_runs_again() -> None:
 
 
 def test_without_a_turn_there_is_no_key() -> None:
-    """A key that changes with every run would protect nothing."""
-    with pytest.raises(UnknownConversationError, match="TurnRunner"):
-        ConversationRef(PHONE).tool_key(0)
+    """It would be the same for two of them, or change with every run."""
+    with pytest.raises(UnknownConversationError, match=r"TurnRunner.*event_id"):
+        ConversationRef(PHONE).tool_key("order")
+
+
+def test_a_side_effect_is_known_by_its_name() -> None:
+    """Names and numbers both do."""
+    ref = ConversationRef(PHONE, turn_id="turn-1")
+
+    assert len({ref.tool_key(name) for name in ("order", "order 2", 0, 1)}) == 4
+    assert ref.tool_key(1) == ref.tool_key("1")
+
+
+def test_without_a_turn_a_key_is_of_its_event() -> None:
+    """Each run that answers the event has it, and no other customer's event of that id."""
+    with in_conversation(PHONE, event_id="1") as ref, in_conversation(PHONE, event_id="1"):
+        assert ref.tool_key("order") == current_conversation().tool_key("order")
+    others = [
+        ConversationRef(PHONE, event_id="2"),
+        ConversationRef(OTHER, event_id="1"),
+        ConversationRef(PHONE, event_id="1", bot_id=BOT),
+        ConversationRef(PHONE, event_id="1", turn_id="1"),
+    ]
+
+    assert len({each.tool_key("order") for each in [ref, *others]}) == 5
+
+
+@pytest.mark.parametrize("name", ["phone_number", "session_id", "turn_id", "event_id", "tool_key"])
+def test_a_tenant_has_nothing_of_a_customer(name: str) -> None:
+    """Not even None; what asks is told where to ask."""
+    tenant = Tenant(TENANT, BOT)
+
+    assert not hasattr(tenant, name)
+    with pytest.raises(AttributeError, match=rf"no {name}.*current_conversation\(\)"):
+        getattr(tenant, name)
+
+
+def test_a_tenant_is_a_plain_value() -> None:
+    """Compared and hashed by what it is; a misspelt name is an ordinary error."""
+    assert {Tenant(TENANT, BOT): 1}[Tenant(subdomain=TENANT, bot_id=BOT)] == 1
+    with pytest.raises(AttributeError, match="no attribute 'subdomian'"):
+        _ = Tenant(TENANT, BOT).subdomian  # type: ignore[attr-defined]  # misspelt on purpose
+
+
+def test_no_conversation_is_made_of_a_tenant() -> None:
+    """A surface is told whose it is, and a tenant is nobody's."""
+    with pytest.raises(AttributeError, match="no phone_number"):
+        ConversationRef.of(Tenant(TENANT, BOT))  # type: ignore[arg-type]  # by mistake
+
+
+def test_outside_of_a_run_nobody_is_served() -> None:
+    """The error says where to ask."""
+    with pytest.raises(UnknownConversationError, match=r"in_conversation.*copy_context"):
+        current_conversation()
+
+
+def test_a_block_of_a_turns_customer_is_of_the_turn() -> None:
+    """What the turn knows is not lost by naming its customer again."""
+    with in_turn() as record, in_conversation(PHONE, event_id="1") as ref:
+        assert ref == replace(record.ref, event_id="1") == current_conversation()
+        with pytest.raises(ConversationMismatchError), in_conversation(PHONE, bot_id="another"):
+            pass
 
 
 def test_a_block_serves_its_conversation_and_then_the_one_around_it() -> None:
@@ -164,6 +226,19 @@ def test_an_identity_that_names_no_customer_leaves_it_to_the_other_sources(conte
         ref = resolve(context=context, identity=lambda found: found["customer"])
 
     assert ref == ConversationRef(PHONE)
+
+
+def test_what_a_server_copies_from_the_context_names_nobody_a_second_time() -> None:
+    """LangGraph's puts each key of a run's context into ``configurable``, readable or not."""
+    sealed = {"conversation": "gAAAAAB"}
+    config = {"configurable": {"thread_id": "1", **sealed}}
+
+    ref = resolve(context=sealed, identity=lambda _: PHONE, config=config)
+
+    assert ref.phone_number == PHONE
+    config["configurable"]["conversation"] = OTHER
+    with pytest.raises(ConversationMismatchError):
+        resolve(context=sealed, identity=lambda _: PHONE, config=config)
 
 
 def test_a_reference_as_context_needs_no_identity() -> None:

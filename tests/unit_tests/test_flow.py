@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 
+from langchain_convsync import (
+    AsyncConvSyncClient,
+    ConfigurationError,
+    InboundEvent,
+    RedisEventStore,
+    SQLiteEventStore,
+    TurnRunner,
+    aonce,
+)
 from langchain_convsync._flow import Flow, Io, arun, run
 
 
@@ -108,3 +118,29 @@ async def test_cancelling_a_task_cancels_the_step_it_waits_for() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert seen == ["cancelled"]
+
+
+def without_asyncio(call: Coroutine[Any, Any, object]) -> str:
+    """What an awaited call says where its loop is another one's, trio's for example."""
+    with pytest.raises(ConfigurationError) as refused:
+        call.send(None)
+    return str(refused.value)
+
+
+def test_another_event_loop_is_told_what_works_there() -> None:
+    """Not that there is no loop, where one runs: each awaited call, each block, each close."""
+    client, store = AsyncConvSyncClient("http://127.0.0.1:9"), SQLiteEventStore(":memory:")
+    runner = TurnRunner(RunnableLambda(str), client=client, store=store)
+
+    told = {
+        without_asyncio(client.lookup_tenant("+51999999999")),
+        without_asyncio(client.aclose()),
+        without_asyncio(aonce(store, "evt").__aenter__()),
+        without_asyncio(runner.arun(InboundEvent(event_id="1", phone_number="+51999999999"))),
+        without_asyncio(runner.__aenter__()),
+        without_asyncio(store.aclose()),
+        without_asyncio(RedisEventStore("redis://127.0.0.1:9").aclose()),
+    }
+
+    assert len(told) == 1
+    assert "trio.to_thread.run_sync" in told.pop()

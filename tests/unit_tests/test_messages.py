@@ -242,18 +242,122 @@ def test_a_streamed_reply_is_recorded_as_a_message() -> None:
 
 
 def test_what_is_no_text_is_named() -> None:
-    """The history says that there was a picture, and keeps no thoughts of the model."""
+    """The history says that the customer sent a picture."""
     message = HumanMessage(
         [
             {"type": "text", "text": "Mira"},
             {"type": "image_url", "image_url": {"url": "https://example.com/1.png"}},
             {"type": "input_audio", "input_audio": {}},
-            {"type": "thinking", "thinking": "hmm"},
+            {"type": "text", "text": None},
             "fin",
         ]
     )
 
-    assert text_of(message) == "Mira\n[image]\n[audio]\nfin"
+    assert text_of(message) == "Mira\n[image]\n[audio]\n[text]\nfin"
+
+
+def piece(text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text, **more}
+
+
+#: What providers put beside a text; the last is of one that does not exist yet.
+BESIDE: dict[str, list[dict[str, Any]]] = {
+    "OpenAI": [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "SECRET"}]},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+        {"type": "code_interpreter_call", "code": "SECRET"},
+        {"type": "image_generation_call", "result": "SECRET"},
+        {"type": "compaction", "encrypted_content": "SECRET"},
+    ],
+    "MCP": [
+        {"type": "mcp_list_tools", "id": "l"},
+        {"type": "mcp_call", "output": "SECRET"},
+        {"type": "mcp_approval_request", "arguments": "SECRET"},
+        {"type": "mcp_tool_use", "name": "stock", "input": {}},
+        {"type": "mcp_tool_result", "content": [{"type": "text", "text": "SECRET"}]},
+    ],
+    "Anthropic": [
+        {"type": "thinking", "thinking": "SECRET", "signature": "x"},
+        {"type": "redacted_thinking", "data": "SECRET"},
+        {"type": "server_tool_use", "name": "web_search", "input": {}, "id": "1"},
+        {"type": "web_search_tool_result", "tool_use_id": "1", "content": []},
+        {"type": "bash_code_execution_tool_result", "content": {"stdout": "SECRET"}},
+        {"type": "container_upload", "file_id": "SECRET"},
+    ],
+    "Gemini": [
+        {"type": "executable_code", "executable_code": "SECRET", "language": 1},
+        {"type": "code_execution_result", "code_execution_result": "SECRET", "outcome": 1},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,SECRET"}},
+        {"type": "media", "data": "SECRET"},
+    ],
+    "LangChain": [
+        {"type": "reasoning", "reasoning": "SECRET"},
+        {"type": "server_tool_call", "name": "web_search", "args": {}, "id": "1"},
+        {"type": "server_tool_result", "tool_call_id": "1", "status": "success"},
+        {"type": "non_standard", "value": {"type": "grounding", "text": "SECRET"}},
+        {"type": "text-plain", "text": "SECRET"},
+        {"type": "non_standard", "value": "SECRET"},
+    ],
+    "tomorrow": [{"type": "dream", "text": "SECRET"}, {"text": "SECRET"}, {}],
+}
+
+
+@pytest.mark.parametrize("provider", BESIDE)
+def test_a_bots_words_are_its_text_whatever_stands_beside_it(provider: str) -> None:
+    """As ``AIMessage.text`` tells them: tools are no words, and cited pieces are one text."""
+    cited = piece("a las 9", citations=[{"cited_text": "9"}])
+    content: list[Any] = [*BESIDE[provider], piece("Abrimos "), cited, ", hasta las 22."]
+    message = AIMessage(content)
+
+    assert text_of(message) == message.text == "Abrimos a las 9, hasta las 22."
+    assert from_langchain(message) == ConversationMessage(role="bot", content=message.text)
+
+
+@pytest.mark.parametrize("provider", BESIDE)
+def test_blocks_without_a_text_are_no_words(provider: str) -> None:
+    """There is nothing to record."""
+    assert from_langchain(AIMessage([*BESIDE[provider]])) is None
+
+
+def test_a_streamed_answer_of_blocks_is_one_text() -> None:
+    """Chunks of a block say where they belong."""
+    parts: list[list[Any]] = [
+        [{"type": "thinking", "thinking": "SECRET", "index": 0}],
+        [piece("Abri", index=1)],
+        [piece("mos", index=1)],
+        [piece(" a las 9", index=2)],
+    ]
+    chunk = AIMessageChunk(content=[])
+    for part in parts:
+        chunk += AIMessageChunk(content=part)
+
+    assert from_langchain(chunk) == ConversationMessage(role="bot", content="Abrimos a las 9")
+
+
+REFUSED = {"type": "refusal", "refusal": "No puedo."}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage("", additional_kwargs={"refusal": "No puedo."}),
+        AIMessage([], additional_kwargs={"refusal": "No puedo."}),
+        AIMessage([REFUSED]),
+        AIMessage([{"type": "reasoning", "reasoning": "SECRET"}, REFUSED]),
+        AIMessage([{"type": "non_standard", "value": REFUSED}]),
+        AIMessage([REFUSED], additional_kwargs={"refusal": "No puedo."}),
+    ],
+)
+def test_a_model_that_refuses_says_so(message: AIMessage) -> None:
+    """Wherever its provider, and the version of its output, keep the words."""
+    assert text_of(message) == "No puedo."
+
+
+def test_beside_a_text_a_refusal_is_no_second_one() -> None:
+    """The text is the answer."""
+    message = AIMessage([piece("Hola"), REFUSED], additional_kwargs={"refusal": "No puedo."})
+
+    assert text_of(message) == "Hola"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from langchain_convsync.errors import (
     UnknownConversationError,
 )
 from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.middleware._notes import NAMESPACE
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.surfaces.context import in_conversation
@@ -149,11 +150,17 @@ async def test_a_checkpoint_holds_plain_values_that_name_no_customer(mode: str) 
 
     with in_turn(conversation(context={"previousMessages": [noted]}), history_given=False):
         await invoke(mode, remembering, ASKED, config)
-    kept = remembering.get_state(config).values["convsync"]
+    state = remembering.get_state(config).values
+    kept = remembering.checkpointer.get_tuple(_beside(config)).checkpoint["channel_values"]
 
     assert read_by(model) == ["Soy Ana", "Una pizza"]
+    assert set(state) == {"messages"}
     assert is_plain(kept)
-    assert "999999999" not in repr(kept)
+    assert "999999999" not in repr([state, kept])
+
+
+def _beside(config: Any) -> Any:
+    return {"configurable": {**config["configurable"], "checkpoint_ns": NAMESPACE}}
 
 
 @sync_and_async
@@ -169,15 +176,20 @@ async def test_an_input_that_brings_its_history_gets_no_other(mode: str) -> None
 
 
 @sync_and_async
-async def test_the_history_never_enters_the_result(mode: str) -> None:
-    """Results and streams hold what happened in this run."""
+async def test_the_history_is_in_the_result_and_nothing_else_of_ours(mode: str) -> None:
+    """So the hooks that guard a thread see it."""
     model = ScriptedChatModel(["Listo"])
 
     with in_turn(history_given=False):
         result = await invoke(mode, agent(model), ASKED)
 
     assert set(result) == {"messages"}
-    assert [message.content for message in result["messages"]] == ["Una pizza", "Listo"]
+    assert [message.content for message in result["messages"]] == [
+        "Hola",
+        "¡Hola! Bienvenido",
+        "Una pizza",
+        "Listo",
+    ]
 
 
 def test_a_token_stream_holds_no_old_messages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from langchain_core.messages.tool import invalid_tool_call
 from pydantic import BaseModel
 
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.surfaces.messages import cut_off, last_reply, text_of
+from langchain_convsync.surfaces.messages import cut_off, last_reply
 from langchain_convsync.surfaces.state import extract
 from langchain_convsync.turns.agent import (
     LONGEST_REPLY,
@@ -55,6 +56,60 @@ def illegible(text: str = "") -> AIMessage:
 def test_the_text_is_found_wherever_an_agent_leaves_it(output: object) -> None:
     """Texts, messages, states and objects; a refusal is a text, too."""
     assert reply_of(output) == "Listo"
+
+
+BLOCKS: list[Any] = [
+    {"type": "web_search_call", "id": "ws_1"},
+    {"type": "text", "text": "Lis"},
+    {"type": "text", "text": "to", "annotations": []},
+]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        BLOCKS,
+        AIMessage(BLOCKS),
+        {"output": BLOCKS},
+        {"output": AIMessage(BLOCKS)},
+        {"output": [HumanMessage("Hola"), AIMessage(BLOCKS)]},
+        {"reply": BLOCKS, "messages": [AIMessage("another")]},
+        {"output": {"total": 25}, "messages": [AIMessage(BLOCKS)]},
+        {"output": [BLOCKS[0]], "messages": [AIMessage(BLOCKS)]},
+        {"messages": [AIMessage("{}")], "structured_response": {"reply": BLOCKS}},
+        SimpleNamespace(reply=BLOCKS),
+    ],
+)
+def test_blocks_are_read_wherever_an_agent_leaves_them(output: object) -> None:
+    """``AgentExecutor`` and chains that pick ``message.content`` return them as they are."""
+    assert reply_of(output) == "Listo"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        [BLOCKS[0]],
+        {"output": [BLOCKS[0]]},
+        {"output": {"total": 25}},
+        {"messages": [HumanMessage("Hola")], "output": HumanMessage("Hola")},
+        SimpleNamespace(reply=print),
+        SimpleNamespace(reply=7),
+        {"messages": [AIMessage("{}")], "structured_response": {"reply": {"text": "Listo"}}},
+        7,
+    ],
+)
+def test_what_is_no_text_is_no_reply(output: object) -> None:
+    """No customer reads how Python writes an object."""
+    with pytest.raises(EmptyReplyError):
+        reply_of(output)
+
+
+def test_what_an_agents_memory_brings_back_is_no_reply() -> None:
+    """It was said in an earlier run."""
+    old = {"messages": [AIMessage("Antes", id="1")]}
+
+    with pytest.raises(EmptyReplyError):
+        reply_of(old, old)
 
 
 @pytest.mark.parametrize("structured", [Said(reply="Listo"), {"reply": "Listo"}])
@@ -191,12 +246,3 @@ def test_half_a_decision_does_not_count() -> None:
 def _noted(asked: AIMessage) -> ToolMessage:
     """The answer of the tool that it called."""
     return ToolMessage("Noted.", tool_call_id=asked.tool_calls[0]["id"])
-
-
-def test_a_refusal_among_other_blocks_is_read_by_its_words() -> None:
-    """It is no picture."""
-    message = AIMessage(
-        [{"type": "text", "text": "Mira:"}, {"type": "refusal", "refusal": "No puedo."}]
-    )
-
-    assert text_of(message) == "Mira:\nNo puedo."

@@ -20,6 +20,7 @@ from langchain_convsync.errors import (
     BadRequestError,
     ConversationNotFoundError,
     InvalidResponseError,
+    NotFoundError,
     RateLimitError,
     ServerError,
 )
@@ -52,6 +53,7 @@ UNSENT = APIConnectionError("no connection")
 UNCLEAR = APIConnectionError("broke", ambiguous=True)
 OVERLOADED = RateLimitError("slow down", status_code=429)
 UNAVAILABLE = ServerError("down", status_code=503, ambiguous=True)
+PAGE = InvalidResponseError("html", status_code=200, ambiguous=True, foreign=True)
 CRASHED = ServerError("crashed", status_code=500, ambiguous=True)
 
 
@@ -78,7 +80,11 @@ CRASHED = ServerError("crashed", status_code=500, ambiguous=True)
         (ServerError("not implemented", status_code=501), "GET", False),
         (BadRequestError("bad", status_code=400), "GET", False),
         (ConversationNotFoundError("none", status_code=404), "GET", False),
-        (InvalidResponseError("html", status_code=200), "GET", False),
+        (InvalidResponseError("another shape", status_code=200), "GET", False),
+        (PAGE, "GET", True),
+        (PAGE, "PUT", True),
+        (PAGE, "POST", False),
+        (NotFoundError("a page", status_code=404, foreign=True), "POST", True),
         (APIStatusError("moved", status_code=302), "GET", False),
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, APIError) else str(value),

@@ -36,6 +36,7 @@ from langchain_convsync import (
     SQLiteEventStore,
     StateUpdate,
     SyncState,
+    Tenant,
     TenantInfo,
     Turn,
     TurnRunner,
@@ -130,7 +131,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
 #: Hold what a conversation holds, and no setting: `test_promises_canary.py` looks at them.
 DATA = {
     *(Conversation, ConversationMessage, ConversationRef, InboundEvent, StateUpdate, TenantInfo),
-    *(Turn, ServerProfile, SQLiteEventStore, ScriptedChatModel),
+    *(Turn, Tenant, ServerProfile, SQLiteEventStore, ScriptedChatModel),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_convsync.models import ConversationMessage
-from langchain_convsync.surfaces.thread import Watermark, interjection, interleaved
+from langchain_convsync.surfaces.thread import Watermark, beside, joined, places_of
 
 MORNING = datetime(2025, 12, 29, 10, tzinfo=UTC)
 
@@ -162,46 +162,84 @@ def test_whatever_others_say_is_told_once_and_nothing_else(
     assert told == spoken
 
 
-def thread(*ids: str) -> list[BaseMessage]:
-    return [HumanMessage(key, id=key) if "u" in key else AIMessage(key, id=key) for key in ids]
+@pytest.mark.parametrize(
+    ("held", "whole"),
+    [
+        ([], ["Hola", "¡Hola!", "Pizza", "Claro", "Ana"]),
+        (["u Pizza", "a Claro"], ["Hola", "¡Hola!", "Pizza", "Claro", "Ana"]),
+        (["u Hola", "a ¡Hola!", "u Pizza", "a Claro", "a Ana"], None),
+        (["u Pizza", "a Pienso", "a Claro"], ["Hola", "¡Hola!", "Pizza", "Pienso", "Claro", "Ana"]),
+        (["u Anota"], ["Anota", "Hola", "¡Hola!", "Pizza", "Claro", "Ana"]),
+    ],
+)
+def test_a_history_joins_a_thread_around_what_that_holds(
+    held: list[str], whole: list[str] | None
+) -> None:
+    """Whatever else the thread holds stays in its place."""
+    history = [
+        user("Hola", 0),
+        bot("¡Hola!", 1),
+        user("Pizza", 2),
+        bot("Claro\n", 3),
+        bot("Ana", 4),
+    ]
+    messages = thread(*held)
+
+    merged = joined(messages, beside(history, messages), most=100)
+
+    told = [str(message.content).strip() for message in merged]
+    assert told == (whole or [text[2:] for text in held])
+    assert len({message.id for message in merged}) == len(merged)
 
 
-def told(messages: list[BaseMessage]) -> list[str]:
-    return [str(each.content) for each in messages]
+def test_what_was_left_out_of_a_thread_does_not_come_back() -> None:
+    """The history had joined it once, as much of it as was asked for."""
+    history = [user("Hola", 0), bot("¡Hola!", 1), user("Pizza", 2), bot("Claro", 3)]
+    short = joined([], [(0, message) for message in history], most=2)
+    assert [str(message.content) for message in short] == [
+        "[2 earlier messages are left out]\nPizza",
+        "Claro",
+    ]
+
+    assert beside([*history, bot("Ana", 4)], short) == [(2, bot("Ana", 4))]
+
+
+def test_the_same_words_join_a_thread_under_ids_of_their_own() -> None:
+    """On a server without times they read like those that joined it before."""
+    first = joined([], [(0, bot("sí"))], most=100)
+    second = joined(first, [(1, bot("sí")), (1, bot("sí"))], most=100)
+
+    assert len({message.id for message in second}) == 3
 
 
 @pytest.mark.parametrize(
-    ("later", "whole"),
+    ("words", "places"),
     [
-        (["u1", "a1", "u2", "a2"], ["u1", "a1", "Ana", "u2", "a2"]),
-        (["summary", "u2", "a2"], ["summary", "Ana", "u2", "a2"]),
-        (["u1", "a1", "a2"], ["u1", "a1", "Ana", "a2"]),
-        (["summary", "a2"], ["Ana", "summary", "a2"]),
-        ([], ["Ana"]),
+        ([HumanMessage("sí", id="2")], [2]),
+        ([HumanMessage("sí")], [2]),
+        ([HumanMessage("sí", id="unknown")], [2]),
+        ([HumanMessage("sí"), HumanMessage("sí")], [0, 2]),
+        ([HumanMessage("no")], [None]),
+        ([HumanMessage("no"), HumanMessage("sí")], [None, 2]),
     ],
 )
-def test_words_of_others_keep_their_place_in_a_thread_that_loses_messages(
-    later: list[str], whole: list[str]
-) -> None:
-    """Next to whichever neighbour is left; without one they stand at the beginning."""
-    ana = interjection([bot("Ana")], thread("u1", "a1", "u2"), held=["u1", "a1"])
+def test_words_are_found_in_a_thread(words: list[HumanMessage], places: list[int | None]) -> None:
+    """By their ids, else the last that read alike, each once."""
+    messages = [HumanMessage("sí", id="0"), AIMessage("?", id="1"), HumanMessage("sí", id="2")]
 
-    assert told(interleaved(thread(*later), [ana])) == whole
+    assert places_of(words, [*messages, AIMessage("!", id="3")]) == places
 
 
-def test_words_of_others_come_before_those_of_a_run_that_is_tried_again() -> None:
-    """Nothing in the thread is new then."""
-    ana = interjection([bot("Ana")], thread("u1", "a1", "u2"), held=["u1", "a1", "u2"])
+def test_more_than_joins_can_have_arrived() -> None:
+    """The watermark goes on behind all of it."""
+    _, mark = read(user("Hola", 0))
+    history = [user("Hola", 0), *(bot(f"otro {n}", n) for n in range(1, 400))]
 
-    assert told(interleaved(thread("u1", "a1", "u2"), [ana])) == ["u1", "a1", "Ana", "u2"]
+    others, mark = mark.read(history, 300)
+    assert texts(others)[-300:] == [f"otro {n}" for n in range(100, 400)]
+    assert mark.read([*history, bot("Ana", 400)], 300)[0] == [bot("Ana", 400)]
 
 
-def test_words_of_others_in_one_place_keep_their_order() -> None:
-    """The history, then what was said since."""
-    messages = thread("u1", "a1", "u2")
-    both = [
-        interjection([user("Hola"), bot("¡Hola!")], messages, held=[]),
-        interjection([bot("Ana")], messages, held=[]),
-    ]
-
-    assert told(interleaved(messages, both)) == ["Hola", "¡Hola!", "Ana", "u1", "a1", "u2"]
+def thread(*spoken: str) -> list[BaseMessage]:
+    kinds = {"u": HumanMessage, "a": AIMessage}
+    return [kinds[each[0]](each[2:], id=f"id-{number}") for number, each in enumerate(spoken)]

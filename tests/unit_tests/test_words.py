@@ -25,8 +25,9 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     accept acquire add agent answer as bad base bound by caller chosen closed command
-    committed conceal concurrency configuration confirmed conflict connect connection content count
-    create cut database date deduplicated default demo denied discard doctor doing done dropped
+    committed conceal concurrency configuration confirmed conflict connect connection content
+    count create current cut database date deduplicated default demo denied discard doctor
+    doing done dropped
     due duplicate extraction failed failure fake field for forget forgotten format forward
     forwarding found from get held history host ignored in inbound incomplete info intent
     invalid is kept leftovers limit line linked load longest lookup lost main max memory message
@@ -41,7 +42,7 @@ ENGLISH = frozenset(
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app async authentication bot callback client config conv crc error exposition
+    aonce api app async authentication bot callback client config context conv crc error exposition
     extra gauge handler hash http json jwt llm metric middleware model proxy redis request router
     sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor import api_server, customer
-from langchain_convsync.cli._doctor.api_server import API, Probe
+from langchain_convsync.cli._doctor.api_server import API, UNKNOWN_CUSTOMER, Probe
 from langchain_convsync.cli._doctor.customer import CONVERSATION
 from langchain_convsync.cli._doctor.findings import (
     Area,
@@ -37,8 +37,6 @@ from langchain_convsync.settings import (
 )
 
 TRANSPORT = Area("transport")
-#: A phone number that belongs to no customer: asking for it tells how the server says so.
-_UNKNOWN_CUSTOMER = "/lookup/tenant/%2B10000000000"
 
 
 def doctor(
@@ -116,14 +114,14 @@ def _api(
         advice = "correct --base-url (CONVSYNC_BASE_URL), CONVSYNC_API_KEY or --prefix"
         yield API.failed("configuration", str(error), advice)
         return
-    last = probes[-1]
+    last = api_server.likeliest(probes)
     yield from api_server.reached(url, last.outcome)
     if not isinstance(last.outcome, Answer):
         yield API.skipped("everything else", "there is no answer to look at", "mend that first")
         return
     yield api_server.prefix(url, probes)
     yield api_server.clock(last, last.outcome.headers.get("Date"))
-    if not api_server.speaks(last.outcome):
+    if not (last.is_api or api_server.speaks(last.outcome)):
         yield API.skipped("everything else", "the API was not found", "mend that first")
         return
     yield api_server.health(last.outcome)
@@ -134,9 +132,9 @@ def _api(
 
 
 def _key_and_envelope(url: str, last: Probe, *, timeout: float) -> Iterator[Finding]:
-    unknown = api_server.asked(url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout).outcome
+    unknown = api_server.asked(url, last.prefix, UNKNOWN_CUSTOMER, timeout=timeout).outcome
     bare = api_server.asked(
-        url, last.prefix, _UNKNOWN_CUSTOMER, timeout=timeout, with_key=False
+        url, last.prefix, UNKNOWN_CUSTOMER, timeout=timeout, with_key=False
     ).outcome
     has_key = optional_setting(None, "CONVSYNC_API_KEY") is not None
     yield api_server.key(unknown, bare, has_key=has_key, base_url=url)

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,16 +25,19 @@ from langchain_convsync.settings import (
 API = Area("API server")
 #: Seconds that the two clocks may differ.
 TOLERATED = 5.0
+#: A phone number that belongs to no customer: asking for it tells how the server says so.
+UNKNOWN_CUSTOMER = "/lookup/tenant/%2B10000000000"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one plain request came to, and when."""
+    """What one plain request came to, and when; ``is_api`` if the API's envelope was seen there."""
 
     prefix: str
     outcome: Outcome
     sent_at: datetime
     received_at: datetime
+    is_api: bool = False
 
 
 def asked(
@@ -51,17 +55,19 @@ def asked(
         max_retries=0,
         profile=ServerProfile(prefix=prefix),
         transport="httpx",
+        trust_env=None,
         http_client=None,
         pace=Pace(),
     )
-    request = caller.request("GET", path, CallTarget())
-    if not with_key:
-        bare = {name: text for name, text in request.headers.items() if name != "Authorization"}
-        request = replace(request, headers=bare)
+    request = caller.request("GET", path)
     sent_at = datetime.now(UTC)
     try:
         asking = caller.ask(
-            request, lambda outcome: outcome, operation="probe", until=caller.until()
+            request,
+            lambda outcome: outcome,
+            target=CallTarget() if with_key else None,
+            operation="probe",
+            until=caller.until(),
         )
         outcome = run(asking)
     finally:
@@ -70,13 +76,41 @@ def asked(
 
 
 def probed(base_url: str, prefixes: Sequence[str], *, timeout: float) -> list[Probe]:
-    """Health under each prefix, until one speaks the API or none can be reached."""
+    """Health under each prefix, until the API is under one, or nothing can be reached.
+
+    Another router may be under the same path, and refuse all that it does not know. So where health
+    is answered without the envelope, a customer is asked for who does not exist.
+    """
     probes: list[Probe] = []
     for prefix in prefixes:
-        probes.append(asked(base_url, prefix, "/health", timeout=timeout))
-        if speaks(probes[-1].outcome) or isinstance(probes[-1].outcome, Failure):
+        probe = asked(base_url, prefix, "/health", timeout=timeout)
+        if isinstance(probe.outcome, Answer):
+            unknown = partial(asked, base_url, prefix, UNKNOWN_CUSTOMER, timeout=timeout)
+            is_api = _is_enveloped(probe.outcome) or _is_enveloped(unknown().outcome)
+            probe = replace(probe, is_api=is_api)
+        probes.append(probe)
+        if probe.is_api or isinstance(probe.outcome, Failure):
             break
     return probes
+
+
+def _is_enveloped(outcome: Outcome) -> bool:
+    return "type" in (json_object(outcome) or {})
+
+
+def likeliest(probes: Sequence[Probe]) -> Probe:
+    """The probe that looks most like the API; the last one where none does."""
+    best = max(probes, key=_likeness)
+    return best if _likeness(best) else probes[-1]
+
+
+def _likeness(probe: Probe) -> int:
+    """The API, something that speaks JSON, something that refuses, or nothing."""
+    if probe.is_api:
+        return 3
+    if not speaks(probe.outcome):
+        return 0
+    return 1 if status_of(probe.outcome) in {401, 403} else 2
 
 
 def reached(base_url: str, outcome: Outcome) -> list[Finding]:
@@ -89,11 +123,15 @@ def reached(base_url: str, outcome: Outcome) -> list[Finding]:
                 check, f"{base_url}: {outcome.reason}", _what_to_check(outcome, url.hostname)
             )
         ]
-    tls = "the certificate is good" if url.scheme == "https" else "none: plain http on this machine"
-    return [API.ok("reachable", f"{base_url} answers"), API.ok("TLS", tls)]
+    return [API.ok("reachable", f"{base_url} answers"), API.encrypted(base_url)]
 
 
 def _what_to_check(failure: Failure, host: str | None) -> str:
+    advice = _usual_check(failure, host)
+    return f"{advice}; {failure.hint}" if failure.hint else advice
+
+
+def _usual_check(failure: Failure, host: str | None) -> str:
     if isinstance(failure.cause, socket.gaierror):
         return f"check the spelling of {host} in base_url, and this machine's DNS"
     if isinstance(failure.cause, ConnectionRefusedError):
@@ -119,7 +157,8 @@ def speaks(outcome: Outcome) -> bool:
 
 def prefix(base_url: str, probes: Sequence[Probe]) -> Finding:
     """Under which path the endpoints are."""
-    found = next((probe.prefix for probe in probes if speaks(probe.outcome)), None)
+    best = likeliest(probes)
+    found = best.prefix if _likeness(best) else None
     answers = "; ".join(f"{p.prefix}/health: {described(p.outcome)}" for p in probes)
     if found == DOCUMENTED_PREFIX:
         return API.ok("prefix", f"the endpoints are under {found}, as documented", prefix=found)
@@ -262,9 +301,9 @@ def status_of(outcome: Outcome) -> int | None:
     return outcome.status if isinstance(outcome, Answer) and outcome.flaw is None else None
 
 
-def json_object(answer: Answer) -> dict[str, Any] | None:
+def json_object(answer: Outcome) -> dict[str, Any] | None:
     """The JSON object in an answer, if there is one."""
-    if answer.flaw is not None:
+    if isinstance(answer, Failure) or answer.flaw is not None:
         return None
     try:
         found = json.loads(answer.body)

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.text import Text
 
 from langchain_convsync.phone import masked
-from langchain_convsync.settings import ServerProfile
+from langchain_convsync.settings import ServerProfile, is_loopback
 from langchain_convsync.waha.wire import one_line
 
 Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
@@ -71,6 +72,17 @@ class Area:
     def skipped(self, check: str, message: str, advice: str) -> Finding:
         """It was not checked, or it cannot be told."""
         return self._other("skipped", check, message, advice, {})
+
+    def encrypted(self, base_url: str) -> Finding:
+        """Whether what is said to a server that answers can be read on the way."""
+        url = urlsplit(base_url)
+        if url.scheme == "https":
+            return self.ok("TLS", "the certificate is good")
+        if is_loopback(url.hostname or ""):
+            return self.ok("TLS", "none: plain http on this machine")
+        message = f"none: keys and customers' words go to {url.hostname} over plain http"
+        advice = "only your own services may reach that network; else put TLS in front of it"
+        return self.warning("TLS", message, advice)
 
     def _other(
         self, status: Status, check: str, message: str, advice: str, profile: Mapping[str, Any]

@@ -27,7 +27,11 @@ def waha(url: str | None, *, timeout: float) -> list[Finding]:
         return [WAHA.failed("reachable", str(error), "correct that, then run doctor again")]
     except WAHAError as error:
         return [refused(error)]
-    answers = [WAHA.ok("reachable", "WAHA answers"), WAHA.ok("key", "the key is accepted")]
+    answers = [
+        WAHA.ok("reachable", "WAHA answers"),
+        WAHA.encrypted(url),
+        WAHA.ok("key", "the key is accepted"),
+    ]
     if not found:
         advice = "create a session in WAHA's dashboard, and scan its QR code"
         return [*answers, WAHA.failed("sessions", "WAHA has no session", advice)]
@@ -46,7 +50,7 @@ def refused(error: WAHAError) -> Finding:
         return WAHA.failed("reachable", str(error), f"start WAHA, or {_SET}")
     if error.status_code == 404 or error.status_code < 400:
         message = f"there is no WAHA under this URL (status {error.status_code})"
-        return WAHA.failed("reachable", message, _SET)
+        return WAHA.failed("reachable", message, f"{_SET}: without WAHA's own /api or /dashboard")
     message = f"WAHA fails (status {error.status_code})"
     return WAHA.failed("reachable", message, "look into WAHA's log")
 

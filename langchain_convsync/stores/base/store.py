@@ -394,3 +394,7 @@ class EventStore(Protocol):
     async def aclose(self) -> None:
         """End this store's use, and close every connection it opened."""
         ...
+
+    def reopen(self) -> None:
+        """Begin this store's use anew after its end; what memory held is gone."""
+        ...

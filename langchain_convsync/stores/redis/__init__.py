@@ -97,7 +97,7 @@ _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
 
 
-class RedisEventStore:
+class RedisEventStore(_forks.Unpicklable):
     """Events, operations and leases in Redis 6.2 or newer, or Valkey.
 
     Nothing is lost if Redis keeps an append-only file (``appendonly yes``; with ``appendfsync
@@ -404,6 +404,10 @@ class RedisEventStore:
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
         await self._clients.aclose()
+
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        self._clients.reopen()
 
     def _under(
         self, lease: Lease, name: str, arguments: list[Argument], parse: Callable[[Any], T]

@@ -14,7 +14,7 @@ import redis.sentinel
 from redis.asyncio.cluster import PipelineCommand
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Flow, Io, sleep
+from langchain_convsync._flow import Flow, Io, running_loop, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores.redis.scripts import Command, Scripts
@@ -49,7 +49,10 @@ _PASSING = (
 _HINTS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((redis.AuthenticationError,), "check user and password in the URL"),
     ((redis.BusyLoadingError,), "it is still loading its data; try again when it is done"),
-    ((redis.TimeoutError,), "check that it is not overloaded, and the network between"),
+    (
+        (redis.TimeoutError,),
+        "check that it is not overloaded, the network between, and whether it speaks TLS (rediss://)",
+    ),
     (
         (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError),
         "try again when the failover is done; else check the sentinels and the service's name",
@@ -140,15 +143,23 @@ class RedisClients:
 
     async def aclose(self) -> None:
         """Close every client that was not given."""
+        here = running_loop()
         self.close()
-        here = asyncio.get_running_loop()
-        with self._lock:
-            closers = [(loop, closer) for loop, (_, closer) in self._by_loop.items()]
+        with self._lock:  # one at rest closes its clients when it ends
+            running = [loop for loop in self._by_loop if loop is here or loop.is_running()]
+            closers = [(loop, self._by_loop.pop(loop)[1]) for loop in running]
         for loop, closer in closers:
             if loop is here:
                 await closer.aclose()
-            elif loop.is_running():
+            else:
                 asyncio.run_coroutine_threadsafe(closer.aclose(), loop)
+
+    def reopen(self) -> None:
+        """Open clients anew when they are needed, after their end as well."""
+        with self._lock:
+            if self._closed:
+                self._scripts = Scripts()  # its connections are those of clients that were closed
+            self._closed = False
 
     def _begin_anew(self) -> None:
         """In a forked child: what the parent opened is the parent's."""
@@ -196,7 +207,7 @@ class RedisClients:
         if known := self._by_loop.get(loop):
             return known[0]
         clients = opened(self._reachable(), ASYNCHRONOUS)
-        closer = self._close_with_loop(loop, clients)
+        closer = self._close_with_loop(clients)
         with self._lock:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
@@ -204,15 +215,11 @@ class RedisClients:
         await anext(closer)
         return clients[0]
 
-    async def _close_with_loop(
-        self, loop: asyncio.AbstractEventLoop, clients: Sequence[Any]
-    ) -> AsyncGenerator[None]:
+    async def _close_with_loop(self, clients: Sequence[Any]) -> AsyncGenerator[None]:
         """Closes the client when the loop ends: asyncio.run closes pending async generators."""
         try:
             yield
         finally:
-            with self._lock:
-                self._by_loop.pop(loop, None)
             for client in clients:
                 await client.aclose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +21,25 @@ from redis.retry import Retry
 
 from langchain_convsync.errors import ConfigurationError
 
+#: How Celery and Python's ssl call what redis-py calls ``none``, ``optional`` and ``required``.
+_CERT = re.compile(r"(\bssl_cert_reqs=)(?:CERT_)?(\w+)", re.IGNORECASE)
 _PLAIN = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 #: What the URL of a Redis or Valkey begins with, before ``://``.
 SCHEMES = frozenset({"unix", *_PLAIN, *(f"{name}+{kind}" for name in _PLAIN for kind in _PORTS)})
+
+_FORMS = (
+    "the URL names no event store: pass redis://host:6379/0, rediss://… with TLS, "
+    "unix:///path/of.sock, redis+sentinel://host:26379,host:26379/service, "
+    "redis+cluster://host:6379,host:6379, sqlite:///… or the path of a file, as store=…, url=… or "
+    "in CONVSYNC_STORE_URL; user and password are percent-encoded "
+    "(urllib.parse.quote(password, safe=''))"
+)
+
+_OPTIONS = (
+    "the URL of Redis has an option after the ? that redis-py does not know, or not with that "
+    "value: leave out what is for other libraries, such as virtual_host; ssl_… need rediss://"
+)
 
 #: Seconds for one try. The retries are ours alone: redis-py's own would multiply them.
 _CONNECTION: dict[str, Any] = {
@@ -97,16 +113,32 @@ def address_of(url: str) -> Address:
     Raises:
         ConfigurationError: It is not a Redis URL; the error does not repeat it.
     """
+    scheme, _, rest = url.strip().partition("://")
+    url = f"{scheme.lower()}://{_CERT.sub(lambda found: found[1] + found[2].lower(), rest)}"
     try:
-        return _parsed(url)
+        found = _parsed(url)
     except ValueError:  # it repeats parts of the URL, so it is not a cause of ours
-        pass
-    message = (
-        "url is not a Redis URL: pass redis://…, rediss://… or unix://…, "
-        "redis+sentinel://host:26379,host:26379/service or "
-        "redis+cluster://host:6379,host:6379, as url=… or in CONVSYNC_STORE_URL"
-    )
-    raise ConfigurationError(message)
+        found = None
+    if found is None:
+        raise ConfigurationError(_FORMS)
+    if not _accepts(found):
+        raise ConfigurationError(_OPTIONS)
+    return found
+
+
+def _accepts(address: Address) -> bool:
+    """Whether redis-py makes connections of that, sync and async; none is connected."""
+    options = dict(address.options)
+    tls = options.pop("ssl", False)
+    try:
+        for classes, module in ((BLOCKING, redis), (ASYNCHRONOUS, redis.asyncio)):
+            if address.url:
+                classes.pool.from_url(address.url).make_connection()
+            else:
+                (module.SSLConnection if tls else module.Connection)(**options)
+    except (TypeError, ValueError, redis.RedisError):
+        return False
+    return True
 
 
 def opened(address: Address, classes: RedisClasses) -> Sequence[Any]:
@@ -134,12 +166,16 @@ def _parsed(url: str) -> Address:
     scheme, _, rest = url.partition("://")
     name, _, kind = scheme.partition("+")
     plain = f"{_PLAIN.get(name, name)}://"
-    if not kind:
-        parse_url(plain + rest)  # type: ignore[no-untyped-call]  # redis-py has no annotations
-        return Address(url=plain + rest)
     if scheme not in SCHEMES:
         message = "there is no such scheme"
         raise ValueError(message)
+    if not kind:
+        parse_url(plain + rest)  # type: ignore[no-untyped-call]  # redis-py has no annotations
+        path = urlsplit(rest and plain + rest).path.strip("/")
+        if name != "unix" and path and not path.isdecimal():
+            message = "the database is no number"  # redis-py would take 0
+            raise ValueError(message)
+        return Address(url=plain + rest)
     parts = urlsplit(plain + rest)
     user, at, hosts = parts.netloc.rpartition("@")
     found = tuple(_host(host, _PORTS[kind]) for host in hosts.split(","))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import Flow, Io, Steps, sleep
+from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
@@ -62,6 +62,7 @@ from langchain_convsync.stores.sqlite.file import (
     StoreClock,
     connect,
     empty_log,
+    path_of,
     prepare,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
@@ -81,7 +82,7 @@ T = TypeVar("T")
 Step: TypeAlias = Callable[[Transaction], Any]
 
 
-class SQLiteEventStore:
+class SQLiteEventStore(_forks.Unpicklable):
     """Events, operations and leases in one SQLite file, shared by the processes of one machine.
 
     Each operation is one transaction on the calling thread for blocking calls; those that are
@@ -97,6 +98,9 @@ class SQLiteEventStore:
         replies_kept: Seconds that the words of an outcome, the reply, are kept for those who repeat
             its event; later they are told that it is done.
         clock: Store time in seconds, for tests; None counts with the machine's own clock.
+
+    Raises:
+        ConfigurationError: ``path`` is a URL, or names a server.
     """
 
     def __init__(
@@ -107,11 +111,11 @@ class SQLiteEventStore:
         replies_kept: float = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._path = os.fspath(path)
+        self._path = path_of(path)
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
-        self._clock = StoreClock(clock or time.monotonic, clock or time.time)
+        self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._key, self._base = b"", 0
@@ -365,7 +369,12 @@ class SQLiteEventStore:
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await asyncio.to_thread(self.close)
+        await running_loop().run_in_executor(None, self.close)
+
+    def reopen(self) -> None:
+        """See :meth:`EventStore.reopen`."""
+        with self._lock:
+            self._closed = False
 
     def _rest(self) -> None:
         """Before a fork: nothing is under way, and no file is open whose locks a child believes in.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import sqlite3
 import time
@@ -11,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base import FORMAT_VERSION
 from langchain_convsync.stores.checks import SECRET_SIZE, check_meta
@@ -18,6 +21,16 @@ from langchain_convsync.stores.checks import SECRET_SIZE, check_meta
 MEMORY = ":memory:"
 #: Marks the file as ours: "csyn".
 APPLICATION_ID = 0x6373796E
+#: What a path on Windows begins with.
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+#: What URLs and connection strings have, and names of files hardly: options, credentials.
+_NO_FILE = re.compile(r"://|\?|password=|pwd=|:.*@|[\x00-\x1f]", re.IGNORECASE)
+_NOT_A_PATH = (
+    "store is neither the path of a file nor a URL that names an event store: for SQLite pass a "
+    "path such as convsync.db, or sqlite:///convsync.db without options; for Redis "
+    "redis://host:6379/0, or rediss://:PASSWORD@host:6380/0 with TLS, where user and password are "
+    "percent-encoded (urllib.parse.quote(password, safe=''))"
+)
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
 
@@ -41,6 +54,25 @@ class StoreClock:
         if stored is not None and stored + ticks >= seen:
             return stored
         return max(seen, round(self.wall() * 1000)) - ticks
+
+
+def path_of(given: str | os.PathLike[str]) -> str:
+    """The path of a file that a user names, or ``:memory:``.
+
+    Raises:
+        ConfigurationError: It is a URL, or names a server: a file of that name would hold nothing
+            that anyone looks for, and its name perhaps a password. The error repeats none of it.
+    """
+    path = os.fspath(given).strip()
+    if not path:
+        message = "store names no file: pass a path such as convsync.db, or :memory:"
+        raise ConfigurationError(message)
+    if path == MEMORY or (_DRIVE.match(path) and not _NO_FILE.search(path[2:])):
+        return path
+    local = path.startswith((".", "/", "~")) and not path.startswith("//")
+    if _NO_FILE.search(path) or (":" in path and not local):
+        raise ConfigurationError(_NOT_A_PATH)
+    return path
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -118,13 +150,13 @@ def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _use_wal(sql: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + BUSY
+    deadline = monotonic() + BUSY
     while True:
         try:
             sql.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:  # this statement does not wait by itself
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                 raise
             time.sleep(0.01)
 

@@ -1,0 +1,138 @@
+"""Which agent answers a conversation, and what its run is told about whose it is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
+
+from langchain_core.runnables import Runnable
+
+from langchain_convsync import _forks
+from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.surfaces.context import ConversationRef, NoCustomerError, Tenant
+from langchain_convsync.turns.agent import takes_context
+from langchain_convsync.turns.remote import at_home
+
+Agent: TypeAlias = (
+    Runnable[Any, Any]
+    | Callable[[Tenant], Runnable[Any, Any]]
+    | Callable[[ConversationRef], Runnable[Any, Any]]
+)
+#: Makes a run's ``runtime.context``.
+ContextOf: TypeAlias = Callable[[ConversationRef], Any]
+
+
+class Agents:
+    """The agent of each conversation: one for all, or what a factory makes.
+
+    A factory is called once per tenant, with the ``Tenant``. Where it, or an agent of its making,
+    asks that for a customer, it is one of conversations: it is called in each turn.
+
+    Args:
+        agent: The agent or the factory.
+        context: The ``runtime.context`` of each run.
+
+    Raises:
+        ConfigurationError: One of them is not what it should be, as far as that can be seen now.
+    """
+
+    def __init__(self, agent: Agent, context: ContextOf | None = None) -> None:
+        given: object = agent  # whatever the annotation says
+        if not (isinstance(given, Runnable) or callable(given)):
+            message = (
+                "agent must be a Runnable (a graph is one when it is compiled), or a callable that "
+                f"makes one of a Tenant; it is {_kind(given)}"
+            )
+            raise ConfigurationError(message)
+        if inspect.iscoroutinefunction(given):
+            raise ConfigurationError(_ASYNC_FACTORY)
+        told: object = context
+        if told is not None and (not callable(told) or inspect.iscoroutinefunction(told)):
+            raise ConfigurationError(_NO_CONTEXT)
+        self._agent: Any = at_home(given) if isinstance(given, Runnable) else given
+        self._context = context
+        self._made: dict[Tenant, Runnable[Any, Any]] = {}
+        self._per_conversation = False
+        self._lock = _forks.lock()
+        if isinstance(self._agent, Runnable):
+            self._require_context(self._agent)
+
+    def of(self, ref: ConversationRef) -> Runnable[Any, Any]:
+        """The agent that answers this conversation.
+
+        Raises:
+            ConfigurationError: The factory makes no agent, or one that takes no context.
+        """
+        if isinstance(self._agent, Runnable):
+            return self._agent
+        if not self._per_conversation:
+            try:
+                return self._of(Tenant(ref.subdomain, ref.bot_id))
+            except NoCustomerError:
+                self._per_conversation = True
+        return self._make(ref)
+
+    def _of(self, tenant: Tenant) -> Runnable[Any, Any]:
+        with self._lock:
+            if tenant not in self._made:
+                self._made[tenant] = self._make(tenant)
+            return self._made[tenant]
+
+    def learn_from(self, error: Exception) -> bool:
+        """Whether a run failed because its agent, made for a tenant, asked that for a customer."""
+        if isinstance(error, NoCustomerError):
+            made_for = [*self._made]
+            if any(error.obj is tenant for tenant in made_for):
+                self._per_conversation = True
+                return True
+        return False
+
+    def options(self, ref: ConversationRef) -> dict[str, Any]:
+        """What a run of the agent is given besides its input.
+
+        Raises:
+            ConfigurationError: ``context=`` is async.
+        """
+        if self._context is None:
+            return {}
+        return {"context": _awaited_nowhere(self._context(ref), _NO_CONTEXT)}
+
+    def _make(self, of: Tenant | ConversationRef) -> Runnable[Any, Any]:
+        made: object = _awaited_nowhere(self._agent(of), _ASYNC_FACTORY)
+        if not isinstance(made, Runnable):
+            message = (
+                f"the factory agent= returned {_kind(made)}: it must return a Runnable, such as a "
+                "compiled graph; a function that answers is one as RunnableLambda(function)"
+            )
+            raise ConfigurationError(message)
+        agent = at_home(made)
+        self._require_context(agent)
+        return agent
+
+    def _require_context(self, agent: Runnable[Any, Any]) -> None:
+        if self._context is not None and not takes_context(agent):
+            message = (
+                f"context= is for graphs, such as create_agent makes, and {_kind(agent)} takes "
+                "none: leave it out, and ask current_conversation() inside the agent"
+            )
+            raise ConfigurationError(message)
+
+
+_ASYNC_FACTORY = (
+    "the factory agent= is async: make agents in a plain function, and await what has to be "
+    "awaited in the agent itself"
+)
+_NO_CONTEXT = "context= must be a plain function that makes the run's context of a ConversationRef"
+
+
+def _awaited_nowhere(made: object, otherwise: str) -> object:
+    if isinstance(made, Coroutine):
+        made.close()  # never awaited, and that is said better below
+    if isinstance(made, Awaitable):
+        raise ConfigurationError(otherwise)
+    return made
+
+
+def _kind(given: object) -> str:
+    return "None" if given is None else f"of type {type(given).__name__}"

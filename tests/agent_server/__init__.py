@@ -1,0 +1,1 @@
+"""LangGraph's Agent Server: the real one, and one of its kind that answers as it was recorded."""

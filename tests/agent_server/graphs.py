@@ -1,0 +1,95 @@
+"""What LangGraph's server serves: agents as their users write them, on models with a script."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import cache
+from typing import Annotated, Any, NotRequired
+
+from cryptography.fernet import Fernet
+from langchain.agents import AgentState, create_agent
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
+
+from langchain_convsync.middleware import ConvSyncMiddleware
+from langchain_convsync.testing import ScriptedChatModel
+
+
+class Ordering(AgentState[Any]):
+    """A state that tells how far an order is."""
+
+    intent: NotRequired[str]
+
+
+@tool
+def order(what: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+    """Order something."""
+    done = ToolMessage(f"{what}: S/ 25", tool_call_id=tool_call_id)
+    return Command(update={"intent": "order", "messages": [done]})
+
+
+def wait_at_table(messages: list[AnyMessage]) -> AIMessage:
+    """Order what the customer wants; else tell how often each of their messages was heard."""
+    last = messages[-1]
+    if isinstance(last, ToolMessage):
+        return AIMessage(f"Anotado, {last.text}")
+    if "pizza" in last.text:
+        call = {"name": "order", "args": {"what": "pizza"}, "id": f"call-{len(messages)}"}
+        return AIMessage("", tool_calls=[call])
+    heard = [message.text for message in messages if message.type == "human"]
+    return AIMessage(f"Oí: {', '.join(heard)}")
+
+
+def scripted(response: Any) -> ScriptedChatModel:
+    """A model that never ends."""
+    return ScriptedChatModel(itertools.repeat(response))
+
+
+waiter = create_agent(scripted(wait_at_table), [order], state_schema=Ordering)
+
+
+def ask(state: MessagesState) -> dict[str, Any]:
+    """Order only what the customer confirms."""
+    wanted = state["messages"][-1].text
+    answer = interrupt(f"¿Confirma {wanted}?")
+    return {"messages": [AIMessage(f"{wanted}: {answer}")]}
+
+
+def cook(state: MessagesState) -> dict[str, Any]:
+    """What no cook can do."""
+    raise ValueError(state["messages"][-1].text)
+
+
+def _alone(node: Any) -> Any:
+    return StateGraph(MessagesState).add_node(node).add_edge(START, node.__name__).compile()
+
+
+careful, clumsy = _alone(ask), _alone(cook)
+
+
+class Sealed(TypedDict):
+    """What a run is told: whose it is, readable only with the key."""
+
+    conversation: str
+
+
+def opened(context: Sealed) -> str:
+    """The phone number in a sealed handle."""
+    return Fernet(os.environ["HANDLE_KEY"]).decrypt(context["conversation"]).decode()
+
+
+@cache
+def synced() -> Any:
+    """An agent that reads and writes its conversation itself; made when it is first asked for."""
+    return create_agent(
+        scripted(wait_at_table),
+        middleware=[ConvSyncMiddleware(identity=opened)],
+        context_schema=Sealed,
+    )
+
+
+GRAPHS = ("waiter", "careful", "clumsy", "synced")
