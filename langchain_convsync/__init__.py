@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         InvalidPhoneNumberError,
         InvalidResponseError,
         MissingExtraError,
+        NoInterruptError,
         NotFoundError,
         PermissionDeniedError,
         RateLimitError,
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
         LookupTenant,
         SyncState,
     )
-    from langchain_convsync.turns import Turn, TurnRunner
+    from langchain_convsync.turns import Interrupt, Turn, TurnRunner
 
 _MODULES = {
     "app": ("create_app",),
@@ -112,6 +113,7 @@ _MODULES = {
         "InvalidPhoneNumberError",
         "InvalidResponseError",
         "MissingExtraError",
+        "NoInterruptError",
         "NotFoundError",
         "PermissionDeniedError",
         "RateLimitError",
@@ -135,7 +137,7 @@ _MODULES = {
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
-    "turns": ("Turn", "TurnRunner"),
+    "turns": ("Interrupt", "Turn", "TurnRunner"),
     "waha": (),
 }
 
@@ -168,11 +170,13 @@ __all__ = [
     "FencedError",
     "GetConversation",
     "InboundEvent",
+    "Interrupt",
     "InvalidEventError",
     "InvalidPhoneNumberError",
     "InvalidResponseError",
     "LookupTenant",
     "MissingExtraError",
+    "NoInterruptError",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",

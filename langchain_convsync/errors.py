@@ -10,6 +10,7 @@
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
     ├── UnknownConversationError        no surface was told which conversation it serves
+    ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
     ├── ClosedError                     a client, store or runner was used after close
     ├── APIError                        the API server; ``ambiguous``: a write may have landed
@@ -86,6 +87,10 @@ class UnknownOutcomeError(ConvSyncError):
 
 class UnknownConversationError(ConvSyncError, LookupError):
     """Nothing named the conversation to act on."""
+
+
+class NoInterruptError(ConvSyncError, LookupError):
+    """No run of the agent waits for this answer, or it has another one already."""
 
 
 class ConversationMismatchError(ConvSyncError):

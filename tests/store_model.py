@@ -69,6 +69,7 @@ class QueueState:
     epoch: int = 0
     until: int | None = None  # None once it was given back
     not_before: int = 0
+    held: int | None = None  # of an inbox: how many events wait for something else
     cursor: Cursor | None = None
     anchor: str | None = None
     moved_by: tuple[Any, ...] | None = None  # the call that moved the queue last
@@ -102,8 +103,10 @@ class Talk:
             return at if self.operations[queue] else None
         if not self.inbox:
             return None
-        first, last = self.inbox[0].at, self.inbox[-1].at
-        return max(at, min(first + self.max_debounce, last + self.debounce))
+        if not (further := self.inbox[state.held or 0 :]):
+            return at
+        window = min(further[0].at + self.max_debounce, further[-1].at + self.debounce)
+        return max((state.until or 0) if state.held is not None else at, window)
 
 
 class StoreModel:
@@ -225,12 +228,14 @@ class StoreModel:
         ]
         return found[0].event_key if len(found) == 1 else None
 
-    def amend(self, event_key: str, before: str, after: str) -> str | None:
+    def amend(self, event_key: str, before: str, after: str, *, due: bool = False) -> str | None:
         event = self.events.get(event_key)
         if event is None or event.state != "queued":
             return None
         if event.payload == before:
             event.payload = after
+            if due:
+                self.talks[event.conversation_key].queues["inbox"].held = 0
         return event.payload
 
     def pause(self, conversation_key: str, *, seconds: float) -> None:
@@ -261,7 +266,7 @@ class StoreModel:
             for event in talk.inbox:
                 event.conversation_key = conversation_key
             target.inbox += talk.inbox
-            talk.inbox, turn.until = [], None
+            talk.inbox, turn.until, turn.held = [], None, None
             self._update_places()
         if there := self.talks.get(conversation_key):
             there.tenant = there.tenant or talk.tenant
@@ -302,6 +307,7 @@ class StoreModel:
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         if queue == "inbox":
             talk.inbox[0].starts += 1
+            state.held, state.not_before = None, 0
         ring = (queue, conversation_key[:15])
         self.places[ring] = max(self.places[ring], self.now * 1000) + 1
         return self._acquired(conversation_key, queue)
@@ -319,6 +325,7 @@ class StoreModel:
         *,
         delay: float = 0.0,
         failed: bool = False,
+        held: int | None = None,
         done: Confirmed | None = None,
     ) -> bool:
         if done is not None:
@@ -332,6 +339,7 @@ class StoreModel:
         state.until = None
         state.not_before = max(state.not_before, self.now + ms(delay))
         if lease.queue == "inbox":
+            state.held = 0 if state.held == 0 and held is not None else held
             talk.inbox[0].starts -= 1
             talk.inbox[0].errors += failed
         return True
@@ -358,7 +366,19 @@ class StoreModel:
             if not commit.dead:
                 event.calls = {}
         del talk.inbox[: len(commit.event_keys)]
-        state.until = None
+        state.until = state.held = None
+        if commit.held is not None:
+            first = Event(
+                commit.held.event_key,
+                lease.conversation_key,
+                "",
+                commit.held.payload,
+                object(),
+                self.now,
+            )
+            self.events[first.event_key] = first
+            talk.inbox.insert(0, first)
+            state.held, state.not_before = 1, self.now + ms(commit.held.seconds)
         work: dict[QueueName, Sequence[Operation]] = {
             "outbox": commit.operations,
             "replies": commit.replies,
@@ -526,8 +546,10 @@ class StoreModel:
 
     def backlog(self) -> Backlog:
         states = [event.state for event in self.events.values()]
+        held = sum(bool(talk.queues["inbox"].held) for talk in self.talks.values())
         return Backlog(
-            queued=states.count("queued"),
+            queued=states.count("queued") - held,
+            interrupts=held,
             writes=sum(len(talk.operations["outbox"]) for talk in self.talks.values()),
             replies=sum(len(talk.operations["replies"]) for talk in self.talks.values()),
             dead_letters=len(self.dead_operations) + states.count("dead"),

@@ -28,6 +28,7 @@ def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
         "account": view.conversation_key[:15],
         "turns": view.turns,
         "paused_for": None if paused is None else round(paused - view.now, 3),
+        "asks": _asked(inspected, texts),
         "queued": _events(view),
         "writes": _operations(view.outbox, view.now),
         "replies": _operations(view.replies, view.now),
@@ -47,6 +48,11 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     paused = found["paused_for"]
     yield f"turns         {found['turns']}"
     yield f"human         {'no' if paused is None else f'has it for {paused:.0f} s more'}"
+    if (asks := found["asks"]) is not None:
+        left = "until it is answered" if asks["for"] is None else f"for {asks['for']:.0f} s more"
+        left = f"answered by {asks['answered_by']}" if asks["answered_by"] else left
+        yield f"agent waits   {', '.join(asks['subjects'])}, {left}"
+        yield from _quoted(asks)
     for name, of in (("queued", "events"), ("writes", "API writes"), ("replies", "replies")):
         queue = found[name]
         tried = f", tried {queue['tries']} times" if queue["tries"] else ""
@@ -65,6 +71,25 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield from _quoted(one)
     for reason in found["why"]:
         yield f"why           {reason}"
+
+
+def _asked(inspected: OperatorView, texts: bool) -> dict[str, Any] | None:
+    """What the agent waits for; with texts, what it asks."""
+    if (found := inspected.waiting) is None:
+        return None
+    entry, waiting = found
+    ends = None if waiting.seconds is None else entry.accepted_at + waiting.life
+    if waiting.question is not None:
+        ends = entry.accepted_at + waiting.life
+    asks = {
+        "subjects": [each.subject for each in waiting.interrupts],
+        "for": None if ends is None else round(max(0.0, ends - inspected.view.now), 3),
+        "answered_by": waiting.answer and waiting.answer.by,
+    }
+    if texts:
+        said = [each.question or json.dumps(each.value) for each in waiting.interrupts]
+        asks["texts"] = said
+    return asks
 
 
 def _events(view: ConversationView) -> dict[str, Any]:

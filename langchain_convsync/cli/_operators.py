@@ -14,11 +14,16 @@ import typer
 from langchain_convsync._flow import run
 from langchain_convsync.cli._conversation import facts, lines
 from langchain_convsync.cli._status import existing_store
-from langchain_convsync.errors import ConfigurationError, InvalidPhoneNumberError
+from langchain_convsync.errors import (
+    ConfigurationError,
+    InvalidPhoneNumberError,
+    NoInterruptError,
+)
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores import EventStore
 
 if TYPE_CHECKING:
+    from langchain_convsync.turns.interrupts import WaitingRun
     from langchain_convsync.turns.operators import OperatorView
 
 Phone = Annotated[
@@ -153,6 +158,62 @@ def resume(
     _done(place, as_json, "the agent answers again", paused_for=None)
 
 
+def answer(
+    phone: Phone,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    approve: Annotated[bool, typer.Option("--approve", help="Do what the agent asks for.")] = False,
+    reject: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Do not, and tell the agent why.")
+    ] = None,
+    respond: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Do not, and give it this as the result.")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The resume value itself.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer what the agent waits for in a conversation; a worker goes on with it."""
+    from langchain_convsync.turns import operators
+
+    decide = _decision(approve=approve, reject=reject, respond=respond, value=value)
+    with _place(phone, store, account) as place:
+        try:
+            run(operators.answer(place.store, place.conversation_key, decide))
+        except NoInterruptError as error:
+            typer.echo(f"convsync: {error}", err=True)
+            raise typer.Exit(1) from error
+    _done(place, as_json, "answered; a worker goes on with it", answered=True)
+
+
+def _decision(
+    *, approve: bool, reject: str | None, respond: str | None, value: str | None
+) -> Callable[[WaitingRun], Any]:
+    """What one of the options decides.
+
+    Raises:
+        ConfigurationError: None or several are given, or the value is not JSON.
+    """
+    given = [approve or None, reject, respond, value]
+    if sum(each is not None for each in given) != 1:
+        message = "pass one of --approve, --reject TEXT, --respond TEXT, --value JSON"
+        raise ConfigurationError(message)
+    if value is not None:
+        try:
+            resume = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            message = f"--value is not JSON: {error}"
+            raise ConfigurationError(message) from error
+        return lambda _: resume
+    if approve:
+        return lambda waiting: waiting.decisions("approve")
+    if reject is not None:
+        return lambda waiting: waiting.decisions("reject", reject)
+    return lambda waiting: waiting.decisions("respond", respond or "")
+
+
 def forget(
     phone: Phone,
     store: Store = None,
@@ -188,6 +249,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "retry": retry,
     "discard": discard,
+    "answer": answer,
     "pause": pause,
     "resume": resume,
     "forget": forget,

@@ -18,6 +18,7 @@ from langchain_convsync.stores import EventStore, SQLiteEventStore, open_store
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
+    "interrupts": "runs of the agent that wait for an answer",
     "writes": "API writes that are not confirmed yet",
     "replies": "replies that are not confirmed sent yet",
     "dead_letters": "events, writes and replies that wait for an operator",

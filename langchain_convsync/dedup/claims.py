@@ -97,8 +97,9 @@ def once(
         return claim.result
 
     The event is done when the block ends; an exception gives it back, unless the result could not
-    be stored: then the work is done. While the block runs its lease is renewed. If the process
-    dies, the next delivery after the lease acquires the event.
+    be stored: then the work is done. While the block runs its lease is renewed, and at its end a
+    store that is away is waited for, for as long as a lease. If the process dies, the next delivery
+    after the lease acquires the event.
 
     Args:
         store: Where claims are kept.
@@ -120,9 +121,9 @@ def once(
         try:
             yield claim
         except Exception:
-            run(_ended_by_error(store, acquired, claim))
+            run(_ended_by_error(store, acquired, claim, lease))
             raise
-        run(claims.finish(store, acquired, claim.stored))
+        run(claims.finish(store, acquired, claim.stored, patience=lease))
 
 
 @asynccontextmanager
@@ -143,9 +144,9 @@ async def aonce(
         try:
             yield claim
         except Exception:
-            await arun(_ended_by_error(store, acquired, claim))
+            await arun(_ended_by_error(store, acquired, claim, lease))
             raise
-        await arun(claims.finish(store, acquired, claim.stored))
+        await arun(claims.finish(store, acquired, claim.stored, patience=lease))
 
 
 def _claim(
@@ -157,9 +158,11 @@ def _claim(
     return found, accepted.acquired
 
 
-def _ended_by_error(store: EventStore, acquired: Acquired, claim: Claim) -> Flow[None]:
+def _ended_by_error(
+    store: EventStore, acquired: Acquired, claim: Claim, lease: float
+) -> Flow[None]:
     if claim.unstorable:  # else the next delivery would do the work once more
-        yield from claims.finish(store, acquired, claim.stored)
+        yield from claims.finish(store, acquired, claim.stored, patience=lease)
     else:
         yield from claims.give_back(store, acquired)
 

@@ -162,7 +162,7 @@ class _Reader:
         return tuple(SecretStr(self._secret(place, name)) for name in listed)
 
     def _secret(self, place: str, name: str) -> str:
-        if value := self._environment.get(name):
+        if value := self._environment.get(name, "").strip():
             return value
         raise self._wrong(place, f"the environment variable {name} is not set")
 

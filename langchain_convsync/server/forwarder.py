@@ -49,6 +49,7 @@ class Forwarding(Unpicklable):
     timeout: float = 5.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "url", self.url.strip())
         parts = url_parts(self.url)
         if parts is None:
             message = (

@@ -131,6 +131,9 @@ def check_commit(lease: Lease, commit: Commit) -> None:
         message = "a turn is committed under a lease on the inbox"
         raise ValueError(message)
     snapshot_life(commit)
+    if commit.held is not None:
+        check_names(lease.conversation_key, commit.held.event_key)
+        milliseconds(commit.held.seconds)
     if not commit.event_keys:
         message = "a commit answers at least one event"
         raise ValueError(message)

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
-from langchain_convsync.errors import ConvSyncError, FencedError, InvalidEventError
+from langchain_convsync.errors import (
+    ConvSyncError,
+    FencedError,
+    InvalidEventError,
+    StoreUnavailableError,
+)
 from langchain_convsync.stores.base import (
     Accepted,
     AcceptRules,
@@ -50,15 +55,34 @@ def claim(
         yield from sleep(polling.pause(left))
 
 
-def finish(store: EventStore, acquired: Acquired, outcome: str) -> Flow[None]:
+def finish(
+    store: EventStore, acquired: Acquired, outcome: str, *, patience: float = 0.0
+) -> Flow[None]:
     """The event is done; later claims are told the outcome.
+
+    Args:
+        store: Where claims are kept.
+        acquired: The claim.
+        outcome: What later claims are told.
+        patience: Seconds to try for while the store is away: the work would be done again.
 
     Raises:
         FencedError: The lease was lost, the outcome was not stored.
+        StoreUnavailableError: The store is away, and nothing was stored.
     """
     event_key = acquired.events[0].event_key
     commit = Commit(event_keys=[event_key], outcomes={event_key: outcome})
-    if (yield from store.commit_turn(acquired.lease, commit)) != "done":
+    until, polling = monotonic() + patience, Polling()
+    while True:
+        try:
+            committed = yield from store.commit_turn(acquired.lease, commit)
+        except StoreUnavailableError:
+            if monotonic() >= until:
+                raise
+            yield from sleep(polling.pause())
+            continue
+        if committed == "done":
+            return
         message = "the lease of this event was lost to another process; its result was not stored"
         raise FencedError(message)
 

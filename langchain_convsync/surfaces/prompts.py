@@ -179,6 +179,8 @@ _ADVICE: tuple[tuple[type[errors.ConvSyncError], str], ...] = (
 
 def advice(error: errors.ConvSyncError) -> str:
     """What the model should do about an error; the facts of it stay in logs and metrics."""
+    if isinstance(error, errors.APIError) and error.foreign:
+        return _LATER  # a proxy's page: its status is not about these values
     return next((text for kind, text in _ADVICE if isinstance(error, kind)), _LATER)
 
 

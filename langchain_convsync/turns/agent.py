@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 from langchain_core.runnables import (
     Runnable,
     RunnableConfig,
@@ -19,6 +20,7 @@ from langchain_core.runnables import (
 )
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
+from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.heartbeat import Watch
@@ -29,9 +31,11 @@ from langchain_convsync.surfaces.messages import (
     last_reply,
     messages_of,
     text_in,
-    text_of,
 )
+from langchain_convsync.turns.interrupts import Interrupt
 from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
+
+logger = logging.getLogger(__name__)
 
 #: What tracers call a turn's run of an agent, unless its user named it.
 RUN_NAME, TAG = "convsync turn", "convsync"
@@ -59,8 +63,6 @@ class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
 
-#: What finds the state that a thread's last input met.
-LAST_INPUT: Mapping[str, Any] = {"filter": {"source": "input"}, "limit": 1}
 #: Characters that WhatsApp takes as one message.
 LONGEST_REPLY = 65_536
 
@@ -160,13 +162,14 @@ class Before:
     """What a checkpointed agent knew before this run.
 
     Attributes:
-        values: Its state; for one that waits, the state before the run that was interrupted: what
-            was decided in there is still to be synced.
-        waiting: Whether it was interrupted, and waits for an answer.
+        values: Its state.
+        interrupts: What it waits for.
+        turn: The turn that ran it last, as far as it was one of ours.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    waiting: bool = False
+    interrupts: tuple[Interrupt, ...] = ()
+    turn: str | None = None
 
 
 def baseline(call: Call) -> Flow[Before]:
@@ -174,28 +177,114 @@ def baseline(call: Call) -> Flow[Before]:
     graph: Any = _unbound(call.agent)
     if not getattr(graph, "checkpointer", None):
         return Before()
-    state = yield from Io(graph.get_state, graph.aget_state, call.config)
-    if not state.interrupts:
-        return Before(state.values)
-
-    def block() -> Mapping[str, Any]:
-        last = graph.get_state_history(call.config, **LAST_INPUT)
-        return next((each.values for each in last), {})
-
-    async def wait() -> Mapping[str, Any]:
-        async for each in graph.aget_state_history(call.config, **LAST_INPUT):
-            return dict(each.values)
-        return {}
-
-    return Before((yield from Io(block, wait)), waiting=True)
+    return _before((yield from Io(graph.get_state, graph.aget_state, call.config)))
 
 
-def invoke(
-    call: Call, record: TurnRecord, watch: Watch, *, before: Before, deadline: float
-) -> Flow[Any]:
+def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
+    """The agent's state before a turn began, and the call that goes on from there.
+
+    An attempt at the turn that was not committed is as if it had not been: what it noted is lost,
+    so its steps run again.
+
+    Returns:
+        None where the turn was the first one.
+    """
+    graph: Any = _unbound(call.agent)
+
+    def block() -> Any:
+        found = graph.get_state_history(call.config)
+        return next((state for state in found if _turn_of(state) != turn), None)
+
+    async def wait() -> Any:
+        async for state in graph.aget_state_history(call.config):
+            if _turn_of(state) != turn:
+                return state
+        return None
+
+    if (found := (yield from Io(block, wait))) is None:
+        return None
+    place = {**found.config["configurable"], **call.config["configurable"]}
+    config: RunnableConfig = {**call.config, "configurable": place}
+    return replace(call, config=config), _before(found)
+
+
+def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
+    """:func:`earlier`, also where the turn was the first one."""
+    if (found := (yield from earlier(call, turn))) is not None:
+        return found
+    saver, thread = _unbound(call.agent).checkpointer, call.config["configurable"]["thread_id"]  # type: ignore[attr-defined]
+    try:
+        yield from Io(saver.delete_thread, saver.adelete_thread, thread)
+    except Exception as error:  # noqa: BLE001 - one that cannot delete may raise anything
+        logger.warning("A thread could not be begun anew: %s", type(error).__name__)
+        yield from abandon(call, why)
+    return call, Before()
+
+
+def _before(state: Any) -> Before:
+    return Before(
+        values=_values(state),
+        interrupts=tuple(map(Interrupt.of, state.interrupts)),
+        turn=_turn_of(state),
+    )
+
+
+def _turn_of(state: Any) -> str | None:
+    turn: str | None = (state.metadata or {}).get("convsync_turn")
+    return turn
+
+
+def _values(state: Any) -> Mapping[str, Any]:
+    """The state's values; of a function that is an agent they may be of any kind."""
+    return state.values if isinstance(state.values, Mapping) else {}
+
+
+def abandon(call: Call, why: str) -> Flow[None]:
+    """End a run that waits, or stopped half-way, in the agent's own memory.
+
+    Its next run begins anew. Calls of tools that were not run are answered with ``why``: providers
+    refuse a thread that leaves one unanswered. Where the memory cannot be changed, the next run
+    begins on it as it is.
+    """
+    graph: Any = _unbound(call.agent)
+    if not getattr(graph, "checkpointer", None):
+        return
+    config = {"configurable": call.config["configurable"]}  # as nobody's turn
+    try:
+        state = yield from Io(graph.get_state, graph.aget_state, config)
+        if not state.next:
+            return
+        telemetry.count("runs_abandoned")
+        if answers := _tool_answers(messages_of(_values(state)), why):
+            changes = {"messages": answers}
+            yield from Io(graph.update_state, graph.aupdate_state, config, changes, state.next[0])
+        yield from Io(graph.update_state, graph.aupdate_state, config, None, "__end__")
+    except Exception as error:  # noqa: BLE001 - whatever a graph or its memory raises ends here
+        logger.warning("A run that waits could not be ended: %s", type(error).__name__)
+
+
+def _tool_answers(messages: Sequence[BaseMessage], why: str) -> list[BaseMessage]:
+    """Answers to every call of the last message that calls tools: those it has, and ``why``."""
+    place = next((n for n in reversed(range(len(messages))) if _calls(messages[n])), None)
+    if place is None:
+        return []
+    has = {each.tool_call_id: each for each in messages[place:] if isinstance(each, ToolMessage)}
+    calls = _calls(messages[place])
+    if all(call["id"] in has for call in calls):
+        return []
+    return [
+        has.get(call["id"] or "")
+        or ToolMessage(why, name=call["name"], tool_call_id=call["id"] or "", status="error")
+        for call in calls
+    ]
+
+
+def _calls(message: BaseMessage) -> Sequence[ToolCall]:
+    return message.tool_calls if isinstance(message, AIMessage) else ()
+
+
+def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> Flow[Any]:
     """Run the agent inside the turn; surfaces called from it record instead of writing.
-
-    An interrupted agent is resumed with the customer's words.
 
     Raises:
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
@@ -203,12 +292,11 @@ def invoke(
         FencedError: Another process took the conversation over meanwhile.
         UnknownOutcomeError: A tool is held for an operator.
     """
-    given = _resumption(call.input) if before.waiting else call.input
 
     def block() -> Any:
         token, until = current_turn.set(record), time.monotonic() + deadline
         try:
-            output = call.agent.invoke(given, call.config, **call.options)
+            output = call.agent.invoke(call.input, call.config, **call.options)
         finally:
             current_turn.reset(token)
         if time.monotonic() > until:
@@ -218,7 +306,7 @@ def invoke(
     async def wait() -> Any:
         token = current_turn.set(record)
         try:
-            running = call.agent.ainvoke(given, call.config, **call.options)
+            running = call.agent.ainvoke(call.input, call.config, **call.options)
             return await _unless_lost(running, watch, deadline)
         finally:
             current_turn.reset(token)
@@ -232,13 +320,6 @@ def invoke(
     if (held := record.held) is not None:
         raise held  # whatever the agent made of it
     return output
-
-
-def _resumption(given: Any) -> Any:
-    from langgraph.types import Command  # a graph is waiting, so langgraph is there
-
-    words = [text_of(message) for message in given["messages"]]
-    return Command(resume="\n".join(words))
 
 
 async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
@@ -266,11 +347,6 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
 
 def _too_late(deadline: float) -> AgentTimeoutError:
     return AgentTimeoutError(f"the agent did not finish within {deadline:g} s")
-
-
-def is_interrupted(output: object) -> bool:
-    """Whether the graph stopped to wait for a human."""
-    return isinstance(output, Mapping) and bool(output.get("__interrupt__"))
 
 
 def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:

@@ -18,7 +18,7 @@ from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEv
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.operators import conversation_key_of, exposition
+from langchain_convsync.turns.operators import answer, conversation_key_of, exposition
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
@@ -52,7 +52,16 @@ class Engine:
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
         self._require_open()
-        new = yield from self.inbox.named(event)
+        return (yield from self._finish((yield from self.inbox.named(event)), wait))
+
+    def resume_interrupt(self, customer: str, value: object, account: str) -> Flow[Turn]:
+        """Answer what the agent waits for, and let it go on."""
+        self._require_open()
+        conversation_key = yield from conversation_key_of(self.store, customer, account)
+        entry = yield from answer(self.store, conversation_key, lambda _: value)
+        return (yield from self._finish(entry, None))
+
+    def _finish(self, new: NewEvent, wait: float | None) -> Flow[Turn]:
         until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
         turn, conversation_key = yield from self._settle(new, until, before)
@@ -102,7 +111,7 @@ class Engine:
 
     def _tell(self, turn: Turn) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
-        if turn.status in {"answered", "failed"} and turn.reply and self.on_reply is not None:
+        if turn.is_committed and turn.reply and self.on_reply is not None:
             with telemetry.timed("turn_phase", phase="reply"):
                 yield from _notify(self.on_reply, turn)
 
@@ -123,7 +132,9 @@ class Engine:
                 turn = yield from self.processor.process(accepted.acquired, batch)
                 if turn is not None and accepted.event_key in batch.event_keys:
                     return turn, accepted.conversation_key
-                if turn is not None and turn.events:  # more waited than one turn takes
+                if turn is not None and (
+                    turn.events or turn.reply
+                ):  # more waited than one turn takes
                     yield from self._tell(turn)
                     before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it
@@ -145,10 +156,11 @@ class Engine:
         """
         if self.sends or not any(each.reply for each in before):
             return turn
-        committed = [*before, turn] if turn.status in {"answered", "failed"} else before
+        committed = [*before, turn] if turn.is_committed else before
         replies = [each.reply for each in committed if each.reply]
+        last = turn if turn.is_committed else [each for each in before if each.reply][-1]
         events = tuple(event for each in committed for event in each.events)
-        return replace(committed[-1], reply="\n\n".join(replies), events=events)
+        return replace(last, reply="\n\n".join(replies), events=events)
 
     def new_pool(self) -> WorkerPool:
         """The workers of the block that begins, be it after another one."""

@@ -10,21 +10,31 @@ import getpass
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
+from langchain_convsync.errors import (
+    ClosedError,
+    ConfigurationError,
+    NoInterruptError,
+    StoreError,
+)
+from langchain_convsync.models import as_json
 from langchain_convsync.outbox import Write
 from langchain_convsync.stores.base import (
     AccountKey,
     ConversationView,
     DeadLetter,
     EventStore,
+    NewEvent,
+    QueuedEvent,
     QueueView,
     new_token,
 )
 from langchain_convsync.telemetry import Gauge
+from langchain_convsync.turns.interrupts import NEVER, Answer, WaitingRun
 from langchain_convsync.turns.naming import UNNAMED
 
 audit = logging.getLogger("langchain_convsync.audit")
@@ -96,6 +106,11 @@ class OperatorView:
         work = sum(queue.depth for queue in queues)
         return bool(work or view.turns or self.dead_letters or view.paused_until is not None)
 
+    @property
+    def waiting(self) -> tuple[QueuedEvent, WaitingRun] | None:
+        """The run of the agent that waits for an answer, and its entry in the inbox."""
+        return _waiting_in(self.view)
+
     def reasons(self) -> list[str]:
         """In words, why what waits does wait; empty where nothing does."""
         view = self.view
@@ -136,6 +151,58 @@ def discard(store: EventStore, conversation_key: str) -> Flow[int]:
         return store.discard(one, token=new_token())
 
     return (yield from _decide(store, conversation_key, "discard", step))
+
+
+def answer(
+    store: EventStore, conversation_key: str, decide: Callable[[WaitingRun], Any]
+) -> Flow[NewEvent]:
+    """Answer what a run of the agent waits for, so that it is due now.
+
+    Args:
+        store: The store.
+        conversation_key: The conversation.
+        decide: Makes the resume value, JSON; it may be asked twice.
+
+    Returns:
+        The entry of the run, as it is to be offered to find out what became of it.
+
+    Raises:
+        NoInterruptError: No run waits there, or it has another answer already.
+        ConfigurationError: The value is not JSON.
+    """
+    while True:
+        view = yield from store.view(conversation_key)
+        if (found := _waiting_in(view)) is None:
+            message = (
+                "no run of the agent waits for an answer in this conversation: it has gone on, "
+                "or none was interrupted"
+            )
+            raise NoInterruptError(message)
+        entry, waiting = found
+        try:
+            value = as_json(decide(waiting))
+        except ValueError as error:
+            message = f"an answer is a JSON value: {type(error).__name__}"
+            raise ConfigurationError(message) from error
+        offered = NewEvent(event_key=entry.event_key, conversation_key=view.conversation_key)
+        if waiting.answer is not None:
+            if waiting.answer.value != value:
+                message = "the run has another answer already, with which it goes on"
+                raise NoInterruptError(message)
+            return replace(offered, payload=entry.payload)
+        answered = waiting.answered(Answer(by="operator", value=value, at=view.now)).stored
+        held = yield from store.amend(entry.event_key, entry.payload, answered, due=True)
+        if held == answered:
+            telemetry.count("operator", what="answer")
+            _audited("answer", view.conversation_key, 1)
+            return replace(offered, payload=answered)
+
+
+def _waiting_in(view: ConversationView) -> tuple[QueuedEvent, WaitingRun] | None:
+    for event in view.events:
+        if (waiting := WaitingRun.read(event.payload)) is not None:
+            return event, waiting
+    return None
 
 
 def pause(store: EventStore, conversation_key: str, seconds: float) -> Flow[None]:
@@ -216,7 +283,12 @@ def _why_events_wait(view: ConversationView) -> Sequence[str]:
     if queue.held_until is not None and queue.held_until > view.now:
         return [f"events: a worker is at them, its lease ends in {_until(queue, view.now)}"]
     reasons = []
-    if queue.due_in:
+    waiting = WaitingRun.read(head.payload)
+    if waiting is not None and waiting.answer is None:
+        subjects = ", ".join(each.subject for each in waiting.interrupts)
+        left = "" if waiting.life >= NEVER else f", {queue.due_in or 0:.0f} s more at most"
+        reasons.append(f"events: the agent waits for an answer: {subjects}{left}")
+    elif queue.due_in:
         tried = head.errors or head.starts
         why = f"after {head.errors} failed runs of the agent" if tried else "for more messages"
         reasons.append(f"events: due in {queue.due_in:.1f} s, {why}")

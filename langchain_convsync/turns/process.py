@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
-    APIConnectionError,
     APIError,
     ClosedError,
     ConversationMismatchError,
@@ -28,51 +25,38 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
-    InboundEvent,
-    StateUpdate,
 )
-from langchain_convsync.outbox.plan import digest, noted_target, require_tenant
-from langchain_convsync.settings import CallTarget
+from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import Acquired, Commit, EventStore
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
-from langchain_convsync.surfaces.state import (
-    Extractor,
-    as_update,
-    ask,
-    bounded,
-    called,
-    extract,
-    without,
-)
+from langchain_convsync.surfaces.state import Extractor
 from langchain_convsync.turns.agent import (
     Call,
-    baseline,
+    abandon,
     call_for,
     has_memory,
-    invoke,
-    is_interrupted,
-    reply_of,
 )
 from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.lids import Lids
-from langchain_convsync.turns.naming import is_named
-from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot, TurnResult
+from langchain_convsync.turns.reading import READ_TIME, Reader
+from langchain_convsync.turns.result import Attempt, TurnResult, inbound
+from langchain_convsync.turns.resuming import (
+    NOT_RUN,
+    Answers,
+    ForgottenError,
+    Prepare,
+    Resume,
+    held_event,
+)
+from langchain_convsync.turns.running import Runs
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
 
-Prepare: TypeAlias = Callable[[Conversation, Sequence[InboundEvent]], Any]
-
-#: Seconds that the read at the start of a turn may take, retries included.
-READ_TIME = 10.0
-#: The same where the turn can do without: what the last one left is still valid.
-SPARE_READ_TIME = 3.0
-#: Seconds for which it may be missing: the first message may beat the server's own webhook.
-NOT_FOUND_TIME = 3.0
 #: Seconds after which a turn that could not begin is tried again.
 RETRY_LATER = 1.0
 #: Seconds before an agent that failed is run again; doubled each time.
@@ -110,6 +94,8 @@ class Processor:
         prepare: Prepare | None,
         history_limit: int,
         context: ContextOf | None,
+        resume: Resume | None,
+        interrupt_timeout: float | None,
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
@@ -117,10 +103,11 @@ class Processor:
         self._agents = Agents(agent, context)
         self._api = api
         self._store = store
-        self._breaker = breaker
-        self._extractor = extractor
+        self._reader = Reader(api, breaker)
         self._prepare = prepare
         self._history_limit = history_limit
+        self._answers = Answers(store, prepare, resume, interrupt_timeout)
+        self._runs = Runs(self._answers, extractor, api.profile, limits.agent_timeout)
         self._limits = limits
         self._lids = lids
         self._queues_replies = queues_replies
@@ -144,7 +131,7 @@ class Processor:
         ):
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
-                if not batch.events:
+                if not batch.events and batch.waiting is None:
                     return (yield from self._bury(acquired, batch.damage))
                 attempt = yield from self._attempt(acquired, batch)
                 if attempt is None:
@@ -198,17 +185,24 @@ class Processor:
         return Attempt(acquired, batch, ref, lid)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
-        if not attempt.batch.said:
+        if not attempt.batch.said and attempt.batch.waiting is None:
             return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
+        if self._answers.must_wait(attempt):
+            yield from self._answers.hold(attempt)
+            return None
         try:
             with telemetry.timed("turn_phase", phase="read"):
-                yield from self._read(attempt)
+                yield from self._reader.read(attempt)
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
             logger.critical("Turn %s is a dead letter: %s", attempt.batch.turn_id, error)
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
+        return (yield from self._end(attempt, watch))
+
+    def _end(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
+        """Answer the events of a conversation that was read, or give them up."""
         head, limits = attempt.batch.head, self._limits
         damaged = bool(attempt.batch.damage)
         if damaged or head.errors >= limits.max_errors or head.starts > limits.max_starts:
@@ -217,95 +211,28 @@ class Processor:
             result = yield from self._answer(attempt, watch)
         except FencedError:
             raise
+        except ForgottenError as forgotten:
+            return (yield from self._give_up(attempt, forgotten))
         except Exception as failure:  # noqa: BLE001 - whatever the user's agent raises ends here
             return (yield from self._failed(attempt, failure))
-        return (yield from self._commit(attempt, result, rerun=self._may_rerun(attempt)))
+        if result is None:
+            yield from self._answers.hold(attempt)
+            return None
+        return (yield from self._commit(attempt, result, rerun=self._may_rerun(attempt, result)))
 
-    def _may_rerun(self, attempt: Attempt) -> bool:
+    def _may_rerun(self, attempt: Attempt, result: TurnResult) -> bool:
         """A customer who never stops writing must be answered at last."""
-        waits = attempt.acquired.now - attempt.batch.head.accepted_at
+        waits = attempt.acquired.now - attempt.batch.since
         if attempt.left:  # they are newer, and would be left again
             return False
+        if result.waiting is not None or attempt.batch.waiting is not None:  # it cannot be undone
+            return False
         return self._limits.on_newer_message == "rerun" and waits < self._limits.agent_timeout
-
-    def _read(self, attempt: Attempt) -> Flow[None]:
-        """Read the conversation, or take the last turn's snapshot where the API does not answer."""
-        if attempt.acquired.snapshot is None:
-            read = yield from self._find_own(attempt, READ_TIME)
-        else:
-            last = Snapshot(attempt.acquired.snapshot)
-            try:
-                if self._breaker.wait(last.target):
-                    message = "the API server did not answer a moment ago"
-                    raise APIConnectionError(message)
-                finding = self._find_own(attempt, SPARE_READ_TIME)
-                read = yield from self._breaker.guarded(last.target, finding)
-            except ConversationNotFoundError:
-                raise
-            except APIError:
-                if last.conversation is None:
-                    raise
-                telemetry.count("snapshots_used")
-                attempt.work_on(CurrentConversation(last.conversation))
-                return
-        recorded = attempt.batch if self._api.profile.records_inbound else None
-        attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
-
-    def _find_own(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
-        """The conversation, of the tenant that the turns before this one were of.
-
-        Raises:
-            ConversationMismatchError: The API server tells another tenant's.
-        """
-        note = attempt.acquired.tenant
-        try:
-            read = yield from self._find(attempt, seconds)
-            require_tenant(note, read)
-        except ConversationMismatchError:
-            noted = noted_target(note)
-            if noted is None or attempt.ref.bot_id or not is_named(attempt.batch.latest):
-                raise
-            # A customer of two tenants, whose bot is not told: the server took the newest.
-            attempt.ref = replace(attempt.ref, bot_id=noted.bot_id)
-            read = yield from self._find(attempt, seconds)
-            require_tenant(note, read)
-        return read
-
-    def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
-        """The one API round trip before the agent; waits where the server's webhook is late."""
-        until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
-        while True:
-            try:
-                return (yield from self._get(attempt, seconds))
-            except ConversationNotFoundError:
-                if time.monotonic() + delay > until:
-                    raise
-            yield from sleep(delay)
-            delay *= 2
-
-    def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
-        """The conversation; a server may know its customer by the LID only, as we did before."""
-
-        def ask(ref: ConversationRef) -> Flow[Conversation]:
-            target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
-            return self._api.get_conversation(
-                ref.phone_number, ref.bot_id, target=target, timeout=seconds
-            )
-
-        try:
-            return (yield from ask(attempt.ref))
-        except ConversationNotFoundError:
-            if attempt.lid is None:
-                raise
-        of_lid = replace(attempt.ref, phone_number=attempt.lid)
-        found = yield from ask(of_lid)
-        attempt.ref = of_lid
-        return found
 
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
-        if acquired.now - batch.head.accepted_at >= self._limits.conversation_timeout:
+        if acquired.now - batch.since >= self._limits.conversation_timeout:
             return (yield from self._give_up(attempt, error))
         yield from self._store.release(acquired.lease, delay=RETRY_LATER)
         logger.warning("Turn %s waits for the API server: %s", batch.turn_id, error)
@@ -313,37 +240,40 @@ class Processor:
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
 
-    def _answer(self, attempt: Attempt, watch: Watch) -> Flow[TurnResult]:
-        current, inbound = attempt.current, _inbound(attempt.batch)
-        if attempt.acquired.paused or not attempt.batch.asked:
+    def _answer(self, attempt: Attempt, watch: Watch) -> Flow[TurnResult | None]:
+        """How the turn ends; None where it waits on for what an earlier one was interrupted by."""
+        current, batch = attempt.current, attempt.batch
+        paused = attempt.acquired.paused
+        closed = current is None or not current.conversation.is_active
+        if batch.waiting is not None and (paused or closed):
+            yield from self._abandon(attempt)
+        if paused or not (batch.asked or batch.waiting):
             return _given_to_a_human(attempt)
-        if current is None or not current.conversation.is_active:
-            return TurnResult(status="dropped", messages=inbound)
+        if current is None or closed:
+            return TurnResult(status="dropped", messages=inbound(batch))
         call, record = self._call(attempt, current.conversation)
-        before = yield from baseline(call)
-        with telemetry.timed("turn_phase", phase="agent"):
-            output = yield from invoke(
-                call, record, watch, before=before, deadline=self._limits.agent_timeout
-            )
-        if is_interrupted(output):
-            return TurnResult(status="interrupted", messages=[*inbound, *record.added])
-        reply = reply_of(output, before.values)
-        decided = yield from self._decide(output, before.values)
-        noted = record.update
-        if before.waiting:  # the calls before the interrupt were noted in that turn's record
-            noted = called(without(output, before.values)).updated_by(noted)
-        return TurnResult(
-            status="answered",
-            messages=[*inbound, *record.added, ConversationMessage(role="bot", content=reply)],
-            reply=reply,
-            update=self._accepted(noted.updated_by(decided)),
-        )
+        if batch.waiting is None:
+            return (yield from self._runs.begin(attempt, watch, call, record))
+        return (yield from self._runs.resume(attempt, watch, call, record))
+
+    def _abandon(self, attempt: Attempt) -> Flow[None]:
+        """End what waits in the agent's own memory, as far as it can be found."""
+        if attempt.current is None:
+            return
+        try:
+            call, _ = self._call(attempt, attempt.current.conversation)
+        except Exception as error:  # noqa: BLE001 - a factory that fails has failed before
+            logger.warning("No run can be ended without an agent: %s", type(error).__name__)
+            return
+        yield from abandon(call, NOT_RUN)
 
     def _call(self, attempt: Attempt, conversation: Conversation) -> tuple[Call, TurnRecord]:
-        agent = self._agents.of(attempt.ref)
+        agent, batch = self._agents.of(attempt.ref), attempt.batch
         # A store may forget a conversation, and with it whose it was; an agent's memory does not.
         tenant = digest(conversation.subdomain)[:8]
         thread = f"{attempt.acquired.lease.conversation_key}.{tenant}"
+        if batch.waiting is not None:
+            thread = batch.waiting.thread
         owns_history = has_memory(agent) and self._prepare is None
         record = TurnRecord(
             attempt.ref,
@@ -352,44 +282,17 @@ class Processor:
             history_given=not owns_history,
             calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
         )
-        events = attempt.batch.asked
         new = [
             HumanMessage(content=event.content, id=f"convsync-{event_key}")
-            for event_key, event in events
+            for event_key, event in batch.asked
         ]
-        facts = {"convsync_turn": attempt.batch.turn_id, "convsync_tenant": attempt.ref.subdomain}
-        about: dict[str, Any] = {"facts": facts, "options": self._agents.options(attempt.ref)}
-        if self._prepare is None:
-            said = [] if owns_history else to_langchain(conversation.said)
-            history = recent(said, self._history_limit)
-            return call_for(agent, history, new, thread=thread, **about), record
-        given = self._prepare(conversation, [event for _, event in events])
-        return replace(call_for(agent, [], new, thread=thread, **about), input=given), record
-
-    def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
-        if self._extractor is not None:
-            try:
-                decision = yield from ask(self._extractor, output)
-            except Exception as error:  # noqa: BLE001 - the customer's reply is there already
-                telemetry.count("extraction_failures", error=type(error).__name__)
-                logger.warning("The extractor failed, no state is synced: %s", _told(error))
-                return StateUpdate()
-            if decision is not None:
-                return as_update(decision)
-        return extract(output, baseline=before, tool_calls=False)  # those are in the record
-
-    def _accepted(self, update: StateUpdate) -> StateUpdate:
-        """The update, within bounds, without an intent that this API server is known to refuse."""
-        update = bounded(update)
-        intents = self._api.profile.intents
-        if update.intent is None or intents is None or update.intent in intents:
-            return update
-        telemetry.count("intents_refused")
-        logger.warning(
-            "The intent is none of ServerProfile.intents (%s); it is not synced",
-            ", ".join(sorted(intents)),
-        )
-        return update.model_copy(update={"intent": None})
+        about: dict[str, Any] = {
+            "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
+            "options": self._agents.options(attempt.ref),
+        }
+        given = owns_history or self._prepare is not None
+        history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
+        return call_for(agent, history, new, thread=thread, **about), record
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
@@ -415,8 +318,10 @@ class Processor:
     def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
         """The one result of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
-        fallback = self._limits.fallback_reply if attempt.batch.asked else None
-        messages = _inbound(attempt.batch)
+        yield from self._abandon(attempt)
+        is_awaited = attempt.batch.asked or attempt.batch.waiting
+        fallback = self._limits.fallback_reply if is_awaited else None
+        messages = inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
         reason = str(error) if isinstance(error, ConvSyncError) else ""
@@ -439,15 +344,20 @@ class Processor:
             unless_paused=result.reply is not None,
             unless_newer=rerun and result.reply is not None,
         )
+        if result.waiting is not None:
+            keys = yield from self._store.keys()
+            guarded = replace(guarded, held=held_event(keys, outcome.turn_id, result.waiting))
         with telemetry.timed("turn_phase", phase="commit"):
             committed = yield from self._store.commit_turn(lease, guarded)
         match committed:
             case "done":
-                waited = max(0.0, attempt.acquired.now - attempt.batch.head.accepted_at)
+                waited = max(0.0, attempt.acquired.now - attempt.batch.since)
                 telemetry.observe("turn_phase", waited, phase="wait")
                 return attempt.batch.addressed(outcome.turn(error=error))
             case "paused":
                 telemetry.count("replies_withheld")
+                if result.waiting is not None:
+                    yield from self._abandon(attempt)
                 return (yield from self._commit(attempt, _given_to_a_human(attempt)))
             case "newer":
                 telemetry.count("turns_rerun")
@@ -464,12 +374,4 @@ def _told(error: Exception) -> str:
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:
     """What was said is recorded; a human answers it."""
-    return TurnResult(status="paused", messages=_inbound(attempt.batch))
-
-
-def _inbound(batch: Batch) -> list[ConversationMessage]:
-    return [
-        ConversationMessage(role=event.role, content=event.content)
-        for _, event in batch.said
-        if event.content
-    ]
+    return TurnResult(status="paused", messages=inbound(attempt.batch))

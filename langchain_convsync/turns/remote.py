@@ -128,6 +128,18 @@ class RemoteAgent(Runnable[Any, Any]):
         for state in await arun(self._history(config, filter, limit)):
             yield state
 
+    def update_state(self, config: RunnableConfig, values: Any, as_node: str) -> None:
+        """Change the state of the thread, as one of its nodes does."""
+        self._client("sync_client")
+        with self._explained():
+            self.graph.update_state(_placed(config), values, as_node)
+
+    async def aupdate_state(self, config: RunnableConfig, values: Any, as_node: str) -> None:
+        """:meth:`update_state` on the running event loop."""
+        self._client("client")
+        with self._explained():
+            await self.graph.aupdate_state(_placed(config), values, as_node)
+
     def _state(self, config: RunnableConfig) -> Flow[StateSnapshot]:
         thread = _thread(config)
         return _snapshot((yield from self._read(lambda threads: threads.get_state(thread))) or {})
@@ -213,10 +225,19 @@ def _away(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableC
         )
         raise ConfigurationError(message)
     given: RunnableConfig = {**(config or {})}
-    thread = _thread(given)
-    given["configurable"] = {"thread_id": thread}
-    given["metadata"] = {**(given.get("metadata") or {}), "thread_id": thread}
+    placed = _placed(given)["configurable"]
+    given["configurable"] = placed
+    given["metadata"] = {**(given.get("metadata") or {}), "thread_id": placed["thread_id"]}
     return given
+
+
+def _placed(config: RunnableConfig) -> RunnableConfig:
+    """The thread there, and the checkpoint of it that is meant, if one is."""
+    named = config.get("configurable") or {}
+    place: dict[str, Any] = {
+        name: named[name] for name in ("checkpoint_id", "checkpoint_ns") if name in named
+    }
+    return {"configurable": {**place, "thread_id": _thread(config)}}
 
 
 def _thread(config: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from langchain_convsync.outbox.plan import tenant_note
 from langchain_convsync.settings import CallTarget, ServerProfile
 from langchain_convsync.stores.base import Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
@@ -126,6 +127,7 @@ class TurnResult:
 
     Attributes:
         reason: Why it failed, for an operator; it holds no words and no number.
+        waiting: The run that was interrupted, and waits from now on.
     """
 
     status: FinalStatus
@@ -133,6 +135,7 @@ class TurnResult:
     reply: str | None = None
     update: StateUpdate = field(default_factory=StateUpdate)
     reason: str = ""
+    waiting: WaitingRun | None = None
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -142,6 +145,7 @@ class TurnResult:
             state=self.update,
             turn_id=batch.turn_id,
             events=tuple(event.event_id for _, event in batch.events),
+            interrupts=() if self.waiting is None else self.waiting.interrupts,
         )
 
     def commit(
@@ -260,3 +264,12 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     after = overlay(conversation, writes, is_new=True)
     kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
     return kept.model_dump_json(by_alias=True), ttl
+
+
+def inbound(batch: Batch) -> list[ConversationMessage]:
+    """What the turn records of what was said to it."""
+    return [
+        ConversationMessage(role=event.role, content=event.content)
+        for _, event in batch.said
+        if event.content
+    ]

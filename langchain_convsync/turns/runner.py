@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, process, worker
+    from langchain_convsync.turns import agents, engine, process, resuming, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -28,7 +28,11 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     agents = module_on_first_use("langchain_convsync.turns.agents")
     engine = module_on_first_use("langchain_convsync.turns.engine")
     process = module_on_first_use("langchain_convsync.turns.process")
+    resuming = module_on_first_use("langchain_convsync.turns.resuming")
     turns = module_on_first_use("langchain_convsync.turns.turn")
+
+#: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
+LONGEST_TIMEOUT = 366 * 24 * 3600.0
 
 
 class TurnRunner(_forks.Unpicklable):
@@ -52,9 +56,15 @@ class TurnRunner(_forks.Unpicklable):
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
             or None.
         prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
-            the agent reads by default, its ``media`` tells a file's URL and type.
+            the agent reads by default, its ``media`` tells a file's URL and type. LangGraph's
+            ``Command(resume=…)`` answers what the agent waits for.
         context: The ``runtime.context`` of each run of a graph: a plain function of the turn's
             ``ConversationRef``.
+        resume: Answers what the agent waits for, where that is no question to the customer: called
+            with (interrupts, events) whenever the customer has written meanwhile; it may be async.
+            A value resumes the run, together with what the customer wrote; None leaves it waiting.
+        interrupt_timeout: Seconds for which it waits for a human; then it goes on with a refusal.
+            None: for as long as it takes.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -89,8 +99,8 @@ class TurnRunner(_forks.Unpicklable):
 
     Raises:
         ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
-            ``context``; client or store are configured nowhere, ``history_limit`` is less than
-            1, or both ``on_reply`` and ``reply`` are given.
+            ``context``; client or store are configured nowhere, ``history_limit`` is less than 1,
+            ``interrupt_timeout`` is no time, or both ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -100,8 +110,10 @@ class TurnRunner(_forks.Unpicklable):
         client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
         store: stores.EventStore | None = None,
         extractor: state.Extractor | None = None,
-        prepare: process.Prepare | None = None,
+        prepare: resuming.Prepare | None = None,
         context: agents.ContextOf | None = None,
+        resume: resuming.Resume | None = None,
+        interrupt_timeout: float | None = 30.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
@@ -135,6 +147,12 @@ class TurnRunner(_forks.Unpicklable):
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
         most = checked_limit(history_limit)
+        if interrupt_timeout is not None and not 0 < interrupt_timeout <= LONGEST_TIMEOUT:
+            message = (
+                f"interrupt_timeout={interrupt_timeout}: pass seconds, more than 0 and at most "
+                f"{LONGEST_TIMEOUT:.0f}, or None to wait for as long as it takes"
+            )
+            raise ConfigurationError(message)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
@@ -174,6 +192,8 @@ class TurnRunner(_forks.Unpicklable):
             prepare=prepare,
             history_limit=most,
             context=context,
+            resume=resume,
+            interrupt_timeout=interrupt_timeout,
             limits=limits,
             lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
@@ -219,8 +239,8 @@ class TurnRunner(_forks.Unpicklable):
                 the debounce window; None waits until the event is done.
 
         Returns:
-            The turn. Send ``turn.reply`` where ``turn.status`` is ``answered`` or ``failed``, and
-            only there: one call per turn gets that status.
+            The turn. Send ``turn.reply`` where ``turn.status`` is ``answered``, ``interrupted`` or
+            ``failed``, and only there: one call per turn gets that status.
 
         Raises:
             InvalidEventError: The event names no customer.
@@ -279,6 +299,40 @@ class TurnRunner(_forks.Unpicklable):
     async def aresume(self, customer: str, *, account: str = "default") -> None:
         """:meth:`resume` on the running event loop."""
         await arun(self._engine.pause(customer, account, 0.0))
+
+    def resume_interrupt(
+        self, customer: str, value: object, *, account: str = "default"
+    ) -> turns.Turn:
+        """Answer what the agent waits for in a conversation, and let it go on.
+
+        The answer is recorded first: it survives a crash, and the first one counts. What the
+        customer wrote meanwhile is answered by the next turns.
+
+        Args:
+            customer: The customer's phone number, or chat id.
+            value: What ``interrupt()`` returns in the agent, JSON: for LangChain's
+                ``HumanInTheLoopMiddleware`` ``{"decisions": [{"type": "approve"}]}``, a decision
+                for each of its requests. Where several interrupts wait, a mapping by their ids, or
+                one value for all.
+            account: The receiving side, as for :meth:`pause`.
+
+        Returns:
+            The turn that went on, to be treated like one of :meth:`run`; ``duplicate`` where a
+            worker was faster.
+
+        Raises:
+            NoInterruptError: The agent waits for nothing there, or it has another answer already.
+            ConfigurationError: The customer has written to several accounts, or the value is not
+                JSON.
+            InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
+        """
+        return run(self._engine.resume_interrupt(customer, value, account))
+
+    async def aresume_interrupt(
+        self, customer: str, value: object, *, account: str = "default"
+    ) -> turns.Turn:
+        """:meth:`resume_interrupt` on the running event loop."""
+        return await arun(self._engine.resume_interrupt(customer, value, account))
 
     def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.

@@ -19,6 +19,7 @@ from langchain_convsync.models import (
     zoned,
 )
 from langchain_convsync.stores.base import QueuedEvent
+from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
 
 Status: TypeAlias = Literal[
     "answered",
@@ -45,10 +46,11 @@ class Turn(Displayed):
             answered this event together with others. ``duplicate``: it was answered before.
             ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, or the
             customer took everything back; nothing is sent. ``paused``: a human has the
-            conversation; it is recorded, and not answered. ``interrupted``: the agent waits for a
-            human. ``no_conversation``: the API server knows none; the event stays queued. ``busy``:
-            too many queued events, nothing recorded. ``failed``: the agent could not answer;
-            ``reply`` is the fallback.
+            conversation; it is recorded, and not answered. ``interrupted``: the agent waits for
+            what ``interrupts`` tell; send ``reply``, which is a question to the customer, if there
+            is one. ``no_conversation``: the API server knows none; the event stays queued.
+            ``busy``: too many queued events, nothing recorded. ``failed``: the agent could not
+            answer; ``reply`` is the fallback.
         reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
             the store keeps it no longer (an hour, by default).
         state: What the run decided about the conversation.
@@ -57,6 +59,8 @@ class Turn(Displayed):
         chat_id: Where ``reply`` goes: the chat that the customer wrote in last. Known in the call
             that committed the turn, hence in ``on_reply``.
         waha_session: WAHA's session to send it from, where the event named one.
+        interrupts: What the agent waits for: texts are questions to the customer, all else waits
+            for a human, see ``TurnRunner.resume_interrupt``.
         error: The exception behind ``failed``, ``queued`` or ``no_conversation``, in the call that
             met it.
     """
@@ -68,15 +72,22 @@ class Turn(Displayed):
     events: tuple[str, ...] = field(default=(), repr=False)  # WAHA's own ids hold the chat id
     chat_id: str | None = field(default=None, repr=False, compare=False)
     waha_session: str | None = field(default=None, repr=False, compare=False)
+    interrupts: tuple[Interrupt, ...] = ()
     error: BaseException | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether this call has a reply to send, if there is one."""
+        return self.status in {"answered", "failed", "interrupted"}
+
     def _summary(self) -> Summary:
-        speaker = "bot" if self.status in {"answered", "failed"} else "bot, said before"
+        speaker = "bot" if self.is_committed else "bot, said before"
         facts = {
             "events": str(len(self.events) or ""),
             "intent": self.state.intent,
             "step": self.state.step,
             "context": ", ".join(self.state.context),
+            "asks": ", ".join(each.question or each.subject for each in self.interrupts),
         }
         return Summary(self.status, facts, [(speaker, self.reply)] if self.reply else [])
 
@@ -91,6 +102,7 @@ class Outcome(BaseModel):
     state: StoredUpdate = StateUpdate()
     turn_id: str
     events: tuple[str, ...] = Field(default=(), repr=False)
+    interrupts: tuple[Interrupt, ...] = Field(default=(), repr=False)
 
     def turn(self, status: Status | None = None, *, error: BaseException | None = None) -> Turn:
         """The outcome as a caller sees it."""
@@ -100,6 +112,7 @@ class Outcome(BaseModel):
             state=self.state,
             turn_id=self.turn_id,
             events=self.events,
+            interrupts=self.interrupts,
             error=error,
         )
 
@@ -199,31 +212,41 @@ class Batch:
         queued: In order of arrival; the first one names the turn.
         events: (event key, event), in the order in which the agent reads them.
         damage: Why its only event cannot be read; then it holds what is left of it, if anything.
+        waiting: The run that goes on in this turn; its entry is the first of ``queued``.
     """
 
     queued: tuple[QueuedEvent, ...]
     events: tuple[tuple[str, QueuedMessage], ...]
     damage: str = ""
+    waiting: WaitingRun | None = None
 
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
         """The batch, its events in the order in which they are read: as sent, then as arrived.
 
-        It ends before the first event that cannot be read, which is a batch by itself.
+        It ends before the first event that cannot be read, which is a batch by itself, and before a
+        run that waits, which is the first one of a batch, with what its answer takes along.
         """
         events: list[tuple[str, QueuedMessage]] = []
-        for item in queued:
+        waiting = WaitingRun.read(queued[0].payload)
+        first = 0 if waiting is None else 1
+        last = len(queued)
+        if waiting is not None and waiting.answer is not None:
+            last = first + waiting.answer.messages
+        for item in queued[first:last]:
+            if events and WaitingRun.read(item.payload) is not None:
+                break
             message, damage = QueuedMessage.read(item.payload)
-            if damage and not events:
+            if damage and not events and waiting is None:
                 rest = () if message is None else ((item.event_key, message),)
                 return cls(queued[:1], rest, damage)
             if damage or message is None:
                 break
             events.append((item.event_key, message))
-        taken = queued[: len(events)]
+        taken = queued[: first + len(events)]
         if all(event.sent_at for _, event in events):  # else only the order of arrival is known
             events.sort(key=_sent)
-        return cls(taken, tuple(events))
+        return cls(taken, tuple(events), waiting=waiting)
 
     def known_as(self, phone_number: str) -> Batch:
         """The batch of a customer whose phone number none of its events tells."""
@@ -231,6 +254,7 @@ class Batch:
         return replace(
             self,
             events=tuple((event_key, e.model_copy(update=number)) for event_key, e in self.events),
+            waiting=self.waiting and self.waiting.known_as(phone_number),
         )
 
     @property
@@ -246,17 +270,40 @@ class Batch:
     @property
     def latest(self) -> InboundEvent:
         """The newest event that tells the customer's phone number, else the newest one."""
-        events = [event for _, event in self.events]
-        return next((event for event in reversed(events) if event.phone_number), events[-1])
+        told = self._told
+        return next((event for event in reversed(told) if event.phone_number), told[-1])
 
     def told(self, name: Literal["bot_id", "subdomain"]) -> str | None:
         """What any of the events tells of the receiving side, which is the same for all."""
-        return next((told for _, event in self.events if (told := getattr(event, name))), None)
+        return next((told for event in self._told if (told := getattr(event, name))), None)
+
+    @property
+    def _told(self) -> list[InboundEvent]:
+        """Whatever tells whose conversation it is."""
+        asked = [] if self.waiting is None else [self.waiting.customer]
+        return [*asked, *(event for _, event in self.events)]
 
     @property
     def newest(self) -> InboundEvent:
         """The event that the customer sent last."""
-        return (self.asked or self.events)[-1][1]
+        said = self.asked or self.events
+        return said[-1][1] if said else self._told[-1]
+
+    @property
+    def customer(self) -> InboundEvent:
+        """Whom it is about and how to reach them, without a word of theirs."""
+        latest, newest = self.latest, self.newest
+        return InboundEvent(
+            event_id=self.turn_id,
+            phone_number=latest.phone_number,
+            lid=latest.lid,
+            chat_id=newest.chat_id,
+            account=newest.account,
+            bot_id=self.told("bot_id"),
+            subdomain=self.told("subdomain"),
+            waha_session=newest.waha_session,
+            business_number=newest.business_number,
+        )
 
     @property
     def chat_id(self) -> str:
@@ -278,6 +325,15 @@ class Batch:
     def head(self) -> QueuedEvent:
         """The event whose failures count."""
         return self.queued[0]
+
+    @property
+    def since(self) -> float:
+        """Store time at which its first event came, or at which what waited was decided."""
+        if self.waiting is None:
+            return self.head.accepted_at
+        if self.waiting.answer is not None:
+            return self.waiting.answer.at
+        return self.queued[min(1, len(self.queued) - 1)].accepted_at
 
     @property
     def event_keys(self) -> tuple[str, ...]:

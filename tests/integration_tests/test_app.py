@@ -114,7 +114,7 @@ def test_a_human_who_writes_first_is_recorded_when_the_conversation_begins(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, monkeypatch: Any
 ) -> None:
     """There is nothing to answer, so no fallback is sent, however long it takes."""
-    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    monkeypatch.setattr("langchain_convsync.turns.reading.NOT_FOUND_TIME", 0.0)
     stranger = "51911111111@c.us"
     runner = TurnRunner(
         echo(),

@@ -194,6 +194,58 @@ def test_a_wrong_prefix_is_told_from_a_missing_conversation(
     assert type(told.value) is NotFoundError
 
 
+API_SAYS_NO = {"type": "3", "message": "no", "data": None}
+
+
+@sync_and_async
+@pytest.mark.parametrize(
+    ("body", "status", "foreign"),
+    [
+        *(("<html>", status, True) for status in (200, 302, 400, 401, 403, 404, 405, 407, 422)),
+        *(({"message": "no"}, status, True) for status in (200, 401, 403, 404, 405)),
+        *((API_SAYS_NO, status, False) for status in (200, 400, 401, 403, 404, 409, 422)),
+        *(({"detail": "no"}, status, False) for status in (400, 409, 422)),
+        *(("<html>", status, False) for status in (413, 414, 431)),
+        ({"type": "1", "data": {"sessionId": 7}}, 200, False),
+        (API_SAYS_NO, 407, True),
+    ],
+)
+@every_call
+def test_what_is_not_the_api_s_own_answer_is_told_as_foreign(
+    *,
+    body: Any,
+    status: int,
+    foreign: bool,
+    call: Any,
+    api: Api,
+    server: FaultyServer,
+    perform: Perform[Any],
+) -> None:
+    """A page, another router's JSON, a proxy's demand; not a body that its framework refuses."""
+    server.plays(answers(body, status))
+
+    with pytest.raises(APIError) as told:
+        perform(call(api))
+
+    assert told.value.foreign is foreign
+    assert told.value.status_code == status
+    assert told.value.ambiguous is (status == 200 and call is not read and body != API_SAYS_NO)
+
+
+@sync_and_async
+@pytest.mark.parametrize(
+    "message", ["No active conversation found for this phone number", "Conversation not found"]
+)
+def test_a_404_in_another_envelope_may_name_the_conversation(
+    message: str, api: Api, server: FaultyServer, perform: Perform[Any]
+) -> None:
+    """Frameworks have envelopes of their own; the words are the documented ones."""
+    server.plays(answers({"statusCode": 404, "message": message, "error": "Not Found"}, 404))
+
+    with pytest.raises(ConversationNotFoundError):
+        perform(put(api))
+
+
 @sync_and_async
 @pytest.mark.parametrize("status", [404, 429, 503])
 def test_a_status_counts_even_if_its_body_is_useless(

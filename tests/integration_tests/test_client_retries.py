@@ -14,19 +14,32 @@ from langchain_convsync.client._caller import Pace
 from langchain_convsync.errors import (
     APIConnectionError,
     ConversationNotFoundError,
+    InvalidResponseError,
     RateLimitError,
     ServerError,
 )
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.telemetry import counted
 from tests.client_calls import CONVERSATION, every_call, post, put, read
-from tests.faulty_server import CLOSE, FaultyServer, Perform, answers, sends, sync_and_async
+from tests.faulty_server import (
+    CLOSE,
+    RESET,
+    FaultyServer,
+    Perform,
+    answers,
+    head,
+    sends,
+    sync_and_async,
+)
 
 FINE = answers(CONVERSATION)
 BUSY = answers({"type": "3", "message": "busy", "data": None}, 503)
 SLOW_DOWN = answers({"type": "3", "message": "slow", "data": None}, 429, retry_after=3)
 GONE = answers({"type": "3", "message": "Conversation not found", "data": None}, 404)
 CUT = sends(CLOSE)
+PAGE = answers("<html>We will be back</html>", content_type="text/html")
+HALF = sends(head(200, content_length=99) + b'{"type"', RESET)
+ELSEWHERE = answers({"message": "no Route matched"}, 404)
 
 
 class Time:
@@ -70,7 +83,11 @@ def api(server: FaultyServer, passing: Time) -> Iterator[Api]:
 
 
 @sync_and_async
-@pytest.mark.parametrize("trouble", [BUSY, CUT], ids=["503", "cut off"])
+@pytest.mark.parametrize(
+    "trouble",
+    [BUSY, CUT, PAGE, HALF, ELSEWHERE],
+    ids=["503", "cut off", "a page", "half of it", "another router"],
+)
 @pytest.mark.parametrize("call", [read, put])
 def test_a_read_and_a_sync_survive_a_hiccup(
     *, call: Any, trouble: Any, api: Api, server: FaultyServer, passing: Time, perform: Perform[Any]
@@ -87,14 +104,16 @@ def test_a_read_and_a_sync_survive_a_hiccup(
 
 
 @sync_and_async
-@pytest.mark.parametrize("trouble", [BUSY, CUT], ids=["503", "cut off"])
+@pytest.mark.parametrize(
+    "trouble", [BUSY, CUT, PAGE, HALF], ids=["503", "cut off", "a page", "half of it"]
+)
 def test_a_message_is_not_posted_twice_on_suspicion(
     *, trouble: Any, api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
     """It may be recorded already: the caller learns that, and decides."""
     server.plays(trouble)
 
-    with pytest.raises((ServerError, APIConnectionError)) as told:
+    with pytest.raises((ServerError, APIConnectionError, InvalidResponseError)) as told:
         perform(post(api))
 
     assert told.value.ambiguous

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -310,6 +311,25 @@ def test_a_runnable_is_never_run_unclaimed(form: str) -> None:
     store.close()
 
     assert runs == []
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_store_that_is_away_at_the_end_is_waited_for(deliver: Deliver) -> None:
+    """The work is done; a restart of Redis is no reason to do it again."""
+    handling = Handling()
+    with RedisServer() as server, ThreadPoolExecutor(1) as elsewhere:
+        restarted: list[Future[Any]] = []
+
+        def dying(claim: Claim) -> None:
+            handling(claim)
+            server.kill9()
+            restarted.append(elsewhere.submit(server.start))
+
+        deliver(RedisEventStore(server.url), "evt_1", dying)
+        restarted[0].result()
+        again = deliver(RedisEventStore(server.url), "evt_1", handling)
+
+    assert (again.status, again.result, handling.runs) == (DONE, "run 1", 1)
 
 
 @pytest.mark.usefixtures("no_pause")

@@ -238,6 +238,17 @@ def test_the_pairs_of_a_public_server_lead_to_its_prefix() -> None:
     assert examined(seen).profile.prefix == OBSERVED
 
 
+def test_a_health_without_envelope_is_likelier_than_a_refusal() -> None:
+    """The API may have no envelope for either, and ask for a key."""
+    refused = answers({"message": "Unauthorized"}, 401)
+    routes = Routes(health=answers({"status": "up"}), unknown=refused)
+
+    def both(request: Received) -> Iterable[bytes | float | Deed]:
+        return (routes if request.target.startswith(OBSERVED + "/") else refused)(request)
+
+    assert examined(both).status(API, "prefix") == "warning"
+
+
 def test_a_refusal_without_envelope_is_taken_where_nothing_else_answers() -> None:
     """Then it is the key that is to be mended first."""
     refused = answers({"message": "Unauthorized"}, 401)

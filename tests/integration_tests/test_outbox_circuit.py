@@ -28,7 +28,7 @@ def test_writes_are_held_back_while_the_circuit_is_open(
     server: ReferenceServer, event_store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are not tried one by one; afterwards they arrive once and in order."""
-    for name in ("outbox.plan.ATTEMPT", "outbox.delivery.ATTEMPT", "turns.process.SPARE_READ_TIME"):
+    for name in ("outbox.plan.ATTEMPT", "outbox.delivery.ATTEMPT", "turns.reading.SPARE_READ_TIME"):
         monkeypatch.setattr(f"langchain_convsync.{name}", 0.1)
     client = server.client(max_retries=0)
     TurnRunner(echo(), client=client, store=event_store).run(said("Hola", account="ventas"))

@@ -380,7 +380,7 @@ GUARDS: dict[str, tuple[str, Any, list[Any]]] = {
         [(0, "one name"), (1, "one name")],
     ),
     "a conversation's tenant": (
-        "turns.process.require_tenant",
+        "turns.reading.require_tenant",
         lambda *_: None,
         [(0, "nothing"), (1, "nothing")],
     ),

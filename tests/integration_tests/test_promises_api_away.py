@@ -91,7 +91,7 @@ def test_a_hung_api_server_is_not_waited_for_by_every_turn(
     server: ReferenceServer, store: EventStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one turn has found out, the next ones know: they answer from what was read before."""
-    monkeypatch.setattr("langchain_convsync.turns.process.SPARE_READ_TIME", 0.2)
+    monkeypatch.setattr("langchain_convsync.turns.reading.SPARE_READ_TIME", 0.2)
     TurnRunner(echo(), client=server.client(), store=store).run(said("Hola", account="ventas"))
     texts = [f"message {n}" for n in range(10)]
     with FaultyServer() as hung:

@@ -142,7 +142,7 @@ def test_logs_errors_metrics_and_keys_never_name_the_customer(
     otel: Exported,
 ) -> None:
     """Whatever becomes of an event: answered, repeated, failed, a dead letter, waiting, refused."""
-    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    monkeypatch.setattr("langchain_convsync.turns.reading.NOT_FOUND_TIME", 0.0)
     store = open_store(durable_store_url)
     client = server.client(api_key=KEY)
     runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.01)

@@ -30,7 +30,7 @@ def test_a_program_reads_one_json_object(durable_store_url: str) -> None:
 
     told = cli.invoke(command_line(), ["status", "--store", durable_store_url, "--json"])
 
-    expected = {"queued": 1, "writes": 2, "replies": 0, "dead_letters": 0}
+    expected = {"queued": 1, "interrupts": 0, "writes": 2, "replies": 0, "dead_letters": 0}
     assert (told.exit_code, json.loads(told.stdout)) == (0, expected)
 
 

@@ -39,6 +39,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
     SQLiteEventStore,
 )
+from langchain_convsync.stores.base import AccountKey, HeldEvent
 from tests.redis_server import RedisServer
 from tests.store_checks import check_keys, check_rows
 from tests.store_model import StoreModel
@@ -211,8 +212,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.step("find", ACCOUNTS[account], source, facts)
 
     @precondition(lambda self: self.accepted)
-    @rule(choice=CHOICE, of=st.sampled_from(("queued", "queued", "done", "dead")), after=TEXTS)
-    def amend(self, choice: int, of: str, after: str) -> None:
+    @rule(
+        choice=CHOICE,
+        of=st.sampled_from(("queued", "queued", "done", "dead")),
+        after=TEXTS,
+        due=st.booleans(),
+    )
+    def amend(self, choice: int, of: str, after: str, due: bool) -> None:
         """Mostly of what it was; else it is told what that is."""
         event_keys = [
             event_key for event_key, event in self.model.events.items() if event.state == of
@@ -220,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
         if event_keys:
             event_key = event_keys[choice % len(event_keys)]
             before = self.model.events[event_key].payload if choice < 6 else "another"
-            self.step("amend", event_key, before, after)
+            self.step("amend", event_key, before, after, due=due)
 
     def events_moved(self) -> None:
         """What waited under a name that was linked stands behind what waited there."""
@@ -303,10 +309,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.step("renew", self.a_lease(choice, QUEUES), seconds=seconds)
 
     @precondition(has_lease(*QUEUES))
-    @rule(choice=CHOICE, delay=st.sampled_from((0.0, 4.0)), failed=st.booleans())
-    def release(self, choice: int, delay: float, failed: bool) -> None:
+    @rule(
+        choice=CHOICE,
+        delay=st.sampled_from((0.0, 4.0)),
+        failed=st.booleans(),
+        held=st.none() | st.integers(1, 2),
+    )
+    def release(self, choice: int, delay: float, failed: bool, held: int | None) -> None:
         lease = self.a_lease(choice, QUEUES)
-        self.step("release", lease, delay=delay, failed=failed)
+        held = held if lease.queue == "inbox" else None
+        self.step("release", lease, delay=delay, failed=failed, held=held)
 
     def some_events(self, lease: Lease, skip: int, amount: int) -> list[str]:
         """Of the inbox; else one that was answered by an earlier turn, else one of the account."""
@@ -351,6 +363,7 @@ class StoreMachine(RuleBasedStateMachine):
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
         tenant=st.sampled_from((None, None, "one", "two")),
         guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
+        holds=st.sampled_from((None, None, 4.0, 40.0)),
     )
     def commit_turn(
         self,
@@ -366,11 +379,17 @@ class StoreMachine(RuleBasedStateMachine):
         ttl: float,
         tenant: str | None,
         guards: tuple[bool, bool],
+        holds: float | None,
     ) -> None:
         lease = self.a_lease(choice, ("inbox",))
         event_keys = self.some_events(lease, skip, amount)
+        held = None
+        if holds is not None:
+            name = KEYS.event(AccountKey(event_keys[0][:15]), "", "interrupt", event_keys[0])
+            held = HeldEvent(event_key=name, payload="ñ\ud800", seconds=holds)
         commit = Commit(
             event_keys=event_keys,
+            held=held,
             outcomes={event_key: f"outcome {event_key}" for event_key in event_keys[::2]},
             operations=[
                 Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
@@ -390,6 +409,9 @@ class StoreMachine(RuleBasedStateMachine):
             and event_keys[0] not in self.ended[lease.conversation_key]
         ):
             self.ended[lease.conversation_key] += event_keys
+            if held is not None:  # it stands before all that waits
+                waiting = self.accepted[lease.conversation_key]
+                waiting.insert(len(self.ended[lease.conversation_key]), held.event_key)
 
     def an_op(self, lease: Lease, offset: int) -> tuple[str, int]:
         """The operation at the head and its next part; or, by the offset, another one."""

@@ -134,10 +134,10 @@ def choose(step: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Comma
 
 @pytest.mark.parametrize("surface", ["toolkit", "middleware"])
 @sync_and_async
-async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_resumes(
+async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_was_interrupted(
     server: ReferenceServer, client: Client, mode: str, surface: str
 ) -> None:
-    """By tools and state keys alike; nothing of an earlier turn is decided again."""
+    """By tools and state keys alike; the turn that resumes decides nothing of it again."""
     script: list[Any] = [
         calls("choose", step="browsing"),
         calls("sync_state", intent="menu"),
@@ -167,8 +167,8 @@ async def test_what_was_decided_before_an_interrupt_is_synced_by_the_turn_that_r
     await runner.store.aclose()
 
     assert [turn.status for turn in turns] == ["answered", "interrupted", "answered", "answered"]
-    assert not turns[1].state
-    assert turns[2].state == StateUpdate(step="paying", context={"total": 25})
+    assert turns[1].state == StateUpdate(step="paying", context={"total": 25})
+    assert not turns[2].state
     assert not turns[3].state
     assert state(server) == ("menu", "paying")
 

@@ -351,7 +351,7 @@ def test_an_interrupted_agent_is_resumed_by_the_next_event(
     asked = answer(runner, event(1, "Quiero una pizza"))
     told = answer(runner, event(2, "Lima"))
 
-    assert (asked.status, asked.reply) == ("interrupted", None)
+    assert (asked.status, asked.reply) == ("interrupted", "¿A qué ciudad?")
     assert (told.status, told.reply) == ("answered", "Enviamos a Lima")
     assert [text for _, text in history(server)] == ["Quiero una pizza", "Lima", "Enviamos a Lima"]
 
@@ -469,7 +469,7 @@ def test_an_unknown_customer_waits_for_the_servers_own_webhook(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """``no_conversation`` keeps the event; once there is a conversation both are answered."""
-    monkeypatch.setattr("langchain_convsync.turns.process.NOT_FOUND_TIME", 0.0)
+    monkeypatch.setattr("langchain_convsync.turns.reading.NOT_FOUND_TIME", 0.0)
     runner = TurnRunner(Agent().runnable, client=server.client(), store=event_store)
     stranger = "+51911111111"
     waiting = answer(runner, event(1, "Hola", phone_number=stranger))

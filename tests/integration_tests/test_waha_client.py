@@ -12,7 +12,7 @@ from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.client import AsyncWAHAClient, Waha, WAHAClient, WahaSession
 from langchain_convsync.errors import ClosedError, ConfigurationError, WAHAError
 from tests import waha_chats
-from tests.faulty_server import CLOSE, FaultyServer, answers, sends
+from tests.faulty_server import CLOSE, FaultyServer, answers, head, sends
 from tests.waha_chats import WahaChats
 
 CHAT = "51999999999@c.us"
@@ -214,6 +214,52 @@ def test_a_text_whose_answer_was_lost_is_not_sent_again(chats: WahaChats, opened
     assert chats.texts == ["Hola"]
     assert error.value.ambiguous
     assert not any(word in str(error.value) for word in ("ventas", CHAT, "Hola"))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers("<html>We will be back</html>", content_type="text/html"),
+        answers(b'{"id": "true_5', status=201),
+        sends(head(201, content_length=99) + b'{"id"', CLOSE),
+    ],
+    ids=["a page", "truncated", "cut off"],
+)
+def test_a_text_that_something_else_answers_may_have_been_sent(
+    server: FaultyServer, opened: Open, script: Any
+) -> None:
+    """A 2xx without WAHA's words is no proof."""
+    server.plays(script)
+    client = opened(server.url)
+
+    with pytest.raises(WAHAError) as error:
+        client.send_text("ventas", CHAT, "Hola")
+    client.close()
+
+    assert (error.value.ambiguous, error.value.foreign) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "foreign"),
+    [
+        ("<html>", 403, True),
+        ("", 404, True),
+        ({"message": "Unauthorized"}, 401, False),
+        ("<html>", 413, False),
+    ],
+)
+def test_a_refusal_is_waha_s_own_if_it_is_json(
+    server: FaultyServer, opened: Open, body: Any, status: int, foreign: bool
+) -> None:
+    """Another one says nothing of the text; one that is too large stays so."""
+    server.plays(answers(body, status))
+    client = opened(server.url)
+
+    with pytest.raises(WAHAError) as error:
+        client.send_text("ventas", CHAT, "Hola")
+    client.close()
+
+    assert (error.value.ambiguous, error.value.foreign) == (False, foreign)
 
 
 def test_a_closed_client_says_so(chats: WahaChats, opened: Open) -> None:

@@ -14,7 +14,7 @@ from langchain_convsync.outbox import journal, queue
 from langchain_convsync.server import answers, conversation, forwards
 from langchain_convsync.stores.base import keys
 from langchain_convsync.stores.sqlite import file
-from langchain_convsync.turns import bounds, process
+from langchain_convsync.turns import bounds, reading
 from langchain_convsync.turns.turn import Status
 from tests.pages import page, rows
 
@@ -28,7 +28,7 @@ FIGURES = [
     ("build/incoming", r"create_app\(takeover=([\d.]+)\)", app.TAKEOVER),
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
-    ("run/deploy", r"`agent_timeout=` and (ten) seconds more", process.READ_TIME),
+    ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),
     ("run/scale", r"each of its (\d+) shards", keys.SHARDS),
     ("run/security", r"at most (\d+) MiB", _bodies.LARGEST / 1024**2),
     ("run/trouble", r"503: (\d+) bodies are being read", _bodies.AT_ONCE),
@@ -37,7 +37,7 @@ FIGURES = [
     ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOURS),
     ("start/machine", r"keeps it alive for (\d+) hours", conversation.LIFETIME / HOURS),
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
-    ("trust/promises", r"a reply by up to (\d+) seconds", process.SPARE_READ_TIME),
+    ("trust/promises", r"a reply by up to (\d+) seconds", reading.SPARE_READ_TIME),
     ("trust/promises", r"After (three) such turns", _breaker.FAILURES_TO_OPEN),
 ]
 WORDS = {"two": 2.0, "three": 3.0, "ten": 10.0, "a day": 24.0}

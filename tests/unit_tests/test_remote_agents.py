@@ -212,7 +212,7 @@ def test_a_thread_that_is_not_there_yet_is_an_empty_one() -> None:
     with server.http:
         before = run(baseline(call_for(server.agent(), [], [], thread="key.tenant")))
 
-    assert (before.values, before.waiting) == ({}, False)
+    assert (before.values, before.interrupts) == ({}, ())
     assert [request.method for request in server.asked] == ["GET"]
     assert "key" not in str(server.asked[0].url)
 
@@ -227,7 +227,7 @@ def test_what_the_thread_held_before_is_no_news() -> None:
         before = run(baseline(call_for(server.agent(), [], [], thread="key.tenant")))
 
     assert before.values == {"messages": [said], "intent": "order"}
-    assert not before.waiting
+    assert not before.interrupts
     told = {"messages": [said, AIMessage("No", id="2")]}
     assert reply_of(told, before.values) == "No"
 

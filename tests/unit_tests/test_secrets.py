@@ -30,6 +30,7 @@ from langchain_convsync import (
     ConvSyncToolkit,
     GetConversation,
     InboundEvent,
+    Interrupt,
     LookupTenant,
     RedisEventStore,
     ServerProfile,
@@ -131,7 +132,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
 #: Hold what a conversation holds, and no setting: `test_promises_canary.py` looks at them.
 DATA = {
     *(Conversation, ConversationMessage, ConversationRef, InboundEvent, StateUpdate, TenantInfo),
-    *(Turn, Tenant, ServerProfile, SQLiteEventStore, ScriptedChatModel),
+    *(Interrupt, Turn, Tenant, ServerProfile, SQLiteEventStore, ScriptedChatModel),
 }
 
 

@@ -109,6 +109,14 @@ def test_an_empty_file_is_the_default(file: Path) -> None:
     assert read(file, "") == Configuration()
 
 
+def test_line_breaks_around_a_secret_of_the_environment_mean_nothing(file: Path) -> None:
+    """As files and panels add them."""
+    file.write_text(WHOLE, encoding="utf-8")
+    stray = {name: f" {value}\n" for name, value in ENVIRONMENT.items()}
+
+    assert Configuration.read(file, stray) == read(file, WHOLE)
+
+
 def test_a_database_with_a_password_comes_from_the_environment(file: Path) -> None:
     """The file needs to hold no secret at all."""
     file.write_text('database_url_env = "DB"')

@@ -21,6 +21,7 @@ from langchain_convsync import (
     waha,
 )
 from langchain_convsync.client import AsyncWAHAClient, WAHAClient
+from langchain_convsync.server import Forwarding
 from langchain_convsync.server.tables import open_database
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores import open_store
@@ -191,6 +192,11 @@ def test_a_signature_fits_a_secret_with_a_line_break() -> None:
     headers = {"X-Webhook-Hmac": hmac.digest(PASSWORD.encode(), b"{}", "sha512").hex()}
 
     assert waha.verify(b"{}", headers, f"{PASSWORD}\n")
+
+
+def test_the_forwardings_url_is_trimmed_as_well() -> None:
+    """As the others are."""
+    assert Forwarding(url=f" {URL}\n", secret="s").url == URL
 
 
 def test_a_database_url_is_trimmed_as_well() -> None:

@@ -209,6 +209,21 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldEvent:
+    """An event of our own that waits at the head of an inbox for what answers it.
+
+    Attributes:
+        event_key: Names the event; made of the turn's id, so the same turn makes the same one.
+        payload: The event itself, JSON.
+        seconds: After which it is due by itself.
+    """
+
+    event_key: str
+    payload: str = field(repr=False)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """Everything that one turn changes, at its one linearisation point.
 
@@ -227,6 +242,9 @@ class Commit:
         tenant: Whose conversation it is: noted for good by the first commit that tells it.
         unless_paused: Commit nothing while a human has the conversation.
         unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
+        held: An event for the head of the inbox, which is held from then on: it is due after
+            ``held.seconds``, or by the events that stand or arrive behind it, or by
+            :meth:`EventStore.amend`.
     """
 
     event_keys: Sequence[str]
@@ -241,6 +259,7 @@ class Commit:
     tenant: str | None = None
     unless_paused: bool = False
     unless_newer: bool = False
+    held: HeldEvent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,9 +277,13 @@ class KeptCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What a store still has to do: numbers of events, operations and dead letters."""
+    """What a store still has to do: numbers of events, operations and dead letters.
+
+    ``interrupts`` are the held inboxes; the event at the head of each is not among ``queued``.
+    """
 
     queued: int = 0
+    interrupts: int = 0
     writes: int = 0
     replies: int = 0
     dead_letters: int = 0

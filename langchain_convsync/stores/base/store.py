@@ -95,12 +95,21 @@ class EventStore(Protocol):
         """
         ...
 
-    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+    def amend(
+        self, event_key: str, before: str, after: str, *, due: bool = False
+    ) -> Io[str | None]:
         """Replace the payload of an event that no turn has answered yet, if it is ``before``.
 
         Answers the payload that it has then, so the same call again answers the same, and one with
         another ``before`` reads it; None unless the event is queued. A turn that acquired it
         earlier goes on with what it read.
+
+        Args:
+            event_key: The event.
+            before: The payload that it must have.
+            after: The payload that it gets.
+            due: Whether its inbox is held no longer, where the payload was replaced: not by the
+                ``held`` of a turn that runs, either.
 
         Raises:
             ValueError: ``event_key`` is malformed.
@@ -248,11 +257,15 @@ class EventStore(Protocol):
         *,
         delay: float = 0.0,
         failed: bool = False,
+        held: int | None = None,
         done: Confirmed | None = None,
     ) -> Io[bool]:
         """Give a queue back; False when the lease was lost already.
 
-        ``done`` is noted first, as by :meth:`confirm`, in the same step.
+        ``done`` is noted first, as by :meth:`confirm`, in the same step. ``held`` holds an inbox:
+        its first so many events are due after ``delay`` only, or by what :meth:`amend` makes of
+        one; those that stand or arrive behind them are due, all together, as if they were alone.
+        An acquire ends that.
 
         On the inbox it takes back the start counted by the acquire; ``failed`` counts an error on
         the head event instead. The queue is due again after ``delay`` seconds, or after the delay

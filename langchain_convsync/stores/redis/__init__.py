@@ -199,9 +199,11 @@ class RedisEventStore(_forks.Unpicklable):
         keys, sent = self._comparing(account_key), to_bytes([account_key, source, facts])
         return Steps(partial(self._answer, "find", keys, sent, as_text))
 
-    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+    def amend(
+        self, event_key: str, before: str, after: str, *, due: bool = False
+    ) -> Io[str | None]:
         """See :meth:`EventStore.amend`."""
-        return self._operation("amend", event_key, [event_key, before, after], as_text)
+        return self._operation("amend", event_key, [event_key, before, after, due], as_text)
 
     def acquire(
         self,
@@ -244,6 +246,12 @@ class RedisEventStore(_forks.Unpicklable):
         arguments += [commit.unless_paused, commit.unless_newer]
         arguments += [optional(commit.snapshot), snapshot_life(commit), commit.reason]
         arguments += [optional(commit.fact), self._replies_kept, optional(commit.tenant)]
+        held = commit.held
+        arguments += (
+            ["", "", 0]
+            if held is None
+            else [held.event_key, held.payload, milliseconds(held.seconds)]
+        )
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
@@ -317,12 +325,13 @@ class RedisEventStore(_forks.Unpicklable):
         *,
         delay: float = 0.0,
         failed: bool = False,
+        held: int | None = None,
         done: Confirmed | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
-        arguments: list[Argument] = [milliseconds(delay), failed]
+        arguments: list[Argument] = [milliseconds(delay), failed, "" if held is None else held]
         return self._under(lease, "release", [*arguments, *confirmed(done)], bool)
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
@@ -468,12 +477,18 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _counted(self) -> Flow[Backlog]:
         yield from self._opened()
-        sums = [0] * 4
+        sums = [0] * 5
         for keys in self._reachable_together():
             counts = yield from self._run("backlog", keys, [])
             sums = [total + more for total, more in zip(sums, counts, strict=True)]
-        queued, writes, replies, dead_letters = sums
-        return Backlog(queued=queued, writes=writes, replies=replies, dead_letters=dead_letters)
+        queued, writes, replies, dead_letters, interrupts = sums
+        return Backlog(
+            queued=queued,
+            interrupts=interrupts,
+            writes=writes,
+            replies=replies,
+            dead_letters=dead_letters,
+        )
 
     def _loads(self) -> Flow[tuple[Load, ...]]:
         yield from self._opened()

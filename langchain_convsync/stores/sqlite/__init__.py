@@ -164,10 +164,12 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.find`."""
         return self._step(lambda tx: events.find(tx, account_key, source, facts))
 
-    def amend(self, event_key: str, before: str, after: str) -> Io[str | None]:
+    def amend(
+        self, event_key: str, before: str, after: str, *, due: bool = False
+    ) -> Io[str | None]:
         """See :meth:`EventStore.amend`."""
         account_of(event_key)  # refuses a malformed key
-        return self._step(lambda tx: events.amend(tx, event_key, before, after))
+        return self._step(lambda tx: events.amend(tx, event_key, before, after, due=due))
 
     def acquire(
         self,
@@ -273,13 +275,16 @@ class SQLiteEventStore(_forks.Unpicklable):
         *,
         delay: float = 0.0,
         failed: bool = False,
+        held: int | None = None,
         done: Confirmed | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
         wait = milliseconds(delay)
-        return self._step(lambda tx: work.release(tx, lease, delay=wait, failed=failed, done=done))
+        return self._step(
+            lambda tx: work.release(tx, lease, delay=wait, failed=failed, held=held, done=done)
+        )
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
         """See :meth:`EventStore.record_echo`."""

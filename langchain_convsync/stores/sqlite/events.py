@@ -16,6 +16,7 @@ from langchain_convsync.stores.base import (
     AccountKey,
     Commit,
     Committed,
+    HeldEvent,
     KeptCall,
     Lease,
     NewEvent,
@@ -127,14 +128,18 @@ def find(tx: Transaction, account: AccountKey, source: str, told: str) -> str | 
     return None if found is None else str(found["event_key"])
 
 
-def amend(tx: Transaction, event_key: str, before: str, after: str) -> str | None:
+def amend(tx: Transaction, event_key: str, before: str, after: str, *, due: bool) -> str | None:
     """Replace the payload of a queued event, if it is the expected one; the one it has then."""
-    row = tx.one("SELECT payload FROM events WHERE event_key = ? AND state = 'queued'", event_key)
+    query = "SELECT payload, conversation FROM events WHERE event_key = ? AND state = 'queued'"
+    row = tx.one(query, event_key)
     if row is None:
         return None
     if (held := text(row["payload"]) or "") != before:
         return held
     tx.do("UPDATE events SET payload = ? WHERE event_key = ?", blob(after), event_key)
+    if due:
+        tx.queue(row["conversation"], "inbox").pos = 0
+        tx.moved(row["conversation"], "inbox")
     return after
 
 
@@ -199,7 +204,9 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         tx.now + lives if lives else None,
         conversation,
     )
-    turn.until = None
+    turn.until = turn.pos = None
+    if commit.held is not None:
+        _hold(tx, conversation, commit.held, by)
     tx.moved(conversation, "inbox")
     append(tx, conversation, "outbox", commit.operations)
     append(tx, conversation, "replies", commit.replies)
@@ -341,6 +348,17 @@ def _enqueue(
     tx.moved(conversation, "inbox")
 
 
+def _hold(tx: Transaction, conversation: str, held: HeldEvent, by: str) -> None:
+    """Put an event at the head of the inbox, which is held from then on."""
+    tx.do(
+        "INSERT INTO events (seq, event_key, conversation, digest, payload, accepted_at,"
+        " accepted_by) SELECT min(0, ifnull(min(seq), 0)) - 1, ?, ?, '', ?, ?, ? FROM events",
+        *(held.event_key, conversation, blob(held.payload), tx.now, by),
+    )
+    turn = tx.queue(conversation, "inbox")
+    turn.pos, turn.not_before = 1, tx.now + milliseconds(held.seconds)
+
+
 def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
     """Put the events that wait under a name behind those of a conversation."""
     windows = tx.one(
@@ -354,7 +372,8 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
             *(conversation, row["event_key"]),
         )
     tx.moved(conversation, "inbox")
-    tx.moved(name, "inbox").until = None
+    emptied = tx.moved(name, "inbox")
+    emptied.until, emptied.pos = None, None
     expire_if_idle(tx, name)
 
 

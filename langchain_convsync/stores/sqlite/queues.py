@@ -92,6 +92,7 @@ def acquire(
         return None
     row.epoch, row.token, row.until = row.epoch + 1, token, tx.now + length
     if queue == "inbox":
+        row.pos, row.not_before = None, 0
         tx.do("UPDATE events SET starts = starts + 1 WHERE event_key = ?", row.head)
     tx.serve(account, queue)
     return acquired(tx, conversation, queue)

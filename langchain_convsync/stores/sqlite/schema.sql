@@ -17,7 +17,7 @@ CREATE INDEX remembered ON conversations (snapshot_until) WHERE snapshot_until I
 CREATE INDEX idle ON conversations (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE events (
-    seq INTEGER PRIMARY KEY, -- order of arrival
+    seq INTEGER PRIMARY KEY, -- order of arrival; below 0 where it was put at the head of its inbox
     event_key TEXT NOT NULL UNIQUE,
     conversation TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead')),
@@ -60,7 +60,7 @@ CREATE TABLE queues (
     until INTEGER, -- null once given back
     not_before INTEGER NOT NULL DEFAULT 0,
     operation TEXT, -- the cursor: the operation at the head of the queue, once it was begun
-    pos INTEGER,
+    pos INTEGER, -- of an inbox: how many events at its head are held; 0 where one was amended
     sent INTEGER,
     tries INTEGER,
     note BLOB,

@@ -22,7 +22,8 @@ class QueueRow:
 
     Attributes:
         head: The id of what is at its head; None without work.
-        opens: When that may be worked on, in milliseconds: after the debounce window.
+        opens: When that may be worked on, in milliseconds: after the debounce window, which is that
+            of the events behind those that are held; None where there are none.
         stored: Its columns as they are in the file.
     """
 
@@ -41,13 +42,16 @@ class QueueRow:
     anchor: bytes | None = None
     last: str | None = None
     head: str | None = None
-    opens: int = 0
+    opens: int | None = 0
     stored: tuple[Any, ...] = ()
 
     @property
     def due(self) -> int | None:
         """When it can be acquired: after its lease, delay and window; None without work."""
-        return None if self.head is None else max(self.until or 0, self.not_before, self.opens)
+        if self.head is None:
+            return None
+        waits = self.queue != "inbox" or self.pos is None or self.opens is None
+        return max(self.until or 0, self.not_before if waits else 0, self.opens or 0)
 
 
 #: What may change of a row: all but its key, and what the table does not have.
@@ -70,6 +74,16 @@ _INBOX = (
     " (SELECT max(seq) FROM events AS e WHERE e.conversation = queues.conversation"
     " AND state = 'queued')"
     " WHERE queues.conversation = ? AND queue IS ?"
+)
+#: The window of the events of an inbox that stand behind those that are held.
+_READ_FURTHER = (
+    "SELECT min(first.accepted_at + max_debounce, tail.accepted_at + debounce)"
+    " FROM conversations AS c"
+    " JOIN events AS first ON first.seq = (SELECT seq FROM events AS e"
+    " WHERE e.conversation = c.conversation AND state = 'queued' ORDER BY seq LIMIT 1 OFFSET ?)"
+    " JOIN events AS tail ON tail.seq = (SELECT max(seq) FROM events AS e"
+    " WHERE e.conversation = c.conversation AND state = 'queued')"
+    " WHERE c.conversation = ?"
 )
 _READ_INBOX, _READ_QUEUE = f"SELECT {_INBOX}", f"SELECT {_QUEUE}"
 _READ_TURN, _READ_WORK = (f"SELECT {', '.join(_COLUMNS)}, {rest}" for rest in (_INBOX, _QUEUE))
@@ -120,6 +134,7 @@ class Transaction:
             return QueueRow(conversation, queue)
         row = self._queues[conversation, queue] = QueueRow(conversation, queue, *found[1:])
         row.stored = found[:-2]
+        self._look_further(row)
         return row
 
     def moved(self, conversation: str, queue: QueueName) -> QueueRow:
@@ -127,8 +142,14 @@ class Transaction:
         if row := self._queues.get((conversation, queue)):
             query = _READ_INBOX if queue == "inbox" else _READ_QUEUE
             row.head, row.opens = self.one(query, conversation, queue)
+            self._look_further(row)
             return row
         return self.queue(conversation, queue)
+
+    def _look_further(self, row: QueueRow) -> None:
+        if row.queue == "inbox" and row.pos:
+            further = self.one(_READ_FURTHER, row.pos, row.conversation)
+            row.opens = None if further is None else further[0]
 
     def flush(self) -> None:
         """Write what changed, when the operation ends."""

@@ -68,7 +68,13 @@ def renew(tx: Transaction, lease: Lease, seconds: int) -> Lease | None:
 
 
 def release(
-    tx: Transaction, lease: Lease, *, delay: int, failed: bool, done: Confirmed | None
+    tx: Transaction,
+    lease: Lease,
+    *,
+    delay: int,
+    failed: bool,
+    held: int | None,
+    done: Confirmed | None,
 ) -> bool:
     """Give a queue back; False when the lease was lost already."""
     if done is not None:
@@ -80,6 +86,11 @@ def release(
         return True
     row.until, row.not_before = None, max(row.not_before, tx.now + delay)
     if lease.queue == "inbox":
+        if row.pos is None:
+            row.pos = held
+        elif held is None:
+            row.pos = None
+        tx.moved(lease.conversation_key, "inbox")
         tx.do(
             "UPDATE events SET starts = starts - 1, errors = errors + ? WHERE event_key = ?",
             *(failed, row.head),
@@ -191,11 +202,14 @@ def record_echo(tx: Transaction, conversation: str, note: str) -> bool:
 def backlog(tx: Transaction) -> Backlog:
     """What is left to do."""
     row = tx.one(
-        "SELECT (SELECT count(*) FROM events WHERE state = 'queued') AS queued,"
+        "SELECT (SELECT count(*) FROM events WHERE state = 'queued') - held AS queued,"
+        " held AS interrupts,"
         " (SELECT count(*) FROM operations WHERE queue = 'outbox') AS writes,"
         " (SELECT count(*) FROM operations WHERE queue = 'replies') AS replies,"
         " (SELECT count(*) FROM dead_operations)"
         " + (SELECT count(*) FROM events WHERE state = 'dead') AS dead_letters"
+        " FROM (SELECT count(*) AS held FROM queues WHERE queue IS 'inbox' AND due IS NOT NULL"
+        " AND pos > 0)"
     )
     return Backlog(**dict(row))
 

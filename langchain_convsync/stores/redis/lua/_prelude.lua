@@ -67,19 +67,37 @@ end
 
 -- Due work ---------------------------------------------------------------------------------------
 
+-- When an event was accepted; now, where its record is gone.
+local function accepted_at(event) return number(call('HGET', event_record(event), 'at')) or now end
+
 -- When a queue can be acquired: after its lease, its delay and the debounce window. Nil without work.
--- Besides, the end of its lease. An event whose record is gone is due now.
+-- Besides, the end of its lease. An event whose record is gone is due now. Of an inbox that is held, the
+-- delay is that of its first events; those behind them have their window only.
 local function due(conversation, queue)
   local list = queue_key(conversation, queue)
   if call('EXISTS', list) == 0 then return nil end
   local has = call('HMGET', conversation_record(conversation),
-    queue .. '.until', queue .. '.not_before', 'debounce', 'max_debounce')
+    queue .. '.until', queue .. '.not_before', 'debounce', 'max_debounce', 'inbox.held')
   local ends = number(has[1])
   local at = math.max(ends or 0, number(has[2]) or 0)
   if queue ~= 'inbox' then return at, ends end
-  local first = number(call('HGET', event_record(call('LINDEX', list, 0)), 'at')) or now
-  local last = number(call('HGET', event_record(call('LINDEX', list, -1)), 'at')) or now
-  return math.max(at, math.min(first + (number(has[4]) or 0), last + (number(has[3]) or 0))), ends
+  local held = number(has[5])
+  local first = call('LINDEX', list, held or 0)
+  if not first then return at, ends end
+  if held then at = ends or 0 end
+  local last = accepted_at(call('LINDEX', list, -1))
+  return math.max(at, math.min(accepted_at(first) + (number(has[4]) or 0), last + (number(has[3]) or 0))), ends
+end
+
+-- Holds so many events at the head of an inbox; 0 ends that for good, until it is acquired.
+local function hold(conversation, held)
+  local record = conversation_record(conversation)
+  if held then call('HSET', record, 'inbox.held', held) else call('HDEL', record, 'inbox.held') end
+  if held and tonumber(held) > 0 then
+    call('ZADD', prefix .. 'held', 0, conversation)
+  else
+    call('ZREM', prefix .. 'held', conversation)
+  end
 end
 
 -- Brings the indexes of due work and of running turns up to date. An account's place in the ring is
@@ -168,6 +186,7 @@ local function bring_along(name, target)
   end
   call('DEL', queue_key(name, 'inbox'))
   call('HDEL', own, 'inbox.until')
+  hold(name)
   for _, conversation in ipairs({ target, name }) do -- in this order, so that their account keeps its place
     schedule(conversation, 'inbox')
     keep_while_busy(conversation)
@@ -305,7 +324,7 @@ local function mend(conversation)
   for _, key in ipairs({ alias_key(conversation), pause_key(conversation), part_key(conversation, 'snap') }) do
     drop_foreign(key, 'GET')
   end
-  for _, key in ipairs({ 'dead', 'dead_operations' }) do drop_foreign(prefix .. key, 'ZCARD') end
+  for _, key in ipairs({ 'dead', 'dead_operations', 'held' }) do drop_foreign(prefix .. key, 'ZCARD') end
   drop_foreign(prefix .. 'count', 'HGET', 'queued')
   drop_foreign(running_key(account_of(conversation)), 'ZCARD')
   for _, queue in ipairs(QUEUES) do
@@ -314,7 +333,7 @@ local function mend(conversation)
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
   mend_inbox(conversation)
-  local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until' }
+  local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
     for _, name in ipairs({ '.epoch', '.until', '.not_before' }) do numbers[#numbers + 1] = queue .. name end
     drop_foreign(queue_key(conversation, queue), 'LLEN')
@@ -372,6 +391,8 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease)
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
+    call('HDEL', record, 'inbox.not_before')
+    hold(conversation)
     call('HINCRBY', event_record(call('LINDEX', queue_key(conversation, queue), 0)), 'starts', 1)
   end
   if not is_claim(conversation) then

@@ -2,10 +2,10 @@
 -- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
 -- the outbox and then of the reply queue its id and body.
 local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, reason,
-  fact, replies_kept, tenant, events, operations, replies = unpack(ARGV, 3)
+  fact, replies_kept, tenant, held, held_payload, held_for, events, operations, replies = unpack(ARGV, 3)
 events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
 fact, replies_kept, tenant = optional(fact), tonumber(replies_kept), optional(tenant)
-local FIRST = 18 -- where the lists begin in ARGV
+local FIRST = 21 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
@@ -61,6 +61,15 @@ call('LTRIM', list, events, -1)
 count('queued', -events)
 if tenant then call('HSETNX', record, 'tenant', tenant) end
 call('HDEL', record, 'inbox.until')
+hold(conversation)
+if held ~= '' then -- at the head, before what waits already
+  call('HSET', event_record(held), 'state', 'queued', 'conversation', conversation, 'digest', '',
+    'payload', held_payload, 'by', by, 'at', now, 'starts', 0, 'errors', 0, 'facts', '')
+  call('LPUSH', list, held)
+  count('queued', 1)
+  call('HSET', record, 'inbox.not_before', now + held_for)
+  hold(conversation, 1)
+end
 enqueue('replies', enqueue('outbox', FIRST + 2 * events, operations), replies)
 
 snapshot = optional(snapshot)

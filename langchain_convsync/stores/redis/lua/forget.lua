@@ -21,6 +21,7 @@ end
 local kept = call('DEL', conversation_record(conversation), part_key(conversation, 'dead_operations'))
 call('DEL', part_key(conversation, 'snap'), pause_key(conversation), alias_key(conversation))
 call('ZREM', prefix .. 'dead_operations', conversation)
+call('ZREM', prefix .. 'held', conversation)
 for _, queue in ipairs(QUEUES) do schedule(conversation, queue) end
 known = known or kept > 0
 if known then call('SET', note, conversation, 'PX', 60000) end

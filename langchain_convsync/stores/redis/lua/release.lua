@@ -1,7 +1,7 @@
 -- Gives a queue back; 0 when the lease was lost already. The arguments may end in what is to be noted
 -- as confirmed before it.
-local conversation, queue, token, epoch, delay, failed = unpack(ARGV, 3)
-if ARGV[9] then confirm(conversation, queue, token, epoch, unpack(ARGV, 9)) end
+local conversation, queue, token, epoch, delay, failed, held = unpack(ARGV, 3)
+if ARGV[10] then confirm(conversation, queue, token, epoch, unpack(ARGV, 10)) end
 local record = conversation_record(conversation)
 local has = call('HMGET', record,
   queue .. '.token', queue .. '.epoch', queue .. '.until', queue .. '.not_before')
@@ -13,6 +13,11 @@ local head = queue == 'inbox' and call('LINDEX', queue_key(conversation, queue),
 if head then
   call('HINCRBY', event_record(head), 'starts', -1)
   call('HINCRBY', event_record(head), 'errors', failed)
+  if held == '' then
+    hold(conversation)
+  elseif call('HGET', record, 'inbox.held') ~= '0' then
+    hold(conversation, held)
+  end
 end
 schedule(conversation, queue)
 return 1

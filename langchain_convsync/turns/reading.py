@@ -1,0 +1,117 @@
+"""The one read at the start of a turn: the conversation, of the tenant that it has always been."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow, sleep
+from langchain_convsync.client import Api
+from langchain_convsync.client._breaker import CircuitBreaker
+from langchain_convsync.errors import (
+    APIConnectionError,
+    APIError,
+    ConversationMismatchError,
+    ConversationNotFoundError,
+)
+from langchain_convsync.models import Conversation
+from langchain_convsync.outbox.plan import noted_target, require_tenant
+from langchain_convsync.settings import CallTarget
+from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns.naming import is_named
+from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot
+
+#: Seconds that the read at the start of a turn may take, retries included.
+READ_TIME = 10.0
+#: The same where the turn can do without: what the last one left is still valid.
+SPARE_READ_TIME = 3.0
+#: Seconds for which it may be missing: the first message may beat the server's own webhook.
+NOT_FOUND_TIME = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads conversations for turns.
+
+    Args:
+        api: The API server.
+        breaker: Tells whether it has answered lately.
+    """
+
+    api: Api
+    breaker: CircuitBreaker
+
+    def read(self, attempt: Attempt) -> Flow[None]:
+        """Read the conversation, or take the last turn's snapshot where the API does not answer."""
+        if attempt.acquired.snapshot is None:
+            read = yield from self._find_own(attempt, READ_TIME)
+        else:
+            last = Snapshot(attempt.acquired.snapshot)
+            try:
+                if self.breaker.wait(last.target):
+                    message = "the API server did not answer a moment ago"
+                    raise APIConnectionError(message)
+                finding = self._find_own(attempt, SPARE_READ_TIME)
+                read = yield from self.breaker.guarded(last.target, finding)
+            except ConversationNotFoundError:
+                raise
+            except APIError:
+                if last.conversation is None:
+                    raise
+                telemetry.count("snapshots_used")
+                attempt.work_on(CurrentConversation(last.conversation))
+                return
+        recorded = attempt.batch if self.api.profile.records_inbound else None
+        attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
+
+    def _find_own(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
+        """The conversation, of the tenant that the turns before this one were of.
+
+        Raises:
+            ConversationMismatchError: The API server tells another tenant's.
+        """
+        note = attempt.acquired.tenant
+        try:
+            read = yield from self._find(attempt, seconds)
+            require_tenant(note, read)
+        except ConversationMismatchError:
+            noted = noted_target(note)
+            if noted is None or attempt.ref.bot_id or not is_named(attempt.batch.latest):
+                raise
+            # A customer of two tenants, whose bot is not told: the server took the newest.
+            attempt.ref = replace(attempt.ref, bot_id=noted.bot_id)
+            read = yield from self._find(attempt, seconds)
+            require_tenant(note, read)
+        return read
+
+    def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
+        """The one API round trip before the agent; waits where the server's webhook is late."""
+        until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
+        while True:
+            try:
+                return (yield from self._get(attempt, seconds))
+            except ConversationNotFoundError:
+                if time.monotonic() + delay > until:
+                    raise
+            yield from sleep(delay)
+            delay *= 2
+
+    def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
+        """The conversation; a server may know its customer by the LID only, as we did before."""
+
+        def ask(ref: ConversationRef) -> Flow[Conversation]:
+            target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
+            return self.api.get_conversation(
+                ref.phone_number, ref.bot_id, target=target, timeout=seconds
+            )
+
+        try:
+            return (yield from ask(attempt.ref))
+        except ConversationNotFoundError:
+            if attempt.lid is None:
+                raise
+        of_lid = replace(attempt.ref, phone_number=attempt.lid)
+        found = yield from ask(of_lid)
+        attempt.ref = of_lid
+        return found

@@ -1,0 +1,153 @@
+"""One run of the agent within a turn: it begins, or goes on after it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langchain_convsync import telemetry
+from langchain_convsync._flow import Flow
+from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.settings import ServerProfile
+from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import TurnRecord
+from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
+from langchain_convsync.turns.agent import Before, Call, abandon, baseline, invoke, reply_of, undo
+from langchain_convsync.turns.interrupts import WaitingRun, interrupts_in, question_of
+from langchain_convsync.turns.result import Attempt, TurnResult, inbound
+from langchain_convsync.turns.resuming import (
+    NOT_RUN,
+    Answers,
+    ForgottenError,
+    as_command,
+    by_words,
+    going_on,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs the agent of a turn, and tells what the turn comes to.
+
+    Args:
+        answers: Who answers what it waits for.
+        extractor: What its output says about the state; None takes the usual places.
+        profile: The API server, which may refuse intents.
+        agent_timeout: Seconds that one run may take.
+    """
+
+    answers: Answers
+    extractor: Extractor | None
+    profile: ServerProfile
+    agent_timeout: float
+
+    def begin(
+        self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
+    ) -> Flow[TurnResult]:
+        """A run that begins; or one that goes on with the customer's words, as they are."""
+        events = [event for _, event in attempt.batch.asked]
+        if self.answers.prepare is not None:
+            call = replace(call, input=self.answers.prepare(record.conversation, events))
+        before, turn = (yield from baseline(call)), attempt.batch.turn_id
+        if before.interrupts and before.turn == turn:  # an attempt that was not committed
+            call, before = yield from undo(call, turn, NOT_RUN)
+        elif before.interrupts and as_command(call.input) is None:
+            if question_of(before.interrupts) is None:  # its entry is lost, or was discarded
+                yield from abandon(call, NOT_RUN)
+                before = yield from baseline(call)
+            else:
+                call = by_words(call, before, [event.content for event in events])
+        output = yield from self._invoke(call, record, watch)
+        return (yield from self._result(attempt, record, output, before))
+
+    def resume(
+        self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
+    ) -> Flow[TurnResult | None]:
+        """A run that was interrupted by an earlier turn goes on, if there is an answer."""
+        command = yield from self.answers.answer(attempt, record.conversation)
+        waiting = attempt.batch.waiting
+        if waiting is None or waiting.answer is None:
+            if self.answers.is_over(attempt):
+                return TurnResult(status="dropped", messages=inbound(attempt.batch))
+            return None
+        before = yield from baseline(call)
+        try:
+            onward, before, output = yield from going_on(call, waiting, before, command)
+        except ForgottenError:
+            yield from abandon(call, NOT_RUN)
+            if attempt.batch.asked:
+                return (yield from self.begin(attempt, watch, call, record))
+            if waiting.answer.by != "timeout":
+                raise
+            return TurnResult(status="dropped", messages=inbound(attempt.batch))
+        if onward is not None:
+            output = yield from self._invoke(onward, record, watch)
+        return (yield from self._result(attempt, record, output, before, waiting))
+
+    def _invoke(self, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
+        with telemetry.timed("turn_phase", phase="agent"):
+            return (yield from invoke(call, record, watch, deadline=self.agent_timeout))
+
+    def _result(
+        self,
+        attempt: Attempt,
+        record: TurnRecord,
+        output: object,
+        before: Before,
+        waiting: WaitingRun | None = None,
+    ) -> Flow[TurnResult]:
+        """What a run came to; of one that went on, what it has not noted before."""
+        interrupts, reply = interrupts_in(output), None
+        if not interrupts:
+            reply = reply_of(output, before.values)
+            decided = yield from self._decide(output, before.values)
+        elif self.extractor is None:
+            decided = extract(output, baseline=before.values, tool_calls=False)
+        else:  # it is asked about the end of the run
+            decided = StateUpdate()
+        update, added = self._accepted(record.update.updated_by(decided)), list(record.added)
+        if waiting is not None:
+            update, added = waiting.rest_of(update), waiting.rest_of_added(added)
+        messages = [*inbound(attempt.batch), *added]
+        if interrupts:
+            stopped = self.answers.waiting(attempt, record, interrupts)
+            return TurnResult(
+                status="interrupted",
+                messages=messages,
+                reply=stopped.question,
+                update=update,
+                waiting=stopped.having_noted(update, added, waiting),
+            )
+        messages.append(ConversationMessage(role="bot", content=reply or ""))
+        return TurnResult(status="answered", messages=messages, reply=reply, update=update)
+
+    def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
+        if self.extractor is not None:
+            try:
+                decision = yield from ask(self.extractor, output)
+            except Exception as error:  # noqa: BLE001 - the customer's reply is there already
+                telemetry.count("extraction_failures", error=type(error).__name__)
+                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+                logger.warning("The extractor failed, no state is synced: %s", reason)
+                return StateUpdate()
+            if decision is not None:
+                return as_update(decision)
+        return extract(output, baseline=before, tool_calls=False)  # those are in the record
+
+    def _accepted(self, update: StateUpdate) -> StateUpdate:
+        """The update, within bounds, without an intent that this API server is known to refuse."""
+        update = bounded(update)
+        intents = self.profile.intents
+        if update.intent is None or intents is None or update.intent in intents:
+            return update
+        telemetry.count("intents_refused")
+        logger.warning(
+            "The intent is none of ServerProfile.intents (%s); it is not synced",
+            ", ".join(sorted(intents)),
+        )
+        return update.model_copy(update={"intent": None})
