@@ -275,17 +275,18 @@ def _parent(tool_call_id: str | None) -> Any:
     [
         (("Paid.", {"receipt": 17}), "content_and_artifact", {"receipt": 17}),
         (("Paid.", [Document("Receipt")]), "content_and_artifact", [Document("Receipt")]),
-        (("Paid.", Receipt(number=17)), "content_and_artifact", None),
+        (("Paid.", Receipt(number=17)), "content_and_artifact", Receipt(number=17)),
+        (("Paid.", object()), "content_and_artifact", None),
         ([{"type": "text", "text": "Paid."}], "content", None),
         ("", "content", None),
     ],
-    ids=["artifact", "document", "model", "blocks", "nothing"],
+    ids=["artifact", "document", "model", "object", "blocks", "nothing"],
 )
 @sync_and_async
 def test_a_result_comes_back_as_it_was(
     answer: Answer, server: ReferenceServer, returned: Any, options: str, artifact: Any
 ) -> None:
-    """An artifact that is no JSON is left out: the model reads the same."""
+    """An artifact of no kind that is stored is left out: the model reads the same."""
     shop, script = Shop(returns=lambda _: returned), [CHARGE, NO, CHARGE, "Listo"]
     made = world(server, script, shop=shop, options={"response_format": options})
 
