@@ -569,7 +569,7 @@ def test_a_tool_that_waits_for_a_human_is_neither_done_nor_unknown(
 def test_a_tool_that_waits_for_a_human_goes_on_although_the_turn_was_not_committed(
     answer: Answer, server: ReferenceServer
 ) -> None:
-    """That it was begun is taken back when it begins to wait."""
+    """The turn begins anew; that the tool was begun is taken back when it begins to wait."""
 
     @tool
     def approve(question: str) -> str:
@@ -579,12 +579,14 @@ def test_a_tool_that_waits_for_a_human_goes_on_although_the_turn_was_not_committ
     store = CountedStore()
     store.fails = {"commit_turn": 1}
     ask = calls(("approve", {"question": "¿Seguro?"}))
-    made = world(server, [ask, "Listo"], tools=[approve], checkpointer=InMemorySaver(), store=store)
+    script, memory = [ask, ask, "Listo"], InMemorySaver()
+    made = world(server, script, tools=[approve], checkpointer=memory, store=store)
     with pytest.raises(StoreUnavailableError):
         answer(made.runner, said("Pago"))
 
-    answer(made.runner, said("Pago"))
+    waits, goes_on = answer(made.runner, said("Pago")), answer(made.runner, said("Sí"))
 
+    assert (waits.status, goes_on.reply) == ("interrupted", "Listo")
     assert [m.status for m in made.told] == ["success"]
 
 
