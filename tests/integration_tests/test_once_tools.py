@@ -586,6 +586,31 @@ def test_that_a_tool_was_begun_is_taken_back_when_it_waits_for_a_human(
     assert calls_of_it == ["begin_call", "end_call"]
 
 
+@sync_and_async
+def test_a_tool_that_waits_for_a_human_goes_on_although_the_turn_was_not_committed(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """The turn begins anew; that the tool was begun is taken back when it begins to wait."""
+
+    @tool
+    def approve(question: str) -> str:
+        """Ask a human."""
+        return str(interrupt(question))
+
+    store = CountedStore()
+    store.fails = {"commit_turn": 1}
+    ask = calls(("approve", {"question": "¿Seguro?"}))
+    script, memory = [ask, ask, "Listo"], InMemorySaver()
+    made = world(server, script, tools=[approve], checkpointer=memory, store=store)
+    with pytest.raises(StoreUnavailableError):
+        answer(made.runner, said("Pago"))
+
+    waits, goes_on = answer(made.runner, said("Pago")), answer(made.runner, said("Sí"))
+
+    assert (waits.status, goes_on.reply) == ("interrupted", "Listo")
+    assert [m.status for m in made.told] == ["success"]
+
+
 # The turn's lease, and the store
 
 
