@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import freezegun
@@ -66,12 +66,8 @@ def test_a_claim_is_kept_beyond_its_lease(event_store: EventStore, stopped: Stop
         assert second.status == "in_progress"
 
 
-def closed_at_night(messages: list[Any]) -> str:
-    return "open" if datetime.now().hour > 8 else "closed"  # noqa: DTZ005 - as users have it
-
-
 def at_night(_messages: list[Any]) -> str:
-    return "open" if datetime.now().hour > 8 else "closed"  # noqa: DTZ005 - as users write it
+    return "open" if datetime.now(UTC).hour > 8 else "closed"
 
 
 def test_a_bot_is_tested_at_a_fixed_moment(
