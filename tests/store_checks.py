@@ -144,8 +144,9 @@ def check_rows(sql: sqlite3.Connection) -> None:
         work = queues[row["conversation"], row["queue"]]
         talk = talks[row["conversation"]]
         due = max(row["until"] or 0, row["not_before"])
-        if row["queue"] == "inbox" and work:
-            due = max(due, min(work[0] + talk["max_debounce"], work[-1] + talk["debounce"]))
+        if row["queue"] == "inbox" and (further := work[row["pos"] or 0 :]):
+            due = due if row["pos"] is None else row["until"] or 0  # those behind what is held
+            due = max(due, min(further[0] + talk["max_debounce"], further[-1] + talk["debounce"]))
         assert row["due"] == (due if work else None), row
         if work and not is_claim(row["conversation"]):
             ring.add((row["queue"], row["account"]))

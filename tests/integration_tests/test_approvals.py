@@ -199,6 +199,21 @@ def test_a_run_that_cannot_go_on_locks_no_one_out(
     assert len(run(event_store.dead_letters())) == 1
 
 
+def test_a_run_that_fails_half_way_leaves_no_call_without_an_answer(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """Providers refuse a thread in which a tool's call has none: the next message needs one."""
+    cashier = Cashier(failures=[ConnectionError("the bank is away") for _ in range(3)])
+    runner = runner_of(cashier, server, event_store)
+    calls.run(runner, 1, "Pago")
+
+    failed = calls.resume(runner, APPROVED)
+    after = calls.run(runner, 2, "¿Hola?")
+
+    assert (failed.status, failed.reply, after.reply) == ("failed", "Ahora no", "Hecho")
+    assert [each for each in cashier.told() if "Not run" in each]
+
+
 def test_an_answer_that_its_agent_failed_on_is_tried_again(
     server: ReferenceServer, event_store: EventStore, calls: Calls
 ) -> None:
@@ -346,3 +361,23 @@ def test_a_timeout_is_a_time(server: ReferenceServer, seconds: float) -> None:
     """It is refused where it is given."""
     with pytest.raises(ConfigurationError, match="interrupt_timeout"):
         TurnRunner(asking("?"), client=server.client(), interrupt_timeout=seconds)
+
+
+def test_a_human_who_answers_while_a_function_decides_is_heard(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """Of two answers the first one that is recorded counts, and the run knows no other."""
+    conversation_key = run(operators.conversation_key_of(event_store, CUSTOMER))
+
+    def resume(_interrupts: Any, _events: Any) -> Any:
+        run(operators.answer(event_store, conversation_key, lambda _: APPROVED))
+        return {"decisions": [{"type": "reject"}]}
+
+    cashier = Cashier()
+    runner = runner_of(cashier, server, event_store, resume=resume)
+    calls.run(runner, 1, "Pago")
+
+    calls.run(runner, 2, "¿Ya?")
+
+    assert cashier.paid == [1]
+    assert said(server) == ["Pago", "Hecho", "¿Ya?", "Sí"]

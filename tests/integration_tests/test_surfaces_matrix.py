@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain.agents import AgentState, create_agent
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 
 from langchain_convsync import (
     AsyncConvSyncCallbackHandler,
@@ -229,3 +232,63 @@ async def test_any_surface_in_any_shape_makes_one_message_each_way_and_one_sync(
     assert requests(server) == ["GET", "POST", "POST", "PUT"]
     assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
     assert state(server)[0] == "payment"
+
+
+class Choosing(AgentState[Any]):
+    """The state of an agent that decides by a tool of its own."""
+
+    intent: str
+
+
+@tool
+def choose(tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+    """Choose to pay."""
+    chosen = ToolMessage("Chosen.", tool_call_id=tool_call_id)
+    return Command(update={"intent": "payment", "messages": [chosen]})
+
+
+@tool
+def ask() -> str:
+    """Ask the customer."""
+    return str(interrupt("¿Seguro?"))
+
+
+#: The surfaces beside which an agent is still a graph, which remembers that it waits.
+OF_GRAPHS = ("tools", "middleware", "handler", "async handler")
+
+
+@pytest.mark.parametrize("pair", list(combinations(OF_GRAPHS, 2)), ids=" and ".join)
+@sync_and_async
+async def test_any_two_surfaces_of_an_agent_that_asks_record_the_exchange_once(
+    server: ReferenceServer, client: Client, mode: str, pair: tuple[str, str]
+) -> None:
+    """Two messages of the customer, each twice, one reply, one sync."""
+    store = SQLiteEventStore(":memory:")
+    setup = Setup(client, store)
+    for name in pair:
+        SURFACES[name](setup)
+    notes = [calls("sync_state", intent="payment")] if setup.tools or setup.middleware else []
+    model = ScriptedChatModel([calls("choose"), *notes, calls("ask"), "Con gusto"])
+    agent: Runnable[Any, Any] = create_agent(
+        model,
+        [choose, ask, *setup.tools],
+        middleware=setup.middleware,
+        state_schema=Choosing,
+        checkpointer=InMemorySaver(),
+    ).with_config(callbacks=setup.callbacks)
+    runner = TurnRunner(agent, client=client, store=store)
+
+    found = []
+    for number, text in enumerate(["Una pizza", "Una pizza", "sí", "sí"]):
+        event = InboundEvent(event_id=f"evt_{number // 2}", phone_number=PHONE, text=text)
+        turn = runner.run(event) if mode == "sync" else await runner.arun(event)
+        found.append((turn.status, turn.reply))
+    await store.aclose()
+
+    asked, told = ("¿Seguro?", "Con gusto")
+    assert found == [
+        *(("interrupted", asked), ("duplicate", asked)),
+        *(("answered", told), ("duplicate", told)),
+    ]
+    assert words(server) == [("user", "Una pizza"), ("user", "sí"), ("bot", "Con gusto")]
+    assert (state(server)[0], requests(server).count("PUT")) == ("payment", 1)
