@@ -91,9 +91,10 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
     ``TurnRunner`` the turn does both, and this does not.
 
     What joined is in the results, too, and other middleware sees it, whichever comes first: a
-    summary condenses it, ``PIIMiddleware`` redacts it. With a checkpointer the thread goes on from
-    there, and what others said since, a human colleague for example, joins it before the customer's
-    next words. An input that brings its own history gets no other.
+    summary condenses it, a hook of yours may redact it (``PIIMiddleware`` looks at nothing older
+    than the customer's last words). With a checkpointer the thread goes on from there, and what
+    others said since, a human colleague for example, joins it before the customer's next words. An
+    input that brings its own history gets no other.
 
     An agent may be a node of a graph, a tool of another agent, or hand the customer over in the
     middle of its run: the outermost graph's run is one exchange with the customer, recorded once at

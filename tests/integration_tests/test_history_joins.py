@@ -96,10 +96,10 @@ async def test_a_turn_gives_so_many_messages(
 @in_or_out
 @memories
 @sync_and_async
-async def test_what_is_redacted_is_redacted_in_the_history_too(
+async def test_what_is_redacted_is_recorded_and_told_redacted(
     server: ReferenceServer, client: Client, mode: str, memory: str, shape: str, order: int
 ) -> None:
-    """What joins, what is recorded of the customer, and what of the bot."""
+    """The customer's words and the bot's; what stood there before is older than LangChain looks."""
     model = ScriptedChatModel(["Escribe a bob@example.com", "De nada"])
     redacting: Any = PIIMiddleware("email", strategy="redact", apply_to_output=True)
     agent = built(shape, memory, model, *[ConvSyncMiddleware(client), redacting][::order])
@@ -173,3 +173,35 @@ async def test_an_agent_that_another_hook_answers_for_is_recorded(
         "b",
         "Estamos cerrados",
     ]
+
+
+class Redacting(AgentMiddleware[Any, Any, Any]):
+    """Goes through the whole thread."""
+
+    def before_model(self, state: Any, runtime: Any) -> dict[str, Any]:
+        """Redact every message."""
+        return {
+            "messages": [
+                message.model_copy(update={"content": message.text.replace("eva@", "[gone]@")})
+                for message in state["messages"]
+            ]
+        }
+
+
+@in_either_order
+@in_or_out
+@memories
+@sync_and_async
+async def test_a_hook_that_goes_through_the_thread_guards_what_joined(
+    server: ReferenceServer, client: Client, mode: str, memory: str, shape: str, order: int
+) -> None:
+    """What a colleague or another channel wrote, too."""
+    model = ScriptedChatModel(["Sí"])
+    agent = built(shape, memory, model, *[ConvSyncMiddleware(client), Redacting()][::order])
+    with server.client() as their:
+        their.add_message(server.conversation(PHONE).session_id, "bot", "Era eva@example.com")
+
+    with in_conversation(PHONE):
+        await invoke(mode, agent, asked("¿Cuál?"), THREAD)
+
+    assert "Era [gone]@example.com" in told(model.calls[-1])
