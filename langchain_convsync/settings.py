@@ -247,15 +247,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _secret(value: str | SecretStr) -> SecretStr:
-    return value if isinstance(value, SecretStr) else SecretStr(value)
-
-
-def _trimmed(value: str | SecretStr) -> SecretStr:
-    return SecretStr(_secret(value).get_secret_value().strip())
-
-
-def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
+def secret_bytes(secret: str | SecretStr, name: str, *, trimmed: bool = True) -> bytes:
     """A secret to sign or to check with, without the spaces and line breaks around it.
 
     An environment variable that is not UTF-8 reaches Python with its bytes as lone surrogates.
@@ -263,8 +255,9 @@ def secret_bytes(secret: str | SecretStr, name: str) -> bytes:
     Raises:
         ConfigurationError: It holds surrogates of another kind; the message names the setting only.
     """
+    text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     try:
-        return _trimmed(secret).get_secret_value().encode("utf-8", "surrogateescape")
+        return (text.strip() if trimmed else text).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # it holds the secret
         pass
     message = f"{name} holds half a character: read it as UTF-8, or make a new one of ASCII"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
@@ -46,14 +44,7 @@ from langchain_convsync.surfaces.prompts import (
     with_section,
 )
 from langchain_convsync.surfaces.state import STATE_TYPES, SYNC_TOOL, as_update, extract
-from langchain_convsync.surfaces.thread import (
-    Placed,
-    Watermark,
-    beside,
-    joined,
-    last_words,
-    with_ids,
-)
+from langchain_convsync.surfaces.thread import Watermark, joined, with_ids
 
 try:
     from langchain.agents.middleware.types import (
@@ -64,11 +55,17 @@ try:
     )
     from langgraph.config import get_config
     from langgraph.runtime import Runtime, get_runtime
-    from langgraph.types import Overwrite
 
     from langchain_convsync.middleware._exchange import Exchange, Share, Work
     from langchain_convsync.middleware._notes import Memory
     from langchain_convsync.middleware._runs import RUNS
+    from langchain_convsync.middleware._seat import (
+        Seat,
+        as_users,
+        changed,
+        end_of_words,
+        without,
+    )
 except ImportError as error:
     raise MissingExtraError("ConvSyncMiddleware", "agents") from error
 
@@ -77,22 +74,6 @@ logger = logging.getLogger(__name__)
 __all__ = ["ConvSyncMiddleware"]
 
 OnError: TypeAlias = Literal["log", "raise"] | Callable[[Exception], object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """An agent in an exchange, as one of its hooks finds it."""
-
-    access: Access
-    exchange: Exchange
-    share: Share
-    graph: UUID | None
-    namespace: str
-    work: Work | None
-
-    @property
-    def is_outermost(self) -> bool:
-        return self.graph == self.exchange.root
 
 
 class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable):
@@ -216,7 +197,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         """Write messages and state."""
         return await arun(self._end(state, runtime.context))
 
-    def _enter(self, context: object) -> Flow[_Seat]:
+    def _enter(self, context: object) -> Flow[Seat]:
         """This agent's place in the exchange, as far as it is known in this process or kept."""
         config = get_config()
         access = Access.to(
@@ -233,7 +214,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         elif exchange.goes_on and (kept := share.notes.agents.get(namespace)):
             work = Work(**kept)
             exchange.works[graph] = share, work
-        seat = _Seat(access, exchange, share, graph, namespace, work)
+        seat = Seat(access, exchange, share, graph, namespace, work)
         share.owned = share.owned or seat.is_outermost
         return seat
 
@@ -251,10 +232,16 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             whole = thread
             if seat.is_outermost:
                 mark = Watermark.of(share.notes.watermark)
-                share.notes.watermark = mark.after_saying(_as_users(words.values())).plain()
+                share.notes.watermark = mark.after_saying(as_users(words.values())).plain()
         else:
             work.prompt = state_section(share.present(conversation), self._prompt_keys)
-            others = self._others(seat, conversation, thread, words)
+            others = seat.others(
+                conversation,
+                thread,
+                words,
+                recorded_inbound=self._records_inbound(),
+                most=self._history_limit,
+            )
             whole = joined(thread, others, most=self._history_limit)
         self._owe(seat, words)
         held = {message.id for message in thread}
@@ -263,9 +250,9 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         seat.exchange.works[seat.graph] = share, work
         share.notes.agents[seat.namespace] = asdict(work)
         yield from share.save()
-        return _changed(state, whole)
+        return changed(state["messages"], whole)
 
-    def _read(self, seat: _Seat) -> Flow[Conversation]:
+    def _read(self, seat: Seat) -> Flow[Conversation]:
         """The conversation: once in an exchange, whichever agent asks first."""
         share = seat.share
         if seat.access.turn is not None or share.conversation is None:
@@ -273,49 +260,6 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             seen = share.conversation
             share.notes.tenant = {"bot_id": seen.bot_id, "subdomain": seen.subdomain}
         return share.conversation
-
-    def _others(
-        self,
-        seat: _Seat,
-        conversation: Conversation,
-        thread: Sequence[BaseMessage],
-        words: Mapping[str, str],
-    ) -> Sequence[Placed]:
-        """What others said in the conversation, in its places in the thread."""
-        notes, exchange, turn = seat.share.notes, seat.exchange, seat.access.turn
-        ids = [message.id for message in thread]
-        said = words or notes.pending
-        begins = (place for place, key in enumerate(ids) if key in said)
-        now = next(begins, len(ids) - len(last_words(thread)))
-        given = turn is not None and turn.history_given
-        if not seat.is_outermost or (exchange.goes_on and not _is_condensed(thread)):
-            if not seat.is_outermost:
-                now = exchange.place_in(thread, default=now)
-            given = given or (exchange.brings_history and notes.watermark is None)
-            if given and (now or not exchange.brings_before):
-                return []
-            history = conversation.messages
-            if self._records_inbound():
-                history = _unanswered_left_out(history, exchange.texts)
-            if (
-                now < len(ids) and ids[now] in notes.recorded
-            ):  # a replay: what came later is not yet
-                return [each for each in beside(history, thread) if each[0] <= now]
-            return beside(history, thread[:now])
-        mark, user_words = Watermark.of(notes.watermark), _as_users(words.values())
-        if self._records_inbound():  # what the customer wrote now may stand there already
-            mark = mark.after_saying(user_words)
-        others, read = mark.read(conversation.messages, self._history_limit)
-        if not self._records_inbound():
-            read = read.after_saying(user_words)
-        is_first, notes.watermark = notes.watermark is None, read.plain()
-        if given or (is_first and any(isinstance(each, AIMessage) for each in thread)):
-            return []
-        place = now
-        if mark.seen is None:
-            system = itertools.takewhile(lambda message: message.type == "system", thread)
-            place = sum(1 for _ in system)
-        return [(place, message) for message in others]
 
     def _informed(self, request: ModelRequest[Any]) -> Flow[tuple[ModelRequest[Any], Work]]:
         """The request with the state of the conversation in its system prompt."""
@@ -350,7 +294,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         seat = yield from self._enter(context)
         share, turn, messages = seat.share, seat.access.turn, list(state["messages"])
         if (work := seat.work) is None:  # another hook has jumped over our first one
-            before = with_ids(messages[: _end_of_words(messages)])
+            before = with_ids(messages[: end_of_words(messages)])
             self._owe(seat, share.hear(seat.exchange, before, outermost=seat.is_outermost))
             work = Work(known=[str(message.id) for message in before])
         known = set(work.known)
@@ -374,9 +318,9 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             share.ref, share.ending = seat.access.ref, self._finish
         share.notes.agents.pop(seat.namespace, None)
         yield from share.save()
-        return _without(messages, set(work.joined))
+        return without(messages, set(work.joined))
 
-    def _owe(self, seat: _Seat, words: Mapping[str, str]) -> None:
+    def _owe(self, seat: Seat, words: Mapping[str, str]) -> None:
         """The customer's words are to be written at the end; a turn does that by itself."""
         seat.share.owe(words if seat.access.turn is None else dict.fromkeys(words, ""))
 
@@ -472,43 +416,5 @@ def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:
     return RUNS.of(getattr(config.get("callbacks"), "parent_run_id", None))
 
 
-def _as_users(words: Iterable[str]) -> list[ConversationMessage]:
-    return [ConversationMessage(role="user", content=text) for text in words if text]
-
-
 def _key(message: BaseMessage) -> str:
     return message.id or uuid.uuid4().hex
-
-
-def _end_of_words(thread: Sequence[BaseMessage]) -> int:
-    """How much of a thread was there when the agent began: all up to the customer's last words."""
-    places = (place for place, message in enumerate(thread) if message.type == "human")
-    return max(places, default=-1) + 1
-
-
-def _is_condensed(thread: Iterable[BaseMessage]) -> bool:
-    return any("lc_source" in message.additional_kwargs for message in thread)
-
-
-def _changed(state: AgentState[Any], thread: Sequence[BaseMessage]) -> dict[str, Any] | None:
-    """The state's new thread; streams of messages do not take it for what the agent says."""
-    given = state["messages"]
-    if len(given) == len(thread) and all(message.id for message in given):
-        return None
-    return {"messages": Overwrite(list(thread))}
-
-
-def _without(thread: Sequence[BaseMessage], ids: AbstractSet[str]) -> dict[str, Any] | None:
-    """The thread without what joined it: the graph around this agent would append that."""
-    left = [message for message in thread if message.id not in ids]
-    return {"messages": Overwrite(left)} if len(left) < len(thread) else None
-
-
-def _unanswered_left_out(
-    history: Sequence[ConversationMessage], words: Iterable[str]
-) -> list[ConversationMessage]:
-    """A history without these words at its end, which the server has recorded itself."""
-    left, own = list(history), list(words)
-    while left and left[-1].role == "user" and left[-1].content in own:
-        own.remove(left.pop().content)
-    return left

@@ -111,7 +111,7 @@ def _answering(result: Any, was: str | None, tool_call_id: str | None) -> Any:
             return Command(graph=value.graph, update=renamed(value.update), goto=value.goto)
         if isinstance(value, dict):
             return {key: renamed(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if type(value) in {list, tuple}:
             return type(value)(renamed(item) for item in value)
         return value
 

@@ -167,7 +167,7 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         if missing:
             telemetry.count("once_calls", outcome=f"{missing} not kept")
             logger.warning(
-                "The %s of tool %s cannot be kept: more than %d KiB, or no JSON. %s",
+                "The %s of tool %s cannot be kept: more than %d KiB, or no kind that is stored. %s",
                 missing,
                 request.tool_call["name"],
                 LARGEST_RESULT // 1024,

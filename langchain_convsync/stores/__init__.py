@@ -102,7 +102,8 @@ def open_store(url: str | None = None) -> EventStore:
         if not path.startswith("/") or asks:
             message = (
                 "a sqlite:// URL is sqlite:///relative.db, sqlite:////absolute.db or sqlite://, "
-                "without options: those of the store are arguments of SQLiteEventStore"
+                "without options (those of the store are arguments of SQLiteEventStore): pass one "
+                "as store=… or in CONVSYNC_STORE_URL"
             )
             raise ConfigurationError(message)
         return _in_file(unquote(path.removeprefix("/")))

@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from langchain_core.messages import messages_from_dict
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
@@ -75,11 +75,9 @@ class RemoteAgent(Runnable[Any, Any]):
         bound: The ``RemoteGraph``, with what its user bound to it.
     """
 
-    #: The server keeps a checkpointer for every graph.
-    checkpointer: ClassVar[bool] = True
-
     def __init__(self, bound: Runnable[Any, Any]) -> None:
         self.bound = bound
+        self.checkpointer = self  # the server's own, as far as turns need one
         self.graph: Any = next(each for each in layers(bound) if _is_remote(each))
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
@@ -91,13 +89,15 @@ class RemoteAgent(Runnable[Any, Any]):
         """
         self._client("sync_client")
         with self._explained():
-            return local(self.bound.invoke(input, _away(config, kwargs), **kwargs))
+            away = _away(config, kwargs)
+            return local(self.bound.invoke(input, away, **_place(config), **kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """:meth:`invoke` on the running event loop."""
         self._client("client")
         with self._explained():
-            return local(await self.bound.ainvoke(input, _away(config, kwargs), **kwargs))
+            away = _away(config, kwargs)
+            return local(await self.bound.ainvoke(input, away, **_place(config), **kwargs))
 
     def get_state(self, config: RunnableConfig) -> StateSnapshot:
         """The state of the thread; an empty one before the first run."""
@@ -140,9 +140,23 @@ class RemoteAgent(Runnable[Any, Any]):
         with self._explained():
             await self.graph.aupdate_state(_placed(config), values, as_node)
 
+    def delete_thread(self, thread: str) -> None:
+        """Forget a conversation, by the turn's own thread id."""
+        run(self._delete(thread))
+
+    async def adelete_thread(self, thread: str) -> None:
+        """:meth:`delete_thread` on the running event loop."""
+        await arun(self._delete(thread))
+
     def _state(self, config: RunnableConfig) -> Flow[StateSnapshot]:
-        thread = _thread(config)
-        return _snapshot((yield from self._read(lambda threads: threads.get_state(thread))) or {})
+        thread, place = _thread(config), _place(config)
+        at = {"checkpoint": {"checkpoint_ns": "", **place}} if place else {}
+        read = self._read(lambda threads: threads.get_state(thread, **at))
+        return _snapshot((yield from read) or {})
+
+    def _delete(self, thread: str) -> Flow[None]:
+        there = _thread({"configurable": {"thread_id": thread}})
+        yield from self._read(lambda threads: threads.delete(there))
 
     def _history(
         self, config: RunnableConfig, wanted: dict[str, Any] | None, limit: int
@@ -155,7 +169,7 @@ class RemoteAgent(Runnable[Any, Any]):
         return [_snapshot(state) for state in (yield from self._read(ask)) or ()]
 
     def _read(self, ask: Callable[[Any], Any]) -> Flow[Any]:
-        """What the server knows of a thread; None before its first run.
+        """What the server knows, or makes, of a thread; None before its first run.
 
         Asked without ``RemoteGraph``, which cannot read the state of a thread whose run is queued.
         """
@@ -242,6 +256,12 @@ def _placed(config: RunnableConfig) -> RunnableConfig:
 
 def _thread(config: Mapping[str, Any]) -> str:
     return str(uuid.uuid5(_THREADS, config["configurable"]["thread_id"]))
+
+
+def _place(config: RunnableConfig | None) -> dict[str, str]:
+    """Where in the thread, if not at its end."""
+    checkpoint = ((config or {}).get("configurable") or {}).get("checkpoint_id")
+    return {"checkpoint_id": checkpoint} if checkpoint else {}
 
 
 def _status(error: BaseException) -> int | None:

@@ -90,7 +90,9 @@ def _keys_of(secrets: Secrets) -> list[bytes]:
     keys = [secret_bytes(key, "waha_secrets") for key in given]
     if not keys or not all(keys):
         raise ConfigurationError(_EMPTY)
-    return keys
+    # WAHA may have got the secret with the same line break at its end: either spelling signs.
+    as_set = [secret_bytes(key, "waha_secrets", trimmed=False) for key in given]
+    return list(dict.fromkeys([*keys, *as_set]))
 
 
 def _offered(headers: Mapping[str, str]) -> str | None:

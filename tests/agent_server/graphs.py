@@ -12,6 +12,7 @@ from langchain.agents import AgentState, create_agent
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
@@ -82,6 +83,15 @@ def opened(context: Sealed) -> str:
     return Fernet(os.environ["HANDLE_KEY"]).decrypt(context["conversation"]).decode()
 
 
+def know(state: MessagesState, runtime: Runtime[Sealed]) -> dict[str, Any]:
+    """Tell whom it serves by the end of their number."""
+    return {"messages": [AIMessage(f"… {opened(runtime.context)[-4:]}")]}
+
+
+_knowing = StateGraph(MessagesState, context_schema=Sealed).add_node(know)
+knowing = _knowing.add_edge(START, "know").compile()
+
+
 @cache
 def synced() -> Any:
     """An agent that reads and writes its conversation itself; made when it is first asked for."""
@@ -92,4 +102,4 @@ def synced() -> Any:
     )
 
 
-GRAPHS = ("waiter", "careful", "clumsy", "synced")
+GRAPHS = ("waiter", "careful", "clumsy", "knowing", "synced")

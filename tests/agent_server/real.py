@@ -19,6 +19,8 @@ PLACE = ROOT / ".venv-langgraph"
 IS_INSTALLED = (PLACE / ".installed").exists()
 #: Why its tests cannot run where it is missing.
 MISSING = "LangGraph's server is not installed: `make langgraph` does that, from a package index"
+#: Seconds after which it is not waited for any longer; it takes two.
+PATIENCE = 300.0
 #: What it says when it serves.
 READY = "Application started up"
 
@@ -73,8 +75,8 @@ def serving(**environment: str) -> Iterator[str]:
             listener = threading.Thread(target=listen)
             listener.start()
             try:
-                begun.wait()
-                assert process.poll() is None, "".join(said)
+                begun.wait(PATIENCE)
+                assert any(READY in line for line in said), "".join(said)
                 yield f"http://127.0.0.1:{port}"
             finally:
                 process.terminate()

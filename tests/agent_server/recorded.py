@@ -40,6 +40,7 @@ class Recorded:
         self.app = Starlette(
             routes=[
                 Route("/threads", self._create, methods=["POST"]),
+                Route("/threads/{thread}", self._delete, methods=["DELETE"]),
                 Route("/threads/{thread}/state", self._state),
                 Route("/threads/{thread}/history", self._history, methods=["POST"]),
                 Route("/threads/{thread}/runs/stream", self._run, methods=["POST"]),
@@ -60,6 +61,12 @@ class Recorded:
         _, body = await self._read(request)
         self._threads.setdefault(body["thread_id"], "")
         return JSONResponse({"thread_id": body["thread_id"], "status": "idle", "values": None})
+
+    async def _delete(self, request: Request) -> Response:
+        thread, _ = await self._read(request)
+        self._threads.pop(thread, None)
+        self._saver.delete_thread(thread)
+        return Response(status_code=204)
 
     async def _state(self, request: Request) -> Response:
         thread, _ = await self._read(request)
@@ -102,7 +109,11 @@ class Recorded:
         given = body.get("input")
         if (command := body.get("command")) is not None:
             given = Command(resume=command["resume"])
-        config = {"configurable": {**(body.get("context") or {}), "thread_id": thread}}
+        configurable = {**(body.get("context") or {}), "thread_id": thread}
+        if (checkpoint := body.get("checkpoint_id")) is not None:
+            configurable["checkpoint_id"] = checkpoint
+        metadata = (body.get("config") or {}).get("metadata") or {}
+        config = {"configurable": configurable, "metadata": metadata}
         streamed = graph.astream(
             given, config, context=body.get("context"), stream_mode=["values", "updates"]
         )

@@ -165,9 +165,15 @@ async def test_a_message_that_is_sent_again_stands_in_the_thread_once(
     graphs: Graphs, customer: str, runner_of: Callable[..., TurnRunner], answer: Answer
 ) -> None:
     """A process that dies before it has committed runs the agent again, on the same thread."""
-    turn = await answer(runner_of(graphs("waiter", Losing)), event(customer, 1, "Hola"))
+    graph = graphs("waiter", Losing)
+    runner = runner_of(graph)
 
-    assert (turn.status, turn.reply) == ("answered", "Oí: Hola")
+    first = await answer(runner, event(customer, 1, "Hola"))
+    graph.lost = False
+    second = await answer(runner, event(customer, 2, "Agua"))
+
+    assert (first.status, first.reply) == ("answered", "Oí: Hola")
+    assert (second.status, second.reply) == ("answered", "Oí: Hola, Agua")
 
 
 async def test_an_interrupted_run_is_resumed_by_the_next_message(
@@ -185,7 +191,8 @@ async def test_an_interrupted_run_is_resumed_by_the_next_message(
         "answered",
         "interrupted",
     ]
-    assert told.reply == "una pizza: sí"
+    assert [each.value for each in asked.interrupts] == ["¿Confirma una pizza?"]
+    assert (asked.reply, told.reply) == ("¿Confirma una pizza?", "una pizza: sí")
 
 
 async def test_a_thread_that_was_made_and_has_not_run_is_an_empty_one(

@@ -6,15 +6,14 @@ import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from langchain_core.messages import HumanMessage
 
-from langchain_convsync.surfaces.messages import messages_of
+from langchain_convsync import InboundEvent, SQLiteEventStore, TurnRunner
 from langchain_convsync.testing import ReferenceServer
-from langchain_convsync.turns.remote import at_home
 from tests.agent_server import graphs as served
 from tests.agent_server import real
 from tests.agent_server.client import Graphs
@@ -106,16 +105,23 @@ async def test_the_agent_reads_and_writes_the_conversation_of_a_sealed_handle(
     assert not any(customer.lstrip("+") in sent for sent in graphs.sent)
 
 
-async def test_the_context_of_a_turn_reaches_the_server(graphs: Graphs, customer: str) -> None:
-    """Which takes nothing configurable besides, as an agent of this process does."""
-    agent = at_home(graphs("synced"))
-    config: Any = {"configurable": {"thread_id": "key.tenant", "session_id": "key.tenant"}}
+async def test_the_context_of_a_turn_reaches_the_graph(
+    graphs: Graphs, customer: str, reference: ReferenceServer
+) -> None:
+    """So its tools know the customer; the server takes nothing configurable besides."""
+    event = InboundEvent(event_id="1", phone_number=customer, text="¿Quién soy?")
+    with closing(SQLiteEventStore(":memory:")) as store:
+        runner = TurnRunner(
+            graphs("knowing"),
+            client=reference.client(),
+            store=store,
+            context=lambda ref: sealed(ref.phone_number),
+        )
 
-    told = await agent.ainvoke(
-        {"messages": [HumanMessage("Una mesa", id="1")]}, config, context=sealed(customer)
-    )
+        turn = await runner.arun(event)
 
-    assert messages_of(told)[-1].text == "Oí: Hola, Una mesa"
+    assert (turn.status, turn.reply) == ("answered", f"… {customer[-4:]}")
+    assert not any(customer.lstrip("+") in sent for sent in graphs.sent)
 
 
 async def everything(agent: Any, of: Any) -> str:

@@ -275,17 +275,18 @@ def _parent(tool_call_id: str | None) -> Any:
     [
         (("Paid.", {"receipt": 17}), "content_and_artifact", {"receipt": 17}),
         (("Paid.", [Document("Receipt")]), "content_and_artifact", [Document("Receipt")]),
-        (("Paid.", Receipt(number=17)), "content_and_artifact", None),
+        (("Paid.", Receipt(number=17)), "content_and_artifact", Receipt(number=17)),
+        (("Paid.", object()), "content_and_artifact", None),
         ([{"type": "text", "text": "Paid."}], "content", None),
         ("", "content", None),
     ],
-    ids=["artifact", "document", "model", "blocks", "nothing"],
+    ids=["artifact", "document", "model", "object", "blocks", "nothing"],
 )
 @sync_and_async
 def test_a_result_comes_back_as_it_was(
     answer: Answer, server: ReferenceServer, returned: Any, options: str, artifact: Any
 ) -> None:
-    """An artifact that is no JSON is left out: the model reads the same."""
+    """An artifact of no kind that is stored is left out: the model reads the same."""
     shop, script = Shop(returns=lambda _: returned), [CHARGE, NO, CHARGE, "Listo"]
     made = world(server, script, shop=shop, options={"response_format": options})
 
@@ -563,6 +564,26 @@ def test_a_tool_that_waits_for_a_human_is_neither_done_nor_unknown(
     assert (waits.status, goes_on.reply) == ("interrupted", "Listo")
     assert made.shop.charges == [25]
     assert made.told[0].content == "Sí"
+
+
+@sync_and_async
+def test_that_a_tool_was_begun_is_taken_back_when_it_waits_for_a_human(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """However its turn ends, nobody is asked about it."""
+
+    @tool
+    def approve(question: str) -> str:
+        """Ask a human."""
+        return str(interrupt(question))
+
+    store, ask = CountedStore(), calls(("approve", {"question": "¿Seguro?"}))
+    made = world(server, [ask, "Listo"], tools=[approve], checkpointer=InMemorySaver(), store=store)
+
+    assert answer(made.runner, said("Pago")).status == "interrupted"
+
+    calls_of_it = [name for name in store.performed if name.endswith("_call")]
+    assert calls_of_it == ["begin_call", "end_call"]
 
 
 @sync_and_async

@@ -131,15 +131,15 @@ async def test_a_run_that_jumps_to_its_end_is_recorded(
 async def test_a_run_that_is_cut_off_by_another_middleware_keeps_its_state(
     server: ReferenceServer, client: Client, mode: str
 ) -> None:
-    """LangChain's call limit ends it with words of its own."""
+    """LangChain's call limit ends it with words of its own, which are nobody's reply."""
     limit = ModelCallLimitMiddleware(run_limit=1)
     script = [calls("sync_state", intent="payment")]
     _, agent = built(client, script, limit)
 
     with in_conversation(PHONE):
-        result = await invoke(mode, agent, PIZZA, THREAD)
+        await invoke(mode, agent, PIZZA, THREAD)
 
-    assert words(server) == [("user", "Una pizza"), ("bot", result["messages"][-1].content)]
+    assert words(server) == [("user", "Una pizza")]
     assert state(server)[0] == "payment"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from langchain_convsync import (
 from langchain_convsync.client import AsyncWAHAClient, WAHAClient
 from langchain_convsync.server import Forwarding
 from langchain_convsync.server.tables import open_database
-from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.redis.urls import address_of
+from tests.faulty_server import FaultyServer, answers
 
 PASSWORD = "hunter2"
 URL = "https://api.example.com"
@@ -144,33 +145,51 @@ def test_certificates_are_asked_for_in_celerys_words_too(value: str) -> None:
     assert address_of(f"rediss://h/0?ssl_cert_reqs={value}").url.endswith(f"={word}")
 
 
+TENANT = {"subDomain": "a", "botId": "b", "sessionId": "s", "isActive": True}
+
+
+def key_that_arrives(make: Any, server: FaultyServer, **settings: Any) -> str:
+    """What a server is told by a call."""
+    server.plays(answers({"type": "1", "data": TENANT}))
+    made = make(**settings)
+
+    async def asked() -> Any:
+        async with made as client:
+            return await client.lookup_tenant("+51999999999")
+
+    if make is AsyncConvSyncClient:
+        asyncio.run(asked())
+    else:
+        with made as client:
+            client.lookup_tenant("+51999999999")
+    return server.received[0].headers["authorization"]
+
+
 @pytest.mark.parametrize("make", API_CLIENTS)
 @pytest.mark.parametrize("by", ["argument", "environment"])
 def test_spaces_and_line_breaks_around_a_setting_mean_nothing(
     make: Any, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file's last line break, a panel's stray space."""
-    given = {"base_url": f" {URL}/\n", "api_key": f" {PASSWORD}\r\n", "transport": " aiohttp\n"}
-    if by == "environment":
-        for name, value in given.items():
-            monkeypatch.setenv(f"CONVSYNC_{name.upper()}", value)
-        given = {}
+    with FaultyServer() as server:
+        url = f" {server.url}/\n"
+        given = {"base_url": url, "api_key": f" {PASSWORD}\r\n", "transport": " aiohttp\n"}
+        if by == "environment":
+            for name, value in given.items():
+                monkeypatch.setenv(f"CONVSYNC_{name.upper()}", value)
+            given = {}
 
-    api = make(**given).api
-
-    assert (api.base_url, api.transport) == (URL, "aiohttp")
-    assert sent_key(api) == f"Bearer {PASSWORD}"
-
-
-def sent_key(api: Any) -> str:
-    key: str = api._caller.request("GET", "/health", CallTarget()).headers["Authorization"]
-    return key
+        assert key_that_arrives(make, server, **given) == f"Bearer {PASSWORD}"
 
 
+@pytest.mark.parametrize("make", API_CLIENTS)
 @pytest.mark.parametrize("key", [f"{PASSWORD}\n", SecretStr(f" {PASSWORD}")])
-def test_a_key_that_is_picked_is_trimmed_as_well(key: Any) -> None:
+def test_a_key_that_is_picked_is_trimmed_as_well(make: Any, key: Any) -> None:
     """Read from a file, for example."""
-    assert sent_key(ConvSyncClient(URL, api_key=lambda _: key).api) == f"Bearer {PASSWORD}"
+    with FaultyServer() as server:
+        told = key_that_arrives(make, server, base_url=server.url, api_key=lambda _: key)
+
+    assert told == f"Bearer {PASSWORD}"
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
@@ -187,9 +206,10 @@ def test_wahas_settings_are_trimmed_as_well(by: str, monkeypatch: pytest.MonkeyP
     assert (made.base_url, made._key) == (URL, SecretStr(PASSWORD))
 
 
-def test_a_signature_fits_a_secret_with_a_line_break() -> None:
-    """WAHA knows it without one."""
-    headers = {"X-Webhook-Hmac": hmac.digest(PASSWORD.encode(), b"{}", "sha512").hex()}
+@pytest.mark.parametrize("known", [PASSWORD, f"{PASSWORD}\n"])
+def test_a_signature_fits_a_secret_with_a_line_break(known: str) -> None:
+    """WAHA knows it without one, or was given the same file."""
+    headers = {"X-Webhook-Hmac": hmac.digest(known.encode(), b"{}", "sha512").hex()}
 
     assert waha.verify(b"{}", headers, f"{PASSWORD}\n")
 

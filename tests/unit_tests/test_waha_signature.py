@@ -90,7 +90,7 @@ def test_no_forgery_is_verified(raw: bytes, signature: str, key: str) -> None:
     assert not waha.verify(RAW, {"X-Webhook-Hmac": forged}, KEY)
 
 
-@given(st.binary(max_size=200), st.text(st.characters(codec="utf-8"), min_size=1))
+@given(st.binary(max_size=200), st.text(st.characters(codec="utf-8")).filter(str.strip))
 def test_every_key_signs_every_body(raw: bytes, key: str) -> None:
     """Keys and bodies are any bytes."""
     signature = hmac.new(key.encode(), raw, hashlib.sha512).hexdigest()
