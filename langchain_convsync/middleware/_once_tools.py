@@ -13,6 +13,7 @@ from langchain_core.tools import BaseTool
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, arun, run
+from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import (
     ConfigurationError,
     FencedError,
@@ -59,7 +60,7 @@ _GONE = (
 )
 
 
-class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
+class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
     """Lets a tool's call act once in a turn of a ``TurnRunner``, however often the turn is run.
 
     ::
@@ -108,12 +109,6 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any]):
         self._store = store
         self._warned = False
         self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_failures"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _failures=WeakValueDictionary())
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Result]

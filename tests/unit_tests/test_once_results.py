@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -151,11 +149,3 @@ def test_a_policy_that_does_not_exist_is_refused(given: Any) -> None:
     """And so is a single name, whose letters would be names."""
     with pytest.raises(ConfigurationError, match=r"choose|pass a list"):
         OnceToolsMiddleware(**given)
-
-
-def test_the_middleware_can_be_copied() -> None:
-    """As what makes an agent anew for each process does it."""
-    once = OnceToolsMiddleware(tools=["charge"], unknown="hold")
-
-    for again in (copy.deepcopy(once), pickle.loads(pickle.dumps(once))):
-        assert again._guarded == {"charge": "hold"}

@@ -28,7 +28,7 @@ ENGLISH = frozenset(
     closed command committed conceal concurrency configuration confirmed conflict connect
     connection content count create current cut database date deduplicated default demo
     denied discard doctor doing done dropped due duplicate extraction failed failure fake
-    field for forget forgotten format forward forwarding found from get held history host
+    field for forget forgotten format forward forwarding found from get history host
     ignored in inbound incomplete info intent invalid is kept leftovers limit line linked
     load longest lookup lost main max memory mended message method mismatch missing moved
     name new newer no not note observe of oldest on once open ours outcome overlaid own pace
