@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from celery import Celery  # type: ignore[import-untyped]
 
 import langchain_convsync
 from langchain_convsync.testing import ReferenceServer
@@ -93,18 +94,17 @@ def _got(url: str) -> str:
 
 
 def test_workers_of_celery_get_their_own_answer(
-    environment: dict[str, str], tmp_path: Path, redis_server: RedisServer
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Its own pool of processes, and a broker."""
-    redis_server.empty()
-    broker = redis_server.url
-    celery: Any = pytest.importorskip("celery").Celery("asks", broker=broker, backend=broker)
     command = ["celery", "-A", "tests.forked_celery", "worker", "--pool", "prefork"]
     command += ["--concurrency", "4", "--without-gossip", "--without-mingle"]
-    with _running(command, {**environment, "CELERY_BROKER": broker}, tmp_path):
-        sent = [celery.send_task("tenant", [phone]) for phone in ASKED]
-        told = [each.get(timeout=120.0) for each in sent]
-    celery.close()
+    with RedisServer() as server:  # of its own: Celery leaves connections open
+        celery: Any = Celery("asks", broker=server.url, backend=server.url)
+        with _running(command, {**environment, "CELERY_BROKER": server.url}, tmp_path):
+            sent = [celery.send_task("tenant", [phone]) for phone in ASKED]
+            told = [each.get(timeout=120.0) for each in sent]
+        celery.close()
     assert told == EXPECTED
 
 

@@ -96,9 +96,9 @@ def refusals(world: World) -> dict[str, Callable[[], object]]:
         "a forged token": lambda: ConvSyncClient(
             url, api_key=token(f"{CANARY}-{CANARY}")
         ).get_conversation(CUSTOMER),
-        "a key that no header carries": lambda: ConvSyncClient(url, api_key=f"{CANARY} \n"),
+        "a key that no header carries": lambda: ConvSyncClient(url, api_key=f"{CANARY}\n{CANARY}"),
         "a callable's": lambda: ConvSyncClient(
-            url, api_key=lambda _: f"{CANARY}\n"
+            url, api_key=lambda _: f"{CANARY}\n{CANARY}"
         ).get_conversation(CUSTOMER),
         "a wrong password": lambda: (
             RedisEventStore(world.store_url.replace(REDIS_PASSWORD, wrong)).backlog().block()
