@@ -60,7 +60,7 @@ class TurnRunner(_forks.Unpicklable):
             the agent reads by default, its ``media`` tells a file's URL and type. LangGraph's
             ``Command(resume=…)`` answers what the agent waits for.
         context: The ``runtime.context`` of each run of a graph: a plain function of the turn's
-            ``ConversationRef``.
+            ``ConversationRef``. For a ``RemoteGraph`` it must not tell the customer's number.
         resume: Answers what the agent waits for, where that is no question to the customer: called
             with (interrupts, events) whenever the customer has written meanwhile; it may be async.
             A value resumes the run, together with what the customer wrote; None leaves it waiting.
