@@ -22,6 +22,7 @@ from langchain_convsync.errors import ConfigurationError, ConvSyncError
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
 from langchain_convsync.stores import EventStore
+from langchain_convsync.stores.base import checked_store
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
@@ -85,10 +86,6 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         if limit is not None and limit < 1:
             message = "limit must be 1 or more; None reads as many as a prompt holds"
             raise ConfigurationError(message)
-        given: object = store
-        if isinstance(given, str):
-            message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
-            raise ConfigurationError(message)
         turn = current_turn.get()
         if turn is not None and session_id == turn.thread:  # how a turn names it to a memory
             session_id = turn.ref
@@ -96,7 +93,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         self.last_error: Exception | None = None
         self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))
         self._api = api_of(client)
-        self._journal = None if store is None else Journal(self._api, store)
+        self._journal = None if store is None else Journal(self._api, checked_store(store))
         self._limit = limit
         self._on_error = on_error
         self._known: set[str] = set()

@@ -11,7 +11,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.stores import claims
-from langchain_convsync.stores.base import Accepted, Acquired, EventStore
+from langchain_convsync.stores.base import Accepted, Acquired, EventStore, checked_store
 from langchain_convsync.stores.heartbeat import Watch
 
 
@@ -152,6 +152,7 @@ async def aonce(
 def _claim(
     store: EventStore, event_id: str, lease: float, namespace: str, wait: float
 ) -> Flow[tuple[Claim, Acquired | None]]:
+    checked_store(store)
     accepted = yield from claims.claim(store, event_id, namespace=namespace, lease=lease, wait=wait)
     found = _as_claim(accepted)
     telemetry.count("claims", status=found.status)

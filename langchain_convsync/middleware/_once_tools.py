@@ -22,7 +22,7 @@ from langchain_convsync.errors import (
     UnknownConversationError,
     UnknownOutcomeError,
 )
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.base import EventStore, checked_store
 from langchain_convsync.surfaces.calls import EventCalls, TurnCalls, number_of
 from langchain_convsync.surfaces.context import current_turn, resolve
 
@@ -93,7 +93,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             ``UnknownOutcomeError``.
 
     Raises:
-        ConfigurationError: ``unknown`` is not one of these, here or in ``tools``.
+        ConfigurationError: ``unknown`` is not one of these, here or in ``tools``; ``tools`` holds
+            something else than tools and names; ``store`` is no store.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
         super().__init__()
         self._guarded = None if tools is None else _policies(tools, unknown)
         self._unknown = _checked(unknown)
-        self._store = store
+        self._store = None if store is None else checked_store(store)
         self._warned = False
         self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
@@ -251,17 +252,33 @@ def _event_of(request: ToolCallRequest) -> str | None:
 def _policies(
     tools: Iterable[str | BaseTool] | Mapping[str, Unknown], unknown: Unknown
 ) -> dict[str, Unknown]:
+    if isinstance(tools, str | BaseTool) or not isinstance(tools, Iterable):
+        raise _no_tools(tools)
     if isinstance(tools, Mapping):
-        return {name: _checked(policy) for name, policy in tools.items()}
-    if isinstance(tools, str):
-        message = f"tools={tools!r}: pass a list of tools or names"
-        raise ConfigurationError(message)
-    return {tool if isinstance(tool, str) else tool.name: _checked(unknown) for tool in tools}
+        named: Mapping[Any, Unknown] = tools
+        return {_name(tool): _checked(policy, _name(tool)) for tool, policy in named.items()}
+    return {_name(tool): _checked(unknown) for tool in tools}
 
 
-def _checked(unknown: Unknown) -> Unknown:
+def _name(tool: object) -> str:
+    if isinstance(tool, BaseTool):
+        return tool.name
+    if not isinstance(tool, str):
+        raise _no_tools(tool)
+    return tool
+
+
+def _no_tools(given: object) -> ConfigurationError:
+    shown = repr(given) if isinstance(given, str) else f"of type {type(given).__name__}"
+    return ConfigurationError(
+        f"tools= takes a list of tools or of their names, or a mapping of names; {shown} is none"
+    )
+
+
+def _checked(unknown: Unknown, tool: str | None = None) -> Unknown:
     if unknown not in get_args(Unknown):
-        message = f'unknown={unknown!r}: choose "ask", "retry" or "hold"'
+        given = f"unknown={unknown!r}" if tool is None else f"tools={{{tool!r}: {unknown!r}}}"
+        message = f'{given}: choose "ask", "retry" or "hold"'
         raise ConfigurationError(message)
     return unknown
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from langchain_convsync import _forks, phone
 from langchain_convsync.errors import (
+    ConfigurationError,
     ConversationMismatchError,
     InvalidEventError,
     UnknownConversationError,
@@ -101,7 +102,12 @@ class ConversationRef:
         Raises:
             UnknownConversationError: There is neither a turn nor an event, so the key would be the
                 same for two of them.
+            ConfigurationError: ``name`` is empty, or neither a text nor a number.
         """
+        given: object = name  # whatever the annotation says
+        if not isinstance(given, str | int) or not str(given).strip():
+            message = 'tool_key() takes a name of what is done: tool_key("order"), for example'
+            raise ConfigurationError(message)
         if self.turn_id is None and self.event_id is None:
             message = (
                 "tool_key() needs a turn or an event, else two of them would share their keys: run "

@@ -102,8 +102,8 @@ class Agents:
         made: object = _awaited_nowhere(self._agent(of), _ASYNC_FACTORY)
         if not isinstance(made, Runnable):
             message = (
-                f"the factory agent= returned {_kind(made)}: it must return a Runnable, such as a "
-                "compiled graph; a function that answers is one as RunnableLambda(function)"
+                f"what the factory agent= returned is {_kind(made)}: it must be a Runnable, such "
+                "as a compiled graph; a function that answers is one as RunnableLambda(function)"
             )
             raise ConfigurationError(message)
         agent = at_home(made)
@@ -113,8 +113,8 @@ class Agents:
     def _require_context(self, agent: Runnable[Any, Any]) -> None:
         if self._context is not None and not takes_context(agent):
             message = (
-                f"context= is for graphs, such as create_agent makes, and {_kind(agent)} takes "
-                "none: leave it out, and ask current_conversation() inside the agent"
+                f"context= is for graphs, such as create_agent makes, and an agent {_kind(agent)} "
+                "takes none: leave it out, and ask current_conversation() inside the agent"
             )
             raise ConfigurationError(message)
 

@@ -175,7 +175,8 @@ def answer(
         if (found := _waiting_in(view)) is None:
             message = (
                 "no run of the agent waits for an answer in this conversation: it has gone on, "
-                "or none was interrupted"
+                "or none was interrupted; `convsync show` tells what waits, and where a customer "
+                "writes to several, name the account"
             )
             raise NoInterruptError(message)
         entry, waiting = found

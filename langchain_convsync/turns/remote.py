@@ -15,7 +15,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync.errors import AgentServerError, ConfigurationError, ConvSyncError
-from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.surfaces.context import ConversationRef, current_turn
 
 if TYPE_CHECKING:  # the agents are langgraph's own, so it is loaded where there is one
     from langgraph.types import StateSnapshot
@@ -232,10 +232,12 @@ def _away(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableC
     """
     context = kwargs.get("context")
     fields = context if isinstance(context, Mapping) else getattr(context, "__dict__", {})
-    if any(isinstance(each, ConversationRef) for each in (context, *fields.values())):
+    holds_ref = any(isinstance(each, ConversationRef) for each in (context, *fields.values()))
+    if holds_ref or _is_named_in(context):
+        held = "a ConversationRef" if holds_ref else "the customer's number"
         message = (
-            "context= holds a ConversationRef, and LangGraph's server copies it, phone number and "
-            "all, into metadata that tracers export: pass a sealed handle"
+            f"context= holds {held}, and LangGraph's server copies what it is told, phone number "
+            "and all, into metadata that tracers export: pass a sealed handle"
         )
         raise ConfigurationError(message)
     given: RunnableConfig = {**(config or {})}
@@ -243,6 +245,14 @@ def _away(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableC
     given["configurable"] = placed
     given["metadata"] = {**(given.get("metadata") or {}), "thread_id": placed["thread_id"]}
     return given
+
+
+def _is_named_in(context: object) -> bool:
+    """Whether it tells the number of the turn's customer, with or without its plus."""
+    turn = current_turn.get()
+    if turn is None:
+        return False
+    return turn.ref.phone_number.lstrip("+").partition("@")[0] in str(context)
 
 
 def _placed(config: RunnableConfig) -> RunnableConfig:

@@ -35,13 +35,18 @@ Resume: TypeAlias = Callable[[Sequence[Interrupt], Sequence[InboundEvent]], Any]
 NOT_RUN = "Not run: this waited for an answer, and was given up."
 #: Why a turn fails whose agent remembers nothing of the question.
 FORGOTTEN = "the agent's memory does not wait for this answer any more"
+#: Why a turn fails whose agent could never hear the answer.
+MEMORYLESS = (
+    "the agent was interrupted and has no checkpointer, so no answer could reach it: compile it "
+    "with one, create_agent(…, checkpointer=…) for example"
+)
 
 
 class ForgottenError(ConvSyncError):
-    """An answer came for a run that the agent's own memory does not hold."""
+    """The agent's own memory does not hold the run that an answer is for."""
 
-    def __init__(self) -> None:
-        super().__init__(FORGOTTEN)
+    def __init__(self, why: str = FORGOTTEN) -> None:
+        super().__init__(why)
 
 
 @dataclass(frozen=True, slots=True)

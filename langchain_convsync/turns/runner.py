@@ -48,7 +48,8 @@ class TurnRunner(_forks.Unpicklable):
     that no caller waits for. Leaving the block finishes what is under way. It may be entered again.
 
     Args:
-        agent: Any Runnable, or a plain callable that makes one for a ``Tenant``, once per tenant.
+        agent: Any Runnable, or a plain callable that makes one for a ``Tenant``, once per tenant;
+            where it reads what only a conversation has, for each turn's ``ConversationRef``.
             Compiled graphs get ``{"messages": […]}``, others the list of messages.
         client: The API server, sync or async; None takes it from the environment.
         store: Where events and writes live until they are done; None takes it from
@@ -59,7 +60,7 @@ class TurnRunner(_forks.Unpicklable):
             the agent reads by default, its ``media`` tells a file's URL and type. LangGraph's
             ``Command(resume=…)`` answers what the agent waits for.
         context: The ``runtime.context`` of each run of a graph: a plain function of the turn's
-            ``ConversationRef``.
+            ``ConversationRef``. For a ``RemoteGraph`` it must not tell the customer's number.
         resume: Answers what the agent waits for, where that is no question to the customer: called
             with (interrupts, events) whenever the customer has written meanwhile; it may be async.
             A value resumes the run, together with what the customer wrote; None leaves it waiting.
@@ -100,7 +101,8 @@ class TurnRunner(_forks.Unpicklable):
     Raises:
         ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
             ``context``; client or store are configured nowhere, ``history_limit`` is less than 1,
-            ``interrupt_timeout`` is no time, or both ``on_reply`` and ``reply`` are given.
+            ``interrupt_timeout`` is no time, ``resume`` no function, ``store`` no store, or both
+            ``on_reply`` and ``reply`` are given.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
+        from langchain_convsync.stores.base import checked_store
         from langchain_convsync.surfaces.bounds import checked_limit
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
@@ -147,16 +150,23 @@ class TurnRunner(_forks.Unpicklable):
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
         most = checked_limit(history_limit)
-        if interrupt_timeout is not None and not 0 < interrupt_timeout <= LONGEST_TIMEOUT:
+        if interrupt_timeout is not None and not _is_time(interrupt_timeout):
             message = (
-                f"interrupt_timeout={interrupt_timeout}: pass seconds, more than 0 and at most "
+                f"interrupt_timeout={interrupt_timeout!r}: pass seconds, more than 0 and at most "
                 f"{LONGEST_TIMEOUT:.0f}, or None to wait for as long as it takes"
+            )
+            raise ConfigurationError(message)
+        told: object = resume  # whatever the annotation says
+        if not (told is None or callable(told)):
+            message = (
+                "resume= must be a function of (interrupts, events); to answer once, call "
+                "resume_interrupt(customer, value)"
             )
             raise ConfigurationError(message)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
-        self.store: stores.EventStore = open_store(None) if store is None else store
+        self.store: stores.EventStore = open_store(None) if store is None else checked_store(store)
         self._owns_store = store is None
         self._inbox = Inbox(
             self.store,
@@ -458,3 +468,8 @@ class TurnRunner(_forks.Unpicklable):
         """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
         async with self:
             yield
+
+
+def _is_time(given: object) -> bool:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    return is_number and 0 < given <= LONGEST_TIMEOUT  # type: ignore[operator]

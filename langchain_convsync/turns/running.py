@@ -15,10 +15,21 @@ from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
-from langchain_convsync.turns.agent import Before, Call, abandon, baseline, invoke, reply_of, undo
+from langchain_convsync.turns.agent import (
+    Before,
+    Call,
+    abandon,
+    baseline,
+    has_memory,
+    invoke,
+    is_graph,
+    reply_of,
+    undo,
+)
 from langchain_convsync.turns.interrupts import WaitingRun, interrupts_in, question_of
 from langchain_convsync.turns.result import Attempt, TurnResult, inbound
 from langchain_convsync.turns.resuming import (
+    MEMORYLESS,
     NOT_RUN,
     Answers,
     ForgottenError,
@@ -91,7 +102,10 @@ class Runs:
 
     def _invoke(self, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
         with telemetry.timed("turn_phase", phase="agent"):
-            return (yield from invoke(call, record, watch, deadline=self.agent_timeout))
+            output = yield from invoke(call, record, watch, deadline=self.agent_timeout)
+        if interrupts_in(output) and is_graph(call.agent) and not has_memory(call.agent):
+            raise ForgottenError(MEMORYLESS)  # the customer would be asked the same for ever
+        return output
 
     def _result(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from langchain_convsync._flow import run
+from langchain_convsync.dedup import once
 from langchain_convsync.errors import ConfigurationError, NoInterruptError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.stores.base import EventStore
@@ -356,11 +357,27 @@ def test_several_that_wait_at_once_are_answered_together(
     assert (done.status, done.reply) == ("answered", "Dijiste dos")
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), 1e12])
-def test_a_timeout_is_a_time(server: ReferenceServer, seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), 1e12, "30", True, []])
+def test_a_timeout_is_a_time(server: ReferenceServer, seconds: Any) -> None:
     """It is refused where it is given."""
     with pytest.raises(ConfigurationError, match="interrupt_timeout"):
         TurnRunner(asking("?"), client=server.client(), interrupt_timeout=seconds)
+
+
+def test_a_url_in_place_of_a_store_is_refused(server: ReferenceServer) -> None:
+    """It is refused where it is given, not with the first event."""
+    url: Any = "sqlite:///convsync.db"
+    with pytest.raises(ConfigurationError, match="must be an event store"):
+        TurnRunner(asking("?"), client=server.client(), store=url)
+    with pytest.raises(ConfigurationError, match="must be an event store"), once(url, "evt_1"):
+        pass
+
+
+@pytest.mark.parametrize("answer", ["yes", True, {"decisions": [{"type": "approve"}]}])
+def test_an_answer_in_place_of_a_function_is_refused(server: ReferenceServer, answer: Any) -> None:
+    """It is refused where it is given, with the method that takes answers."""
+    with pytest.raises(ConfigurationError, match=r"^resume= must be .* resume_interrupt\("):
+        TurnRunner(asking("?"), client=server.client(), resume=answer)
 
 
 def test_a_human_who_answers_while_a_function_decides_is_heard(

@@ -253,3 +253,24 @@ def test_a_message_that_was_added_by_a_step_that_runs_again_is_recorded_once(
         calls.run(runner_of(agent, server, event_store), number, text)
 
     assert said(server) == ["Q1", "Apunto", "sí", "Dijiste sí"]
+
+
+@pytest.mark.parametrize("question", ["¿Seguro?", {"total": 25}])
+def test_who_could_not_hear_the_answer_does_not_ask(
+    server: ReferenceServer, event_store: EventStore, calls: Calls, question: object
+) -> None:
+    """Without a checkpointer each message would be asked the same; and it is not run again."""
+    runs: list[int] = []
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        runs.append(len(state["messages"]))
+        return {"messages": [AIMessage(str(interrupt(question)))]}
+
+    graph = StateGraph(MessagesState).add_node("ask", ask).add_edge(START, "ask")
+    agent: Runnable[Any, Any] = graph.compile()
+    runner = runner_of(agent, server, event_store, fallback_reply="Ahora no")
+
+    turn = calls.run(runner, 1, "Hola")
+
+    assert (turn.status, turn.reply, runs) == ("failed", "Ahora no", [1])
+    assert "compile it with one" in str(turn.error)

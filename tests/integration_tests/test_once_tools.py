@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Io, run
 from langchain_convsync.errors import (
+    ConfigurationError,
     EventInProgressError,
     StoreUnavailableError,
     UnknownOutcomeError,
@@ -752,6 +753,25 @@ def test_only_the_tools_that_are_named_are_guarded(
 
     assert answer(made.runner, said("Pago")).reply == "Listo"
     assert made.shop.charges == charges
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"tools": "charge"}, "a list of tools .*'charge' is none"),
+        ({"tools": Shop().tool()}, "a list of tools .*StructuredTool is none"),
+        ({"tools": 5}, "a list of tools .*int is none"),
+        ({"tools": [5]}, "a list of tools .*int is none"),
+        ({"tools": {5: "hold"}}, "a list of tools .*int is none"),
+        ({"tools": {"charge": "maybe"}}, "tools={'charge': 'maybe'}: choose"),
+        ({"unknown": "maybe"}, "unknown='maybe': choose"),
+        ({"store": "sqlite:///convsync.db"}, "store must be an event store: SQLite"),
+    ],
+)
+def test_what_guards_nothing_is_refused(settings: dict[str, Any], told: str) -> None:
+    """It is refused where it is given, in one line that says what is taken."""
+    with pytest.raises(ConfigurationError, match=told):
+        OnceToolsMiddleware(**settings)
 
 
 @sync_and_async

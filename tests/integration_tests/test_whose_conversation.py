@@ -263,7 +263,7 @@ class Awaited:
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
-        (no_agent(None), "returned None: it must return a Runnable"),
+        (no_agent(None), "returned is None: it must be a Runnable"),
         (no_agent("Hola"), r"of type str.*RunnableLambda"),
         (no_agent(StateGraph(AgentState)), "of type StateGraph.*compiled"),
         (Awaited(), "is async"),

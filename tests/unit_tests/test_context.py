@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 
 from langchain_convsync.errors import (
+    ConfigurationError,
     ConversationMismatchError,
     InvalidPhoneNumberError,
     UnknownConversationError,
@@ -104,6 +106,13 @@ def test_a_side_effect_is_known_by_its_name() -> None:
 
     assert len({ref.tool_key(name) for name in ("order", "order 2", 0, 1)}) == 4
     assert ref.tool_key(1) == ref.tool_key("1")
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, ["order"]])
+def test_a_side_effect_has_a_name(name: Any) -> None:
+    """What none was found for would share one key with all else in the turn."""
+    with pytest.raises(ConfigurationError, match=r'tool_key\("order"\)'):
+        ConversationRef(PHONE, turn_id="turn-1").tool_key(name)
 
 
 def test_without_a_turn_a_key_is_of_its_event() -> None:

@@ -25,7 +25,7 @@ from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph, reply_of
 from langchain_convsync.turns.agents import Agents
 from langchain_convsync.turns.remote import RemoteAgent, at_home, local
-from tests.surfaces import PHONE
+from tests.surfaces import PHONE, in_turn
 
 THREAD: Any = {"configurable": {"thread_id": "key.tenant", "session_id": "key.tenant"}}
 INPUT = {"messages": [HumanMessage("Hola", id="1")]}
@@ -197,6 +197,24 @@ def test_a_context_that_holds_the_customers_number_does_not_leave(of: object) ->
         server.agent().invoke(INPUT, THREAD, context=of)
 
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "context",
+    [PHONE, {"of": PHONE}, {"of": {"a": [PHONE[1:]]}}, {"chat": f"{PHONE[1:]}@c.us"}],
+)
+def test_a_number_in_a_turns_context_does_not_leave(context: object) -> None:
+    """However it is written there; what names nobody leaves."""
+    server = Answering()
+
+    with server.http, in_turn():
+        with pytest.raises(ConfigurationError, match=r"the customer's number.*a sealed handle"):
+            server.agent().invoke(INPUT, THREAD, context=context)
+        assert server.asked == []
+        with pytest.raises(AgentServerError):
+            server.agent().invoke(INPUT, THREAD, context={"handle": "sealed"})
+
+    assert server.asked
 
 
 def test_a_client_that_is_missing_is_named(remote: RemoteGraph) -> None:

@@ -63,7 +63,7 @@ from langchain_convsync.stores.base.records import (
     QueueName,
     QueueView,
 )
-from langchain_convsync.stores.base.store import EventStore
+from langchain_convsync.stores.base.store import EventStore, checked_store
 
 __all__ = [
     "DEFAULT_RULES",
@@ -97,6 +97,7 @@ __all__ = [
     "QueueName",
     "QueueView",
     "QueuedEvent",
+    "checked_store",
     "crc16",
     "is_claim",
     "new_token",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from langchain_convsync._flow import Io
+from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base.keys import AccountKey, Keys
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
@@ -411,3 +412,16 @@ class EventStore(Protocol):
     def reopen(self) -> None:
         """Begin this store's use anew after its end; what memory held is gone."""
         ...
+
+
+def checked_store(store: EventStore) -> EventStore:
+    """The store that was passed.
+
+    Raises:
+        ConfigurationError: It is none; a URL, for example.
+    """
+    given: object = store  # whatever the annotation says
+    if not hasattr(given, "acquire"):
+        message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
+        raise ConfigurationError(message)
+    return store
