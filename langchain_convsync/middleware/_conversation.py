@@ -44,7 +44,7 @@ from langchain_convsync.surfaces.prompts import (
     with_section,
 )
 from langchain_convsync.surfaces.state import STATE_TYPES, SYNC_TOOL, as_update, extract
-from langchain_convsync.surfaces.thread import Watermark, joined, with_ids
+from langchain_convsync.surfaces.thread import Watermark, as_users, joined, with_ids
 
 try:
     from langchain.agents.middleware.types import (
@@ -61,7 +61,6 @@ try:
     from langchain_convsync.middleware._runs import RUNS
     from langchain_convsync.middleware._seat import (
         Seat,
-        as_users,
         changed,
         end_of_words,
         without,
@@ -91,9 +90,9 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
     ``TurnRunner`` the turn does both, and this does not.
 
     What joined is in the results, too, and other middleware sees it, whichever comes first: a
-    summary condenses it, ``PIIMiddleware`` redacts it. With a checkpointer the thread goes on from
-    there, and what others said since, a human colleague for example, joins it before the customer's
-    next words. An input that brings its own history gets no other.
+    summary condenses it, a ``before_model`` hook may rewrite it. With a checkpointer the thread
+    goes on from there, and what others said since, a human colleague for example, joins it before
+    the customer's next words. An input that brings its own history gets no other.
 
     An agent may be a node of a graph, a tool of another agent, or hand the customer over in the
     middle of its run: the outermost graph's run is one exchange with the customer, recorded once at
@@ -235,14 +234,15 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
                 share.notes.watermark = mark.after_saying(as_users(words.values())).plain()
         else:
             work.prompt = state_section(share.present(conversation), self._prompt_keys)
+            own = seat.unmixed(conversation, thread)
             others = seat.others(
                 conversation,
-                thread,
+                own,
                 words,
                 recorded_inbound=self._records_inbound(),
                 most=self._history_limit,
             )
-            whole = joined(thread, others, most=self._history_limit)
+            whole = joined(own, others, most=self._history_limit)
         self._owe(seat, words)
         held = {message.id for message in thread}
         work.known = [str(message.id) for message in whole]
