@@ -7,12 +7,14 @@ answering model is told and says is the same in all of them, and so is what is r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from langchain.agents import create_agent
 from langchain.tools import ToolRuntime, tool
 from langchain_core.messages import AIMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import BaseTool
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
@@ -93,11 +95,19 @@ def hand_over(runtime: ToolRuntime) -> Command[Any]:
     return Command(goto="agent", graph=Command.PARENT, update={"messages": [asked, done]})
 
 
-def hand_off(client: Client, model: Any, saver: Any) -> Graph:
+@tool
+def hand_all_over(runtime: ToolRuntime) -> Command[Any]:
+    """Hand the customer over, with all that this agent read, as swarms do."""
+    read = runtime.state["messages"]
+    done = ToolMessage("Transferred", tool_call_id=runtime.tool_call_id)
+    return Command(goto="agent", graph=Command.PARENT, update={"messages": [*read, done]})
+
+
+def hand_off(client: Client, model: Any, saver: Any, by: BaseTool = hand_over) -> Graph:
     """The first agent's run never ends."""
     middleware = [ConvSyncMiddleware(client)]
     first: Graph = create_agent(
-        ScriptedChatModel([calls("hand_over")] * 9), tools=[hand_over], middleware=middleware
+        ScriptedChatModel([calls(by.name)] * 9), tools=[by], middleware=middleware
     )
     built = StateGraph(MessagesState).add_node("first", first)
     built.add_node("agent", remembering(client, model))
@@ -173,6 +183,7 @@ SHAPES: dict[str, Shape] = {
     "entrypoint": entry,
     "pipeline": pipeline,
     "hand-off": hand_off,
+    "swarm": partial(hand_off, by=hand_all_over),
     "parallel": parallel,
 }
 #: Where it is told what another agent asks of it.

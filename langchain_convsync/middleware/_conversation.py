@@ -44,7 +44,7 @@ from langchain_convsync.surfaces.prompts import (
     with_section,
 )
 from langchain_convsync.surfaces.state import STATE_TYPES, SYNC_TOOL, as_update, extract
-from langchain_convsync.surfaces.thread import Watermark, joined, with_ids
+from langchain_convsync.surfaces.thread import Watermark, as_users, joined, with_ids
 
 try:
     from langchain.agents.middleware.types import (
@@ -61,7 +61,6 @@ try:
     from langchain_convsync.middleware._runs import RUNS
     from langchain_convsync.middleware._seat import (
         Seat,
-        as_users,
         changed,
         end_of_words,
         without,
@@ -236,14 +235,15 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
                 share.notes.watermark = mark.after_saying(as_users(words.values())).plain()
         else:
             work.prompt = state_section(share.present(conversation), self._prompt_keys)
+            own = seat.unmixed(conversation, thread)
             others = seat.others(
                 conversation,
-                thread,
+                own,
                 words,
                 recorded_inbound=self._records_inbound(),
                 most=self._history_limit,
             )
-            whole = joined(thread, others, most=self._history_limit)
+            whole = joined(own, others, most=self._history_limit)
         self._owe(seat, words)
         held = {message.id for message in thread}
         work.known = [str(message.id) for message in whole]

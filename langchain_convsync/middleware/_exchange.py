@@ -21,7 +21,7 @@ from langchain_convsync.middleware._notes import Memory, Notes
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import messages_of, text_of
-from langchain_convsync.surfaces.thread import last_words, places_of
+from langchain_convsync.surfaces.thread import Watermark, as_users, last_words, places_of
 
 #: Records a share at the end of the outermost graph, which returned this.
 Ending: TypeAlias = Callable[["Share", object], Flow[None]]
@@ -136,8 +136,16 @@ class Share:
         """Take the customer's words as the thread holds them: a hook may have redacted them."""
         now = {str(message.id): text_of(message) for message in messages}
         with self._lock:
-            pending = self.notes.pending
-            pending.update({key: now[key] for key, text in pending.items() if text and key in now})
+            notes = self.notes
+            rewritten = {
+                key: now[key]
+                for key, text in notes.pending.items()
+                if text and now.get(key, text) != text
+            }
+            notes.pending |= rewritten
+            if notes.watermark is not None:  # the history will hold them as they are recorded
+                mark = Watermark.of(notes.watermark)
+                notes.watermark = mark.after_saying(as_users(rewritten.values())).plain()
 
     def decide(self, update: StateUpdate) -> None:
         """Note a decision, to be synced when the exchange ends; later ones win."""

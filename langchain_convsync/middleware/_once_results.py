@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command, Send
@@ -25,7 +26,14 @@ class Kept(NamedTuple):
 
 
 def kept(result: Any, tool_call_id: str | None) -> Kept:
-    """What can be kept of a tool's result."""
+    """What can be kept of a tool's result.
+
+    What tells of the call itself comes back as it was, to a thread that may hold it already. Its
+    messages get ids here, which the thread knows again.
+    """
+    if _tells_of(tool_call_id, result):
+        for message in _messages(result):
+            message.id = message.id or str(uuid4())
     if (text := _written(result, tool_call_id)) is not None:
         return Kept(text)
     if isinstance(result, ToolMessage) and result.artifact is not None:
@@ -101,12 +109,12 @@ def _restored_goto(goto: Any) -> Any:
 
 def _answering(result: Any, was: str | None, tool_call_id: str | None) -> Any:
     """The result with the model's new id of the call, unless it tells of the old call itself."""
-    if any(_asked(message, was) for message in _messages(result)):
+    if _tells_of(was, result):
         return result
 
     def renamed(value: Any) -> Any:
         if isinstance(value, ToolMessage) and value.tool_call_id == was:
-            return value.model_copy(update={"tool_call_id": tool_call_id})
+            return value.model_copy(update={"tool_call_id": tool_call_id, "id": None})
         if isinstance(value, Command):
             return Command(graph=value.graph, update=renamed(value.update), goto=value.goto)
         if isinstance(value, dict):
@@ -118,9 +126,10 @@ def _answering(result: Any, was: str | None, tool_call_id: str | None) -> Any:
     return renamed(result)
 
 
-def _asked(message: BaseMessage, tool_call_id: str | None) -> bool:
-    calls = message.tool_calls if isinstance(message, AIMessage) else ()
-    return any(call["id"] == tool_call_id for call in calls)
+def _tells_of(tool_call_id: str | None, result: Any) -> bool:
+    """Whether a result holds the model's message that asked for it."""
+    asking = (message for message in _messages(result) if isinstance(message, AIMessage))
+    return any(call["id"] == tool_call_id for message in asking for call in message.tool_calls)
 
 
 def _messages(value: Any) -> Iterator[BaseMessage]:

@@ -15,7 +15,14 @@ from langgraph.types import Overwrite
 from langchain_convsync.middleware._exchange import Exchange, Share, Work
 from langchain_convsync.models import Conversation, ConversationMessage
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.thread import Placed, Watermark, beside, last_words
+from langchain_convsync.surfaces.thread import (
+    Placed,
+    Watermark,
+    as_users,
+    beside,
+    last_words,
+    without_history,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,17 @@ class Seat:
     def is_outermost(self) -> bool:
         """Whether the agent is the outermost graph."""
         return self.graph == self.exchange.root
+
+    def unmixed(
+        self, conversation: Conversation, thread: Sequence[BaseMessage]
+    ) -> Sequence[BaseMessage]:
+        """The agent's thread without a history that another agent's hand-over has copied there.
+
+        It stands behind the customer's words, where the graph around both has appended it.
+        """
+        if self.is_outermost or self._is_given():
+            return thread
+        return without_history(thread, conversation.messages)
 
     def others(
         self,
@@ -121,11 +139,6 @@ class Seat:
         return self.exchange.brings_history and self.share.notes.watermark is None
 
 
-def as_users(words: Iterable[str]) -> list[ConversationMessage]:
-    """The customer's words as the API records them; it takes none that are empty."""
-    return [ConversationMessage(role="user", content=text) for text in words if text]
-
-
 def end_of_words(thread: Sequence[BaseMessage]) -> int:
     """How much of a thread was there when the agent began: all up to the customer's last words."""
     places = (place for place, message in enumerate(thread) if message.type == "human")
@@ -134,7 +147,7 @@ def end_of_words(thread: Sequence[BaseMessage]) -> int:
 
 def changed(before: Sequence[BaseMessage], thread: Sequence[BaseMessage]) -> dict[str, Any] | None:
     """The state's new thread; streams of messages do not take it for what the agent says."""
-    if len(before) == len(thread) and all(message.id for message in before):
+    if [message.id for message in before] == [message.id for message in thread]:
         return None
     return {"messages": Overwrite(list(thread))}
 

@@ -29,6 +29,7 @@ SEEN = 50
 #: Messages at the end of the history that are looked through for new ones, or more if more join.
 RECENT = 200
 
+_SAME_WORDS = re.compile(r"-\d{1,4}$")
 _CUT = re.compile(rf"\[\d+ {LEFT_OUT}\]\n")
 
 #: Words of others, and before which message of a thread they stand.
@@ -123,6 +124,19 @@ def beside(history: Sequence[ConversationMessage], thread: Sequence[BaseMessage]
     return [(place, message) for place, message in found if place >= begin]
 
 
+def as_users(words: Iterable[str]) -> list[ConversationMessage]:
+    """The customer's words as the API records them; it takes none that are empty."""
+    return [ConversationMessage(role="user", content=text) for text in words if text]
+
+
+def without_history(
+    thread: Sequence[BaseMessage], history: Sequence[ConversationMessage]
+) -> list[BaseMessage]:
+    """A thread without the messages that joined it, or another, from this history."""
+    told = {message.id for message in to_langchain(history)}
+    return [message for message in thread if _SAME_WORDS.sub("", message.id or "") not in told]
+
+
 def joined(
     thread: Sequence[BaseMessage], others: Iterable[Placed], *, most: int
 ) -> list[BaseMessage]:
@@ -131,13 +145,13 @@ def joined(
     kept = recent([message for _, message in places], most)
     taken = {message.id for message in thread}
     at: defaultdict[int, list[BaseMessage]] = defaultdict(list)
-    for (place, _), message in zip(places[len(places) - len(kept) :], kept, strict=True):
+    for (place, each), message in zip(places[len(places) - len(kept) :], kept, strict=True):
         (told,) = to_langchain([message])
-        own = told.id
+        own = told.id = to_langchain([each])[0].id  # whatever was cut off, or put before it
         for number in itertools.count(2):  # the same words at the same time, or without times
             if told.id not in taken:
                 break
-            told.id = f"{own}-{number}"
+            told.id = f"{own}-{number}"  # see _SAME_WORDS
         taken.add(told.id)
         at[place].append(told)
     whole: list[BaseMessage] = []

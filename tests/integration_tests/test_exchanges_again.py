@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+)
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
@@ -242,6 +246,21 @@ async def test_a_thread_that_is_rewritten_in_the_run_loses_nothing_that_was_said
     assert recorded(server) == ["Una pizza", "Con gusto", "Gracias", "De nada"]
     assert state(server) == ("payment", "asked")
     assert server.conversation(PHONE).context["size"] == "L"
+
+
+@sync_and_async
+async def test_words_that_a_hook_has_redacted_are_the_threads_own_and_do_not_join_it_again(
+    server: ReferenceServer, client: Client, mode: str
+) -> None:
+    """The history holds them redacted; what the customer typed is nowhere."""
+    model, graph = built(client, ["Gracias", "De nada"], InMemorySaver(), PIIMiddleware("email"))
+
+    with in_conversation(PHONE):
+        await invoke(mode, graph, said("Soy ana@example.com"), THREAD)
+        await invoke(mode, graph, said("¿Y ahora?"), THREAD)
+
+    assert recorded(server) == ["Soy [REDACTED_EMAIL]", "Gracias", "¿Y ahora?", "De nada"]
+    assert read_by(model) == [*BEGIN, *recorded(server)[:-1]]
 
 
 @sync_and_async

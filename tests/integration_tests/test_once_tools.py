@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.prebuilt import ToolNode, ToolRuntime, tools_condition
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
@@ -365,6 +365,38 @@ def test_a_hand_over_to_another_agent_happens_again_and_its_tool_does_not(
 
     assert (turn.reply, shop.charges) == ("En camino", [25])
     assert cook.calls[-1][-1].content == "To the kitchen."
+
+
+@tool
+def to_the_kitchen(runtime: ToolRuntime) -> Command[Any]:
+    """Hand over with the call that asked for it."""
+    asked = runtime.state["messages"][-1]
+    done = ToolMessage("To the kitchen.", tool_call_id=runtime.tool_call_id)
+    return Command(goto="kitchen", graph=Command.PARENT, update={"messages": [asked, done]})
+
+
+@sync_and_async
+def test_a_thread_that_holds_what_an_earlier_run_left_gets_no_second_answer_to_its_call(
+    answer: Answer, server: ReferenceServer
+) -> None:
+    """A model's provider refuses a thread in which a call has two."""
+    waiter: Any = create_agent(
+        ScriptedChatModel([calls(("to_the_kitchen", {}))] * 2),
+        [to_the_kitchen],
+        middleware=[OnceToolsMiddleware()],
+    )
+    cook = ScriptedChatModel([NO, "En camino"])
+    graph = StateGraph(MessagesState).add_node("waiter", waiter)
+    graph.add_node("kitchen", lambda state: {"messages": [cook.invoke(state["messages"])]})
+    graph.add_edge(START, "waiter").add_edge("kitchen", END)
+    agent = graph.compile(checkpointer=InMemorySaver())
+    runner = TurnRunner(agent, client=server.client(), store=SQLiteEventStore(":memory:"))
+
+    assert answer(runner, said("Pago")).reply == "En camino"
+
+    asked = [call["id"] for m in cook.calls[-1] for call in getattr(m, "tool_calls", ())]
+    answered = [m.tool_call_id for m in cook.calls[-1] if isinstance(m, ToolMessage)]
+    assert answered == asked
 
 
 @sync_and_async

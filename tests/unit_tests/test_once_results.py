@@ -93,9 +93,11 @@ def test_a_result_answers_the_call_that_the_model_makes_now() -> None:
 def test_a_history_that_is_handed_over_keeps_its_own_calls() -> None:
     """The call that it answers is in it."""
     asked = AIMessage("", tool_calls=[{"name": "charge", "args": {}, "id": "1"}])
-    result: Any = Command(graph=Command.PARENT, update={"messages": [asked, PAID]})
+    paid = PAID.model_copy()
+    result: Any = Command(graph=Command.PARENT, update={"messages": [asked, paid]})
 
     assert restored(kept(result, "1").text, "9") == result
+    assert paid.id  # by which a thread that holds it already knows it again
 
 
 @pytest.mark.parametrize(
