@@ -137,6 +137,23 @@ def _ignored(request: Mapping[str, Any], words: str) -> dict[str, Any]:
     return {"type": "ignore", "args": None}
 
 
+def as_command(given: Any) -> Any:
+    """What was given, if it is LangGraph's ``Command``."""
+    kind = type(given)
+    named = kind.__name__ == "Command" and kind.__module__.startswith("langgraph")
+    return given if named else None
+
+
+def resume_value(given: object) -> Any:
+    """An answer as JSON; LangGraph's ``Command(resume=…)`` stands for what it resumes with.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    command = as_command(given)
+    return as_json(given if command is None else command.resume)
+
+
 def interrupts_in(output: object) -> tuple[Interrupt, ...]:
     """What the run waits for; nothing where it came to its end."""
     found = output.get("__interrupt__") if isinstance(output, Mapping) else None
@@ -265,8 +282,8 @@ class WaitingRun(BaseModel):
     def _each(self, values: Mapping[str, Any]) -> Any:
         return dict(values) if len(self.interrupts) > 1 else next(iter(values.values()), None)
 
-    def resumption(self, pending: Sequence[Interrupt]) -> Any:
-        """What LangGraph's ``Command(resume=…)`` takes: a value, or one for each by its id."""
+    def resumption(self, pending: Sequence[Interrupt]) -> dict[str, Any]:
+        """What LangGraph's ``Command(resume=…)`` takes: a value for each, by its id."""
         value = None if self.answer is None else self.answer.value
         return resumption(value, of=self.interrupts, pending=pending)
 
@@ -286,8 +303,10 @@ class WaitingRun(BaseModel):
         return rest
 
 
-def resumption(value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interrupt]) -> Any:
-    """One value for what waits, or one for each of several.
+def resumption(
+    value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interrupt]
+) -> dict[str, Any]:
+    """A value for each that waits, by its id: so None and an empty mapping are values like others.
 
     Args:
         value: The answer: one for all, or a mapping by the ids of what was asked.
@@ -298,7 +317,7 @@ def resumption(value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interru
     if isinstance(value, Mapping) and value and set(value) <= ids:
         left = {each.id for each in pending}
         return {name: answer for name, answer in value.items() if name in left}
-    return value if len(pending) == 1 else {each.id: value for each in pending}
+    return {each.id: value for each in pending}
 
 
 def without_noted(update: StateUpdate, noted: StateUpdate) -> StateUpdate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
-from langchain_convsync.models import Conversation, InboundEvent, as_json
+from langchain_convsync.models import Conversation, InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, HeldEvent, Keys
 from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.turns.agent import Before, Call, earlier
@@ -18,7 +18,9 @@ from langchain_convsync.turns.interrupts import (
     Answer,
     Interrupt,
     WaitingRun,
+    as_command,
     question_of,
+    resume_value,
     resumption,
 )
 from langchain_convsync.turns.result import Attempt
@@ -132,7 +134,8 @@ class Answers:
         """What ``prepare=`` makes, if it is an answer."""
         if self.prepare is None:
             return None
-        return as_command(self.prepare(conversation, events))
+        command: Command[Any] | None = as_command(self.prepare(conversation, events))
+        return command
 
     def _asked(
         self, resume: Resume, interrupts: Sequence[Interrupt], events: Sequence[InboundEvent]
@@ -151,7 +154,7 @@ class Answers:
             return await value if isinstance(value, Awaitable) else value
 
         try:
-            return as_json((yield from Io(block, wait)))
+            return resume_value((yield from Io(block, wait)))
         except Exception as error:  # noqa: BLE001 - whatever it raises, a human may still answer
             telemetry.count("resume_failures", error=type(error).__name__)
             reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
@@ -182,13 +185,6 @@ class Answers:
             interrupts=tuple(interrupts),
             seconds=self.timeout,
         )
-
-
-def as_command(given: Any) -> Command[Any] | None:
-    """What was given, if it is an answer to a run that waits."""
-    kind = type(given)
-    named = kind.__name__ == "Command" and kind.__module__.startswith("langgraph")
-    return given if named else None
 
 
 def command_to(value: Any) -> Command[Any]:

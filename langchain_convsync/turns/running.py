@@ -16,13 +16,17 @@ from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
 from langchain_convsync.turns.agent import Before, Call, abandon, baseline, invoke, reply_of, undo
-from langchain_convsync.turns.interrupts import WaitingRun, interrupts_in, question_of
+from langchain_convsync.turns.interrupts import (
+    WaitingRun,
+    as_command,
+    interrupts_in,
+    question_of,
+)
 from langchain_convsync.turns.result import Attempt, TurnResult, inbound
 from langchain_convsync.turns.resuming import (
     NOT_RUN,
     Answers,
     ForgottenError,
-    as_command,
     by_words,
     going_on,
 )

@@ -121,10 +121,11 @@ def test_a_refusal_tells_what_the_customer_wrote() -> None:
 
 
 def test_one_value_for_all_or_one_for_each() -> None:
-    """LangGraph wants a mapping by ids, where several wait."""
+    """LangGraph takes None and an empty mapping for no answer, unless they come by an id."""
     one, two = of({}, {})
 
-    assert resumption("x", of=[one], pending=[one]) == "x"
+    assert resumption("x", of=[one], pending=[one]) == {"0": "x"}
+    assert resumption({}, of=[one], pending=[one]) == {"0": {}}
     assert resumption("x", of=[one, two], pending=[one, two]) == {"0": "x", "1": "x"}
     assert resumption({"0": "x"}, of=[one, two], pending=[one, two]) == {"0": "x"}
     assert resumption({"0": "x", "1": "y"}, of=[one, two], pending=[two]) == {"1": "y"}
