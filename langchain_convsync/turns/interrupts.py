@@ -24,6 +24,8 @@ from langchain_convsync.turns.bounds import LONGEST_TEXT
 QUESTION_LIFE = LONGEST_SNAPSHOT
 #: Seconds for what waits for ever: some thirty years.
 NEVER = 1e9
+#: What stands for a value that is no JSON.
+_UNSERIALIZABLE = "unserializable"
 #: What an operator may decide in one word.
 Verdict: TypeAlias = Literal["approve", "reject", "respond"]
 
@@ -49,8 +51,18 @@ class Interrupt:
         try:
             value = as_json(value)
         except ValueError:  # never a text, which a customer would be asked
-            value = {"unserializable": type(value).__name__}
+            value = {_UNSERIALIZABLE: type(value).__name__}
         return cls(str(told.get("id") or ""), value)
+
+    def is_same_as(self, other: Interrupt) -> bool:
+        """Whether it is the same one, read again from the agent's memory.
+
+        A value that is no JSON, or a set, may come back from there as another one.
+        """
+        if self.id != other.id:
+            return False
+        no_json = any(_UNSERIALIZABLE in _mapping(each.value) for each in (self, other))
+        return no_json or _unordered(self.value) == _unordered(other.value)
 
     @property
     def question(self) -> str | None:
@@ -130,6 +142,19 @@ class Interrupt:
         return [each for each in requests if isinstance(each, dict)]
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _unordered(value: Any) -> Any:
+    """The value as it is whatever the order in its lists, which sets become."""
+    if isinstance(value, dict):
+        return {name: _unordered(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return sorted((_unordered(each) for each in value), key=repr)
+    return value
+
+
 def _ignored(request: Mapping[str, Any], words: str) -> dict[str, Any]:
     config = request.get("config")
     if words and isinstance(config, dict) and config.get("allow_respond"):
@@ -198,6 +223,7 @@ class WaitingRun(BaseModel):
         interrupts: What it waits for.
         seconds: After which it goes on with a refusal; None: never by itself.
         noted: What the interrupted turns have synced: not to be synced again by the rest of it.
+        notes: The names of the single updates of that, as ``TurnRecord`` gives them.
         added: Messages that they have recorded besides, likewise.
         answer: What it goes on with, once that is decided.
     """
@@ -211,6 +237,7 @@ class WaitingRun(BaseModel):
     interrupts: tuple[Interrupt, ...]
     seconds: float | None
     noted: StoredUpdate = StateUpdate()
+    notes: tuple[str, ...] = ()
     added: tuple[ConversationMessage, ...] = Field(default=(), repr=False)
     answer: Answer | None = None
 

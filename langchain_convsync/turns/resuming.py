@@ -178,12 +178,14 @@ class Answers:
         asks = "human" if question_of(interrupts) is None else "customer"
         telemetry.count("interrupts", by=asks)
         batch = attempt.batch
+        notes = () if batch.waiting is None else batch.waiting.notes
         return WaitingRun(
             turn=batch.turn_id,
             customer=batch.customer,
             thread=record.thread,
             interrupts=tuple(interrupts),
             seconds=self.timeout,
+            notes=(*notes, *record.notes),
         )
 
 
@@ -220,17 +222,12 @@ def going_on(
         if (found := (yield from earlier(call, turn))) is None:
             raise ForgottenError
         call, before = found
-    asked = [_as_pair(each) for each in waiting.interrupts]
     if not before.interrupts:
         raise ForgottenError
-    if not all(_as_pair(each) in asked for each in before.interrupts):
+    if not all(any(map(each.is_same_as, waiting.interrupts)) for each in before.interrupts):
         return None, before, {**before.values, "__interrupt__": before.interrupts}
     given = command or command_to(waiting.resumption(before.interrupts))
     return replace(call, input=given), before, None
-
-
-def _as_pair(interrupt: Interrupt) -> tuple[str, Any]:
-    return interrupt.id, interrupt.value
 
 
 def _refusals(waiting: WaitingRun, words: Sequence[str]) -> Any:

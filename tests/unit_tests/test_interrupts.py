@@ -168,3 +168,23 @@ def test_a_message_that_was_added_is_not_added_again() -> None:
     run = waiting("¿?", added=(hello,))
 
     assert run.rest_of_added([hello, hello, bye]) == [hello, bye]
+
+
+@pytest.mark.parametrize(
+    ("asked", "remembered", "same"),
+    [
+        ({"of": ["a", "b"]}, {"of": ["b", "a"]}, True),  # a set, in another process
+        (ValueError("no"), "ValueError('no')", True),  # as LangGraph's memory gives it back
+        ({"a": "\ud800"}, {"a": "?"}, True),
+        ({"total": 25}, {"total": 26}, False),
+        ("¿Qué?", "¿Dónde?", False),
+    ],
+)
+def test_an_interrupt_is_recognised_when_it_is_read_again(
+    asked: Any, remembered: Any, same: bool
+) -> None:
+    """An answer to it is for no other one."""
+    one, other = (Interrupt.of({"id": "1", "value": value}) for value in (asked, remembered))
+
+    assert other.is_same_as(one) is same
+    assert not other.is_same_as(Interrupt("2", one.value))
