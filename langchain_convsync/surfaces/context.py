@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -190,6 +191,7 @@ class TurnRecord:
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
+        notes: Names of the single updates: the step of the graph that noted it, and its values.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class TurnRecord:
         thread: str = "",
         history_given: bool,
         calls: TurnCalls | None = None,
+        noted: Sequence[str] = (),
     ) -> None:
         self.ref = ref
         self.conversation = conversation
@@ -208,6 +211,8 @@ class TurnRecord:
         self.calls = calls
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
+        self.notes: list[str] = []
+        self._noted = Counter(noted)  # by a run that was interrupted, whose steps may run again
         self._lock = _forks.lock()  # an agent calls its tools in parallel
 
     @property
@@ -216,8 +221,13 @@ class TurnRecord:
         return None if self.calls is None else self.calls.held
 
     def decide(self, update: StateUpdate) -> None:
-        """Note a state update; later ones win."""
+        """Note a state update; later ones win, and one that a step notes again says nothing new."""
+        name = _note_name(update)
         with self._lock:
+            if self._noted[name]:
+                self._noted[name] -= 1
+                return
+            self.notes.append(name)
             self.update = self.update.updated_by(update)
 
     def add(self, message: ConversationMessage) -> None:
@@ -243,6 +253,12 @@ class TurnRecord:
         }
         changes.update({name: value for name, value in decided.items() if value is not None})
         return seen.model_copy(update=changes)
+
+
+def _note_name(update: StateUpdate) -> str:
+    """The same for a step of a graph that runs again; another step has another name."""
+    place = (_run_config() or {}).get("configurable", {}).get("checkpoint_ns", "")
+    return hashlib.sha256(f"{place}/{update.model_dump_json()}".encode()).hexdigest()[:16]
 
 
 current_turn: ContextVar[TurnRecord | None] = ContextVar("convsync_current_turn", default=None)

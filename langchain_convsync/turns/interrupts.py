@@ -24,6 +24,8 @@ from langchain_convsync.turns.bounds import LONGEST_TEXT
 QUESTION_LIFE = LONGEST_SNAPSHOT
 #: Seconds for what waits for ever: some thirty years.
 NEVER = 1e9
+#: What stands for a value that is no JSON.
+_UNSERIALIZABLE = "unserializable"
 #: What an operator may decide in one word.
 Verdict: TypeAlias = Literal["approve", "reject", "respond"]
 
@@ -49,8 +51,18 @@ class Interrupt:
         try:
             value = as_json(value)
         except ValueError:  # never a text, which a customer would be asked
-            value = {"unserializable": type(value).__name__}
+            value = {_UNSERIALIZABLE: type(value).__name__}
         return cls(str(told.get("id") or ""), value)
+
+    def is_same_as(self, other: Interrupt) -> bool:
+        """Whether it is the same one, read again from the agent's memory.
+
+        A value that is no JSON, or a set, may come back from there as another one.
+        """
+        if self.id != other.id:
+            return False
+        no_json = any(_UNSERIALIZABLE in _mapping(each.value) for each in (self, other))
+        return no_json or _unordered(self.value) == _unordered(other.value)
 
     @property
     def question(self) -> str | None:
@@ -130,11 +142,41 @@ class Interrupt:
         return [each for each in requests if isinstance(each, dict)]
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _unordered(value: Any) -> Any:
+    """The value as it is whatever the order in its lists, which sets become."""
+    if isinstance(value, dict):
+        return {name: _unordered(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return sorted((_unordered(each) for each in value), key=repr)
+    return value
+
+
 def _ignored(request: Mapping[str, Any], words: str) -> dict[str, Any]:
     config = request.get("config")
     if words and isinstance(config, dict) and config.get("allow_respond"):
         return {"type": "response", "args": words}
     return {"type": "ignore", "args": None}
+
+
+def as_command(given: Any) -> Any:
+    """What was given, if it is LangGraph's ``Command``."""
+    kind = type(given)
+    named = kind.__name__ == "Command" and kind.__module__.startswith("langgraph")
+    return given if named else None
+
+
+def resume_value(given: object) -> Any:
+    """An answer as JSON; LangGraph's ``Command(resume=…)`` stands for what it resumes with.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    command = as_command(given)
+    return as_json(given if command is None else command.resume)
 
 
 def interrupts_in(output: object) -> tuple[Interrupt, ...]:
@@ -181,6 +223,7 @@ class WaitingRun(BaseModel):
         interrupts: What it waits for.
         seconds: After which it goes on with a refusal; None: never by itself.
         noted: What the interrupted turns have synced: not to be synced again by the rest of it.
+        notes: The names of the single updates of that, as ``TurnRecord`` gives them.
         added: Messages that they have recorded besides, likewise.
         answer: What it goes on with, once that is decided.
     """
@@ -194,6 +237,7 @@ class WaitingRun(BaseModel):
     interrupts: tuple[Interrupt, ...]
     seconds: float | None
     noted: StoredUpdate = StateUpdate()
+    notes: tuple[str, ...] = ()
     added: tuple[ConversationMessage, ...] = Field(default=(), repr=False)
     answer: Answer | None = None
 
@@ -265,8 +309,8 @@ class WaitingRun(BaseModel):
     def _each(self, values: Mapping[str, Any]) -> Any:
         return dict(values) if len(self.interrupts) > 1 else next(iter(values.values()), None)
 
-    def resumption(self, pending: Sequence[Interrupt]) -> Any:
-        """What LangGraph's ``Command(resume=…)`` takes: a value, or one for each by its id."""
+    def resumption(self, pending: Sequence[Interrupt]) -> dict[str, Any]:
+        """What LangGraph's ``Command(resume=…)`` takes: a value for each, by its id."""
         value = None if self.answer is None else self.answer.value
         return resumption(value, of=self.interrupts, pending=pending)
 
@@ -286,8 +330,10 @@ class WaitingRun(BaseModel):
         return rest
 
 
-def resumption(value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interrupt]) -> Any:
-    """One value for what waits, or one for each of several.
+def resumption(
+    value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interrupt]
+) -> dict[str, Any]:
+    """A value for each that waits, by its id: so None and an empty mapping are values like others.
 
     Args:
         value: The answer: one for all, or a mapping by the ids of what was asked.
@@ -298,7 +344,7 @@ def resumption(value: Any, *, of: Sequence[Interrupt], pending: Sequence[Interru
     if isinstance(value, Mapping) and value and set(value) <= ids:
         left = {each.id for each in pending}
         return {name: answer for name, answer in value.items() if name in left}
-    return value if len(pending) == 1 else {each.id: value for each in pending}
+    return {each.id: value for each in pending}
 
 
 def without_noted(update: StateUpdate, noted: StateUpdate) -> StateUpdate:

@@ -21,7 +21,6 @@ from langchain_convsync.errors import (
     NoInterruptError,
     StoreError,
 )
-from langchain_convsync.models import as_json
 from langchain_convsync.outbox import Write
 from langchain_convsync.stores.base import (
     AccountKey,
@@ -34,7 +33,7 @@ from langchain_convsync.stores.base import (
     new_token,
 )
 from langchain_convsync.telemetry import Gauge
-from langchain_convsync.turns.interrupts import NEVER, Answer, WaitingRun
+from langchain_convsync.turns.interrupts import NEVER, Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
 
 audit = logging.getLogger("langchain_convsync.audit")
@@ -181,7 +180,7 @@ def answer(
             raise NoInterruptError(message)
         entry, waiting = found
         try:
-            value = as_json(decide(waiting))
+            value = resume_value(decide(waiting))
         except ValueError as error:
             message = f"an answer is a JSON value: {type(error).__name__}"
             raise ConfigurationError(message) from error

@@ -281,6 +281,7 @@ class Processor:
             thread=thread,
             history_given=not owns_history,
             calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
+            noted=() if batch.waiting is None else batch.waiting.notes,
         )
         new = [
             HumanMessage(content=event.content, id=f"convsync-{event_key}")

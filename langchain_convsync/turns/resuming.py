@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.errors import ConfigurationError, ConvSyncError
-from langchain_convsync.models import Conversation, InboundEvent, as_json
+from langchain_convsync.models import Conversation, InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, HeldEvent, Keys
 from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.turns.agent import Before, Call, earlier
@@ -18,7 +18,9 @@ from langchain_convsync.turns.interrupts import (
     Answer,
     Interrupt,
     WaitingRun,
+    as_command,
     question_of,
+    resume_value,
     resumption,
 )
 from langchain_convsync.turns.result import Attempt
@@ -137,7 +139,8 @@ class Answers:
         """What ``prepare=`` makes, if it is an answer."""
         if self.prepare is None:
             return None
-        return as_command(self.prepare(conversation, events))
+        command: Command[Any] | None = as_command(self.prepare(conversation, events))
+        return command
 
     def _asked(
         self, resume: Resume, interrupts: Sequence[Interrupt], events: Sequence[InboundEvent]
@@ -156,7 +159,7 @@ class Answers:
             return await value if isinstance(value, Awaitable) else value
 
         try:
-            return as_json((yield from Io(block, wait)))
+            return resume_value((yield from Io(block, wait)))
         except Exception as error:  # noqa: BLE001 - whatever it raises, a human may still answer
             telemetry.count("resume_failures", error=type(error).__name__)
             reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
@@ -180,20 +183,15 @@ class Answers:
         asks = "human" if question_of(interrupts) is None else "customer"
         telemetry.count("interrupts", by=asks)
         batch = attempt.batch
+        notes = () if batch.waiting is None else batch.waiting.notes
         return WaitingRun(
             turn=batch.turn_id,
             customer=batch.customer,
             thread=record.thread,
             interrupts=tuple(interrupts),
             seconds=self.timeout,
+            notes=(*notes, *record.notes),
         )
-
-
-def as_command(given: Any) -> Command[Any] | None:
-    """What was given, if it is an answer to a run that waits."""
-    kind = type(given)
-    named = kind.__name__ == "Command" and kind.__module__.startswith("langgraph")
-    return given if named else None
 
 
 def command_to(value: Any) -> Command[Any]:
@@ -229,17 +227,12 @@ def going_on(
         if (found := (yield from earlier(call, turn))) is None:
             raise ForgottenError
         call, before = found
-    asked = [_as_pair(each) for each in waiting.interrupts]
     if not before.interrupts:
         raise ForgottenError
-    if not all(_as_pair(each) in asked for each in before.interrupts):
+    if not all(any(map(each.is_same_as, waiting.interrupts)) for each in before.interrupts):
         return None, before, {**before.values, "__interrupt__": before.interrupts}
     given = command or command_to(waiting.resumption(before.interrupts))
     return replace(call, input=given), before, None
-
-
-def _as_pair(interrupt: Interrupt) -> tuple[str, Any]:
-    return interrupt.id, interrupt.value
 
 
 def _refusals(waiting: WaitingRun, words: Sequence[str]) -> Any:

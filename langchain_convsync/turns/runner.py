@@ -323,7 +323,7 @@ class TurnRunner(_forks.Unpicklable):
             value: What ``interrupt()`` returns in the agent, JSON: for LangChain's
                 ``HumanInTheLoopMiddleware`` ``{"decisions": [{"type": "approve"}]}``, a decision
                 for each of its requests. Where several interrupts wait, a mapping by their ids, or
-                one value for all.
+                one value for all. LangGraph's ``Command(resume=…)`` stands for its value.
             account: The receiving side, as for :meth:`pause`.
 
         Returns:

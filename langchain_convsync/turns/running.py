@@ -26,14 +26,18 @@ from langchain_convsync.turns.agent import (
     reply_of,
     undo,
 )
-from langchain_convsync.turns.interrupts import WaitingRun, interrupts_in, question_of
+from langchain_convsync.turns.interrupts import (
+    WaitingRun,
+    as_command,
+    interrupts_in,
+    question_of,
+)
 from langchain_convsync.turns.result import Attempt, TurnResult, inbound
 from langchain_convsync.turns.resuming import (
     MEMORYLESS,
     NOT_RUN,
     Answers,
     ForgottenError,
-    as_command,
     by_words,
     going_on,
 )

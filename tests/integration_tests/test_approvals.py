@@ -6,6 +6,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from langgraph.types import Command
 
 from langchain_convsync._flow import run
 from langchain_convsync.dedup import once
@@ -339,6 +340,38 @@ def test_whatever_is_no_text_waits_for_a_human(
 
     assert [each.value for each in asked.interrupts] == [question]
     assert (asked.reply, again.status, turn.reply) == (None, "interrupted", "Dijiste 7 y ¿Y?")
+
+
+@pytest.mark.parametrize("value", [None, {}, False, ["sí"], {"total": 25}])
+def test_any_json_value_is_an_answer(
+    server: ReferenceServer, event_store: EventStore, calls: Calls, value: Any
+) -> None:
+    """It is what ``interrupt()`` returns, also where it says nothing."""
+    runner = TurnRunner(
+        asking({"total": 25}), client=server.client(), store=event_store, interrupt_timeout=None
+    )
+    calls.run(runner, 1, "Q1")
+
+    assert calls.resume(runner, value).reply == f"Dijiste {value}"
+
+
+@pytest.mark.parametrize("by", ["code", "resume"])
+def test_a_command_stands_for_what_it_resumes_with(
+    server: ReferenceServer, event_store: EventStore, calls: Calls, by: str
+) -> None:
+    """As LangGraph's own pages show it."""
+    settings: dict[str, Any] = {"client": server.client(), "store": event_store}
+    if by == "resume":
+        settings["resume"] = lambda _interrupts, _events: Command(resume="sí")
+    runner = TurnRunner(asking({"total": 25}), interrupt_timeout=None, **settings)
+    calls.run(runner, 1, "Q1")
+
+    if by == "code":
+        turn = calls.resume(runner, Command(resume="sí"))
+    else:
+        turn = calls.run(runner, 2, "¿Y?")
+
+    assert turn.reply == "Dijiste sí"
 
 
 def test_several_that_wait_at_once_are_answered_together(

@@ -221,8 +221,44 @@ def in_a_task(note: Note) -> Runnable[Any, Any]:
     return workflow
 
 
+def in_a_step_that_runs_again_and_one_that_does_not(note: Note) -> Runnable[Any, Any]:
+    @task
+    def noted() -> None:
+        note(step="step1")
+
+    @entrypoint(checkpointer=InMemorySaver())
+    def workflow(_given: Any) -> Any:
+        note(intent="order", step="step0")
+        noted().result()
+        return {"messages": [AIMessage(f"Dijiste {interrupt('¿Seguro?')}")]}
+
+    return workflow
+
+
+def around_a_graph_that_asks(note: Note) -> Runnable[Any, Any]:
+    inner: Any = in_a_node_before(note)
+    inner = inner.copy(update={"checkpointer": None})  # it gets that of the outer one
+
+    def around(state: MessagesState) -> dict[str, Any]:
+        note(step="step0")
+        return {"messages": inner.invoke(state)["messages"][-1:]}
+
+    graph: Any = StateGraph(MessagesState)
+    graph = graph.add_node("around", around).add_edge(START, "around")
+    agent: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
+    return agent
+
+
 @pytest.mark.parametrize(
-    "agent_of", [in_the_node_that_asks, in_a_node_before, by_state_keys, in_a_task]
+    "agent_of",
+    [
+        in_the_node_that_asks,
+        in_a_node_before,
+        by_state_keys,
+        in_a_task,
+        in_a_step_that_runs_again_and_one_that_does_not,
+        around_a_graph_that_asks,
+    ],
 )
 def test_what_was_noted_before_a_question_is_synced_once(
     server: ReferenceServer,
@@ -240,6 +276,33 @@ def test_what_was_noted_before_a_question_is_synced_once(
     assert (asked.state, seen) == (StateUpdate(intent="order", step="step1"), "step1")
     assert (done.reply, bool(done.state), syncs(server)) == ("Dijiste sí", False, 1)
     assert said(server) == ["Q1", "sí", "Dijiste sí"]
+
+
+def test_what_is_noted_anew_after_an_answer_is_synced(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """Also where it is what an earlier step had noted, and another one had changed since."""
+    note = note_of(server)
+
+    def noting(*questions: str, step: str) -> Callable[[MessagesState], dict[str, Any]]:
+        def node(_state: MessagesState) -> dict[str, Any]:
+            heard = [interrupt(question) for question in questions]
+            note(intent="order", step=step)
+            return {"messages": [AIMessage(f"Dijiste {heard}")]}
+
+        return node
+
+    nodes = [noting(step="one"), noting("¿Qué?", step="two"), noting("¿Dónde?", step="one")]
+    graph: Any = StateGraph(MessagesState)
+    for number, node in enumerate(nodes):
+        graph.add_node(str(number), node)
+        graph.add_edge(str(number - 1) if number else START, str(number))
+    agent = graph.compile(checkpointer=InMemorySaver())
+
+    for number, text in enumerate(["Hola", "pizza", "Lima"]):
+        calls.run(runner_of(agent, server, event_store), number, text)
+
+    assert (server.conversation(CUSTOMER).current_step, syncs(server)) == ("one", 3)
 
 
 def test_a_message_that_was_added_by_a_step_that_runs_again_is_recorded_once(

@@ -121,10 +121,11 @@ def test_a_refusal_tells_what_the_customer_wrote() -> None:
 
 
 def test_one_value_for_all_or_one_for_each() -> None:
-    """LangGraph wants a mapping by ids, where several wait."""
+    """LangGraph takes None and an empty mapping for no answer, unless they come by an id."""
     one, two = of({}, {})
 
-    assert resumption("x", of=[one], pending=[one]) == "x"
+    assert resumption("x", of=[one], pending=[one]) == {"0": "x"}
+    assert resumption({}, of=[one], pending=[one]) == {"0": {}}
     assert resumption("x", of=[one, two], pending=[one, two]) == {"0": "x", "1": "x"}
     assert resumption({"0": "x"}, of=[one, two], pending=[one, two]) == {"0": "x"}
     assert resumption({"0": "x", "1": "y"}, of=[one, two], pending=[two]) == {"1": "y"}
@@ -167,3 +168,23 @@ def test_a_message_that_was_added_is_not_added_again() -> None:
     run = waiting("¿?", added=(hello,))
 
     assert run.rest_of_added([hello, hello, bye]) == [hello, bye]
+
+
+@pytest.mark.parametrize(
+    ("asked", "remembered", "same"),
+    [
+        ({"of": ["a", "b"]}, {"of": ["b", "a"]}, True),  # a set, in another process
+        (ValueError("no"), "ValueError('no')", True),  # as LangGraph's memory gives it back
+        ({"a": "\ud800"}, {"a": "?"}, True),
+        ({"total": 25}, {"total": 26}, False),
+        ("¿Qué?", "¿Dónde?", False),
+    ],
+)
+def test_an_interrupt_is_recognised_when_it_is_read_again(
+    asked: Any, remembered: Any, same: bool
+) -> None:
+    """An answer to it is for no other one."""
+    one, other = (Interrupt.of({"id": "1", "value": value}) for value in (asked, remembered))
+
+    assert other.is_same_as(one) is same
+    assert not other.is_same_as(Interrupt("2", one.value))
