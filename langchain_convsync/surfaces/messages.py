@@ -35,6 +35,19 @@ def unanswered(history: Sequence[Words]) -> Counter[str]:
     return Counter(words.content for words in last)
 
 
+def unrecorded(
+    messages: Iterable[ConversationMessage], recorded: Iterable[str]
+) -> list[ConversationMessage]:
+    """Messages without those of the customer's that stand recorded, each as often as it does."""
+    left, kept = Counter(recorded), []
+    for message in messages:
+        if message.role == "user" and left[message.content]:
+            left[message.content] -= 1
+        else:
+            kept.append(message)
+    return kept
+
+
 def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     """The history as a model reads it: oldest first, customers' and bots' words only.
 
