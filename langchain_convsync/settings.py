@@ -27,7 +27,8 @@ class ServerProfile:
     """What differs between API servers; the defaults are the documented server.
 
     A public server that was observed, for example, stores customers that WAHA brings under their
-    chat id, forgets messages that are posted, records the customer's own, and knows seven intents::
+    chat id, forgets messages that are posted, records the first one of a customer by itself, and
+    knows seven intents::
 
         ServerProfile(
             prefix="/api/v1/whatsapp-providers",
@@ -44,10 +45,12 @@ class ServerProfile:
         prefix: Path under which the endpoints are mounted.
         phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``.
         history: Whether ``POST …/messages`` persists the history, or only a sync that carries
-            the list does. With ``sync`` a turn's messages are one PUT of the list as just read
-            plus them; what another client writes between that read and the PUT is overwritten.
-        records_inbound: Whether the server itself records the customer's messages: then they are
-            not written again, and its records of them are not given to the agent as history.
+            the list does. With ``sync`` every surface writes by a PUT of the list as just read plus
+            what is new, and the clients' ``add_message`` refuses; what another process writes
+            between that read and the PUT is overwritten.
+        records_inbound: Whether the server itself records the customer's messages, if only the
+            first one of a conversation: then each is looked for and written only where it is
+            missing, and the server's records are not given to the agent as history.
         context_sync: Whether a sync merges the context's top-level keys or replaces it whole. With
             ``replace`` it carries the rest of the context as just read, history included.
         intents: The intents that the server accepts; None accepts all.

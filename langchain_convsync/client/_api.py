@@ -16,7 +16,11 @@ from langchain_convsync.client._caller import Caller, Pace
 from langchain_convsync.client._exchange import Request
 from langchain_convsync.client._identity import joined, require_same
 from langchain_convsync.client._tenants import Flights, Key, TenantCache
-from langchain_convsync.errors import APIStatusError, ConversationNotFoundError
+from langchain_convsync.errors import (
+    APIStatusError,
+    ConfigurationError,
+    ConversationNotFoundError,
+)
 from langchain_convsync.models import (
     Conversation,
     PartialConversation,
@@ -47,6 +51,11 @@ _OPERATIONS = {
     "PUT": "sync_conversation",
     "POST": "add_message",
 }
+_FORGOTTEN = (
+    'this API server forgets messages that are posted, says its ServerProfile(history="sync"), and '
+    "a session id is not enough to read the history that a sync would have to carry: write with "
+    "ConvSyncChatMessageHistory(phone_number, client=client).add_messages([…]), which does"
+)
 
 
 class Api(Unpicklable):
@@ -243,6 +252,8 @@ class Api(Unpicklable):
     ) -> Flow[PartialConversation]:
         """Append a message to a conversation; see ``ConvSyncClient.add_message``."""
         body = outgoing.message_body(role, content)
+        if self.profile.history == "sync":
+            raise ConfigurationError(_FORGOTTEN)
         path = f"/agent/conversations/{path_segment(session_id)}/messages"
         request = self._caller.request("POST", path, body, idempotency_key)
         return (yield from self._write(request, session_id, target, timeout, attempts))

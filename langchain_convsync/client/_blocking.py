@@ -189,7 +189,8 @@ class ConvSyncClient(Unpicklable):
         Raises:
             ConversationNotFoundError: The session is gone, e.g. it has expired.
             ConversationMismatchError: The answer is about another customer.
-            ConfigurationError: The role is not one of the two, or the text cannot be sent.
+            ConfigurationError: The role is not one of the two, the text cannot be sent, or the
+                server forgets what is posted (``ServerProfile(history="sync")``).
             APIError: Anything else; ``ambiguous`` tells whether it may have been recorded.
         """
         flow = self.api.add_message(

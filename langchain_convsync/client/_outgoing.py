@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.models import StateUpdate
+from langchain_convsync.models import Conversation, StateUpdate, Words
 from langchain_convsync.settings import DOCUMENTED_PREFIX, OBSERVED_PREFIX, ServerProfile
 
+_MILLISECOND = timedelta(milliseconds=1)
 _KNOWN_PREFIXES = (DOCUMENTED_PREFIX.strip("/"), OBSERVED_PREFIX.strip("/"))
 
 
@@ -109,6 +111,42 @@ def sync_body(
     if carried is not None:
         body["context"] = {**carried, **body.get("context", {})}
     return _json(body)
+
+
+def carried(
+    read: Conversation, messages: Sequence[Words], at: datetime, profile: ServerProfile
+) -> dict[str, Any]:
+    """The context that goes along with a sync that replaces what is on the server.
+
+    Where a sync alone persists messages, it is the whole history with those at its end; where a
+    sync replaces the context, it is the rest of it, the server's own keys included.
+
+    Args:
+        read: The conversation as it was just read.
+        messages: What is to be added to its history.
+        at: When they were said.
+        profile: What the API server does.
+    """
+    context = dict(read.context) if profile.context_sync == "replace" else {}
+    if messages:
+        history = [*read.entries, *_entries(read, messages, at)]
+        cap = profile.history_cap
+        context["previousMessages"] = history if cap is None else history[-cap:]
+        if said := [message.content for message in messages if message.role == "user"]:
+            context["lastUserMessage"] = said[-1]
+    return context
+
+
+def _entries(read: Conversation, messages: Sequence[Words], at: datetime) -> list[dict[str, Any]]:
+    """The messages as the server would have recorded them: each with a time, after all others."""
+    times = [m.timestamp for m in read.said if m.timestamp is not None and m.timestamp.tzinfo]
+    at = max([at, *times])
+    entries = []
+    for message in messages:
+        at += _MILLISECOND
+        text = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entries.append({"role": message.role, "content": message.content, "timestamp": text})
+    return entries
 
 
 def _state_update(update: StateUpdate | Mapping[str, Any]) -> StateUpdate:

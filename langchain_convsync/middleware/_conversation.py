@@ -343,7 +343,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             if access.turn is None and notes.open:
                 for own, text in list(notes.pending.items()):
                     if text:
-                        yield from access.append(ConversationMessage(role="user", content=text))
+                        said = ConversationMessage(role="user", content=text)
+                        yield from access.append(said, before=share.conversation)
                     notes.written(own)
                     yield from share.save()
                 if reply and (not key or key != notes.replied):
@@ -355,8 +356,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         except ConvSyncError as error:
             self._failed(error, "write")
         if notes.watermark is not None and reply and (access.turn is not None or notes.open):
-            said = [ConversationMessage(role="bot", content=reply)]
-            notes.watermark = Watermark.of(notes.watermark).after_saying(said).plain()
+            replied = [ConversationMessage(role="bot", content=reply)]
+            notes.watermark = Watermark.of(notes.watermark).after_saying(replied).plain()
         notes.close()
         yield from share.save()
 

@@ -7,14 +7,13 @@ replaces the context, it carries the rest of it. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.models import Conversation, Words
 from langchain_convsync.outbox.plan import Anchor, Write
 from langchain_convsync.settings import ServerProfile
-
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 def carried(read: Conversation, write: Write, pos: int, profile: ServerProfile) -> dict[str, Any]:
@@ -26,16 +25,8 @@ def carried(read: Conversation, write: Write, pos: int, profile: ServerProfile) 
         pos: How many of its messages are in there already.
         profile: What the API server does.
     """
-    context = dict(read.context) if profile.context_sync == "replace" else {}
-    if write.kind == "append":
-        new = write.messages[pos:]
-        history = [*read.entries, *_entries(read, write, new)]
-        cap = profile.history_cap
-        context["previousMessages"] = history if cap is None else history[-cap:]
-        said = [message.content for message in new if message.role == "user"]
-        if said:
-            context["lastUserMessage"] = said[-1]
-    return context
+    decided_at = datetime.fromtimestamp(write.decided_at, UTC)
+    return outgoing.carried(read, write.messages[pos:], decided_at, profile)
 
 
 def place_written(
@@ -57,15 +48,3 @@ def place_written(
     written = history[start + 1 : start + 1 + len(messages)]
     alike = [(m.role, m.content) for m in written] == [(m.role, m.content) for m in messages]
     return start + len(messages) if alike else None
-
-
-def _entries(read: Conversation, write: Write, messages: Sequence[Words]) -> list[dict[str, Any]]:
-    """The messages as the server would have recorded them: each with a time, after all others."""
-    times = [m.timestamp for m in read.said if m.timestamp is not None and m.timestamp.tzinfo]
-    at = max([datetime.fromtimestamp(write.decided_at, UTC), *times])
-    entries = []
-    for message in messages:
-        at += _MILLISECOND
-        text = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        entries.append({"role": message.role, "content": message.content, "timestamp": text})
-    return entries

@@ -7,7 +7,6 @@ from typing import Any
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
-from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.base import Acquired, Operation
 
 
@@ -16,7 +15,6 @@ def writes_for(
     messages: Iterable[ConversationMessage],
     update: StateUpdate,
     *,
-    profile: ServerProfile,
     phone_number: str,
     turn: str,
     number: int,
@@ -27,9 +25,8 @@ def writes_for(
 
     Args:
         conversation: Where to, as it was read.
-        messages: In order; what the server records by itself is left out.
+        messages: In order, without those that were seen to be recorded.
         update: Without a word about ``is_active`` the conversation stays as open as it was read.
-        profile: What the API server does.
         phone_number: See :class:`Write`, for this and what follows.
         turn: The turn's id.
         number: The turn's number.
@@ -45,11 +42,8 @@ def writes_for(
         "number": number,
         "decided_at": decided_at,
     }
-    ours = tuple(
-        message for message in messages if not (profile.records_inbound and message.role == "user")
-    )
     writes = []
-    if ours:
+    if ours := tuple(messages):
         writes.append(Write(kind="append", messages=ours, base=base, **common))
     if update:
         active = conversation.is_active if update.is_active is None else update.is_active

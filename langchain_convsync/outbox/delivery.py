@@ -29,6 +29,7 @@ from langchain_convsync.outbox.plan import (
     Write,
     carries_what_was_read,
     is_applied,
+    may_be_recorded,
     plan,
 )
 from langchain_convsync.outbox.queue import (
@@ -165,9 +166,10 @@ class Outbox(OperationQueue[WriteJob]):
         yield from self._store_retry(job, delay=delay, sent_at=sent_at)
         return delay
 
-    def _confirm(self, job: WriteJob, anchor: Anchor | None) -> None:
+    def _confirm(self, job: WriteJob, anchor: Anchor | None, *, end: int | None = None) -> None:
         noted = None if anchor is None else anchor.model_dump_json()
-        self._remember_confirmed(job, end=job.end, last=job.last, anchor=noted)
+        end = job.end if end is None else end
+        self._remember_confirmed(job, end=end, last=end >= job.write.parts, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
         job.read = None
 
@@ -196,7 +198,14 @@ class Outbox(OperationQueue[WriteJob]):
 
     def _verify_append(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         history, place = conversation.said, None
-        if job.cursor.sent_at is not None:
+        if job.cursor.sent_at is None:
+            if may_be_recorded(job.write, job.cursor.pos, self._api.profile):
+                own = job.recorded_by_server(history)
+                if own is not None:
+                    at = Anchor.at(conversation.session_id, history, own)
+                    self._confirm(job, at, end=job.cursor.pos + 1)
+                    return 0.0
+        else:
             try:
                 place = job.recorded(history)
             except LookupError as error:

@@ -8,9 +8,10 @@ from typing import Any
 
 from langchain_convsync.models import Conversation, PartialConversation, StateUpdate, Words
 from langchain_convsync.outbox.carry import carried, place_written
-from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, is_recorded
+from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, find, is_recorded
 from langchain_convsync.outbox.queue import Head
 from langchain_convsync.settings import CallTarget, ServerProfile
+from langchain_convsync.surfaces.messages import unanswered
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,11 +41,6 @@ class WriteJob(Head):
     def end(self) -> int:
         """The position after the part that is next: one PUT takes all messages at once."""
         return self.write.parts if self.carries else self.cursor.pos + 1
-
-    @property
-    def last(self) -> bool:
-        """Whether the part that is next is the last one."""
-        return self.end >= self.write.parts
 
     @property
     def key(self) -> str:
@@ -82,6 +78,19 @@ class WriteJob(Head):
             anchor = None if note is None else Anchor.stored(note)
             return place_written(history, messages[pos:], anchor)
         return is_recorded(history, messages[pos], anchor_for(self.write, pos, self.anchor))
+
+    def recorded_by_server(self, history: Sequence[Words]) -> int | None:
+        """Where the part stands although it was not sent; None if it does not.
+
+        It came after all that its turn has read or, where that is not in the history any more,
+        after the last answer.
+        """
+        message, pos = self.write.messages[self.cursor.pos], self.cursor.pos
+        try:
+            return is_recorded(history, message, anchor_for(self.write, pos, self.anchor))
+        except LookupError:
+            start = len(history) - unanswered(history).total()
+            return find(history, message, start)
 
     def anchor_in(self, answer: PartialConversation) -> Anchor | None:
         """Where the answer to the part shows the last message that it recorded."""

@@ -53,6 +53,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.surfaces.messages import unanswered, unrecorded
 
 logger = logging.getLogger(__name__)
 
@@ -241,11 +242,12 @@ class Journal:
     ) -> list[Write]:
         read = known.conversation
         fresh = known.settled and self._clock() - known.read_at <= FRESH
+        if self._api.profile.records_inbound:
+            messages = unrecorded(messages, unanswered(read.said).elements())
         return writes_for(
             read,
             messages,
             StateUpdate(),
-            profile=self._api.profile,
             phone_number=ref.phone_number,
             turn=acquired.events[0].event_key,
             number=acquired.turns + 1,

@@ -254,9 +254,17 @@ def plan(
         settled = cursor.sent_at + ATTEMPT + profile.settle
         return Wait(settled - now) if now < settled else Verify(cursor.pos)
     stale = cursor.tries > 0 or now - write.decided_at > FRESH
-    if not verified and (carries or (write.kind == "sync_state" and stale)):
+    unsure = carries or (write.kind == "sync_state" and stale)
+    if cursor.sent_at is None:
+        unsure = unsure or may_be_recorded(write, cursor.pos, profile)
+    if unsure and not verified:
         return Verify(cursor.pos)
     return Send(cursor.pos, cursor.tries + 1)
+
+
+def may_be_recorded(write: Write, pos: int, profile: ServerProfile) -> bool:
+    """Whether the server may have recorded the part by itself: the customer's own words."""
+    return profile.records_inbound and write.kind == "append" and write.messages[pos].role == "user"
 
 
 def carries_what_was_read(write: Write, profile: ServerProfile) -> bool:
@@ -283,7 +291,7 @@ def is_recorded(history: Sequence[Words], message: Words, anchor: Anchor | None)
     if start is None:
         reason = "the last confirmed message is not in the history any more"
         raise LookupError(reason)
-    return _find(history, message, start + 1)
+    return find(history, message, start + 1)
 
 
 def is_applied(conversation: Conversation, write: Write) -> bool:
@@ -324,7 +332,7 @@ def overlay(
         if write.kind == "sync_state" and not is_applied(conversation, write):
             patch = patch.updated_by(write.update)
         for message in write.messages[pos if number == 0 else 0 :]:
-            found = _find(history, message, place + 1)
+            found = find(history, message, place + 1)
             if found is None:
                 history.append(Said(message.role, message.content, message.timestamp))
                 entries.append(message.model_dump(by_alias=True, mode="json"))
@@ -342,7 +350,8 @@ def overlay(
     return conversation.model_copy(update=changes)
 
 
-def _find(history: Sequence[Words], message: Words, start: int) -> int | None:
+def find(history: Sequence[Words], message: Words, start: int) -> int | None:
+    """The first place, from ``start``, where these words stand; None if they do not."""
     for place in range(start, len(history)):
         if (history[place].role, history[place].content) == (message.role, message.content):
             return place

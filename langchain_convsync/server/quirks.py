@@ -39,10 +39,10 @@ QUIRKS: Mapping[str, str] = {
     "intent_enum": "intents other than seven are answered with 500, and nothing is stored",
     "intent_repeats": "the same intent or step again becomes the previous one too",
     "last_20": "a new message leaves the last 20; a history that a sync brings is not capped",
-    "messages_not_stored": "a message is answered as if stored, but is not, once a context exists",
+    "messages_not_stored": "no message is stored once a context exists, posted ones only look it",
     "fixed_expiry": "agents' writes do not prolong a conversation, and reach expired ones too",
     "hex_bot_ids": "a botId that is not 24 hex digits is answered with 500",
-    "records_inbound": "the webhook records the customer's message itself",
+    "records_inbound": "the webhook records the customer's message itself, as far as any is stored",
     "keys_ignored": "Idempotency-Key is not looked at",
     "context_replaced": "the context of a sync replaces the whole context, history included",
 }
@@ -157,8 +157,8 @@ class Quirks:
     def received(self, db: Session, row: ConversationRow, text: str) -> None:
         """WAHA told of a message."""
         if "records_inbound" in self and text:
-            conversation.append(db, row, NewMessage(role="user", content=text))
-            self._cap(db, row)
+            with self.append(db, row, NewMessage(role="user", content=text)):
+                pass
 
     def touch(self, row: ConversationRow, at: datetime) -> None:
         """An agent wrote."""

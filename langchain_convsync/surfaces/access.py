@@ -2,16 +2,22 @@
 
 Every surface goes through :class:`Access`. Inside a ``TurnRunner`` no write touches the wire: it is
 recorded, and the turn writes it once. Outside, a write is one request to where a fresh read says.
+Where a write replaces what is on the server, it carries what was just read, and this process writes
+one at a time: two at once would undo each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Self, cast
 
-from langchain_convsync._flow import Flow
+from langchain_convsync import _forks
+from langchain_convsync._flow import Flow, Polling, sleep
 from langchain_convsync.client import Api
+from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.errors import APIError, ConfigurationError
 from langchain_convsync.models import (
     Conversation,
@@ -30,6 +36,39 @@ from langchain_convsync.surfaces.context import (
     current_turn,
     resolve,
 )
+from langchain_convsync.surfaces.messages import unanswered
+
+
+class _Rewrites:
+    """The histories that this process is replacing now, each by one writer."""
+
+    def __init__(self) -> None:
+        self._under_way: set[Hashable] = set()
+        self._lock = _forks.lock()
+        _forks.in_child(self, _Rewrites._begin_anew)
+
+    def begin(self, conversation: Hashable) -> Flow[None]:
+        """Wait until no one else replaces it."""
+        polling = Polling()
+        while not self._claim(conversation):
+            yield from sleep(polling.pause())
+
+    def end(self, conversation: Hashable) -> None:
+        """The next one may."""
+        self._under_way.discard(conversation)
+
+    def _claim(self, conversation: Hashable) -> bool:
+        with self._lock:
+            if conversation in self._under_way:
+                return False
+            self._under_way.add(conversation)
+            return True
+
+    def _begin_anew(self) -> None:
+        self._under_way = set()
+
+
+_rewrites = _Rewrites()
 
 
 class Access:
@@ -49,6 +88,8 @@ class Access:
         self._api = api
         self._ref = ref
         self._read: Conversation | None = None
+        #: The customer's words of this operation that are known to stand in the history.
+        self._accounted: Counter[str] = Counter()
 
     @classmethod
     def to(
@@ -144,28 +185,51 @@ class Access:
         if self.turn is not None:
             self.turn.decide(update)
             return None
+        if update.context and self._api.profile.context_sync == "replace":
+            return (yield from self._rewrite(update))
         before = yield from self.read()
-        if update.is_active is None:  # servers take a missing one for true, and reopen
-            update = update.model_copy(update={"is_active": before.is_active})
-        return (
-            yield from self._api.sync_conversation(before.session_id, update, target=self._target)
-        )
+        return (yield from self._sync(before, update))
 
-    def append(self, message: ConversationMessage) -> Flow[None]:
-        """Write one message at the end of the history.
+    def append(
+        self, message: ConversationMessage, *, before: Conversation | None = None
+    ) -> Flow[None]:
+        """Write one message at the end of the history, by whatever persists it on this server.
+
+        Where the server may have recorded the customer's words itself, they are looked for first.
+
+        Args:
+            message: The message.
+            before: The conversation as it was read before anything was answered, if it was.
 
         Raises:
             APIError: The API server did not accept it.
+            ConfigurationError: The message cannot be sent.
             ConversationMismatchError: It told about another conversation.
         """
         if self.turn is not None:
             self.turn.add(message)
             return
-        if message.role == "user" and self._api.profile.records_inbound:
-            return  # the server did, when the message arrived
-        session_id = self._ref.session_id or (yield from self.read()).session_id
-        role = cast("Role", message.role)  # the client refuses any other
-        yield from self._api.add_message(session_id, role, message.content, target=self._target)
+        profile = self._api.profile
+        if profile.records_inbound and message.role == "user":
+            if before is None or not self._stands_in(before, message):
+                self._read = None
+                before = yield from self.read()
+            if self._stands_in(before, message):
+                self._accounted[message.content] += 1
+                return
+        if profile.history == "sync":
+            self._api.require_sendable(message.role, message.content)
+            yield from self._rewrite(StateUpdate(), message)
+        else:
+            session_id = self._ref.session_id or (yield from self.read()).session_id
+            role = cast("Role", message.role)  # the client refuses any other
+            yield from self._api.add_message(session_id, role, message.content, target=self._target)
+        self._accounted[message.content] += message.role == "user"
+
+    def _stands_in(self, conversation: Conversation, message: ConversationMessage) -> bool:
+        """Whether the server has recorded the message, besides those that are known here."""
+        recorded = unanswered(conversation.said)[message.content]
+        return recorded > self._accounted[message.content]
 
     def clear(self) -> Flow[None]:
         """Empty the history: one sync that carries an empty list, and a look whether it helped.
@@ -184,13 +248,9 @@ class Access:
         before = yield from self.read()
         if not before.messages:
             return
-        rest = before.context if self._api.profile.context_sync == "replace" else {}
-        yield from self._api.sync_conversation(
-            before.session_id,
-            StateUpdate(is_active=before.is_active),
-            target=self._target,
-            carried={**rest, "previousMessages": [], "lastUserMessage": ""},
-        )
+        context = outgoing.carried(before, [], datetime.now(UTC), self._api.profile)
+        context |= {"previousMessages": [], "lastUserMessage": ""}
+        yield from self._sync(before, StateUpdate(), context)
         self._read = None
         after = yield from self.read()
         if any(message in before.messages for message in after.messages):
@@ -199,6 +259,30 @@ class Access:
                 "the conversation, when that expires"
             )
             raise APIError(message)
+
+    def _rewrite(
+        self, update: StateUpdate, *messages: ConversationMessage
+    ) -> Flow[PartialConversation]:
+        """One sync that replaces what a fresh read shows, so that it carries the rest of it."""
+        conversation = self._api.base_url, self._ref.phone_number
+        yield from _rewrites.begin(conversation)
+        try:
+            self._read = None
+            before = yield from self.read()
+            context = outgoing.carried(before, messages, datetime.now(UTC), self._api.profile)
+            return (yield from self._sync(before, update, context))
+        finally:
+            _rewrites.end(conversation)
+
+    def _sync(
+        self, before: Conversation, update: StateUpdate, carried: dict[str, Any] | None = None
+    ) -> Flow[PartialConversation]:
+        if update.is_active is None:  # servers take a missing one for true, and reopen
+            update = update.model_copy(update={"is_active": before.is_active})
+        request = self._api.sync_conversation(
+            before.session_id, update, target=self._target, carried=carried
+        )
+        return (yield from request)
 
     @property
     def _target(self) -> CallTarget:

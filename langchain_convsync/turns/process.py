@@ -338,8 +338,7 @@ class Processor:
         rerun: bool = False,
     ) -> Flow[Turn | None]:
         outcome, lease = result.outcome(attempt.batch), attempt.acquired.lease
-        profile, queued = self._api.profile, self._queues_replies
-        commit = result.commit(attempt, outcome, profile, queue_reply=queued)
+        commit = result.commit(attempt, outcome, queue_reply=self._queues_replies)
         guarded = replace(
             commit,
             unless_paused=result.reply is not None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -22,9 +22,10 @@ from langchain_convsync.outbox import (
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
-from langchain_convsync.settings import CallTarget, ServerProfile
+from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.surfaces.messages import unrecorded
 from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
@@ -40,10 +41,12 @@ class CurrentConversation:
     Attributes:
         conversation: With the writes that are still on their way.
         base: The end of the history that was read, if no write was on its way.
+        recorded: What the server was seen to have recorded of the turn's events by itself.
     """
 
     conversation: Conversation
     base: Anchor | None = None
+    recorded: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -58,14 +61,15 @@ class CurrentConversation:
                 are left out, or the agent would read the customer's words twice.
         """
         base, current = None, conversation
+        recorded: tuple[str, ...] = ()
         if acquired.operations:
             current = overlaid(conversation, acquired)
         else:
             base = Anchor.end_of(conversation)
         if batch is not None:
             own = _own_records(current.said, batch, _known(acquired, conversation.session_id))
-            current = _without(current, own)
-        return cls(current, base)
+            current, recorded = _without(current, own), tuple(own.values())
+        return cls(current, base, recorded)
 
 
 class Snapshot:
@@ -152,7 +156,6 @@ class TurnResult:
         self,
         attempt: Attempt,
         outcome: Outcome,
-        profile: ServerProfile,
         *,
         queue_reply: bool = False,
     ) -> Commit:
@@ -161,10 +164,8 @@ class TurnResult:
         writes: list[Write] = []
         tenant, snapshot, ttl = None, None, 0.0
         if current is not None:
-            writes = self._writes(attempt, current, profile)
-            everything = writes
-            if profile.records_inbound:  # what the server records itself is in there, too
-                everything = self._writes(attempt, current, replace(profile, records_inbound=False))
+            writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
+            everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
             if is_named(attempt.batch.latest):  # else the next event may be for another tenant
                 snapshot, ttl = _snapshot(current.conversation, everything)
@@ -195,13 +196,15 @@ class TurnResult:
         return [Operation(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(
-        self, attempt: Attempt, current: CurrentConversation, profile: ServerProfile
+        self,
+        attempt: Attempt,
+        current: CurrentConversation,
+        messages: Sequence[ConversationMessage],
     ) -> list[Write]:
         return writes_for(
             current.conversation,
-            self.messages,
+            messages,
             self.update,
-            profile=profile,
             phone_number=attempt.ref.phone_number,
             turn=attempt.batch.turn_id,
             number=attempt.acquired.turns + 1,
@@ -218,24 +221,24 @@ def _known(acquired: Acquired, session_id: str) -> Sequence[Said]:
     return left.said if left is not None and left.session_id == session_id else ()
 
 
-def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> set[int]:
-    """Where the server's own records of the turn's events stand.
+def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> dict[int, str]:
+    """Where the server's own records of the turn's events stand, with what the events say.
 
     They are new since the last turn, and may stand before its reply: the customer wrote while the
     agent was thinking. Without a last turn they are at the tail.
     """
-    wanted = [event.possible_records for _, event in batch.events if event.by == "customer"]
+    wanted = [event for _, event in batch.events if event.by == "customer"]
     now, before = ([(m.role, m.content) for m in some] for some in (history, known))
     start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
     same = SequenceMatcher(None, before, now[start:], autojunk=False).get_matching_blocks()
     old = {start + block.b + offset for block in same for offset in range(block.size)}
-    own: set[int] = set()
+    own: dict[int, str] = {}
     for place in range(len(history) - 1, start - 1, -1):
         role, content = now[place]
-        words = next((each for each in reversed(wanted) if content in each), None)
-        if role == "user" and place not in old and words is not None:
-            own.add(place)
-            wanted.remove(words)
+        told = (each for each in reversed(wanted) if content in each.possible_records)
+        if role == "user" and place not in old and (event := next(told, None)) is not None:
+            own[place] = event.content
+            wanted.remove(event)
     return own
 
 

@@ -99,7 +99,13 @@ def test_the_profile_of_a_server_with_a_long_history_is_right(quirk: str) -> Non
 def test_the_profile_of_the_observed_server_is_whole() -> None:
     """With twenty messages of a customer, nothing but the settle time is a guess."""
     with quirky("observed") as server:
-        arrive(server, 20)
+        said = [{"role": "user", "content": f"m{n}"} for n in range(20)]
+        server.create_conversation(
+            phone_number="51999999999@c.us",
+            subdomain="restaurant",
+            bot_id=BOT,
+            context={"previousMessages": said},
+        )
         report = tried(server)
 
     assert report.profile == server.profile

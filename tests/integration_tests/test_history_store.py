@@ -352,14 +352,18 @@ def test_what_many_threads_add_is_written_once_each(
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_server_that_records_the_customer_itself_is_told_the_replies_only(
-    server: ReferenceServer, store: EventStore, mode: Mode
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_a_server_has_recorded_of_the_customer_is_not_told_again(
+    server: ReferenceServer, store: EventStore, mode: Mode, recorded: bool
 ) -> None:
-    """As everywhere else."""
+    """And what it has not, although its profile says that it does, is written."""
+    if recorded:
+        with server.client() as their:
+            their.add_message(server.conversation(PHONE).session_id, "user", "Hola")
     with server.client(profile=ServerProfile(records_inbound=True)) as client:
         mode.add(memory(client, store), HumanMessage("Hola"), AIMessage("¡Hola!"))
 
-    assert words(server) == ["¡Hola!"]
+    assert words(server) == ["Hola", "¡Hola!"]
 
 
 @pytest.mark.usefixtures("impatient")

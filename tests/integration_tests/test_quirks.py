@@ -264,15 +264,25 @@ def test_hex_bot_ids_fails_on_others() -> None:
     assert [answer.status_code for answer in asked] == [500, 200, 200]
 
 
-@pytest.mark.parametrize(("quirks", "kept"), [((), []), (("records_inbound",), ["hola"])])
+@pytest.mark.parametrize(
+    ("quirks", "kept"),
+    [
+        ((), []),
+        (("records_inbound",), ["hola", "¿hola?"]),
+        (("records_inbound", "messages_not_stored"), ["hola"]),
+        (("observed",), ["hola"]),
+    ],
+)
 def test_records_inbound_keeps_the_customers_words(
     quirks: tuple[str, ...], kept: list[str]
 ) -> None:
-    """The documented flow leaves that to the agent."""
+    """The documented flow leaves that to the agent; what forgets messages forgets these, too."""
     with Quirky(*quirks) as server:
         server.told_by_waha(1, "hola")
+        server.told_by_waha(2, "¿hola?")
+        found = server.conversation(JID if "observed" in quirks else CUSTOMER)
 
-        assert texts(server) == kept
+        assert [message.content for message in found.messages] == kept
 
 
 def test_keys_ignored_applies_a_repeated_request_again() -> None:

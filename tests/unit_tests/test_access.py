@@ -16,7 +16,7 @@ from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef, in_conversation
-from tests.surfaces import BOT, PHONE, TENANT, conversation, sync_and_async
+from tests.surfaces import BOT, HISTORY, PHONE, TENANT, conversation, sync_and_async
 
 CUSTOMER = ConversationMessage(role="user", content="Una pizza")
 
@@ -113,15 +113,39 @@ async def test_a_known_session_is_not_looked_up(mode: str) -> None:
 
 
 @sync_and_async
-async def test_a_server_that_records_what_arrives_is_not_told_again(mode: str) -> None:
-    """It would have the customer say everything twice."""
-    server = FakeServer()
+async def test_a_server_that_has_recorded_what_arrived_is_not_told_again(mode: str) -> None:
+    """It would have the customer say everything twice; what is not there is written."""
+    server = FakeServer(context={"previousMessages": [CUSTOMER.model_dump()]})
     one = access(server, records_inbound=True)
 
     await perform(mode, one.append(CUSTOMER))
     await perform(mode, one.append(ConversationMessage(role="bot", content="Claro")))
+    await perform(mode, one.append(CUSTOMER))  # once more, and it stands there once
 
-    assert server.requests[1:] == [("POST", {"role": "bot", "content": "Claro"})]
+    posted = [{"role": "bot", "content": "Claro"}, {"role": "user", "content": "Una pizza"}]
+    assert [body for method, body in server.requests if method == "POST"] == posted
+
+
+@pytest.mark.parametrize("profile", [{"history": "sync"}, {"context_sync": "replace"}])
+@sync_and_async
+async def test_what_replaces_carries_what_a_read_just_showed(
+    mode: str, profile: dict[str, Any]
+) -> None:
+    """One read before each, however many there are in an operation; it stays closed."""
+    server = FakeServer(isActive=False)
+    one = access(server, **profile)
+    by_sync = profile == {"history": "sync"}
+    for number in range(2):
+        if by_sync:
+            await perform(mode, one.append(CUSTOMER))
+        else:
+            await perform(mode, one.decide(StateUpdate(context={"number": number})))
+
+    assert server.methods == ["GET", "PUT", "GET", "PUT"]
+    body = server.requests[1][1]
+    assert body["isActive"] is False
+    assert len(body["context"]["previousMessages"]) == len(HISTORY) + by_sync
+    assert body["context"].get("orderTotal") == (None if by_sync else 25.0)
 
 
 @pytest.mark.parametrize(

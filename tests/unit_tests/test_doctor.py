@@ -136,6 +136,7 @@ def test_every_spelling_is_tried_once_and_the_exact_number_first() -> None:
     [
         (conversation(), False),
         (conversation(("user", "Hola")), True),
+        (conversation(("user", "Hola"), ("user", "Una pizza")), True),
         (conversation(("user", "Hola"), ("bot", "convsync doctor 0: a test")), True),
         (conversation(("bot", "convsync doctor 0: a test")), False),
         (conversation(("user", "Hola"), ("bot", "¡Hola!")), None),
@@ -151,6 +152,15 @@ def test_who_recorded_the_customers_words_is_told_where_it_can_be(
 
     assert found.profile.get("records_inbound") == seen
     assert (found.status == "skipped") == (seen is None)
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(1, True), (2, False)])
+def test_one_message_does_not_tell_what_becomes_of_the_next(number: int, is_told: bool) -> None:
+    """The server that was observed stores a conversation's first one only."""
+    found = inbound(conversation(*[("user", f"Hola {each}") for each in range(number)]))
+
+    assert ("cannot tell whether it records later ones" in found.message) == is_told
+    assert ("let the customer write again" in found.advice) == is_told
 
 
 @pytest.mark.parametrize(

@@ -247,10 +247,20 @@ def inbound(read: Conversation) -> Finding:
             "an agent was here, so it cannot be told who recorded what the customer wrote",
             "let a new customer write once while no agent runs, and ask for that --phone",
         )
+    advice = "pass ServerProfile(records_inbound=True) to the client, or messages are there twice"
+    if len(said) > 1:
+        return CONVERSATION.warning(
+            "inbound",
+            "the API server records what the customer writes: no agent was here",
+            advice,
+            records_inbound=True,
+        )
     return CONVERSATION.warning(
         "inbound",
-        "the API server records what the customer writes: no agent was here",
-        "pass ServerProfile(records_inbound=True) to the client, or messages are there twice",
+        "the API server records what the customer writes first: no agent was here; one message "
+        "cannot tell whether it records later ones, and some servers do not",
+        f"{advice}; what is missing after a turn is recorded. To know, let the customer write "
+        "again while no agent runs, and look whether both are there",
         records_inbound=True,
     )
 
