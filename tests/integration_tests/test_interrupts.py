@@ -12,6 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_convsync._flow import run
@@ -143,6 +144,33 @@ def test_a_store_that_has_forgotten_the_question_takes_the_answer_all_the_same(
     run(event_store.forget(run(operators.conversation_key_of(event_store, CUSTOMER))))
 
     assert calls.run(runner, 2, "sí").reply == "Dijiste sí"
+
+
+def test_a_memory_that_cannot_be_changed_locks_nobody_out(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """It waits on after a run failed for good, so the next message is tried as an answer first."""
+
+    class Unchanged(CompiledStateGraph[Any, Any, Any, Any]):
+        def update_state(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError
+
+        async def aupdate_state(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError
+
+    def ask(_state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"Tienes {int(interrupt('¿Edad?'))}")]}
+
+    graph: Any = StateGraph(MessagesState)
+    agent = graph.add_node("ask", ask).add_edge(START, "ask").compile(checkpointer=InMemorySaver())
+    agent.__class__ = Unchanged
+    runner = runner_of(agent, server, event_store, max_errors=2)
+
+    texts = enumerate(["Hola", "no sé", "¿Hay alguien?", "42"])
+    turns = [calls.run(runner, number, text) for number, text in texts]
+
+    assert [turn.status for turn in turns] == ["interrupted", "failed", "interrupted", "answered"]
+    assert turns[-1].reply == "Tienes 42"
 
 
 def test_a_message_that_was_taken_back_answers_nothing(
