@@ -225,9 +225,11 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         work = Work(before)
         thread = with_ids(state["messages"])
         words = share.hear(seat.exchange, thread, outermost=seat.is_outermost)
+        self._owe(seat, words)
         try:
             conversation = yield from self._read(seat)
         except APIError as error:
+            yield from share.save()  # should that end the run, the next one writes its words
             self._failed(error, "read")
             whole = thread
             if seat.is_outermost:
@@ -244,7 +246,6 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
                 most=self._history_limit,
             )
             whole = joined(own, others, most=self._history_limit)
-        self._owe(seat, words)
         held = {message.id for message in thread}
         work.known = [str(message.id) for message in whole]
         work.joined = [key for key in work.known if key not in held]

@@ -165,9 +165,9 @@ async def test_an_end_that_failed_half_way_writes_what_is_left_when_it_is_run_ag
             left.remove(kind)
             raise APIConnectionError(kind)
 
-    def appending(self: Access, message: Any) -> Any:
+    def appending(self: Access, message: Any, **more: Any) -> Any:
         refuse_once(message.role)
-        yield from append(self, message)
+        yield from append(self, message, **more)
 
     def deciding(self: Access, update: Any) -> Any:
         refuse_once("sync")
