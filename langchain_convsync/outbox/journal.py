@@ -176,6 +176,7 @@ class Journal:
             event_key=keys.event(account, ref.phone_number, "journal", new_token()),
             conversation_key=conversation_key,
             payload=_Entry.of(ref, messages).model_dump_json(exclude_none=True),
+            names=keys,
         )
         yield from self._record(event, known, until)
         delivered = known is not None and (yield from self._deliver(conversation_key, until))

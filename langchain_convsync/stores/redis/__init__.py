@@ -13,7 +13,7 @@ import redis.asyncio
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io, Steps
-from langchain_convsync.errors import StoreUnavailableError
+from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     FORMAT_VERSION,
@@ -39,6 +39,7 @@ from langchain_convsync.stores.base import (
     QueueName,
     new_token,
 )
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.stores.checks import (
     SECRET_SIZE,
     call_key,
@@ -62,6 +63,7 @@ from langchain_convsync.stores.redis.clients import (
     AsyncClient,
     BlockingClient,
     RedisClients,
+    is_another_store,
     is_damage,
 )
 from langchain_convsync.stores.redis.risks import Risk, risks
@@ -84,6 +86,7 @@ from langchain_convsync.stores.redis.wire import (
     optional,
     placed,
     script,
+    sha_of,
     shard_keys,
     to_bytes,
 )
@@ -159,6 +162,8 @@ class RedisEventStore(_forks.Unpicklable):
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}
         self._keys: Keys | None = None
+        #: Of a cluster's shards, the copies of the store's record that this process has met.
+        self._met: set[bytes] = set()
 
     @property
     def retention(self) -> float:
@@ -192,7 +197,12 @@ class RedisEventStore(_forks.Unpicklable):
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         sent = to_bytes([*arguments, event.source, event.facts])
         keys = self._comparing(event.conversation_key)
-        return Steps(partial(self._answer, "accept", keys, sent, as_accepted))
+
+        def accepted() -> Flow[Accepted]:
+            check_names_of(event.names, (yield from self._opened()))
+            return (yield from self._answer("accept", keys, sent, as_accepted))
+
+        return Steps(accepted)
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
@@ -538,9 +548,51 @@ class RedisEventStore(_forks.Unpicklable):
         self, name: str, keys: list[bytes], sent: list[bytes], *, once: bool = False
     ) -> Flow[Any]:
         clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
-        arguments = [clock, b"%d" % self._retention, *sent]
         waits = self._wait_replicas > 0 and name not in _READS
-        return self._call(script(name), keys, arguments, waits=waits, once=once)
+        record = keys[0] + b"meta" if self._clients.is_cluster else META
+        while True:
+            opened = yield from self._opened()
+            arguments = [clock, b"%d" % self._retention, *sent, sha_of(opened.secret)]
+            try:
+                answer = yield from self._call(
+                    script(name), [*keys, record], arguments, waits=waits, once=once
+                )
+            except StoreUnavailableError as error:
+                if not is_another_store(error.__cause__):
+                    raise
+                yield from self._open_anew(opened, record)
+            else:
+                self._met.add(record)
+                return answer
+
+    def _open_anew(self, opened: Keys, record: bytes) -> Flow[None]:
+        """Opens the store that is there instead of the one that was opened.
+
+        A record that is gone is written again as it was: what an eviction left keeps its names, and
+        the processes that go on agree on them.
+
+        Raises:
+            StoreChangedError: Always, but for a shard that this process never met.
+        """
+        key = yield from self._meta(opened.secret)
+        if record != META:
+            yield from self._clients.batch(record, ("HSET", record, "key", key))
+            if key == opened.secret and record not in self._met:
+                return
+            self._met.discard(record)
+        if self._keys is opened:  # else another task was first
+            self._keys = Keys(key)
+            telemetry.count("stores_changed")
+            logger.error(
+                "Redis is not the store that was opened: it was emptied, or it evicts keys. What "
+                "was not done yet is lost, and messages that are delivered again are new ones. Set "
+                "`appendonly yes` and `maxmemory-policy noeviction`"
+            )
+        message = (
+            "Redis was emptied, or its store begun anew, since this one was opened; the same call "
+            "again works in what is there now"
+        )
+        raise StoreChangedError(message)
 
     def _call(
         self,
@@ -568,19 +620,22 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _opened(self) -> Flow[Keys]:
         if self._keys is None:
-            secret, version = secrets.token_bytes(SECRET_SIZE), b"%d" % FORMAT_VERSION
-            opened = script("open", prelude=False)
-            waits = self._wait_replicas > 0
-            try:
-                found = yield from self._call(opened, [META], [secret, version], waits=waits)
-            except StoreUnavailableError as error:
-                if "WRONGTYPE" not in str(error.__cause__):
-                    raise
-                found = (None, None)
-            key = check_meta(*found, place=f"{META.decode()} in Redis")
+            key = yield from self._meta(secrets.token_bytes(SECRET_SIZE))
             yield from self._check_server()
             self._keys = Keys(key)
         return self._keys
+
+    def _meta(self, secret: bytes) -> Flow[bytes]:
+        """The store's secret; the given one, where it has none."""
+        opened, version = script("open", prelude=False), b"%d" % FORMAT_VERSION
+        waits = self._wait_replicas > 0
+        try:
+            found = yield from self._call(opened, [META], [secret, version], waits=waits)
+        except StoreUnavailableError as error:
+            if "WRONGTYPE" not in str(error.__cause__):
+                raise
+            found = (None, None)
+        return check_meta(*found, place=f"{META.decode()} in Redis")
 
     def _check_server(self) -> Flow[None]:
         try:

@@ -275,6 +275,11 @@ def _successful(answers: list[Any]) -> list[Any]:
     return answers
 
 
+def is_another_store(error: BaseException | None) -> bool:
+    """Whether a script met another store than the one that was opened, see ``lua/_prelude.lua``."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("ANOTHERSTORE")
+
+
 def is_damage(error: BaseException | None) -> bool:
     """Whether a script failed on what it read: a key of another type, words for a number."""
     # Refusals (no memory, a replica, no permission) are classes of their own, the script's are not.

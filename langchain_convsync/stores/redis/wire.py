@@ -58,6 +58,11 @@ def script(name: str, *, prelude: bool = True) -> Script:
     return Script(source, sha.encode())
 
 
+def sha_of(secret: bytes) -> bytes:
+    """What scripts recognise a store's secret by."""
+    return hashlib.sha1(secret, usedforsecurity=False).hexdigest().encode()
+
+
 def shard_keys(key: str | None) -> list[bytes]:
     """What Redis' keys of the key's shard begin with, or of every shard without one.
 
