@@ -98,6 +98,8 @@ class RedisClients:
         if url is not None or client is None:  # leases are renewed blocking
             url = required_setting(url, argument="url", variable="CONVSYNC_STORE_URL")
             self._address = address_of(url)
+        #: What the URL says of the keys.
+        self.namespace = self._address.namespace if self._address else ""
         self._injected: tuple[Any, Any] = (client, async_client)
         #: Whether one script can reach the keys of one slot only.
         self.is_cluster = any(map(_is_cluster, self._injected)) or (

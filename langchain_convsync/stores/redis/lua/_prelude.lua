@@ -1,6 +1,6 @@
 -- What every operation shares: the keys, the clock, and the three queues of a conversation.
 --
--- KEYS are the prefixes of shards, "cs:{s07}:". Every key that a script touches begins with one of
+-- KEYS are the prefixes of shards, "cs:{s07}:", or "cs:<namespace>:{s07}:". Every key that a script touches begins with one of
 -- them, so it lies in the Redis Cluster slot that the prefix names.
 -- The last of KEYS is the store's record, which is looked at before anything else; on a cluster, the
 -- copy of it in the shard's slot.
@@ -50,7 +50,7 @@ local QUEUES = { 'inbox', 'outbox', 'replies' }
 local COUNTERS = { inbox = 'queued', outbox = 'writes', replies = 'replies' }
 
 -- The prefix of the shard that a key lies in.
-local function prefix_of(key) return (prefix:gsub('%d%d', key:sub(1, 2), 1)) end
+local function prefix_of(key) return (prefix:gsub('{s%d%d}', '{s' .. key:sub(1, 2) .. '}', 1)) end
 
 local function event_record(event) return prefix .. 'ev:' .. event end
 -- What a turn said to an event, for as long as words are kept.
