@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import telemetry
+from langchain_convsync import ConvSyncChatMessageHistory, telemetry
 from langchain_convsync._flow import Io, run
 from langchain_convsync.dedup import ACQUIRED, DONE, ClaimStatus, once
 from langchain_convsync.errors import StoreChangedError
@@ -18,6 +18,7 @@ from langchain_convsync.stores import NewEvent, RedisEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.promises import CUSTOMER, Answer, reply_to, said, served, sync_and_async
+from tests.promises import history as said_to
 from tests.redis_server import RedisServer
 from tests.redis_topologies import RedisCluster
 from tests.store_cases import Do
@@ -213,6 +214,21 @@ def test_what_is_done_once_is_done_once_by_old_and_new(
     lose(forgetful)
 
     assert [claimed(store, "evt_1") for store in (new, old, other)] == [ACQUIRED, DONE, DONE]
+
+
+@every_loss
+def test_a_history_writes_on(
+    server: ReferenceServer, lose: Loss, forgetful: RedisServer, stores: list[RedisEventStore]
+) -> None:
+    """What is added is an event of the store's, too: nothing is lost, doubled or refused."""
+    history = ConvSyncChatMessageHistory(CUSTOMER, client=server.client(), store=stores[0])
+    history.add_user_message("before")
+    lose(forgetful)
+    run(stores[1].keys())  # another process is first
+
+    history.add_user_message("after")
+
+    assert said_to(server) == [("user", "before"), ("user", "after")]
 
 
 def test_names_made_for_another_store_are_refused(
