@@ -30,6 +30,7 @@
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
+        │   └── StoreChangedError       it was emptied, or begun anew, since it was opened
         ├── StoreFormatError            it was written by a newer version, or by no version
         └── FencedError                 the lease was lost to another process
 """
@@ -225,6 +226,13 @@ class StoreError(ConvSyncError):
 
 class StoreUnavailableError(StoreError):
     """The event store did not answer."""
+
+
+class StoreChangedError(StoreUnavailableError):
+    """The event store was emptied or begun anew since it was opened; what it knew is gone.
+
+    The same call again works in the store that is there now.
+    """
 
 
 class StoreFormatError(StoreError):

@@ -51,6 +51,7 @@ from langchain_convsync.stores.base import (
     NewEvent,
     new_token,
 )
+from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unanswered, unrecorded
@@ -161,8 +162,25 @@ class Journal:
             return
         for message in messages:
             self._api.require_sendable(message.role, message.content)
-        until, conversation_key = self._clock() + INLINE, (yield from self._conversation_key(ref))
-        account, known = _account(ref), self._memory.get(conversation_key)
+        until, token = self._clock() + INLINE, new_token()
+        conversation_key, known = yield from with_new_names(
+            lambda: self._recorded(ref, messages, until, token)
+        )
+        delivered = known is not None and (yield from self._deliver(conversation_key, until))
+        if not delivered:
+            self._tell_of_leftovers()
+
+    def _recorded(
+        self,
+        ref: ConversationRef,
+        messages: Sequence[ConversationMessage],
+        until: float,
+        token: str,
+    ) -> Flow[tuple[str, Known | None]]:
+        """Record messages as an event; their conversation, and what is known of it."""
+        keys, account = (yield from self._store.keys()), _account(ref)
+        conversation_key = keys.conversation(account, ref.phone_number)
+        known = self._memory.get(conversation_key)
         if known is None or self._clock() - known.read_at > FRESH:
             try:
                 known = yield from self._recent(conversation_key, ref, until=until)
@@ -172,16 +190,14 @@ class Journal:
                 known = None  # its tenant will be seen when the API server answers again
         if known is not None:
             ref = ref.agreeing(ref.at(known.conversation))
-        keys = yield from self._store.keys()
         event = NewEvent(
-            event_key=keys.event(account, ref.phone_number, "journal", new_token()),
+            event_key=keys.event(account, ref.phone_number, "journal", token),
             conversation_key=conversation_key,
             payload=_Entry.of(ref, messages).model_dump_json(exclude_none=True),
+            names=keys,
         )
         yield from self._record(event, known, until)
-        delivered = known is not None and (yield from self._deliver(conversation_key, until))
-        if not delivered:
-            self._tell_of_leftovers()
+        return conversation_key, known
 
     def commit(self, acquired: Acquired, known: Known | None = None) -> Flow[int]:
         """Queue recorded messages for delivery, in order of arrival, and give the queue back.

@@ -22,6 +22,7 @@ from langchain_convsync.stores.base import (
     NewEvent,
     new_token,
 )
+from langchain_convsync.stores.changed import with_new_names
 
 
 def claim(
@@ -43,12 +44,16 @@ def claim(
     if not event_id:
         message = "event_id is empty: give the event's own id, the same for every delivery"
         raise InvalidEventError(message)
-    keys = yield from store.keys()
-    key = keys.claim(namespace, event_id)
-    event = NewEvent(event_key=key, conversation_key=key)
     until, polling, rules = monotonic() + wait, Polling(), AcceptRules(lease=lease)
+
+    def offered() -> Flow[Accepted]:
+        keys = yield from store.keys()
+        key = keys.claim(namespace, event_id)
+        event = NewEvent(event_key=key, conversation_key=key, names=keys)
+        return (yield from store.accept(event, rules, token=new_token()))
+
     while True:
-        accepted = yield from store.accept(event, rules, token=new_token())
+        accepted = yield from with_new_names(offered)
         left = until - monotonic()
         if accepted.acquired is not None or accepted.state == "done" or left <= 0:
             return accepted

@@ -66,6 +66,7 @@ _ALL = (
     _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),
     _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
     _counted("unreadable", "Stored things that cannot be read", "what"),
+    _counted("stores_changed", "Stores that were emptied, or begun anew, under a running process"),
     _counted("records_mended", "Operations before which Redis' records were mended"),
     _counted(
         "state_rejected", "Decisions of a run that were not a state update, or too long for one"

@@ -15,6 +15,7 @@ from langchain_convsync.errors import ClosedError, raised_at
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
+from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
@@ -52,19 +53,26 @@ class Engine:
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
         self._require_open()
-        return (yield from self._finish((yield from self.inbox.named(event)), wait))
+        return (yield from self._finish(lambda: self.inbox.named(event), wait))
 
     def resume_interrupt(self, customer: str, value: object, account: str) -> Flow[Turn]:
         """Answer what the agent waits for, and let it go on."""
         self._require_open()
-        conversation_key = yield from conversation_key_of(self.store, customer, account)
-        entry = yield from answer(self.store, conversation_key, lambda _: value)
-        return (yield from self._finish(entry, None))
 
-    def _finish(self, new: NewEvent, wait: float | None) -> Flow[Turn]:
+        def answered() -> Flow[NewEvent]:
+            conversation_key = yield from conversation_key_of(self.store, customer, account)
+            return (yield from answer(self.store, conversation_key, lambda _: value))
+
+        return (yield from self._finish(answered, None))
+
+    def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
         until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
-        turn, conversation_key = yield from self._settle(new, until, before)
+
+        def settled() -> Flow[tuple[Turn, str]]:
+            return (yield from self._settle((yield from named()), until, before))
+
+        turn, conversation_key = yield from with_new_names(settled)
         turn = self._together(before, turn)
         yield from self._tell(turn)
         if self.pool is None:
@@ -76,8 +84,12 @@ class Engine:
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
         self._require_open()
-        new = yield from self.inbox.named(event)
-        accepted = yield from self.inbox.offer(new, acquire=False)
+
+        def offered() -> Flow[Accepted]:
+            new = yield from self.inbox.named(event)
+            return (yield from self.inbox.offer(new, acquire=False))
+
+        accepted = yield from with_new_names(offered)
         self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")
@@ -85,13 +97,17 @@ class Engine:
 
     def pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
         """Give a conversation to a human for a while, or back."""
-        conversation_key = yield from conversation_key_of(self.store, customer, account)
-        yield from self.store.pause(conversation_key, seconds=seconds)
+
+        def paused() -> Flow[None]:
+            conversation_key = yield from conversation_key_of(self.store, customer, account)
+            yield from self.store.pause(conversation_key, seconds=seconds)
+
+        yield from with_new_names(paused)
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
         self._require_open()
-        taken_over = yield from self.inbox.take_over(message, seconds)
+        taken_over = yield from with_new_names(lambda: self.inbox.take_over(message, seconds))
         self._notify_pool("inbox" if taken_over else "replies")
         return taken_over
 
@@ -100,7 +116,7 @@ class Engine:
         self._require_open()
         if change.reason not in {"edited", "revoked"}:
             return False
-        waited = yield from self.inbox.amend(change)
+        waited = yield from with_new_names(lambda: self.inbox.amend(change))
         outcome = "applied" if waited else "too late"
         telemetry.count("amendments", what=change.reason, outcome=outcome)
         return waited

@@ -11,6 +11,7 @@ from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, Keys, NewEvent
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.stores.facts import agree, is_one_side
 
 #: What a source calls a receiving side that it has no name for; WAHA's free edition calls all so.
@@ -67,9 +68,12 @@ class Naming:
 
     def keys(self) -> Flow[Keys]:
         """The store's keys."""
-        if self._keys is None:
-            self._keys = yield from self.store.keys()
-        return self._keys
+        keys = yield from self.store.keys()
+        if keys is not self._keys:  # what was remembered of another one does not hold in this store
+            self._accounts.clear()
+            self._near.clear()
+            self._keys = keys
+        return keys
 
     def _named(self, source: Source) -> Flow[tuple[AccountKey, str]]:
         """An account key, and the facts that it is made of; none where nothing is told."""
@@ -166,6 +170,7 @@ class Naming:
             message = "the event names no customer: set phone_number or chat_id"
             raise InvalidEventError(message)
         keys, account = (yield from self.keys()), account or (yield from self.account(event))
+        check_names_of(keys, (yield from self.keys()))  # the account may be of the next one
         customer, words = phone.normalize(named), keys.facts({"t": event.content})
         own, is_whatsapps = event.event_id, event.event_id.startswith(("true_", "false_"))
         if is_whatsapps:  # in any spelling
@@ -186,6 +191,7 @@ class Naming:
             source=keys.source("message", own if is_whatsapps else f"{account} {unique}"),
             facts=keys.facts(told) if is_whatsapps else "",
             payload=payload,
+            names=keys,
         )
 
 

@@ -32,6 +32,7 @@ from langchain_convsync.stores.base import (
     QueueView,
     new_token,
 )
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.telemetry import Gauge
 from langchain_convsync.turns.interrupts import NEVER, Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
@@ -72,6 +73,7 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
         inspected = yield from inspect_conversation(store, conversation_key)
         if inspected.known and inspected.view.conversation_key not in found:
             found.append(inspected.view.conversation_key)
+    check_names_of(keys, (yield from store.keys()))
     if len(found) > 1:
         choices = ", ".join(conversation_key[:15] for conversation_key in found)
         message = (

@@ -97,10 +97,10 @@ def test_every_key_of_a_script_begins_with_a_shards_prefix() -> None:
 
 def test_the_keys_of_a_shard_share_a_hash_tag() -> None:
     """And every shard is looked at when no conversation is named."""
-    (key,) = shard_keys(conversation())
+    (key,) = shard_keys(b"cs:", conversation())
 
     assert key == b"cs:{s%s}:" % conversation()[:2].encode()
-    assert len(set(shard_keys(None))) == 64
+    assert len(set(shard_keys(b"cs:", None))) == 64
 
 
 def test_a_script_is_its_digest() -> None:

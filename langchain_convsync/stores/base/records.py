@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from langchain_convsync.stores.base.keys import Keys
+
 #: A store of a newer format is refused. Within one format, processes of different versions may work
 #: on one store while they are upgraded one by one: what is stored as JSON gains fields only, and
 #: readers ignore those that they do not know. Whatever else changes makes a new format.
@@ -38,6 +40,8 @@ class NewEvent:
         payload: The event itself, JSON.
         pause: Seconds for which the conversation is given to a human in the same step, where the
             event is not known yet; 0.0 leaves it as it is.
+        names: What the keys were made with: a store that goes by another secret refuses them. None
+            where nobody tells.
     """
 
     event_key: str
@@ -48,6 +52,7 @@ class NewEvent:
     facts: str = ""
     payload: str = field(default="", repr=False)
     pause: float = 0.0
+    names: Keys | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,12 @@ class EventStore(Protocol):
         ...
 
     def keys(self) -> Io[Keys]:
-        """The store's names for events and conversations; creates the store's secret once."""
+        """The store's names for events and conversations; creates the store's secret once.
+
+        The same object again, for as long as this is the store that was opened. Where Redis turns
+        out to have been emptied, an operation raises StoreChangedError, and the next call answers
+        the names of what is there now.
+        """
         ...
 
     def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
@@ -82,6 +87,7 @@ class EventStore(Protocol):
                 answers the same lease. Without one, another call is another delivery.
 
         Raises:
+            StoreChangedError: ``event.names`` are those of another store.
             ValueError: The event's keys are malformed, or belong to different accounts.
         """
         ...

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io, Steps
-from langchain_convsync.errors import StoreUnavailableError
+from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     FORMAT_VERSION,
@@ -39,6 +39,7 @@ from langchain_convsync.stores.base import (
     QueueName,
     new_token,
 )
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.stores.checks import (
     SECRET_SIZE,
     call_key,
@@ -62,12 +63,13 @@ from langchain_convsync.stores.redis.clients import (
     AsyncClient,
     BlockingClient,
     RedisClients,
+    is_another_store,
     is_damage,
 )
 from langchain_convsync.stores.redis.risks import Risk, risks
 from langchain_convsync.stores.redis.scripts import Command
+from langchain_convsync.stores.redis.urls import check_namespace
 from langchain_convsync.stores.redis.wire import (
-    META,
     Argument,
     Script,
     as_accepted,
@@ -83,7 +85,9 @@ from langchain_convsync.stores.redis.wire import (
     confirmed,
     optional,
     placed,
+    root_of,
     script,
+    sha_of,
     shard_keys,
     to_bytes,
 )
@@ -123,9 +127,12 @@ class RedisEventStore(_forks.Unpicklable):
             can lose what was acknowledged, and does not close it: the replica that is promoted may
             be another one. 0 waits for none, and costs nothing.
         clock: Store time in seconds, for tests; None takes the server's.
+        namespace: Lets several stores share a server: letters, digits, ``-`` and ``_``, behind
+            ``cs:`` in every key. ``redis://host/0?namespace=staging`` says the same.
 
     Raises:
-        ConfigurationError: Neither a URL nor a blocking client is given, or it is not a Redis URL.
+        ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL, or
+            the namespace is none.
         ValueError: ``wait_replicas`` is negative.
 
     While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new
@@ -146,6 +153,7 @@ class RedisEventStore(_forks.Unpicklable):
         replies_kept: float = REPLIES_KEPT,
         wait_replicas: int = 0,
         clock: Callable[[], float] | None = None,
+        namespace: str | None = None,
     ) -> None:
         if wait_replicas < 0:
             message = (
@@ -153,12 +161,17 @@ class RedisEventStore(_forks.Unpicklable):
             )
             raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
+        namespace = self._clients.namespace if namespace is None else namespace
+        self._root = root_of(check_namespace(namespace))
+        self._meta_key = self._root + b"meta"
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._wait_replicas = wait_replicas
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}
         self._keys: Keys | None = None
+        #: Of a cluster's shards, the copies of the store's record that this process has met.
+        self._met: set[bytes] = set()
 
     @property
     def retention(self) -> float:
@@ -172,11 +185,11 @@ class RedisEventStore(_forks.Unpicklable):
     def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
         """See :meth:`EventStore.account`."""
         sent = to_bytes([account_key, facts])
-        return Steps(partial(self._answer, "account", shard_keys(None)[:1], sent, as_account))
+        return Steps(partial(self._answer, "account", self._shard_keys(None)[:1], sent, as_account))
 
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """See :meth:`EventStore.accounts`."""
-        return Steps(partial(self._answer, "accounts", shard_keys(None)[:1], [], as_accounts))
+        return Steps(partial(self._answer, "accounts", self._shard_keys(None)[:1], [], as_accounts))
 
     def accept(
         self,
@@ -192,7 +205,12 @@ class RedisEventStore(_forks.Unpicklable):
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         sent = to_bytes([*arguments, event.source, event.facts])
         keys = self._comparing(event.conversation_key)
-        return Steps(partial(self._answer, "accept", keys, sent, as_accepted))
+
+        def accepted() -> Flow[Accepted]:
+            check_names_of(event.names, (yield from self._opened()))
+            return (yield from self._answer("accept", keys, sent, as_accepted))
+
+        return Steps(accepted)
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
@@ -395,7 +413,7 @@ class RedisEventStore(_forks.Unpicklable):
 
     def forget(self, conversation_key: str) -> Io[bool]:
         """See :meth:`EventStore.forget`."""
-        keys = shard_keys(conversation_key)
+        keys = self._shard_keys(conversation_key)
         return Steps(lambda: self._forget(keys, conversation_key))
 
     def risks(self) -> Io[list[Risk]]:
@@ -424,11 +442,14 @@ class RedisEventStore(_forks.Unpicklable):
         held: list[Argument] = [lease.conversation_key, lease.queue, lease.token, lease.epoch]
         return self._operation(name, lease.conversation_key, held + arguments, parse)
 
+    def _shard_keys(self, key: str | None) -> list[bytes]:
+        return shard_keys(self._root, key)
+
     def _operation(
         self, name: str, key: str | None, arguments: list[Argument], parse: Callable[[Any], T]
     ) -> Io[T]:
         """A script's answer; without a key the script looks at every shard."""
-        keys, sent = shard_keys(key), to_bytes(arguments)
+        keys, sent = self._shard_keys(key), to_bytes(arguments)
         return Steps(partial(self._answer, name, keys, sent, parse))
 
     def _answer(
@@ -452,13 +473,13 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _comparing(self, key: str) -> list[bytes]:
         """The key's shard, and where events are compared: on a cluster, no script sees two."""
-        own = b"cs:{s%02d}:" % int(key[:2])
-        return [own, own if self._clients.is_cluster else shard_keys(None)[0]]
+        own = b"%s{s%02d}:" % (self._root, int(key[:2]))
+        return [own, own if self._clients.is_cluster else self._shard_keys(None)[0]]
 
     def _acquire_any(self, queue: QueueName, arguments: list[Argument]) -> Flow[Acquired | None]:
         """On a cluster: one shard after the other, since no script can look at two."""
         yield from self._opened()
-        keys, sent = shard_keys(None), to_bytes(arguments)
+        keys, sent = self._shard_keys(None), to_bytes(arguments)
         first = self._next_shard.setdefault(queue, secrets.randbelow(len(keys)))
         failure: StoreUnavailableError | None = None
         for shard in [*range(first, len(keys)), *range(first)]:
@@ -503,7 +524,7 @@ class RedisEventStore(_forks.Unpicklable):
         yield from self._opened()
         found: list[Any] = []
         one = conversation_key is not None
-        for keys in [shard_keys(conversation_key)] if one else self._reachable_together():
+        for keys in [self._shard_keys(conversation_key)] if one else self._reachable_together():
             sent = to_bytes([conversation_key or "", most])
             found += yield from self._run_or_mend("dead_letters", keys, sent)
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
@@ -531,16 +552,58 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _reachable_together(self) -> list[list[bytes]]:
         """All shards, as one script can look at them: on a cluster one at a time."""
-        keys = shard_keys(None)
+        keys = self._shard_keys(None)
         return [[key] for key in keys] if self._clients.is_cluster else [keys]
 
     def _run(
         self, name: str, keys: list[bytes], sent: list[bytes], *, once: bool = False
     ) -> Flow[Any]:
         clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
-        arguments = [clock, b"%d" % self._retention, *sent]
         waits = self._wait_replicas > 0 and name not in _READS
-        return self._call(script(name), keys, arguments, waits=waits, once=once)
+        record = keys[0] + b"meta" if self._clients.is_cluster else self._meta_key
+        while True:
+            opened = yield from self._opened()
+            arguments = [clock, b"%d" % self._retention, *sent, sha_of(opened.secret)]
+            try:
+                answer = yield from self._call(
+                    script(name), [*keys, record], arguments, waits=waits, once=once
+                )
+            except StoreUnavailableError as error:
+                if not is_another_store(error.__cause__):
+                    raise
+                yield from self._open_anew(opened, record)
+            else:
+                self._met.add(record)
+                return answer
+
+    def _open_anew(self, opened: Keys, record: bytes) -> Flow[None]:
+        """Opens the store that is there instead of the one that was opened.
+
+        A record that is gone is written again as it was: what an eviction left keeps its names, and
+        the processes that go on agree on them.
+
+        Raises:
+            StoreChangedError: Always, but for a shard that this process never met.
+        """
+        key = yield from self._meta(opened.secret)
+        if record != self._meta_key:
+            yield from self._clients.batch(record, ("HSET", record, "key", key))
+            if key == opened.secret and record not in self._met:
+                return
+            self._met.discard(record)
+        if self._keys is opened:  # else another task was first
+            self._keys = Keys(key)
+            telemetry.count("stores_changed")
+            logger.error(
+                "Redis is not the store that was opened: it was emptied, or it evicts keys. What "
+                "was not done yet is lost, and messages that are delivered again are new ones. Set "
+                "`appendonly yes` and `maxmemory-policy noeviction`"
+            )
+        message = (
+            "Redis was emptied, or its store begun anew, since this one was opened; the same call "
+            "again works in what is there now"
+        )
+        raise StoreChangedError(message)
 
     def _call(
         self,
@@ -552,7 +615,8 @@ class RedisEventStore(_forks.Unpicklable):
         once: bool = False,
     ) -> Flow[Any]:
         rest = (len(keys), *keys, *arguments)
-        wait = _waiting(keys[0], self._wait_replicas) if waits else []
+        own = keys[0] if keys[0] != self._meta_key else b"cs:{%s}:" % self._meta_key  # in its slot
+        wait = _waiting(own, self._wait_replicas) if waits else []
         batch = self._clients.batch
         try:
             answers = yield from batch(keys[0], ("EVALSHA", source.sha, *rest), *wait, once=once)
@@ -568,19 +632,22 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _opened(self) -> Flow[Keys]:
         if self._keys is None:
-            secret, version = secrets.token_bytes(SECRET_SIZE), b"%d" % FORMAT_VERSION
-            opened = script("open", prelude=False)
-            waits = self._wait_replicas > 0
-            try:
-                found = yield from self._call(opened, [META], [secret, version], waits=waits)
-            except StoreUnavailableError as error:
-                if "WRONGTYPE" not in str(error.__cause__):
-                    raise
-                found = (None, None)
-            key = check_meta(*found, place=f"{META.decode()} in Redis")
+            key = yield from self._meta(secrets.token_bytes(SECRET_SIZE))
             yield from self._check_server()
             self._keys = Keys(key)
         return self._keys
+
+    def _meta(self, secret: bytes) -> Flow[bytes]:
+        """The store's secret; the given one, where it has none."""
+        opened, version = script("open", prelude=False), b"%d" % FORMAT_VERSION
+        waits = self._wait_replicas > 0
+        try:
+            found = yield from self._call(opened, [self._meta_key], [secret, version], waits=waits)
+        except StoreUnavailableError as error:
+            if "WRONGTYPE" not in str(error.__cause__):
+                raise
+            found = (None, None)
+        return check_meta(*found, place=f"{self._meta_key.decode()} in Redis")
 
     def _check_server(self) -> Flow[None]:
         try:
@@ -623,8 +690,7 @@ def _waiting(key: bytes, replicas: int) -> list[Command]:
     WAIT asks for what its own connection wrote last, and a repeated script may have nothing left to
     write; so something is written in between, in the key's slot.
     """
-    mark = key + b"waited" if key != META else b"cs:{%s}:waited" % META
-    return [("SET", mark, b"", "PX", 1000), ("WAIT", replicas, 1000)]
+    return [("SET", key + b"waited", b"", "PX", 1000), ("WAIT", replicas, 1000)]
 
 
 def _as_committed(answer: bytes) -> Committed:

@@ -98,6 +98,8 @@ class RedisClients:
         if url is not None or client is None:  # leases are renewed blocking
             url = required_setting(url, argument="url", variable="CONVSYNC_STORE_URL")
             self._address = address_of(url)
+        #: What the URL says of the keys.
+        self.namespace = self._address.namespace if self._address else ""
         self._injected: tuple[Any, Any] = (client, async_client)
         #: Whether one script can reach the keys of one slot only.
         self.is_cluster = any(map(_is_cluster, self._injected)) or (
@@ -273,6 +275,11 @@ def _successful(answers: list[Any]) -> list[Any]:
         if isinstance(answer, Exception):
             raise answer
     return answers
+
+
+def is_another_store(error: BaseException | None) -> bool:
+    """Whether a script met another store than the one that was opened, see ``lua/_prelude.lua``."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("ANOTHERSTORE")
 
 
 def is_damage(error: BaseException | None) -> bool:

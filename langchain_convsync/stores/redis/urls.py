@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -23,6 +23,7 @@ from langchain_convsync.errors import ConfigurationError
 
 #: How Celery and Python's ssl call what redis-py calls ``none``, ``optional`` and ``required``.
 _CERT = re.compile(r"(\bssl_cert_reqs=)(?:CERT_)?(\w+)", re.IGNORECASE)
+_NAMESPACE = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _PLAIN = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 #: What the URL of a Redis or Valkey begins with, before ``://``.
@@ -63,6 +64,7 @@ class Address:
         url: A single server's; empty otherwise.
         options: Keyword arguments of every connection to it.
         sentinel_options: Keyword arguments of the connections to its sentinels.
+        namespace: What stands behind ``cs:`` in every key; empty for nothing.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
@@ -70,6 +72,7 @@ class Address:
     url: str = field(default="", repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    namespace: str = ""
 
     @property
     def is_cluster(self) -> bool:
@@ -113,7 +116,8 @@ def address_of(url: str) -> Address:
     Raises:
         ConfigurationError: It is not a Redis URL; the error does not repeat it.
     """
-    scheme, _, rest = url.strip().partition("://")
+    url, namespace = _without_namespace(url.strip())
+    scheme, _, rest = url.partition("://")
     url = f"{scheme.lower()}://{_CERT.sub(lambda found: found[1] + found[2].lower(), rest)}"
     try:
         found = _parsed(url)
@@ -123,7 +127,28 @@ def address_of(url: str) -> Address:
         raise ConfigurationError(_FORMS)
     if not _accepts(found):
         raise ConfigurationError(_OPTIONS)
-    return found
+    return replace(found, namespace=check_namespace(namespace))
+
+
+def check_namespace(namespace: str) -> str:
+    """The namespace.
+
+    Raises:
+        ConfigurationError: It is none that keys can hold.
+    """
+    if not _NAMESPACE.fullmatch(namespace):
+        message = "a namespace is made of letters, digits, - and _: staging"
+        raise ConfigurationError(message)
+    return namespace
+
+
+def _without_namespace(url: str) -> tuple[str, str]:
+    """A URL, and what its query says of the keys, which redis-py does not know."""
+    place, asks, query = url.partition("?")
+    options = query.split("&")
+    own = [each for each in options if each.startswith("namespace=")]
+    rest = "&".join(each for each in options if each not in own)
+    return place + (asks if rest else "") + rest, own[-1].partition("=")[2] if own else ""
 
 
 def _accepts(address: Address) -> bool:

@@ -28,7 +28,6 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
 
-META = b"cs:meta"
 #: The scripts that operators need.
 OPERATORS = frozenset({"view", "dead_letters", "requeue", "discard", "forget", "finished"})
 #: The scripts that compare facts.
@@ -58,13 +57,23 @@ def script(name: str, *, prelude: bool = True) -> Script:
     return Script(source, sha.encode())
 
 
-def shard_keys(key: str | None) -> list[bytes]:
+def sha_of(secret: bytes) -> bytes:
+    """What scripts recognise a store's secret by."""
+    return hashlib.sha1(secret, usedforsecurity=False).hexdigest().encode()
+
+
+def root_of(namespace: str) -> bytes:
+    """What all keys of a store begin with."""
+    return b"cs:%s:" % namespace.encode() if namespace else b"cs:"
+
+
+def shard_keys(root: bytes, key: str | None) -> list[bytes]:
     """What Redis' keys of the key's shard begin with, or of every shard without one.
 
     The braces are a Redis Cluster hash tag: all keys of a shard lie in one slot.
     """
     shards = range(SHARDS) if key is None else [shard_of(key)]
-    return [b"cs:{s%02d}:" % shard for shard in shards]
+    return [b"%s{s%02d}:" % (root, shard) for shard in shards]
 
 
 def to_bytes(arguments: Sequence[Argument]) -> list[bytes]:

@@ -118,7 +118,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
-        self._key, self._base = b"", 0
+        self._keys, self._base = Keys(b""), 0
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = self._rests = False
@@ -138,7 +138,7 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def keys(self) -> Io[Keys]:
         """See :meth:`EventStore.keys`."""
-        return self._step(lambda _tx: Keys(self._key))
+        return Steps(self._named)
 
     def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
         """See :meth:`EventStore.account`."""
@@ -414,6 +414,11 @@ class SQLiteEventStore(_forks.Unpicklable):
             self._end.detach()
             self._end = None
 
+    def _named(self) -> Flow[Keys]:
+        if self._sql is None:
+            yield from self._step(lambda _tx: None)
+        return self._keys
+
     def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
         return Io(self._perform, self._aperform, operation)
 
@@ -496,13 +501,13 @@ class SQLiteEventStore(_forks.Unpicklable):
         if self._sql is None:
             sql = connect(self._path)
             try:
-                self._key, self._base = prepare(sql, self._clock, self._key)
+                key, self._base = prepare(sql, self._clock, self._keys.secret)
             except BaseException:  # whatever it is, the file must not stay open
                 sql.close()
                 raise
             # A store may never be closed: its file is closed with the object, or at the end.
             self._end = weakref.finalize(self, _closed_at_rest, sql, self._lock)
-            self._sql = sql
+            self._keys, self._sql = Keys(key), sql
         return self._sql
 
     def _own_thread(self) -> ThreadPoolExecutor:

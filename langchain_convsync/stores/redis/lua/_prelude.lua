@@ -1,21 +1,47 @@
 -- What every operation shares: the keys, the clock, and the three queues of a conversation.
 --
--- KEYS are the prefixes of shards, "cs:{s07}:". Every key that a script touches begins with one of
+-- KEYS are the prefixes of shards, "cs:{s07}:", or "cs:<namespace>:{s07}:". Every key that a script touches begins with one of
 -- them, so it lies in the Redis Cluster slot that the prefix names.
+-- The last of KEYS is the store's record, which is looked at before anything else; on a cluster, the
+-- copy of it in the shard's slot.
 -- ARGV[1] is a test's clock in milliseconds, empty for the server's own. ARGV[2] is the retention in
--- milliseconds. An operation's own arguments follow.
+-- milliseconds. An operation's own arguments follow. The last of ARGV is the SHA-1 of the secret that
+-- all names are made with: in a store that has another one, or none, nothing is done.
 --
 -- Times and counts stay below 2^53, where Lua's numbers are exact integers. User text is passed on as
 -- it came. An optional text travels as '' or '=' .. text. Scripts check before their first write,
 -- because nothing is rolled back.
 
 local call = redis.call
+local store, opened = table.remove(KEYS), table.remove(ARGV)
+local known = redis.pcall('HMGET', store, 'key', 'seen', 'ahead')
+if known.err or not known[1] or redis.sha1hex(known[1]) ~= opened then
+  return redis.error_reply('ANOTHERSTORE than the one that was opened')
+end
 local prefix = KEYS[1]
-local now = tonumber(ARGV[1])
 local retention = tonumber(ARGV[2])
+
+-- Store time: the server's clock, and how far that fell behind what was seen before. It may be set back, or
+-- a replica with another clock becomes the primary; what was to wait for a second must not wait for an hour.
+local SLACK = 1000 -- as exact as it is known: a note of the time each second is enough
+local seen = tonumber(known[2]) or 0
+local now = tonumber(ARGV[1])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+now = now + (tonumber(known[3]) or 0)
+if now < seen - SLACK then
+  call('HINCRBY', store, 'ahead', seen - now)
+  now = seen
+end
+
+-- To be called where a time is stored that something waits for.
+local function note_time()
+  if now > seen + SLACK then
+    seen = now
+    call('HSET', store, 'seen', seen)
+  end
 end
 
 -- Keys -------------------------------------------------------------------------------------------
@@ -24,7 +50,7 @@ local QUEUES = { 'inbox', 'outbox', 'replies' }
 local COUNTERS = { inbox = 'queued', outbox = 'writes', replies = 'replies' }
 
 -- The prefix of the shard that a key lies in.
-local function prefix_of(key) return (prefix:gsub('%d%d', key:sub(1, 2), 1)) end
+local function prefix_of(key) return (prefix:gsub('{s%d%d}', '{s' .. key:sub(1, 2) .. '}', 1)) end
 
 local function event_record(event) return prefix .. 'ev:' .. event end
 -- What a turn said to an event, for as long as words are kept.
@@ -103,6 +129,7 @@ end
 -- Brings the indexes of due work and of running turns up to date. An account's place in the ring is
 -- the microsecond of its last acquire; it comes up at that or at its oldest due work, whichever is later.
 local function schedule(conversation, queue)
+  note_time()
   if is_claim(conversation) then return end
   local account = account_of(conversation)
   local at, ends = due(conversation, queue)
