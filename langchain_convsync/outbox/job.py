@@ -11,7 +11,7 @@ from langchain_convsync.outbox.carry import carried, place_written
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, find, is_recorded
 from langchain_convsync.outbox.queue import Head
 from langchain_convsync.settings import CallTarget, ServerProfile
-from langchain_convsync.surfaces.messages import unanswered
+from langchain_convsync.surfaces.recorded import unanswered
 
 
 @dataclass(slots=True, kw_only=True)

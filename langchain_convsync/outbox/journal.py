@@ -53,7 +53,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef
-from langchain_convsync.surfaces.messages import unanswered, unrecorded
+from langchain_convsync.surfaces.recorded import unanswered, unrecorded
 
 logger = logging.getLogger(__name__)
 

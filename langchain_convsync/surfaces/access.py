@@ -36,7 +36,7 @@ from langchain_convsync.surfaces.context import (
     current_turn,
     resolve,
 )
-from langchain_convsync.surfaces.messages import unanswered
+from langchain_convsync.surfaces.recorded import unanswered
 
 
 class _Rewrites:

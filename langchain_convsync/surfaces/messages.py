@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -27,25 +26,6 @@ W = TypeVar("W", bound=Words)
 _LANGCHAIN = {"user": HumanMessage, "bot": AIMessage}
 _ROLES = {"human": "user", "ai": "bot"}
 _EPOCH = datetime.min.replace(tzinfo=UTC)
-
-
-def unanswered(history: Sequence[Words]) -> Counter[str]:
-    """What the customer said since the last answer, as the history tells it, and how often."""
-    last = itertools.takewhile(lambda words: words.role == "user", reversed(history))
-    return Counter(words.content for words in last)
-
-
-def unrecorded(
-    messages: Iterable[ConversationMessage], recorded: Iterable[str]
-) -> list[ConversationMessage]:
-    """Messages without those of the customer's that stand recorded, each as often as it does."""
-    left, kept = Counter(recorded), []
-    for message in messages:
-        if message.role == "user" and left[message.content]:
-            left[message.content] -= 1
-        else:
-            kept.append(message)
-    return kept
 
 
 def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:

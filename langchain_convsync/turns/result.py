@@ -25,7 +25,7 @@ from langchain_convsync.outbox.plan import tenant_note
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
-from langchain_convsync.surfaces.messages import unrecorded
+from langchain_convsync.surfaces.recorded import unrecorded
 from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
