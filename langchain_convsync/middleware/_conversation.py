@@ -340,12 +340,12 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
     def _record(self, share: Share, access: Access) -> Flow[None]:
         """Write what was said and decided; what is written is noted, should this be run again."""
         notes, (key, reply) = share.notes, share.reply
+        access.before = share.conversation
         try:
             if access.turn is None and notes.open:
                 for own, text in list(notes.pending.items()):
                     if text:
-                        said = ConversationMessage(role="user", content=text)
-                        yield from access.append(said, before=share.conversation)
+                        yield from access.append(ConversationMessage(role="user", content=text))
                     notes.written(own)
                     yield from share.save()
                 if reply and (not key or key != notes.replied):
@@ -357,8 +357,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         except ConvSyncError as error:
             self._failed(error, "write")
         if notes.watermark is not None and reply and (access.turn is not None or notes.open):
-            replied = [ConversationMessage(role="bot", content=reply)]
-            notes.watermark = Watermark.of(notes.watermark).after_saying(replied).plain()
+            said = [ConversationMessage(role="bot", content=reply)]
+            notes.watermark = Watermark.of(notes.watermark).after_saying(said).plain()
         notes.close()
         yield from share.save()
 

@@ -81,10 +81,12 @@ class Access:
 
     Attributes:
         turn: The turn that is running; None outside a ``TurnRunner``.
+        before: The conversation as it was read before anything was answered, where it was.
     """
 
     def __init__(self, api: Api, ref: ConversationRef, turn: TurnRecord | None) -> None:
         self.turn = turn
+        self.before: Conversation | None = None
         self._api = api
         self._ref = ref
         self._read: Conversation | None = None
@@ -190,16 +192,10 @@ class Access:
         before = yield from self.read()
         return (yield from self._sync(before, update))
 
-    def append(
-        self, message: ConversationMessage, *, before: Conversation | None = None
-    ) -> Flow[None]:
+    def append(self, message: ConversationMessage) -> Flow[None]:
         """Write one message at the end of the history, by whatever persists it on this server.
 
         Where the server may have recorded the customer's words itself, they are looked for first.
-
-        Args:
-            message: The message.
-            before: The conversation as it was read before anything was answered, if it was.
 
         Raises:
             APIError: The API server did not accept it.
@@ -211,10 +207,11 @@ class Access:
             return
         profile = self._api.profile
         if profile.records_inbound and message.role == "user":
-            if before is None or not self._stands_in(before, message):
+            known = self.before is not None and self._stands_in(self.before, message)
+            if not known:
                 self._read = None
-                before = yield from self.read()
-            if self._stands_in(before, message):
+                known = self._stands_in((yield from self.read()), message)
+            if known:
                 self._accounted[message.content] += 1
                 return
         if profile.history == "sync":

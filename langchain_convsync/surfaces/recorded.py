@@ -1,4 +1,4 @@
-"""Which of the customer's words a server has recorded itself, as a history tells it."""
+"""What an API server has recorded of the customer by itself, as its history tells. Pure."""
 
 from __future__ import annotations
 

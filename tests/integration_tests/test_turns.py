@@ -767,16 +767,37 @@ def test_a_factory_makes_one_agent_per_tenant(
     assert made == ["restaurant-abc"]
 
 
-def test_a_server_that_records_customers_itself_gets_only_the_reply(
-    server: ReferenceServer, event_store: EventStore, answer: Answer
+@pytest.mark.parametrize(("recorded", "reads"), [("before", 1), ("meanwhile", 2), ("never", 2)])
+def test_what_a_server_may_record_of_the_customer_stands_there_once(
+    server: ReferenceServer, event_store: EventStore, answer: Answer, recorded: str, reads: int
 ) -> None:
-    """Otherwise every message would stand there twice."""
+    """Looked for behind the reply, and only where the turn's own read did not show it."""
     client = server.client(profile=ServerProfile(records_inbound=True))
-    runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+    reads_before_reply: list[int] = []
+
+    def record() -> None:
+        with server.client() as their:
+            their.add_message(server.conversation(CUSTOMER).session_id, "user", "Hola")
+
+    def agent(messages: list[BaseMessage]) -> AIMessage:
+        reads_before_reply.append(asked(server))
+        if recorded == "meanwhile":
+            record()
+        return AIMessage(f"re: {messages[-1].content}")
+
+    if recorded == "before":
+        record()
+    runner = TurnRunner(RunnableLambda(agent), client=client, store=event_store)
 
     answer(runner, event(1, "Hola"))
 
-    assert history(server) == [("bot", "re: Hola")]
+    assert history(server) == [("user", "Hola"), ("bot", "re: Hola")]
+    assert (reads_before_reply, asked(server)) == ([1], reads)
+
+
+def asked(server: ReferenceServer) -> int:
+    """How often the conversation was read."""
+    return sum("/lookup/conversation/" in request.path for request in server.requests)
 
 
 def test_an_intent_that_the_server_refuses_does_not_cost_the_rest(
