@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add agent answer approve as bad base bound by caller changed chosen
+    abandoned accept acquire add agent answer approve as bad base bound by caller changed checked chosen
     closed command committed conceal concurrency configuration confirmed conflict connect
     connection content count create current cut database date deduplicated default demo
     denied discard doctor doing done dropped due duplicate extraction failed failure fake
