@@ -271,7 +271,7 @@ def _name(tool: object) -> str:
 def _no_tools(given: object) -> ConfigurationError:
     shown = repr(given) if isinstance(given, str) else f"of type {type(given).__name__}"
     return ConfigurationError(
-        f"tools= takes a list of tools or of their names, or a mapping of names; {shown} is none"
+        f"tools= takes a list of tools or of their names, or a mapping of names; {shown} is not one"
     )
 
 

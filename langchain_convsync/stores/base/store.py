@@ -424,7 +424,7 @@ def checked_store(store: EventStore) -> EventStore:
     """The store that was passed.
 
     Raises:
-        ConfigurationError: It is none; a URL, for example.
+        ConfigurationError: It is not a store; a URL, for example.
     """
     given: object = store  # whatever the annotation says
     if not hasattr(given, "acquire"):

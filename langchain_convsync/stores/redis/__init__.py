@@ -132,7 +132,7 @@ class RedisEventStore(_forks.Unpicklable):
 
     Raises:
         ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL, or
-            the namespace is none.
+            the namespace is not one that keys can hold.
         ValueError: ``wait_replicas`` is negative.
 
     While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new

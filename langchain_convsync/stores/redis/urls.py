@@ -134,7 +134,7 @@ def check_namespace(namespace: str) -> str:
     """The namespace.
 
     Raises:
-        ConfigurationError: It is none that keys can hold.
+        ConfigurationError: Keys cannot hold it.
     """
     if not _NAMESPACE.fullmatch(namespace):
         message = "a namespace is made of letters, digits, - and _: staging"
