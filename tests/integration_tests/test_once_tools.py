@@ -790,11 +790,11 @@ def test_only_the_tools_that_are_named_are_guarded(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"tools": "charge"}, "a list of tools .*'charge' is none"),
-        ({"tools": Shop().tool()}, "a list of tools .*StructuredTool is none"),
-        ({"tools": 5}, "a list of tools .*int is none"),
-        ({"tools": [5]}, "a list of tools .*int is none"),
-        ({"tools": {5: "hold"}}, "a list of tools .*int is none"),
+        ({"tools": "charge"}, "a list of tools .*'charge' is not one"),
+        ({"tools": Shop().tool()}, "a list of tools .*StructuredTool is not one"),
+        ({"tools": 5}, "a list of tools .*int is not one"),
+        ({"tools": [5]}, "a list of tools .*int is not one"),
+        ({"tools": {5: "hold"}}, "a list of tools .*int is not one"),
         ({"tools": {"charge": "maybe"}}, "tools={'charge': 'maybe'}: choose"),
         ({"unknown": "maybe"}, "unknown='maybe': choose"),
         ({"store": "sqlite:///convsync.db"}, "store must be an event store: SQLite"),
@@ -896,7 +896,7 @@ def test_outside_a_turn_a_retry_middleware_repeats_a_tool_as_ever(mode: str, ord
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_outside_a_turn_errors_that_are_repeated_are_calls_of_their_own(mode: str) -> None:
-    """The next call of the kind is none of them."""
+    """The next call of the kind is not one of them."""
     store, shop = SQLiteEventStore(":memory:"), Shop(fails=[ToolException("Busy.")])
     options, script = {"handle_tool_error": True}, [CHARGE, CHARGE, NO, CHARGE, CHARGE, "Listo"]
     _, agent = alone(script, shop, AskingAgain(), OnceToolsMiddleware(store), **options)
