@@ -251,6 +251,11 @@ class FencedError(StoreError):
     """Another process took the conversation over; this one must drop its work."""
 
 
+def loggable(error: BaseException) -> str:
+    """What a log may say of an error: ours hold no words of the customer's, and others may."""
+    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+
+
 def raised_at(error: BaseException) -> str:
     """Where an error comes from, without a word of it: ``send.py:12 in send``.
 

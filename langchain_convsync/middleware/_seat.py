@@ -15,6 +15,7 @@ from langgraph.types import Overwrite
 from langchain_convsync.middleware._exchange import Exchange, Share, Work
 from langchain_convsync.models import Conversation, ConversationMessage
 from langchain_convsync.surfaces.access import Access
+from langchain_convsync.surfaces.recorded import unanswered_left_out
 from langchain_convsync.surfaces.thread import (
     Placed,
     Watermark,
@@ -98,7 +99,7 @@ class Seat:
             return []
         history = conversation.messages
         if recorded_inbound:
-            history = _unanswered_left_out(history, self.exchange.texts)
+            history = unanswered_left_out(history, self.exchange.texts)
         if now < len(ids) and ids[now] in self.share.notes.recorded:
             # A replay: what came after these words is not said yet.
             return [each for each in beside(history, thread) if each[0] <= now]
@@ -160,13 +161,3 @@ def without(thread: Sequence[BaseMessage], ids: AbstractSet[str]) -> dict[str, A
 
 def _is_condensed(thread: Iterable[BaseMessage]) -> bool:
     return any("lc_source" in message.additional_kwargs for message in thread)
-
-
-def _unanswered_left_out(
-    history: Sequence[ConversationMessage], words: Iterable[str]
-) -> list[ConversationMessage]:
-    """A history without these words at its end, which the server has recorded itself."""
-    left, own = list(history), list(words)
-    while left and left[-1].role == "user" and left[-1].content in own:
-        own.remove(left.pop().content)
-    return left

@@ -26,3 +26,13 @@ def unrecorded(
         else:
             kept.append(message)
     return kept
+
+
+def unanswered_left_out(
+    history: Sequence[ConversationMessage], words: Iterable[str]
+) -> list[ConversationMessage]:
+    """A history without these words at its end, which the server has recorded itself."""
+    left, own = list(history), list(words)
+    while left and left[-1].role == "user" and left[-1].content in own:
+        own.remove(left.pop().content)
+    return left

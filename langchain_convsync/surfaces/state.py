@@ -88,23 +88,33 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     Raises:
         ConfigurationError: An async extractor in a blocking run.
     """
+    decision: Decision
+    if isinstance(extractor, Runnable):
+        decision = yield from Io(extractor.invoke, extractor.ainvoke, output, _APART)
+    else:
+        is_async = "the extractor is async: run the agent async, or pass a plain function"
+        decision = yield from consult(extractor, output, is_async=is_async)
+    return decision
 
-    def block() -> Decision:
-        if isinstance(extractor, Runnable):
-            return extractor.invoke(output, _APART)
-        decision = extractor(output)
-        if isinstance(decision, Awaitable):
-            if isinstance(decision, Coroutine):
-                decision.close()  # never awaited, and that is said better below
-            message = "the extractor is async: run the agent async, or pass a plain function"
-            raise ConfigurationError(message)
-        return decision
 
-    async def wait() -> Decision:
-        if isinstance(extractor, Runnable):
-            return await extractor.ainvoke(output, _APART)
-        decision = extractor(output)
-        return await decision if isinstance(decision, Awaitable) else decision
+def consult(function: Callable[..., Any], *given: object, is_async: str) -> Flow[Any]:
+    """What a function of the user's says, which may be async where it can be awaited.
+
+    Raises:
+        ConfigurationError: It is async in a blocking run, told as ``is_async``.
+    """
+
+    def block() -> Any:
+        said = function(*given)
+        if isinstance(said, Awaitable):
+            if isinstance(said, Coroutine):
+                said.close()  # never awaited, and that is said better below
+            raise ConfigurationError(is_async)
+        return said
+
+    async def wait() -> Any:
+        said = function(*given)
+        return await said if isinstance(said, Awaitable) else said
 
     return (yield from Io(block, wait))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from langchain_core.runnables import (
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io
+from langchain_convsync._flow import Flow, Io, monotonic
 from langchain_convsync.errors import FencedError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord, current_turn
@@ -294,12 +293,12 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
     """
 
     def block() -> Any:
-        token, until = current_turn.set(record), time.monotonic() + deadline
+        token, until = current_turn.set(record), monotonic() + deadline
         try:
             output = call.agent.invoke(call.input, call.config, **call.options)
         finally:
             current_turn.reset(token)
-        if time.monotonic() > until:
+        if monotonic() > until:
             raise _too_late(deadline)
         return output
 

@@ -148,9 +148,8 @@ class Engine:
                 turn = yield from self.processor.process(accepted.acquired, batch)
                 if turn is not None and accepted.event_key in batch.event_keys:
                     return turn, accepted.conversation_key
-                if turn is not None and (
-                    turn.events or turn.reply
-                ):  # more waited than one turn takes
+                # More waited than one turn takes.
+                if turn is not None and (turn.events or turn.reply):
                     yield from self._tell(turn)
                     before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it

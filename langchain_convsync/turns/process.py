@@ -21,6 +21,7 @@ from langchain_convsync.errors import (
     FencedError,
     StoreError,
     UnknownOutcomeError,
+    loggable,
 )
 from langchain_convsync.models import (
     Conversation,
@@ -305,7 +306,7 @@ class Processor:
         logger.warning(
             "Turn %s: the agent failed with %s, run %d of %d",
             batch.turn_id,
-            _told(error),
+            loggable(error),
             failures,
             limit,
             exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
@@ -365,11 +366,6 @@ class Processor:
                 return None
             case _:
                 raise FencedError
-
-
-def _told(error: Exception) -> str:
-    """An error for the log: ours hold no words of the customer's, and others may."""
-    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, sleep
+from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
 from langchain_convsync.errors import (
@@ -87,12 +86,12 @@ class Reader:
 
     def _find(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The one API round trip before the agent; waits where the server's webhook is late."""
-        until, delay = time.monotonic() + NOT_FOUND_TIME, 0.1
+        until, delay = monotonic() + NOT_FOUND_TIME, 0.1
         while True:
             try:
                 return (yield from self._get(attempt, seconds))
             except ConversationNotFoundError:
-                if time.monotonic() + delay > until:
+                if monotonic() + delay > until:
                     raise
             yield from sleep(delay)
             delay *= 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from difflib import SequenceMatcher
 from functools import cached_property
 
 from langchain_convsync import telemetry
+from langchain_convsync._flow import monotonic
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import (
     Anchor,
@@ -112,13 +112,13 @@ class Attempt:
     ref: ConversationRef
     lid: str | None = None
     current: CurrentConversation | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=monotonic)
     left: int = 0
 
     @property
     def now(self) -> float:
         """Store time, as far as this process knows."""
-        return self.acquired.now + time.monotonic() - self.began
+        return self.acquired.now + monotonic() - self.began
 
     def work_on(self, current: CurrentConversation) -> None:
         """Work on this conversation from now on."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io
-from langchain_convsync.errors import ConfigurationError, ConvSyncError
+from langchain_convsync._flow import Flow
+from langchain_convsync.errors import ConvSyncError, loggable
 from langchain_convsync.models import Conversation, InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, HeldEvent, Keys
 from langchain_convsync.surfaces.context import TurnRecord
+from langchain_convsync.surfaces.state import consult
 from langchain_convsync.turns.agent import Before, Call, earlier
 from langchain_convsync.turns.interrupts import (
     Answer,
@@ -145,25 +146,13 @@ class Answers:
     def _asked(
         self, resume: Resume, interrupts: Sequence[Interrupt], events: Sequence[InboundEvent]
     ) -> Flow[Any]:
-        def block() -> Any:
-            value = resume(interrupts, events)
-            if isinstance(value, Awaitable):
-                if isinstance(value, Coroutine):
-                    value.close()
-                message = "resume= is async: use arun(), or pass a plain function"
-                raise ConfigurationError(message)
-            return value
-
-        async def wait() -> Any:
-            value = resume(interrupts, events)
-            return await value if isinstance(value, Awaitable) else value
-
+        is_async = "resume= is async: use arun(), or pass a plain function"
         try:
-            return resume_value((yield from Io(block, wait)))
+            value = yield from consult(resume, interrupts, events, is_async=is_async)
+            return resume_value(value)
         except Exception as error:  # noqa: BLE001 - whatever it raises, a human may still answer
             telemetry.count("resume_failures", error=type(error).__name__)
-            reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-            logger.warning("resume= decided nothing, the run waits on: %s", reason)
+            logger.warning("resume= decided nothing, the run waits on: %s", loggable(error))
             return None
 
     def is_over(self, attempt: Attempt) -> bool:

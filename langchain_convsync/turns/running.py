@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
-from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.errors import loggable
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
@@ -151,8 +151,7 @@ class Runs:
                 decision = yield from ask(self.extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                reason = str(error) if isinstance(error, ConvSyncError) else type(error).__name__
-                logger.warning("The extractor failed, no state is synced: %s", reason)
+                logger.warning("The extractor failed, no state is synced: %s", loggable(error))
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)

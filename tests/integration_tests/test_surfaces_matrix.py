@@ -190,26 +190,30 @@ SAME_CLAIM = {frozenset({f"{name} inside", f"{name} around"}) for name in ("once
 PAIRS = [pair for pair in combinations(SURFACES, 2) if frozenset(pair) not in SAME_CLAIM]
 
 
+async def answers_once(mode: str, setup: Setup, server: ReferenceServer) -> None:
+    """One read before the agent, three writes after it, although the event comes twice."""
+    answering = setup.answering()
+
+    first = await invoke(mode, answering, EVENT.event_id)
+    await invoke(mode, answering, EVENT.event_id)
+    await setup.store.aclose()
+
+    assert first == "answered"
+    assert requests(server) == ["GET", "POST", "POST", "PUT"]
+    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
+    assert state(server)[0] == "payment"
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 @sync_and_async
 async def test_any_two_surfaces_in_a_turn_make_one_message_each_way_and_one_sync(
     server: ReferenceServer, client: Client, mode: str, pair: tuple[str, str]
 ) -> None:
     """One read before the agent, three writes after it; the event comes twice."""
-    store = SQLiteEventStore(":memory:")
-    setup = Setup(client, store)
+    setup = Setup(client, SQLiteEventStore(":memory:"))
     for name in pair:
         SURFACES[name](setup)
-    answering = setup.answering()
-
-    first = await invoke(mode, answering, EVENT.event_id)
-    await invoke(mode, answering, EVENT.event_id)
-    await store.aclose()
-
-    assert first == "answered"
-    assert requests(server) == ["GET", "POST", "POST", "PUT"]
-    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
-    assert state(server)[0] == "payment"
+    await answers_once(mode, setup, server)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -219,19 +223,9 @@ async def test_any_surface_in_any_shape_makes_one_message_each_way_and_one_sync(
     server: ReferenceServer, client: Client, mode: str, surface: str, shape: Any
 ) -> None:
     """However many agents it takes; the event comes twice."""
-    store = SQLiteEventStore(":memory:")
-    setup = Setup(client, store, shape=shape)
+    setup = Setup(client, SQLiteEventStore(":memory:"), shape=shape)
     SURFACES[surface](setup)
-    answering = setup.answering()
-
-    first = await invoke(mode, answering, EVENT.event_id)
-    await invoke(mode, answering, EVENT.event_id)
-    await store.aclose()
-
-    assert first == "answered"
-    assert requests(server) == ["GET", "POST", "POST", "PUT"]
-    assert words(server) == [("user", "Una pizza"), ("bot", "Con gusto")]
-    assert state(server)[0] == "payment"
+    await answers_once(mode, setup, server)
 
 
 class Choosing(AgentState[Any]):
