@@ -18,21 +18,26 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator
-from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
 
+from langchain_convsync._machine import monotonic, perform
 from langchain_convsync.errors import ConfigurationError
+
+__all__ = [
+    "Flow",
+    "Io",
+    "Polling",
+    "Steps",
+    "Wait",
+    "arun",
+    "monotonic",
+    "run",
+    "running_loop",
+    "sleep",
+]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-#: Seconds on a clock that nobody sets, nor stops: tests of users' bots hold ``time.monotonic``
-#: still, and a wait that is measured by it would never be over.
-monotonic: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_MONOTONIC)
-    if hasattr(time, "clock_gettime")
-    else partial(time.monotonic)  # Windows
-)
 
 
 class Io(Generic[T]):
@@ -70,6 +75,29 @@ class Io(Generic[T]):
 Flow: TypeAlias = Generator[Io[Any], Any, T]
 
 
+class Wait(Io[T | None]):
+    """A step that lets seconds pass, or fewer.
+
+    Args:
+        seconds: How many; then it comes to None.
+        is_over: Whether there is nothing to wait for any more.
+        block: Performs it on the calling thread.
+        wait: Performs it on the running event loop.
+    """
+
+    __slots__ = ("is_over", "seconds")
+
+    def __init__(
+        self,
+        seconds: float,
+        is_over: Callable[[], bool],
+        block: Callable[[float], T | None],
+        wait: Callable[[float], Awaitable[T | None]],
+    ) -> None:
+        super().__init__(block, wait, seconds)
+        self.seconds, self.is_over = seconds, is_over
+
+
 class Steps(Io[T]):
     """Several steps that can be performed as one, or as a part of a flow.
 
@@ -97,12 +125,12 @@ class Steps(Io[T]):
 def run(flow: Flow[T] | Io[T]) -> T:
     """Perform a flow, or a single step, on the calling thread."""
     if isinstance(flow, Io):
-        return flow.block()
+        return flow.block() if isinstance(flow, Steps) else perform(flow)  # type: ignore[no-any-return]
     try:
         step = next(flow)
         while True:
             try:
-                value = step.block()
+                value = perform(step)
             except BaseException as error:  # noqa: BLE001 - cancellation too, so cleanup still runs
                 step = flow.throw(error)
             else:
@@ -180,4 +208,8 @@ class Polling:
 
 def sleep(seconds: float) -> Io[None]:
     """Let ``seconds`` pass."""
-    return Io(time.sleep, asyncio.sleep, seconds)
+    return Wait(seconds, _never, time.sleep, asyncio.sleep)
+
+
+def _never() -> bool:
+    return False

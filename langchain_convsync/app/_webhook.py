@@ -14,6 +14,7 @@ from langchain_convsync import telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._machine import now
 from langchain_convsync.errors import (
     InvalidEventError,
     InvalidPhoneNumberError,
@@ -120,7 +121,7 @@ class Webhook(Unpicklable):
         if sent_at is None:
             return False
         told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
-        age = (datetime.now(UTC) - told).total_seconds()
+        age = (now() - told).total_seconds()
         return age > self._runner.store.retention
 
 

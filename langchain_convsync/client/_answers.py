@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from langchain_convsync._machine import now
 from langchain_convsync.client._exchange import Answer, Failure, Outcome
 from langchain_convsync.client._retry import retry_after
 from langchain_convsync.errors import (
@@ -223,7 +223,7 @@ def _facts(answer: Answer | None) -> _Facts:
     return {
         "status_code": answer.status,
         "request_id": _request_id(answer),
-        "retry_after": retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)),
+        "retry_after": retry_after(answer.headers.get("Retry-After"), now()),
     }
 
 

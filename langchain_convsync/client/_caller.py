@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,6 +11,7 @@ import httpx
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, monotonic, sleep
+from langchain_convsync._machine import chance, unique
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Method, Outcome, Request
@@ -47,7 +46,7 @@ class Pace:
 
     clock: Callable[[], float] = monotonic
     sleep: Callable[[float], Io[None]] = sleep
-    randomness: Callable[[], float] = random.random
+    randomness: Callable[[], float] = chance
 
 
 class Caller:
@@ -87,7 +86,7 @@ class Caller:
     ) -> Request:
         """A request for a path below the mount point; all attempts of a call send the same one."""
         if body is not None:
-            idempotency_key = idempotency_key or str(uuid.uuid4())
+            idempotency_key = idempotency_key or unique()
         return Request(
             method=method,
             url=self._mount + path,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Io, monotonic
+from langchain_convsync._flow import Io, Wait, monotonic
 from langchain_convsync.models import TenantInfo
 
 #: The bot and the customer's identity: one customer may talk to several tenants.
@@ -82,7 +82,7 @@ class Flight:
 
     def landing(self, seconds: float) -> Io[TenantInfo | None]:
         """Wait for the leader, for at most so many seconds; None if it found nothing."""
-        return Io(self._block, self._wait, seconds)
+        return Wait(seconds, self._landed.done, self._block, self._wait)
 
     def _block(self, seconds: float) -> TenantInfo | None:
         try:

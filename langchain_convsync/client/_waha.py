@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._machine import now
 from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
@@ -246,7 +247,7 @@ class Waha(Unpicklable):
             raise WAHAError(
                 "WAHA refused: check its api_key, the session's name and that it is WORKING",
                 status_code=outcome.status,
-                retry_after=retry_after(outcome.headers.get("Retry-After"), datetime.now(UTC)),
+                retry_after=retry_after(outcome.headers.get("Retry-After"), now()),
                 ambiguous=writes and outcome.status >= 500,
                 foreign=outcome.status != _TOO_LARGE and not isinstance(_parsed(outcome), dict),
             )

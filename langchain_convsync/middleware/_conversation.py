@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias
@@ -16,6 +15,7 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._machine import token
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
@@ -420,4 +420,4 @@ def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:
 
 
 def _key(message: BaseMessage) -> str:
-    return message.id or uuid.uuid4().hex
+    return message.id or token()

@@ -6,7 +6,6 @@ that is a node or a tool of a graph without our middleware is recorded when that
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
 from langchain_convsync import _forks, phone
 from langchain_convsync._flow import Flow
+from langchain_convsync._machine import token
 from langchain_convsync.middleware._notes import Memory, Notes
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
@@ -184,7 +184,7 @@ class Exchange:
         self, root: UUID | None, *, given: object, state: object = None, thread: str | None = None
     ) -> None:
         self.root, self.thread = root, thread
-        self.id = uuid.uuid4().hex
+        self.id = token()
         self.runs: set[UUID] = set()
         self.works: dict[UUID | None, tuple[Share, Work]] = {}
         self.interrupted = False
@@ -250,7 +250,7 @@ class Exchange:
                 word if place is None else thread[place]
                 for word, place in zip(words, places, strict=True)
             ]
-        return {message.id or uuid.uuid4().hex: text_of(message) for message in said}
+        return {message.id or token(): text_of(message) for message in said}
 
     def share(self, ref: ConversationRef, memory: Memory) -> Share:
         """The share of a conversation."""

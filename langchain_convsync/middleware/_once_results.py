@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
-from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command, Send
 
+from langchain_convsync._machine import unique
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.surfaces import results
 
@@ -33,7 +33,7 @@ def kept(result: Any, tool_call_id: str | None) -> Kept:
     """
     if _tells_of(tool_call_id, result):
         for message in _messages(result):
-            message.id = message.id or str(uuid4())
+            message.id = message.id or unique()
     if (text := _written(result, tool_call_id)) is not None:
         return Kept(text)
     if isinstance(result, ToolMessage) and result.artifact is not None:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
+from langchain_convsync._machine import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import is_away
 from langchain_convsync.errors import (
@@ -310,7 +310,7 @@ class Journal:
             self._memory.forget(conversation_key)
             raise
         except APIError as error:
-            if known is None or not is_away(error) or known.conversation.expired(datetime.now(UTC)):
+            if known is None or not is_away(error) or known.conversation.expired(now()):
                 raise
             telemetry.count("snapshots_used")
             ref.agreeing(ref.at(known.conversation))

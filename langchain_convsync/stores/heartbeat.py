@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync._flow import monotonic
+from langchain_convsync._flow import Flow, monotonic, run
+from langchain_convsync._machine import Joinable, spawn
+from langchain_convsync._wakeup import Wakeup
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore, Lease
+
+#: Seconds after which the heartbeat looks again where there is nothing to renew.
+LONGEST_REST = 3600.0
 
 
 class Watch:
@@ -60,10 +63,10 @@ class Watch:
         if already:
             callback()
 
-    def renew(self) -> None:
+    def renew(self) -> Flow[None]:
         """Renew the lease, unless its deadline has passed; notice when it is gone."""
         if self.released:
-            self._release()
+            yield from self._release()
             return
         now = monotonic()
         self.next_renewal = now + self._seconds / 3
@@ -73,7 +76,7 @@ class Watch:
                 self._lose()
             return
         try:
-            renewed = self._store.renew(self._lease, seconds=self._seconds).block()
+            renewed = yield from self._store.renew(self._lease, seconds=self._seconds)
         except Exception:  # noqa: BLE001 - the one thread serves every lease and must go on
             telemetry.count("heartbeat_failures")
             if expired:
@@ -84,10 +87,10 @@ class Watch:
         else:
             self._ends = now + self._seconds
 
-    def _release(self) -> None:
+    def _release(self) -> Flow[None]:
         _heartbeat.remove(self)
         try:
-            self._store.release(self._lease).block()
+            yield from self._store.release(self._lease)
         except ConvSyncError:
             telemetry.count("release_failures")  # the lease ends by itself
 
@@ -104,43 +107,37 @@ class Watch:
 
 class _Heartbeat:
     def __init__(self) -> None:
-        self._changed = _forks.condition()
-        self._watches: set[Watch] = set()
+        self._lock = _forks.lock()
+        self._wakeup = Wakeup()
+        self._watches: dict[Watch, None] = {}  # in order
         self._wakes = 0.0
-        self._thread: threading.Thread | None = None
+        self._thread: Joinable | None = None
 
     def add(self, watch: Watch) -> None:
-        with self._changed:
-            self._watches.add(watch)
+        with self._lock:
+            self._watches[watch] = None
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="convsync-heartbeat", daemon=True
-                )
-                self._thread.start()
+                self._thread = spawn(lambda: run(self._beat()), "convsync-heartbeat")
             if watch.next_renewal < self._wakes:  # else it will be looked at early enough
-                self._changed.notify()
+                self._wakeup.notify()
 
     def remove(self, watch: Watch) -> None:
-        with self._changed:
-            self._watches.discard(watch)
+        with self._lock:
+            self._watches.pop(watch, None)
 
-    def _run(self) -> None:
+    def _beat(self) -> Flow[None]:
         while True:
-            with self._changed:
-                due = self._due()
-            for watch in due:
+            for watch in self._due():
                 if not watch.lost:
-                    watch.renew()
+                    yield from watch.renew()
+            yield from self._wakeup.wait(max(0.0, self._wakes - monotonic()))
 
     def _due(self) -> list[Watch]:
-        """The watches to renew now; waits until there is one."""
-        while True:
-            now = monotonic()
-            live = [watch for watch in self._watches if not watch.lost]
-            if due := [watch for watch in live if watch.next_renewal <= now]:
-                return due
-            self._wakes = min((watch.next_renewal for watch in live), default=math.inf)
-            self._changed.wait(None if self._wakes == math.inf else self._wakes - now)
+        """The watches to renew now, and when to look again."""
+        with self._lock:
+            live, now = [watch for watch in self._watches if not watch.lost], monotonic()
+            self._wakes = min((w.next_renewal for w in live), default=now + LONGEST_REST)
+            return [watch for watch in live if watch.next_renewal <= now]
 
 
 _heartbeat = _Heartbeat()

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Self, cast
 
 from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Polling, sleep
+from langchain_convsync._machine import now
 from langchain_convsync.client import Api
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.errors import APIError, ConfigurationError
@@ -245,7 +245,7 @@ class Access:
         before = yield from self.read()
         if not before.messages:
             return
-        context = outgoing.carried(before, [], datetime.now(UTC), self._api.profile)
+        context = outgoing.carried(before, [], now(), self._api.profile)
         context |= {"previousMessages": [], "lastUserMessage": ""}
         yield from self._sync(before, StateUpdate(), context)
         self._read = None
@@ -266,7 +266,7 @@ class Access:
         try:
             self._read = None
             before = yield from self.read()
-            context = outgoing.carried(before, messages, datetime.now(UTC), self._api.profile)
+            context = outgoing.carried(before, messages, now(), self._api.profile)
             return (yield from self._sync(before, update, context))
         finally:
             _rewrites.end(conversation)

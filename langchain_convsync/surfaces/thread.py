@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
+from langchain_convsync._machine import unique
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.surfaces.bounds import LEFT_OUT, MOST_MESSAGES, recent
 from langchain_convsync.surfaces.messages import by_timestamp, from_langchain, is_told, to_langchain
@@ -163,8 +163,7 @@ def joined(
 def with_ids(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
     """A thread whose messages all have ids: some graphs leave them out."""
     return [
-        message if message.id else message.model_copy(update={"id": str(uuid.uuid4())})
-        for message in thread
+        message if message.id else message.model_copy(update={"id": unique()}) for message in thread
     ]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from functools import cached_property
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
+from langchain_convsync._machine import now
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import (
     Anchor,
@@ -261,7 +261,7 @@ def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str 
     """The conversation after this turn, and for how many seconds it is good."""
     if conversation.expires_at is None:
         return None, 0.0
-    ttl = (conversation.expires_at - datetime.now(UTC)).total_seconds()
+    ttl = (conversation.expires_at - now()).total_seconds()
     if ttl <= 0:
         return None, 0.0
     after = overlay(conversation, writes, is_new=True)

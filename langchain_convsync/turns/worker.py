@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
+from langchain_convsync._machine import Joinable, spawn
+from langchain_convsync._wakeup import Wakeup
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
-from langchain_convsync.turns.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class WorkerPool:
         self._account_concurrency = account_concurrency
         self._stopping = threading.Event()
         self._wakeups = {queue: Wakeup() for queue in work}
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Joinable] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._immediate: dict[tuple[QueueName, str], _ImmediateTask] = {}
@@ -67,15 +68,10 @@ class WorkerPool:
 
     def start(self) -> None:
         """Begin, on threads."""
-        for queue in self._queues:
-            thread = threading.Thread(
-                target=run,
-                args=(self._serve(queue),),
-                name=f"convsync-{queue}",
-                daemon=True,  # a stuck agent must not keep its process alive
-            )
-            thread.start()
-            self._threads.append(thread)
+        self._threads = [
+            spawn(lambda queue=queue: run(self._serve(queue)), f"convsync-{queue}")  # type: ignore[misc]
+            for queue in self._queues
+        ]
 
     def notify(self, *queues: QueueName) -> None:
         """There is work in these queues now: a worker that waits for some need not wait longer."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import binascii
 import hmac
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
+
+from langchain_convsync._machine import token
 
 SHARDS = 64
 #: The account in the key of an event that is claimed by itself, outside every conversation.
@@ -103,7 +104,7 @@ def is_claim(key: str) -> bool:
 
 def new_token() -> str:
     """A token for one acquire."""
-    return secrets.token_hex(16)
+    return token()
 
 
 def crc16(data: bytes) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_convsync._flow import monotonic
+from langchain_convsync._machine import token_bytes
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base import FORMAT_VERSION
 from langchain_convsync.stores.checks import SECRET_SIZE, check_meta
@@ -111,7 +111,7 @@ def prepare(
     with sql:
         version = _check_format(sql)
         meta = _meta(sql)
-        key = meta.get("key") if meta else known_key or secrets.token_bytes(SECRET_SIZE)
+        key = meta.get("key") if meta else known_key or token_bytes(SECRET_SIZE)
         times = {name: meta[name] for name in ("base", "seen") if name in meta}
         if not all(isinstance(each, int) for each in times.values()):
             key = None

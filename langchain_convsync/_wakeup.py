@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import Io
+from langchain_convsync._flow import Io, Wait
 
 
 class Wakeup:
@@ -40,30 +40,32 @@ class Wakeup:
 
     def wait(self, seconds: float) -> Io[None]:
         """Let seconds pass, or less if there is work."""
+        return Wait(seconds, self._is_over, self._block, self._wait)
 
-        def block() -> None:
-            with self._changed:
-                if not (self._notified or self._ended):
-                    self._changed.wait(seconds)
+    def _is_over(self) -> bool:
+        return self._notified or self._ended
+
+    def _block(self, seconds: float) -> None:
+        with self._changed:
+            if not self._is_over():
+                self._changed.wait(seconds)
+            self._notified = False
+
+    async def _wait(self, seconds: float) -> None:
+        with self._changed:
+            if self._is_over():
                 self._notified = False
-
-        async def wait() -> None:
-            with self._changed:
-                if self._notified or self._ended:
-                    self._notified = False
-                    return
-                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._waiting.append(future)
-            try:
-                async with asyncio.timeout(seconds):
-                    await future
-            except TimeoutError:
-                pass
-            finally:
-                with self._changed, suppress(ValueError):
-                    self._waiting.remove(future)
-
-        return Io(block, wait)
+                return
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            pass
+        finally:
+            with self._changed, suppress(ValueError):
+                self._waiting.remove(future)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

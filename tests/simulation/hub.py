@@ -1,0 +1,301 @@
+"""Processes on one virtual machine: who goes next, what time it is, and who dies where."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import greenlet
+
+from langchain_convsync._flow import Io, Polling, Wait
+from langchain_convsync._machine import Joinable, Machine
+from langchain_convsync.stores import heartbeat
+
+#: When a simulation begins.
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+#: Seconds that a step takes.
+STEP = 0.001
+#: Seconds between two looks for work: long ones, since most find none and cost as much as others.
+POLL = 3.0
+
+
+class Killed(BaseException):
+    """The process is dead: whatever of it still runs, to clean up, performs nothing."""
+
+
+class StuckError(AssertionError):
+    """Something still waits although nothing is left that could end it in time."""
+
+
+@dataclass(eq=False)
+class Process:
+    """A process: its strands run until it is killed."""
+
+    name: str
+    alive: bool = True
+    clock: float = 0.0
+    strands: list[Strand] = field(default_factory=list)
+    pulse: Any = field(default_factory=heartbeat._Heartbeat)
+
+
+class Strand(greenlet.greenlet):
+    """A thread of a process.
+
+    Attributes:
+        due: When it goes on at the latest.
+        is_over: Whether it goes on before.
+        steps: How many steps it has performed.
+        outcome: What it came to.
+    """
+
+    def __init__(
+        self, process: Process, name: str, work: Callable[[], Any], hub: greenlet.greenlet
+    ) -> None:
+        super().__init__(self._work, hub)
+        self.process, self.name, self._job = process, name, work
+        self.due, self.is_over = 0.0, _never
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+        self.ended = False
+
+    def _work(self) -> None:
+        try:
+            self.outcome = self._job()
+        except Killed:
+            pass
+        except Exception as error:  # noqa: BLE001 - whoever waits for it looks at it
+            self.error = error
+        self.ended = True
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place between two steps.
+
+    Attributes:
+        number: Counts the steps of the processes that may die.
+        process: Whose step it is.
+        before: Whether the step has not been performed yet.
+        step: What it does.
+    """
+
+    number: int
+    process: str
+    before: bool
+    step: str
+
+
+class Simulation(Machine):
+    """A machine whose time passes when all its strands wait.
+
+    Args:
+        seed: Decides whatever is left to chance.
+        at: Called at each point between two steps of a process that may die; it may kill it.
+        shuffled: Whether any strand that can go on may be the next; else they take turns.
+    """
+
+    def __init__(
+        self,
+        seed: object = 0,
+        *,
+        at: Callable[[Point, Process], None] = lambda _point, _process: None,
+        shuffled: bool = False,
+    ) -> None:
+        self.chance = random.Random(f"{seed}")
+        self.time = 0.0
+        self.steps = 0
+        self.outside = Process("outside")
+        self._at, self._shuffled = at, shuffled
+        self._strands: list[Strand] = []
+        self._buried: list[Strand] = []
+        self._hub = greenlet.getcurrent()
+        self._trace = sha256()
+        self.log: list[str] = []
+
+    # What the machine is asked for.
+
+    def monotonic(self) -> float:
+        """Virtual seconds."""
+        return self.time
+
+    def now(self) -> datetime:
+        """The virtual time of day, on the clock of the process that asks."""
+        return EPOCH + timedelta(seconds=self.time + self._process.clock)
+
+    def token_bytes(self, size: int) -> bytes:
+        """As many bytes of the seed's."""
+        return self.chance.randbytes(size)
+
+    def random(self) -> float:
+        """A number of the seed's."""
+        return self.chance.random()
+
+    def perform(self, step: Io[Any]) -> Any:
+        """A step, with a point before and after it."""
+        strand = greenlet.getcurrent()
+        if not isinstance(strand, Strand):  # another thread, which a tool began
+            return step.block()
+        if isinstance(step, Wait):
+            self.rest(step.seconds, step.is_over)
+            return step.block() if step.is_over() else None
+        if strand.process is self.outside:
+            return step.block()
+        number, self.steps = self.steps, self.steps + 1
+        name = _name_of(step)
+        self._pass(strand, Point(number, strand.process.name, True, name))
+        try:
+            return step.block()
+        finally:
+            self._pass(strand, Point(number, strand.process.name, False, name))
+
+    def spawn(self, work: Callable[[], Any], name: str) -> Joinable:
+        """A strand of the process that asks."""
+        return Handle(self, self.begin(self._process, work, name))
+
+    # What the world does.
+
+    def begin(self, process: Process, work: Callable[[], Any], name: str) -> Strand:
+        """Begin a strand of a process."""
+        strand = Strand(process, name, work, self._hub)
+        strand.due = self.time
+        if process.alive:
+            process.strands.append(strand)
+            self._strands.append(strand)
+        return strand
+
+    def rest(self, seconds: float, is_over: Callable[[], bool] = _never) -> None:
+        """Let virtual seconds pass, or fewer."""
+        strand = greenlet.getcurrent()
+        assert isinstance(strand, Strand)
+        strand.due, strand.is_over = self.time + max(0.0, seconds), is_over
+        self._switch(strand)
+
+    def kill(self, process: Process) -> None:
+        """As ``kill -9``: no strand of it goes on."""
+        self.note(f"kill {process.name}")
+        process.alive = False
+        self._buried += process.strands
+        self._strands = [each for each in self._strands if each.process is not process]
+
+    def note(self, line: str) -> None:
+        """Add a line to the trace."""
+        self._trace.update(f"{self.time:.6f} {line}\n".encode())
+        self.log.append(f"{self.time:10.3f}  {line}")
+
+    @property
+    def trace(self) -> str:
+        """The digest of everything that happened, in order."""
+        return self._trace.hexdigest()
+
+    def run(self, *, until: float) -> None:
+        """Go on until the outside has nothing left to do.
+
+        Raises:
+            StuckError: It still has at virtual time ``until``.
+        """
+        self._hub = greenlet.getcurrent()
+        before, pause = heartbeat._heartbeat, Polling.LAST
+        heartbeat._heartbeat = _Pulses(self)  # type: ignore[assignment]
+        Polling.LAST = POLL
+        try:
+            while any(not each.ended for each in self.outside.strands):
+                strand = self._next()
+                if self.time > until:
+                    waiting = [each.name for each in self.outside.strands if not each.ended]
+                    raise StuckError(f"at {self.time:.0f} s still at work: {waiting}")
+                strand.switch()
+                if strand.ended:
+                    self._strands = [each for each in self._strands if each is not strand]
+                    if strand.error is not None and strand.process is self.outside:
+                        raise strand.error
+        finally:
+            self._bury()
+            heartbeat._heartbeat, Polling.LAST = before, pause
+
+    def _next(self) -> Strand:
+        ready = [each for each in self._strands if each.due <= self.time or each.is_over()]
+        if not ready:
+            self.time = min(each.due for each in self._strands)
+            ready = [each for each in self._strands if each.due <= self.time]
+        chosen = self.chance.choice(ready) if self._shuffled else ready[0]
+        self._strands.remove(chosen)
+        self._strands.append(chosen)
+        return chosen
+
+    def _pass(self, strand: Strand, point: Point) -> None:
+        self.note(f"{point.process} {'>' if point.before else '<'} {point.step}")
+        if point.before:
+            self.time += STEP
+        self._at(point, strand.process)
+        strand.due, strand.is_over = self.time, _never
+        self._switch(strand)
+
+    def _switch(self, strand: Strand) -> None:
+        if not strand.process.alive:
+            raise Killed
+        self._hub.switch()
+        if not strand.process.alive:
+            raise Killed
+
+    def _bury(self) -> None:
+        """Let the dead clean up, which changes nothing."""
+        for strand in [*self._buried, *self._strands]:
+            strand.process.alive = False
+        for strand in [*self._buried, *self._strands]:
+            if strand and not strand.dead:
+                with suppress(BaseException):
+                    strand.throw(Killed)
+
+    @property
+    def _process(self) -> Process:
+        strand = greenlet.getcurrent()
+        return strand.process if isinstance(strand, Strand) else self.outside
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A strand as a thread of the engine's."""
+
+    simulation: Simulation
+    strand: Strand
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended."""
+        self.simulation.rest(
+            1e9 if timeout is None else timeout, lambda: self.strand.ended
+        )
+
+
+@dataclass(frozen=True)
+class _Pulses:
+    """Each process has a heartbeat of its own."""
+
+    simulation: Simulation
+
+    def add(self, watch: heartbeat.Watch) -> None:
+        """To that of the process that asks."""
+        process = self.simulation._process
+        if process.alive:
+            process.pulse.add(watch)
+
+    def remove(self, watch: heartbeat.Watch) -> None:
+        """From it."""
+        self.simulation._process.pulse.remove(watch)
+
+
+def _name_of(step: Io[Any]) -> str:
+    """What a step does, in a word: the function that performs it, or that wrote it."""
+    named = step._block
+    operation = step._arguments[0] if step._arguments else None
+    name: str = getattr(named, "__qualname__", type(named).__name__)
+    inner = getattr(operation, "__qualname__", None) or getattr(operation, "method", None)
+    return f"{name} {inner}" if isinstance(inner, str) else name
