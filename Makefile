@@ -22,7 +22,7 @@ COMMA := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install langgraph demo serve test test-all test-oldest long chaos bench notebooks docs check lint format typecheck constraints clean
+.PHONY: help install langgraph demo serve test test-all test-oldest long chaos simulate bench notebooks docs check lint format typecheck constraints clean
 
 help: ## explain the targets, and tell how long they take
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ long: install ## the longest of the tests: stores against their model, and the e
 
 chaos: install ## kill everything all the time and count what is lost or doubled: TURNS=1000 KILLS=80 SEED=1 STORE=both
 	$(BIN)/python -m tests.chaos $(foreach o,TURNS KILLS SEED STORE DRAIN,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
+
+simulate: install ## the same on one thread in virtual time, 10 ms a turn: TURNS=1000 SEED=0, or ARGS=--exhaustive for every schedule
+	$(BIN)/python -m tests.simulation $(foreach o,TURNS SEED,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
 
 bench: install ## what a turn costs beside what people write by hand: ONLY=a,b ROUNDS=5 TURNS=100000 JSON=bench.json PLOT=bench.png
 	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --group bench

@@ -251,7 +251,7 @@ def test_a_zombie_cannot_complete_what_another_process_took_over(
     event_store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that slept through its lease learns that its result was not stored."""
-    monkeypatch.setattr("langchain_convsync.stores.heartbeat.Watch.renew", lambda _self: None)
+    monkeypatch.setattr("langchain_convsync.stores.heartbeat.Watch.renew", lambda _self: iter(()))
 
     winners: list[Claim] = []
 

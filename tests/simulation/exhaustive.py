@@ -7,7 +7,7 @@ each of these again with a process that dies at one of the points that follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,15 +103,26 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Ran:
-    """A schedule, and what came of it."""
+    """A schedule, and what came of it; ``began`` is the step at which its fault struck."""
 
     schedule: Schedule
     report: Report | None
+    began: int = 0
     failure: str = ""
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it did not end, or not as it should."""
+        return self.report is None or self.report.wrong > 0
 
-def run_all(kind: Kind, new_store: NewStore = in_memory) -> Iterator[Ran]:
-    """Every schedule of a kind of turn."""
+    @property
+    def what(self) -> str:
+        """What is to be told of it."""
+        return self.failure or f"{self.report and self.report.verdict}"
+
+
+def run_all(kind: Kind, new_store: NewStore = in_memory, *, pairs: bool = True) -> Iterator[Ran]:
+    """Every schedule of a kind of turn; with pairs, also of a fault with a death behind it."""
     smooth = World(Schedule(kind).plan(new_store))
     report = smooth.run()
     yield Ran(Schedule(kind), report)
@@ -120,31 +131,28 @@ def run_all(kind: Kind, new_store: NewStore = in_memory) -> Iterator[Ran]:
         yield _ran(Schedule(kind, None, death), new_store)
     for call in smooth.api.calls:
         for fault in call.faults:
-            schedule = Schedule(kind, (call.number, fault))
-            began: list[int] = []
-            ran = _ran(schedule, new_store, lambda world, began=began: began.append(world.simulation.steps))  # type: ignore[misc]
+            ran = _ran(Schedule(kind, (call.number, fault)), new_store)
             yield ran
-            if ran.report is None:
+            if ran.report is None or not pairs:
                 continue
-            for number in range(max(0, began[0] - 1), min(ran.report.steps, began[0] + BEHIND)):
+            last = min(ran.report.steps, ran.began + BEHIND)
+            for number in range(max(0, ran.began - 1), last):
                 for before in (True, False):
-                    yield _ran(replace(schedule, death=(number, before)), new_store)
+                    yield _ran(replace(ran.schedule, death=(number, before)), new_store)
 
 
-def _ran(
-    schedule: Schedule, new_store: NewStore, at_fault: Callable[[World], None] = lambda _: None
-) -> Ran:
-    plan = schedule.plan(new_store)
-    decides = plan.goes_wrong
+def _ran(schedule: Schedule, new_store: NewStore) -> Ran:
+    began = 0
 
     def goes_wrong(call: Call) -> Fault | None:
-        fault = decides(call)
-        if fault is not None:
-            at_fault(world)
+        nonlocal began
+        if (fault := plan.goes_wrong(call)) is not None:
+            began = world.simulation.steps
         return fault
 
+    plan = schedule.plan(new_store)
     world = World(replace(plan, goes_wrong=goes_wrong))
     try:
-        return Ran(schedule, world.run())
+        return Ran(schedule, world.run(), began)
     except Exception as error:  # noqa: BLE001 - whatever a schedule comes to is told
-        return Ran(schedule, None, f"{type(error).__name__}: {error}")
+        return Ran(schedule, None, began, f"{type(error).__name__}: {error}")

@@ -60,7 +60,7 @@ class Strand(greenlet.greenlet):
         self.process, self.name, self._job = process, name, work
         self.due, self.is_over = 0.0, _never
         self.outcome: Any = None
-        self.error: BaseException | None = None
+        self.failure: BaseException | None = None
         self.ended = False
 
     def _work(self) -> None:
@@ -69,7 +69,7 @@ class Strand(greenlet.greenlet):
         except Killed:
             pass
         except Exception as error:  # noqa: BLE001 - whoever waits for it looks at it
-            self.error = error
+            self.failure = error
         self.ended = True
 
 
@@ -215,8 +215,8 @@ class Simulation(Machine):
                 strand.switch()
                 if strand.ended:
                     self._strands = [each for each in self._strands if each is not strand]
-                    if strand.error is not None and strand.process is self.outside:
-                        raise strand.error
+                    if strand.failure is not None and strand.process is self.outside:
+                        raise strand.failure
         finally:
             self._bury()
             heartbeat._heartbeat, Polling.LAST = before, pause
@@ -251,7 +251,7 @@ class Simulation(Machine):
         for strand in [*self._buried, *self._strands]:
             strand.process.alive = False
         for strand in [*self._buried, *self._strands]:
-            if strand and not strand.dead:
+            if not strand.dead:
                 with suppress(BaseException):
                     strand.throw(Killed)
 
@@ -270,9 +270,7 @@ class Handle:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended."""
-        self.simulation.rest(
-            1e9 if timeout is None else timeout, lambda: self.strand.ended
-        )
+        self.simulation.rest(1e9 if timeout is None else timeout, lambda: self.strand.ended)
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,7 @@ class Server:
 
     name = "server"
 
-    def __init__(
-        self, simulation: Simulation, goes_wrong: Callable[[Call], Fault | None]
-    ) -> None:
+    def __init__(self, simulation: Simulation, goes_wrong: Callable[[Call], Fault | None]) -> None:
         self.simulation = simulation
         self.goes_wrong = goes_wrong
         self.calls: list[Call] = []
@@ -95,6 +93,11 @@ class Server:
         fault = self.goes_wrong(call)
         if fault is not None:
             self.simulation.note(f"{self.name}: {fault}")
+        refusal = self._not_now(request, fault)
+        return refusal or self._garbled(request, self._answered(request), fault)
+
+    def _not_now(self, request: httpx.Request, fault: Fault | None) -> httpx.Response | None:
+        """What comes of a request that is not carried out, or not now."""
         match fault:
             case "refused":
                 raise httpx.ConnectError("")
@@ -109,7 +112,12 @@ class Server:
             case "applied late":
                 self._later(request)
                 raise httpx.ReadError("")
-        answer = self._answered(request)
+        return None
+
+    def _garbled(
+        self, request: httpx.Request, answer: httpx.Response, fault: Fault | None
+    ) -> httpx.Response:
+        """What comes of a request that was carried out."""
         match fault:
             case "applied, then 500":
                 return httpx.Response(500, json=_error("error"))

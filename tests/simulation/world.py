@@ -76,9 +76,10 @@ class Report:
     def wrong(self) -> int:
         """Everything that should not be."""
         told = self.verdict
-        return sum(
-            each.wrong for each in (told.messages, told.syncs, told.replies, told.sends)
-        ) + told.overlaps
+        return (
+            sum(each.wrong for each in (told.messages, told.syncs, told.replies, told.sends))
+            + told.overlaps
+        )
 
 
 class World:
@@ -125,8 +126,8 @@ class World:
         ]
         for customer in customers:
             self.simulation.rest(PATIENCE, lambda customer=customer: customer.ended)  # type: ignore[misc]
-            if customer.error is not None:
-                raise customer.error
+            if customer.failure is not None:
+                raise customer.failure
         self._resting = True  # nobody dies any more: what is left is delivered
         while any(vars_of(run(self.store.backlog()))):
             self.simulation.rest(1.0)
@@ -185,8 +186,8 @@ class World:
                 said = [self._deliver(talk, each) for each in burst]
                 for each in said:
                     self.simulation.rest(PATIENCE, lambda each=each: each.ended)  # type: ignore[misc]
-                    if each.error is not None:
-                        raise each.error
+                    if each.failure is not None:
+                        raise each.failure
 
         return talks
 
@@ -228,7 +229,7 @@ class World:
         process, runner = self.simulation.chance.choice(self.living)
         strand = self.simulation.begin(process, lambda: call(runner, event), "a call")
         self.simulation.rest(PATIENCE, lambda: strand.ended or not process.alive)
-        if (error := strand.error) is not None:
+        if (error := strand.failure) is not None:
             self.simulation.note(f"{process.name} raised {type(error).__name__}: {error}")
         if not strand.ended or strand.outcome is None:
             return None

@@ -158,7 +158,7 @@ def _use_wal(sql: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:  # this statement does not wait by itself
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.01)  # noqa: TID251 - the file is being opened, within one step
 
 
 def _check_format(sql: sqlite3.Connection) -> int:
