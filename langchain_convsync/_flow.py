@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
 
-from langchain_convsync._machine import monotonic, perform
+from langchain_convsync._platform import monotonic, perform
 from langchain_convsync.errors import ConfigurationError
 
 __all__ = [

@@ -14,7 +14,7 @@ from langchain_convsync import telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.errors import (
     InvalidEventError,
     InvalidPhoneNumberError,

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.client._exchange import Answer, Failure, Outcome
 from langchain_convsync.client._retry import retry_after
 from langchain_convsync.errors import (

@@ -11,7 +11,7 @@ import httpx
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, monotonic, sleep
-from langchain_convsync._machine import chance, unique
+from langchain_convsync._platform import chance, unique
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Method, Outcome, Request

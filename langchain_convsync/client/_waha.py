@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync._forks import Unpicklable
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request

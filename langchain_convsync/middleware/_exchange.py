@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
 from langchain_convsync import _forks, phone
 from langchain_convsync._flow import Flow
-from langchain_convsync._machine import token
+from langchain_convsync._platform import token
 from langchain_convsync.middleware._notes import Memory, Notes
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command, Send
 
-from langchain_convsync._machine import unique
+from langchain_convsync._platform import unique
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.surfaces import results
 

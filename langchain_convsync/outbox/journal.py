@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import is_away
 from langchain_convsync.errors import (

@@ -8,7 +8,7 @@ from typing import Self
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, monotonic, run
-from langchain_convsync._machine import Joinable, spawn
+from langchain_convsync._platform import Joinable, spawn
 from langchain_convsync._wakeup import Wakeup
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore, Lease

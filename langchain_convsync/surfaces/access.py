@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from langchain_convsync import _forks
 from langchain_convsync._flow import Flow, Polling, sleep
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client import _outgoing as outgoing
 from langchain_convsync.errors import APIError, ConfigurationError

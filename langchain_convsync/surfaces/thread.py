@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from langchain_convsync._machine import unique
+from langchain_convsync._platform import unique
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.surfaces.bounds import LEFT_OUT, MOST_MESSAGES, recent
 from langchain_convsync.surfaces.messages import by_timestamp, from_langchain, is_told, to_langchain

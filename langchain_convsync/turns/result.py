@@ -9,7 +9,7 @@ from functools import cached_property
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
-from langchain_convsync._machine import now
+from langchain_convsync._platform import now
 from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
 from langchain_convsync.outbox import (
     Anchor,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync._machine import Joinable, spawn
+from langchain_convsync._platform import Joinable, spawn
 from langchain_convsync._wakeup import Wakeup
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token

@@ -13,7 +13,7 @@ from typing import Any
 import greenlet
 
 from langchain_convsync._flow import Io, Polling, Wait
-from langchain_convsync._machine import Joinable, Machine
+from langchain_convsync._platform import Joinable, Platform
 from langchain_convsync.stores import heartbeat
 
 #: When a simulation begins.
@@ -94,7 +94,7 @@ class Point:
     step: str
 
 
-class Simulation(Machine):
+class Simulation(Platform):
     """A machine whose time passes when all its strands wait.
 
     Args:

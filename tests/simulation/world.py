@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import _machine
+from langchain_convsync import _platform
 from langchain_convsync._flow import run
 from langchain_convsync.client import ConvSyncClient
 from langchain_convsync.models import Conversation, InboundEvent
@@ -99,7 +99,7 @@ class World:
 
     def run(self) -> Report:
         """Let it happen; what came of it."""
-        with _machine.standing_in(self.simulation):
+        with _platform.standing_in(self.simulation):
             self.simulation.begin(self.simulation.outside, self._live, "the town")
             try:
                 self.simulation.run(until=PATIENCE)

@@ -136,4 +136,5 @@ def test_workers_that_are_just_looking_for_work_stop_at_once(
 
     for thread in pool._threads:
         thread.join(5.0)
-    assert not any(thread.is_alive()  # type: ignore[attr-defined] for thread in pool._threads)
+    threads: list[Any] = pool._threads
+    assert not any(thread.is_alive() for thread in threads)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
-from langchain_convsync._machine import token
+from langchain_convsync._platform import token
 
 SHARDS = 64
 #: The account in the key of an event that is claimed by itself, outside every conversation.

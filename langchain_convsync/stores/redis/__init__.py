@@ -11,7 +11,7 @@ import redis
 import redis.asyncio
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync import _machine as machine
+from langchain_convsync import _platform as platform
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -201,7 +201,7 @@ class RedisEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.accept`."""
         check_event(event)
         arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
-        arguments += [event.digest, event.payload, token or machine.token(8), token or ""]
+        arguments += [event.digest, event.payload, token or platform.token(8), token or ""]
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         sent = to_bytes([*arguments, event.source, event.facts])
         keys = self._comparing(event.conversation_key)
@@ -480,7 +480,7 @@ class RedisEventStore(_forks.Unpicklable):
         """On a cluster: one shard after the other, since no script can look at two."""
         yield from self._opened()
         keys, sent = self._shard_keys(None), to_bytes(arguments)
-        first = self._next_shard.setdefault(queue, int(machine.chance() * len(keys)))
+        first = self._next_shard.setdefault(queue, int(platform.chance() * len(keys)))
         failure: StoreUnavailableError | None = None
         for shard in [*range(first, len(keys)), *range(first)]:
             once = failure is not None  # the other nodes' work does not wait for a dead one
@@ -632,7 +632,7 @@ class RedisEventStore(_forks.Unpicklable):
 
     def _opened(self) -> Flow[Keys]:
         if self._keys is None:
-            key = yield from self._meta(machine.token_bytes(SECRET_SIZE))
+            key = yield from self._meta(platform.token_bytes(SECRET_SIZE))
             yield from self._check_server()
             self._keys = Keys(key)
         return self._keys

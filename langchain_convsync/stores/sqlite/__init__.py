@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
-from langchain_convsync import _machine as machine
+from langchain_convsync import _platform as platform
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -114,7 +114,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._retention = milliseconds(retention)
         self._replies_kept = min(milliseconds(replies_kept), self._retention)
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
-        self._clock = StoreClock(clock or monotonic, clock or machine.wall)
+        self._clock = StoreClock(clock or monotonic, clock or platform.wall)
         self._lock = _forks.lock()
         self._sql: sqlite3.Connection | None = None
         self._keys, self._base = Keys(b""), 0
@@ -156,7 +156,7 @@ class SQLiteEventStore(_forks.Unpicklable):
     ) -> Io[Accepted]:
         """See :meth:`EventStore.accept`."""
         check_event(event)
-        by, rules_ms = token or machine.token(8), in_milliseconds(rules)
+        by, rules_ms = token or platform.token(8), in_milliseconds(rules)
         return self._step(lambda tx: events.accept(tx, event, rules_ms, by=by, token=token or None))
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:

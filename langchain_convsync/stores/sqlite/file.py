@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_convsync._flow import monotonic
-from langchain_convsync._machine import token_bytes
+from langchain_convsync._platform import token_bytes
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base import FORMAT_VERSION
 from langchain_convsync.stores.checks import SECRET_SIZE, check_meta

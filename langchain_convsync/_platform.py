@@ -34,7 +34,7 @@ class Joinable(Protocol):
         """Wait until it has ended, for at most so many seconds."""
 
 
-class Machine:
+class Platform:
     """The machine that this process runs on."""
 
     def monotonic(self) -> float:
@@ -64,60 +64,60 @@ class Machine:
         return thread
 
 
-_machine = Machine()
+_current = Platform()
 
 
 def monotonic() -> float:
     """Seconds on a clock that nobody sets, nor stops."""
-    return _machine.monotonic()
+    return _current.monotonic()
 
 
 def now() -> datetime:
     """The time of day, in UTC."""
-    return _machine.now()
+    return _current.now()
 
 
 def wall() -> float:
     """The time of day, in seconds since 1970."""
-    return _machine.now().timestamp()
+    return _current.now().timestamp()
 
 
 def token_bytes(size: int) -> bytes:
     """So many bytes that nobody can guess."""
-    return _machine.token_bytes(size)
+    return _current.token_bytes(size)
 
 
 def token(size: int = 16) -> str:
     """So many bytes that nobody can guess, in hexadecimal digits."""
-    return _machine.token_bytes(size).hex()
+    return _current.token_bytes(size).hex()
 
 
 def unique() -> str:
     """A UUID that no other thing has."""
-    return str(UUID(bytes=_machine.token_bytes(16), version=4))
+    return str(UUID(bytes=_current.token_bytes(16), version=4))
 
 
 def chance() -> float:
     """A number from 0.0 up to 1.0."""
-    return _machine.random()
+    return _current.random()
 
 
 def perform(step: Any) -> Any:
     """What a step comes to that is performed on this thread."""
-    return _machine.perform(step)
+    return _current.perform(step)
 
 
 def spawn(work: Callable[[], None], name: str) -> Joinable:
     """Do work on a thread of its own."""
-    return _machine.spawn(work, name)
+    return _current.spawn(work, name)
 
 
 @contextmanager
-def standing_in(machine: Machine) -> Iterator[None]:
+def standing_in(platform: Platform) -> Iterator[None]:
     """Ask another machine meanwhile."""
-    global _machine  # noqa: PLW0603 - the one place
-    before, _machine = _machine, machine
+    global _current  # noqa: PLW0603 - the one place
+    before, _current = _current, platform
     try:
         yield
     finally:
-        _machine = before
+        _current = before
