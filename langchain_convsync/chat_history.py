@@ -25,7 +25,12 @@ from langchain_convsync.stores import EventStore
 from langchain_convsync.stores.base import checked_store
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
-from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    current_turn,
+    key_for_logs,
+)
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import as_messages, from_langchain, to_langchain
 
@@ -212,7 +217,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         except ConvSyncError as error:
             self.last_error = error
             telemetry.count("history_failures", error=type(error).__name__)
-            logger.warning("%s: %s", what, error)
+            telemetry.log(logger, logging.WARNING, key_for_logs(), "%s: %s", what, error)
             if self._on_error is not None:
                 self._on_error(error)
             raise
@@ -222,6 +227,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
 def _words(message: BaseMessage) -> ConversationMessage | None:
     if limit := limit_in({}, [message]):
         telemetry.count("limit_answers")
-        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        told = "a limit ended the agent's run, its words are not recorded: %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, limit)
         return None
     return from_langchain(message)

@@ -37,8 +37,13 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
+from types import FrameType
 
 
 class ConvSyncError(Exception):
@@ -252,18 +257,113 @@ class FencedError(StoreError):
 
 
 def loggable(error: BaseException) -> str:
-    """What a log may say of an error: ours hold no words of the customer's, and others may."""
-    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+    """What a log and a dead letter may say of an error, in which nobody's words are repeated.
+
+    One of ours says itself. Of any other it is the class, the argument whose function raised it if
+    that is known, and the place: ``ValueError of prepare= at my_bot/agent.py:41 in pay``.
+    """
+    errors, told = [*_chain(error)], _first(error)
+    kind = type(told).__name__
+    if is_ours(told):
+        return f"{kind}: {told}"
+    notes = (note for each in errors for note in getattr(each, "__notes__", ()))
+    argument = next((n.removeprefix(_NOTE) for n in notes if n.startswith(_NOTE)), None)
+    of = "" if argument is None else f" of {argument}"
+    cause = type(errors[-1]).__name__
+    because = "" if cause == kind else f", caused by {cause},"
+    return f"{kind}{of}{because} at {raised_at(error)}"
 
 
 def raised_at(error: BaseException) -> str:
-    """Where an error comes from, without a word of it: ``send.py:12 in send``.
+    """Where an error comes from, without a word of it: ``my_bot/agent.py:41 in pay``.
 
-    The innermost place outside of this package, since that is whose error it is.
+    The innermost place in the user's code: of the first error in a group, and of what caused it.
+    Where no code of the user's was running, the innermost one of the library that raised it.
     """
-    ours = str(Path(__file__).parent)
-    places = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
-    theirs = [place for place in places if not place[0].co_filename.startswith(ours)]
-    for code, line in (theirs or places)[-1:]:
-        return f"{Path(code.co_filename).name}:{line} in {code.co_name}"
-    return "an unknown place"
+    errors = [*_chain(error)]
+    for each in reversed(errors):
+        if (place := _innermost(each, _USERS)) is not None:
+            return place
+    places = (_innermost(_first(error), whose) for whose in (_LIBRARY, _PYTHON, _OURS))
+    return next(filter(None, places), "an unknown place")
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error's text is ours, and no one else's: users may raise our classes, too."""
+    told = _first(error)
+    if type(told).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    frames = [frame for frame, _ in walk_tb(told.__traceback__)]
+    return not frames or _whose(frames[-1]) == _OURS
+
+
+@contextmanager
+def raised_by(argument: str) -> Iterator[None]:
+    """Note on what is raised inside which argument's function it was, for :func:`loggable`."""
+    try:
+        yield
+    except Exception as error:
+        if f"{_NOTE}{argument}" not in getattr(error, "__notes__", ()):
+            error.add_note(f"{_NOTE}{argument}")
+        raise
+
+
+_NOTE = "raised by the function of "
+#: Whose code runs at a place.
+_USERS, _LIBRARY, _PYTHON, _OURS = range(4)
+_OWN_FOLDER = str(Path(__file__).parent) + os.sep
+_PYTHON_FOLDERS = tuple(
+    {str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "platstdlib")}
+)
+_INSTALLED = {"site-packages", "dist-packages"}
+#: What Python, notebooks and ``python -c`` call code that stands in no file.
+_TYPED = ("<stdin", "<string", "<console", "<ipython-input", "<python-input", "<command")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from; of a group the first one."""
+    known: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in known:
+        known.add(id(found))
+        yield found
+        found = found.exceptions[0] if isinstance(found, BaseExceptionGroup) else found.__cause__
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group; any other itself."""
+    return next(each for each in _chain(error) if not isinstance(each, BaseExceptionGroup))
+
+
+def _innermost(error: BaseException, whose: int) -> str | None:
+    found = [
+        (frame.f_code, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if _whose(frame) == whose
+    ]
+    if not found:
+        return None
+    code, line = found[-1]
+    return f"{_shortened(code.co_filename)}:{line} in {code.co_name}"
+
+
+def _whose(frame: FrameType) -> int:
+    name = frame.f_code.co_filename
+    if name.startswith("<"):
+        is_typed = name.startswith(_TYPED) and "__file__" not in frame.f_globals
+        return _USERS if is_typed else _PYTHON
+    if name.startswith(_OWN_FOLDER):
+        return _OURS
+    if not _INSTALLED.isdisjoint(Path(name).parts):
+        return _LIBRARY
+    return _PYTHON if name.startswith(_PYTHON_FOLDERS) else _USERS
+
+
+def _shortened(name: str) -> str:
+    """The file and its folder; not the folder of a person, which tells who that is."""
+    path = Path(name)
+    parts = path.parts[1:] if path.anchor else path.parts
+    home = str(path.parent) == os.path.expanduser("~")  # noqa: PTH111 - `Path.home` may raise
+    if home or path.parent.parent.name in {"home", "Users"}:
+        return path.name
+    return "/".join(parts[-2:])

@@ -15,7 +15,7 @@ from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConvSyncError, loggable
+from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
@@ -98,7 +98,9 @@ class _StateSync(_Handler, Unpicklable):
             yield from self._sync(root, output, inputs)
         except Exception as error:  # also what the user's extractor raises
             telemetry.count("callback_failures", error=type(error).__name__)
-            logger.warning("The state was not synced at the end of a run: %s", loggable(error))
+            key = None if root.turn is None else root.turn.conversation_key
+            told = "the state was not synced at the end of a run: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error)
             if self._on_error is not None:
                 self._on_error(error)
             if self.raise_error:

@@ -31,6 +31,7 @@ from langchain_convsync.surfaces.context import (
     ConversationRef,
     Identity,
     current_turn,
+    key_for_logs,
 )
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import cut_off, flaw_in, last_reply, messages_of
@@ -303,7 +304,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         fresh = [message for message in messages if message.id not in known]
         if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
             telemetry.count("incomplete_answers")
-            logger.warning("The agent's answer is not whole: %s", flaw)
+            told, key = "the agent's answer is not whole: %s", key_for_logs()
+            telemetry.log(logger, logging.WARNING, key, told, flaw)
         decided = turn.update if turn is not None else share.decided
         traces = {**state, "messages": [] if decided else fresh}  # metadata is the weakest of all
         update = extract(traces, baseline=work.before, tool_calls=False)
@@ -368,7 +370,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
 
     def _failed(self, error: Exception, doing: Literal["read", "write"]) -> None:
         telemetry.count("middleware_failures", doing=doing, error=type(error).__name__)
-        logger.warning("The conversation could not be synced (%s): %s", doing, error)
+        told = "the conversation could not be synced (%s): %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, doing, error)
         if callable(self._on_error):
             self._on_error(error)
         elif self._on_error == "raise":
@@ -403,7 +406,8 @@ def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> N
     """Note the reply that a run ended with, unless those are the words of a limit."""
     if limit := limit_in({}, messages):
         telemetry.count("limit_answers")
-        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        told = "a limit ended the agent's run, its words are not recorded: %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, limit)
         share.reply = "", ""
     elif messages and (reply := last_reply(messages, structured)):
         share.reply = _key(messages[-1]), reply

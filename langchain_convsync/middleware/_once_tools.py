@@ -24,7 +24,7 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.stores.base import EventStore, checked_store
 from langchain_convsync.surfaces.calls import EventCalls, TurnCalls, number_of
-from langchain_convsync.surfaces.context import current_turn, resolve
+from langchain_convsync.surfaces.context import current_turn, key_for_logs, resolve
 
 try:
     from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
@@ -162,8 +162,11 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
         text, missing = kept(result, request.tool_call["id"])
         if missing:
             telemetry.count("once_calls", outcome=f"{missing} not kept")
-            logger.warning(
-                "The %s of tool %s cannot be kept: more than %d KiB, or no kind that is stored. %s",
+            telemetry.log(
+                logger,
+                logging.WARNING,
+                key_for_logs(),
+                "the %s of tool %s cannot be kept: more than %d KiB, or no kind that is stored. %s",
                 missing,
                 request.tool_call["name"],
                 LARGEST_RESULT // 1024,
@@ -175,11 +178,12 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             yield from calls.end(name, text)
         except FencedError:
             raise
-        except StoreError:
+        except StoreError as error:
             # The turn goes on with what the tool returned; should it be run again, the outcome of
             # this call is unknown.
             telemetry.count("once_calls", outcome="result not kept")
-            logger.warning("The result of tool %s was not kept", request.tool_call["name"])
+            told, tool = "the result of tool %s was not kept: %s", request.tool_call["name"]
+            telemetry.log(logger, logging.WARNING, key_for_logs(), told, tool, error)
         return result
 
     def _of_unknown_outcome(
@@ -200,9 +204,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             message = f"a call of tool {tool} was begun in an earlier run of the turn, and {end}"
             calls.held = UnknownOutcomeError(message)
             raise calls.held
-        logger.warning(
-            "A call of tool %s has no known outcome, and is not repeated: the model is asked", tool
-        )
+        told = "a call of tool %s has no known outcome, and is not repeated: the model is asked"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, tool)
         return ToolMessage(
             _GONE if gone else _UNKNOWN,
             tool_call_id=request.tool_call["id"],

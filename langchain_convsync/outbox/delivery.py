@@ -158,6 +158,8 @@ class Outbox(OperationQueue[WriteJob]):
         if not (error.ambiguous or may_pass(error)):
             raise Undeliverable(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
+        told, key = "its writes wait for the API server: %s", job.lease.conversation_key
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous and not self._api.profile.idempotency_keys:
             delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
@@ -285,11 +287,8 @@ class Outbox(OperationQueue[WriteJob]):
 
     def _report_dead(self, head: WriteJob, reason: str) -> None:
         telemetry.count("dead_letters", operation=head.write.kind)
-        logger.error(
-            "A write of turn %s is a dead letter, with the rest of its turn: %s",
-            head.write.turn,
-            reason,
-        )
+        key, told = head.lease.conversation_key, "a write of turn %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, head.write.turn, reason)
 
 
 def may_pass(error: APIError, *, reading: bool = False) -> bool:

@@ -222,10 +222,13 @@ class Journal:
             known = yield from self._of(acquired.lease.conversation_key, ref, known)
             require_tenant(acquired.tenant, known.conversation)
         except (ConversationNotFoundError, ConversationMismatchError) as error:
-            logger.critical("Messages are dead letters, their conversation is gone: %s", error)
+            told = "messages are dead letters, their conversation is gone: %s"
+            telemetry.log(logger, logging.CRITICAL, acquired.lease.conversation_key, told, error)
             telemetry.count("journal_failures", error=type(error).__name__)
             commit = replace(commit, dead=True, reason=f"no conversation: {type(error).__name__}")
-        except APIError:
+        except APIError as error:
+            key, told = acquired.lease.conversation_key, "its messages wait for the API server: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
             yield from self._store.release(acquired.lease, delay=RETRY_LATER)
             return 0
         else:
@@ -245,7 +248,8 @@ class Journal:
         commit = replace(commit, dead=True, reason="the stored messages cannot be read")
         if (yield from self._store.commit_turn(acquired.lease, commit)) == "fenced":
             return 0
-        logger.error("Event %s is a dead letter: %s", commit.event_keys[0], commit.reason)
+        key, told = acquired.lease.conversation_key, "event %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, commit.event_keys[0], commit.reason)
         telemetry.count("unreadable", what="event")
         return 1
 

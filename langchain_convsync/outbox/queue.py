@@ -237,7 +237,8 @@ class OperationQueue(ABC, Generic[H]):
                 lease, confirmed.operation_id, confirmed.pos, last=last, anchor=anchor
             )
         telemetry.count("unreadable", what=self.name)
-        logger.error("Operation %s is a dead letter: %s", operation.id, reason)
+        told = "operation %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, lease.conversation_key, told, operation.id, reason)
         yield from self._store.set_dead(lease, operation.id, reason=reason)
         return None
 

@@ -211,6 +211,8 @@ class Replies(OperationQueue[ReplyJob]):
         if not (may_pass or error.status_code == 422):
             raise Undeliverable(str(error)) from error
         telemetry.count("reply_retries")
+        key, told = head.lease.conversation_key, "its reply waits for WAHA: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous:
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
@@ -261,11 +263,13 @@ class Replies(OperationQueue[ReplyJob]):
         """It is unknown whether it was sent: the policy decides."""
         policy = self._sender.on_unverifiable
         telemetry.count("replies_unverified", policy=policy)
-        reason = str(error) if isinstance(error, WAHAError) else type(error).__name__
-        logger.warning(
-            "It is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
+        telemetry.log(
+            logger,
+            logging.WARNING,
+            head.lease.conversation_key,
+            "it is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
             head.reply.turn,
-            reason,
+            error,
             policy,
         )
         if policy == "resend":
@@ -275,4 +279,5 @@ class Replies(OperationQueue[ReplyJob]):
 
     def _report_dead(self, head: ReplyJob, reason: str) -> None:
         telemetry.count("dead_letters", operation="reply")
-        logger.error("The reply of turn %s is a dead letter: %s", head.reply.turn, reason)
+        key, told = head.lease.conversation_key, "the reply of turn %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, head.reply.turn, reason)

@@ -216,6 +216,11 @@ class TurnRecord:
         self._lock = _forks.lock()  # an agent calls its tools in parallel
 
     @property
+    def conversation_key(self) -> str | None:
+        """The key under which an operator finds the conversation."""
+        return key_in(self.thread)
+
+    @property
     def held(self) -> UnknownOutcomeError | None:
         """Why an operator has to decide before the turn goes on."""
         return None if self.calls is None else self.calls.held
@@ -263,6 +268,17 @@ def _note_name(update: StateUpdate) -> str:
 
 current_turn: ContextVar[TurnRecord | None] = ContextVar("convsync_current_turn", default=None)
 _current_ref: ContextVar[ConversationRef | None] = ContextVar("convsync_conversation", default=None)
+
+
+def key_in(thread: str) -> str | None:
+    """The conversation key that the name of a thread of ours begins with."""
+    return ".".join(thread.split(".")[:3]) or None
+
+
+def key_for_logs() -> str | None:
+    """The key of the conversation whose turn runs now; None outside of turns, where none is."""
+    turn = current_turn.get()
+    return None if turn is None else turn.conversation_key
 
 
 @contextmanager

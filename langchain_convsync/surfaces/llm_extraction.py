@@ -17,6 +17,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._lines import cut
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, recent
+from langchain_convsync.surfaces.context import key_for_logs
 from langchain_convsync.surfaces.messages import flaw_in, text_of
 from langchain_convsync.surfaces.prompts import as_line
 from langchain_convsync.surfaces.state import as_update
@@ -140,4 +141,5 @@ def _decided(answered: Any) -> StateUpdate | None:
 
 def _undecided(_output: object) -> None:
     telemetry.count("extraction_failures", error="Undecided")
-    logger.warning("The chat model could not tell the conversation's state; nothing is noted")
+    told = "the chat model could not tell the conversation's state; nothing is noted"
+    telemetry.log(logger, logging.WARNING, key_for_logs(), told)

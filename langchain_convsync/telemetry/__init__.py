@@ -1,4 +1,4 @@
-"""What happened, in numbers: counted and timed here, shown by Prometheus and OpenTelemetry.
+"""What happened: counted and timed here, shown by Prometheus and OpenTelemetry; and logged.
 
 Labels are facts about the work (an operation, a status, an error's class), never about people: no
 phone number, chat id or session id belongs into a label, and every label has few values.
@@ -6,6 +6,7 @@ phone number, chat id or session id belongs into a label, and every label has fe
 
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
 from langchain_convsync.telemetry._exposition import CONTENT_TYPE, Gauge, exposition
+from langchain_convsync.telemetry._log import log
 from langchain_convsync.telemetry._record import (
     conceal,
     connect,
@@ -27,6 +28,7 @@ __all__ = [
     "count",
     "counted",
     "exposition",
+    "log",
     "observe",
     "observed",
     "timed",

@@ -21,9 +21,9 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, monotonic
-from langchain_convsync.errors import FencedError
+from langchain_convsync.errors import ConfigurationError, FencedError
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import TurnRecord, current_turn
+from langchain_convsync.surfaces.context import TurnRecord, current_turn, key_in
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import (
     flaw_in,
@@ -33,6 +33,7 @@ from langchain_convsync.surfaces.messages import (
 )
 from langchain_convsync.turns.interrupts import Interrupt
 from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
+from langchain_convsync.turns.shapes import is_async_only, is_pieces, unfit_input, unusable
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class OverlongReplyError(ValueError):
     """The agent's text is longer than a WhatsApp message."""
 
 
+class AsyncAgentError(TypeError):
+    """A part of the agent can only be awaited, and the run is a blocking one."""
+
+
 class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
@@ -74,6 +79,11 @@ class Call:
     input: Any
     config: RunnableConfig
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def conversation_key(self) -> str | None:
+        """The conversation, which the name of the agent's thread begins with."""
+        return key_in(self.config.get("metadata", {}).get("thread_id") or "")
 
 
 def has_memory(agent: Runnable[Any, Any]) -> bool:
@@ -135,6 +145,16 @@ def call_for(
     if has_memory(agent):
         config["configurable"] = {"thread_id": thread, "session_id": thread}
     return Call(agent, {"messages": given} if is_graph(agent) else given, config, options or {})
+
+
+def require_input(call: Call) -> None:
+    """Look at what ``prepare=`` made, before the agent gets it.
+
+    Raises:
+        ConfigurationError: It is no input of this agent's.
+    """
+    if flaw := unfit_input(call.input, _unbound(call.agent)):
+        raise ConfigurationError(flaw)
 
 
 def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> RunnableConfig:
@@ -215,7 +235,8 @@ def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
     try:
         yield from Io(saver.delete_thread, saver.adelete_thread, thread)
     except Exception as error:  # noqa: BLE001 - one that cannot delete may raise anything
-        logger.warning("A thread could not be begun anew: %s", type(error).__name__)
+        told = "a thread could not be begun anew: %s"
+        telemetry.log(logger, logging.WARNING, call.conversation_key, told, error)
         yield from abandon(call, why)
     return call, Before()
 
@@ -259,7 +280,8 @@ def abandon(call: Call, why: str) -> Flow[None]:
             yield from Io(graph.update_state, graph.aupdate_state, config, changes, state.next[0])
         yield from Io(graph.update_state, graph.aupdate_state, config, None, "__end__")
     except Exception as error:  # noqa: BLE001 - whatever a graph or its memory raises ends here
-        logger.warning("A run that waits could not be ended: %s", type(error).__name__)
+        told = "a run that waits could not be ended: %s"
+        telemetry.log(logger, logging.WARNING, call.conversation_key, told, error)
 
 
 def _tool_answers(messages: Sequence[BaseMessage], why: str) -> list[BaseMessage]:
@@ -286,6 +308,7 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
     """Run the agent inside the turn; surfaces called from it record instead of writing.
 
     Raises:
+        AsyncAgentError: It can only be awaited, and this is a blocking run.
         AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
             stopped, it is discarded when it comes back).
         FencedError: Another process took the conversation over meanwhile.
@@ -296,6 +319,10 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
         token, until = current_turn.set(record), monotonic() + deadline
         try:
             output = call.agent.invoke(call.input, call.config, **call.options)
+        except Exception as error:
+            if is_async_only(error):
+                raise AsyncAgentError(_IS_ASYNC) from error
+            raise
         finally:
             current_turn.reset(token)
         if monotonic() > until:
@@ -344,6 +371,9 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
         raise
 
 
+_IS_ASYNC = "this agent is async: use arun(), or convsync worker, which runs it on an event loop"
+
+
 def _too_late(deadline: float) -> AgentTimeoutError:
     return AgentTimeoutError(f"the agent did not finish within {deadline:g} s")
 
@@ -368,16 +398,13 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
         raise IncompleteReplyError(flaw)
     if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
         raise LimitReachedError(limit)
-    text = _reply(output, messages).strip()
+    text = "" if is_pieces(output) else _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
         raise OverlongReplyError(message)
     if text:
         return text
-    message = "the agent ended without a text for the customer"
-    if isinstance(output, Mapping) and output.get("structured_response") is not None:
-        message += ": give its response_format a field `reply`"
-    raise EmptyReplyError(message)
+    raise EmptyReplyError(unusable(output, messages))
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError, raised_at
+from langchain_convsync.errors import ClosedError, ConfigurationError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
@@ -36,6 +36,7 @@ class Engine:
     Args:
         sends: Whether the replies are sent here, so that workers may answer events too.
         workers: How many conversations a block works on at once.
+        log_errors: Whether the log holds the texts of errors.
     """
 
     api: Api
@@ -47,6 +48,7 @@ class Engine:
     on_reply: OnReply | None
     sends: bool
     workers: int
+    log_errors: bool
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
 
@@ -74,7 +76,7 @@ class Engine:
 
         turn, conversation_key = yield from with_new_names(settled)
         turn = self._together(before, turn)
-        yield from self._tell(turn)
+        yield from self._tell(turn, conversation_key)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
         else:
@@ -125,11 +127,23 @@ class Engine:
         """What this process counted, and what the store has to do."""
         return exposition(self.store)
 
-    def _tell(self, turn: Turn) -> Flow[None]:
+    def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
             with telemetry.timed("turn_phase", phase="reply"):
-                yield from _notify(self.on_reply, turn)
+                try:
+                    yield from _notify(self.on_reply, turn)
+                except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+                    telemetry.count("on_reply_failures")
+                    telemetry.log(
+                        logger,
+                        logging.ERROR,
+                        conversation_key,
+                        "on_reply= failed with %s, the reply of turn %s",
+                        error,
+                        turn.turn_id,
+                        with_text=self.log_errors,
+                    )
 
     def _settle(
         self, new: NewEvent, until: float | None, before: list[Turn]
@@ -150,7 +164,7 @@ class Engine:
                     return turn, accepted.conversation_key
                 # More waited than one turn takes.
                 if turn is not None and (turn.events or turn.reply):
-                    yield from self._tell(turn)
+                    yield from self._tell(turn, accepted.conversation_key)
                     before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it
             if accepted.status == "busy":
@@ -212,7 +226,7 @@ class Engine:
             return
         turn = yield from self.processor.process(acquired, _head_of(acquired))
         if turn is not None:
-            yield from self._tell(turn)
+            yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
 
@@ -239,18 +253,14 @@ def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
     def block() -> None:
         result = on_reply(turn)
         if isinstance(result, Awaitable):
-            message = "on_reply is async: use arun(), or pass a plain function"
-            raise TypeError(message)
+            if isinstance(result, Coroutine):
+                result.close()  # never awaited, and that is said better below
+            message = "on_reply= is async: use arun(), or pass a plain function"
+            raise ConfigurationError(message)
 
     async def wait() -> None:
         result = on_reply(turn)
         if isinstance(result, Awaitable):
             await result
 
-    try:
-        yield from Io(block, wait)
-    except Exception as error:  # noqa: BLE001 - whatever the user's function raises ends here
-        telemetry.count("on_reply_failures")
-        # Neither its text nor its traceback: both may hold the number and the words.
-        kind, at = type(error).__name__, raised_at(error)
-        logger.error("on_reply failed with %s (%s), turn %s", kind, at, turn.turn_id)  # noqa: TRY400
+    yield from Io(block, wait)

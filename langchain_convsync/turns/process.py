@@ -17,7 +17,6 @@ from langchain_convsync.errors import (
     ClosedError,
     ConversationMismatchError,
     ConversationNotFoundError,
-    ConvSyncError,
     FencedError,
     StoreError,
     UnknownOutcomeError,
@@ -28,7 +27,7 @@ from langchain_convsync.models import (
     ConversationMessage,
 )
 from langchain_convsync.outbox.plan import digest
-from langchain_convsync.stores.base import Acquired, Commit, EventStore
+from langchain_convsync.stores.base import Acquired, Commit, EventStore, QueuedEvent
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.calls import TurnCalls
@@ -100,6 +99,7 @@ class Processor:
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
+        log_errors: bool = False,
     ) -> None:
         self._agents = Agents(agent, context)
         self._api = api
@@ -107,11 +107,12 @@ class Processor:
         self._reader = Reader(api, breaker)
         self._prepare = prepare
         self._history_limit = history_limit
-        self._answers = Answers(store, prepare, resume, interrupt_timeout)
+        self._answers = Answers(store, prepare, resume, interrupt_timeout, log_errors)
         self._runs = Runs(self._answers, extractor, api.profile, limits.agent_timeout)
         self._limits = limits
         self._lids = lids
         self._queues_replies = queues_replies
+        self._log_errors = log_errors
 
     def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
@@ -149,7 +150,7 @@ class Processor:
                 if batch.head.errors + 1 < limits.max_errors:
                     yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
                     raise
-                reason = f"no turn could be made of the stored event: {type(error).__name__}"
+                reason = f"no turn could be made of the stored event: {loggable(error)}"
                 return (yield from self._bury(acquired, reason, error))
 
     def _bury(
@@ -166,13 +167,15 @@ class Processor:
             return None
         telemetry.count("turns_failed")
         telemetry.count("unreadable", what="event")
-        logger.error("Turn %s is a dead letter: %s", turn_id, reason)
+        key = acquired.lease.conversation_key
+        telemetry.log(logger, logging.ERROR, key, "event %s is a dead letter: %s", turn_id, reason)
         return outcome.turn(error=error)
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
         """An attempt at the turn; None if its events wait under the customer's number instead."""
         lid = None
-        if (number := (yield from self._lids.phone_number_of(batch.latest))) is not None:
+        key = acquired.lease.conversation_key
+        if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
             if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
@@ -197,7 +200,9 @@ class Processor:
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
-            logger.critical("Turn %s is a dead letter: %s", attempt.batch.turn_id, error)
+            turn_id, key = attempt.batch.turn_id, attempt.conversation_key
+            told = "event %s is a dead letter: %s"
+            telemetry.log(logger, logging.CRITICAL, key, told, turn_id, error)
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         return (yield from self._end(attempt, watch))
@@ -236,7 +241,8 @@ class Processor:
         if acquired.now - batch.since >= self._limits.conversation_timeout:
             return (yield from self._give_up(attempt, error))
         yield from self._store.release(acquired.lease, delay=RETRY_LATER)
-        logger.warning("Turn %s waits for the API server: %s", batch.turn_id, error)
+        key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         missing = isinstance(error, ConversationNotFoundError)
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
@@ -264,7 +270,8 @@ class Processor:
         try:
             call, _ = self._call(attempt, attempt.current.conversation)
         except Exception as error:  # noqa: BLE001 - a factory that fails has failed before
-            logger.warning("No run can be ended without an agent: %s", type(error).__name__)
+            key, told = attempt.conversation_key, "no run can be ended without an agent: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error)
             return
         yield from abandon(call, NOT_RUN)
 
@@ -303,21 +310,28 @@ class Processor:
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
-        logger.warning(
-            "Turn %s: the agent failed with %s, run %d of %d",
-            batch.turn_id,
-            loggable(error),
+        telemetry.log(
+            logger,
+            logging.WARNING,
+            attempt.conversation_key,
+            "the agent failed (run %d of %d): %s",
             failures,
             limit,
-            exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
+            error,
+            with_text=self._log_errors or logger.isEnabledFor(logging.DEBUG),
         )
-        if failures >= limit or isinstance(error, UnknownOutcomeError):
+        if isinstance(error, UnknownOutcomeError):
             return (yield from self._give_up(attempt, error))
+        if failures >= limit:
+            why = f"the agent failed {failures} times, last with {loggable(error)}"
+            return (yield from self._give_up(attempt, error, why))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
         yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)
         return None
 
-    def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
+    def _give_up(
+        self, attempt: Attempt, error: BaseException | None = None, reason: str = ""
+    ) -> Flow[Turn | None]:
         """The one result of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
         yield from self._abandon(attempt)
@@ -326,9 +340,19 @@ class Processor:
         messages = inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
-        reason = str(error) if isinstance(error, ConvSyncError) else ""
+        if not reason:
+            reason = self._never_ended(attempt.batch.head) if error is None else str(error)
         result = TurnResult(status="failed", messages=messages, reply=fallback, reason=reason)
         return (yield from self._commit(attempt, result, error))
+
+    def _never_ended(self, head: QueuedEvent) -> str:
+        """Why an event is given up whose last run told nothing."""
+        if head.errors >= self._limits.max_errors:
+            return f"the agent failed {head.errors} times"
+        return (
+            f"its run was begun {head.starts - 1} times and never ended: the process died, was "
+            "killed or stood still meanwhile"
+        )
 
     def _commit(
         self,

@@ -116,6 +116,11 @@ class Attempt:
     left: int = 0
 
     @property
+    def conversation_key(self) -> str:
+        """The key under which an operator finds the conversation, and its lines in the log."""
+        return self.acquired.lease.conversation_key
+
+    @property
     def now(self) -> float:
         """Store time, as far as this process knows."""
         return self.acquired.now + monotonic() - self.began

@@ -97,6 +97,9 @@ class TurnRunner(_forks.Unpicklable):
             besides its calls.
         shutdown_timeout: Seconds that a call, or leaving the block, may spend on finishing; what is
             left then stays in the store.
+        log_errors: Whether the log has the texts and tracebacks of what the agent, and functions
+            that are passed here, raise. They may quote customers, so by default it has the class
+            and the place in your code only.
 
     Raises:
         ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
@@ -133,6 +136,7 @@ class TurnRunner(_forks.Unpicklable):
         lease: float = 30.0,
         workers: int = 4,
         shutdown_timeout: float = 10.0,
+        log_errors: bool = False,
     ) -> None:
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
@@ -207,6 +211,7 @@ class TurnRunner(_forks.Unpicklable):
             limits=limits,
             lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
+            log_errors=log_errors,
         )
         self._engine = Engine(
             self._api,
@@ -217,6 +222,7 @@ class TurnRunner(_forks.Unpicklable):
             on_reply=on_reply,
             sends=reply is not None or on_reply is not None,
             workers=workers,
+            log_errors=log_errors,
         )
         _forks.in_child(self, TurnRunner._begin_anew)
 

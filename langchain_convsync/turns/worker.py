@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreError
+from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
+from langchain_convsync.errors import ClosedError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
 
@@ -158,28 +158,36 @@ class WorkerPool:
         Raises:
             ClosedError: The store or the client is closed.
         """
+        acquired = None
         try:
-            return (yield from self._one(queue, conversation_key))
+            acquired = yield from self._acquired(queue, conversation_key)
+            if acquired is not None:
+                yield from self._work[queue](acquired)
+            return acquired is not None
         except ClosedError:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
             telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
-            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
-            logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
+            told = "work on its %s failed: %s" if acquired else "the %s cannot be worked on: %s"
+            telemetry.log(
+                logger,
+                logging.WARNING,
+                conversation_key if acquired is None else acquired.lease.conversation_key,
+                told,
+                QUEUE_TITLES[queue],
+                error,
+                repeats=True,
+            )
             return None
 
-    def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool]:
-        acquired = yield from self._store.acquire(
+    def _acquired(self, queue: QueueName, conversation_key: str | None) -> Io[Acquired | None]:
+        return self._store.acquire(
             queue,
             new_token(),
             conversation_key=conversation_key,
             lease=self._lease,
             account_concurrency=self._account_concurrency,
         )
-        if acquired is None:
-            return False
-        yield from self._work[queue](acquired)
-        return True
 
 
 @dataclass(slots=True)

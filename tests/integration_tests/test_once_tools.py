@@ -412,7 +412,7 @@ def test_a_result_that_is_too_large_is_told_as_done_and_not_fetched_again(
     assert made.shop.charges == [25]
     assert made.told[0].status == "error"
     assert "was carried out before" in str(made.told[0].content)
-    assert "The result of tool charge cannot be kept: more than 256 KiB" in caplog.text
+    assert "the result of tool charge cannot be kept: more than 256 KiB" in caplog.text
 
 
 # Unknown outcomes
@@ -737,7 +737,7 @@ def test_a_turn_goes_on_although_a_result_was_not_kept(
 
     assert made.shop.charges == [25]
     assert "it may have taken effect" in str(made.told[0].content)
-    assert "The result of tool charge was not kept" in caplog.text
+    assert "the result of tool charge was not kept" in caplog.text
 
 
 # Which tools

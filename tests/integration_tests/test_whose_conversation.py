@@ -263,9 +263,9 @@ class Awaited:
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
-        (no_agent(None), "returned is None: it must be a Runnable"),
-        (no_agent("Hola"), r"of type str.*RunnableLambda"),
-        (no_agent(StateGraph(AgentState)), "of type StateGraph.*compiled"),
+        (no_agent(None), "returned is None: pass a Runnable"),
+        (no_agent("Hola"), r"is a str.*RunnableLambda"),
+        (no_agent(StateGraph(AgentState)), "is a StateGraph that is not compiled"),
         (Awaited(), "is async"),
     ],
 )

@@ -44,8 +44,8 @@ ENGLISH = frozenset(
 PLATFORM = frozenset(
     """
     aonce api app async authentication bot callback client config context conv crc error exposition
-    extra gauge handler hash http json jwt llm metric middleware model proxy redis request router
-    sqlite sync tool toolkit url waha
+    extra gauge handler hash http json jwt llm log metric middleware model proxy redis request
+    router sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 
