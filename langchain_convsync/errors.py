@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -259,16 +259,18 @@ class FencedError(StoreError):
 def loggable(error: BaseException) -> str:
     """What a log and a dead letter may say of an error, in which nobody's words are repeated.
 
-    One of ours says itself. Of any other it is the class, the argument whose function raised it if
-    that is known, and the place: ``ValueError of prepare= at my_bot/agent.py:41 in pay``.
+    It is the class, the argument whose function raised it if that is known, and the place:
+    ``ValueError of prepare= at my_bot/agent.py:41 in pay``. One of ours says itself besides.
     """
     errors, told = [*_chain(error)], _first(error)
     kind = type(told).__name__
-    if is_ours(told):
-        return f"{kind}: {told}"
     notes = (note for each in errors for note in getattr(each, "__notes__", ()))
     argument = next((n.removeprefix(_NOTE) for n in notes if n.startswith(_NOTE)), None)
     of = "" if argument is None else f" of {argument}"
+    if is_ours(told):
+        text, place = str(told), _in_users_code(errors)
+        led_to_it = "" if place is None or place in text else f"{of} at {place}"
+        return f"{kind}{led_to_it}: {text}"
     cause = type(errors[-1]).__name__
     because = "" if cause == kind else f", caused by {cause},"
     return f"{kind}{of}{because} at {raised_at(error)}"
@@ -280,10 +282,8 @@ def raised_at(error: BaseException) -> str:
     The innermost place in the user's code: of the first error in a group, and of what caused it.
     Where no code of the user's was running, the innermost one of the library that raised it.
     """
-    errors = [*_chain(error)]
-    for each in reversed(errors):
-        if (place := _innermost(each, _USERS)) is not None:
-            return place
+    if (place := _in_users_code([*_chain(error)])) is not None:
+        return place
     places = (_innermost(_first(error), whose) for whose in (_LIBRARY, _PYTHON, _OURS))
     return next(filter(None, places), "an unknown place")
 
@@ -333,6 +333,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _first(error: BaseException) -> BaseException:
     """The first error of a group; any other itself."""
     return next(each for each in _chain(error) if not isinstance(each, BaseExceptionGroup))
+
+
+def _in_users_code(errors: Sequence[BaseException]) -> str | None:
+    """The place of the last one that came by code of the user's."""
+    places = (_innermost(each, _USERS) for each in reversed(errors))
+    return next(filter(None, places), None)
 
 
 def _innermost(error: BaseException, whose: int) -> str | None:

@@ -68,7 +68,8 @@ class Webhook(Unpicklable):
         except (InvalidEventError, InvalidPhoneNumberError) as error:
             return _Refusal(400, str(error)).answer()
         except StoreError as error:
-            logger.warning("A delivery was not recorded: %s", error)
+            told = "a delivery was not recorded: %s"
+            telemetry.log(logger, logging.WARNING, None, told, error, repeats=True)
             return _Refusal(503, "the event store is away; deliver it again", 1).answer()
         except ClientDisconnect:
             telemetry.count("deliveries", status="aborted")

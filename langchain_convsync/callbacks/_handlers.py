@@ -15,7 +15,7 @@ from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.errors import ConvSyncError, raised_by
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
@@ -109,7 +109,8 @@ class _StateSync(_Handler, Unpicklable):
     def _sync(self, root: Root, output: object, inputs: object) -> Flow[None]:
         decision = None
         if self._extractor is not None:
-            decision = yield from ask(self._extractor, output)
+            with raised_by("extractor="):
+                decision = yield from ask(self._extractor, output)
         if decision is None:
             decision = extract(root.fresh(output), baseline=root.before(inputs))
         if update := as_update(decision):

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.client._outgoing import header_value
-from langchain_convsync.errors import AuthenticationError, ConfigurationError, raised_at
+from langchain_convsync.errors import AuthenticationError, ConfigurationError, loggable
 from langchain_convsync.settings import APIKey, CallTarget, optional_setting
 
 _Choose: TypeAlias = Callable[[CallTarget], Any]
@@ -103,8 +103,8 @@ async def _awaited(choose: _Choose, target: CallTarget, seconds: float) -> str:
 
 def _failed(error: Exception) -> AuthenticationError:
     """The callable is the user's, and so is its error: it is named, its text is not repeated."""
-    at = f"{type(error).__name__} ({raised_at(error)})"
-    return AuthenticationError(f"there is no API key: the callable api_key= raised {at}")
+    told = loggable(error)
+    return AuthenticationError(f"there is no API key: the callable api_key= raised {told}")
 
 
 def _sendable(given: Any) -> str:

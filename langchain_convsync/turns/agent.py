@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
@@ -196,7 +197,22 @@ def baseline(call: Call) -> Flow[Before]:
     graph: Any = _unbound(call.agent)
     if not getattr(graph, "checkpointer", None):
         return Before()
-    return _before((yield from Io(graph.get_state, graph.aget_state, call.config)))
+    blocking = partial(_blocking, graph.get_state)
+    return _before((yield from Io(blocking, graph.aget_state, call.config)))
+
+
+def _blocking(part: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """Call a part of the agent in a blocking run.
+
+    Raises:
+        AsyncAgentError: It can only be awaited.
+    """
+    try:
+        return part(*given, **options)
+    except Exception as error:
+        if is_async_only(error):
+            raise AsyncAgentError(_IS_ASYNC) from error
+        raise
 
 
 def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
@@ -318,11 +334,7 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
     def block() -> Any:
         token, until = current_turn.set(record), monotonic() + deadline
         try:
-            output = call.agent.invoke(call.input, call.config, **call.options)
-        except Exception as error:
-            if is_async_only(error):
-                raise AsyncAgentError(_IS_ASYNC) from error
-            raise
+            output = _blocking(call.agent.invoke, call.input, call.config, **call.options)
         finally:
             current_turn.reset(token)
         if monotonic() > until:

@@ -16,6 +16,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 from typer.testing import CliRunner
@@ -305,7 +306,25 @@ def async_graph() -> Runnable[Any, Any]:
     return compiled
 
 
-@pytest.mark.parametrize("agent", [lambda: RunnableLambda(hello), with_async_tool, async_graph])
+class AwaitedSaver(InMemorySaver):
+    """A memory as database drivers make it."""
+
+    def get_tuple(self, config: Any) -> Any:
+        message = "Synchronous calls to AwaitedSaver are not allowed"
+        raise asyncio.InvalidStateError(message)
+
+    async def aget_tuple(self, config: Any) -> Any:
+        return super().get_tuple(config)
+
+
+def with_async_memory() -> Runnable[Any, Any]:
+    """An agent whose memory can only be awaited."""
+    return create_agent(ScriptedChatModel(responses=["Hola"]), checkpointer=AwaitedSaver())
+
+
+@pytest.mark.parametrize(
+    "agent", [lambda: RunnableLambda(hello), with_async_tool, with_async_memory, async_graph]
+)
 def test_an_agent_that_is_async_says_so_in_a_blocking_run(
     agent: Callable[[], Runnable[Any, Any]],
     client: ConvSyncClient,

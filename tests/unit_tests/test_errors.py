@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from langchain_convsync import phone
+from langchain_convsync import ConvSyncClient, phone
 from langchain_convsync.errors import (
     ConfigurationError,
     InvalidPhoneNumberError,
@@ -78,7 +79,7 @@ PYTHON = Path(sysconfig.get_path("stdlib"), "shop.py")
         (f"{ANA}/agent.py", "agent.py:3 in pay"),
         (f"{ANA_ON_MACOS}/agent.py", "agent.py:3 in pay"),
         (str(Path.home() / "agent.py"), "agent.py:3 in pay"),
-        ("/tmp/ipykernel_7/381.py", "ipykernel_7/381.py:3 in pay"),
+        ("/srv/ipykernel_7/381.py", "ipykernel_7/381.py:3 in pay"),
         ("/srv/langchain_convsync_bot/agent.py", "langchain_convsync_bot/agent.py:3 in pay"),
     ],
 )
@@ -156,10 +157,28 @@ def test_an_error_that_was_not_raised_has_no_place() -> None:
 
 
 def test_one_of_ours_says_itself() -> None:
-    """Its text holds nobody's words."""
-    error = raised(lambda: phone.normalize("abc"))
+    """Its text holds nobody's words; where the user's code led to it, that place is told too."""
+    error = raised(functools.partial(phone.normalize, "abc"))
+    source = 'def pay():\n    normalize("abc")'
+    user = module("/srv/my_bot/agent.py", source, normalize=phone.normalize)
+
+    called = raised(user["pay"])
 
     assert loggable(error) == f"InvalidPhoneNumberError: {error}"
+    assert loggable(called) == f"InvalidPhoneNumberError at my_bot/agent.py:2 in pay: {called}"
+
+
+def test_one_of_ours_that_tells_the_place_tells_it_once() -> None:
+    """As that of a callable ``api_key=`` does."""
+    pay = module("/srv/my_bot/agent.py")["pay"]
+    client = ConvSyncClient("http://127.0.0.1:9", api_key=pay)
+
+    error = raised(functools.partial(client.get_conversation, "+51999999999"))
+
+    assert loggable(error).count("my_bot/agent.py:3 in pay") == 1
+    assert "the callable api_key= raised ValueError at my_bot/agent.py:3" in loggable(error)
+    assert WORDS not in loggable(error)
+    client.close()
 
 
 def test_one_of_ours_that_a_user_raises_does_not() -> None:
@@ -185,16 +204,6 @@ def test_the_argument_whose_function_raised_is_told() -> None:
 
     assert loggable(error) == "ValueError of prepare= at my_bot/agent.py:3 in pay"
     assert error.__notes__ == ["raised by the function of prepare="]
-
-
-def test_one_of_ours_needs_no_argument() -> None:
-    """It says what it is about."""
-
-    def prepared() -> None:
-        with raised_by("prepare="):
-            phone.normalize("abc")
-
-    assert "prepare=" not in loggable(raised(prepared))
 
 
 @contextmanager
