@@ -80,7 +80,6 @@ PYTHON = Path(sysconfig.get_path("stdlib"), "shop.py")
         (f"{ANA_ON_MACOS}/agent.py", "agent.py:3 in pay"),
         (str(Path.home() / "agent.py"), "agent.py:3 in pay"),
         ("/srv/ipykernel_7/381.py", "ipykernel_7/381.py:3 in pay"),
-        ("/srv/langchain_convsync_bot/agent.py", "langchain_convsync_bot/agent.py:3 in pay"),
     ],
 )
 def test_a_place_is_the_file_with_its_folder_and_the_line(path: str, told: str) -> None:
@@ -110,6 +109,16 @@ def test_the_innermost_place_of_the_users_is_told_whatever_it_called() -> None:
     error = raised(lambda: user["calls"](library["pay"]))
 
     assert raised_at(error) == "my_bot/agent.py:12 in calls"
+
+
+def test_a_package_whose_name_begins_like_ours_is_the_users() -> None:
+    """It may well stand beside ours."""
+    user = module("/srv/my_bot/agent.py")
+    beside = module(f"{Path(phone.__file__).parent}_bot/agent.py")
+
+    error = raised(lambda: user["calls"](beside["pay"]))
+
+    assert raised_at(error) == "langchain_convsync_bot/agent.py:3 in pay"
 
 
 @pytest.mark.parametrize("inner", [PYTHON, Path(phone.__file__)])
