@@ -95,8 +95,8 @@ def log(
     logger.log(level, message, *told, exc_info=shown, stacklevel=2)
 
 
-def _lasting(args: list[object], error: BaseException | None) -> list[str]:
+def _lasting(args: list[object], error: BaseException | None) -> list[object]:
     """What stays the same of a cause that is met again: numbers and ids of requests do not."""
     request = str(getattr(error, "request_id", None) or "")
     told = (str(each).replace(request, "") if request else str(each) for each in args)
-    return [_NUMBER.sub("", each) for each in told]
+    return [getattr(error, "status_code", None), *(_NUMBER.sub("", each) for each in told)]

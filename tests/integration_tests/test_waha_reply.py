@@ -210,6 +210,27 @@ def test_a_reply_waits_for_a_waha_that_is_not_ready(
     assert chats.texts == ["re: Hola"]
 
 
+def test_what_waha_refuses_again_and_again_is_one_line_of_the_conversation(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    hasty: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another cause is a line of its own."""
+    chats.fates = [*[answers({}, status=422)] * 3, *[answers({}, status=503)] * 3]
+    runner_of(server, event_store, url).run(said("Hola"))
+
+    told = [r.getMessage() for r in caplog.records if "waits for WAHA" in r.getMessage()]
+    assert chats.texts == ["re: Hola"]
+    assert [line.partition(": ")[2][:32] for line in told] == [
+        "its reply waits for WAHA: WAHAEr"
+    ] * 2
+    assert all(line.startswith("Conversation ") for line in told)
+    assert [status for status in ("422", "503") if status in " ".join(told)] == ["422", "503"]
+
+
 def refused(status: int) -> Script:
     return answers({"error": "no"}, status=status)
 

@@ -75,6 +75,7 @@ def test_a_cause_is_logged_once_a_minute_with_how_often_it_was_met(
     [
         lambda: waits(ServerError("the API server failed", status_code=503)),
         lambda: waits(APITimeoutError("the connection broke")),
+        lambda: waits(APITimeoutError("no answer in time", status_code=504)),
         lambda: waits(APITimeoutError("no answer in time"), "12.0123456789ab.f"),
         lambda: waits(APITimeoutError("no answer in time"), message="its writes wait: %s"),
     ],
