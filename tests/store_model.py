@@ -269,7 +269,6 @@ class StoreModel:
                 event.conversation_key = conversation_key
             target.inbox += talk.inbox
             talk.inbox, turn.until, turn.held = [], None, None
-            turn.acquired_at = turn.why = None
             self._update_places()
         if there := self.talks.get(conversation_key):
             there.tenant = there.tenant or talk.tenant

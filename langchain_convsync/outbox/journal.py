@@ -30,6 +30,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     ConvSyncError,
     StoreError,
+    cause_of,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.compose import as_operations, writes_for
@@ -225,8 +226,9 @@ class Journal:
             logger.critical("Messages are dead letters, their conversation is gone: %s", error)
             telemetry.count("journal_failures", error=type(error).__name__)
             commit = replace(commit, dead=True, reason=f"no conversation: {type(error).__name__}")
-        except APIError:
-            yield from self._store.release(acquired.lease, delay=RETRY_LATER)
+        except APIError as error:
+            why = cause_of(error)
+            yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
             return 0
         else:
             messages = [message for entry in batch for message in entry.messages]

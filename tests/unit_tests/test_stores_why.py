@@ -123,16 +123,6 @@ def test_a_reason_is_one_line_of_bounded_length(store: EventStore, do: Do) -> No
     assert do(store.view(again.lease.conversation_key)).inbox.why == told
 
 
-def test_a_name_that_became_an_alias_leaves_its_reason_behind(store: EventStore, do: Do) -> None:
-    """Its events wait for something else now."""
-    do(store.accept(event("1", customer="lid")))
-    acquired = queue_of(store, do, "inbox")
-    do(store.release(acquired.lease, why=AWAY))
-    do(store.alias(conversation("lid"), conversation("ana")))
-
-    assert do(store.view(conversation("ana"))).inbox.why is None
-
-
 def test_the_turns_that_run_in_an_account_are_counted(
     store: EventStore, do: Do, clock: Clock
 ) -> None:

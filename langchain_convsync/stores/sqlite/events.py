@@ -376,7 +376,6 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
     tx.moved(conversation, "inbox")
     emptied = tx.moved(name, "inbox")
     emptied.give_back()
-    emptied.waits(None, 0)
     emptied.pos = None
     expire_if_idle(tx, name)
 

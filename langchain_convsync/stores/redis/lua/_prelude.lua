@@ -228,7 +228,6 @@ local function bring_along(name, target)
   end
   call('DEL', queue_key(name, 'inbox'))
   call('HDEL', own, 'inbox.until', 'inbox.since')
-  waits(name, 'inbox')
   hold(name)
   for _, conversation in ipairs({ target, name }) do -- in this order, so that their account keeps its place
     schedule(conversation, 'inbox')
