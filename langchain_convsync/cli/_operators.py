@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WHO = "The customer's phone number, WhatsApp chat id, or the conversation's key."
 Customer = Annotated[str, typer.Argument(metavar="PHONE-or-KEY", help=_WHO)]
 CustomerOrAll = Annotated[
-    str | None, typer.Argument(metavar="PHONE-or-KEY", help=f"{_WHO} Or --all.")
+    str | None, typer.Argument(metavar="[PHONE-or-KEY]", help=f"{_WHO} Or --all.")
 ]
 Store = Annotated[str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")]
 Account = Annotated[
