@@ -7,9 +7,9 @@ most = tonumber(most)
 
 -- Adds what stands behind the place in an index; whether that is all of it.
 local function add_all(add)
-  local from, offset, met = score, 0, {}
+  local offset, met = 0, {}
   repeat
-    met = read('ZRANGEBYSCORE', prefix .. index, from, '+inf', 'WITHSCORES', 'LIMIT', offset, CHUNK)
+    met = read('ZRANGE', prefix .. index, score, '+inf', 'BYSCORE', 'LIMIT', offset, CHUNK, 'WITHSCORES')
     for i = 1, #met, 2 do
       local is_behind = tonumber(met[i + 1]) > tonumber(score) or met[i] > member
       if is_behind and (account == '' or account_of(met[i]) == account) then
