@@ -210,7 +210,6 @@ class OperationQueue(ABC, Generic[H]):
                 while not head.done:
                     if self._clock() + SHORTEST_ATTEMPT > end:
                         return Ended(confirmed=head.confirmed)
-                    head.why = None
                     wait = yield from self._step(head, self._clock() + offset)
                     if wait and wait > until - self._clock():
                         return Ended(wait, head.confirmed, head.why)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_convsync._flow import Io
+from langchain_convsync._flow import Io, run
 from langchain_convsync.stores import Acquired, Confirmed, DeadLetter, EventStore, SQLiteEventStore
 from langchain_convsync.stores.base import LONGEST_WHY, AccountKey
+from langchain_convsync.turns import operators
 from tests.store_cases import (
     FIRST,
     SECOND,
@@ -211,6 +214,34 @@ def test_what_is_decided_between_two_pages_is_told_no_more(store: EventStore, do
 
     assert len(set(told)) == len(told) == 12
     assert do(store.dead_letters()) == ()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_fails_again_meanwhile_is_not_given_back_again(
+    store: EventStore, do: Do, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    """A worker is as fast as the operator: each is given back once, and the command ends."""
+    kill(store, do, "1", customer="ana", account="ventas")
+    given: list[str] = []
+    requeue = type(store).requeue
+
+    def failing(self: Any, letter: DeadLetter, **named: Any) -> Io[Any]:
+        given.append(letter.id)
+        assert len(given) <= 3
+        renewed = do(requeue(self, letter, **named))
+        clock.advance(1.0)
+        if letter.queue == "outbox":
+            lease = queue_of(store, do, "outbox", f"again {len(given)}").lease
+            do(store.set_dead(lease, renewed, reason="refused again"))
+            do(store.release(lease))
+        return Io(lambda: renewed, partial(asyncio.sleep, 0, renewed))
+
+    monkeypatch.setattr(type(store), "requeue", failing)
+    monkeypatch.setattr(operators, "_PAGE", 1)
+
+    assert run(operators.retry(store, None if whole else conversation())) == 3
+    assert len(set(given)) == 3
+    assert len(do(store.dead_letters())) == 2
 
 
 @pytest.mark.parametrize("page", ["7", "events", "operations 1; DROP", "00 dead x y", "00 c 0 x"])
