@@ -276,6 +276,14 @@ def loggable(error: BaseException) -> str:
     return f"{kind}{of}{because} at {raised_at(error)}"
 
 
+def cause_of(error: BaseException) -> str:
+    """The same, told alike whenever it happens again: without the id of a single request."""
+    if not isinstance(error, APIError):
+        return loggable(error)
+    message = str(error.args[0]) if error.args else type(error).__name__
+    return message if error.status_code is None else f"{message} (status {error.status_code})"
+
+
 def raised_at(error: BaseException) -> str:
     """Where an error comes from, without a word of it: ``my_bot/agent.py:41 in pay``.
 

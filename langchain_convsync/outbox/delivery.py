@@ -17,6 +17,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     ConvSyncError,
     InvalidResponseError,
+    cause_of,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
 from langchain_convsync.outbox.job import WriteJob
@@ -45,6 +46,9 @@ from langchain_convsync.outbox.queue import (
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
+
+#: Why a write waits that is to be looked up.
+UNCLEAR = "it may have arrived, and is looked up before it is sent again"
 
 OnUnverifiable: TypeAlias = Literal["dead_letter", "resend", "skip"]
 
@@ -101,8 +105,10 @@ class Outbox(OperationQueue[WriteJob]):
             verified=head.read is not None,
         )
         if isinstance(step, Wait):
+            head.why = UNCLEAR
             return step.seconds
         if pause := self.breaker.wait(head.target):
+            head.why = "the API server does not answer, and is asked again now and then"
             raise Held(pause)
         match step:
             case Send():
@@ -165,6 +171,7 @@ class Outbox(OperationQueue[WriteJob]):
             delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
         sent_at = job.cursor.sent_at if error.ambiguous else None
         job.read = None  # it is old by then
+        job.why = f"{UNCLEAR}: {cause_of(error)}" if error.ambiguous else cause_of(error)
         yield from self._store_retry(job, delay=delay, sent_at=sent_at)
         return delay
 
@@ -188,6 +195,7 @@ class Outbox(OperationQueue[WriteJob]):
             if not may_pass(error, reading=True):
                 raise Undeliverable(str(error)) from error
             job.unread += 1
+            job.why = f"it cannot be looked up whether it arrived: {cause_of(error)}"
             return max(backoff(job.unread), error.retry_after or 0.0)
         job.unread = 0
         if conversation.session_id != job.write.session_id:

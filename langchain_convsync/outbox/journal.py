@@ -30,6 +30,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     ConvSyncError,
     StoreError,
+    cause_of,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.compose import as_operations, writes_for
@@ -229,7 +230,8 @@ class Journal:
         except APIError as error:
             key, told = acquired.lease.conversation_key, "its messages wait for the API server: %s"
             telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
-            yield from self._store.release(acquired.lease, delay=RETRY_LATER)
+            why = cause_of(error)
+            yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
             return 0
         else:
             messages = [message for entry in batch for message in entry.messages]

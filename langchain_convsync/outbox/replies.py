@@ -39,6 +39,9 @@ LONGEST_TYPING = 20.0
 #: Seconds for which a chat that cannot be read is asked again, before the policy decides.
 READ_PATIENCE = 300.0
 
+#: Why a reply waits that is to be looked for.
+UNCLEAR = "it may have arrived, and is looked for before it is sent again"
+
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -161,6 +164,7 @@ class Replies(OperationQueue[ReplyJob]):
         )
         match step:
             case Wait(seconds):
+                head.why = UNCLEAR
                 return seconds
             case Send(_, attempt):
                 return (yield from self._send(head, attempt))
@@ -217,6 +221,7 @@ class Replies(OperationQueue[ReplyJob]):
         if error.ambiguous:
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
+        head.why = f"{UNCLEAR}: {error}" if error.ambiguous else _why_refused(error)
         yield from self._store_retry(head, delay=delay, sent_at=sent_at)
         return delay
 
@@ -249,6 +254,7 @@ class Replies(OperationQueue[ReplyJob]):
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
             if may_pass and now < sent_at + READ_PATIENCE:
                 head.unread += 1
+                head.why = f"the chat cannot be read to see whether it arrived: {error}"
                 return max(backoff(head.unread), error.retry_after or 0.0)
             return (yield from self._unsure(head, error))
         except LookupError as error:
@@ -281,3 +287,12 @@ class Replies(OperationQueue[ReplyJob]):
         telemetry.count("dead_letters", operation="reply")
         key, told = head.lease.conversation_key, "the reply of turn %s is a dead letter: %s"
         telemetry.log(logger, logging.ERROR, key, told, head.reply.turn, reason)
+
+
+def _why_refused(error: WAHAError) -> str:
+    told = {
+        422: "WAHA's session does not work: start it, or scan its QR code",
+        429: "WAHA asks to slow down",
+    }
+    known = None if error.status_code is None else told.get(error.status_code)
+    return str(error) if known is None else f"{known} (status {error.status_code})"

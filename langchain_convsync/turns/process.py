@@ -11,7 +11,7 @@ from langchain_core.messages import HumanMessage
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
-from langchain_convsync.client._breaker import CircuitBreaker
+from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
     APIError,
     ClosedError,
@@ -20,6 +20,7 @@ from langchain_convsync.errors import (
     FencedError,
     StoreError,
     UnknownOutcomeError,
+    cause_of,
     loggable,
 )
 from langchain_convsync.models import (
@@ -143,14 +144,17 @@ class Processor:
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
-            except (StoreError, ClosedError):  # no failure of the turn's: it begins again later
-                yield from self._store.release(lease, delay=RETRY_LATER)
+            except (StoreError, ClosedError) as error:  # the turn begins again later
+                why = f"the event store failed: {type(error).__name__}"
+                yield from self._store.release(lease, delay=RETRY_LATER, why=why)
                 raise
             except Exception as error:
-                if batch.head.errors + 1 < limits.max_errors:
-                    yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
-                    raise
                 reason = f"no turn could be made of the stored event: {loggable(error)}"
+                if batch.head.errors + 1 < limits.max_errors:
+                    yield from self._store.release(
+                        lease, delay=RETRY_LATER, failed=True, why=reason
+                    )
+                    raise
                 return (yield from self._bury(acquired, reason, error))
 
     def _bury(
@@ -240,7 +244,8 @@ class Processor:
         acquired, batch = attempt.acquired, attempt.batch
         if acquired.now - batch.since >= self._limits.conversation_timeout:
             return (yield from self._give_up(attempt, error))
-        yield from self._store.release(acquired.lease, delay=RETRY_LATER)
+        why = _why_unread(error)
+        yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
         key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         missing = isinstance(error, ConversationNotFoundError)
@@ -326,7 +331,8 @@ class Processor:
             why = f"the agent failed {failures} times, last with {loggable(error)}"
             return (yield from self._give_up(attempt, error, why))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
-        yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)
+        why = f"the agent failed {failures} of {limit} times: {loggable(error)}"
+        yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True, why=why)
         return None
 
     def _give_up(
@@ -335,7 +341,8 @@ class Processor:
         """The one result of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
         yield from self._abandon(attempt)
-        is_awaited = attempt.batch.asked or attempt.batch.waiting
+        waiting = attempt.batch.waiting
+        is_awaited = attempt.batch.asked or (waiting is not None and not waiting.is_back)
         fallback = self._limits.fallback_reply if is_awaited else None
         messages = inbound(attempt.batch)
         if fallback:
@@ -390,6 +397,17 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+
+def _why_unread(error: APIError) -> str:
+    if isinstance(error, ConversationNotFoundError):
+        return (
+            "the API server knows no conversation of this customer: "
+            "`convsync doctor --phone PHONE` tells why"
+        )
+    if is_away(error):
+        return f"the API server does not answer: {cause_of(error)}"
+    return f"the conversation cannot be read: {cause_of(error)}"
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

@@ -201,6 +201,24 @@ def test_a_run_that_cannot_go_on_locks_no_one_out(
     assert len(run(event_store.dead_letters())) == 1
 
 
+def test_a_run_that_is_given_back_does_not_apologise_twice(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """Its memory was cleaned up, so it fails again; the customer has the fallback already."""
+    cashier = Cashier()
+    runner = runner_of(cashier, server, event_store)
+    calls.run(runner, 1, "Pago")
+    calls.resume(runner, "sí")
+    conversation_key = run(operators.conversation_key_of(event_store, CUSTOMER))
+
+    assert run(operators.retry(event_store, conversation_key)) == 1
+    turn = calls.run(runner, 2, "¿Hola?")
+
+    assert (turn.status, turn.reply) == ("answered", "Hecho")
+    assert said(server) == ["Pago", "Ahora no", "¿Hola?", "Hecho"]
+    assert len(run(event_store.dead_letters())) == 1
+
+
 def test_a_run_that_fails_half_way_leaves_no_call_without_an_answer(
     server: ReferenceServer, event_store: EventStore, calls: Calls
 ) -> None:

@@ -155,6 +155,22 @@ def test_every_operation_answers_on_a_cluster_as_anywhere(
     assert answers[0] == answers[1]
 
 
+def test_dead_letters_of_every_node_are_told_page_by_page(cluster: RedisCluster, do: Do) -> None:
+    """Each once, however few a page holds."""
+    store = RedisEventStore(cluster.url)
+    for account in ACCOUNTS:
+        acquired = do(store.accept(event(account=account), token=account)).acquired
+        do(store.commit_turn(acquired.lease, commit_of(acquired, dead=True)))
+    told: list[str] = []
+    page: str | None = ""
+    while page is not None:
+        found = do(store.dead_letter_page(page, most=1))
+        told, page = [*told, *(one.id for one in found.letters)], found.next
+    do(Io(store.close, store.aclose))
+
+    assert sorted(told) == sorted(event(account=account).event_key for account in ACCOUNTS)
+
+
 def test_work_on_every_node_is_found_and_counted(cluster: RedisCluster, do: Do) -> None:
     """No script can look at two shards, so all of them are asked."""
     store = RedisEventStore(cluster.url)

@@ -22,7 +22,7 @@ from langchain_convsync.stores import (
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
 _WORKER = "convsync worker MODULE:RUNNER"
-_DECIDE = "convsync retry PHONE or convsync discard PHONE"
+_DECIDE = "convsync retry KEY or convsync discard KEY"
 
 
 def store(url: str | None) -> list[Finding]:
@@ -87,7 +87,7 @@ def left(backlog: Backlog) -> list[Finding]:
         findings.append(STORE.ok("left to do", "nothing"))
     if backlog.dead_letters:
         message = f"{backlog.dead_letters} events, writes or replies wait for your decision"
-        advice = f"convsync show PHONE and the log tell why; mend that first, then {_DECIDE}"
+        advice = f"convsync dead-letters tells whose and why; mend that first, then {_DECIDE}"
         findings.append(STORE.warning("dead letters", message, advice))
     else:
         findings.append(STORE.ok("dead letters", "none"))

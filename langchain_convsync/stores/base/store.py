@@ -20,6 +20,7 @@ from langchain_convsync.stores.base.records import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Lease,
@@ -266,6 +267,7 @@ class EventStore(Protocol):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """Give a queue back; False when the lease was lost already.
 
@@ -278,6 +280,11 @@ class EventStore(Protocol):
         the head event instead. The queue is due again after ``delay`` seconds, or after the delay
         that :meth:`retry` set if that is later, if it has work. Changes nothing after the queue
         was given back by :meth:`commit_turn` or an earlier release.
+
+        ``why`` tells an operator why the work still waits: one short line (see
+        :data:`LONGEST_WHY`; more is cut off) without a word or a number of the customer's. It is
+        kept until something is done: a commit, a confirmed part, a dead letter, or a release that
+        tells another reason or none. The same reason again is one since it was told first.
         """
         ...
 
@@ -359,6 +366,25 @@ class EventStore(Protocol):
         Args:
             conversation_key: Of this conversation only; None for all of the store.
             most: At most so many, 1 to 1,000.
+        """
+        ...
+
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """All dead letters of the store, or of an account, one page after the other.
+
+        A page costs what it tells, however many conversations and dead letters there are. What is
+        decided meanwhile is told no more; what becomes a dead letter meanwhile may be told, and an
+        operation may be told twice.
+
+        Args:
+            page: As the page before names it; empty for the first one.
+            account_key: Of this account only.
+            most: About so many, 1 to 1,000: Redis tells the operations of a conversation together.
+
+        Raises:
+            ValueError: ``page`` is no page of this store.
         """
         ...
 

@@ -19,6 +19,7 @@ from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     REPLIES_KEPT,
     RETENTION,
+    SHARDS,
     Accepted,
     AcceptRules,
     AccountKey,
@@ -30,6 +31,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Keys,
@@ -50,6 +52,7 @@ from langchain_convsync.stores.checks import (
     check_meta,
     check_most,
     check_names,
+    check_page,
     check_queue,
     decoded,
     in_milliseconds,
@@ -58,6 +61,7 @@ from langchain_convsync.stores.checks import (
     renewed_id,
     snapshot_life,
     turn_of,
+    why_line,
 )
 from langchain_convsync.stores.redis.clients import (
     AsyncClient,
@@ -95,7 +99,11 @@ from langchain_convsync.stores.redis.wire import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
-_READS = frozenset({"due", "backlog", "loads", "accounts", "view", "dead_letters"})
+_READS = frozenset(
+    {"due", "backlog", "loads", "accounts", "view", "dead_letters", "dead_letter_page"}
+)
+#: The place before all dead letters of a shard: an index, and what of it was told last.
+_FIRST = "dead_operations 0 "
 #: What this process has warned of: a server, by its id, and what to change about it.
 _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
@@ -345,11 +353,13 @@ class RedisEventStore(_forks.Unpicklable):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
         arguments: list[Argument] = [milliseconds(delay), failed, "" if held is None else held]
+        arguments += [optional(why_line(why))]
         return self._under(lease, "release", [*arguments, *confirmed(done)], bool)
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
@@ -397,6 +407,14 @@ class RedisEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.dead_letters`."""
         check_most(most)
         return Steps(lambda: self._dead_letters(conversation_key, most))
+
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """See :meth:`EventStore.dead_letter_page`."""
+        check_page(page, r"[0-9]{2} (dead_operations|dead) [0-9.e+-]{1,32} [^ ]*")
+        check_most(most)
+        return Steps(lambda: self._dead_letter_page(page, account_key, most))
 
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""
@@ -529,6 +547,27 @@ class RedisEventStore(_forks.Unpicklable):
             found += yield from self._run_or_mend("dead_letters", keys, sent)
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_dead_letter, found[:most]))
+
+    def _dead_letter_page(
+        self, page: str, account_key: AccountKey | None, most: int
+    ) -> Flow[DeadLetterPage]:
+        """Shard by shard, since an account has one, and a script of a cluster can look at one."""
+        yield from self._opened()
+        first, _, behind = page.partition(" ")
+        start = int(account_key[:2]) if account_key else 0
+        for shard in range(int(first or start), start + 1 if account_key else SHARDS):
+            keys = [self._shard_keys(None)[shard]]
+            sent = to_bytes([account_key or "", most, *(behind or _FIRST).split(" ")])
+            found, place = yield from self._run("dead_letter_page", keys, sent)
+            letters, behind = tuple(map(as_dead_letter, found)), ""
+            if place:
+                rest = " ".join(map(decoded, place))
+                return DeadLetterPage(letters=letters, next=f"{shard:02d} {rest}")
+            if letters:
+                last = account_key is not None or shard == SHARDS - 1
+                following = None if last else f"{shard + 1:02d} {_FIRST}"
+                return DeadLetterPage(letters=letters, next=following)
+        return DeadLetterPage()
 
     def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[bool]:
         yield from self._opened()

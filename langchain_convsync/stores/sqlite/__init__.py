@@ -34,6 +34,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Keys,
@@ -52,9 +53,11 @@ from langchain_convsync.stores.checks import (
     check_line,
     check_most,
     check_names,
+    check_page,
     check_queue,
     in_milliseconds,
     milliseconds,
+    why_line,
 )
 from langchain_convsync.stores.sqlite import events, operators, queues, work
 from langchain_convsync.stores.sqlite.file import (
@@ -277,13 +280,16 @@ class SQLiteEventStore(_forks.Unpicklable):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
-        wait = milliseconds(delay)
+        wait, line = milliseconds(delay), why_line(why)
         return self._step(
-            lambda tx: work.release(tx, lease, delay=wait, failed=failed, held=held, done=done)
+            lambda tx: work.release(
+                tx, lease, delay=wait, failed=failed, held=held, done=done, why=line
+            )
         )
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
@@ -332,6 +338,14 @@ class SQLiteEventStore(_forks.Unpicklable):
             account_of(conversation_key)  # refuses a malformed key
         check_most(most)
         return self._step(lambda tx: operators.dead_letters(tx, conversation_key, most))
+
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """See :meth:`EventStore.dead_letter_page`."""
+        check_page(page, r"(operations|events) -?[0-9]{1,19}")
+        check_most(most)
+        return self._step(lambda tx: operators.dead_letter_page(tx, page, account_key, most))
 
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""

@@ -204,7 +204,9 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         tx.now + lives if lives else None,
         conversation,
     )
-    turn.until = turn.pos = None
+    turn.give_back()
+    turn.waits(None, 0)
+    turn.pos = None
     if commit.held is not None:
         _hold(tx, conversation, commit.held, by)
     tx.moved(conversation, "inbox")
@@ -373,7 +375,8 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
         )
     tx.moved(conversation, "inbox")
     emptied = tx.moved(name, "inbox")
-    emptied.until, emptied.pos = None, None
+    emptied.give_back()
+    emptied.pos = None
     expire_if_idle(tx, name)
 
 

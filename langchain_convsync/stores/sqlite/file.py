@@ -31,6 +31,8 @@ _NOT_A_PATH = (
     "redis://host:6379/0, or rediss://:PASSWORD@host:6380/0 with TLS, where user and password are "
     "percent-encoded (urllib.parse.quote(password, safe=''))"
 )
+#: Columns of queues that format 1 did not have from its beginning.
+_ADDED = (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"))
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
 
@@ -174,4 +176,14 @@ def _check_format(sql: sqlite3.Connection) -> int:
         sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         return FORMAT_VERSION
+    if version == FORMAT_VERSION:
+        _add_columns(sql)
     return int(version)
+
+
+def _add_columns(sql: sqlite3.Connection) -> None:
+    """Add what a file of an older version lacks; a process of that version works on."""
+    known = {row["name"] for row in sql.execute("PRAGMA table_info(queues)")}
+    for name, kind in _ADDED if known else ():
+        if name not in known:
+            sql.execute(f"ALTER TABLE queues ADD COLUMN {name} {kind}")
