@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
+from redis.crc import key_slot
 
 from langchain_convsync._flow import Io, run
 from langchain_convsync.errors import StoreUnavailableError
@@ -20,9 +21,10 @@ from langchain_convsync.stores import (
     open_store,
 )
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.checks import shard_of
 from tests.redis_acl import PASSWORD, permit
-from tests.redis_topologies import RedisCluster, WatchedRedis, until
-from tests.store_cases import CALLS, Clock, Do, commit_of, event, ready
+from tests.redis_topologies import SLOTS, RedisCluster, WatchedRedis, until
+from tests.store_cases import CALLS, Clock, Do, commit_of, conversation, event, ready
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -130,6 +132,7 @@ def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluste
     load.grows()
     cluster.nodes[0].kill9()
     until(lambda: load.failures > 0)
+    served = {account for account in ACCOUNTS if accepts(store, account)}
     cluster.nodes[0].start()
     load.grows()
     load.end()
@@ -137,6 +140,22 @@ def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluste
     store.close()
 
     assert gone == 0
+    assert served == {account for account in ACCOUNTS if not lies_on_the_first_node(account)}
+    assert 0 < len(served) < len(ACCOUNTS)
+
+
+def lies_on_the_first_node(account: str) -> bool:
+    """Of three, which share the slots."""
+    return key_slot(b"{s%02d}" % shard_of(conversation("ana", account))) < SLOTS // 3
+
+
+def accepts(store: EventStore, account: str) -> bool:
+    """Whether an account's events are accepted now."""
+    try:
+        run(store.accept(event("while a node is away", account=account)))
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", CALLS)

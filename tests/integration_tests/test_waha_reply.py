@@ -383,6 +383,23 @@ def test_the_environment_names_waha(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "waha-secret" not in repr(WAHAReply()) + repr(vars(WAHAReply().waha))
 
 
+def test_waha_gets_its_own_key_and_not_the_api_servers(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each variable names one key, and each server learns its own alone."""
+    monkeypatch.setenv("CONVSYNC_WAHA_BASE_URL", url)
+    monkeypatch.setenv("CONVSYNC_WAHA_API_KEY", "waha-secret")
+    monkeypatch.setenv("CONVSYNC_API_KEY", "api-secret")
+    monkeypatch.setenv("CONVSYNC_BASE_URL", server.base_url)
+    TurnRunner(echo(), store=event_store, reply=WAHAReply()).run(said("Hola", chat_id=CHAT))
+
+    assert (chats.texts, chats.keys) == (["re: Hola"], {"waha-secret"})
+
+
 @pytest.mark.parametrize("key", ["ñ", "a b", ""])
 def test_a_malformed_key_is_told_at_once(key: str) -> None:
     """Without repeating it."""
