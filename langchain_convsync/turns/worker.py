@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreError
+from langchain_convsync.errors import ClosedError, StoreDamagedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
 
@@ -164,8 +164,9 @@ class WorkerPool:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
             telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
-            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
-            logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
+            if not isinstance(error, StoreDamagedError):  # of that the store tells by itself
+                reason = str(error) if isinstance(error, StoreError) else type(error).__name__
+                logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
             return None
 
     def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool]:
