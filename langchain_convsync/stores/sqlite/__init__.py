@@ -65,6 +65,7 @@ from langchain_convsync.stores.checks import (
 from langchain_convsync.stores.sqlite import events, operators, queues, work
 from langchain_convsync.stores.sqlite.damage import (
     LOOK_PERIOD,
+    READ_ERRORS,
     Latch,
     checked_at,
     is_cut_log,
@@ -590,7 +591,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._looked_over = monotonic()
         try:
             return "; ".join(checked_at(self._path, seconds=LOOK_OVER).flaws)
-        except sqlite3.Error:
+        except READ_ERRORS:
             return ""
 
     def _opened(self) -> OpenFile:

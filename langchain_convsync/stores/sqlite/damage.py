@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import StoreDamagedError
+from langchain_convsync.stores.checks import decoded
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ _UNREADABLE = frozenset(
 )
 
 
+#: What reading a damaged file raises: Python cannot decode all of SQLite's words about it.
+READ_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
+
 class Checked(NamedTuple):
     """What a look at a whole file found.
 
@@ -52,7 +57,7 @@ class FlawError(Exception):
 
 def is_damage(error: BaseException) -> bool:
     """Whether SQLite says that it cannot read what it has written, or misses a table of ours."""
-    if isinstance(error, FlawError):
+    if isinstance(error, FlawError | UnicodeDecodeError):  # in SQLite's words of what it read
         return True
     if not isinstance(error, sqlite3.DatabaseError):
         return False
@@ -84,7 +89,7 @@ def checked(sql: sqlite3.Connection, *, seconds: float) -> Checked:
     sql.set_progress_handler(lambda: monotonic() > until, _STEP)
     try:
         found = [str(row[0]) for row in sql.execute(f"PRAGMA integrity_check({_MOST})")]
-    except sqlite3.DatabaseError as error:
+    except READ_ERRORS as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             return Checked((), complete=False)
         if not (is_damage(error) or is_cut_log(error)):
@@ -116,7 +121,10 @@ def reading(path: str, option: str) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: It cannot be opened.
     """
-    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?{option}", uri=True, timeout=1.0)
+    uri = f"{Path(path).absolute().as_uri()}?{option}"
+    sql = sqlite3.connect(uri, uri=True, timeout=1.0)
+    sql.text_factory = decoded
+    return sql
 
 
 def recovery(path: str) -> str:

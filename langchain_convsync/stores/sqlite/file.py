@@ -176,7 +176,9 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b"") 
             key = None
         key = check_meta(key, version, place="the store's table meta")
         base = clock.base(times.get("base"), times.get("seen", 0))
-        sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
+        if (meta.get("key"), meta.get("base")) != (key, base):
+            given = [("key", key), ("base", base)]
+            sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", given)
     _use_wal(sql)  # last: nothing of another application's database is touched
     return Prepared(key, base, is_new)
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from langchain_convsync._flow import monotonic
 from langchain_convsync.stores.checks import SECRET_SIZE
 from langchain_convsync.stores.sqlite.damage import (
+    READ_ERRORS,
     FlawError,
     checked_at,
     is_cut_log,
@@ -149,7 +150,7 @@ class OpenFile:
             with without_waiting(self.sql):
                 self.sql.execute("BEGIN IMMEDIATE")
             view = _content_in(self.sql)
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             looks = is_damage(error) or is_cut_log(error)
         try:
             return self._state(view, looks=looks)
@@ -225,7 +226,11 @@ class OpenFile:
         for _ in range(_LOOKS):
             content = _content_of(self.path)
             if content is not None and self._goes_on_in(content):
-                if found.st_size < self._written[0] and not _is_sound(self.path):
+                # A checkpoint brings writes along, and seldom shortens the file.
+                is_ours = (
+                    content.writes > self._content.writes and found.st_size >= self._written[0]
+                )
+                if not (is_ours or _is_sound(self.path)):
                     return "damaged"
                 self._written, self._content = (found.st_size, found.st_mtime_ns), content
                 return "same"
@@ -259,7 +264,7 @@ class OpenFile:
         kept = at_path is not None and at_path == self._log[0]
         if at_path is None:
             self._log_saved()
-        with suppress(sqlite3.Error):
+        with suppress(*READ_ERRORS):
             if not kept:
                 content = _content_of(self.path)
                 kept = content is not None and content.writes >= _content_in(self.sql).writes
@@ -308,7 +313,7 @@ def _content_of(path: str, option: str = "immutable=1") -> _Content | None:
     try:
         with closing(reading(path, option)) as sql:
             content = _content_in(sql)
-    except sqlite3.Error:
+    except READ_ERRORS:
         return None
     return content if content.key else None
 
@@ -338,7 +343,7 @@ def look_over(path: str) -> None:
 
 
 def _is_foreign(path: str) -> bool:
-    with suppress(sqlite3.Error), closing(reading(path, "immutable=1")) as sql:
+    with suppress(*READ_ERRORS), closing(reading(path, "immutable=1")) as sql:
         return bool(sql.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID)
     return False
 
