@@ -117,6 +117,11 @@ class SQLiteEventStore(_forks.Unpicklable):
     transaction under way, and both open the file anew, since SQLite's own connections and locks do
     not survive one. That holds for ``os.fork`` and whatever calls Python's hooks for it.
 
+    A file that is deleted, replaced or emptied under running processes is noticed by their next
+    step, which raises :class:`StoreChangedError`; the same call again works in what is there now.
+    One that is damaged raises :class:`StoreDamagedError` from every step, until it is another one
+    or is found sound.
+
     Args:
         path: The file, on a local disk; its folder must exist.
         retention: Seconds that finished events and idle conversations are remembered.
