@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(sound: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return shutil.copy(sound, tmp_path / "events.db")
+    return Path(shutil.copy(sound, tmp_path / "events.db"))
 
 
 @pytest.fixture
