@@ -224,10 +224,15 @@ def server() -> Iterator[ReferenceServer]:
 
 
 def test_an_app_acknowledges_nothing_on_a_damaged_store(
-    server: ReferenceServer, path: Path, sound: Path, caplog: pytest.LogCaptureFixture
+    server: ReferenceServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Senders repeat what they deliver, probes and metrics tell it, until a backup is restored."""
+    path, backup = tmp_path / "events.db", tmp_path / "backup.db"  # no worker has work to write of
     store = SQLiteEventStore(path)
+    run(store.keys())
+    store.close()
+    store.reopen()
+    shutil.copy(path, backup)
     runner = TurnRunner(echo(), client=server.client(), store=store, on_reply=lambda _: None)
     body = {"event_id": "evt_1", "phone_number": CUSTOMER, "message": "Hola"}
     failed = ("worker_failures", "StoreDamagedError")
@@ -239,7 +244,7 @@ def test_an_app_acknowledges_nothing_on_a_damaged_store(
         answers = [web.post("/webhook", json=body) for _ in range(3)]
         until(lambda: telemetry.counted(failed[0], queue="inbox", error=failed[1]) > before + 1)
         metrics = web.get("/metrics").text
-        Path(shutil.copy(sound, path.with_name("restored.db"))).rename(path)
+        backup.rename(path)
         until(lambda: web.get("/ready").status_code == 200)
     store.close()
 

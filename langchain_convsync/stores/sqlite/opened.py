@@ -44,6 +44,8 @@ State: TypeAlias = Literal["same", "moved", "overwritten", "another store", "log
 #: Seconds that a file which is being written from outside must rest before it is opened, and
 #: seconds after which it is opened all the same.
 QUIET, LONGEST_WRITE = 0.2, 10.0
+#: Nanoseconds that file systems may take for one moment.
+TICK = 20_000_000
 #: Times that the file itself is looked at, and seconds between: a checkpoint may be under way.
 _LOOKS, _PAUSE = 5, 0.02
 #: Seconds that a file is looked over when it is opened: all of a small one.
@@ -128,7 +130,7 @@ class OpenFile:
             made = prepare(sql, clock, known_key)
             opened = cls(path, sql, made.key, made.base, made.is_new and was_empty)
             if path != MEMORY:
-                opened._remember()
+                opened._remember(is_new=made.is_new)
         except BaseException:  # whatever it is, the file must not stay open
             sql.close()
             raise
@@ -184,11 +186,14 @@ class OpenFile:
         self.sql.close()
         return kept
 
-    def _remember(self) -> None:
+    def _remember(self, *, is_new: bool) -> None:
         self._view = _content_in(self.sql)  # makes the log, where there is none
         self._real = os.path.realpath(self.path)
         found = Path(self.path).stat()
-        self._file, self._written = identity_of(found), (found.st_size, found.st_mtime_ns)
+        # One that was written just now may be written again at what the system calls the same time.
+        is_fresh = not is_new and abs(time.time_ns() - found.st_mtime_ns) < TICK
+        written = 0 if is_fresh else found.st_mtime_ns
+        self._file, self._written = identity_of(found), (found.st_size, written)
         self._log = self._log_found()
         self._content = _content_of(self.path) or _Content(self.key)
 
