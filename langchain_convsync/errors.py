@@ -30,7 +30,8 @@
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
-        │   └── StoreChangedError       it was emptied, or begun anew, since it was opened
+        │   ├── StoreChangedError       it was emptied, or begun anew, since it was opened
+        │   └── StoreDamagedError       its file is damaged, and nothing is acknowledged
         ├── StoreFormatError            it was written by a newer version, or by no version
         └── FencedError                 the lease was lost to another process
 """
@@ -237,6 +238,13 @@ class StoreChangedError(StoreUnavailableError):
     """The event store was emptied or begun anew since it was opened; what it knew is gone.
 
     The same call again works in the store that is there now.
+    """
+
+
+class StoreDamagedError(StoreUnavailableError):
+    """The event store's file is damaged; nothing is acknowledged until it is sound or another one.
+
+    The message says how to recover what can be read of it.
     """
 
 

@@ -18,6 +18,7 @@ from langchain_convsync.errors import (
     InvalidEventError,
     InvalidPhoneNumberError,
     MissingExtraError,
+    StoreDamagedError,
     StoreError,
 )
 from langchain_convsync.models import InboundEvent
@@ -67,6 +68,8 @@ class Webhook(Unpicklable):
             return refusal.answer()
         except (InvalidEventError, InvalidPhoneNumberError) as error:
             return _Refusal(400, str(error)).answer()
+        except StoreDamagedError:  # the store tells of it by itself, once in a while
+            return _Refusal(503, "the event store is damaged; see the log", 60).answer()
         except StoreError as error:
             told = "a delivery was not recorded: %s"
             telemetry.log(logger, logging.WARNING, None, told, error, repeats=True)
@@ -195,6 +198,8 @@ class _Readiness:
             return _Refusal(503, "the workers do not run").answer()
         try:
             left = await arun(self._runner.store.backlog())
+        except StoreDamagedError:
+            return _Refusal(503, "the event store is damaged; see the log").answer()
         except StoreError:
             return _Refusal(503, "the event store is away").answer()
         return JSONResponse({"status": "ready", **asdict(left)})

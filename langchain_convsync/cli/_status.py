@@ -130,12 +130,18 @@ def existing_store(url: str) -> EventStore:
     """The event store at a URL; looking for a file creates none.
 
     Raises:
-        ConfigurationError: The URL names no store, or a file that does not exist.
+        ConfigurationError: The URL names no store, or a file that does not exist, or is empty.
     """
     opened = open_store(url)
     if isinstance(opened, SQLiteEventStore) and not Path(opened.path).exists():
         name = "here" if "@" in opened.path else opened.path  # a URL without scheme has a password
         message = f"there is no event store {name}: check --store or CONVSYNC_STORE_URL"
+        raise ConfigurationError(message)
+    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).stat().st_size:
+        message = (
+            f"{opened.path} is empty (0 bytes), so it holds no event store: if there was work in "
+            "it, it was truncated, by a power cut or a copy that failed: restore a backup"
+        )
         raise ConfigurationError(message)
     return opened
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError
+from langchain_convsync.errors import ClosedError, StoreDamagedError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
 
@@ -168,6 +168,8 @@ class WorkerPool:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
             telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
+            if isinstance(error, StoreDamagedError):  # of that the store tells by itself
+                return None
             told = "work on its %s failed: %s" if acquired else "the %s cannot be worked on: %s"
             telemetry.log(
                 logger,

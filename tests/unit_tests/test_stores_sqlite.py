@@ -134,15 +134,6 @@ def test_a_file_that_cannot_be_opened_is_named() -> None:
         store.accept(event()).block()
 
 
-def test_a_damaged_file_is_reported(open_file: OpenFile, tmp_path: Path) -> None:
-    """As a store that does not work, with its cause."""
-    (tmp_path / "store.db").write_bytes(b"no database" * 1000)
-
-    with pytest.raises(StoreUnavailableError) as error:
-        open_file().backlog().block()
-    assert isinstance(error.value.__cause__, sqlite3.DatabaseError)
-
-
 def test_a_failed_operation_leaves_nothing_behind(open_file: OpenFile) -> None:
     """A token that cannot be stored fails the whole step, not a part of it."""
     store = open_file()

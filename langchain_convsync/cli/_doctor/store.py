@@ -17,11 +17,16 @@ from langchain_convsync.stores import (
     Backlog,
     EventStore,
     RedisEventStore,
+    SQLiteEventStore,
 )
+from langchain_convsync.stores.sqlite.damage import checked_at, recovery
 
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
 _WORKER = "convsync worker MODULE:RUNNER"
+#: Seconds that a file is looked at.
+LONGEST_CHECK = 10.0
+_BY_HAND = "stop the bot, then run: sqlite3 FILE 'PRAGMA integrity_check'"
 _DECIDE = "convsync retry KEY or convsync discard KEY"
 
 
@@ -32,7 +37,10 @@ def store(url: str | None) -> list[Finding]:
         return [STORE.skipped("reachable", "none is named", _SET)]
     try:
         with closing(existing_store(url)) as opened:
-            return _opened(opened)
+            sound = soundness(opened.path) if isinstance(opened, SQLiteEventStore) else []
+            if any(finding.status == "failed" for finding in sound):
+                return sound
+            return [*_opened(opened), *sound]
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
@@ -40,8 +48,6 @@ def store(url: str | None) -> list[Finding]:
         advice = upgrade if error.is_newer else "then run doctor again"
         return [STORE.failed("format", str(error), advice)]
     except StoreUnavailableError as error:
-        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            return [STORE.failed("reachable", "the file is not a SQLite database", _SET)]
         return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
 
 
@@ -54,6 +60,26 @@ def _opened(opened: EventStore) -> list[Finding]:
         *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
         *left(run(opened.backlog())),
     ]
+
+
+def soundness(path: str) -> list[Finding]:
+    """Whether a file can be read, all of it; nothing is written there, or to its log."""
+    try:
+        flaws, complete = checked_at(path, seconds=LONGEST_CHECK)
+    except sqlite3.Error as error:
+        return [STORE.skipped("damage", f"the file cannot be looked at: {error}", _BY_HAND)]
+    if any("not a database" in flaw for flaw in flaws):
+        message = f"{path} is not a SQLite database, or its beginning is overwritten"
+        return [
+            STORE.failed("reachable", message, f"{_SET}; if it is the right one: {recovery(path)}")
+        ]
+    if flaws:
+        message = f"{path} is damaged: {'; '.join(flaws)}"
+        return [STORE.failed("damage", message, recovery(path))]
+    if not complete:
+        message = f"none was found in {LONGEST_CHECK:.0f} s, and the file is larger than that"
+        return [STORE.skipped("damage", message, _BY_HAND)]
+    return [STORE.ok("damage", "every page, index and constraint of the file is sound")]
 
 
 def safety(opened: RedisEventStore) -> list[Finding]:

@@ -41,9 +41,9 @@ class EventStore(Protocol):
     def keys(self) -> Io[Keys]:
         """The store's names for events and conversations; creates the store's secret once.
 
-        The same object again, for as long as this is the store that was opened. Where Redis turns
-        out to have been emptied, an operation raises StoreChangedError, and the next call answers
-        the names of what is there now.
+        The same object again, for as long as this is the store that was opened. Where it turns out
+        to have been emptied or replaced, an operation raises StoreChangedError, and the next call
+        answers the names of what is there now.
         """
         ...
 

@@ -10,15 +10,20 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
+from langchain_convsync.errors import (
+    ClosedError,
+    ConvSyncError,
+    StoreChangedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     REPLIES_KEPT,
@@ -44,6 +49,7 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.batches import Batches
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.stores.checks import (
     account_of,
     call_key,
@@ -60,13 +66,22 @@ from langchain_convsync.stores.checks import (
     why_line,
 )
 from langchain_convsync.stores.sqlite import events, operators, queues, work
-from langchain_convsync.stores.sqlite.file import (
-    MEMORY,
-    StoreClock,
-    connect,
-    empty_log,
-    path_of,
-    prepare,
+from langchain_convsync.stores.sqlite.damage import (
+    LOOK_PERIOD,
+    READ_ERRORS,
+    Latch,
+    checked_at,
+    is_cut_log,
+    is_damage,
+    may_be_damage,
+)
+from langchain_convsync.stores.sqlite.file import MEMORY, StoreClock, empty_log, path_of
+from langchain_convsync.stores.sqlite.opened import (
+    LOOK_OVER,
+    NotTheSameError,
+    OpenFile,
+    State,
+    wait_until_written,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
@@ -80,6 +95,16 @@ LOG_PERIOD = 60_000
 #: Seconds between tries to empty the log while others use the file: 5 in all.
 LOG_PAUSES = (0.0, 0.02, 0.08, 0.3, 1.0, 1.8, 1.8)
 
+_CHANGED = (
+    "The file %s is not the store that was opened: it was deleted, replaced, truncated or "
+    "overwritten. What was not done yet is lost, unless it stands in the file that is there now, "
+    "and messages that are delivered again may be new ones. Stop every process before a file is "
+    "replaced or restored"
+)
+_EMPTY = (
+    "The event store %s was there and empty, and is begun as a new one. If it held work, it was "
+    "truncated, by a power cut or a copy that failed: stop, and restore a backup"
+)
 T = TypeVar("T")
 #: What is done in a transaction.
 Step: TypeAlias = Callable[[Transaction], Any]
@@ -94,6 +119,11 @@ class SQLiteEventStore(_forks.Unpicklable):
     is empty in a forked process. A file may be used by parent and child: a fork waits for the
     transaction under way, and both open the file anew, since SQLite's own connections and locks do
     not survive one. That holds for ``os.fork`` and whatever calls Python's hooks for it.
+
+    A file that is deleted, replaced or emptied under running processes is noticed by their next
+    step, which raises :class:`StoreChangedError`; the same call again works in what is there now.
+    One that is damaged raises :class:`StoreDamagedError` from every step, until it is another one
+    or is found sound.
 
     Args:
         path: The file, on a local disk; its folder must exist.
@@ -120,8 +150,11 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
         self._clock = StoreClock(clock or monotonic, clock or time.time)
         self._lock = _forks.lock()
-        self._sql: sqlite3.Connection | None = None
-        self._keys, self._base = Keys(b""), 0
+        self._file: OpenFile | None = None
+        self._keys = Keys(b"")
+        self._latch, self._looked_over = Latch(self._path), -LOOK_PERIOD
+        #: Whether what was open before is gone, and no step was told yet.
+        self._is_another = False
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = self._rests = False
@@ -161,7 +194,12 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.accept`."""
         check_event(event)
         by, rules_ms = token or secrets.token_hex(8), in_milliseconds(rules)
-        return self._step(lambda tx: events.accept(tx, event, rules_ms, by=by, token=token or None))
+
+        def accepted(tx: Transaction) -> Accepted:
+            check_names_of(event.names, self._keys)
+            return events.accept(tx, event, rules_ms, by=by, token=token or None)
+
+        return self._step(accepted)
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
@@ -380,8 +418,8 @@ class SQLiteEventStore(_forks.Unpicklable):
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
-            if self._sql is not None:
-                self._warn_of_loss(self._sql)
+            if self._file is not None:
+                self._warn_of_loss(self._file.sql)
                 self._close_file()
         if thread is not None:
             thread.shutdown()
@@ -393,6 +431,8 @@ class SQLiteEventStore(_forks.Unpicklable):
     def reopen(self) -> None:
         """See :meth:`EventStore.reopen`."""
         with self._lock:
+            if self._closed and self._path != MEMORY:
+                self._keys = Keys(b"")  # what lies there now is as good as any other
             self._closed = False
 
     def _rest(self) -> None:
@@ -416,20 +456,20 @@ class SQLiteEventStore(_forks.Unpicklable):
         """In a forked child: the copy of a memory would be worked on twice."""
         if self._end is not None:
             self._end.detach()
-        _forks.abandon(self._sql, self._thread)
-        self._sql = self._thread = self._end = None
+        _forks.abandon(self._file, self._thread)
+        self._file = self._thread = self._end = None
         self._batches = Batches(most=1, pause=GROUP_PAUSE)
 
-    def _close_file(self) -> None:
-        if self._sql is not None:
-            self._sql.close()
-            self._sql = None
+    def _close_file(self, state: State | None = None) -> bool:
+        """Whether nothing is lost by it, although it was not the store any more."""
+        file, self._file = self._file, None
         if self._end is not None:
             self._end.detach()
             self._end = None
+        return file is not None and file.let_go(state or file.state())
 
     def _named(self) -> Flow[Keys]:
-        if self._sql is None:
+        if self._file is None:
             yield from self._step(lambda _tx: None)
         return self._keys
 
@@ -448,8 +488,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         return await loop.run_in_executor(thread, self._transact_all, operations)
 
     def _empty_log(self) -> bool:
-        with self._lock, self._driver_errors_translated():
-            return empty_log(self._opened())
+        return self._work(lambda opened: empty_log(opened.sql))
 
     async def _aempty_log(self) -> bool:
         loop, thread = asyncio.get_running_loop(), self._own_thread()
@@ -474,24 +513,27 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
-        with self._lock, self._driver_errors_translated():
-            sql = self._opened()
-            sql.execute("BEGIN IMMEDIATE")
-            with sql:
-                ticks = round(self._clock.monotonic() * 1000)
-                now, before, answers = self._base + ticks, sql.total_changes, []
-                times = (now, self._retention, self._replies_kept)
-                if now >= self._sweeps_at:
-                    self._sweep(Transaction(sql, *times), len(operations))
-                for operation in operations:
-                    tx = Transaction(sql, *times)
-                    answers.append(operation(tx))
-                    tx.flush()
-                if sql.total_changes != before:  # an idle poll writes nothing
-                    sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
-            if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
-                self._log_is_stale, self._log_emptied = not empty_log(sql), now
-            return answers
+        return self._work(lambda opened: self._transacted(opened, operations))
+
+    def _transacted(self, opened: OpenFile, operations: Sequence[Step]) -> list[Any]:
+        sql = opened.sql
+        sql.execute("BEGIN IMMEDIATE")
+        with sql:
+            opened.check()
+            ticks = round(self._clock.monotonic() * 1000)
+            now, before, answers = opened.base + ticks, sql.total_changes, []
+            times = (now, self._retention, self._replies_kept)
+            if now >= self._sweeps_at:
+                self._sweep(Transaction(sql, *times), len(operations))
+            for operation in operations:
+                tx = Transaction(sql, *times)
+                answers.append(operation(tx))
+                tx.flush()
+            if sql.total_changes != before:  # an idle poll writes nothing
+                opened.note(now)
+        if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
+            self._log_is_stale, self._log_emptied = not empty_log(sql), now
+        return answers
 
     def _sweep(self, tx: Transaction, operations: int) -> None:
         if events.sweep(tx, operations):
@@ -499,30 +541,105 @@ class SQLiteEventStore(_forks.Unpicklable):
         else:
             self._sweeps_at = tx.now + SWEEP_PERIOD
 
-    @contextmanager
-    def _driver_errors_translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            message = (
-                f"the event store {self._path} did not do its work ({error}): check that its "
-                "folder exists, is writable and has space, and that no other program locks the file"
-            )
-            raise StoreUnavailableError(message) from error
+    def _work(self, work: Callable[[OpenFile], T]) -> T:
+        """What some work on the open file comes to, if it is still the one that was opened.
 
-    def _opened(self) -> sqlite3.Connection:
+        Raises:
+            StoreChangedError: It is not; the same call again works in what is there now.
+            StoreDamagedError: It cannot be read.
+            StoreUnavailableError: SQLite refused.
+        """
+        with self._lock:
+            while True:
+                try:
+                    return work(self._opened())
+                except NotTheSameError as found:
+                    self._leave(found.state)
+                except ConvSyncError:
+                    raise
+                except Exception as error:
+                    if (state := self._state()) == "same":
+                        raise self._reason(error) from error
+                    self._leave(state)
+
+    def _state(self) -> State:
+        return "same" if self._file is None else self._file.state()
+
+    def _leave(self, state: State) -> None:
+        """Let go of a file that is not the store any more; the next step opens what is there."""
+        if state == "damaged":
+            raise self._damaged("it was cut off, or overwritten by what is no store")
+        if self._close_file(state):
+            logger.warning(
+                "The log of %s was removed while it was in use; nothing is lost",
+                self._path,
+            )
+            return
+        if not self._is_another:
+            telemetry.count("stores_changed")
+            logger.error(_CHANGED, self._path)
+        self._is_another = True
+        wait_until_written(self._path)
+
+    def _reason(self, error: Exception) -> Exception:
+        """What to raise for what went wrong in a file that is still the same one."""
+        if is_damage(error) or (self._file is not None and is_cut_log(error)):
+            return self._damaged(str(error))
+        if self._file is not None and may_be_damage(error) and (flaw := self._flaw()):
+            return self._damaged(flaw)
+        if not isinstance(error, sqlite3.Error | OSError):
+            return error
+        if is_cut_log(error):
+            return StoreUnavailableError(
+                f"the event store {self._path} was overwritten, and another process holds it open "
+                "as it was before: it can be opened once that process has noticed"
+            )
+        return StoreUnavailableError(
+            f"the event store {self._path} did not do its work ({error}): check that its folder "
+            "exists, is writable and has space, and that no other program locks the file"
+        )
+
+    def _damaged(self, flaw: str) -> Exception:
+        self._close_file()
+        return self._latch.close(flaw)
+
+    def _flaw(self) -> str:
+        """What is damaged, where that explains an error; looked for once in a while."""
+        if self._path == MEMORY or monotonic() < self._looked_over + LOOK_PERIOD:
+            return ""
+        self._looked_over = monotonic()
+        try:
+            return "; ".join(checked_at(self._path, seconds=LOOK_OVER).flaws)
+        except READ_ERRORS:
+            return ""
+
+    def _opened(self) -> OpenFile:
         self._check_open()
-        if self._sql is None:
-            sql = connect(self._path)
-            try:
-                key, self._base = prepare(sql, self._clock, self._keys.secret)
-            except BaseException:  # whatever it is, the file must not stay open
-                sql.close()
-                raise
+        self._latch.check()
+        if self._file is None:
+            opened = OpenFile.at(self._path, self._clock, self._keys.secret)
             # A store may never be closed: its file is closed with the object, or at the end.
-            self._end = weakref.finalize(self, _closed_at_rest, sql, self._lock)
-            self._keys, self._sql = Keys(key), sql
-        return self._sql
+            self._end = weakref.finalize(self, _closed_at_rest, opened, self._lock)
+            self._file, self._sweeps_at = opened, 0
+            if opened.is_new:
+                logger.warning(_EMPTY, self._path)
+            if self._keys.secret and self._keys.secret != opened.key and not self._is_another:
+                telemetry.count("stores_changed")
+                logger.error(_CHANGED, self._path)
+                self._is_another = True
+            self._keys = Keys(opened.key)
+            if self._is_another:
+                self._is_another = False
+                message = (
+                    f"the event store {self._path} is not the one that was opened; the same call "
+                    "again works in what is there now"
+                )
+                raise StoreChangedError(message)
+        return self._file
+
+    @property
+    def _sql(self) -> sqlite3.Connection | None:
+        return None if self._file is None else self._file.sql
 
     def _own_thread(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -551,6 +668,6 @@ class SQLiteEventStore(_forks.Unpicklable):
             )
 
 
-def _closed_at_rest(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+def _closed_at_rest(opened: OpenFile, lock: threading.Lock) -> None:
     with lock:  # at the end of the process, a worker may be in the middle of an operation
-        sql.close()
+        opened.let_go(opened.state())

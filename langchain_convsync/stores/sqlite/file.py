@@ -7,11 +7,12 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_convsync._flow import monotonic
 from langchain_convsync.errors import ConfigurationError
@@ -77,14 +78,74 @@ def path_of(given: str | os.PathLike[str]) -> str:
     return path
 
 
+class Prepared(NamedTuple):
+    """A database that is ready for use.
+
+    Attributes:
+        key: The store's secret.
+        base: See :class:`StoreClock`.
+        is_new: Whether the store was begun just now.
+    """
+
+    key: bytes
+    base: int
+    is_new: bool
+
+
+def begin(path: str) -> bool:
+    """Make the file, for its user only, where there is none; whether there was an empty one.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    real = os.path.realpath(path)
+    logs = [f"{real}{suffix}" for suffix in ("-wal", "-shm")]
+    left = [log for log in logs if identity_of(log) is not None]
+    if left and identity_of(real) is None:  # of a file that is gone
+        for log in left:
+            with suppress(OSError):
+                Path(log).unlink()
+    with suppress(FileExistsError):  # customers' words; SQLite's own files get the same mode
+        os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        return False
+    was = identity_of(logs[0])
+    if Path(real).stat().st_size:
+        return False
+    drop_log(real, was)
+    return True
+
+
+def identity_of(found: str | os.stat_result) -> tuple[int, int] | None:
+    """What tells a file, or the one at a path, from all others; None where there is none."""
+    if isinstance(found, str):
+        try:
+            found = os.stat(found)  # noqa: PTH116 - every transaction pays for it
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    # Some of Windows' file systems number nothing: then every file is the same one.
+    return (found.st_dev, found.st_ino) if found.st_ino else (0, 0)
+
+
+def drop_log(path: str, log: tuple[int, int] | None) -> None:
+    """Empty the log beside a file that it does not belong to, unless it is another one by now.
+
+    SQLite would write it into that file when it closes it.
+    """
+    with suppress(OSError):
+        held = os.open(f"{path}-wal", os.O_RDWR)
+        try:
+            if identity_of(os.fstat(held)) == log:
+                os.ftruncate(held, 0)
+        finally:
+            os.close(held)
+
+
 def connect(path: str) -> sqlite3.Connection:
     """Open the database; the caller serialises its use.
 
     Raises:
         sqlite3.Error: It cannot be opened.
     """
-    if path != MEMORY:
-        Path(path).touch(mode=0o600)  # customers' words; SQLite's own files get the same mode
     connection = sqlite3.connect(
         path, timeout=BUSY, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -92,15 +153,13 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def prepare(
-    sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b""
-) -> tuple[bytes, int]:
+def prepare(sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b"") -> Prepared:
     """Create what is missing; the store's secret and the base of its clock.
 
     Args:
         sql: The database.
         clock: Tells the time.
-        known_key: The secret of a new store in memory whose process knows one already.
+        known_key: The secret of a new store whose process knows one already.
 
     Raises:
         ConfigurationError: The file is another application's database.
@@ -111,7 +170,7 @@ def prepare(
     sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     sql.execute("BEGIN IMMEDIATE")
     with sql:
-        version = _check_format(sql)
+        version, is_new = _check_format(sql)
         meta = _meta(sql)
         key = meta.get("key") if meta else known_key or secrets.token_bytes(SECRET_SIZE)
         times = {name: meta[name] for name in ("base", "seen") if name in meta}
@@ -119,9 +178,11 @@ def prepare(
             key = None
         key = check_meta(key, version, place="the store's table meta")
         base = clock.base(times.get("base"), times.get("seen", 0))
-        sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
+        if (meta.get("key"), meta.get("base")) != (key, base):
+            given = [("key", key), ("base", base)]
+            sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", given)
     _use_wal(sql)  # last: nothing of another application's database is touched
-    return key, base
+    return Prepared(key, base, is_new)
 
 
 def empty_log(sql: sqlite3.Connection) -> bool:
@@ -130,16 +191,29 @@ def empty_log(sql: sqlite3.Connection) -> bool:
     Whether that could be done: not while another process reads or writes, and it waits for none,
     since other writers would wait meanwhile.
     """
-    sql.execute("PRAGMA busy_timeout = 0")
     try:
-        busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        with without_waiting(sql):
+            busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        if not is_busy(error):
             raise
         return False
+    return not busy
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process or connection stands in the way for now."""
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@contextmanager
+def without_waiting(sql: sqlite3.Connection) -> Iterator[None]:
+    """What finds another process in its way fails at once."""
+    sql.execute("PRAGMA busy_timeout = 0")
+    try:
+        yield
     finally:
         sql.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")
-    return not busy
 
 
 def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
@@ -163,22 +237,23 @@ def _use_wal(sql: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _check_format(sql: sqlite3.Connection) -> int:
-    """The format that the file is written in."""
+def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
+    """The format that the file is written in, and whether that was done just now."""
     version = sql.execute("PRAGMA user_version").fetchone()[0]
     application = sql.execute("PRAGMA application_id").fetchone()[0]
-    if application != APPLICATION_ID:
-        if sql.execute("SELECT 1 FROM sqlite_master").fetchone():
-            message = "the file is another application's database: give the store a file of its own"
-            raise ConfigurationError(message)
+    is_empty = sql.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+    if application != APPLICATION_ID and not is_empty:
+        message = "the file is another application's database: give the store a file of its own"
+        raise ConfigurationError(message)
+    if is_empty and version <= FORMAT_VERSION:
         for statement in (resources.files(__package__) / "schema.sql").read_text().split(";\n"):
             sql.execute(statement)
         sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        return FORMAT_VERSION
+        return FORMAT_VERSION, True
     if version == FORMAT_VERSION:
         _add_columns(sql)
-    return int(version)
+    return int(version), False
 
 
 def _add_columns(sql: sqlite3.Connection) -> None:
