@@ -11,7 +11,7 @@ from typing import TypeAlias
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError, raised_at
+from langchain_convsync.errors import ClosedError, StoreError, raised_at
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
@@ -89,7 +89,12 @@ class Engine:
             new = yield from self.inbox.named(event)
             return (yield from self.inbox.offer(new, acquire=False))
 
-        accepted = yield from with_new_names(offered)
+        try:
+            accepted = yield from with_new_names(offered)
+        except StoreError as error:
+            if self.pool is not None:
+                self.pool.noticed(error)
+            raise
         self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")

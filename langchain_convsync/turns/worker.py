@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0
+#: Seconds for which a store counts as short of something after it refused a write for that. Who
+#: finds no process ready repeats a delivery for longer.
+SHORT_FOR = 10.0
 #: Immediate tasks at a time, for each worker: beyond them, work waits for a worker.
 IMMEDIATE_TASKS = 8
 
@@ -64,6 +67,7 @@ class WorkerPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._immediate: dict[tuple[QueueName, str], _ImmediateTask] = {}
         self._most = IMMEDIATE_TASKS * workers
+        self._refused = (-SHORT_FOR, "")
 
     def start(self) -> None:
         """Begin, on threads."""
@@ -109,6 +113,19 @@ class WorkerPool:
             pass
         finally:
             del self._immediate[queue, conversation_key]
+
+    @property
+    def shortage(self) -> str:
+        """What the store lacked a moment ago for a write, and what to do; empty: nothing."""
+        at, why = self._refused
+        return why if monotonic() < at + SHORT_FOR else ""
+
+    def noticed(self, error: Exception) -> bool:
+        """Whether the machine is to blame for an error; where it is the store's, that is kept."""
+        why = _machine.noticed(error)
+        if why and isinstance(error, StoreError):
+            self._refused = monotonic(), why
+        return bool(why)
 
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
@@ -159,14 +176,19 @@ class WorkerPool:
             ClosedError: The store or the client is closed.
         """
         try:
-            return (yield from self._one(queue, conversation_key))
+            worked = yield from self._one(queue, conversation_key)
         except ClosedError:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
+            if self.noticed(error):  # which is told and counted apart
+                return None
             telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
             reason = str(error) if isinstance(error, StoreError) else type(error).__name__
             logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
             return None
+        if worked:
+            self._refused = (-SHORT_FOR, "")
+        return worked
 
     def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool]:
         acquired = yield from self._store.acquire(

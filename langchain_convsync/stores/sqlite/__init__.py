@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -374,7 +374,14 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await running_loop().run_in_executor(None, self.close)
+        try:
+            closing = running_loop().run_in_executor(None, self.close)
+        except RuntimeError as error:  # no thread is to be had
+            if not _machine.noticed(error):
+                raise
+            self.close()
+        else:
+            await closing
 
     def reopen(self) -> None:
         """See :meth:`EventStore.reopen`."""
@@ -430,16 +437,20 @@ class SQLiteEventStore(_forks.Unpicklable):
         return self._batches.ask(operation, self._on_own_thread)
 
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._transact_all, operations)
+        return await self._begun(self._transact_all, operations)
+
+    def _begun(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Work that the store's own thread does, once it can be started."""
+        loop = asyncio.get_running_loop()
+        with self._driver_errors_translated():
+            return loop.run_in_executor(self._own_thread(), work, *arguments)
 
     def _empty_log(self) -> bool:
         with self._lock, self._driver_errors_translated():
             return empty_log(self._opened())
 
     async def _aempty_log(self) -> bool:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._empty_log)
+        return await self._begun(self._empty_log)
 
     def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
         """The same where one that fails costs the others of its transaction nothing."""
@@ -489,10 +500,14 @@ class SQLiteEventStore(_forks.Unpicklable):
     def _driver_errors_translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            message = (
-                f"the event store {self._path} did not do its work ({error}): check that its "
-                "folder exists, is writable and has space, and that no other program locks the file"
+        except (sqlite3.Error, OSError, MemoryError, RuntimeError) as error:
+            advice = _machine.noticed(error)
+            if not advice and isinstance(error, RuntimeError):
+                raise
+            message = f"the event store {self._path} did not do its work ({error}): "
+            message += advice or (
+                "check that its folder exists, is writable and has space, and that no other "
+                "program locks the file"
             )
             raise StoreUnavailableError(message) from error
 
