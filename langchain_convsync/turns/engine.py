@@ -19,7 +19,7 @@ from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.operators import answer, conversation_key_of, exposition
+from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
@@ -198,8 +198,12 @@ class Engine:
             workers=self.workers,
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
+            look=self._look,
         )
         return self.pool
+
+    def _look(self) -> Flow[None]:
+        telemetry.look_up((yield from gauges(self.store)))
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""

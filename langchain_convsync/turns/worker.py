@@ -21,6 +21,8 @@ STORE_PAUSE = 1.0
 #: Seconds for which a store counts as short of something after it refused a write for that. Who
 #: finds no process ready repeats a delivery for longer.
 SHORT_FOR = 10.0
+#: Seconds between looks at what there is to do, where OpenTelemetry listens.
+LOOK_PERIOD = 15.0
 #: Immediate tasks at a time, for each worker: beyond them, work waits for a worker.
 IMMEDIATE_TASKS = 8
 
@@ -44,6 +46,7 @@ class WorkerPool:
         workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
         account_concurrency: Turns of one account that may run at the same time; 0 for any number.
+        look: Tells OpenTelemetry what there is to do, on a worker's thread or loop.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class WorkerPool:
         workers: int,
         lease: float,
         account_concurrency: int = 0,
+        look: Callable[[], Flow[None]] | None = None,
     ) -> None:
         self._store = store
         self._work = work
@@ -68,6 +72,7 @@ class WorkerPool:
         self._immediate: dict[tuple[QueueName, str], _ImmediateTask] = {}
         self._most = IMMEDIATE_TASKS * workers
         self._refused = (-SHORT_FOR, "")
+        self._look, self._looks_at = look, 0.0
 
     def start(self) -> None:
         """Begin, on threads."""
@@ -169,6 +174,14 @@ class WorkerPool:
             else:
                 yield from self._wakeups[queue].wait(polling.pause())
 
+    def _looked(self) -> Flow[None]:
+        """Look what there is to do, if that is due: one worker does it for all."""
+        now = monotonic()
+        if self._look is None or now < self._looks_at or not telemetry.is_listened_to():
+            return
+        self._looks_at = now + LOOK_PERIOD
+        yield from self._look()
+
     def _tried(self, queue: QueueName, conversation_key: str | None = None) -> Flow[bool | None]:
         """Whether there was work; None where it failed.
 
@@ -176,6 +189,7 @@ class WorkerPool:
             ClosedError: The store or the client is closed.
         """
         try:
+            yield from self._looked()
             worked = yield from self._one(queue, conversation_key)
         except ClosedError:
             raise
