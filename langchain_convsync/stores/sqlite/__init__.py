@@ -60,6 +60,7 @@ from langchain_convsync.stores.sqlite import events, operators, queues, work
 from langchain_convsync.stores.sqlite.file import (
     MEMORY,
     StoreClock,
+    begin,
     connect,
     empty_log,
     path_of,
@@ -471,9 +472,10 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
+        asked = monotonic()
         with self._lock, self._driver_errors_translated():
             sql = self._opened()
-            sql.execute("BEGIN IMMEDIATE")
+            begin(sql, monotonic() - asked)
             with sql:
                 ticks = round(self._clock.monotonic() * 1000)
                 now, before, answers = self._base + ticks, sql.total_changes, []

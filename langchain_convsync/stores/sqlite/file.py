@@ -33,6 +33,8 @@ _NOT_A_PATH = (
 )
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
+#: The least of them that are left to a caller who has waited for others of this process.
+LEAST_BUSY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,33 @@ def prepare(
     return key, base
 
 
+def begin(sql: sqlite3.Connection, waited: float) -> None:
+    """Begin a transaction that writes; ``waited`` seconds were spent on this process's others.
+
+    Else, where another process stands still in the middle of one, each thread would wait for all
+    those before it, too: a block of workers could not be left for minutes.
+    """
+    if waited < LEAST_BUSY:
+        sql.execute("BEGIN IMMEDIATE")
+        return
+    _wait_for_others(sql, max(LEAST_BUSY, BUSY - waited))
+    try:
+        sql.execute("BEGIN IMMEDIATE")
+    finally:
+        _wait_for_others(sql, BUSY)
+
+
+def _wait_for_others(sql: sqlite3.Connection, seconds: float) -> None:
+    sql.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+
 def empty_log(sql: sqlite3.Connection) -> bool:
     """Write the log into the file and cut it off, for what it holds of what was erased since.
 
     Whether that could be done: not while another process reads or writes, and it waits for none,
     since other writers would wait meanwhile.
     """
-    sql.execute("PRAGMA busy_timeout = 0")
+    _wait_for_others(sql, 0.0)
     try:
         busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.OperationalError as error:
@@ -136,7 +158,7 @@ def empty_log(sql: sqlite3.Connection) -> bool:
             raise
         return False
     finally:
-        sql.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")
+        _wait_for_others(sql, BUSY)
     return not busy
 
 
