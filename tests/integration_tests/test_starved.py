@@ -18,7 +18,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import telemetry
+from langchain_convsync import ConvSyncClient, telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.errors import StoreUnavailableError
 from langchain_convsync.stores import EventStore, RedisEventStore, SQLiteEventStore, heartbeat
@@ -87,6 +87,36 @@ def test_what_the_machine_lacks_is_no_failure_of_the_agent(
     assert [m.content for m in server.conversation(CUSTOMER).messages] == ["Hola", "re: Hola"]
     assert telemetry.counted("agent_failures") == blamed
     assert telemetry.counted("machine_shortages") == met + 4
+
+
+@sync_and_async
+def test_an_api_server_that_our_machine_cannot_ask_ends_no_event(
+    answer: Answer, server: ReferenceServer, event_store: EventStore
+) -> None:
+    """However long that lasts: the server did not fail, so neither limit nor circuit is for it."""
+    refused = [OSError(errno.EMFILE, "Too many open files") for _ in range(12)]
+
+    class Transport(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if refused:
+                raise httpx.ConnectError("") from refused.pop()
+            return super().handle_request(request)
+
+    opened, told = telemetry.counted("circuits_opened"), ""
+    with httpx.Client(transport=Transport()) as lent:
+        runner = TurnRunner(
+            echo(),
+            client=ConvSyncClient(server.base_url, http_client=lent),
+            store=event_store,
+            conversation_timeout=0.0,
+            fallback_reply="Lo siento",
+        )
+        while (turn := answer(runner, said("Hola"))).status == "queued":
+            told = str(turn.error)
+
+    assert (turn.status, turn.reply) == ("answered", "re: Hola")
+    assert "ulimit -n" in told
+    assert telemetry.counted("circuits_opened") == opened
 
 
 #: Answers an event, then another one while hardly a descriptor is left, until it was told often.

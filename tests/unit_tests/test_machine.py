@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -16,7 +17,7 @@ import pytest
 import redis
 
 from langchain_convsync import _machine, telemetry
-from langchain_convsync._machine import lacking, noticed
+from langchain_convsync._machine import accepting, lacking, noticed
 
 
 def raised(*chain: BaseException, led: str = "__cause__") -> BaseException:
@@ -146,3 +147,19 @@ def test_the_log_tells_of_a_want_once_a_minute(
     assert told(full(errno.EMFILE), MemoryError()) == 1
     now[0] += 2
     assert told(full(errno.EMFILE), full(errno.EMFILE)) == 1
+
+
+async def test_a_loop_that_cannot_accept_connections_is_noticed() -> None:
+    """Each would be logged with a traceback; what is not the machine's fault goes where it went."""
+    loop, others = asyncio.get_running_loop(), list[Any]()
+    before = telemetry.counted("machine_shortages")
+    loop.set_exception_handler(lambda _, context: others.append(context["message"]))
+
+    with accepting(loop):
+        refused = full(errno.EMFILE)
+        loop.call_exception_handler({"message": "socket.accept()", "exception": refused})
+        loop.call_exception_handler({"message": "another", "exception": ValueError()})
+    loop.call_exception_handler({"message": "after", "exception": full(errno.EMFILE)})
+
+    assert others == ["another", "after"]
+    assert telemetry.counted("machine_shortages") == before + 1
