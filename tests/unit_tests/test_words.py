@@ -24,20 +24,21 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add agent answer approve as bad base bound by caller changed
-    checked chosen closed command committed conceal concurrency configuration confirmed
-    conflict connect connection content count create current cut database date
-    deduplicated default demo denied discard doctor doing done dropped due duplicate
-    extraction failed failure fake field for forget forgotten format forward forwarding
-    found from get history host ignored in inbound incomplete info intent invalid is kept
-    leftovers limit line linked load longest lookup lost main max memory mended message
-    method mismatch missing moved name new newer no not note observe of oldest on once
-    open ours outcome overlaid own pace parse pending permission phase policy port prefix
+    abandoned accept acquire add agent answer approve as bad base bound by caller
+    changed checked chosen closed command committed conceal concurrency
+    configuration confirmed conflict connect connection content count create current
+    cut database date deduplicated default demo denied discard doctor doing done
+    dropped due duplicate extraction failed failure fake field for forget forgotten
+    format forward forwarding found from get history host ignored in inbound
+    incomplete info intent invalid is kept leftovers limit line linked listened load
+    longest look lookup lost machine main max memory mended message method mismatch
+    missing moved name new newer no not note observe of oldest on once open ours
+    outcome overlaid own pace parse pending permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
-    release rerun resent respond response retry rule run runner scripted second secret
-    sent serve server show shutdown sign start status target text timed timeout trusted
-    type unavailable unknown unnamed unreadable up used value version view what with
-    withheld yes
+    release rerun resent respond response retry rule run runner scripted second
+    secret sent serve server shortages show shutdown sign start status target text
+    timed timeout to trusted type unavailable unknown unnamed unreadable up used
+    value version view what with withheld yes
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
