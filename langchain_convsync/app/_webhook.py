@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from langchain_convsync import telemetry, waha
+from langchain_convsync import _machine, telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
@@ -200,6 +200,8 @@ class _Readiness:
             left = await arun(self._runner.store.backlog())
         except StoreDamagedError:
             return _Refusal(503, "the event store is damaged; see the log").answer()
-        except StoreError:
-            return _Refusal(503, "the event store is away").answer()
+        except StoreError as error:
+            return _Refusal(503, _machine.noticed(error) or "the event store is away").answer()
+        if shortage := self._runner.shortage:  # it can be read, and takes nothing
+            return _Refusal(503, shortage).answer()
         return JSONResponse({"status": "ready", **asdict(left)})

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
@@ -252,7 +252,7 @@ class Replies(OperationQueue[ReplyJob]):
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
-            if may_pass and now < sent_at + READ_PATIENCE:
+            if may_pass and (now < sent_at + READ_PATIENCE or _machine.lacking(error)):
                 head.unread += 1
                 head.why = f"the chat cannot be read to see whether it arrived: {error}"
                 return max(backoff(head.unread), error.retry_after or 0.0)

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync._flow import monotonic
-from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.errors import ConvSyncError, StoreUnavailableError
 from langchain_convsync.stores.base import EventStore, Lease
+
+#: Seconds between tries to give a lease back to a store that does not answer: doubled each time.
+RELEASE_PAUSE, LONGEST_RELEASE_PAUSE = 1.0, 60.0
 
 
 class Watch:
@@ -34,6 +37,7 @@ class Watch:
         self._on_lost: list[Callable[[], None]] = []
         self._lock = _forks.lock()
         self.released = False
+        self._delay, self._pause = 0.0, RELEASE_PAUSE
         self.next_renewal = now + seconds / 3
 
     def __enter__(self) -> Self:
@@ -48,8 +52,15 @@ class Watch:
     ) -> None:
         _heartbeat.remove(self)
         if exc is not None and not isinstance(exc, Exception):
-            # Cancelled: no caller is left to wait for I/O, so the heartbeat's thread gives it back.
-            self.released, self.next_renewal = True, 0.0
+            self.give_back()  # cancelled: no caller is left to wait for I/O
+
+    def give_back(self, *, delay: float = 0.0) -> None:
+        """Let the heartbeat's thread release the lease, as soon as its store can.
+
+        A lease that ends by itself is a start without an end, and so many of them end the event.
+        """
+        if not self.lost:
+            self.released, self.next_renewal, self._delay = True, 0.0, delay
             _heartbeat.add(self)
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -74,7 +85,8 @@ class Watch:
             return
         try:
             renewed = self._store.renew(self._lease, seconds=self._seconds).block()
-        except Exception:  # noqa: BLE001 - the one thread serves every lease and must go on
+        except Exception as error:  # noqa: BLE001 - the one thread serves every lease and goes on
+            _machine.noticed(error)
             telemetry.count("heartbeat_failures")
             if expired:
                 self._lose()
@@ -85,11 +97,19 @@ class Watch:
             self._ends = now + self._seconds
 
     def _release(self) -> None:
-        _heartbeat.remove(self)
         try:
-            self._store.release(self._lease).block()
+            self._store.release(self._lease, delay=self._delay).block()
+        except StoreUnavailableError as error:
+            if self._pause == RELEASE_PAUSE:
+                telemetry.count("release_failures")
+            _machine.noticed(error)
+            # Behind its end, too: until a worker acquires it anew, it can be given back.
+            self.next_renewal = monotonic() + self._pause
+            self._pause = min(LONGEST_RELEASE_PAUSE, self._pause * 2)
+            return
         except ConvSyncError:
-            telemetry.count("release_failures")  # the lease ends by itself
+            telemetry.count("release_failures")
+        _heartbeat.remove(self)
 
     def _lose(self) -> None:
         with self._lock:
@@ -111,12 +131,11 @@ class _Heartbeat:
 
     def add(self, watch: Watch) -> None:
         with self._changed:
-            self._watches.add(watch)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="convsync-heartbeat", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="convsync-heartbeat", daemon=True)
+                thread.start()  # where the machine has no thread left, the next watch tries again
+                self._thread = thread
+            self._watches.add(watch)
             if watch.next_renewal < self._wakes:  # else it will be looked at early enough
                 self._changed.notify()
 

@@ -5,13 +5,16 @@ phone number, chat id or session id belongs into a label, and every label has fe
 """
 
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
-from langchain_convsync.telemetry._exposition import CONTENT_TYPE, Gauge, exposition
+from langchain_convsync.telemetry._exposition import CONTENT_TYPE, exposition
 from langchain_convsync.telemetry._log import log
 from langchain_convsync.telemetry._record import (
+    Gauge,
     conceal,
     connect,
     count,
     counted,
+    is_listened_to,
+    look_up,
     observe,
     observed,
     timed,
@@ -28,7 +31,9 @@ __all__ = [
     "count",
     "counted",
     "exposition",
+    "is_listened_to",
     "log",
+    "look_up",
     "observe",
     "observed",
     "timed",

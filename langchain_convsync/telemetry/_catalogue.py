@@ -105,6 +105,7 @@ _ALL = (
         "oldest_due_seconds", "Seconds for which the oldest work of a queue is due", "queue"
     ),
     _counted("worker_failures", "Work that failed", "queue", "error"),
+    _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),
     _counted("heartbeat_failures", "Leases that could not be renewed in time"),
     _counted("leases_lost", "Leases lost to another process"),
     _counted("release_failures", "Leases that could not be given back"),

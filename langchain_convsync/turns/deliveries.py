@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
+from langchain_convsync.errors import StoreError
 from langchain_convsync.outbox import Outbox, Replies
 from langchain_convsync.outbox.queue import OperationQueue
 from langchain_convsync.stores.base import EventStore, QueueName, new_token
@@ -63,7 +64,17 @@ class Deliveries:
                 self._warn_of_leftovers()
 
     def finish(self) -> Flow[None]:
-        """Deliver what is due anywhere, or due within a moment, as far as the time allows."""
+        """Deliver what is due anywhere, or due within a moment, as far as the time allows.
+
+        A store that does not answer at the end is no error of the block: what is left waits there.
+        """
+        try:
+            yield from self._finish()
+        except StoreError as error:
+            telemetry.count("leftovers")
+            logger.warning("The block ends without its store, where the rest waits: %s", error)
+
+    def _finish(self) -> Flow[None]:
         now = monotonic()
         until, worked = now + self.budget, now
         left = yield from self._left()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError, ConfigurationError
+from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
@@ -19,7 +19,7 @@ from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.operators import answer, conversation_key_of, exposition
+from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
@@ -91,7 +91,12 @@ class Engine:
             new = yield from self.inbox.named(event)
             return (yield from self.inbox.offer(new, acquire=False))
 
-        accepted = yield from with_new_names(offered)
+        try:
+            accepted = yield from with_new_names(offered)
+        except StoreError as error:
+            if self.pool is not None:
+                self.pool.noticed(error)
+            raise
         self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")
@@ -207,8 +212,12 @@ class Engine:
             workers=self.workers,
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
+            look=self._look,
         )
         return self.pool
+
+    def _look(self) -> Flow[None]:
+        telemetry.look_up((yield from gauges(self.store)))
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""

@@ -373,14 +373,18 @@ def _operator() -> str:
 
 def exposition(store: EventStore) -> Flow[str]:
     """All metrics of this process, and those of a store; a store that is away is one, too."""
+    return telemetry.exposition((yield from gauges(store)))
+
+
+def gauges(store: EventStore) -> Flow[list[Gauge]]:
+    """What a store has to do now; that it is away is one of them."""
     try:
-        gauges = [Gauge("store_up", 1), *(yield from _gauges(store))]
+        return [Gauge("store_up", 1), *(yield from _work_of(store))]
     except (StoreError, ClosedError):
-        gauges = [Gauge("store_up", 0)]
-    return telemetry.exposition(gauges)
+        return [Gauge("store_up", 0)]
 
 
-def _gauges(store: EventStore) -> Flow[list[Gauge]]:
+def _work_of(store: EventStore) -> Flow[list[Gauge]]:
     left = yield from store.backlog()
     loads = yield from store.loads()
     oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}

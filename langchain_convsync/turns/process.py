@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
@@ -28,7 +28,7 @@ from langchain_convsync.models import (
     ConversationMessage,
 )
 from langchain_convsync.outbox.plan import digest
-from langchain_convsync.stores.base import Acquired, Commit, EventStore, QueuedEvent
+from langchain_convsync.stores.base import Acquired, Commit, EventStore, Lease, QueuedEvent
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.calls import TurnCalls
@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 RETRY_LATER = 1.0
 #: Seconds before an agent that failed is run again; doubled each time.
 FIRST_BACKOFF = 0.2
+#: Seconds at most before a turn begins again that the machine lacked something for.
+LONGEST_WANT = 60.0
 
 
 #: What becomes of a reply while whose agent ran another message came.
@@ -128,27 +130,30 @@ class Processor:
         left, limits, lease = len(acquired.events), self._limits, acquired.lease
         acquired = replace(acquired, events=batch.queued)
         deadline = limits.agent_timeout + READ_TIME
-        with (
-            telemetry.timed("turn") as timing,
-            Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch,
-        ):
+        watch = Watch(self._store, lease, seconds=limits.lease, deadline=deadline)
+        with telemetry.timed("turn") as timing:
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
-                if not batch.events and batch.waiting is None:
-                    return (yield from self._bury(acquired, batch.damage))
-                attempt = yield from self._attempt(acquired, batch)
-                if attempt is None:
-                    return None
-                attempt.left = left - len(acquired.events)
-                return (yield from self._begin(attempt, watch))
+                with watch:
+                    if not batch.events and batch.waiting is None:
+                        return (yield from self._bury(acquired, batch.damage))
+                    attempt = yield from self._attempt(acquired, batch)
+                    if attempt is None:
+                        return None
+                    attempt.left = left - len(acquired.events)
+                    return (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
             except (StoreError, ClosedError) as error:  # the turn begins again later
-                why = f"the event store failed: {type(error).__name__}"
-                yield from self._store.release(lease, delay=RETRY_LATER, why=why)
+                yield from self._give_back(
+                    watch, lease, f"the event store failed: {cause_of(error)}"
+                )
                 raise
             except Exception as error:
+                if shortage := _machine.noticed(error):
+                    yield from self._give_back(watch, lease, shortage)
+                    raise
                 reason = f"no turn could be made of the stored event: {loggable(error)}"
                 if batch.head.errors + 1 < limits.max_errors:
                     yield from self._store.release(
@@ -156,6 +161,13 @@ class Processor:
                     )
                     raise
                 return (yield from self._bury(acquired, reason, error))
+
+    def _give_back(self, watch: Watch, lease: Lease, why: str) -> Flow[None]:
+        """Release a turn that is to begin again later, now or when the store can."""
+        try:
+            yield from self._store.release(lease, delay=RETRY_LATER, why=why)
+        except StoreError:
+            watch.give_back(delay=RETRY_LATER)
 
     def _bury(
         self, acquired: Acquired, reason: str, error: BaseException | None = None
@@ -242,7 +254,8 @@ class Processor:
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
-        if acquired.now - batch.since >= self._limits.conversation_timeout:
+        is_over = acquired.now - batch.since >= self._limits.conversation_timeout
+        if is_over and not _machine.lacking(error):
             return (yield from self._give_up(attempt, error))
         why = _why_unread(error)
         yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
@@ -311,6 +324,11 @@ class Processor:
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
             yield from self._store.release(attempt.acquired.lease)
+            return None
+        if not isinstance(error, UnknownOutcomeError) and _machine.noticed(error):
+            what = _machine.lacking(error)
+            logger.warning("Turn %s waits: the machine is short (%s)", attempt.batch.turn_id, what)
+            yield from self._store.release(attempt.acquired.lease, delay=_until_again(attempt))
             return None
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
@@ -408,6 +426,15 @@ def _why_unread(error: APIError) -> str:
     if is_away(error):
         return f"the API server does not answer: {cause_of(error)}"
     return f"the conversation cannot be read: {cause_of(error)}"
+
+
+def _until_again(attempt: Attempt) -> float:
+    """Seconds until a turn begins again for which the machine lacked something.
+
+    The longer it has waited, the longer they are: each run may cost calls of a model.
+    """
+    waited = attempt.acquired.now - attempt.batch.since
+    return min(LONGEST_WANT, max(RETRY_LATER, waited / 2))
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

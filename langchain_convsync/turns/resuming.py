@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.errors import ConvSyncError, raised_by
 from langchain_convsync.models import Conversation, InboundEvent
@@ -166,7 +166,9 @@ class Answers:
         try:
             value = yield from consult(resume, interrupts, events, is_async=is_async)
             return resume_value(value)
-        except Exception as error:  # noqa: BLE001 - whatever it raises, a human may still answer
+        except Exception as error:  # whatever it raises, a human may still answer
+            if _machine.lacking(error):  # it is asked again
+                raise
             telemetry.count("resume_failures", error=type(error).__name__)
             telemetry.log(
                 logger,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import arun, run
+from langchain_convsync._flow import arun, run, running_loop
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
 
@@ -241,6 +241,14 @@ class TurnRunner(_forks.Unpicklable):
         return self._engine.pool is not None and not self._engine.closed
 
     @property
+    def shortage(self) -> str:
+        """What the store lacked a moment ago when a block was to write into it: space, say.
+
+        With what to do about it, in words; empty where nothing was lacking.
+        """
+        return "" if self._engine.pool is None else self._engine.pool.shortage
+
+    @property
     def transports(self) -> tuple[settings.Transport, ...]:
         """What awaited calls to the API server and to WAHA travel over, lent clients left out."""
         used = (self._api.transport, self._waha.transport if self._waha else None)
@@ -472,8 +480,11 @@ class TurnRunner(_forks.Unpicklable):
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
         """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
-        async with self:
-            yield
+        from langchain_convsync._machine import accepting
+
+        with accepting(running_loop()):
+            async with self:
+                yield
 
 
 def _is_time(given: object) -> bool:

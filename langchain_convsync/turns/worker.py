@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreDamagedError
+from langchain_convsync.errors import ClosedError, StoreDamagedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
 
@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0
+#: Seconds for which a store counts as short of something after it refused a write for that. Who
+#: finds no process ready repeats a delivery for longer.
+SHORT_FOR = 10.0
+#: Seconds between looks at what there is to do, where OpenTelemetry listens.
+LOOK_PERIOD = 15.0
 #: Immediate tasks at a time, for each worker: beyond them, work waits for a worker.
 IMMEDIATE_TASKS = 8
 
@@ -41,6 +46,7 @@ class WorkerPool:
         workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
         account_concurrency: Turns of one account that may run at the same time; 0 for any number.
+        look: Tells OpenTelemetry what there is to do, on a worker's thread or loop.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class WorkerPool:
         workers: int,
         lease: float,
         account_concurrency: int = 0,
+        look: Callable[[], Flow[None]] | None = None,
     ) -> None:
         self._store = store
         self._work = work
@@ -64,6 +71,8 @@ class WorkerPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._immediate: dict[tuple[QueueName, str], _ImmediateTask] = {}
         self._most = IMMEDIATE_TASKS * workers
+        self._refused = (-SHORT_FOR, "")
+        self._look, self._looks_at = look, 0.0
 
     def start(self) -> None:
         """Begin, on threads."""
@@ -110,6 +119,19 @@ class WorkerPool:
         finally:
             del self._immediate[queue, conversation_key]
 
+    @property
+    def shortage(self) -> str:
+        """What the store lacked a moment ago for a write, and what to do; empty: nothing."""
+        at, why = self._refused
+        return why if monotonic() < at + SHORT_FOR else ""
+
+    def noticed(self, error: Exception) -> bool:
+        """Whether the machine is to blame for an error; where it is the store's, that is kept."""
+        why = _machine.noticed(error)
+        if why and isinstance(error, StoreError):
+            self._refused = monotonic(), why
+        return bool(why)
+
     def stop(self, seconds: float) -> None:
         """Let each finish what it is at, for so many seconds at most."""
         self._stop()
@@ -152,6 +174,14 @@ class WorkerPool:
             else:
                 yield from self._wakeups[queue].wait(polling.pause())
 
+    def _looked(self) -> Flow[None]:
+        """Look what there is to do, if that is due: one worker does it for all."""
+        now = monotonic()
+        if self._look is None or now < self._looks_at or not telemetry.is_listened_to():
+            return
+        self._looks_at = now + LOOK_PERIOD
+        yield from self._look()
+
     def _tried(self, queue: QueueName, conversation_key: str | None = None) -> Flow[bool | None]:
         """Whether there was work; None where it failed.
 
@@ -160,13 +190,15 @@ class WorkerPool:
         """
         acquired = None
         try:
+            yield from self._looked()
             acquired = yield from self._acquired(queue, conversation_key)
             if acquired is not None:
                 yield from self._work[queue](acquired)
-            return acquired is not None
         except ClosedError:
             raise
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
+            if self.noticed(error):  # which is told and counted apart
+                return None
             telemetry.count("worker_failures", queue=queue, error=type(error).__name__)
             if isinstance(error, StoreDamagedError):  # of that the store tells by itself
                 return None
@@ -181,6 +213,9 @@ class WorkerPool:
                 repeats=True,
             )
             return None
+        if acquired is not None:
+            self._refused = (-SHORT_FOR, "")
+        return acquired is not None
 
     def _acquired(self, queue: QueueName, conversation_key: str | None) -> Io[Acquired | None]:
         return self._store.acquire(

@@ -330,3 +330,24 @@ def test_statements_bind_their_values_by_question_marks_alone() -> None:
     numbered = [p.name for p in folder.glob("_sqlite_*.py") if re.search(r"\?\d", p.read_text())]
 
     assert not numbered
+
+
+@pytest.mark.parametrize(
+    ("waited", "told"),
+    [
+        (0.0, ["BEGIN IMMEDIATE"]),
+        (4.0, ["PRAGMA busy_timeout = 1000", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 5000"]),
+        (60.0, ["PRAGMA busy_timeout = 50", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 5000"]),
+    ],
+)
+def test_who_waited_for_others_of_the_process_waits_less_for_another_process(
+    waited: float, told: list[str]
+) -> None:
+    """A worker that is frozen in a transaction costs five seconds, not that for each thread."""
+    sql, statements = sqlite3.connect(":memory:", isolation_level=None), list[str]()
+    sql.set_trace_callback(statements.append)
+
+    begin_writing(sql, waited)
+
+    assert statements == told
+    sql.close()

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import (
     ClosedError,
@@ -75,7 +75,13 @@ from langchain_convsync.stores.sqlite.damage import (
     is_damage,
     may_be_damage,
 )
-from langchain_convsync.stores.sqlite.file import MEMORY, StoreClock, empty_log, path_of
+from langchain_convsync.stores.sqlite.file import (
+    MEMORY,
+    StoreClock,
+    begin_writing,
+    empty_log,
+    path_of,
+)
 from langchain_convsync.stores.sqlite.opened import (
     LOOK_OVER,
     NotTheSameError,
@@ -426,7 +432,14 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await running_loop().run_in_executor(None, self.close)
+        try:
+            closing = running_loop().run_in_executor(None, self.close)
+        except RuntimeError as error:  # no thread is to be had
+            if not _machine.noticed(error):
+                raise
+            self.close()
+        else:
+            await closing
 
     def reopen(self) -> None:
         """See :meth:`EventStore.reopen`."""
@@ -484,15 +497,23 @@ class SQLiteEventStore(_forks.Unpicklable):
         return self._batches.ask(operation, self._on_own_thread)
 
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._transact_all, operations)
+        return await self._begun(self._transact_all, operations)
+
+    def _begun(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Work that the store's own thread does, once it can be started."""
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._own_thread(), work, *arguments)
+        except RuntimeError as error:
+            if (advice := _machine.noticed(error)) is None:
+                raise
+            raise self._unavailable(error, advice) from error
 
     def _empty_log(self) -> bool:
         return self._work(lambda opened: empty_log(opened.sql))
 
     async def _aempty_log(self) -> bool:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._empty_log)
+        return await self._begun(self._empty_log)
 
     def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
         """The same where one that fails costs the others of its transaction nothing."""
@@ -513,11 +534,16 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
-        return self._work(lambda opened: self._transacted(opened, operations))
+        asked = monotonic()
+        return self._work(
+            lambda opened: self._transacted(opened, operations, waited=monotonic() - asked)
+        )
 
-    def _transacted(self, opened: OpenFile, operations: Sequence[Step]) -> list[Any]:
+    def _transacted(
+        self, opened: OpenFile, operations: Sequence[Step], *, waited: float
+    ) -> list[Any]:
         sql = opened.sql
-        sql.execute("BEGIN IMMEDIATE")
+        begin_writing(sql, waited)
         with sql:
             opened.check()
             ticks = round(self._clock.monotonic() * 1000)
@@ -583,6 +609,8 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _reason(self, error: Exception) -> Exception:
         """What to raise for what went wrong in a file that is still the same one."""
+        if advice := _machine.noticed(error):
+            return self._unavailable(error, advice)
         if is_damage(error) or (self._file is not None and is_cut_log(error)):
             return self._damaged(str(error))
         if self._file is not None and may_be_damage(error) and (flaw := self._flaw()):
@@ -594,9 +622,15 @@ class SQLiteEventStore(_forks.Unpicklable):
                 f"the event store {self._path} was overwritten, and another process holds it open "
                 "as it was before: it can be opened once that process has noticed"
             )
+        return self._unavailable(
+            error,
+            "check that its folder exists, is writable and has space, and that no other program "
+            "locks the file",
+        )
+
+    def _unavailable(self, error: Exception, advice: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"the event store {self._path} did not do its work ({error}): check that its folder "
-            "exists, is writable and has space, and that no other program locks the file"
+            f"the event store {self._path} did not do its work ({error}): {advice}"
         )
 
     def _damaged(self, flaw: str) -> Exception:

@@ -36,6 +36,8 @@ _NOT_A_PATH = (
 _ADDED = (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"))
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
+#: The least of them that are left to a caller who has waited for others of this process.
+LEAST_BUSY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,26 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b"") 
     return Prepared(key, base, is_new)
 
 
+def begin_writing(sql: sqlite3.Connection, waited: float) -> None:
+    """Begin a transaction that writes; ``waited`` seconds were spent on this process's others.
+
+    Else, where another process stands still in the middle of one, each thread would wait for all
+    those before it, too: a block of workers could not be left for minutes.
+    """
+    if waited < LEAST_BUSY:
+        sql.execute("BEGIN IMMEDIATE")
+        return
+    _wait_for_others(sql, max(LEAST_BUSY, BUSY - waited))
+    try:
+        sql.execute("BEGIN IMMEDIATE")
+    finally:
+        _wait_for_others(sql, BUSY)
+
+
+def _wait_for_others(sql: sqlite3.Connection, seconds: float) -> None:
+    sql.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+
 def empty_log(sql: sqlite3.Connection) -> bool:
     """Write the log into the file and cut it off, for what it holds of what was erased since.
 
@@ -209,11 +231,11 @@ def is_busy(error: sqlite3.Error) -> bool:
 @contextmanager
 def without_waiting(sql: sqlite3.Connection) -> Iterator[None]:
     """What finds another process in its way fails at once."""
-    sql.execute("PRAGMA busy_timeout = 0")
+    _wait_for_others(sql, 0.0)
     try:
         yield
     finally:
-        sql.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")
+        _wait_for_others(sql, BUSY)
 
 
 def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
