@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from langchain_convsync import waha
 from langchain_convsync._bodies import BodyReader
 from langchain_convsync.server import webhook
-from langchain_convsync.server.access import ApiKey, Caller, Keyring
+from langchain_convsync.server.access import ApiKey, Keyring
 from langchain_convsync.server.answers import KeyReusedError
 from langchain_convsync.server.customers import Tenant
 from langchain_convsync.server.forwarder import Forwarder, Forwarding
@@ -201,11 +201,10 @@ def lookup_tenant(
     service: CurrentService, caller: CurrentCaller, phone_number: PhoneNumber
 ) -> Response:
     """The tenant that a phone number talks to: that of its newest active conversation."""
-    found = _found(service, caller, phone_number, None)
-    names = ("subDomain", "botId", "sessionId", "isActive")
-    return success(
-        "Tenant information retrieved successfully", {name: found[name] for name in names}
-    )
+    found = service.store.find_tenant(phone_number, caller=caller)
+    if found is None:
+        raise HTTPException(404, NO_CONVERSATION)
+    return success("Tenant information retrieved successfully", found)
 
 
 @agents.get(
@@ -220,7 +219,9 @@ def lookup_conversation(
     bot_id: BotId = None,
 ) -> Response:
     """The active conversation of a phone number: the newest, or that with one bot."""
-    found = _found(service, caller, phone_number, bot_id)
+    found = service.store.find(phone_number, bot_id, caller=caller)
+    if found is None:
+        raise HTTPException(404, NO_CONVERSATION)
     return success("Conversation retrieved successfully", found)
 
 
@@ -270,15 +271,6 @@ def add_message(
     """
     applied = service.store.add_message(session_id, message, key=key, caller=caller)
     return _applied("Message added successfully", applied)
-
-
-def _found(
-    service: Service, caller: Caller, phone_number: str, bot_id: str | None
-) -> dict[str, Any]:
-    found = service.store.find(phone_number, bot_id, caller=caller)
-    if found is None:
-        raise HTTPException(404, NO_CONVERSATION)
-    return found
 
 
 def _applied(message: str, applied: Applied) -> Response:

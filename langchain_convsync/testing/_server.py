@@ -162,7 +162,8 @@ class ReferenceServer:
         """Begin a conversation, as a first WhatsApp message would.
 
         Args:
-            phone_number: The customer in any spelling, or a ``…@lid``.
+            phone_number: The customer in any spelling, or a ``…@lid``; with the quirk
+                ``exact_phone`` it is stored as a chat id, as :attr:`profile` says.
             subdomain: The tenant.
             bot_id: The bot.
             intent: The current intent.
@@ -182,8 +183,7 @@ class ReferenceServer:
         state = StateSync.model_validate(
             {"intent": intent, "step": step, "context": context or {}, "metadata": metadata or {}}
         )
-        if customer.phone_number is not None:
-            customer = self._quirks.customer(phone_number)  # some keep it as it was written
+        customer = self._quirks.sender(customer)
         created = self._store.create(customer, Tenant(subdomain, bot_id), state)
         return Conversation.model_validate(created)
 
@@ -195,7 +195,9 @@ class ReferenceServer:
         Raises:
             ConversationNotFoundError: There never was one.
         """
-        found = self._store.find(phone_number, bot_id, closed=True)
+        stored = self._quirks.sender(Customer.of(phone_number))
+        names = phone_number, stored.phone_number or stored.lid or phone_number
+        found = next(filter(None, (self._store.find(n, bot_id, closed=True) for n in names)), None)
         if found is None:
             message = "the reference server has no conversation for this phone number"
             raise ConversationNotFoundError(message, status_code=404)

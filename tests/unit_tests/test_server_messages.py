@@ -180,7 +180,7 @@ def test_a_message_costs_what_the_first_one_did(store: ClockedStore) -> None:
     statements: Counter[int] = Counter()
     number = 0
 
-    @sqlalchemy.event.listens_for(store._engine, "before_cursor_execute")
+    @sqlalchemy.event.listens_for(store._database.engine, "before_cursor_execute")
     def _(*_: object) -> None:
         statements[number] += 1
 
