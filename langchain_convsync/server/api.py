@@ -106,6 +106,7 @@ def create_reference_api(
     jwt: JwtRules | None = None,
     rate_limit: RateLimit | None = None,
     forwarding: Forwarding | None = None,
+    answer_cap: int | None = None,
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -123,15 +124,17 @@ def create_reference_api(
         jwt: What a token must be like to be as good as a key.
         rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told what customers write.
+        answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
+            What is stored and looked up is always the whole history.
 
     Raises:
-        ConfigurationError: The database cannot be opened, a secret is empty, or there is no such
-            quirk.
+        ConfigurationError: The database cannot be opened, a secret is empty, the cap is less than
+            1, or there is no such quirk.
     """
     if waha_secrets is not None:
         waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
     chosen = Quirks.of(quirks)
-    store = ConversationStore(database_url, clock=clock, quirks=chosen)
+    store = ConversationStore(database_url, clock=clock, quirks=chosen, answer_cap=answer_cap)
     forwarder = Forwarder(store.forwards, forwarding) if forwarding else None
     app = reference_api(
         Service(

@@ -73,6 +73,7 @@ class ReferenceServer:
         jwt: What a token must be like to be as good as a key.
         rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told of what is delivered while the server runs.
+        answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
@@ -90,11 +91,14 @@ class ReferenceServer:
         jwt: JwtRules | None = None,
         rate_limit: RateLimit | None = None,
         forwarding: Forwarding | None = None,
+        answer_cap: int | None = None,
     ) -> None:
         self.requests: list[RecordedRequest] = []
         self._quirks = Quirks.of(quirks)
         self.profile = self._quirks.profile
-        self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
+        self._store = ConversationStore(
+            database_url, clock=clock, quirks=self._quirks, answer_cap=answer_cap
+        )
         self._forwarder = Forwarder(self._store.forwards, forwarding) if forwarding else None
         service = Service(
             store=self._store,
