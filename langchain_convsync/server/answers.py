@@ -20,9 +20,10 @@ KEPT = timedelta(hours=24)
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-_MINE = AnswerRow.scope == bindparam("whose"), AnswerRow.key == bindparam("which")
-_NOTED = select(AnswerRow.fingerprint, AnswerRow.answer, AnswerRow.expires_at).where(*_MINE)
-_NOTE = insert(AnswerRow.__table__)  # type: ignore[arg-type]  # it is a Table
+_ANSWERS: Any = AnswerRow.__table__
+_MINE = (_ANSWERS.c.scope == bindparam("whose"), _ANSWERS.c.key == bindparam("which"))
+_NOTED = select(_ANSWERS.c.fingerprint, _ANSWERS.c.answer, _ANSWERS.c.expires_at).where(*_MINE)
+_NOTE = insert(_ANSWERS)
 
 
 class KeyReusedError(ValueError):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, false, select, true
+from sqlalchemy import ColumnElement, Select, and_, bindparam, false, inspect, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -32,17 +32,21 @@ class Where(NamedTuple):
     values: Mapping[str, Any] = MappingProxyType({})
 
 
-_NUMBER = bindparam("number", type_=ConversationRow.phone_number.type)
-_THE_NUMBER = ConversationRow.phone_number == _NUMBER
-_A_SPELLING = ConversationRow.phone_number.in_(bindparam("spellings", expanding=True))
-_THE_LID = ConversationRow.lid == bindparam("lid")
-_HAS_NUMBER = ConversationRow.phone_number.is_not(None)
-_OPEN = and_(ConversationRow.is_active, ConversationRow.expires_at > bindparam("at"))
-_OF_TENANTS = ConversationRow.subdomain.in_(bindparam("tenants", expanding=True))
-_OF_BOT = ConversationRow.bot_id == bindparam("bot_id")
-_OF_TENANT = and_(ConversationRow.subdomain == bindparam("subdomain"), _OF_BOT)
-_OF_SESSION = ConversationRow.session_id == bindparam("session_id")
+# The table's columns, not the class's: a statement of those takes SQLAlchemy's longer way.
+_C: Any = ConversationRow.__table__.c
+_NUMBER = bindparam("number", type_=_C.phone_number.type)
+_THE_NUMBER = _C.phone_number == _NUMBER
+_A_SPELLING = _C.phone_number.in_(bindparam("spellings", expanding=True))
+_THE_LID = _C.lid == bindparam("lid")
+_HAS_NUMBER = _C.phone_number.is_not(None)
+_OPEN = and_(_C.is_active, _C.expires_at > bindparam("at"))
+_OF_TENANTS = _C.subdomain.in_(bindparam("tenants", expanding=True))
+_OF_BOT = _C.bot_id == bindparam("bot_id")
+_OF_TENANT = and_(_C.subdomain == bindparam("subdomain"), _OF_BOT)
+_OF_SESSION = _C.session_id == bindparam("session_id")
 _ANY, _NONE = true(), false()
+#: All of a conversation, under the class's names.
+_READ = [column.label(name) for name, column in inspect(ConversationRow).columns.items()]
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,26 @@ def newest(db: Session, customer: Customer, *where: Where) -> ConversationRow | 
     return found
 
 
+def newest_to_read(db: Session, customer: Customer, *where: Where) -> ConversationRow | None:
+    """The same conversation as something to read only, which costs half as much."""
+    wanted = (customer.matches(), *where)
+    if wanted[0].clause is _NONE:
+        return None
+    clauses = (each.clause for each in wanted)
+    return cast(
+        "ConversationRow | None",
+        db.execute(_newest(*clauses, to_read=True), _values(wanted)).first(),
+    )
+
+
 @lru_cache(maxsize=64)
-def _newest(*clauses: ColumnElement[bool]) -> Select[Any]:
+def _newest(*clauses: ColumnElement[bool], to_read: bool = False) -> Select[Any]:
     order: list[ColumnElement[Any]]
-    order = [ConversationRow.last_activity.desc(), ConversationRow.id.desc()]
+    order = [_C.last_activity.desc(), _C.id.desc()]
     if clauses[0] is _A_SPELLING:
         order.insert(0, _THE_NUMBER.desc())
-    return select(ConversationRow).where(*clauses).order_by(*order).limit(1)
+    query: Select[Any] = select(*_READ) if to_read else select(ConversationRow)
+    return query.where(*clauses).order_by(*order).limit(1)
 
 
 def locked(db: Session, session_id: str, *where: Where) -> ConversationRow | None:

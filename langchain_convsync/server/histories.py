@@ -30,13 +30,13 @@ SHORT = 20
 #: After every position.
 END = 2**31 - 1
 
-_MINE = MessageRow.conversation_id == bindparam("conversation")
-_FIRST = select(func.min(MessageRow.position)).where(_MINE)
-_LAST = select(func.coalesce(func.max(MessageRow.position), -1)).where(_MINE)
-_SPAN = (_MINE, MessageRow.position.between(bindparam("since"), bindparam("upto")))
-_NEWEST = (_MINE, MessageRow.position > _LAST.scalar_subquery() - bindparam("newest"))
-
+# The table's columns, not the class's: a statement of those takes SQLAlchemy's longer way.
 _MESSAGES: Any = MessageRow.__table__
+_M = _MESSAGES.c
+_MINE = _M.conversation_id == bindparam("conversation")
+_LAST = select(func.coalesce(func.max(_M.position), -1)).where(_MINE)
+_SPAN = (_MINE, _M.position.between(bindparam("since"), bindparam("upto")))
+_NEWEST = (_MINE, _M.position > _LAST.scalar_subquery() - bindparam("newest"))
 _APPEND = insert(_MESSAGES).values(
     conversation_id=bindparam("conversation"), position=_LAST.scalar_subquery() + 1
 )
@@ -99,7 +99,8 @@ def write(db: Session, conversation: int, entries: Iterable[Mapping[str, Any]]) 
 
 def last_position(db: Session, conversation: int) -> int:
     """Where the last message stands; -1 without any."""
-    return db.scalars(_LAST, {"conversation": conversation}).one()
+    last: int = db.scalars(_LAST, {"conversation": conversation}).one()
+    return last
 
 
 def forget(db: Session, row: ConversationRow, *, before: int | None = None) -> None:
@@ -107,9 +108,9 @@ def forget(db: Session, row: ConversationRow, *, before: int | None = None) -> N
 
     So much the answers to repeated requests cost: one copy of a history that is replaced.
     """
-    where = [MessageRow.conversation_id == row.id]
+    where = [_M.conversation_id == row.id]
     if before is not None:
-        where.append(MessageRow.position < before)
+        where.append(_M.position < before)
     known = db.get(HistoryRow, row.id)
     if known is not None and known.referred_until > row.updated_at:
         whole = {"conversation": row.id, "since": 0, "upto": END}
@@ -125,6 +126,7 @@ def forget(db: Session, row: ConversationRow, *, before: int | None = None) -> N
                 )
             )
         known.generation, known.referred_until = known.generation + 1, row.updated_at
+        db.flush()  # statements of a table look at the database alone
     db.execute(delete(_MESSAGES).where(*where))
 
 
@@ -138,13 +140,14 @@ def refer(db: Session, conversation: int, history: SpelledHistory, until: dateti
 
 @lru_cache(maxsize=2)
 def _refer(insert: Any) -> Any:
-    until = bindparam("until", type_=HistoryRow.referred_until.type)
+    table: Any = HistoryRow.__table__
+    until = bindparam("until", type_=table.c.referred_until.type)
     new = {"conversation_id": bindparam("conversation"), "generation": 0, "referred_until": until}
     return (
-        insert(HistoryRow.__table__)
+        insert(table)
         .values(new)
         .on_conflict_do_update(index_elements=["conversation_id"], set_={"referred_until": until})
-        .returning(HistoryRow.generation)
+        .returning(table.c.generation)
     )
 
 
@@ -179,14 +182,14 @@ def _of(db: Session, statement: Select[Any], values: dict[str, int]) -> SpelledH
 @lru_cache(maxsize=8)
 def _joined(dialect: str, separator: str, *, newest: bool = False) -> Select[Any]:
     # In the database: a row costs more on its way through SQLAlchemy than its text does.
-    entry, where = cast(MessageRow.entry, Text), _NEWEST if newest else _SPAN
+    entry, where = cast(_M.entry, Text), _NEWEST if newest else _SPAN
     if dialect == "postgresql":
-        there = MessageRow.position
+        there = _M.position
         ordered = aggregate_order_by(func.chr(ord(separator)), there)
         return select(func.string_agg(entry, ordered), func.min(there), func.max(there)).where(
             *where
         )
-    mine = select(entry.label("entry"), MessageRow.position).where(*where)
-    rows = mine.order_by(MessageRow.position).subquery().c
+    mine = select(entry.label("entry"), _M.position).where(*where)
+    rows = mine.order_by(_M.position).subquery().c
     joined = func.group_concat(rows.entry, separator)
     return select(joined, func.min(rows.position), func.max(rows.position))

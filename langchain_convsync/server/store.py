@@ -25,7 +25,7 @@ from langchain_convsync.server.customers import (
     linked,
     lock,
     locked,
-    newest,
+    newest_to_read,
     of_bot,
 )
 from langchain_convsync.server.database import Database
@@ -143,7 +143,7 @@ class ConversationStore:
         if bot_id is not None:
             where.append(of_bot(self._quirks.bot_id(bot_id)))
         with self._transaction() as db:
-            row = newest(db, self._quirks.customer(phone_number), *where)
+            row = newest_to_read(db, self._quirks.customer(phone_number), *where)
             return None if row is None else self._told(self._document(db, row))
 
     def find_tenant(
@@ -152,7 +152,7 @@ class ConversationStore:
         """Whose the customer's open conversation is; nothing of what was said is read."""
         where = exists_for(caller), is_open(self._clock())
         with self._transaction() as db:
-            row = newest(db, self._quirks.customer(phone_number), *where)
+            row = newest_to_read(db, self._quirks.customer(phone_number), *where)
             return None if row is None else conversation.tenant(row)
 
     def create(self, customer: Customer, tenant: Tenant, state: StateSync) -> dict[str, Any]:
