@@ -83,13 +83,19 @@ class Database:
         except PoolTimeoutError:
             raise self._away("all of its connections are in use") from None
         except DBAPIError as error:
-            if isinstance(error, _OUR_OWN) and not error.connection_invalidated:
+            if _is_ours(error):
                 raise
             raise self._away(_first_line(error.orig)) from None
 
     def _away(self, reason: str) -> DatabaseAwayError:
         self._failed = DatabaseAwayError(reason)
         return self._failed
+
+
+def _is_ours(error: DBAPIError) -> bool:
+    """Whether it is about the statement, whatever the state of the database."""
+    unknown = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR  # no such table
+    return (unknown or isinstance(error, _OUR_OWN)) and not error.connection_invalidated
 
 
 def _first_line(error: BaseException | None) -> str:
