@@ -97,6 +97,7 @@ def serve(
         jwt=chosen.jwt,
         rate_limit=chosen.rate_limit,
         forwarding=chosen.forwarding,
+        answer_cap=chosen.answer_cap,
     )
     listener = listen(chosen.host, chosen.port)
     # uvicorn raises the signal again once it has shut down.

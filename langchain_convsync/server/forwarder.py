@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from langchain_convsync import telemetry
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.server.database import DatabaseAwayError
 from langchain_convsync.server.forwards import Forward, ForwardQueue
 from langchain_convsync.settings import (
     PLAIN_HTTP,
@@ -147,10 +148,15 @@ class Forwarder:
             logger.warning("The agent's webhook did not accept an event (%s): %s", status, then)
 
     def _run(self) -> None:
+        away = ""
         while not self._stopping:
             self._awake.clear()
             try:
-                pause = self.send_due()
+                pause, away = self.send_due(), ""
+            except DatabaseAwayError as error:
+                if not away:  # once, however often it is looked
+                    logger.error("The events that wait cannot be read: %s", error)  # noqa: TRY400 - one line
+                pause, away = 1.0, str(error)
             except SQLAlchemyError:
                 logger.exception("The events that wait cannot be read")
                 pause = 1.0

@@ -23,7 +23,7 @@ from langchain_convsync import (
 )
 from langchain_convsync.client import AsyncWAHAClient, WAHAClient
 from langchain_convsync.server import Forwarding
-from langchain_convsync.server.tables import open_database
+from langchain_convsync.server.database import open_database
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.redis.urls import address_of
 from tests.faulty_server import FaultyServer, answers
