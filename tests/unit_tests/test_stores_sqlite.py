@@ -22,7 +22,7 @@ from langchain_convsync.errors import (
     StoreUnavailableError,
 )
 from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore
-from langchain_convsync.stores.sqlite.file import StoreClock
+from langchain_convsync.stores.sqlite.file import StoreClock, begin_writing
 from tests.store_cases import Clock, commit_of, event
 
 pytest_plugins = ("tests.store_fixtures",)
