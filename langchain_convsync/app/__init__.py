@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from langchain_convsync._checked import Seconds, checked
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
@@ -35,12 +36,13 @@ __all__ = ["create_app", "create_router"]
 TAKEOVER = 3600.0
 
 
+@checked
 def create_app(
     runner: TurnRunner,
     *,
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
-    takeover: float = TAKEOVER,
+    takeover: Seconds = TAKEOVER,
     groups: bool = False,
 ) -> applications.Starlette:
     """An ASGI app with the webhook, ``GET /health``, ``GET /ready`` and ``GET /metrics``.
@@ -76,12 +78,13 @@ def create_app(
     return app_with(router, runner)
 
 
+@checked
 def create_router(
     runner: TurnRunner,
     *,
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
-    takeover: float = TAKEOVER,
+    takeover: Seconds = TAKEOVER,
     groups: bool = False,
 ) -> fastapi.APIRouter:
     """The webhook for an app that is there already: ``app.include_router(create_router(runner))``.

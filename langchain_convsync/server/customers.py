@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
+from langchain_convsync._checked import checked
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.access import Caller
 from langchain_convsync.server.tables import ConversationRow, CustomerRow
@@ -19,6 +20,7 @@ from langchain_convsync.server.tables import ConversationRow, CustomerRow
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+@checked
 @dataclass(frozen=True)
 class Tenant:
     """Who answers: a tenant and one of its bots.

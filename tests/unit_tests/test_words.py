@@ -25,12 +25,12 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     abandoned accept acquire add agent answer approve as bad base bound by caller changed
-    checked chosen closed command committed conceal concurrency configuration confirmed
+    chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding
     found from get history host ignored in inbound incomplete info intent invalid is kept
-    leftovers limit line linked load longest lookup lost main max memory mended message
+    leftovers limit line linked load longest lookup like lost main max memory mended message
     method mismatch missing moved name new newer no not note observe of oldest on once
     open ours outcome overlaid own pace parse pending permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
@@ -43,9 +43,9 @@ ENGLISH = frozenset(
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app async authentication bot callback client config context conv crc error exposition
-    extra gauge handler hash http json jwt llm metric middleware model proxy redis request router
-    sqlite sync tool toolkit url waha
+    aonce api app argument async authentication bot callback client config context conv crc
+    error exposition extra gauge handler hash http json jwt llm metric middleware model proxy
+    redis request router sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 
