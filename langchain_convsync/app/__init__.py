@@ -55,7 +55,8 @@ def create_app(
     are at. Run it with ``uvicorn my_bot:app``, in as many processes as you like on one store.
 
     Args:
-        runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says.
+        runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says. With
+            ``record_only=True`` it records them for other processes.
         waha_secrets: The keys that WAHA's sessions sign with (``hmac.key``), several while one
             replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. As
             ``{session: secret}``, or ``{session: [secrets]}``, each signs for its own WAHA session
@@ -100,8 +101,11 @@ def create_router(
     """
     from langchain_convsync.app._webhook import Webhook
 
-    if not runner.sends_replies:
-        message = "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
+    if not (runner.sends_replies or runner.is_record_only):
+        message = (
+            "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…, or "
+            "record_only=True where other processes answer"
+        )
         raise ConfigurationError(message)
     if advice := recommended(*runner.transports):
         logger.info("%s", advice)

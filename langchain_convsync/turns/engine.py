@@ -11,7 +11,7 @@ from typing import TypeAlias
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError, raised_at
+from langchain_convsync.errors import ClosedError, ConfigurationError, raised_at
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
@@ -25,6 +25,8 @@ from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
 logger = logging.getLogger(__name__)
+#: What happened to conversations, at INFO.
+turns = logging.getLogger("langchain_convsync.turns")
 
 OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
@@ -36,6 +38,7 @@ class Engine:
     Args:
         sends: Whether the replies are sent here, so that workers may answer events too.
         workers: How many conversations a block works on at once.
+        record_only: Whether all is left to other processes.
     """
 
     api: Api
@@ -47,6 +50,7 @@ class Engine:
     on_reply: OnReply | None
     sends: bool
     workers: int
+    record_only: bool = False
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
 
@@ -66,6 +70,12 @@ class Engine:
         return (yield from self._finish(answered, None))
 
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
+        if self.record_only:
+            message = (
+                "this runner only records: call accept() or aaccept(), and have it answered by a "
+                "process whose runner is made without record_only=True"
+            )
+            raise ConfigurationError(message)
         until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
 
@@ -101,6 +111,13 @@ class Engine:
         def paused() -> Flow[None]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
             yield from self.store.pause(conversation_key, seconds=seconds)
+            about = {"conversation": conversation_key, "seconds": seconds}
+            if seconds > 0:
+                turns.info(
+                    "Conversation %s is paused for %g s", conversation_key, seconds, extra=about
+                )
+            else:
+                turns.info("Conversation %s is resumed", conversation_key, extra=about)
 
         yield from with_new_names(paused)
 
@@ -128,8 +145,11 @@ class Engine:
     def _tell(self, turn: Turn) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
-            with telemetry.timed("turn_phase", phase="reply"):
+            with telemetry.timed("turn_phase", phase="reply") as timing:
                 yield from _notify(self.on_reply, turn)
+            turn = replace(turn, phases={**turn.phases, "reply": timing.seconds})
+        if turn.conversation_key is not None:
+            _log(turn)
 
     def _settle(
         self, new: NewEvent, until: float | None, before: list[Turn]
@@ -184,7 +204,7 @@ class Engine:
             raise ClosedError(message)
         self.closed = False
         telemetry.connect()
-        work = dict(self.deliveries.work)
+        work = {} if self.record_only else dict(self.deliveries.work)
         if self.sends:
             work["inbox"] = self._work_turn
         self.pool = WorkerPool(
@@ -195,6 +215,11 @@ class Engine:
             account_concurrency=self.inbox.rules.account_concurrency,
         )
         return self.pool
+
+    def finish(self) -> Flow[None]:
+        """Deliver what is left, when the block ends."""
+        if not self.record_only:
+            yield from self.deliveries.finish()
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
@@ -215,6 +240,28 @@ class Engine:
             yield from self._tell(turn)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+
+
+def _log(turn: Turn) -> None:
+    """One line for each turn that was committed here: no word, no number of a customer's."""
+    if not turns.isEnabledFor(logging.INFO):
+        return
+    ms = {phase: round(seconds * 1000) for phase, seconds in turn.phases.items()}
+    turns.info(
+        "Turn %s of conversation %s: %s, events: %d, %s",
+        turn.turn_id,
+        turn.conversation_key,
+        turn.status,
+        len(turn.events),
+        ", ".join(f"{phase} {took} ms" for phase, took in ms.items()),
+        extra={
+            "turn": turn.turn_id,
+            "conversation": turn.conversation_key,
+            "status": turn.status,
+            "events": len(turn.events),
+            "phases": ms,
+        },
+    )
 
 
 def _head_of(acquired: Acquired) -> Batch:

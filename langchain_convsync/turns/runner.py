@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
 from langchain_convsync._checked import Count, CountOrZero, PositiveSeconds, Range, Seconds, checked
@@ -97,8 +97,11 @@ class TurnRunner(_forks.Unpicklable):
             ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
             it.
         lease: Seconds after which another process takes over from one that died.
-        workers: How many conversations a block writes for at once, and how many it answers at once
-            besides its calls.
+        workers: How many conversations a block answers at once besides its calls; and as many
+            threads, or tasks, write to the API server, and send replies. On an event loop, up to
+            eight writes and replies more for each of them begin at once, right after their commit.
+        record_only: The block records events and leaves them to other processes on the same store:
+            it has no workers, ``run`` and ``arun`` refuse, and it needs no ``agent``.
         shutdown_timeout: Seconds that a call, or leaving the block, may spend on finishing; what is
             left then stays in the store.
 
@@ -110,7 +113,7 @@ class TurnRunner(_forks.Unpicklable):
 
     def __init__(
         self,
-        agent: agents.Agent,
+        agent: agents.Agent | None = None,
         *,
         client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
         store: stores.StoreLike | None = None,
@@ -135,6 +138,7 @@ class TurnRunner(_forks.Unpicklable):
         on_unverifiable: outbox.OnUnverifiable = "dead_letter",
         lease: PositiveSeconds = 30.0,
         workers: CountOrZero = 4,
+        record_only: bool = False,
         shutdown_timeout: Seconds = 10.0,
     ) -> None:
         from langchain_convsync.client import api_of
@@ -147,6 +151,17 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.turns.naming import Naming
         from langchain_convsync.turns.process import Limits, Processor
 
+        if agent is None and not record_only:
+            message = (
+                "agent is missing: pass one, or record_only=True to leave the answers to others"
+            )
+            raise ConfigurationError(message)
+        if workers == 0 and not record_only:
+            message = (
+                "workers must be from 1: 0 would answer nothing; for a process that records and "
+                "leaves the answers to others pass record_only=True"
+            )
+            raise ConfigurationError(message)
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
@@ -183,7 +198,7 @@ class TurnRunner(_forks.Unpicklable):
             on_newer_message=on_newer_message,
         )
         processor = Processor(
-            agent,
+            _answers_nothing if agent is None else agent,
             self._api,
             self.store,
             breaker=outbox.breaker,
@@ -204,8 +219,9 @@ class TurnRunner(_forks.Unpicklable):
             processor=processor,
             deliveries=self._deliveries,
             on_reply=on_reply,
-            sends=reply is not None or on_reply is not None,
+            sends=not record_only and (reply is not None or on_reply is not None),
             workers=workers,
+            record_only=record_only,
         )
         _forks.in_child(self, TurnRunner._begin_anew)
 
@@ -217,6 +233,11 @@ class TurnRunner(_forks.Unpicklable):
     def sends_replies(self) -> bool:
         """Whether this runner sends the replies, so that workers may answer events too."""
         return self._engine.sends
+
+    @property
+    def is_record_only(self) -> bool:
+        """Whether what this runner records is answered by other processes."""
+        return self._engine.record_only
 
     @property
     def is_at_work(self) -> bool:
@@ -245,6 +266,7 @@ class TurnRunner(_forks.Unpicklable):
             InvalidEventError: The event names no customer.
             StoreError: The store did not accept the event; deliver it again.
             ClosedError: The runner is closed.
+            ConfigurationError: It only records.
         """
         return run(self._engine.run(event, wait))
 
@@ -436,7 +458,7 @@ class TurnRunner(_forks.Unpicklable):
         try:
             if self._engine.pool is not None:
                 self._engine.pool.stop(self._deliveries.budget)
-            run(self._deliveries.finish())
+            run(self._engine.finish())
         finally:
             self.close()
 
@@ -448,7 +470,7 @@ class TurnRunner(_forks.Unpicklable):
         try:
             if self._engine.pool is not None:
                 await self._engine.pool.astop(self._deliveries.budget)
-            await arun(self._deliveries.finish())
+            await arun(self._engine.finish())
         finally:
             await self.aclose()
 
@@ -457,3 +479,7 @@ class TurnRunner(_forks.Unpicklable):
         """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
         async with self:
             yield
+
+
+def _answers_nothing(_tenant: object) -> NoReturn:
+    raise AssertionError  # pragma: no cover - what only records runs no agent
