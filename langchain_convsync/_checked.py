@@ -2,7 +2,7 @@
 
 What is wrong raises one line: the argument, what it takes, what was given, and what to do. Texts
 are never repeated, because one that stands in the wrong place may be a key or a phone number; only
-a choice is, and a number.
+a short choice is, and a number where a number is wanted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 #: Beyond this, a store's milliseconds since 1970 would leave the integers that it holds exactly.
 LONGEST = 1e9
+
+
+#: Characters of a wrong choice that an error repeats at most.
+LONGEST_WORD = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +190,12 @@ def unknown(title: str, what: str, name: str, names: Iterable[str]) -> str:
 def _given(value: object, kind: Kind) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if value is None or isinstance(value, bool | int | float):
+    is_shown = value is None or isinstance(value, bool)
+    if is_shown or (isinstance(value, int | float) and "number" in kind.words):
         return repr(value)
     if isinstance(value, str):
-        return repr(value) if kind.is_choice and len(value) < 40 else "a text"
+        is_word = len(value) <= LONGEST_WORD and value.isidentifier()
+        return repr(value) if kind.is_choice and is_word else "a text"
     if isinstance(value, list | tuple | set | frozenset):
         inside = sorted({type(each).__name__ for each in value})
         return f"a {type(value).__name__} of {', '.join(inside) or 'nothing'}"

@@ -216,7 +216,7 @@ def test_every_public_constructor_is_among_these() -> None:
         ({"client": "https://api"}, "not a text: make one, ConvSyncClient"),
         ({"workers": True}, "a whole number, from 0, not True"),
         ({"lease": 0}, "more than 0"),
-        ({"store": 5}, "not 5: make one, SQLiteEventStore"),
+        ({"store": 5}, "not an object of int: make one, SQLiteEventStore"),
     ],
     ids=str,
 )
@@ -304,3 +304,20 @@ def test_keys_that_mean_nothing_are_warned_of_once(caplog: pytest.LogCaptureFixt
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == 1
     assert "a state update has no field intnt: did you mean intent?" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvSyncClient(URL, api_key=51999999999),  # type: ignore[arg-type]  # on purpose
+        lambda: ConvSyncClient(URL).lookup_tenant(51999999999),  # type: ignore[arg-type]  # on purpose
+        lambda: ConvSyncClient(URL, transport="sk-51999999999"),  # type: ignore[arg-type]  # on purpose
+        lambda: ConversationRef(51999999999),  # type: ignore[arg-type]  # on purpose
+    ],
+)
+def test_no_error_repeats_a_key_or_a_phone_number(make: Callable[[], object]) -> None:
+    """Not even one that was given as a number, or in another's place."""
+    with pytest.raises(ConfigurationError) as refused:
+        make()
+
+    assert "51999999999" not in str(refused.value)
