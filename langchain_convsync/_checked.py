@@ -21,6 +21,8 @@ from itertools import chain
 from types import FunctionType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, Union
 
+from pydantic import BaseModel
+
 from langchain_convsync.errors import ConfigurationError, UnknownArgumentError
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -57,15 +59,20 @@ class Range:
         return f"{self.unit}, {least}" + ("" if self.most == math.inf else f" to {self.most:g}")
 
 
-@dataclass(frozen=True, slots=True)
-class AsPasted:
-    """A choice that a variable may hold as well: spaces around it mean nothing.
+@dataclass(frozen=True)
+class Advice:
+    """What an error says beside what the argument takes.
 
     Args:
-        advice: Where else it is set, and what it needs.
+        text: What else there is to do.
     """
 
-    advice: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AsPasted(Advice):
+    """A choice that a variable may hold as well: spaces around it mean nothing."""
 
 
 #: What an argument is made into refuses it in better words.
@@ -236,9 +243,9 @@ def _annotated(base: Any, metadata: Iterable[object]) -> Kind:
     for each in metadata:
         if isinstance(each, Range):
             return Kind(partial(_is_within, kind, each), str(each))
-        if isinstance(each, AsPasted):
-            words = f"{kind.words} ({each.advice})"
-            return kind._replace(fits=partial(_is_pasted, kind), words=words)
+        if isinstance(each, Advice):
+            fits = partial(_is_pasted, kind) if isinstance(each, AsPasted) else kind.fits
+            return kind._replace(fits=fits, words=f"{kind.words} ({each.text})")
         if each is ELSEWHERE:
             return ANYTHING
     return kind
@@ -286,7 +293,7 @@ def _generic(origin: type, args: tuple[Any, ...]) -> Kind:
     return Kind(
         lambda value: (
             isinstance(value, origin)
-            and not isinstance(value, str | bytes | Mapping)
+            and not isinstance(value, str | bytes | Mapping | BaseModel)  # they iterate, too
             and (not isinstance(value, Collection) or all(map(inner.fits, value)))
         ),
         f"a {_TITLES.get(origin, origin.__name__)} of {_plural(inner.words)}",
@@ -302,7 +309,7 @@ def _object(kind: type) -> Kind:
         wanted = [name for name in dir(kind) if not name.startswith("_")]
 
         def fits(value: object) -> bool:
-            return not isinstance(value, type) and all(hasattr(value, name) for name in wanted)
+            return not isinstance(value, type) and all(_has(value, name) for name in wanted)
     elif typing.is_typeddict(kind):
         return Kind(lambda value: isinstance(value, Mapping), "a mapping")
     else:
@@ -312,6 +319,16 @@ def _object(kind: type) -> Kind:
 
     article = "an" if kind.__name__[0] in "AEIO" else "a"
     return Kind(fits, f"{article} {kind.__name__}", (kind.__name__,))
+
+
+def _has(value: object, name: str) -> bool:
+    """Whether it has the attribute, as far as can be seen without asking for it."""
+    kind = type(value)
+    return (
+        hasattr(kind, name)
+        or hasattr(kind, "__getattr__")
+        or name in getattr(value, "__dict__", ())
+    )
 
 
 def _is_int(value: object) -> bool:

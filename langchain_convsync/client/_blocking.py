@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
 
-from langchain_convsync._checked import CountOrZero, PositiveSeconds, checked
+from langchain_convsync._checked import ELSEWHERE, CountOrZero, PositiveSeconds, checked
 from langchain_convsync._flow import run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
@@ -71,7 +71,7 @@ class ConvSyncClient(Unpicklable):
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | None = None,
+        http_client: Annotated[httpx.Client | None, ELSEWHERE] = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
         from langchain_convsync.client._api import Api

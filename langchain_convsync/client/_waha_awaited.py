@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync._checked import Count, PositiveSeconds, checked
+from langchain_convsync._checked import ELSEWHERE, Count, PositiveSeconds, checked
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
@@ -50,7 +50,7 @@ class AsyncWAHAClient(Unpicklable):
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: Annotated[httpx.AsyncClient | None, ELSEWHERE] = None,
     ) -> None:
         self.waha = Waha(
             base_url,

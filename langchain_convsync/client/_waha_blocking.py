@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync._checked import Count, PositiveSeconds, checked
+from langchain_convsync._checked import ELSEWHERE, Count, PositiveSeconds, checked
 from langchain_convsync._flow import run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
@@ -53,7 +53,7 @@ class WAHAClient(Unpicklable):
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | None = None,
+        http_client: Annotated[httpx.Client | None, ELSEWHERE] = None,
     ) -> None:
         self.waha = Waha(
             base_url,

@@ -11,7 +11,7 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import telemetry
-from langchain_convsync._checked import Range, Seconds, checked
+from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
@@ -93,7 +93,7 @@ class WAHAReply(Unpicklable):
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | httpx.AsyncClient | None = None,
+        http_client: Annotated[httpx.Client | httpx.AsyncClient | None, ELSEWHERE] = None,
     ) -> None:
         self.waha = Waha(
             base_url,

@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
-from langchain_convsync._checked import Count, CountOrZero, PositiveSeconds, Range, Seconds, checked
+from langchain_convsync._checked import (
+    Advice,
+    Count,
+    CountOrZero,
+    PositiveSeconds,
+    Range,
+    Seconds,
+    checked,
+)
 from langchain_convsync._flow import arun, run
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
@@ -120,7 +128,9 @@ class TurnRunner(_forks.Unpicklable):
         extractor: state.Extractor | None = None,
         prepare: resuming.Prepare | None = None,
         context: agents.ContextOf | None = None,
-        resume: resuming.Resume | None = None,
+        resume: Annotated[
+            resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
+        ] = None,
         interrupt_timeout: Patience | None = 30.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
