@@ -15,14 +15,14 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import Count, checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConfigurationError, ConvSyncError
+from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
-from langchain_convsync.stores import EventStore
-from langchain_convsync.stores.base import checked_store
+from langchain_convsync.stores import StoreLike, store_of
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.context import (
@@ -73,24 +73,22 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
     Raises:
         InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
         ConversationMismatchError: ``bot_id`` is not the reference's.
-        ConfigurationError: ``limit`` is less than 1, ``store`` is a URL, or ``client`` is None and
+        ConfigurationError: ``limit`` is less than 1, or ``client`` is None and
             the environment names no API server.
     """
 
+    @checked
     def __init__(
         self,
         session_id: ConversationLike,
         *,
         bot_id: str | None = None,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
-        limit: int | None = None,
-        store: EventStore | None = None,
+        limit: Count | None = None,
+        store: StoreLike | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         super().__init__()
-        if limit is not None and limit < 1:
-            message = "limit must be 1 or more; None reads as many as a prompt holds"
-            raise ConfigurationError(message)
         turn = current_turn.get()
         if turn is not None and session_id == turn.thread:  # how a turn names it to a memory
             session_id = turn.ref
@@ -98,7 +96,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         self.last_error: Exception | None = None
         self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))
         self._api = api_of(client)
-        self._journal = None if store is None else Journal(self._api, checked_store(store))
+        self._journal = None if store is None else Journal(self._api, store_of(store))
         self._limit = limit
         self._on_error = on_error
         self._known: set[str] = set()

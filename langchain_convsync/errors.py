@@ -4,7 +4,8 @@
 
     ConvSyncError
     ├── ConfigurationError              something is missing or malformed before any I/O
-    │   └── MissingExtraError           an optional dependency is not installed
+    │   ├── MissingExtraError           an optional dependency is not installed
+    │   └── UnknownArgumentError        there is no argument of this name
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
@@ -74,6 +75,10 @@ class MissingExtraError(ConfigurationError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), self._given
+
+
+class UnknownArgumentError(ConfigurationError, TypeError):
+    """There is no argument, or field, of this name; the message names the one that was meant."""
 
 
 class InvalidPhoneNumberError(ConvSyncError, ValueError):

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -136,7 +135,8 @@ def _forwarded(body: object) -> InboundEvent | None:
     """
     if not isinstance(body, Mapping) or "event" in body or "event_id" not in body:
         return None
-    facts: dict[str, Any] = {**body, "text": body.get("message", "")}
+    facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
+    facts["text"] = body.get("message", "")
     try:
         return InboundEvent.model_validate(facts)
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours

@@ -10,13 +10,14 @@ from uuid import UUID
 from langchain_core.outputs import LLMResult
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError, raised_by
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores import StoreLike, store_of
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
     ConversationLike,
@@ -38,12 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 class _StateSync(_Handler, Unpicklable):
+    @checked
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         *,
         conversation: ConversationLike | None = None,
-        store: EventStore | None = None,
+        store: StoreLike | None = None,
         extractor: Extractor | None = None,
         on_error: Callable[[Exception], object] | None = None,
         raise_error: bool = False,
@@ -54,7 +56,7 @@ class _StateSync(_Handler, Unpicklable):
         self.raise_error = raise_error
         self._api = api_of(client)
         self._conversation = conversation
-        self._store = store
+        self._store = None if store is None else store_of(store)
         self._extractor = extractor
         self._on_error = on_error
         self._runs = Runs()

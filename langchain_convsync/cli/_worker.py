@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.cli._metrics import measured
 from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
@@ -38,12 +39,15 @@ def worker(
     metrics_host: Annotated[
         str, typer.Option(help="Address to serve /metrics on; 0.0.0.0 for all.")
     ] = "127.0.0.1",
+    log_level: LogLevel = Level.INFO,
+    log_format: LogFormat = Format.TEXT,
 ) -> None:
     """Answer queued events, deliver writes and replies until SIGTERM or Ctrl-C.
 
     Events and writes of processes that died are taken over once their lease has ended. On SIGTERM
     it finishes what it is at. Run as many as you like on one store.
     """
+    begin_logs(log_level, log_format)
     found = load(runner)
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -14,18 +14,18 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import Count, checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
-    ConfigurationError,
     ConvSyncError,
     MissingExtraError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.bounds import MOST_MESSAGES, checked_limit
+from langchain_convsync.surfaces.bounds import MOST_MESSAGES
 from langchain_convsync.surfaces.context import (
     ConversationLike,
     ConversationRef,
@@ -131,6 +131,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
+    @checked
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
@@ -141,21 +142,18 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         intents: Sequence[str] | None = None,
         steps: Sequence[str] | None = None,
         prompt_keys: Collection[str] = (),
-        history_limit: int = MOST_MESSAGES,
-        limit: int | None = None,
+        history_limit: Count = MOST_MESSAGES,
+        limit: Count | None = None,
         on_error: OnError = "log",
     ) -> None:
         super().__init__()
-        if on_error not in {"log", "raise"} and not callable(on_error):
-            message = 'on_error must be "log", "raise" or a callable'
-            raise ConfigurationError(message)
         if conversation is not None:
             ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity
         self._prompt_keys = frozenset(prompt_keys)
-        self._history_limit = checked_limit(history_limit if limit is None else limit)
+        self._history_limit = history_limit if limit is None else limit
         self._on_error = on_error
         choice = sync_args(self._api.profile, intents=intents, steps=steps)
         self.tools = [self._sync_tool(choice)] if sync_tool else []

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import checked
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import (
-    ConfigurationError,
     FencedError,
     MissingExtraError,
     StoreError,
     UnknownConversationError,
     UnknownOutcomeError,
 )
-from langchain_convsync.stores.base import EventStore, checked_store
+from langchain_convsync.stores import store_of
+from langchain_convsync.stores.base import StoreLike
 from langchain_convsync.surfaces.calls import EventCalls, TurnCalls, number_of
 from langchain_convsync.surfaces.context import current_turn, key_for_logs, resolve
 
@@ -97,17 +98,18 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             something else than tools and names; ``store`` is no store.
     """
 
+    @checked
     def __init__(
         self,
-        store: EventStore | None = None,
+        store: StoreLike | None = None,
         *,
         tools: Guarded = None,
         unknown: Unknown = "ask",
     ) -> None:
         super().__init__()
-        self._guarded = None if tools is None else _policies(tools, unknown)
-        self._unknown = _checked(unknown)
-        self._store = None if store is None else checked_store(store)
+        self._guarded = _policies(tools, unknown)
+        self._unknown = unknown
+        self._store = None if store is None else store_of(store)
         self._warned = False
         self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
@@ -252,38 +254,10 @@ def _event_of(request: ToolCallRequest) -> str | None:
     return json.dumps([ref.event_id, ref.phone_number, ref.bot_id, ref.subdomain])
 
 
-def _policies(
-    tools: Iterable[str | BaseTool] | Mapping[str, Unknown], unknown: Unknown
-) -> dict[str, Unknown]:
-    if isinstance(tools, str | BaseTool) or not isinstance(tools, Iterable):
-        raise _no_tools(tools)
-    if isinstance(tools, Mapping):
-        named: Mapping[Any, Unknown] = tools
-        return {_name(tool): _checked(policy, _name(tool)) for tool, policy in named.items()}
-    return {_name(tool): _checked(unknown) for tool in tools}
-
-
-def _name(tool: object) -> str:
-    if isinstance(tool, BaseTool):
-        return tool.name
-    if not isinstance(tool, str):
-        raise _no_tools(tool)
-    return tool
-
-
-def _no_tools(given: object) -> ConfigurationError:
-    shown = repr(given) if isinstance(given, str) else f"of type {type(given).__name__}"
-    return ConfigurationError(
-        f"tools= takes a list of tools or of their names, or a mapping of names; {shown} is not one"
-    )
-
-
-def _checked(unknown: Unknown, tool: str | None = None) -> Unknown:
-    if unknown not in get_args(Unknown):
-        given = f"unknown={unknown!r}" if tool is None else f"tools={{{tool!r}: {unknown!r}}}"
-        message = f'{given}: choose "ask", "retry" or "hold"'
-        raise ConfigurationError(message)
-    return unknown
+def _policies(tools: Guarded, unknown: Unknown) -> Mapping[str, Unknown] | None:
+    if tools is None or isinstance(tools, Mapping):
+        return tools
+    return {tool if isinstance(tool, str) else tool.name: unknown for tool in tools}
 
 
 def _is_own(tool: BaseTool) -> bool:

@@ -33,6 +33,8 @@ SLACK = 1.0
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 #: Seconds that have to be left of a strict drain for another request.
 SHORTEST_ATTEMPT = 0.5
+#: Seconds beyond its budget for which a call's, or a block's, last request may go on.
+GRACE = 2 * SHORTEST_ATTEMPT
 #: Seconds between looks whether another call of this process has delivered a conversation's queue.
 LOOK = 0.02
 
@@ -146,20 +148,27 @@ class OperationQueue(ABC, Generic[H]):
     def _report_dead(self, head: H, reason: str) -> None:
         """Count and log that an operation became a dead letter."""
 
-    def drain(self, conversation_key: str, *, budget: float, strict: bool = False) -> Flow[bool]:
+    def drain(
+        self,
+        conversation_key: str,
+        *,
+        budget: float,
+        strict: bool = False,
+        grace: float = math.inf,
+    ) -> Flow[bool]:
         """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
 
         What is not due within that time, because the other side does not answer or another process
         is at it, stays in the store; what another call of this process delivers is waited for. A
-        request that is under way then is waited for, unless ``strict``: then it is given up, and
-        looked up by the next delivery.
+        request that is under way then is waited for, for ``grace`` seconds at most; if ``strict``,
+        not at all: it is given up, and looked up by the next delivery.
 
         Returns:
             Whether everything is delivered.
         """
         until = self._clock() + budget
+        end = until if strict else until + grace
         while self._clock() < until:
-            end = until if strict else math.inf
             yield from self.attempt(conversation_key, budget=until - self._clock(), end=end)
             due = yield from self._store.due(self.name, conversation_key)
             if due is None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import _machine, telemetry
+from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
+from langchain_convsync.errors import ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.reply import (
@@ -27,7 +28,7 @@ from langchain_convsync.outbox.reply import (
     standing_in,
     typing_time,
 )
-from langchain_convsync.settings import Transport
+from langchain_convsync.settings import TransportSetting
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ READ_PATIENCE = 300.0
 #: Why a reply waits that is to be looked for.
 UNCLEAR = "it may have arrived, and is looked for before it is sent again"
 
+TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -81,26 +83,21 @@ class WAHAReply(Unpicklable):
         ConfigurationError: A setting is missing or malformed.
     """
 
+    @checked
     def __init__(
         self,
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
         on_unverifiable: OnUnverifiableReply = "drop",
-        settle: float = 10.0,
+        settle: Seconds = 10.0,
         seen: bool = False,
-        typing: float = 0.0,
-        transport: Transport | None = None,
+        typing: TypingTime = 0.0,
+        transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | httpx.AsyncClient | None = None,
+        http_client: Annotated[httpx.Client | httpx.AsyncClient | None, ELSEWHERE] = None,
     ) -> None:
-        if not 0 <= typing <= LONGEST_TYPING:
-            message = f"typing must be from 0 to {LONGEST_TYPING:.0f} seconds"
-            raise ConfigurationError(message)
-        if on_unverifiable not in {"drop", "resend"}:
-            message = 'on_unverifiable must be "drop" or "resend"'
-            raise ConfigurationError(message)
         self.waha = Waha(
             base_url,
             api_key=api_key,

@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from langchain_convsync import waha
 from langchain_convsync._bodies import BodyReader
+from langchain_convsync._checked import checked
 from langchain_convsync.server import webhook
 from langchain_convsync.server.access import ApiKey, Keyring
 from langchain_convsync.server.answers import KeyReusedError
@@ -95,6 +96,7 @@ agents = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=GuardedRoute)
 probes = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
 
 
+@checked
 def create_reference_api(
     database_url: str = "sqlite://",
     *,

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
+from langchain_convsync._checked import checked
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.access import Caller
 from langchain_convsync.server.tables import ConversationRow, CustomerRow
@@ -49,6 +50,7 @@ _ANY, _NONE = true(), false()
 _READ = [column.label(name) for name, column in inspect(ConversationRow).columns.items()]
 
 
+@checked
 @dataclass(frozen=True)
 class Tenant:
     """Who answers: a tenant and one of its bots.

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import PositiveSeconds, checked
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.database import DatabaseAwayError
@@ -30,6 +31,7 @@ _HOPELESS = frozenset({400, 413, 422})
 logger = logging.getLogger(__name__)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Forwarding(Unpicklable):
     """The agent's webhook.
@@ -47,7 +49,7 @@ class Forwarding(Unpicklable):
 
     url: str = field(repr=False)  # a path or a query may be a secret, too
     secret: str | SecretStr = field(repr=False)
-    timeout: float = 5.0
+    timeout: PositiveSeconds = 5.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", self.url.strip())

@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import PositiveSeconds, checked
 from langchain_convsync._lines import cut
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, recent
@@ -34,6 +35,7 @@ _TASK = (
 )
 
 
+@checked
 def llm_extractor(
     model: BaseChatModel,
     *,
@@ -41,7 +43,7 @@ def llm_extractor(
     steps: Sequence[str] | None = None,
     context: type[BaseModel] | None = None,
     instructions: str = "",
-    timeout: float = 30.0,
+    timeout: PositiveSeconds = 30.0,
 ) -> Runnable[Any, StateUpdate | None]:
     """An extractor that asks a chat model, by structured output, where the conversation stands.
 

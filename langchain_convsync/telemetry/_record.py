@@ -93,12 +93,13 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
     It stands around ``yield from`` in flows of sync and async: a flow runs in one context.
     """
 
-    __slots__ = ("_began", "_name", "_opened", "labels")
+    __slots__ = ("_began", "_name", "_opened", "labels", "seconds")
 
     def __init__(self, name: str, **labels: str) -> None:
         self._name = name
         self._opened: Opened | None = None
         self.labels = labels
+        self.seconds = 0.0  # once it has ended
 
     def note(self, **facts: str | None) -> None:
         """Attributes of the span alone: keys, and what else has too many values for a label."""
@@ -119,7 +120,8 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
     ) -> None:
-        _observe(self._name, perf_counter() - self._began, self.labels)
+        self.seconds = perf_counter() - self._began
+        _observe(self._name, self.seconds, self.labels)
         if self._opened is not None:
             self._opened.close(self.labels, error)
 

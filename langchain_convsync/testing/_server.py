@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import httpx
 
+from langchain_convsync._checked import checked
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
     ClosedError,
@@ -50,6 +51,7 @@ class RecordedRequest(NamedTuple):
     status_code: int
 
 
+@checked
 class ReferenceServer:
     """The reference API server over real HTTP on loopback, for tests and notebooks.
 

@@ -11,7 +11,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
 from langchain_convsync.errors import StoreError
 from langchain_convsync.outbox import Outbox, Replies
-from langchain_convsync.outbox.queue import OperationQueue
+from langchain_convsync.outbox.queue import GRACE, OperationQueue
 from langchain_convsync.stores.base import EventStore, QueueName, new_token
 from langchain_convsync.turns.worker import Work
 
@@ -55,11 +55,12 @@ class Deliveries:
 
     def drain(self, conversation_key: str) -> Flow[None]:
         """Deliver what one conversation has left, as far as the time allows."""
-        if self._replies is not None:  # once, before anything else: the customer waits
-            yield from self._replies.attempt(conversation_key)
         until = monotonic() + self.budget
+        if self._replies is not None:  # once, before anything else: the customer waits
+            yield from self._replies.attempt(conversation_key, end=until + GRACE)
         for queue in self._queues:
-            delivered = yield from queue.drain(conversation_key, budget=until - monotonic())
+            left = until - monotonic()
+            delivered = yield from queue.drain(conversation_key, budget=left, grace=GRACE)
             if not delivered:
                 self._warn_of_leftovers()
 
@@ -85,7 +86,8 @@ class Deliveries:
                     queue.name, new_token(), lease=self._lease
                 )
                 if acquired is not None:
-                    yield from queue.deliver(acquired, budget=until - monotonic())
+                    left_time = until - monotonic()
+                    yield from queue.deliver(acquired, budget=left_time, end=until + GRACE)
                     found, worked = True, monotonic()
             left = yield from self._left()
             if left and not found:

@@ -25,6 +25,8 @@ from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
 logger = logging.getLogger(__name__)
+#: What happened to conversations, at INFO.
+turns = logging.getLogger("langchain_convsync.turns")
 
 OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
@@ -37,6 +39,7 @@ class Engine:
         sends: Whether the replies are sent here, so that workers may answer events too.
         workers: How many conversations a block works on at once.
         log_errors: Whether the log holds the texts of errors.
+        record_only: Whether all is left to other processes.
     """
 
     api: Api
@@ -49,6 +52,7 @@ class Engine:
     sends: bool
     workers: int
     log_errors: bool
+    record_only: bool = False
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
 
@@ -68,6 +72,12 @@ class Engine:
         return (yield from self._finish(answered, None))
 
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
+        if self.record_only:
+            message = (
+                "this runner only records: call accept() or aaccept(), and have it answered by a "
+                "process whose runner is made without record_only=True"
+            )
+            raise ConfigurationError(message)
         until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
 
@@ -108,6 +118,13 @@ class Engine:
         def paused() -> Flow[None]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
             yield from self.store.pause(conversation_key, seconds=seconds)
+            about = {"conversation": conversation_key, "seconds": seconds}
+            if seconds > 0:
+                turns.info(
+                    "Conversation %s is paused for %g s", conversation_key, seconds, extra=about
+                )
+            else:
+                turns.info("Conversation %s is resumed", conversation_key, extra=about)
 
         yield from with_new_names(paused)
 
@@ -135,7 +152,7 @@ class Engine:
     def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
-            with telemetry.timed("turn_phase", phase="reply"):
+            with telemetry.timed("turn_phase", phase="reply") as timing:
                 try:
                     yield from _notify(self.on_reply, turn)
                 except Exception as error:  # noqa: BLE001 - whatever the user's function raises
@@ -149,6 +166,9 @@ class Engine:
                         turn.turn_id,
                         with_text=self.log_errors,
                     )
+            turn = replace(turn, phases={**turn.phases, "reply": timing.seconds})
+        if turn.conversation_key is not None:
+            _log(turn)
 
     def _settle(
         self, new: NewEvent, until: float | None, before: list[Turn]
@@ -203,7 +223,7 @@ class Engine:
             raise ClosedError(message)
         self.closed = False
         telemetry.connect()
-        work = dict(self.deliveries.work)
+        work = {} if self.record_only else dict(self.deliveries.work)
         if self.sends:
             work["inbox"] = self._work_turn
         self.pool = WorkerPool(
@@ -218,6 +238,11 @@ class Engine:
 
     def _look(self) -> Flow[None]:
         telemetry.look_up((yield from gauges(self.store)))
+
+    def finish(self) -> Flow[None]:
+        """Deliver what is left, when the block ends."""
+        if not self.record_only:
+            yield from self.deliveries.finish()
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
@@ -238,6 +263,28 @@ class Engine:
             yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+
+
+def _log(turn: Turn) -> None:
+    """One line for each turn that was committed here: no word, no number of a customer's."""
+    if not turns.isEnabledFor(logging.INFO):
+        return
+    ms = {phase: round(seconds * 1000) for phase, seconds in turn.phases.items()}
+    turns.info(
+        "Conversation %s: turn %s %s, events: %d, %s",
+        turn.conversation_key,
+        turn.turn_id,
+        turn.status,
+        len(turn.events),
+        ", ".join(f"{phase} {took} ms" for phase, took in ms.items()),
+        extra={
+            "turn": turn.turn_id,
+            "conversation": turn.conversation_key,
+            "status": turn.status,
+            "events": len(turn.events),
+            "phases": ms,
+        },
+    )
 
 
 def _head_of(acquired: Acquired) -> Batch:

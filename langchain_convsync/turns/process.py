@@ -211,8 +211,9 @@ class Processor:
             yield from self._answers.hold(attempt)
             return None
         try:
-            with telemetry.timed("turn_phase", phase="read"):
+            with telemetry.timed("turn_phase", phase="read") as timing:
                 yield from self._reader.read(attempt)
+            attempt.phases["read"] = timing.seconds
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
@@ -397,13 +398,17 @@ class Processor:
         if result.waiting is not None:
             keys = yield from self._store.keys()
             guarded = replace(guarded, held=held_event(keys, outcome.turn_id, result.waiting))
-        with telemetry.timed("turn_phase", phase="commit"):
+        with telemetry.timed("turn_phase", phase="commit") as timing:
             committed = yield from self._store.commit_turn(lease, guarded)
+        attempt.phases["commit"] = timing.seconds
         match committed:
             case "done":
                 waited = max(0.0, attempt.acquired.now - attempt.batch.since)
                 telemetry.observe("turn_phase", waited, phase="wait")
-                return attempt.batch.addressed(outcome.turn(error=error))
+                turn = attempt.batch.addressed(outcome.turn(error=error))
+                return replace(
+                    turn, conversation_key=lease.conversation_key, phases=dict(attempt.phases)
+                )
             case "paused":
                 telemetry.count("replies_withheld")
                 if result.waiting is not None:

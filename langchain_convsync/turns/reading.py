@@ -91,9 +91,10 @@ class Reader:
             try:
                 return (yield from self._get(attempt, seconds))
             except ConversationNotFoundError:
-                if monotonic() + delay > until:
+                left = until - monotonic()
+                if left <= 0:
                     raise
-            yield from sleep(delay)
+            yield from sleep(min(delay, left))
             delay *= 2
 
     def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:

@@ -105,6 +105,7 @@ class Attempt:
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
         left: Events that wait for the next turn already.
+        phases: Seconds that each phase has taken.
     """
 
     acquired: Acquired
@@ -114,6 +115,7 @@ class Attempt:
     current: CurrentConversation | None = None
     began: float = field(default_factory=monotonic)
     left: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
 
     @property
     def conversation_key(self) -> str:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
+from langchain_convsync._checked import (
+    Advice,
+    Count,
+    CountOrZero,
+    PositiveSeconds,
+    Range,
+    Seconds,
+    checked,
+)
 from langchain_convsync._flow import arun, run, running_loop
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
@@ -33,8 +43,10 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
 
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
+Patience: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TIMEOUT, above=True)]
 
 
+@checked
 class TurnRunner(_forks.Unpicklable):
     """Answers inbound events with a LangChain agent: once, in order, for the right tenant.
 
@@ -52,8 +64,8 @@ class TurnRunner(_forks.Unpicklable):
             where it reads what only a conversation has, for each turn's ``ConversationRef``.
             Compiled graphs get ``{"messages": […]}``, others the list of messages.
         client: The API server, sync or async; None takes it from the environment.
-        store: Where events and writes live until they are done; None takes it from
-            ``CONVSYNC_STORE_URL``.
+        store: Where events and writes live until they are done: a store of yours, or the URL or
+            path of one, which the runner opens and closes; else ``CONVSYNC_STORE_URL``.
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
             or None.
         prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
@@ -93,8 +105,11 @@ class TurnRunner(_forks.Unpicklable):
             ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
             it.
         lease: Seconds after which another process takes over from one that died.
-        workers: How many conversations a block writes for at once, and how many it answers at once
-            besides its calls.
+        workers: How many conversations a block answers at once besides its calls; and as many
+            threads, or tasks, write to the API server, and send replies. On an event loop, up to
+            eight writes and replies more for each of them begin at once, right after their commit.
+        record_only: The block records events and leaves them to other processes on the same store:
+            it has no workers, ``run`` and ``arun`` refuse, and it needs no ``agent``.
         shutdown_timeout: Seconds that a call, or leaving the block, may spend on finishing; what is
             left then stays in the store.
         log_errors: Whether the log has the texts and tracebacks of what the agent, and functions
@@ -102,47 +117,47 @@ class TurnRunner(_forks.Unpicklable):
             and the place in your code only.
 
     Raises:
-        ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
-            ``context``; client or store are configured nowhere, ``history_limit`` is less than 1,
-            ``interrupt_timeout`` is no time, ``resume`` no function, ``store`` no store, or both
-            ``on_reply`` and ``reply`` are given.
+        ConfigurationError: A value is not of its argument's kind or range; the agent takes no
+            ``context``; client or store are configured nowhere; or both ``on_reply`` and ``reply``
+            are given.
     """
 
     def __init__(
         self,
-        agent: agents.Agent,
+        agent: agents.Agent | None = None,
         *,
         client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
-        store: stores.EventStore | None = None,
+        store: stores.StoreLike | None = None,
         extractor: state.Extractor | None = None,
         prepare: resuming.Prepare | None = None,
         context: agents.ContextOf | None = None,
-        resume: resuming.Resume | None = None,
-        interrupt_timeout: float | None = 30.0,
+        resume: Annotated[
+            resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
+        ] = None,
+        interrupt_timeout: Patience | None = 30.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
-        debounce: float = 0.0,
-        max_debounce: float = 5.0,
-        agent_timeout: float = 120.0,
-        max_errors: int = 3,
-        max_starts: int = 5,
-        conversation_timeout: float = 900.0,
-        max_queued: int = 1000,
-        history_limit: int = 100,
-        account_concurrency: int | None = None,
+        debounce: Seconds = 0.0,
+        max_debounce: Seconds = 5.0,
+        agent_timeout: PositiveSeconds = 120.0,
+        max_errors: Count = 3,
+        max_starts: Count = 5,
+        conversation_timeout: Seconds = 900.0,
+        max_queued: Count = 1000,
+        history_limit: Count = 100,
+        account_concurrency: Count | None = None,
         on_newer_message: process.OnNewerMessage = "answer",
         on_unverifiable: outbox.OnUnverifiable = "dead_letter",
-        lease: float = 30.0,
-        workers: int = 4,
-        shutdown_timeout: float = 10.0,
+        lease: PositiveSeconds = 30.0,
+        workers: CountOrZero = 4,
+        record_only: bool = False,
+        shutdown_timeout: Seconds = 10.0,
         log_errors: bool = False,
     ) -> None:
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
-        from langchain_convsync.stores.base import checked_store
-        from langchain_convsync.surfaces.bounds import checked_limit
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
@@ -150,28 +165,27 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.turns.naming import Naming
         from langchain_convsync.turns.process import Limits, Processor
 
+        if agent is None and not record_only:
+            message = (
+                "agent is missing: pass one, or record_only=True to leave the answers to others"
+            )
+            raise ConfigurationError(message)
+        if workers == 0 and not record_only:
+            message = (
+                "workers must be from 1: 0 would answer nothing; for a process that records and "
+                "leaves the answers to others pass record_only=True"
+            )
+            raise ConfigurationError(message)
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
-            raise ConfigurationError(message)
-        most = checked_limit(history_limit)
-        if interrupt_timeout is not None and not _is_time(interrupt_timeout):
-            message = (
-                f"interrupt_timeout={interrupt_timeout!r}: pass seconds, more than 0 and at most "
-                f"{LONGEST_TIMEOUT:.0f}, or None to wait for as long as it takes"
-            )
-            raise ConfigurationError(message)
-        told: object = resume  # whatever the annotation says
-        if not (told is None or callable(told)):
-            message = (
-                "resume= must be a function of (interrupts, events); to answer once, call "
-                "resume_interrupt(customer, value)"
-            )
             raise ConfigurationError(message)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
-        self.store: stores.EventStore = open_store(None) if store is None else checked_store(store)
-        self._owns_store = store is None
+        self._owns_store = store is None or isinstance(store, str | os.PathLike)
+        self.store: stores.EventStore = (
+            open_store(store) if store is None or isinstance(store, str | os.PathLike) else store
+        )
         self._inbox = Inbox(
             self.store,
             AcceptRules(
@@ -198,13 +212,13 @@ class TurnRunner(_forks.Unpicklable):
             on_newer_message=on_newer_message,
         )
         processor = Processor(
-            agent,
+            _answers_nothing if agent is None else agent,
             self._api,
             self.store,
             breaker=outbox.breaker,
             extractor=extractor,
             prepare=prepare,
-            history_limit=most,
+            history_limit=history_limit,
             context=context,
             resume=resume,
             interrupt_timeout=interrupt_timeout,
@@ -220,9 +234,10 @@ class TurnRunner(_forks.Unpicklable):
             processor=processor,
             deliveries=self._deliveries,
             on_reply=on_reply,
-            sends=reply is not None or on_reply is not None,
+            sends=not record_only and (reply is not None or on_reply is not None),
             workers=workers,
             log_errors=log_errors,
+            record_only=record_only,
         )
         _forks.in_child(self, TurnRunner._begin_anew)
 
@@ -234,6 +249,11 @@ class TurnRunner(_forks.Unpicklable):
     def sends_replies(self) -> bool:
         """Whether this runner sends the replies, so that workers may answer events too."""
         return self._engine.sends
+
+    @property
+    def is_record_only(self) -> bool:
+        """Whether what this runner records is answered by other processes."""
+        return self._engine.record_only
 
     @property
     def is_at_work(self) -> bool:
@@ -254,7 +274,7 @@ class TurnRunner(_forks.Unpicklable):
         used = (self._api.transport, self._waha.transport if self._waha else None)
         return tuple(each for each in used if each is not None)
 
-    def run(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
+    def run(self, event: models.InboundEvent, wait: Seconds | None = None) -> turns.Turn:
         """Answer an event, or tell what became of it.
 
         Args:
@@ -270,10 +290,11 @@ class TurnRunner(_forks.Unpicklable):
             InvalidEventError: The event names no customer.
             StoreError: The store did not accept the event; deliver it again.
             ClosedError: The runner is closed.
+            ConfigurationError: It only records.
         """
         return run(self._engine.run(event, wait))
 
-    async def arun(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
+    async def arun(self, event: models.InboundEvent, wait: Seconds | None = None) -> turns.Turn:
         """:meth:`run` on the running event loop."""
         return await arun(self._engine.run(event, wait))
 
@@ -294,7 +315,7 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`accept` on the running event loop."""
         return await arun(self._engine.accept(event))
 
-    def pause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+    def pause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.
 
         The agent answers again after ``seconds``, or after :meth:`resume`; what was written
@@ -312,7 +333,7 @@ class TurnRunner(_forks.Unpicklable):
         """
         run(self._engine.pause(customer, account, seconds))
 
-    async def apause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+    async def apause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """:meth:`pause` on the running event loop."""
         await arun(self._engine.pause(customer, account, seconds))
 
@@ -358,7 +379,7 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`resume_interrupt` on the running event loop."""
         return await arun(self._engine.resume_interrupt(customer, value, account))
 
-    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
+    def take_over(self, message: waha.OperatorMessage, *, seconds: Seconds) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.
 
         The words enter the history, and the agent is paused for so many seconds from now. WAHA now
@@ -374,7 +395,7 @@ class TurnRunner(_forks.Unpicklable):
         """
         return run(self._engine.take_over(message, seconds))
 
-    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
+    async def atake_over(self, message: waha.OperatorMessage, *, seconds: Seconds) -> bool:
         """:meth:`take_over` on the running event loop."""
         return await arun(self._engine.take_over(message, seconds))
 
@@ -461,7 +482,7 @@ class TurnRunner(_forks.Unpicklable):
         try:
             if self._engine.pool is not None:
                 self._engine.pool.stop(self._deliveries.budget)
-            run(self._deliveries.finish())
+            run(self._engine.finish())
         finally:
             self.close()
 
@@ -473,7 +494,7 @@ class TurnRunner(_forks.Unpicklable):
         try:
             if self._engine.pool is not None:
                 await self._engine.pool.astop(self._deliveries.budget)
-            await arun(self._deliveries.finish())
+            await arun(self._engine.finish())
         finally:
             await self.aclose()
 
@@ -487,6 +508,5 @@ class TurnRunner(_forks.Unpicklable):
                 yield
 
 
-def _is_time(given: object) -> bool:
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    return is_number and 0 < given <= LONGEST_TIMEOUT  # type: ignore[operator]
+def _answers_nothing(_tenant: object) -> NoReturn:
+    raise AssertionError  # pragma: no cover - what only records runs no agent

@@ -80,7 +80,7 @@ class Runs:
                 before = yield from baseline(call)
             else:
                 call = by_words(call, before, [event.content for event in events])
-        output = yield from self._invoke(call, record, watch)
+        output = yield from self._invoke(attempt, call, record, watch)
         return (yield from self._result(attempt, record, output, before))
 
     def resume(
@@ -104,12 +104,13 @@ class Runs:
                 raise
             return TurnResult(status="dropped", messages=inbound(attempt.batch))
         if onward is not None:
-            output = yield from self._invoke(onward, record, watch)
+            output = yield from self._invoke(attempt, onward, record, watch)
         return (yield from self._result(attempt, record, output, before, waiting))
 
-    def _invoke(self, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
-        with telemetry.timed("turn_phase", phase="agent"):
+    def _invoke(self, attempt: Attempt, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
+        with telemetry.timed("turn_phase", phase="agent") as timing:
             output = yield from invoke(call, record, watch, deadline=self.agent_timeout)
+        attempt.phases["agent"] = timing.seconds
         if interrupts_in(output) and is_graph(call.agent) and not has_memory(call.agent):
             raise ForgottenError(MEMORYLESS)  # the customer would be asked the same for ever
         return output

@@ -790,14 +790,14 @@ def test_only_the_tools_that_are_named_are_guarded(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"tools": "charge"}, "a list of tools .*'charge' is not one"),
-        ({"tools": Shop().tool()}, "a list of tools .*StructuredTool is not one"),
-        ({"tools": 5}, "a list of tools .*int is not one"),
-        ({"tools": [5]}, "a list of tools .*int is not one"),
-        ({"tools": {5: "hold"}}, "a list of tools .*int is not one"),
-        ({"tools": {"charge": "maybe"}}, "tools={'charge': 'maybe'}: choose"),
-        ({"unknown": "maybe"}, "unknown='maybe': choose"),
-        ({"store": "sqlite:///convsync.db"}, "store must be an event store: SQLite"),
+        ({"tools": "charge"}, "a list of texts or BaseTools .* not a text"),
+        ({"tools": Shop().tool()}, "a list of texts or BaseTools .*StructuredTool"),
+        ({"tools": 5}, "a list of texts or BaseTools .*not an object of int"),
+        ({"tools": [5]}, "a list of texts or BaseTools .*not a list of int"),
+        ({"tools": {5: "hold"}}, "a list of texts or BaseTools .*not a mapping"),
+        ({"tools": {"charge": "maybe"}}, 'to "ask" or "retry" or "hold"'),
+        ({"unknown": "maybe"}, 'unknown must be "ask" or "retry" or "hold", not .maybe.'),
+        ({"store": 5}, "store must be an EventStore .* make one, SQLiteEventStore"),
     ],
 )
 def test_what_guards_nothing_is_refused(settings: dict[str, Any], told: str) -> None:

@@ -170,7 +170,7 @@ ABC = '[[keys]]\nname = "abc"\n'
         ("[jwt]\nsecret_env = 'SHORT'", "jwt", "shorter than 32 bytes"),
         ("[jwt]\npublic_key_file = 'no.pem'", "jwt.public_key_file", "cannot be read"),
         ("[limits]", "limits.per_minute", "is missing; write for example per_minute = 600"),
-        ("[limits]\nper_minute = 0", "limits", "1 or more"),
+        ("[limits]\nper_minute = 0", "limits", "from 1"),
         ("[limits]\nper_minute = true", "limits.per_minute", "valid integer"),
         (FORWARD, "forward.secret_env", "is missing; write"),
         ("[forward]\nurl = 'http://a.example'\nsecret_env = 'SECRET'", "forward", "be https"),

@@ -251,7 +251,7 @@ def test_plain_http_is_opened_by_an_argument(make: Any, host: str) -> None:
 @pytest.mark.parametrize("given", ["api", [True], [8000]])
 def test_plain_http_is_opened_by_a_list_of_names_alone(make: Any, given: Any) -> None:
     """No text, that would be read letter by letter, and no ``True`` for all the world."""
-    with pytest.raises(ConfigurationError, match="takes a list of hosts"):
+    with pytest.raises(ConfigurationError, match="allow_http must be a list of texts"):
         make("http://api:8000", allow_http=given)
 
 

@@ -37,15 +37,15 @@ ENGLISH = frozenset(
     release rerun resent respond response retry rule run runner scripted second secret
     sent serve server show shutdown sign start status target text timed timeout trusted
     type unavailable unknown unnamed unreadable up used value version view watch what why with
-    withheld yes listened look machine shortages to
+    withheld yes listened look machine shortages to level like only
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app async authentication bot callback client config context conv crc error exposition
-    extra gauge handler hash http json jwt llm log metric middleware model proxy redis request
-    router sqlite sync tool toolkit url waha
+    aonce api app argument async authentication bot callback client config context conv crc error
+    exposition extra gauge handler hash http json jwt llm log metric middleware model proxy redis
+    request router sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 

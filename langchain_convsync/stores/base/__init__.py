@@ -65,7 +65,7 @@ from langchain_convsync.stores.base.records import (
     QueueName,
     QueueView,
 )
-from langchain_convsync.stores.base.store import EventStore, checked_store
+from langchain_convsync.stores.base.store import EventStore, StoreLike
 
 __all__ = [
     "DEFAULT_RULES",
@@ -101,7 +101,7 @@ __all__ = [
     "QueueName",
     "QueueView",
     "QueuedEvent",
-    "checked_store",
+    "StoreLike",
     "crc16",
     "is_claim",
     "new_token",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
-from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base.keys import AccountKey, Keys
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
@@ -446,14 +446,5 @@ class EventStore(Protocol):
         ...
 
 
-def checked_store(store: EventStore) -> EventStore:
-    """The store that was passed.
-
-    Raises:
-        ConfigurationError: It is not a store; a URL, for example.
-    """
-    given: object = store  # whatever the annotation says
-    if not hasattr(given, "acquire"):
-        message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
-        raise ConfigurationError(message)
-    return store
+#: A store, or the URL or path of one, as :func:`langchain_convsync.stores.open_store` takes it.
+StoreLike: TypeAlias = EventStore | str | os.PathLike[str]

@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 
 from langchain_convsync import _forks, telemetry
+from langchain_convsync._checked import CountOrZero, Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -139,9 +140,8 @@ class RedisEventStore(_forks.Unpicklable):
             ``cs:`` in every key. ``redis://host/0?namespace=staging`` says the same.
 
     Raises:
-        ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL, or
-            the namespace is not one that keys can hold.
-        ValueError: ``wait_replicas`` is negative.
+        ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL,
+            the namespace is not one that keys can hold, or ``wait_replicas`` is negative.
 
     While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new
     primary by themselves. A call that raised may have taken effect, and is safe to repeat.
@@ -151,23 +151,19 @@ class RedisEventStore(_forks.Unpicklable):
     one when such an acquire is repeated with it.
     """
 
+    @checked
     def __init__(
         self,
         url: str | None = None,
         *,
         client: BlockingClient | None = None,
         async_client: AsyncClient | None = None,
-        retention: float = RETENTION,
-        replies_kept: float = REPLIES_KEPT,
-        wait_replicas: int = 0,
+        retention: Seconds = RETENTION,
+        replies_kept: Seconds = REPLIES_KEPT,
+        wait_replicas: CountOrZero = 0,
         clock: Callable[[], float] | None = None,
         namespace: str | None = None,
     ) -> None:
-        if wait_replicas < 0:
-            message = (
-                f"wait_replicas={wait_replicas}: pass the number of replicas to wait for, or 0"
-            )
-            raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         namespace = self._clients.namespace if namespace is None else namespace
         self._root = root_of(check_namespace(namespace))

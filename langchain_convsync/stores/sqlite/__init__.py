@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import _forks, _machine, telemetry
+from langchain_convsync._checked import Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
 from langchain_convsync.errors import (
     ClosedError,
@@ -142,12 +143,13 @@ class SQLiteEventStore(_forks.Unpicklable):
         ConfigurationError: ``path`` is a URL, or names a server.
     """
 
+    @checked
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        retention: float = RETENTION,
-        replies_kept: float = REPLIES_KEPT,
+        retention: Seconds = RETENTION,
+        replies_kept: Seconds = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._path = path_of(path)
