@@ -30,12 +30,12 @@ ENGLISH = frozenset(
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding
     found from get history host ignored in inbound incomplete info intent invalid is kept
-    leftovers limit line linked load longest lookup lost main max memory mended message
+    leftovers limit line linked load longest lookup loop loops lost main max memory mended message
     method mismatch missing moved name new newer no not note observe of oldest on once
     open ours outcome overlaid own pace parse pending permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
     release rerun resent respond response retry rule run runner scripted second secret
-    sent serve server show shutdown sign start status target text timed timeout trusted
+    sent serve server show shutdown sign start status stuck target text timed timeout trusted
     type unavailable unknown unnamed unreadable up used value version view what with
     withheld yes
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
