@@ -24,6 +24,7 @@ from traceback import walk_stack
 from types import FrameType, TracebackType
 from typing import Any
 from uuid import UUID
+from weakref import WeakSet
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
@@ -103,11 +104,17 @@ class Stopper(BaseCallbackHandler):
         token = _stopper.set(self)
         try:
             with Alarm(self._seconds + STUCK_AFTER, self.report):
+                _running.add(self)
                 self._note()
                 yield
             self._ended = self.reason is None  # what it left running is its own business
         finally:
+            _running.discard(self)
             _stopper.reset(token)
+
+    def leave_behind(self) -> None:
+        """The process may end without it."""
+        _let_go({thread for thread, _ in self._places})
 
     def report(self) -> None:
         """The run does not come back: it is counted, told once, and its worker replaced."""
@@ -124,7 +131,7 @@ class Stopper(BaseCallbackHandler):
         )
         if self._replace is not None:
             self._replace()
-        _let_go({thread for thread, _ in self._places})
+        self.leave_behind()
 
     def on_chain_start(self, *_: Any, **__: Any) -> None:
         """A step begins, unless the run is over."""
@@ -194,9 +201,16 @@ _OTHERS = (
     str(Path(__file__).parents[1]),
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
+_running: WeakSet[Stopper] = WeakSet()
 _worker = threading.local()
 _stopper: ContextVar[BaseCallbackHandler | None] = ContextVar("convsync_stopper", default=None)
 register_configure_hook(_stopper, inheritable=True)
+
+
+def leave_behind() -> None:
+    """The process may end without the runs that are under way: their time is over."""
+    for stopper in tuple(_running):
+        stopper.leave_behind()
 
 
 def replace_when_stuck(replace: Callable[[], None]) -> None:

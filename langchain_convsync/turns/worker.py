@@ -12,7 +12,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
-from langchain_convsync.turns.stopping import replace_when_stuck
+from langchain_convsync.turns.stopping import leave_behind, replace_when_stuck
 from langchain_convsync.turns.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class WorkerPool:
         until = monotonic() + seconds
         for thread in tuple(self._threads):
             thread.join(max(0.0, until - monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            leave_behind()
 
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
@@ -147,6 +149,8 @@ class WorkerPool:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
+            if late:
+                leave_behind()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _stop(self) -> None:
