@@ -64,6 +64,19 @@ async def runner():
     return TurnRunner(create_agent(ScriptedChatModel([CALL, tell]), tools), on_reply=send)
 """
 
+#: An agent that blocks for ever, on a thread of the worker's pool.
+STUCK_BOT = """
+import threading
+from langchain_core.runnables import RunnableLambda
+from langchain_convsync import TurnRunner
+
+def answer(messages):
+    print("began", flush=True)
+    threading.Event().wait()
+
+runner = TurnRunner(RunnableLambda(answer), on_reply=print, shutdown_timeout=0.1)
+"""
+
 MCP_SERVER = """
 from mcp.server.fastmcp import FastMCP
 
@@ -158,6 +171,21 @@ def test_an_async_worker_answers_with_a_tool_of_an_mcp_server(
         assert process.stdout.readline() == "sent Hay sopa (hoy)\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
+
+
+def test_a_worker_ends_on_sigterm_although_its_agent_never_comes_back(
+    server: ReferenceServer, tmp_path: Path
+) -> None:
+    """Python would wait for the thread; what was begun stays in the store."""
+    store_url = f"sqlite:///{tmp_path / 'events.db'}"
+    queued("Hola", server, store_url)
+
+    with working(tmp_path, server, store_url, STUCK_BOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "convsync worker ended\n"
+        assert process.wait(timeout=120) == 0
 
 
 @pytest.mark.parametrize(("transport", "advice"), [("httpx", 1), ("aiohttp", 0)])
