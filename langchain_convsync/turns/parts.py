@@ -99,8 +99,11 @@ def _kind(part: Any) -> tuple[str, str]:
 
 
 def _tool(part: Any) -> tuple[str, str]:
-    runs = part.func if hasattr(part, "func") else not _is_refusal(type(part)._run)  # noqa: SLF001
-    return _of_pair(bool(runs), True, f"the tool {part.name!r}")
+    if hasattr(part, "func"):  # structured answers are tools of no function at all
+        waits = part.func is None and getattr(part, "coroutine", None) is not None
+    else:
+        waits = _is_refusal(type(part)._run)  # noqa: SLF001 - what its author wrote
+    return _of_pair(not waits, True, f"the tool {part.name!r}")
 
 
 def _function(part: Any) -> tuple[str, str]:

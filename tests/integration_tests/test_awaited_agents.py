@@ -12,6 +12,7 @@ import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool, StructuredTool, tool
@@ -20,7 +21,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.models import InboundEvent
+from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
@@ -235,6 +236,8 @@ def test_usual_agents_are_of_both_kinds() -> None:
     deep: Any = create_deep_agent(model, [ask])
     chain: Any = RunnableLambda(lambda messages: messages) | model
 
-    for each in (agent(ask), deep, chain, model, agent(ask).with_retry()):
+    structured: Any = create_agent(model, [ask], response_format=ToolStrategy(StateUpdate))
+
+    for each in (agent(ask), deep, chain, model, structured, agent(ask).with_retry()):
         found = parts_of(each)
         assert (found.awaited, found.blocking) == ((), ())
