@@ -10,6 +10,7 @@
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
+    ├── LoopError                       the agent's run went on and on
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
@@ -95,6 +96,10 @@ class EventInProgressError(ConvSyncError):
 
 class UnknownOutcomeError(ConvSyncError):
     """A tool's call was begun in an earlier run of the turn, and what came of it is unknown."""
+
+
+class LoopError(ConvSyncError, RuntimeError):
+    """The agent repeated a call of a tool, or took more steps than a turn may; it was ended."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):

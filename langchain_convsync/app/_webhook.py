@@ -46,7 +46,7 @@ class Webhook(Unpicklable):
         takeover: float,
         groups: bool,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._signers = signers
         self._bodies = BodyReader()
         self._takeover = takeover
@@ -54,7 +54,7 @@ class Webhook(Unpicklable):
 
     def router(self, path: str) -> APIRouter:
         """The webhook at a path, whose lifespan is the runner's block."""
-        router = APIRouter(lifespan=self._runner.lifespan)
+        router = APIRouter(lifespan=self.runner.lifespan)
         for spelled in dict.fromkeys((path, path.rstrip("/") or "/", f"{path.rstrip('/')}/")):
             router.add_route(spelled, self.receive, methods=["POST"])
         return router
@@ -81,7 +81,7 @@ class Webhook(Unpicklable):
 
     async def _read(self, request: Request) -> object:
         """What a delivery says, if its sender knows a secret."""
-        if not self._runner.is_at_work:
+        if not self.runner.is_at_work:
             reason = "not started: run this app's lifespan, or include create_router()"
             raise _Refusal(503, reason)
         headers, ends = request.headers, request.scope.get("http_version", "")[:1] == "1"
@@ -102,16 +102,16 @@ class Webhook(Unpicklable):
             return "too old"
         match event:
             case InboundEvent():
-                status = (await self._runner.aaccept(event)).status
+                status = (await self.runner.aaccept(event)).status
                 if status == "busy":
                     raise _Refusal(503, "too many messages of this customer wait", 5)
                 return status
             case waha.OperatorMessage():
-                human = await self._runner.atake_over(event, seconds=self._takeover)
+                human = await self.runner.atake_over(event, seconds=self._takeover)
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
-                await self._runner.arecord_echo(event)
-            case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
+                await self.runner.arecord_echo(event)
+            case waha.Ignored(reason="edited" | "revoked") if await self.runner.aamend(event):
                 return "amended"
         return "ignored"
 
@@ -124,7 +124,7 @@ class Webhook(Unpicklable):
             return False
         told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
         age = (datetime.now(UTC) - told).total_seconds()
-        return age > self._runner.store.retention
+        return age > self.runner.store.retention
 
 
 def _forwarded(body: object) -> InboundEvent | None:
@@ -181,27 +181,27 @@ async def _healthy(_request: Request) -> JSONResponse:
 
 class _Metrics:
     def __init__(self, runner: TurnRunner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     async def tell(self, _request: Request) -> Response:
         """What Prometheus reads."""
-        return Response(await self._runner.ametrics(), media_type=telemetry.CONTENT_TYPE)
+        return Response(await self.runner.ametrics(), media_type=telemetry.CONTENT_TYPE)
 
 
 class _Readiness:
     def __init__(self, runner: TurnRunner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     async def tell(self, _request: Request) -> JSONResponse:
         """The workers run, and the store is there; what it still has to do."""
-        if not self._runner.is_at_work:
+        if not self.runner.is_at_work:
             return _Refusal(503, "the workers do not run").answer()
         try:
-            left = await arun(self._runner.store.backlog())
+            left = await arun(self.runner.store.backlog())
         except StoreDamagedError:
             return _Refusal(503, "the event store is damaged; see the log").answer()
         except StoreError as error:
             return _Refusal(503, _machine.noticed(error) or "the event store is away").answer()
-        if shortage := self._runner.shortage:  # it can be read, and takes nothing
+        if shortage := self.runner.shortage:  # it can be read, and takes nothing
             return _Refusal(503, shortage).answer()
         return JSONResponse({"status": "ready", **asdict(left)})

@@ -78,6 +78,11 @@ class Caller:
             self.base_url, http_client, transport=transport, trust_env=trust_env
         )
 
+    @property
+    def only_awaits(self) -> bool:
+        """Whether no blocking call can be served."""
+        return self.connections.only_awaits or self._keys.only_awaits
+
     def request(
         self,
         method: Method,

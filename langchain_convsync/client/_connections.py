@@ -89,6 +89,11 @@ class Connections:
         weakref.finalize(self, _close_running, self._loops).atexit = False
         _forks.in_child(self, Connections._begin_anew)
 
+    @property
+    def only_awaits(self) -> bool:
+        """Whether no blocking call can be served: an ``httpx.AsyncClient`` was lent."""
+        return isinstance(self._lent, httpx.AsyncClient)
+
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
         """Send a request over the wire of the thread or loop that performs the step."""
         return Io(self._exchange, self._aexchange, request, seconds)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
-from langchain_convsync._flow import Flow, Io
+from langchain_convsync._flow import Flow, Io, is_async
 from langchain_convsync.client._outgoing import header_value
 from langchain_convsync.errors import AuthenticationError, ConfigurationError, loggable
 from langchain_convsync.settings import APIKey, CallTarget, optional_setting
@@ -34,8 +34,7 @@ def require_blocking(api_key: APIKey) -> None:
     Raises:
         ConfigurationError: It is one.
     """
-    call = getattr(api_key, "__call__", None)  # noqa: B004 - the method of an object, if it is one
-    if inspect.iscoroutinefunction(api_key) or inspect.iscoroutinefunction(call):
+    if is_async(api_key):
         raise ConfigurationError(_IS_ASYNC)
 
 
@@ -45,11 +44,15 @@ class Keys:
     Args:
         api_key: As for ``ConvSyncClient``.
 
+    Attributes:
+        only_awaits: Whether it is an async callable.
+
     Raises:
         ConfigurationError: No header can carry the key, or the callable wants other arguments.
     """
 
     def __init__(self, api_key: APIKey) -> None:
+        self.only_awaits = is_async(api_key)
         self._choose = _chooser(api_key) if callable(api_key) else None
         self._fixed: SecretStr | None = None
         if not callable(api_key):

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
@@ -53,12 +53,15 @@ try:
         AgentState,
         ModelRequest,
         ModelResponse,
+        ToolCallRequest,
     )
     from langgraph.config import get_config
     from langgraph.runtime import Runtime, get_runtime
+    from langgraph.types import Command
 
     from langchain_convsync.middleware._exchange import Exchange, Share, Work
     from langchain_convsync.middleware._notes import Memory
+    from langchain_convsync.middleware._repeats import answer_to_repeated
     from langchain_convsync.middleware._runs import RUNS
     from langchain_convsync.middleware._seat import (
         Seat,
@@ -73,6 +76,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["ConvSyncMiddleware"]
 
+_Called: TypeAlias = ToolMessage | Command[Any]
 OnError: TypeAlias = Literal["log", "raise"] | Callable[[Exception], object]
 
 
@@ -185,6 +189,20 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         """Tell the model what is on record."""
         informed, work = await arun(self._informed(request))
         return _watched(await handler(informed), work)
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Called]
+    ) -> _Called:
+        """Run a tool, unless the model only repeats its calls."""
+        repeated = answer_to_repeated(request)
+        return handler(request) if repeated is None else repeated
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_Called]]
+    ) -> _Called:
+        """Run a tool, unless the model only repeats its calls."""
+        repeated = answer_to_repeated(request)
+        return await handler(request) if repeated is None else repeated
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write messages and state."""

@@ -38,6 +38,7 @@ try:
         kept,
         restored,
     )
+    from langchain_convsync.middleware._repeats import answer_to_repeated
 except ImportError as error:
     raise MissingExtraError("OnceToolsMiddleware", "agents") from error
 
@@ -77,6 +78,9 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
     A call that was begun and has no result is of unknown outcome: its process died, it was
     cancelled, or the tool raised. ``unknown`` says what a later run does. Within one run, a retry
     middleware runs a tool that raised as often as it would without this one.
+
+    A call that was made three times in a row with the same arguments and result is not run again:
+    the model is told so, and a fourth one ends the run with a ``LoopError``.
 
     Outside a turn it is the same for the runs that answer one event, with ``store=`` and inside
     ``in_conversation(…, event_id=…)``: results are kept for an hour (``replies_kept=``), and a
@@ -126,6 +130,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
         return await arun(self._once(request, Io(handler, handler, request)))  # type: ignore[arg-type]
 
     def _once(self, request: ToolCallRequest, running: Io[_Result]) -> Flow[_Result]:
+        if (repeated := answer_to_repeated(request)) is not None:
+            return repeated
         policy = self._policy(request)
         calls = None if policy is None else self._calls(request)
         if policy is None or calls is None:

@@ -1,4 +1,4 @@
-"""One thread per process that renews every lease in use."""
+"""One thread per process that renews every lease in use, and rings what runs for too long."""
 
 from __future__ import annotations
 
@@ -122,14 +122,41 @@ class Watch:
             callback()
 
 
+class Alarm:
+    """Calls back from the heartbeat's thread, once, unless its block ends before.
+
+    Args:
+        seconds: After how long, from now.
+        callback: What to call.
+    """
+
+    lost = False
+
+    def __init__(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.next_renewal = monotonic() + seconds
+        self._callback = callback
+
+    def __enter__(self) -> Self:
+        _heartbeat.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _heartbeat.remove(self)
+
+    def renew(self) -> None:
+        """The time has come."""
+        _heartbeat.remove(self)
+        self._callback()
+
+
 class _Heartbeat:
     def __init__(self) -> None:
         self._changed = _forks.condition()
-        self._watches: set[Watch] = set()
+        self._watches: set[Watch | Alarm] = set()
         self._wakes = 0.0
         self._thread: threading.Thread | None = None
 
-    def add(self, watch: Watch) -> None:
+    def add(self, watch: Watch | Alarm) -> None:
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="convsync-heartbeat", daemon=True)
@@ -139,7 +166,7 @@ class _Heartbeat:
             if watch.next_renewal < self._wakes:  # else it will be looked at early enough
                 self._changed.notify()
 
-    def remove(self, watch: Watch) -> None:
+    def remove(self, watch: Watch | Alarm) -> None:
         with self._changed:
             self._watches.discard(watch)
 
@@ -151,8 +178,8 @@ class _Heartbeat:
                 if not watch.lost:
                     watch.renew()
 
-    def _due(self) -> list[Watch]:
-        """The watches to renew now; waits until there is one."""
+    def _due(self) -> list[Watch | Alarm]:
+        """What to look after now; waits until there is something."""
         while True:
             now = monotonic()
             live = [watch for watch in self._watches if not watch.lost]

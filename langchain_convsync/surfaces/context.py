@@ -25,6 +25,7 @@ from langchain_convsync.errors import (
     ConfigurationError,
     ConversationMismatchError,
     InvalidEventError,
+    LoopError,
     UnknownConversationError,
     UnknownOutcomeError,
 )
@@ -193,6 +194,7 @@ class TurnRecord:
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
+        loop: Why the run is over, where it went round in a loop.
         notes: Names of the single updates: the step of the graph that noted it, and its values.
     """
 
@@ -211,6 +213,7 @@ class TurnRecord:
         self.thread = thread
         self.history_given = history_given
         self.calls = calls
+        self.loop: LoopError | None = None
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
         self.notes: list[str] = []

@@ -13,6 +13,7 @@ from langchain_convsync.errors import ConfigurationError, raised_by
 from langchain_convsync.surfaces.context import ConversationRef, NoCustomerError, Tenant
 from langchain_convsync.turns.agent import takes_context
 from langchain_convsync.turns.mistakes import no_agent, no_factory
+from langchain_convsync.turns.parts import parts_of
 from langchain_convsync.turns.remote import at_home
 from langchain_convsync.turns.shapes import kind_of
 
@@ -50,6 +51,8 @@ class Agents:
         self._context = context
         self._made: dict[Tenant, Runnable[Any, Any]] = {}
         self._per_conversation = False
+        self._awaited: bool | None = None
+        self._blocking: dict[int, bool] = {}
         self._lock = _forks.lock()
         if isinstance(self._agent, Runnable):
             self._require_context(self._agent)
@@ -68,6 +71,27 @@ class Agents:
             except NoCustomerError:
                 self._per_conversation = True
         return self._make(ref)
+
+    def require(self, *, awaited: bool) -> None:
+        """Refuse an agent that cannot be called; one that a factory makes, when it is made.
+
+        Raises:
+            ConfigurationError: Parts of it can only be awaited, and the calls block; or parts can
+                only block, besides. One whose parts only block is awaited on a thread.
+        """
+        if self._awaited is awaited:
+            return
+        if isinstance(self._agent, Runnable):
+            _require(self._agent, awaited=awaited)
+        self._awaited = awaited
+
+    def blocks(self, agent: Runnable[Any, Any]) -> bool:
+        """Whether the agent cannot be awaited."""
+        if self._per_conversation:
+            return bool(parts_of(agent).blocking)
+        if (known := self._blocking.get(id(agent))) is None:
+            known = self._blocking[id(agent)] = bool(parts_of(agent).blocking)
+        return known
 
     def _of(self, tenant: Tenant) -> Runnable[Any, Any]:
         with self._lock:
@@ -102,6 +126,8 @@ class Agents:
             raise ConfigurationError(f"what the function agent= returned {_no_runnable(made)}")
         agent = at_home(made)
         self._require_context(agent)
+        if self._awaited is not None:
+            _require(agent, awaited=self._awaited)
         return agent
 
     def _require_context(self, agent: Runnable[Any, Any]) -> None:
@@ -112,6 +138,14 @@ class Agents:
                 "inside the agent"
             )
             raise ConfigurationError(message)
+
+
+def _require(agent: Runnable[Any, Any], *, awaited: bool) -> None:
+    parts = parts_of(agent)
+    if awaited:
+        parts.require_one_kind()
+    else:
+        parts.require_blocking()
 
 
 _ASYNC_FACTORY = (

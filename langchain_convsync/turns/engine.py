@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
@@ -215,6 +215,12 @@ class Engine:
         last = turn if turn.is_committed else [each for each in before if each.reply][-1]
         events = tuple(event for each in committed for event in each.events)
         return replace(last, reply="\n\n".join(replies), events=events)
+
+    def run_plain_functions_on_threads(self) -> None:
+        """Those that the user gave, where nothing else of the user's is on the event loop."""
+        if self.on_reply is not None:
+            self.on_reply = off_the_loop(self.on_reply)
+        self.processor.run_plain_functions_on_threads()
 
     def new_pool(self) -> WorkerPool:
         """The workers of the block that begins, be it after another one."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, off_the_loop
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
@@ -18,6 +19,7 @@ from langchain_convsync.errors import (
     ConversationMismatchError,
     ConversationNotFoundError,
     FencedError,
+    LoopError,
     StoreError,
     UnknownOutcomeError,
     cause_of,
@@ -116,6 +118,19 @@ class Processor:
         self._lids = lids
         self._queues_replies = queues_replies
         self._log_errors = log_errors
+
+    def require(self, *, awaited: bool) -> None:
+        """Tell at once what would fail in every turn; see :class:`Agents`."""
+        self._agents.require(awaited=awaited)
+
+    def run_plain_functions_on_threads(self) -> None:
+        """``extractor`` and ``resume``."""
+        answers, extractor = self._answers, self._runs.extractor
+        if answers.resume is not None:
+            answers = self._answers = replace(answers, resume=off_the_loop(answers.resume))
+        if extractor is not None and not isinstance(extractor, Runnable):
+            extractor = off_the_loop(extractor)
+        self._runs = replace(self._runs, answers=answers, extractor=extractor)
 
     def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
@@ -317,6 +332,7 @@ class Processor:
         about: dict[str, Any] = {
             "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
             "options": self._agents.options(attempt.ref),
+            "blocks": self._agents.blocks(agent),
         }
         given = owns_history or self._prepare is not None
         history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
@@ -344,7 +360,7 @@ class Processor:
             error,
             with_text=self._log_errors or logger.isEnabledFor(logging.DEBUG),
         )
-        if isinstance(error, UnknownOutcomeError):
+        if isinstance(error, UnknownOutcomeError | LoopError):
             return (yield from self._give_up(attempt, error))
         if failures >= limit:
             why = f"the agent failed {failures} times, last with {loggable(error)}"

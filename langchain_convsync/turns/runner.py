@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
@@ -17,7 +19,7 @@ from langchain_convsync._checked import (
     Seconds,
     checked,
 )
-from langchain_convsync._flow import arun, run, running_loop
+from langchain_convsync._flow import arun, is_async, run, running_loop
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, process, resuming, worker
+    from langchain_convsync.turns import agents, engine, parts, process, resuming, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -37,6 +39,7 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     waha = module_on_first_use("langchain_convsync.waha")
     agents = module_on_first_use("langchain_convsync.turns.agents")
     engine = module_on_first_use("langchain_convsync.turns.engine")
+    parts = module_on_first_use("langchain_convsync.turns.parts")
     process = module_on_first_use("langchain_convsync.turns.process")
     resuming = module_on_first_use("langchain_convsync.turns.resuming")
     turns = module_on_first_use("langchain_convsync.turns.turn")
@@ -44,6 +47,11 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
 Patience: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TIMEOUT, above=True)]
+
+
+#: Threads of a worker's process, for what blocks in agents: each may call tools at once.
+FEWEST_THREADS, THREADS_PER_WORKER = 32, 8
+POOL = "convsync-pool"
 
 
 @checked
@@ -202,6 +210,13 @@ class TurnRunner(_forks.Unpicklable):
         self._deliveries = Deliveries(
             self.store, outbox, replies, lease=lease, budget=shutdown_timeout
         )
+        self._only_awaited: dict[str, Callable[[], bool]] = {
+            "on_reply=": partial(is_async, on_reply),
+            "extractor=": partial(is_async, extractor),
+            "resume=": partial(is_async, resume),
+            "client=": lambda: self._api.only_awaits,
+            "reply=": lambda: self._waha is not None and self._waha.only_awaits,
+        }
         limits = Limits(
             fallback_reply=fallback_reply,
             agent_timeout=agent_timeout,
@@ -292,10 +307,12 @@ class TurnRunner(_forks.Unpicklable):
             ClosedError: The runner is closed.
             ConfigurationError: It only records.
         """
+        self._require(awaited=False)
         return run(self._engine.run(event, wait))
 
     async def arun(self, event: models.InboundEvent, wait: Seconds | None = None) -> turns.Turn:
         """:meth:`run` on the running event loop."""
+        self._require(awaited=True)
         return await arun(self._engine.run(event, wait))
 
     def accept(self, event: models.InboundEvent) -> turns.Turn:
@@ -371,12 +388,14 @@ class TurnRunner(_forks.Unpicklable):
                 JSON.
             InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
         """
+        self._require(awaited=False)
         return run(self._engine.resume_interrupt(customer, value, account))
 
     async def aresume_interrupt(
         self, customer: str, value: object, *, account: str = "default"
     ) -> turns.Turn:
         """:meth:`resume_interrupt` on the running event loop."""
+        self._require(awaited=True)
         return await arun(self._engine.resume_interrupt(customer, value, account))
 
     def take_over(self, message: waha.OperatorMessage, *, seconds: Seconds) -> bool:
@@ -465,6 +484,18 @@ class TurnRunner(_forks.Unpicklable):
         if self._owns_store:
             await self.store.aclose()
 
+    def _require(self, *, awaited: bool) -> None:
+        """Tell before the first event what would fail at each of them."""
+        if not awaited:
+            parts.require_no_awaited([name for name, of in self._only_awaited.items() if of()])
+        self._engine.processor.require(awaited=awaited)
+
+    def _has_a_process_of_its_own(self) -> ThreadPoolExecutor:
+        """No plain function of the user's holds up the event loop, which gets these threads."""
+        self._engine.run_plain_functions_on_threads()
+        most = max(FEWEST_THREADS, THREADS_PER_WORKER * self._engine.workers)
+        return ThreadPoolExecutor(most, thread_name_prefix=POOL)
+
     def _new_pool(self) -> worker.WorkerPool:
         """The workers of a block; what an earlier one closed is opened anew."""
         pool = self._engine.new_pool()
@@ -475,6 +506,7 @@ class TurnRunner(_forks.Unpicklable):
         return pool
 
     def __enter__(self) -> Self:
+        self._require(awaited=False)
         self._new_pool().start()
         return self
 
@@ -487,6 +519,7 @@ class TurnRunner(_forks.Unpicklable):
             self.close()
 
     async def __aenter__(self) -> Self:
+        self._require(awaited=True)
         await self._new_pool().astart()
         return self
 

@@ -12,6 +12,7 @@ from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
 from langchain_convsync.errors import ClosedError, StoreDamagedError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
+from langchain_convsync.turns.stopping import leave_behind, replace_when_stuck
 from langchain_convsync.turns.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -77,14 +78,30 @@ class WorkerPool:
     def start(self) -> None:
         """Begin, on threads."""
         for queue in self._queues:
-            thread = threading.Thread(
-                target=run,
-                args=(self._serve(queue),),
-                name=f"convsync-{queue}",
-                daemon=True,  # a stuck agent must not keep its process alive
-            )
-            thread.start()
-            self._threads.append(thread)
+            self._hire(queue)
+
+    def _hire(self, queue: QueueName) -> None:
+        thread = threading.Thread(
+            target=self._work_on,
+            args=(queue,),
+            name=f"convsync-{queue}",
+            daemon=True,  # a stuck agent must not keep its process alive
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _work_on(self, queue: QueueName) -> None:
+        """A worker's life on its thread: should that get stuck, another one goes on."""
+        thread = threading.current_thread()
+
+        def replace() -> None:
+            if thread in self._threads:
+                self._threads.remove(thread)  # nobody waits for it
+                if not self._stopping.is_set():
+                    self._hire(queue)
+
+        replace_when_stuck(replace)
+        run(self._serve(queue, lambda: thread in self._threads))
 
     def notify(self, *queues: QueueName) -> None:
         """There is work in these queues now: a worker that waits for some need not wait longer."""
@@ -136,8 +153,10 @@ class WorkerPool:
         """Let each finish what it is at, for so many seconds at most."""
         self._stop()
         until = monotonic() + seconds
-        for thread in self._threads:
+        for thread in tuple(self._threads):
             thread.join(max(0.0, until - monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            leave_behind()
 
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
@@ -152,6 +171,8 @@ class WorkerPool:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
+            if late:
+                leave_behind()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _stop(self) -> None:
@@ -159,10 +180,10 @@ class WorkerPool:
         for wakeup in self._wakeups.values():
             wakeup.end()
 
-    def _serve(self, queue: QueueName) -> Flow[None]:
+    def _serve(self, queue: QueueName, is_wanted: Callable[[], bool] = lambda: True) -> Flow[None]:
         polling = Polling()
         polling.slow()
-        while not self._stopping.is_set():
+        while is_wanted() and not self._stopping.is_set():
             try:
                 worked = yield from self._tried(queue)
             except ClosedError:
