@@ -17,6 +17,7 @@ from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError, loggable
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
     ConversationLike,
@@ -116,6 +117,7 @@ class _StateSync(_Handler, Unpicklable):
             if self._store is None or root.turn is not None:  # a turn is once per event by itself
                 yield from syncing
             else:
+                yield from require_served(self._store, self._api.address)
                 yield from sync_once(self._store, ref, syncing)
 
 

@@ -440,26 +440,38 @@ class TurnRunner(_forks.Unpicklable):
         return pool
 
     def __enter__(self) -> Self:
-        self._new_pool().start()
+        pool = self._new_pool()
+        try:
+            run(self._engine.require_served())
+        except BaseException:
+            self.close()
+            raise
+        pool.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             if self._engine.pool is not None:
                 self._engine.pool.stop(self._deliveries.budget)
-            run(self._deliveries.finish())
+            run(self._engine.finish())
         finally:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._new_pool().astart()
+        pool = self._new_pool()
+        try:
+            await arun(self._engine.require_served())
+        except BaseException:
+            await self.aclose()
+            raise
+        await pool.astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._engine.pool is not None:
                 await self._engine.pool.astop(self._deliveries.budget)
-            await arun(self._deliveries.finish())
+            await arun(self._engine.finish())
         finally:
             await self.aclose()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreError
+from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.wakeup import Wakeup
 
@@ -22,6 +22,13 @@ STORE_PAUSE = 1.0
 IMMEDIATE_TASKS = 8
 
 Work = Callable[[Acquired], Flow[None]]
+Ready = Callable[[], Flow[None]]
+
+
+def always() -> Flow[None]:
+    """Nothing keeps a worker from work."""
+    yield from ()
+
 
 QUEUE_TITLES: Mapping[QueueName, str] = {
     "inbox": "inbox",
@@ -38,6 +45,7 @@ class WorkerPool:
     Args:
         store: Where the work is.
         work: What to do with an acquired queue; it gives the lease back.
+        ready: Asked before each acquire; what it raises keeps the worker from work.
         workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
         account_concurrency: Turns of one account that may run at the same time; 0 for any number.
@@ -48,12 +56,14 @@ class WorkerPool:
         store: EventStore,
         work: Mapping[QueueName, Work],
         *,
+        ready: Ready = always,
         workers: int,
         lease: float,
         account_concurrency: int = 0,
     ) -> None:
         self._store = store
         self._work = work
+        self._ready, self._refused = ready, False
         self._queues = [queue for queue in work for _ in range(workers)]
         self._lease = lease
         self._account_concurrency = account_concurrency
@@ -168,7 +178,14 @@ class WorkerPool:
             logger.warning("Work on the %s failed: %s", QUEUE_TITLES[queue], reason)
             return None
 
-    def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool]:
+    def _one(self, queue: QueueName, conversation_key: str | None) -> Flow[bool | None]:
+        try:
+            yield from self._ready()
+        except ConfigurationError as error:
+            if not self._refused:  # once: it is so until an operator changes it
+                self._refused = True
+                logger.error("Workers rest: %s", error)  # noqa: TRY400 - where does not matter
+            return None
         acquired = yield from self._store.acquire(
             queue,
             new_token(),

@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add agent answer approve as bad base bound by caller changed
+    abandoned accept acquire add adopt agent answer approve as bad base bound by caller changed
     checked chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
@@ -32,7 +32,7 @@ ENGLISH = frozenset(
     found from get history host ignored in inbound incomplete info intent invalid is kept
     leftovers limit line linked load longest lookup lost main max memory mended message
     method mismatch missing moved name new newer no not note observe of oldest on once
-    open ours outcome overlaid own pace parse pending permission phase policy port prefix
+    only open ours outcome overlaid own pace parse pending permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
     release rerun resent respond response retry rule run runner scripted second secret
     sent serve server show shutdown sign start status target text timed timeout trusted

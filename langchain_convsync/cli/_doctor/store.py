@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 
 import redis
@@ -18,6 +19,7 @@ from langchain_convsync.stores import (
     EventStore,
     RedisEventStore,
 )
+from langchain_convsync.stores.served import serves
 
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
@@ -25,14 +27,19 @@ _WORKER = "convsync worker MODULE:RUNNER"
 _DECIDE = "convsync retry PHONE or convsync discard PHONE"
 
 
-def store(url: str | None) -> list[Finding]:
-    """Every finding about the store that ``--store`` or the environment names."""
+def store(url: str | None, addresses: Sequence[str] = ()) -> list[Finding]:
+    """Every finding about the store that ``--store`` or the environment names.
+
+    Args:
+        url: The store.
+        addresses: Where the API server's endpoints may be.
+    """
     url = optional_setting(url, "CONVSYNC_STORE_URL")
     if url is None:
         return [STORE.skipped("reachable", "none is named", _SET)]
     try:
         with closing(existing_store(url)) as opened:
-            return _opened(opened)
+            return _opened(opened, addresses)
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
@@ -45,15 +52,32 @@ def store(url: str | None) -> list[Finding]:
         return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
 
 
-def _opened(opened: EventStore) -> list[Finding]:
+def _opened(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
     run(opened.keys())
     kind = "Redis" if isinstance(opened, RedisEventStore) else "SQLite"
     return [
         STORE.ok("reachable", f"{kind} answers"),
         STORE.ok("format", f"its records have a format that is read here (up to {FORMAT_VERSION})"),
         *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
+        *_served(opened, addresses),
         *left(run(opened.backlog())),
     ]
+
+
+def _served(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
+    """Whether the store is this API server's."""
+    if not addresses:
+        return []
+    served = run(serves(opened, addresses))
+    if served is None:
+        return [STORE.ok("API server", "it serves none yet: the first one that is used with it")]
+    if served:
+        return [STORE.ok("API server", "it serves the one that is configured")]
+    advice = (
+        "give each API server a store of its own; where it is the same one under another address: "
+        f"convsync adopt {addresses[0]}"
+    )
+    return [STORE.failed("API server", "it serves another one than is configured", advice)]
 
 
 def safety(opened: RedisEventStore) -> list[Finding]:
