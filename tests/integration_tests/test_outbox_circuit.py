@@ -36,6 +36,7 @@ def test_writes_are_held_back_while_the_circuit_is_open(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         away = type(client)(hung.url, max_retries=0)
+        run(adopted(event_store, away.api.address))  # as if it was the one that hangs
         runner = TurnRunner(echo(), client=away, store=event_store, shutdown_timeout=0.0)
         replies = [runner.run(said(text, account="ventas")).reply for text in texts]
         asked = len(hung.received)
@@ -66,6 +67,7 @@ def test_an_open_circuit_holds_the_tenants_other_conversations_too(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         away = type(client)(hung.url, profile=profile, max_retries=0)
+        run(adopted(event_store, away.api.address))  # as if it was the one that hangs
         outbox = Outbox(away.api, event_store)
         outbox.breaker = CircuitBreaker(first=0.2, longest=0.2, clock=lambda: 0.0)
         for number in customers:
