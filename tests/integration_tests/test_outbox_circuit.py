@@ -11,6 +11,7 @@ from langchain_convsync._flow import run
 from langchain_convsync.client._breaker import FAILURES_TO_OPEN, CircuitBreaker
 from langchain_convsync.outbox import Outbox
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, sends
@@ -67,7 +68,6 @@ def test_an_open_circuit_holds_the_tenants_other_conversations_too(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         away = type(client)(hung.url, profile=profile, max_retries=0)
-        run(adopted(event_store, away.api.address))  # as if it was the one that hangs
         outbox = Outbox(away.api, event_store)
         outbox.breaker = CircuitBreaker(first=0.2, longest=0.2, clock=lambda: 0.0)
         for number in customers:
