@@ -64,8 +64,8 @@ def doctor(
         bool,
         typer.Option(
             "--write",
-            help="WRITES into the conversation of --phone, so take a test customer: posts one or "
-            "two messages that begin with “convsync doctor”, sets two context keys, tries "
+            help="WRITES into the conversation of --phone, so take a test customer: posts two or "
+            "three messages that begin with “convsync doctor”, sets two context keys, tries "
             "intents, and puts back what it can.",
         ),
     ] = False,
