@@ -52,7 +52,9 @@ class ServerProfile:
             between that read and the PUT is overwritten.
         records_inbound: Whether the server itself records the customer's messages, if only the
             first one of a conversation: then each is looked for and written only where it is
-            missing, and the server's records are not given to the agent as history.
+            missing, and the server's records are not given to the agent as history. A
+            ``TurnRunner`` does so without being told, for what its read shows and wherever it has
+            seen the server record; what is recorded later than that, it looks for if it is told.
         context_sync: Whether a sync merges the context's top-level keys or replaces it whole. With
             ``replace`` it carries the rest of the context as just read, history included.
         intents: The intents that the server accepts; None accepts all.

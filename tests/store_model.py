@@ -16,6 +16,7 @@ from langchain_convsync.stores.base import (
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -124,6 +125,7 @@ class StoreModel:
         self.names: dict[AccountKey, tuple[set[str], set[str]]] = {}
         #: Per queue and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[QueueName, str], int] = {}
+        self.servers: set[str] = set()
 
     @property
     def now(self) -> int:
@@ -146,6 +148,13 @@ class StoreModel:
         known |= told
         names.add(name)
         return account
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> tuple[str, ...]:
+        if adopt == "only":
+            self.servers.clear()
+        if server and (adopt != "first" or not self.servers):
+            self.servers.add(server)
+        return tuple(sorted(self.servers))
 
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None

@@ -18,6 +18,7 @@ from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import ConvSyncError, raised_by
 from langchain_convsync.stores import StoreLike, store_of
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
     ConversationLike,
@@ -121,6 +122,7 @@ class _StateSync(_Handler, Unpicklable):
             if self._store is None or root.turn is not None:  # a turn is once per event by itself
                 yield from syncing
             else:
+                yield from require_served(self._store, self._api.address)
                 yield from sync_once(self._store, ref, syncing)
 
 

@@ -27,6 +27,7 @@ def command_line() -> typer.Typer:
         import typer
 
         from langchain_convsync.cli import (
+            _adopt,
             _demo,
             _doctor,
             _operators,
@@ -53,6 +54,7 @@ def command_line() -> typer.Typer:
     app.command("worker")(_worker.worker)
     app.command("status", cls=OptionalValue)(_status.status)
     app.command("doctor")(_doctor.doctor)
+    app.command("adopt")(_adopt.adopt)
     for name, command in _operators.COMMANDS.items():
         app.command(name)(command)
     return app

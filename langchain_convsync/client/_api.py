@@ -107,6 +107,11 @@ class Api(Unpicklable):
         return self._caller.base_url
 
     @property
+    def address(self) -> str:
+        """Where its endpoints are: the prefix included, without a trailing slash."""
+        return self._caller.address
+
+    @property
     def transport(self) -> Transport | None:
         """What awaited calls travel over; None where a lent client carries them."""
         return self._caller.connections.transport

@@ -68,7 +68,7 @@ class Caller:
         allow_http: Iterable[str] | None = None,
     ) -> None:
         self.base_url = base_url_setting(base_url, allow_http=allow_http)
-        self._mount = outgoing.mount_point(self.base_url, profile.prefix)
+        self.address = outgoing.mount_point(self.base_url, profile.prefix)
         self._keys = Keys(api_key)
         self._timeout = seconds(timeout)
         self._attempts = _attempts(max_retries + 1)
@@ -95,7 +95,7 @@ class Caller:
             idempotency_key = idempotency_key or str(uuid.uuid4())
         return Request(
             method=method,
-            url=self._mount + path,
+            url=self.address + path,
             headers=outgoing.headers(idempotency_key, body=body is not None),
             content=body,
         )

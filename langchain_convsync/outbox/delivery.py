@@ -94,6 +94,7 @@ class Outbox(OperationQueue[WriteJob]):
             anchor=anchor,
             write=write,
             carries=carries,
+            records=bool(write.records),
         )
 
     def _step(self, head: WriteJob, now: float) -> Flow[float]:
@@ -176,7 +177,9 @@ class Outbox(OperationQueue[WriteJob]):
         return delay
 
     def _confirm(self, job: WriteJob, anchor: Anchor | None, *, end: int | None = None) -> None:
-        noted = None if anchor is None else anchor.model_dump_json()
+        if anchor is not None and job.records:
+            anchor = anchor.model_copy(update={"records": True})
+        noted = None if anchor is None else anchor.model_dump_json(exclude_defaults=True)
         end = job.end if end is None else end
         self._remember_confirmed(job, end=end, last=end >= job.write.parts, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
@@ -209,9 +212,11 @@ class Outbox(OperationQueue[WriteJob]):
     def _verify_append(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         history, place = conversation.said, None
         if job.cursor.sent_at is None:
-            if may_be_recorded(job.write, job.cursor.pos, self._api.profile):
-                own = job.recorded_by_server(history)
+            profile, pos = self._api.profile, job.cursor.pos
+            if may_be_recorded(job.write, pos, profile):
+                own = job.recorded_by_server(history, expected=profile.records_inbound)
                 if own is not None:
+                    job.records = True
                     at = Anchor.at(conversation.session_id, history, own)
                     self._confirm(job, at, end=job.cursor.pos + 1)
                     return 0.0

@@ -53,6 +53,7 @@ from langchain_convsync.stores.base import (
     new_token,
 )
 from langchain_convsync.stores.changed import with_new_names
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unanswered, unrecorded
@@ -163,6 +164,7 @@ class Journal:
             return
         for message in messages:
             self._api.require_sendable(message.role, message.content)
+        yield from require_served(self._store, self._api.address)
         until, token = self._clock() + INLINE, new_token()
         conversation_key, known = yield from with_new_names(
             lambda: self._recorded(ref, messages, until, token)
@@ -297,6 +299,7 @@ class Journal:
         self._memory.forget(conversation_key)
 
     def _conversation_key(self, ref: ConversationRef) -> Flow[str]:
+        yield from require_served(self._store, self._api.address)
         keys = yield from self._store.keys()
         return keys.conversation(_account(ref), ref.phone_number)
 

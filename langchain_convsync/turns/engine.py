@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
@@ -16,6 +18,7 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
 from langchain_convsync.stores.changed import with_new_names
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
@@ -58,12 +61,12 @@ class Engine:
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
-        self._require_open()
+        yield from self._require_ready()
         return (yield from self._finish(lambda: self.inbox.named(event), wait))
 
     def resume_interrupt(self, customer: str, value: object, account: str) -> Flow[Turn]:
         """Answer what the agent waits for, and let it go on."""
-        self._require_open()
+        yield from self._require_ready()
 
         def answered() -> Flow[NewEvent]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
@@ -95,7 +98,7 @@ class Engine:
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
-        self._require_open()
+        yield from self._require_ready()
 
         def offered() -> Flow[Accepted]:
             new = yield from self.inbox.named(event)
@@ -130,14 +133,14 @@ class Engine:
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
-        self._require_open()
+        yield from self._require_ready()
         taken_over = yield from with_new_names(lambda: self.inbox.take_over(message, seconds))
         self._notify_pool("inbox" if taken_over else "replies")
         return taken_over
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
-        self._require_open()
+        yield from self._require_ready()
         if change.reason not in {"edited", "revoked"}:
             return False
         waited = yield from with_new_names(lambda: self.inbox.amend(change))
@@ -235,6 +238,7 @@ class Engine:
         self.pool = WorkerPool(
             self.store,
             work,
+            ready=partial(require_served, self.store, self.api.address),
             workers=self.workers,
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
@@ -245,20 +249,35 @@ class Engine:
     def _look(self) -> Flow[None]:
         telemetry.look_up((yield from gauges(self.store)))
 
-    def finish(self) -> Flow[None]:
-        """Deliver what is left, when the block ends."""
-        if not self.record_only:
-            yield from self.deliveries.finish()
-
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
         if self.pool is not None:
             self.pool.notify(*queues)
 
-    def _require_open(self) -> None:
+    def finish(self) -> Flow[None]:
+        """Deliver what is due at the end of a block, where the store still serves its server."""
+        if self.record_only:
+            return
+        with suppress(ConfigurationError):
+            yield from require_served(self.store, self.api.address)
+            yield from self.deliveries.finish()
+
+    def require_served(self) -> Flow[None]:
+        """Refuse to begin where the store serves another API server.
+
+        A store that does not answer refuses nothing: whatever is done first asks it again.
+
+        Raises:
+            ConfigurationError: It does.
+        """
+        with suppress(StoreError):
+            yield from require_served(self.store, self.api.address)
+
+    def _require_ready(self) -> Flow[None]:
         if self.closed:
             message = "this TurnRunner is closed: enter its block again, or make a new one"
             raise ClosedError(message)
+        yield from require_served(self.store, self.api.address)
 
     def _work_turn(self, acquired: Acquired) -> Flow[None]:
         if is_journal(acquired):  # what a surface wrote by itself: there is nothing to answer

@@ -507,7 +507,13 @@ class TurnRunner(_forks.Unpicklable):
 
     def __enter__(self) -> Self:
         self._require(awaited=False)
-        self._new_pool().start()
+        pool = self._new_pool()
+        try:
+            run(self._engine.require_served())
+        except BaseException:
+            self.close()
+            raise
+        pool.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -520,7 +526,13 @@ class TurnRunner(_forks.Unpicklable):
 
     async def __aenter__(self) -> Self:
         self._require(awaited=True)
-        await self._new_pool().astart()
+        pool = self._new_pool()
+        try:
+            await arun(self._engine.require_served())
+        except BaseException:
+            await self.aclose()
+            raise
+        await pool.astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreDamagedError, StoreError
+from langchain_convsync.errors import (
+    ClosedError,
+    ConfigurationError,
+    StoreDamagedError,
+    StoreError,
+)
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
 from langchain_convsync.turns.stopping import leave_behind, replace_when_stuck
 from langchain_convsync.turns.wakeup import Wakeup
@@ -28,6 +33,13 @@ LOOK_PERIOD = 15.0
 IMMEDIATE_TASKS = 8
 
 Work = Callable[[Acquired], Flow[None]]
+Ready = Callable[[], Flow[None]]
+
+
+def always() -> Flow[None]:
+    """Nothing keeps a worker from work."""
+    yield from ()
+
 
 QUEUE_TITLES: Mapping[QueueName, str] = {
     "inbox": "inbox",
@@ -44,6 +56,7 @@ class WorkerPool:
     Args:
         store: Where the work is.
         work: What to do with an acquired queue; it gives the lease back.
+        ready: Asked before each acquire; what it raises keeps the worker from work.
         workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
         account_concurrency: Turns of one account that may run at the same time; 0 for any number.
@@ -55,6 +68,7 @@ class WorkerPool:
         store: EventStore,
         work: Mapping[QueueName, Work],
         *,
+        ready: Ready = always,
         workers: int,
         lease: float,
         account_concurrency: int = 0,
@@ -62,6 +76,7 @@ class WorkerPool:
     ) -> None:
         self._store = store
         self._work = work
+        self._ready = ready
         self._queues = [queue for queue in work for _ in range(workers)]
         self._lease = lease
         self._account_concurrency = account_concurrency
@@ -211,12 +226,16 @@ class WorkerPool:
         """
         acquired = None
         try:
+            yield from self._ready()
             yield from self._looked()
             acquired = yield from self._acquired(queue, conversation_key)
             if acquired is not None:
                 yield from self._work[queue](acquired)
         except ClosedError:
             raise
+        except ConfigurationError as error:  # it is so until an operator changes it
+            telemetry.log(logger, logging.ERROR, None, "workers rest: %s", error, repeats=True)
+            return None
         except Exception as error:  # noqa: BLE001 - the lease ends by itself; the rest goes on
             if self.noticed(error):  # which is told and counted apart
                 return None

@@ -39,7 +39,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
     SQLiteEventStore,
 )
-from langchain_convsync.stores.base import AccountKey, HeldEvent
+from langchain_convsync.stores.base import AccountKey, Adopt, HeldEvent
 from tests.redis_server import RedisServer
 from tests.store_checks import check_keys, check_rows
 from tests.store_model import StoreModel
@@ -206,6 +206,14 @@ class StoreMachine(RuleBasedStateMachine):
     def account(self, name: str, facts: str) -> None:
         """What one source tells of a receiving side, and another one of the same side."""
         self.step("account", KEYS.account(name, facts), facts)
+
+    @rule(
+        server=st.sampled_from(("", "a", "a", "b:80")),
+        adopt=st.sampled_from(("first", "first", "also", "only")),
+    )
+    def serve(self, server: str, adopt: Adopt) -> None:
+        """An API server whose conversations are held, or another one."""
+        self.step("serve", server, adopt=adopt)
 
     @rule(account=st.sampled_from((0, 1)), source=st.sampled_from(("a1", "a2")), facts=FACTS)
     def find(self, account: int, source: str, facts: str) -> None:

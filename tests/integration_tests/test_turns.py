@@ -100,7 +100,10 @@ def calls(server: ReferenceServer) -> list[str]:
 def test_an_event_is_answered_remembered_and_synced(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
-    """The main job: one read, then the customer's words, the reply and the state."""
+    """The main job: one read, then the customer's words, the reply and the state.
+
+    Before it begins a history, it looks whether the server has: behind the reply.
+    """
     runner = TurnRunner(
         Agent().runnable, client=server.client(), store=event_store, extractor=order
     )
@@ -115,7 +118,8 @@ def test_an_event_is_answered_remembered_and_synced(
     assert (kept.current_intent, kept.current_step) == ("order", "selecting")
     assert kept.context["orderTotal"] == 25
     assert kept.metadata["convsync"] == {"turn": turn.turn_id, "n": 1}
-    assert calls(server) == ["GET {phoneNumber}", "POST messages", "POST messages", "PUT sync"]
+    reads, writes = ["GET {phoneNumber}"] * 2, ["POST messages", "POST messages", "PUT sync"]
+    assert calls(server) == [*reads, *writes]
 
 
 def test_the_agent_sees_what_was_said_before(

@@ -37,7 +37,7 @@ ENGLISH = frozenset(
     release rerun resent respond response retry rule run runner scripted second secret
     sent serve server show shutdown sign start status target text timed timeout trusted
     type unavailable unknown unnamed unreadable up used value version view watch what why with
-    withheld yes listened look machine shortages to level like only loop loops stuck
+    withheld yes listened look machine shortages to level like only loop loops stuck adopt
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 
 import redis
@@ -19,6 +20,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
     SQLiteEventStore,
 )
+from langchain_convsync.stores.served import serves
 from langchain_convsync.stores.sqlite.damage import checked_at, recovery
 
 STORE = Area("store")
@@ -30,8 +32,13 @@ _BY_HAND = "stop the bot, then run: sqlite3 FILE 'PRAGMA integrity_check'"
 _DECIDE = "convsync retry KEY or convsync discard KEY"
 
 
-def store(url: str | None) -> list[Finding]:
-    """Every finding about the store that ``--store`` or the environment names."""
+def store(url: str | None, addresses: Sequence[str] = ()) -> list[Finding]:
+    """Every finding about the store that ``--store`` or the environment names.
+
+    Args:
+        url: The store.
+        addresses: Where the API server's endpoints may be.
+    """
     url = optional_setting(url, "CONVSYNC_STORE_URL")
     if url is None:
         return [STORE.skipped("reachable", "none is named", _SET)]
@@ -40,7 +47,7 @@ def store(url: str | None) -> list[Finding]:
             sound = soundness(opened.path) if isinstance(opened, SQLiteEventStore) else []
             if any(finding.status == "failed" for finding in sound):
                 return sound
-            return [*_opened(opened), *sound]
+            return [*_opened(opened, addresses), *sound]
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
@@ -51,13 +58,14 @@ def store(url: str | None) -> list[Finding]:
         return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
 
 
-def _opened(opened: EventStore) -> list[Finding]:
+def _opened(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
     run(opened.keys())
     kind = "Redis" if isinstance(opened, RedisEventStore) else "SQLite"
     return [
         STORE.ok("reachable", f"{kind} answers"),
         STORE.ok("format", f"its records have a format that is read here (up to {FORMAT_VERSION})"),
         *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
+        *_served(opened, addresses),
         *left(run(opened.backlog())),
     ]
 
@@ -80,6 +88,22 @@ def soundness(path: str) -> list[Finding]:
         message = f"none was found in {LONGEST_CHECK:.0f} s, and the file is larger than that"
         return [STORE.skipped("damage", message, _BY_HAND)]
     return [STORE.ok("damage", "every page, index and constraint of the file is sound")]
+
+
+def _served(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
+    """Whether the store is this API server's."""
+    if not addresses:
+        return []
+    served = run(serves(opened, addresses))
+    if served is None:
+        return [STORE.ok("API server", "it serves none yet: the first one that is used with it")]
+    if served:
+        return [STORE.ok("API server", "it serves the one that is configured")]
+    advice = (
+        "give each API server a store of its own; where it is the same one under another address: "
+        f"convsync adopt {addresses[0]}"
+    )
+    return [STORE.failed("API server", "it serves another one than is configured", advice)]
 
 
 def safety(opened: RedisEventStore) -> list[Finding]:

@@ -24,6 +24,9 @@ LONGEST_SNAPSHOT = 24 * 3600.0
 LONGEST_WHY = 300
 
 QueueName: TypeAlias = Literal["inbox", "outbox", "replies"]
+#: Which API servers a store serves after it was told one: that one if it served none yet; that one,
+#: too; only that one.
+Adopt: TypeAlias = Literal["first", "also", "only"]
 EventState: TypeAlias = Literal["queued", "done", "dead"]
 
 

@@ -13,6 +13,7 @@ from langchain_convsync.stores.base.records import (
     Accepted,
     AcceptRules,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -62,6 +63,16 @@ class EventStore(Protocol):
 
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """Every account that :meth:`account` was asked for, and what is known of it."""
+        ...
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """The API servers whose conversations this store holds, in alphabetical order.
+
+        Args:
+            server: One that is served from now on, see :meth:`Keys.server`; empty only looks.
+            adopt: ``first`` adds it where none is known yet, ``also`` to those that are, ``only``
+                forgets the others.
+        """
         ...
 
     def accept(

@@ -25,6 +25,7 @@ from langchain_convsync.stores.base import (
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -84,6 +85,7 @@ from langchain_convsync.stores.redis.wire import (
     as_cursor,
     as_dead_letter,
     as_load,
+    as_servers,
     as_text,
     as_tool_call,
     as_view,
@@ -194,6 +196,11 @@ class RedisEventStore(_forks.Unpicklable):
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """See :meth:`EventStore.accounts`."""
         return Steps(partial(self._answer, "accounts", self._shard_keys(None)[:1], [], as_accounts))
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """See :meth:`EventStore.serve`."""
+        sent = to_bytes([server, adopt])
+        return Steps(partial(self._answer, "serve", self._shard_keys(None)[:1], sent, as_servers))
 
     def accept(
         self,

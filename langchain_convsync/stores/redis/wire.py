@@ -180,6 +180,11 @@ def as_accounts(answer: Sequence[bytes]) -> dict[AccountKey, str]:
     }
 
 
+def as_servers(answer: Sequence[bytes]) -> tuple[str, ...]:
+    """The names of API servers in a script's answer."""
+    return tuple(sorted(map(decoded, answer)))
+
+
 def as_accepted(answer: Any) -> Accepted:
     """What became of an event, from the script's answer."""
     status, conversation_key, event_key, state, outcome, differs, due_in, acquired = answer

@@ -33,6 +33,7 @@ from langchain_convsync.stores.base import (
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -191,6 +192,10 @@ class SQLiteEventStore(_forks.Unpicklable):
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """See :meth:`EventStore.accounts`."""
         return self._step(events.accounts)
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """See :meth:`EventStore.serve`."""
+        return self._step(lambda tx: events.serve(tx, server, adopt))
 
     def accept(
         self,
