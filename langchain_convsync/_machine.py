@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import socket
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,18 +58,18 @@ _BY_ERRNO: dict[int, Lacking] = {
     errno.ENOMEM: "memory",
     errno.ENOBUFS: "memory",
 }
-_BY_SQLITE: dict[int, Lacking] = {
-    sqlite3.SQLITE_FULL: "disk",
-    sqlite3.SQLITE_NOMEM: "memory",
-    sqlite3.SQLITE_IOERR_NOMEM: "memory",
+_BY_SQLITE: dict[str, Lacking] = {
+    "SQLITE_FULL": "disk",
+    "SQLITE_NOMEM": "memory",
+    "SQLITE_IOERR_NOMEM": "memory",
     # SQLite keeps the system's own error to itself: of a quota it tells that a write failed.
-    sqlite3.SQLITE_IOERR_WRITE: "disk",
-    sqlite3.SQLITE_IOERR_FSYNC: "disk",
-    sqlite3.SQLITE_IOERR_TRUNCATE: "disk",
-    sqlite3.SQLITE_IOERR_SHMSIZE: "disk",
+    "SQLITE_IOERR_WRITE": "disk",
+    "SQLITE_IOERR_FSYNC": "disk",
+    "SQLITE_IOERR_TRUNCATE": "disk",
+    "SQLITE_IOERR_SHMSIZE": "disk",
 }
 #: What SQLite tells of a file that it could not open, whyever.
-_NOT_OPENED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMMAP}
+_NOT_OPENED = {"SQLITE_CANTOPEN", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMMAP"}
 #: What a full Redis refuses with: of memory, of its disk.
 _REDIS_REFUSES = re.compile(r"\b(OOM|MISCONF) |used memory > 'maxmemory'")
 #: The modules that start processes: elsewhere EAGAIN is a lock, or a socket that is not ready.
@@ -167,10 +166,10 @@ def _told_by(error: BaseException) -> Lacking | None:
             return "memory"
         case RuntimeError() if _NO_THREAD in str(error):
             return "threads"
-        case sqlite3.Error():
-            return _of_sqlite(getattr(error, "sqlite_errorcode", None))
         case OSError():
             return _of_system(error)
+    if isinstance(name := getattr(error, "sqlite_errorname", None), str):
+        return _of_sqlite(name)
     return "database" if _is_full_database(error) else None
 
 
@@ -186,10 +185,8 @@ def _of_system(error: OSError) -> Lacking | None:
     return _BY_ERRNO.get(error.errno)
 
 
-def _of_sqlite(code: int | None) -> Lacking | None:
-    if code in _NOT_OPENED:
-        return _out_of_descriptors()
-    return None if code is None else _BY_SQLITE.get(code)
+def _of_sqlite(name: str) -> Lacking | None:
+    return _out_of_descriptors() if name in _NOT_OPENED else _BY_SQLITE.get(name)
 
 
 def _is_full_database(error: BaseException) -> bool:

@@ -64,7 +64,7 @@ def _split(target: str) -> tuple[str, str]:
     module, colon, attribute = target.rpartition(":")
     if not colon or "/" in attribute or "\\" in attribute:  # C:\bot.py has no name
         module, attribute = target, ""
-    if not module:
+    if not module or (module.startswith(".") and not {"/", "\\"} & {*module}):
         message = f"{target!r} is not a MODULE:RUNNER, e.g. my_bot.agent:runner"
         raise ConfigurationError(message)
     return module, attribute

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
 from langchain_convsync._checked import (
+    ELSEWHERE,
     Advice,
     Count,
     CountOrZero,
@@ -132,7 +133,7 @@ class TurnRunner(_forks.Unpicklable):
 
     def __init__(
         self,
-        agent: agents.Agent | None = None,
+        agent: Annotated[agents.Agent | None, ELSEWHERE] = None,
         *,
         client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
         store: stores.StoreLike | None = None,
@@ -175,7 +176,8 @@ class TurnRunner(_forks.Unpicklable):
 
         if agent is None and not record_only:
             message = (
-                "agent is missing: pass one, or record_only=True to leave the answers to others"
+                "agent= is None: pass a Runnable; or record_only=True, to leave the answers to "
+                "other processes"
             )
             raise ConfigurationError(message)
         if workers == 0 and not record_only:

@@ -65,11 +65,11 @@ ALERTS = (
     ),
     Alert(
         "ConvsyncStoreChanged",
-        "sum(increase(convsync_stores_changed_total[1h])) > 0",
+        "sum(increase(convsync_stores_changed_total[5m])) > 0",
         "0m",
         "critical",
-        "The event store was emptied, or begun anew, under running processes",
-        "Set appendonly yes and maxmemory-policy noeviction; what waited there is lost",
+        "The event store was emptied, replaced or deleted under running processes",
+        "The log says what happened; for Redis set appendonly yes and maxmemory-policy noeviction",
     ),
     Alert(
         "ConvsyncMachineShort",

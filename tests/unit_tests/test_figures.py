@@ -13,13 +13,14 @@ import pytest
 
 from langchain_convsync import ConvSyncClient, TurnRunner, _bodies, app, llm_extractor
 from langchain_convsync._flow import Polling
+from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
 from langchain_convsync.outbox import journal, queue
-from langchain_convsync.server import answers, conversation, forwards
+from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
-from langchain_convsync.turns import bounds, interrupts, reading
+from langchain_convsync.turns import bounds, interrupts, reading, worker
 from langchain_convsync.turns.turn import Status
 from tests.pages import DOCS, page, rows
 
@@ -65,7 +66,12 @@ FIGURES = [
     ),
     ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOUR),
     ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOUR),
+    ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
+    ("run/trouble", r"constraint of a file for (\d+) seconds", store.LONGEST_CHECK),
+    ("run/trouble", r"Others wait (\d+) seconds for it", file.BUSY),
+    ("start/api-server", r"waits longer than (three) seconds", database.PATIENCE),
     ("start/machine", r"keeps it alive for (\d+) hours", conversation.LIFETIME / HOUR),
+    ("trust/faults", r"asked again for (\d+) seconds", reading.NOT_FOUND_TIME),
     ("trust/faults", r"now and then (\d+) s more", reading.SPARE_READ_TIME),
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
     ("trust/faults", r"the stored reply for (an hour)", REPLIES_KEPT / HOURS),
@@ -86,6 +92,8 @@ OTHERS = re.compile(
     r"|`typing=3\.0` shows the bot typing for up to three seconds"
     r"|(?:can lose|loses up to) two seconds"
     r"|500 messages at once"
+    r"|`answer_cap = 20` shows the newest 20 messages"
+    r"|a worker is at them for 12 s"
 )
 UNITS = "seconds?|minutes?|hours?|days?|weeks?|s|ms|characters|bytes|[KM]iB|events|bodies|messages"
 NUMBERS = r"[\d,.]*\d|two|three|four|five|ten|fifteen|thirty"

@@ -27,10 +27,10 @@ def raised(*chain: BaseException, led: str = "__cause__") -> BaseException:
     return chain[0]
 
 
-def sqlite_error(code: int) -> sqlite3.OperationalError:
+def sqlite_error(name: str) -> sqlite3.OperationalError:
     """As the driver raises it."""
     error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode = code
+    error.sqlite_errorname = name
     return error
 
 
@@ -66,9 +66,9 @@ MACHINES: list[tuple[str, Callable[[], BaseException]]] = [
     ("memory", lambda: socket.gaierror(socket.EAI_MEMORY, "no memory")),
     ("threads", lambda: RuntimeError("can't start new thread")),
     ("threads", of_fork),
-    ("disk", lambda: sqlite_error(sqlite3.SQLITE_FULL)),
-    ("disk", lambda: sqlite_error(sqlite3.SQLITE_IOERR_WRITE)),
-    ("memory", lambda: sqlite_error(sqlite3.SQLITE_IOERR_NOMEM)),
+    ("disk", lambda: sqlite_error("SQLITE_FULL")),
+    ("disk", lambda: sqlite_error("SQLITE_IOERR_WRITE")),
+    ("memory", lambda: sqlite_error("SQLITE_IOERR_NOMEM")),
     ("database", lambda: redis.OutOfMemoryError("command not allowed when used memory > …")),
     ("database", lambda: redis.ResponseError("MISCONF Errors writing to the AOF file: No space")),
     ("database", lambda: redis.ResponseError("user_script: -OOM command not allowed when …")),
@@ -84,8 +84,8 @@ OTHERS: list[Callable[[], BaseException]] = [
     lambda: BlockingIOError(errno.EAGAIN, "a lock, or a socket"),
     lambda: OSError("no number"),
     lambda: RuntimeError("the agent's own"),
-    lambda: sqlite_error(sqlite3.SQLITE_CORRUPT),
-    lambda: sqlite_error(sqlite3.SQLITE_CANTOPEN),  # there are descriptors enough
+    lambda: sqlite_error("SQLITE_CORRUPT"),
+    lambda: sqlite_error("SQLITE_CANTOPEN"),  # there are descriptors enough
     lambda: socket.gaierror(socket.EAI_NONAME, "no such name"),
     lambda: redis.ConnectionError("away"),
     lambda: ValueError("MISCONF said a customer"),

@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     abandoned accept acquire add agent all answer approve as bad base bound by caller changed
-    checked chosen closed command committed conceal concurrency configuration confirmed
+    chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current customer cut damaged database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding

@@ -512,7 +512,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         try:
             return loop.run_in_executor(self._own_thread(), work, *arguments)
         except RuntimeError as error:
-            if (advice := _machine.noticed(error)) is None:
+            if not (advice := _machine.noticed(error)):
                 raise
             raise self._unavailable(error, advice) from error
 
