@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -138,7 +139,7 @@ def _forwarded(body: object) -> InboundEvent | None:
     facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
     facts["text"] = body.get("message", "")
     try:
-        return InboundEvent.model_validate(facts)
+        return InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
     message = f"a forwarded event needs event_id, phone_number and message; see {', '.join(names)}"

@@ -252,7 +252,7 @@ class WaitingRun(BaseModel):
             stored = json.loads(payload)
             if not isinstance(stored, dict) or stored.get("kind") != "interrupt":
                 return None
-            return cls.model_validate(stored)
+            return cls.model_validate_json(payload)
         except (ValueError, RecursionError):  # its turn says that it cannot be read
             return None
 

@@ -68,7 +68,10 @@ def test_a_turn_is_one_line(
     assert (told.turn, told.status, told.events) == (turn.turn_id, "answered", 1)
     assert told.conversation == turn.conversation_key
     assert set(told.phases) == {"read", "agent", "commit", "reply"}
-    assert f"conversation {turn.conversation_key}: answered, events: 1, read " in line.getMessage()
+    assert (
+        f"Conversation {turn.conversation_key}: turn {turn.turn_id} answered, events: 1, read "
+        in line.getMessage()
+    )
     assert not any(private in caplog.text for private in (*WORDS, CUSTOMER, CUSTOMER[1:]))
 
 

@@ -33,6 +33,7 @@ from langchain_convsync.server.api import create_reference_api
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import ConvSyncToolkit
@@ -198,6 +199,7 @@ def outcome_of_fault(
             faulty.plays(answers({"type": "1", "message": "", "data": data}), script)
         client = ConvSyncClient(faulty.url, api_key=KEY, max_retries=0)
         account = f"account {number} {reads is None}"
+        run(adopted(store, client.api.address))  # as if it was the one that fails
         runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.05)
         told = outcome(answer, runner, message(number, account=account))
         client.close()

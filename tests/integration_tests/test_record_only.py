@@ -77,5 +77,5 @@ def test_no_workers_and_no_agent_are_told_the_way_out(server: ReferenceServer) -
     """Both are mistakes, unless others answer."""
     with pytest.raises(ConfigurationError, match="record_only=True"):
         TurnRunner(lambda _: ScriptedChatModel([]), client=server.client(), workers=0)
-    with pytest.raises(ConfigurationError, match=r"agent is missing.*record_only=True"):
+    with pytest.raises(ConfigurationError, match=r"agent= is None.*record_only=True"):
         TurnRunner(client=server.client(), store=":memory:")

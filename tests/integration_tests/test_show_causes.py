@@ -12,11 +12,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
 from typer.testing import CliRunner
 
+from langchain_convsync._flow import run
 from langchain_convsync.cli import command_line
 from langchain_convsync.client import ConvSyncClient
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import WAHAReply
 from langchain_convsync.stores import EventStore, open_store
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 from tests import promises
@@ -73,6 +75,7 @@ def test_that_the_api_server_does_not_answer_is_told_until_it_does(
     with opened(durable_store_url) as store:
         says(store, away)
         [why] = told(durable_store_url)
+        run(adopted(store, server.client().api.address))  # the same server, where it is there
         with TurnRunner(echo(), client=server.client(), store=store) as runner:
             turn = runner.run(said("¿Hola?"))
         left = told(durable_store_url)
@@ -149,7 +152,9 @@ def test_that_the_agent_fails_is_told_with_its_place(
         says(store, server.client(), RunnableLambda(broken))
 
     [why] = told(durable_store_url)
-    assert "the agent failed 1 of 3 times: ValueError at test_show_causes.py:" in why
+    assert (
+        "the agent failed 1 of 3 times: ValueError at integration_tests/test_show_causes.py:" in why
+    )
     assert "in broken; again in " in why
     assert "secreto" not in why
 

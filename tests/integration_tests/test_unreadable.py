@@ -28,6 +28,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
 )
 from langchain_convsync.stores.base import Acquired, QueueName
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.naming import Naming
@@ -222,8 +223,9 @@ def test_a_snapshot_that_cannot_be_read_is_none(
 ) -> None:
     """With the API server there it is not needed; without, the event waits."""
     _turn(event_store, snapshot=snapshot, snapshot_ttl=600.0)
-    away = TurnRunner(echo(), client=unreachable(), store=event_store)
+    away = TurnRunner(echo(), client=_away(event_store), store=event_store)
     assert answer(away, said("one"), 0.0).status == "queued"
+    run(adopted(event_store, client.api.address))
 
     runner = TurnRunner(echo(), client=client, store=event_store)
 
@@ -249,7 +251,8 @@ def test_nothing_that_was_stored_is_executed(
 ) -> None:
     """Not as an event, a snapshot, an outcome, a write, or a claim's result."""
     runner = TurnRunner(echo(), client=client, store=event_store)
-    away = TurnRunner(echo(), client=unreachable(), store=event_store)
+    run(adopted(event_store, client.api.address))
+    away = TurnRunner(echo(), client=_away(event_store), store=event_store)
 
     def read_back(stored: str, round_: str) -> None:
         commit = {"snapshot": stored, "snapshot_ttl": 600.0, "operations": [stored]}
@@ -268,6 +271,13 @@ def test_nothing_that_was_stored_is_executed(
         with audited() as executed:
             read_back(text, kind)
         assert (kind, executed) == (kind, [])
+
+
+def _away(store: EventStore) -> ConvSyncClient:
+    """The store's API server, which does not answer."""
+    client = unreachable()
+    run(adopted(store, client.api.address))
+    return client
 
 
 def _claim(store: EventStore, event_id: str, result: str) -> None:
