@@ -74,8 +74,10 @@ class PagesHook(BuildHookInterface[Any]):
         root, made = Path(self.root), Path(self._folder.name)
         write(root, made)
         inside = "langchain_convsync/docs"
-        for source in [*made.iterdir(), *(root / "docs").rglob("*.md")]:
-            name = source.relative_to(made if source.parent == made else root / "docs").as_posix()
+        docs = root / "docs"
+        taken = [*docs.rglob("*.md"), *(docs / "assets").glob("convsync-*")]
+        for source in [*made.iterdir(), *taken]:
+            name = source.relative_to(made if source.parent == made else docs).as_posix()
             build_data["force_include"][str(source)] = f"{inside}/{name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

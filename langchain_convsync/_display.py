@@ -8,6 +8,7 @@ tinted, half transparent, so it reads on dark and light pages, and without any s
 from __future__ import annotations
 
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,16 @@ class Summary:
 
 
 class Displayed:
-    """Shown as a summary where IPython shows values; ``repr`` stays what it is."""
+    """Shown as a summary where IPython shows values; ``repr`` and ``str`` hold no words."""
 
     __slots__ = ()
 
     @abstractmethod
     def _summary(self) -> Summary: ...
+
+    def show(self) -> None:
+        """Write the summary to the terminal, words and all."""
+        sys.stdout.write(f"{self._summary().text()}\n")
 
     def _repr_html_(self) -> str:
         return self._summary().html()

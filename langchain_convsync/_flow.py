@@ -15,12 +15,15 @@ Flows contain no concurrency, and their cleanup performs no I/O.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
 
-from langchain_convsync._platform import monotonic, perform
+from langchain_convsync._platform import monotonic, perform, spawn
 from langchain_convsync.errors import ConfigurationError
 
 __all__ = [
@@ -204,6 +207,49 @@ class Polling:
         """Seconds until the next look, at most ``longest``."""
         pause, self._next = self._next, min(self.LAST, self._next * 2)
         return min(pause, longest)
+
+
+def is_async(function: object) -> bool:
+    """Whether a function, or an object that is called like one, has to be awaited."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - the method of an object, if it is one
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+async def on_thread(block: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Perform something blocking on a thread of its own, with the caller's context.
+
+    A thread of a pool would be missing there while this one is stuck, and the end of the process
+    would wait for it.
+    """
+    loop, context = asyncio.get_running_loop(), copy_context()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(settled: Callable[[Any], None], with_what: Any) -> None:
+        if not done.done():  # by a cancellation
+            settled(with_what)
+
+    def work() -> None:
+        told: tuple[Callable[[Any], None], Any]
+        try:
+            told = done.set_result, context.run(block, *arguments)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+            told = done.set_exception, error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, *told)
+
+    spawn(work, "convsync-blocking")
+    return await done
+
+
+def off_the_loop(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A user's function for a loop that must not stand still: a plain one is run on a thread."""
+
+    async def called(*given: Any) -> Any:
+        blocks = not is_async(function)
+        said = await asyncio.to_thread(function, *given) if blocks else function(*given)
+        return await said if isinstance(said, Awaitable) else said
+
+    return called
 
 
 def sleep(seconds: float) -> Io[None]:

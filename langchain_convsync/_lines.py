@@ -46,6 +46,14 @@ def cut(text: str, most: int) -> str:
     raise AssertionError  # pragma: no cover - at 0 the loop returns
 
 
+def span(seconds: float) -> str:
+    """So many seconds in the unit that a person would take: ``0.8 s``, ``12 s``, ``3 min``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(0.0, seconds):.1f} s"
+
+
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
     if unicodedata.category(character) not in _ESCAPED and not _ALWAYS.match(character):

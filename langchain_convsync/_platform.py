@@ -33,6 +33,9 @@ class Joinable(Protocol):
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, for at most so many seconds."""
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+
 
 class Platform:
     """The machine that this process runs on."""

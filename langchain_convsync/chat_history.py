@@ -15,17 +15,22 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import Count, checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConfigurationError, ConvSyncError
+from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.outbox.journal import Journal
-from langchain_convsync.stores import EventStore
-from langchain_convsync.stores.base import checked_store
+from langchain_convsync.stores import StoreLike, store_of
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.bounds import recent
-from langchain_convsync.surfaces.context import ConversationLike, ConversationRef, current_turn
+from langchain_convsync.surfaces.context import (
+    ConversationLike,
+    ConversationRef,
+    current_turn,
+    key_for_logs,
+)
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import as_messages, from_langchain, to_langchain
 
@@ -68,24 +73,22 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
     Raises:
         InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
         ConversationMismatchError: ``bot_id`` is not the reference's.
-        ConfigurationError: ``limit`` is less than 1, ``store`` is a URL, or ``client`` is None and
+        ConfigurationError: ``limit`` is less than 1, or ``client`` is None and
             the environment names no API server.
     """
 
+    @checked
     def __init__(
         self,
         session_id: ConversationLike,
         *,
         bot_id: str | None = None,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
-        limit: int | None = None,
-        store: EventStore | None = None,
+        limit: Count | None = None,
+        store: StoreLike | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         super().__init__()
-        if limit is not None and limit < 1:
-            message = "limit must be 1 or more; None reads as many as a prompt holds"
-            raise ConfigurationError(message)
         turn = current_turn.get()
         if turn is not None and session_id == turn.thread:  # how a turn names it to a memory
             session_id = turn.ref
@@ -93,7 +96,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         self.last_error: Exception | None = None
         self._ref = ref.agreeing(replace(ref, bot_id=bot_id or None))
         self._api = api_of(client)
-        self._journal = None if store is None else Journal(self._api, checked_store(store))
+        self._journal = None if store is None else Journal(self._api, store_of(store))
         self._limit = limit
         self._on_error = on_error
         self._known: set[str] = set()
@@ -212,7 +215,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         except ConvSyncError as error:
             self.last_error = error
             telemetry.count("history_failures", error=type(error).__name__)
-            logger.warning("%s: %s", what, error)
+            telemetry.log(logger, logging.WARNING, key_for_logs(), "%s: %s", what, error)
             if self._on_error is not None:
                 self._on_error(error)
             raise
@@ -222,6 +225,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
 def _words(message: BaseMessage) -> ConversationMessage | None:
     if limit := limit_in({}, [message]):
         telemetry.count("limit_answers")
-        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        told = "a limit ended the agent's run, its words are not recorded: %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, limit)
         return None
     return from_langchain(message)

@@ -4,11 +4,13 @@
 
     ConvSyncError
     ├── ConfigurationError              something is missing or malformed before any I/O
-    │   └── MissingExtraError           an optional dependency is not installed
+    │   ├── MissingExtraError           an optional dependency is not installed
+    │   └── UnknownArgumentError        there is no argument of this name
     ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
+    ├── LoopError                       the agent's run went on and on
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
@@ -30,15 +32,21 @@
     ├── WAHAError                       WAHA did not send, or did not tell what it sent
     └── StoreError                      the event store
         ├── StoreUnavailableError       it did not answer
-        │   └── StoreChangedError       it was emptied, or begun anew, since it was opened
+        │   ├── StoreChangedError       it was emptied, or begun anew, since it was opened
+        │   └── StoreDamagedError       its file is damaged, and nothing is acknowledged
         ├── StoreFormatError            it was written by a newer version, or by no version
         └── FencedError                 the lease was lost to another process
 """
 
 from __future__ import annotations
 
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
+from types import FrameType
 
 
 class ConvSyncError(Exception):
@@ -70,6 +78,10 @@ class MissingExtraError(ConfigurationError, ImportError):
         return type(self), self._given
 
 
+class UnknownArgumentError(ConfigurationError, TypeError):
+    """There is no argument, or field, of this name; the message names the one that was meant."""
+
+
 class InvalidPhoneNumberError(ConvSyncError, ValueError):
     """The text is neither an E.164 phone number nor a WhatsApp chat id."""
 
@@ -84,6 +96,10 @@ class EventInProgressError(ConvSyncError):
 
 class UnknownOutcomeError(ConvSyncError):
     """A tool's call was begun in an earlier run of the turn, and what came of it is unknown."""
+
+
+class LoopError(ConvSyncError, RuntimeError):
+    """The agent repeated a call of a tool, or took more steps than a turn may; it was ended."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):
@@ -235,6 +251,13 @@ class StoreChangedError(StoreUnavailableError):
     """
 
 
+class StoreDamagedError(StoreUnavailableError):
+    """The event store's file is damaged; nothing is acknowledged until it is sound or another one.
+
+    The message says how to recover what can be read of it.
+    """
+
+
 class StoreFormatError(StoreError):
     """The event store is of a newer format than this version reads, or tells no format at all.
 
@@ -252,18 +275,127 @@ class FencedError(StoreError):
 
 
 def loggable(error: BaseException) -> str:
-    """What a log may say of an error: ours hold no words of the customer's, and others may."""
-    return str(error) if isinstance(error, ConvSyncError) else type(error).__name__
+    """What a log and a dead letter may say of an error, in which nobody's words are repeated.
+
+    It is the class, the argument whose function raised it if that is known, and the place:
+    ``ValueError of prepare= at my_bot/agent.py:41 in pay``. One of ours says itself besides.
+    """
+    errors, told = [*_chain(error)], _first(error)
+    kind = type(told).__name__
+    notes = (note for each in errors for note in getattr(each, "__notes__", ()))
+    argument = next((n.removeprefix(_NOTE) for n in notes if n.startswith(_NOTE)), None)
+    of = "" if argument is None else f" of {argument}"
+    if is_ours(told):
+        text, place = str(told), _in_users_code(errors)
+        led_to_it = "" if place is None or place in text else f"{of} at {place}"
+        return f"{kind}{led_to_it}: {text}"
+    cause = type(errors[-1]).__name__
+    because = "" if cause == kind else f", caused by {cause},"
+    return f"{kind}{of}{because} at {raised_at(error)}"
+
+
+def cause_of(error: BaseException) -> str:
+    """The same, told alike whenever it happens again: without the id of a single request."""
+    if not isinstance(error, APIError):
+        return loggable(error)
+    message = str(error.args[0]) if error.args else type(error).__name__
+    return message if error.status_code is None else f"{message} (status {error.status_code})"
 
 
 def raised_at(error: BaseException) -> str:
-    """Where an error comes from, without a word of it: ``send.py:12 in send``.
+    """Where an error comes from, without a word of it: ``my_bot/agent.py:41 in pay``.
 
-    The innermost place outside of this package, since that is whose error it is.
+    The innermost place in the user's code: of the first error in a group, and of what caused it.
+    Where no code of the user's was running, the innermost one of the library that raised it.
     """
-    ours = str(Path(__file__).parent)
-    places = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
-    theirs = [place for place in places if not place[0].co_filename.startswith(ours)]
-    for code, line in (theirs or places)[-1:]:
-        return f"{Path(code.co_filename).name}:{line} in {code.co_name}"
-    return "an unknown place"
+    if (place := _in_users_code([*_chain(error)])) is not None:
+        return place
+    places = (_innermost(_first(error), whose) for whose in (_LIBRARY, _PYTHON, _OURS))
+    return next(filter(None, places), "an unknown place")
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error's text is ours, and no one else's: users may raise our classes, too."""
+    told = _first(error)
+    if type(told).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    frames = [frame for frame, _ in walk_tb(told.__traceback__)]
+    return not frames or _whose(frames[-1]) == _OURS
+
+
+@contextmanager
+def raised_by(argument: str) -> Iterator[None]:
+    """Note on what is raised inside which argument's function it was, for :func:`loggable`."""
+    try:
+        yield
+    except Exception as error:
+        if f"{_NOTE}{argument}" not in getattr(error, "__notes__", ()):
+            error.add_note(f"{_NOTE}{argument}")
+        raise
+
+
+_NOTE = "raised by the function of "
+#: Whose code runs at a place.
+_USERS, _LIBRARY, _PYTHON, _OURS = range(4)
+_OWN_FOLDER = str(Path(__file__).parent) + os.sep
+_PYTHON_FOLDERS = tuple(
+    {str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "platstdlib")}
+)
+_INSTALLED = {"site-packages", "dist-packages"}
+#: What Python, notebooks and ``python -c`` call code that stands in no file.
+_TYPED = ("<stdin", "<string", "<console", "<ipython-input", "<python-input", "<command")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from; of a group the first one."""
+    known: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in known:
+        known.add(id(found))
+        yield found
+        found = found.exceptions[0] if isinstance(found, BaseExceptionGroup) else found.__cause__
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group; any other itself."""
+    return next(each for each in _chain(error) if not isinstance(each, BaseExceptionGroup))
+
+
+def _in_users_code(errors: Sequence[BaseException]) -> str | None:
+    """The place of the last one that came by code of the user's."""
+    places = (_innermost(each, _USERS) for each in reversed(errors))
+    return next(filter(None, places), None)
+
+
+def _innermost(error: BaseException, whose: int) -> str | None:
+    found = [
+        (frame.f_code, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if _whose(frame) == whose
+    ]
+    if not found:
+        return None
+    code, line = found[-1]
+    return f"{_shortened(code.co_filename)}:{line} in {code.co_name}"
+
+
+def _whose(frame: FrameType) -> int:
+    name = frame.f_code.co_filename
+    if name.startswith("<"):
+        is_typed = name.startswith(_TYPED) and "__file__" not in frame.f_globals
+        return _USERS if is_typed else _PYTHON
+    if name.startswith(_OWN_FOLDER):
+        return _OURS
+    if not _INSTALLED.isdisjoint(Path(name).parts):
+        return _LIBRARY
+    return _PYTHON if name.startswith(_PYTHON_FOLDERS) else _USERS
+
+
+def _shortened(name: str) -> str:
+    """The file and its folder; not the folder of a person, which tells who that is."""
+    path = Path(name)
+    parts = path.parts[1:] if path.anchor else path.parts
+    home = str(path.parent) == os.path.expanduser("~")  # noqa: PTH111 - `Path.home` may raise
+    if home or path.parent.parent.name in {"home", "Users"}:
+        return path.name
+    return "/".join(parts[-2:])

@@ -8,7 +8,7 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -22,10 +22,13 @@ from pydantic import (
     GetPydanticSchema,
     JsonValue,
     TypeAdapter,
+    ValidationInfo,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 
+from langchain_convsync._checked import unknown
 from langchain_convsync._display import Displayed, Summary
 from langchain_convsync._lines import one_line
 
@@ -258,6 +261,25 @@ def _moved(before: str | None, now: str | None) -> str | None:
     return f"{before} → {now}" if before and now and before != now else now
 
 
+def refuse_unknown(model: type[BaseModel], given: Any, info: ValidationInfo) -> Any:
+    """What was given, unless a field has no such name; a newer version may have stored more."""
+    if isinstance(given, Mapping) and info.mode == "python":
+        for name in given:
+            if name not in model.model_fields:
+                raise ValueError(unknown(model.__name__, "field", str(name), model.model_fields))
+    return given
+
+
+#: The names of the API server's JSON, and of a Conversation, for what a state update decides.
+SPELLINGS: Mapping[str, str] = {
+    "currentIntent": "intent",
+    "current_intent": "intent",
+    "currentStep": "step",
+    "current_step": "step",
+    "isActive": "is_active",
+}
+
+
 class StateUpdate(BaseModel):
     """What a run decided about the conversation; None leaves a field as it is.
 
@@ -276,6 +298,14 @@ class StateUpdate(BaseModel):
     context: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     metadata: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     is_active: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_named_here(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, Mapping) and not given.keys() <= cls.model_fields.keys():
+            given = {SPELLINGS.get(name, name): value for name, value in given.items()}
+            return refuse_unknown(cls, given, info)
+        return given
 
     def __bool__(self) -> bool:
         """Whether anything was decided."""
@@ -332,6 +362,11 @@ class Media(BaseModel):
     mimetype: str | None = None
     filename: str | None = Field(default=None, repr=False)
     error: str | None = Field(default=None, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any, info: ValidationInfo) -> Any:
+        return refuse_unknown(cls, given, info)
 
 
 def zoned(sent: datetime) -> datetime:
@@ -401,6 +436,11 @@ class InboundEvent(BaseModel):
     reply_to: str | None = Field(default=None, repr=False)
     media: Media | None = None
     notes: tuple[str, ...] = Field(default=(), repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any, info: ValidationInfo) -> Any:
+        return refuse_unknown(cls, given, info)
 
     @property
     def content(self) -> str:

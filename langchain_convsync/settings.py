@@ -9,11 +9,12 @@ import ipaddress
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from langchain_convsync._checked import AsPasted, Count, Seconds, checked
 from langchain_convsync.errors import ConfigurationError
 
 DOCUMENTED_PREFIX = "/api/v1/whatsapp"
@@ -22,6 +23,7 @@ OBSERVED_PREFIX = "/api/v1/whatsapp-providers"
 OBSERVED_INTENTS = frozenset({"menu", "order", "support", "info", "payment", "delivery", "idle"})
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ServerProfile:
     """What differs between API servers; the defaults are the documented server.
@@ -50,7 +52,9 @@ class ServerProfile:
             between that read and the PUT is overwritten.
         records_inbound: Whether the server itself records the customer's messages, if only the
             first one of a conversation: then each is looked for and written only where it is
-            missing, and the server's records are not given to the agent as history.
+            missing, and the server's records are not given to the agent as history. A
+            ``TurnRunner`` does so without being told, for what its read shows and wherever it has
+            seen the server record; what is recorded later than that, it looks for if it is told.
         context_sync: Whether a sync merges the context's top-level keys or replaces it whole. With
             ``replace`` it carries the rest of the context as just read, history included.
         intents: The intents that the server accepts; None accepts all.
@@ -66,14 +70,15 @@ class ServerProfile:
     records_inbound: bool = False
     context_sync: Literal["merge", "replace"] = "merge"
     intents: frozenset[str] | None = None
-    history_cap: int | None = None
+    history_cap: Count | None = None
     idempotency_keys: bool = False
-    settle: float = 10.0
+    settle: Seconds = 10.0
 
 
 DOCUMENTED_SERVER = ServerProfile()
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class CallTarget:
     """What an API key is asked for: a callable ``api_key`` picks the key by it.
@@ -89,6 +94,10 @@ class CallTarget:
 
 #: What awaited calls travel over; blocking ones travel over httpx.
 Transport: TypeAlias = Literal["httpx", "aiohttp"]
+_TRANSPORT_ADVICE = (
+    "or in CONVSYNC_TRANSPORT; for aiohttp: pip install 'langchain-convsync[aiohttp]'"
+)
+TransportSetting: TypeAlias = Annotated[Transport | None, AsPasted(_TRANSPORT_ADVICE)]
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 
 #: What a callable ``api_key`` gives: the key, or in async clients something to await for it.
@@ -163,10 +172,7 @@ def transport_setting(value: Transport | None) -> Transport:
     found = optional_setting(value, "CONVSYNC_TRANSPORT") or "httpx"
     if found not in TRANSPORTS:
         choices = " or ".join(f'"{name}"' for name in TRANSPORTS)
-        message = (
-            f"transport (or CONVSYNC_TRANSPORT) must be {choices}; "
-            "for aiohttp: pip install 'langchain-convsync[aiohttp]'"
-        )
+        message = f"transport must be {choices} ({_TRANSPORT_ADVICE})"
         raise ConfigurationError(message)
     return found
 
@@ -222,14 +228,7 @@ def may_be_plain(host: str, opened: Iterable[str] = ()) -> bool:
 
 
 def opened_hosts(names: Iterable[str] | None) -> frozenset[str]:
-    """The hosts that are opened to plain http; a port or a scheme beside a name counts for nothing.
-
-    Raises:
-        ConfigurationError: What is given is not a list of names.
-    """
-    if isinstance(names, str) or not all(isinstance(each, str) for each in names or ()):
-        message = 'allow_http takes a list of hosts, such as allow_http=["waha", "api"]'
-        raise ConfigurationError(message)
+    """The hosts that are opened to plain http; a port or a scheme beside a name means nothing."""
     return frozenset(filter(None, map(_host_of, names or ())))
 
 

@@ -17,11 +17,12 @@ from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolExceptio
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, create_model
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import checked, unknown
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.errors import ConvSyncError, UnknownArgumentError
 from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
@@ -77,6 +78,20 @@ class _AddMessageArgs(BaseModel):
     )
 
 
+@checked
+def _check(
+    *,
+    client: Client = None,
+    conversation: ConversationLike | None = None,
+    identity: Identity | None = None,
+    intents: Sequence[str] | None = None,
+    steps: Sequence[str] | None = None,
+    allow_any_conversation: bool = False,
+    **others: object,
+) -> None:
+    """Raise ConfigurationError unless each of a tool's own fields is of its kind."""
+
+
 class _ConversationTool(BaseTool, Unpicklable):  # copied by pydantic
     """A tool that serves the conversation its run belongs to.
 
@@ -107,6 +122,10 @@ class _ConversationTool(BaseTool, Unpicklable):  # copied by pydantic
 
     def __init__(self, **kwargs: Any) -> None:
         # Checked here: pydantic would make a ValidationError of our errors, and print its input.
+        _check(**kwargs)
+        if odd := kwargs.keys() - type(self).model_fields.keys():
+            names = type(self).model_fields
+            raise UnknownArgumentError(unknown(type(self).__name__, "field", min(odd), names))
         if (given := kwargs.get("conversation")) is not None:
             ConversationRef.of(given)
         super().__init__(**kwargs)
@@ -262,6 +281,7 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
     steps: Sequence[str] | None = None
     allow_any_conversation: bool = False
 
+    @checked
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,

@@ -35,9 +35,9 @@ class Clock:
 class ClockedStore(ConversationStore):
     """A store that begins at 2025-12-29T10:00:00.123Z and stays there."""
 
-    def __init__(self, database_url: str = "sqlite://") -> None:
+    def __init__(self, database_url: str = "sqlite://", **settings: Any) -> None:
         self.clock = Clock()
-        super().__init__(database_url, clock=self.clock)
+        super().__init__(database_url, clock=self.clock, **settings)
 
     def begin(self, phone_number: str = PHONE, tenant: Tenant = ABC, **state: Any) -> str:
         """A new conversation's session id."""

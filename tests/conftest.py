@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -44,6 +45,17 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones come first, so that in the end no worker waits for one that got such a test."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command that begins its logs in this process does so for one test."""
+    loggers = logging.getLogger(), logging.getLogger("langchain_convsync")
+    before = [([*each.handlers], each.level) for each in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers = [each for each in logger.handlers if each in handlers]
+        logger.setLevel(level)
 
 
 @pytest.fixture

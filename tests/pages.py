@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class Block:
     def has_tests(self) -> bool:
         """Whether it shows tests, which pytest is to run."""
         return re.search(r"^(async )?def test_", self.code, re.MULTILINE) is not None
+
+    @property
+    def functions(self) -> set[str]:
+        """The names of what it defines to be called."""
+        found = ast.walk(ast.parse(self.code))
+        return {e.name for e in found if isinstance(e, ast.FunctionDef | ast.AsyncFunctionDef)}
 
     def run(self) -> dict[str, Any]:
         """Run it as pasted; everything it named."""

@@ -24,34 +24,75 @@ def binaries() -> Path | None:
     return None if hidden else programs
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """The URL of an empty database; its server is gone in the end."""
-    programs = binaries()
-    assert programs is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        as_user: dict[str, Any] = {}
+class Postgres:
+    """A server that can be stopped and started; its port stays.
+
+    Args:
+        folder: Where its data go.
+    """
+
+    def __init__(self, folder: str) -> None:
+        programs = binaries()
+        assert programs is not None
+        self.data = Path(folder) / "data"
+        self._programs = programs
+        self._as_user: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             import pwd
 
             nobody = pwd.getpwnam("nobody")
-            as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            self._as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        data = f"{folder}/data"
-        make = [str(programs / "initdb"), "-D", data, "-U", "convsync", "-A", "trust"]
+        make = [str(programs / "initdb"), "-D", str(self.data), "-U", "convsync", "-A", "trust"]
         make += ["-E", "UTF8", "--no-locale", "--no-sync"]
-        subprocess.run(make, check=True, capture_output=True, timeout=120, **as_user)
+        subprocess.run(make, check=True, capture_output=True, timeout=120, **self._as_user)
         with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        run = [str(programs / "postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
-        run += ["-k", "", "-F", "-c", "log_min_messages=log"]  # nobody reads what comes later
-        with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, **as_user) as process:
-            try:
-                assert process.stderr is not None
-                for line in process.stderr:
-                    if "ready to accept connections" in line:
-                        break
-                yield f"postgresql+psycopg://convsync@127.0.0.1:{port}/postgres"
-            finally:
-                process.send_signal(signal.SIGQUIT)  # at once, whoever is still connected
-                process.wait(timeout=30)
+            self._port = free.getsockname()[1]
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its database, for SQLAlchemy."""
+        return f"postgresql+psycopg://{self._place}"
+
+    @property
+    def dsn(self) -> str:
+        """Its database, for psycopg."""
+        return f"postgresql://{self._place}"
+
+    @property
+    def _place(self) -> str:
+        return f"convsync@127.0.0.1:{self._port}/postgres"
+
+    def start(self, *settings: str, until: str = "ready to accept") -> None:
+        """Run it, until it says so."""
+        run = [str(self._programs / "postgres"), "-D", str(self.data), "-p", str(self._port)]
+        run += ["-h", "127.0.0.1", "-k", "", "-F", "-c", "log_min_messages=log"]
+        for setting in settings:
+            run += ["-c", setting]
+        self._process = subprocess.Popen(run, stderr=subprocess.PIPE, text=True, **self._as_user)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if until in line:  # nobody reads what comes later
+                return
+
+    def stop(self) -> None:
+        """End it at once, whoever is still connected; nothing while it is stopped."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(timeout=30)
+            assert self._process.stderr is not None
+            self._process.stderr.close()
+            self._process = None
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server with an empty database; it is gone in the end."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = Postgres(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

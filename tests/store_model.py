@@ -16,6 +16,7 @@ from langchain_convsync.stores.base import (
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -68,6 +69,8 @@ class QueueState:
     token: str | None = None
     epoch: int = 0
     until: int | None = None  # None once it was given back
+    acquired_at: int | None = None
+    why: tuple[str, int] | None = None  # why its work waits, and since when
     not_before: int = 0
     held: int | None = None  # of an inbox: how many events wait for something else
     cursor: Cursor | None = None
@@ -122,6 +125,7 @@ class StoreModel:
         self.names: dict[AccountKey, tuple[set[str], set[str]]] = {}
         #: Per queue and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[QueueName, str], int] = {}
+        self.servers: set[str] = set()
 
     @property
     def now(self) -> int:
@@ -144,6 +148,13 @@ class StoreModel:
         known |= told
         names.add(name)
         return account
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> tuple[str, ...]:
+        if adopt == "only":
+            self.servers.clear()
+        if server and (adopt != "first" or not self.servers):
+            self.servers.add(server)
+        return tuple(sorted(self.servers))
 
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
@@ -305,6 +316,7 @@ class StoreModel:
         ):
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
+        state.acquired_at = self.now
         if queue == "inbox":
             talk.inbox[0].starts += 1
             state.held, state.not_before = None, 0
@@ -327,6 +339,7 @@ class StoreModel:
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> bool:
         if done is not None:
             self._confirm(lease, done)
@@ -336,7 +349,9 @@ class StoreModel:
             return False
         if state.until is None:
             return True
-        state.until = None
+        state.until = state.acquired_at = None
+        if why is None or state.why is None or state.why[0] != why:
+            state.why = None if why is None else (why, self.now)
         state.not_before = max(state.not_before, self.now + ms(delay))
         if lease.queue == "inbox":
             state.held = 0 if state.held == 0 and held is not None else held
@@ -366,7 +381,7 @@ class StoreModel:
             if not commit.dead:
                 event.calls = {}
         del talk.inbox[: len(commit.event_keys)]
-        state.until = state.held = None
+        state.until = state.held = state.acquired_at = state.why = None
         if commit.held is not None:
             first = Event(
                 commit.held.event_key,
@@ -467,7 +482,7 @@ class StoreModel:
             return "done"
         if refused := self._refusal(lease, operation_id, pos):
             return refused
-        state.moved_by, state.not_before = call, 0
+        state.moved_by, state.not_before, state.why = call, 0, None
         state.anchor = state.anchor if done.anchor is None else done.anchor
         if done.last:
             del talk.operations[lease.queue][0]
@@ -511,7 +526,7 @@ class StoreModel:
         if refused := self._refusal(lease, operation_id, None):
             return refused
         cursor = state.cursor
-        state.moved_by, state.not_before, state.cursor = call, 0, None
+        state.moved_by, state.not_before, state.cursor, state.why = call, 0, None, None
         turn = operation_id.rpartition("/")[0] + "/"
         queue = talk.operations[lease.queue]
         while queue and queue[0].id.startswith(turn):
@@ -558,15 +573,22 @@ class StoreModel:
     # Operators
 
     def loads(self) -> tuple[Load, ...]:
-        dues: dict[tuple[str, QueueName], list[int]] = {}
+        dues: dict[tuple[str, QueueName], list[tuple[int, str]]] = {}
         for conversation_key, talk in self.talks.items():
             for queue in QUEUES:
                 if not is_claim(conversation_key) and (due := talk.due(queue)) is not None:
-                    dues.setdefault((conversation_key[:15], queue), []).append(due)
-        found = sorted((min(times), *of, len(times)) for of, times in dues.items())
+                    work = dues.setdefault((conversation_key[:15], queue), [])
+                    work.append((due, conversation_key))
+        found = [(min(work)[0], *of, min(work)[1], len(work)) for of, work in dues.items()]
         return tuple(
-            Load(account=account, queue=queue, conversations=n, due_in=(due - self.now) / 1000)
-            for due, account, queue, n in found
+            Load(
+                account=account,
+                queue=queue,
+                conversations=n,
+                due_in=(due - self.now) / 1000,
+                held=(self.talks[first].queues[queue].until or 0) > self.now,
+            )
+            for due, account, queue, first, n in sorted(found)
         )
 
     def view(self, conversation_key: str, *, most: int = 100) -> ConversationView:
@@ -579,6 +601,9 @@ class StoreModel:
                 depth=len(talk.inbox) if queue == "inbox" else len(operations),
                 due_in=self.due(queue, conversation_key),
                 held_until=None if state.until is None else state.until / 1000,
+                held_since=None if state.acquired_at is None else state.acquired_at / 1000,
+                why=state.why and state.why[0],
+                since=state.why and state.why[1] / 1000,
                 cursor=state.cursor,
                 operations=tuple(operations[:most]),
                 anchor=state.anchor,
@@ -590,6 +615,7 @@ class StoreModel:
             turns=talk.turns,
             paused_until=paused / 1000 if self.now < paused else None,
             events=tuple(map(_queued, talk.inbox[:most])),
+            running=self._running(conversation_key[:15]),
             inbox=queue_view("inbox"),
             outbox=queue_view("outbox"),
             replies=queue_view("replies"),
@@ -741,13 +767,15 @@ class StoreModel:
         return self.now < self.pauses.get(conversation_key, 0)
 
     def _is_full(self, account: str, queue: QueueName, account_concurrency: int) -> bool:
+        return queue == "inbox" and 0 < account_concurrency <= self._running(account)
+
+    def _running(self, account: str) -> int:
         ends = [
             t.queues["inbox"].until
             for conversation_key, t in self.talks.items()
             if conversation_key[:15] == account
         ]
-        running = sum(end is not None and end > self.now for end in ends)
-        return queue == "inbox" and 0 < account_concurrency <= running
+        return sum(end is not None and end > self.now for end in ends)
 
     def _held(self, lease: Lease) -> QueueState | None:
         state = self._talk(lease.conversation_key).queues[lease.queue]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from langchain_convsync._checked import Seconds, checked
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
@@ -35,12 +36,13 @@ __all__ = ["create_app", "create_router"]
 TAKEOVER = 3600.0
 
 
+@checked
 def create_app(
     runner: TurnRunner,
     *,
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
-    takeover: float = TAKEOVER,
+    takeover: Seconds = TAKEOVER,
     groups: bool = False,
 ) -> applications.Starlette:
     """An ASGI app with the webhook, ``GET /health``, ``GET /ready`` and ``GET /metrics``.
@@ -53,7 +55,8 @@ def create_app(
     are at. Run it with ``uvicorn my_bot:app``, in as many processes as you like on one store.
 
     Args:
-        runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says.
+        runner: Answers the events; it needs ``reply=`` or ``on_reply=`` to send what it says. With
+            ``record_only=True`` it records them for other processes.
         waha_secrets: The keys that WAHA's sessions sign with (``hmac.key``), several while one
             replaces another; else ``CONVSYNC_WAHA_SECRETS``, separated by commas. As
             ``{session: secret}``, or ``{session: [secrets]}``, each signs for its own WAHA session
@@ -76,12 +79,13 @@ def create_app(
     return app_with(router, runner)
 
 
+@checked
 def create_router(
     runner: TurnRunner,
     *,
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
-    takeover: float = TAKEOVER,
+    takeover: Seconds = TAKEOVER,
     groups: bool = False,
 ) -> fastapi.APIRouter:
     """The webhook for an app that is there already: ``app.include_router(create_router(runner))``.
@@ -97,8 +101,11 @@ def create_router(
     """
     from langchain_convsync.app._webhook import Webhook
 
-    if not runner.sends_replies:
-        message = "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
+    if not (runner.sends_replies or runner.is_record_only):
+        message = (
+            "the runner cannot send replies: give it reply=WAHAReply(…) or on_reply=…, or "
+            "record_only=True where other processes answer"
+        )
         raise ConfigurationError(message)
     if advice := recommended(*runner.transports):
         logger.info("%s", advice)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
-from langchain_convsync import telemetry, waha
+from langchain_convsync import _machine, telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
@@ -19,6 +19,7 @@ from langchain_convsync.errors import (
     InvalidEventError,
     InvalidPhoneNumberError,
     MissingExtraError,
+    StoreDamagedError,
     StoreError,
 )
 from langchain_convsync.models import InboundEvent
@@ -47,7 +48,7 @@ class Webhook(Unpicklable):
         takeover: float,
         groups: bool,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._signers = signers
         self._bodies = BodyReader()
         self._takeover = takeover
@@ -55,7 +56,7 @@ class Webhook(Unpicklable):
 
     def router(self, path: str) -> APIRouter:
         """The webhook at a path, whose lifespan is the runner's block."""
-        router = APIRouter(lifespan=self._runner.lifespan)
+        router = APIRouter(lifespan=self.runner.lifespan)
         for spelled in dict.fromkeys((path, path.rstrip("/") or "/", f"{path.rstrip('/')}/")):
             router.add_route(spelled, self.receive, methods=["POST"])
         return router
@@ -68,8 +69,11 @@ class Webhook(Unpicklable):
             return refusal.answer()
         except (InvalidEventError, InvalidPhoneNumberError) as error:
             return _Refusal(400, str(error)).answer()
+        except StoreDamagedError:  # the store tells of it by itself, once in a while
+            return _Refusal(503, "the event store is damaged; see the log", 60).answer()
         except StoreError as error:
-            logger.warning("A delivery was not recorded: %s", error)
+            told = "a delivery was not recorded: %s"
+            telemetry.log(logger, logging.WARNING, None, told, error, repeats=True)
             return _Refusal(503, "the event store is away; deliver it again", 1).answer()
         except ClientDisconnect:
             telemetry.count("deliveries", status="aborted")
@@ -79,7 +83,7 @@ class Webhook(Unpicklable):
 
     async def _read(self, request: Request) -> object:
         """What a delivery says, if its sender knows a secret."""
-        if not self._runner.is_at_work:
+        if not self.runner.is_at_work:
             reason = "not started: run this app's lifespan, or include create_router()"
             raise _Refusal(503, reason)
         headers, ends = request.headers, request.scope.get("http_version", "")[:1] == "1"
@@ -100,16 +104,16 @@ class Webhook(Unpicklable):
             return "too old"
         match event:
             case InboundEvent():
-                status = (await self._runner.aaccept(event)).status
+                status = (await self.runner.aaccept(event)).status
                 if status == "busy":
                     raise _Refusal(503, "too many messages of this customer wait", 5)
                 return status
             case waha.OperatorMessage():
-                human = await self._runner.atake_over(event, seconds=self._takeover)
+                human = await self.runner.atake_over(event, seconds=self._takeover)
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
-                await self._runner.arecord_echo(event)
-            case waha.Ignored(reason="edited" | "revoked") if await self._runner.aamend(event):
+                await self.runner.arecord_echo(event)
+            case waha.Ignored(reason="edited" | "revoked") if await self.runner.aamend(event):
                 return "amended"
         return "ignored"
 
@@ -121,8 +125,7 @@ class Webhook(Unpicklable):
         if sent_at is None:
             return False
         told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
-        age = (now() - told).total_seconds()
-        return age > self._runner.store.retention
+        return (now() - told).total_seconds() > self.runner.store.retention
 
 
 def _forwarded(body: object) -> InboundEvent | None:
@@ -133,9 +136,10 @@ def _forwarded(body: object) -> InboundEvent | None:
     """
     if not isinstance(body, Mapping) or "event" in body or "event_id" not in body:
         return None
-    facts: dict[str, Any] = {**body, "text": body.get("message", "")}
+    facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
+    facts["text"] = body.get("message", "")
     try:
-        return InboundEvent.model_validate(facts)
+        return InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
     message = f"a forwarded event needs event_id, phone_number and message; see {', '.join(names)}"
@@ -178,23 +182,27 @@ async def _healthy(_request: Request) -> JSONResponse:
 
 class _Metrics:
     def __init__(self, runner: TurnRunner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     async def tell(self, _request: Request) -> Response:
         """What Prometheus reads."""
-        return Response(await self._runner.ametrics(), media_type=telemetry.CONTENT_TYPE)
+        return Response(await self.runner.ametrics(), media_type=telemetry.CONTENT_TYPE)
 
 
 class _Readiness:
     def __init__(self, runner: TurnRunner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     async def tell(self, _request: Request) -> JSONResponse:
         """The workers run, and the store is there; what it still has to do."""
-        if not self._runner.is_at_work:
+        if not self.runner.is_at_work:
             return _Refusal(503, "the workers do not run").answer()
         try:
-            left = await arun(self._runner.store.backlog())
-        except StoreError:
-            return _Refusal(503, "the event store is away").answer()
+            left = await arun(self.runner.store.backlog())
+        except StoreDamagedError:
+            return _Refusal(503, "the event store is damaged; see the log").answer()
+        except StoreError as error:
+            return _Refusal(503, _machine.noticed(error) or "the event store is away").answer()
+        if shortage := self.runner.shortage:  # it can be read, and takes nothing
+            return _Refusal(503, shortage).answer()
         return JSONResponse({"status": "ready", **asdict(left)})

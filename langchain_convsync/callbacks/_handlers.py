@@ -10,13 +10,15 @@ from uuid import UUID
 from langchain_core.outputs import LLMResult
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.callbacks._once import sync_once
 from langchain_convsync.callbacks._runs import Root, Runs
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
-from langchain_convsync.errors import ConvSyncError, loggable
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.errors import ConvSyncError, raised_by
+from langchain_convsync.stores import StoreLike, store_of
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
     ConversationLike,
@@ -38,12 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 class _StateSync(_Handler, Unpicklable):
+    @checked
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
         *,
         conversation: ConversationLike | None = None,
-        store: EventStore | None = None,
+        store: StoreLike | None = None,
         extractor: Extractor | None = None,
         on_error: Callable[[Exception], object] | None = None,
         raise_error: bool = False,
@@ -54,7 +57,7 @@ class _StateSync(_Handler, Unpicklable):
         self.raise_error = raise_error
         self._api = api_of(client)
         self._conversation = conversation
-        self._store = store
+        self._store = None if store is None else store_of(store)
         self._extractor = extractor
         self._on_error = on_error
         self._runs = Runs()
@@ -98,7 +101,9 @@ class _StateSync(_Handler, Unpicklable):
             yield from self._sync(root, output, inputs)
         except Exception as error:  # also what the user's extractor raises
             telemetry.count("callback_failures", error=type(error).__name__)
-            logger.warning("The state was not synced at the end of a run: %s", loggable(error))
+            key = None if root.turn is None else root.turn.conversation_key
+            told = "the state was not synced at the end of a run: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error)
             if self._on_error is not None:
                 self._on_error(error)
             if self.raise_error:
@@ -107,7 +112,8 @@ class _StateSync(_Handler, Unpicklable):
     def _sync(self, root: Root, output: object, inputs: object) -> Flow[None]:
         decision = None
         if self._extractor is not None:
-            decision = yield from ask(self._extractor, output)
+            with raised_by("extractor="):
+                decision = yield from ask(self._extractor, output)
         if decision is None:
             decision = extract(root.fresh(output), baseline=root.before(inputs))
         if update := as_update(decision):
@@ -116,6 +122,7 @@ class _StateSync(_Handler, Unpicklable):
             if self._store is None or root.turn is not None:  # a turn is once per event by itself
                 yield from syncing
             else:
+                yield from require_served(self._store, self._api.address)
                 yield from sync_once(self._store, ref, syncing)
 
 

@@ -27,6 +27,7 @@ def command_line() -> typer.Typer:
         import typer
 
         from langchain_convsync.cli import (
+            _adopt,
             _demo,
             _doctor,
             _operators,
@@ -35,7 +36,7 @@ def command_line() -> typer.Typer:
             _version,
             _worker,
         )
-        from langchain_convsync.cli._printable import PrintableErrors
+        from langchain_convsync.cli._printable import OptionalValue, PrintableErrors
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -51,8 +52,9 @@ def command_line() -> typer.Typer:
     app.command("demo")(_demo.demo)
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)
-    app.command("status")(_status.status)
+    app.command("status", cls=OptionalValue)(_status.status)
     app.command("doctor")(_doctor.doctor)
+    app.command("adopt")(_adopt.adopt)
     for name, command in _operators.COMMANDS.items():
         app.command(name)(command)
     return app

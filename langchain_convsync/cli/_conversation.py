@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from langchain_convsync._lines import one_line
+from langchain_convsync._lines import one_line, span
 from langchain_convsync.stores import (
-    ConversationView,
     DeadLetter,
     Operation,
     QueuedEvent,
@@ -29,10 +28,12 @@ def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
         "turns": view.turns,
         "paused_for": None if paused is None else round(paused - view.now, 3),
         "asks": _asked(inspected, texts),
-        "queued": _events(view),
+        "queued": _events(inspected),
         "writes": _operations(view.outbox, view.now),
         "replies": _operations(view.replies, view.now),
-        "dead_letters": [_letter(one, view.now, texts) for one in inspected.dead_letters],
+        "dead_letters": [
+            letter_facts(one, view.now, texts=texts) for one in inspected.dead_letters
+        ],
         "why": inspected.reasons(),
     }
     if texts:
@@ -47,9 +48,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"conversation  {found['conversation']}"
     paused = found["paused_for"]
     yield f"turns         {found['turns']}"
-    yield f"human         {'no' if paused is None else f'has it for {paused:.0f} s more'}"
+    yield f"human         {'no' if paused is None else f'has it for {span(paused)} more'}"
     if (asks := found["asks"]) is not None:
-        left = "until it is answered" if asks["for"] is None else f"for {asks['for']:.0f} s more"
+        left = "until it is answered" if asks["for"] is None else f"for {span(asks['for'])} more"
         left = f"answered by {asks['answered_by']}" if asks["answered_by"] else left
         yield f"agent waits   {', '.join(asks['subjects'])}, {left}"
         yield from _quoted(asks)
@@ -57,15 +58,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         queue = found[name]
         tried = f", tried {queue['tries']} times" if queue["tries"] else ""
         age = queue.get("oldest_age")
-        old = f", the oldest for {age:.0f} s" if age is not None else ""
-        lease = queue["leased_for"]
-        held = "" if lease is None else f", leased for {lease:.0f} s more"
-        yield f"{name:<13} {queue['depth']} {of}{old}{tried}{held}"
+        old = f", the oldest for {span(age)}" if age is not None else ""
+        yield f"{name:<13} {queue['depth']} {of}{old}{tried}"
         yield from _quoted(queue)
     yield f"dead letters  {len(found['dead_letters'])}"
     for one in found["dead_letters"]:
-        reason = one["reason"] or f"its agent was started {one['tries']} times and never answered"
-        yield f"  {one['kind']} {one['id']}, for {one['age']:.0f} s: {one_line(reason)}"
+        yield f"  {one['kind']} {one['id']}, for {span(one['age'])}: {one_line(one['reason'])}"
         if one["unclear"]:
             yield "    it may have arrived: look into the conversation before you retry it"
         yield from _quoted(one)
@@ -92,10 +90,14 @@ def _asked(inspected: OperatorView, texts: bool) -> dict[str, Any] | None:
     return asks
 
 
-def _events(view: ConversationView) -> dict[str, Any]:
-    head = view.events[0] if view.events else None
+def _events(inspected: OperatorView) -> dict[str, Any]:
+    """The messages, and runs that go on; one that waits for its answer is told by itself."""
+    view, waiting = inspected.view, inspected.waiting
+    run = waiting[0] if waiting is not None and waiting[1].answer is None else None
+    head = next((event for event in view.events if event is not run), None)
     return {
         **_queue(view.inbox, view.now),
+        "depth": view.inbox.depth - (run is not None),
         "oldest_age": None if head is None else round(view.now - head.accepted_at, 3),
         "tries": 0 if head is None else head.starts + head.errors,
     }
@@ -111,16 +113,26 @@ def _queue(queue: QueueView, now: float) -> dict[str, Any]:
         "depth": queue.depth,
         "due_in": queue.due_in,
         "leased_for": round(queue.held_until - now, 3) if leased and queue.held_until else None,
+        "leased_since": _ago(queue.held_since if leased else None, now),
+        "why": queue.why,
+        "since": _ago(queue.since, now),
     }
 
 
-def _letter(one: DeadLetter, now: float, texts: bool) -> dict[str, Any]:
+def _ago(at: float | None, now: float) -> float | None:
+    return None if at is None else round(now - at, 3)
+
+
+def letter_facts(one: DeadLetter, now: float, *, texts: bool = False) -> dict[str, Any]:
+    """What a program reads of a dead letter."""
+    from langchain_convsync.turns.operators import reason_of
+
     body = _object(one.body)
     kind = {"inbox": "event", "replies": "reply"}.get(one.queue) or str(body.get("kind", "write"))
     found = {
         "kind": kind,
         "id": one.id,
-        "reason": one.reason,
+        "reason": reason_of(one),
         "age": round(now - one.since, 3),
         "confirmed": one.pos,
         "tries": one.tries,

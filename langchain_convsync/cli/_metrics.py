@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from langchain_convsync.turns import TurnRunner
+
+
+#: Seconds without another look for connections where none can be accepted; asyncio's are as many.
+ACCEPT_PAUSE = 1.0
 
 
 class _Server(ThreadingTCPServer):
@@ -24,6 +30,14 @@ class _Server(ThreadingTCPServer):
 
     allow_reuse_address = os.name == "posix"  # elsewhere it would let two workers share the port
     daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:  # it would be called again at once, and again
+            if _machine.noticed(error):
+                time.sleep(ACCEPT_PAUSE)
+            raise
 
 
 @contextmanager

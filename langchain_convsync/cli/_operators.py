@@ -13,6 +13,8 @@ import typer
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._conversation import facts, lines
+from langchain_convsync.cli._dead_letters import dead_letters
+from langchain_convsync.cli._printable import wrapped
 from langchain_convsync.cli._status import existing_store
 from langchain_convsync.errors import (
     ConfigurationError,
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from langchain_convsync.turns.interrupts import WaitingRun
     from langchain_convsync.turns.operators import OperatorView
 
-Phone = Annotated[
-    str, typer.Argument(metavar="PHONE", help="The customer's phone number, or WhatsApp chat id.")
+_WHO = "The customer's phone number, WhatsApp chat id, or the conversation's key."
+Customer = Annotated[str, typer.Argument(metavar="PHONE-or-KEY", help=_WHO)]
+CustomerOrAll = Annotated[
+    str | None, typer.Argument(metavar="[PHONE-or-KEY]", help=f"{_WHO} Or --all.")
 ]
 Store = Annotated[str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")]
 Account = Annotated[
@@ -39,7 +43,8 @@ Account = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
+All = Annotated[bool, typer.Option("--all", help="Those of the whole store.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Only those whose reason contains this.")]
 
 #: What an erasure in a store cannot reach.
 ELSEWHERE = (
@@ -50,38 +55,27 @@ ELSEWHERE = (
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One conversation in an open store."""
+    """One conversation in an open store.
+
+    Args:
+        store: The store.
+        name: The key that was asked for, an alias's too.
+        inspected: What is in the conversation.
+    """
 
     store: EventStore
-    conversation_key: str
+    name: str
+    inspected: OperatorView
 
-    def warn_of_nothing(self) -> None:
-        """Tell where nothing is known of the conversation: it may be a mistyped one."""
-        from langchain_convsync.turns import operators
-
-        if not run(operators.inspect_conversation(self.store, self.conversation_key)).known:
-            typer.echo(
-                "convsync: the store knows nothing of this conversation yet: is it the right "
-                "number, --account and --store?",
-                err=True,
-            )
-
-    def inspect_conversation(self) -> OperatorView:
-        """What is in it.
-
-        Raises:
-            typer.Exit: Nothing is.
-        """
-        from langchain_convsync.turns import operators
-
-        inspected = run(operators.inspect_conversation(self.store, self.conversation_key))
-        if not inspected.known:
-            raise _unknown()
-        return inspected
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys under which logs and store know it and its account."""
+        key = self.inspected.view.conversation_key
+        return {"conversation": key, "account": key[:15]}
 
 
 def show(
-    phone: Phone,
+    customer: Customer,
     store: Store = None,
     account: Account = "default",
     *,
@@ -89,45 +83,72 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Tell what is in one conversation and why it waits; it acquires nothing of it."""
-    with _place(phone, store, account) as place:
-        inspected = place.inspect_conversation()
-    found = facts(inspected, texts=text)
-    typer.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
+    with _place(customer, store, account) as place:
+        found = facts(place.inspected, texts=text)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for line in lines(found):
+        typer.echo(wrapped(line))
 
 
 def retry(
-    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
-) -> None:
-    """Give a conversation's dead letters back to the workers; they arrive out of order."""
-    from langchain_convsync.turns import operators
-
-    with _place(phone, store, account) as place:
-        place.inspect_conversation()
-        amount = run(operators.retry(place.store, place.conversation_key))
-    _done(place, as_json, f"{amount} given back to the workers", retried=amount)
-
-
-def discard(
-    phone: Phone,
+    customer: CustomerOrAll = None,
     store: Store = None,
     account: Account = "default",
     *,
+    everything: All = False,
+    reason: Reason = "",
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up a conversation's dead letters: they are never sent or answered."""
+    """Give dead letters back to the workers: a conversation's, or all; they arrive out of order."""
     from langchain_convsync.turns import operators
 
-    with _place(phone, store, account) as place:
-        amount = len(place.inspect_conversation().dead_letters)
+    if everything:
+        _require_no_customer(customer, account)
+        with _audited_store(store) as opened:
+            if not reason and (amount := run(operators.count_dead_letters(opened))):
+                _confirm(f"Give all {amount} dead letters of the store back?", yes)
+            amount = run(operators.retry(opened, None, reason=reason))
+        _told(f"{amount} given back to the workers", as_json, retried=amount)
+        return
+    with _place(_required(customer), store, account) as place:
+        amount = run(operators.retry(place.store, place.name, reason=reason))
+    _told(f"{amount} given back to the workers", as_json, **place.keys, retried=amount)
+
+
+def discard(
+    customer: CustomerOrAll = None,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    everything: All = False,
+    reason: Reason = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give dead letters up, a conversation's or all: they are never sent or answered."""
+    from langchain_convsync.turns import operators
+
+    if everything:
+        _require_no_customer(customer, account)
+        with _audited_store(store) as opened:
+            if amount := run(operators.count_dead_letters(opened, reason=reason)):
+                _confirm(f"Discard {amount} dead letters of the whole store?", yes)
+            amount = run(operators.discard(opened, None, reason=reason))
+        _told(f"{amount} discarded", as_json, discarded=amount)
+        return
+    with _place(_required(customer), store, account) as place:
+        amount = sum(operators.is_for(one, reason) for one in place.inspected.dead_letters)
         if amount:
             _confirm(f"Discard the {amount} dead letters?", yes)
-        amount = run(operators.discard(place.store, place.conversation_key))
-    _done(place, as_json, f"{amount} discarded", discarded=amount)
+        amount = run(operators.discard(place.store, place.name, reason=reason))
+    _told(f"{amount} discarded", as_json, **place.keys, discarded=amount)
 
 
 def pause(
-    phone: Phone,
+    customer: Customer,
     seconds: Annotated[
         float,
         typer.Option("--for", metavar="SECONDS", min=1.0, max=1e9, help="How long it is theirs."),
@@ -135,31 +156,36 @@ def pause(
     store: Store = None,
     account: Account = "default",
     *,
+    new: Annotated[
+        bool, typer.Option("--new", help="Also a customer of whom the store knows nothing yet.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Give a conversation to a human: what the customer writes is recorded, not answered."""
     from langchain_convsync.turns import operators
 
-    with _place(phone, store, account) as place:
-        place.warn_of_nothing()
-        run(operators.pause(place.store, place.conversation_key, seconds))
-    _done(place, as_json, f"paused for {seconds:g} seconds", paused_for=seconds)
+    with _place(customer, store, account, unknown=new) as place:
+        run(operators.pause(place.store, place.name, seconds))
+    _told(f"paused for {seconds:g} seconds", as_json, **place.keys, paused_for=seconds)
 
 
 def resume(
-    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
+    customer: Customer,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Let the agent answer a conversation again, from the customer's next message on."""
     from langchain_convsync.turns import operators
 
-    with _place(phone, store, account) as place:
-        place.warn_of_nothing()
-        run(operators.pause(place.store, place.conversation_key, 0.0))
-    _done(place, as_json, "the agent answers again", paused_for=None)
+    with _place(customer, store, account) as place:
+        run(operators.pause(place.store, place.name, 0.0))
+    _told("the agent answers again", as_json, **place.keys, paused_for=None)
 
 
 def answer(
-    phone: Phone,
+    customer: Customer,
     store: Store = None,
     account: Account = "default",
     *,
@@ -179,13 +205,13 @@ def answer(
     from langchain_convsync.turns import operators
 
     decide = _decision(approve=approve, reject=reject, respond=respond, value=value)
-    with _place(phone, store, account) as place:
+    with _place(customer, store, account) as place:
         try:
-            run(operators.answer(place.store, place.conversation_key, decide))
+            run(operators.answer(place.store, place.name, decide))
         except NoInterruptError as error:
             typer.echo(f"convsync: {error}", err=True)
             raise typer.Exit(1) from error
-    _done(place, as_json, "answered; a worker goes on with it", answered=True)
+    _told("answered; a worker goes on with it", as_json, **place.keys, answered=True)
 
 
 def _decision(
@@ -215,7 +241,7 @@ def _decision(
 
 
 def forget(
-    phone: Phone,
+    customer: Customer,
     store: Store = None,
     account: Account = "default",
     *,
@@ -225,27 +251,31 @@ def forget(
     """Erase everything that the store keeps of a conversation; not what is kept elsewhere."""
     from langchain_convsync.turns import operators
 
-    with _place(phone, store, account) as place:
+    with _place(customer, store, account, unknown=True) as place:  # records of what is done, too
         _confirm("Erase it with everything that is not answered or delivered yet?", yes)
-        if not run(operators.forget(place.store, place.conversation_key)):
+        if not run(operators.forget(place.store, place.name)):
             raise _unknown()
-    _done(place, as_json, f"erased from the event store; {ELSEWHERE}", forgotten=True)
+    _told(f"erased from the event store; {ELSEWHERE}", as_json, **place.keys, forgotten=True)
 
 
 def hash_(
-    phone: Phone, store: Store = None, account: Account = "default", *, as_json: AsJson = False
+    customer: Customer,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Tell the keys under which logs and store know a conversation and its account."""
-    with _place(phone, store, account) as place:
-        pass
-    if as_json:
-        typer.echo(json.dumps(_keys(place)))
-        return
-    for name, key in _keys(place).items():
-        typer.echo(f"{name:<13} {key}")
+    with _place(customer, store, account, unknown=True) as place:
+        keys = place.keys
+    told = "\n".join(f"{name:<13} {key}" for name, key in keys.items())
+    typer.echo(json.dumps(keys) if as_json else told)
+    if not place.inspected.known:  # logs may know it still
+        raise _unknown()
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "dead-letters": dead_letters,
     "show": show,
     "retry": retry,
     "discard": discard,
@@ -258,19 +288,53 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 @contextmanager
-def _place(phone: str, store: str | None, account: str) -> Iterator[_Place]:
-    """The conversation; what is done to it meanwhile is told on stderr, as the log has it."""
+def _place(
+    customer: str, store: str | None, account: str, *, unknown: bool = False
+) -> Iterator[_Place]:
+    """The conversation.
+
+    Raises:
+        typer.Exit: The store keeps nothing of it, unless that may be.
+    """
+    from langchain_convsync.turns import operators
+
+    with _audited_store(store) as opened:
+        try:
+            name = run(operators.conversation_key_of(opened, customer, account))
+        except InvalidPhoneNumberError as error:
+            message = f"{error}; or a conversation's key, as convsync hash prints it"
+            raise ConfigurationError(message) from error
+        inspected = run(operators.inspect_conversation(opened, name))
+        if not (inspected.known or unknown):
+            raise _unknown()
+        yield _Place(opened, name, inspected)
+
+
+@contextmanager
+def _audited_store(store: str | None) -> Iterator[EventStore]:
+    """The store; what is done in it meanwhile is told on stderr, as the log has it."""
     from langchain_convsync.turns import operators
 
     url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
     opened = existing_store(url)
     try:
         with _shown_on_stderr(operators.audit):
-            yield _Place(opened, run(operators.conversation_key_of(opened, phone, account)))
-    except InvalidPhoneNumberError as error:
-        raise ConfigurationError(str(error)) from error
+            yield opened
     finally:
         opened.close()
+
+
+def _required(customer: str | None) -> str:
+    if customer is None:
+        message = "name a conversation, by PHONE or KEY, or pass --all"
+        raise ConfigurationError(message)
+    return customer
+
+
+def _require_no_customer(customer: str | None, account: str) -> None:
+    if customer is not None or account != "default":
+        message = "--all takes the whole store: name no PHONE, KEY or --account with it"
+        raise ConfigurationError(message)
 
 
 @contextmanager
@@ -287,7 +351,9 @@ def _shown_on_stderr(log: logging.Logger) -> Iterator[None]:
 
 
 def _unknown() -> typer.Exit:
-    message = "the store keeps nothing of this conversation: check number, --account and --store"
+    message = (
+        "the store keeps nothing of this conversation: check number or key, --account and --store"
+    )
     typer.echo(f"convsync: {message}", err=True)
     return typer.Exit(1)
 
@@ -297,9 +363,5 @@ def _confirm(question: str, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def _keys(place: _Place) -> dict[str, str]:
-    return {"conversation": place.conversation_key, "account": place.conversation_key[:15]}
-
-
-def _done(place: _Place, as_json: bool, sentence: str, **result: Any) -> None:
-    typer.echo(json.dumps({**_keys(place), **result}) if as_json else sentence)
+def _told(sentence: str, as_json: bool, **result: Any) -> None:
+    typer.echo(json.dumps(result) if as_json else sentence)

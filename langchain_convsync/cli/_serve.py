@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ def serve(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say where it listens as JSON.")] = False,
+    log_level: LogLevel = Level.INFO,
+    log_format: LogFormat = Format.TEXT,
 ) -> None:
     """Run the reference API server until it is interrupted."""
     from langchain_convsync.server import create_reference_api
     from langchain_convsync.server.configuration import Configuration
     from langchain_convsync.server.serving import listen, server_for, url_of
 
+    begin_logs(log_level, log_format)
     chosen = Configuration() if config is None else Configuration.read(config)
     options: dict[str, Any] = {"host": host, "port": port, "database_url": database_url}
     options["trusted_proxies"] = tuple(trusted_proxy) if trusted_proxy else None
@@ -97,6 +101,7 @@ def serve(
         jwt=chosen.jwt,
         rate_limit=chosen.rate_limit,
         forwarding=chosen.forwarding,
+        answer_cap=chosen.answer_cap,
     )
     listener = listen(chosen.host, chosen.port)
     # uvicorn raises the signal again once it has shut down.

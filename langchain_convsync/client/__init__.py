@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_convsync._checked import checked
 from langchain_convsync._lazy import on_first_use
 from langchain_convsync.client._awaited import AsyncConvSyncClient
 from langchain_convsync.client._blocking import ConvSyncClient
-from langchain_convsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from langchain_convsync.client._api import Api
@@ -56,6 +56,7 @@ if not TYPE_CHECKING:
     __getattr__ = on_first_use(__name__, _MODULES)
 
 
+@checked
 def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
     """The API behind a client, sync or async.
 
@@ -63,13 +64,10 @@ def api_of(client: ConvSyncClient | AsyncConvSyncClient | None) -> Api:
         client: A client; None builds the API from ``CONVSYNC_BASE_URL`` and ``CONVSYNC_API_KEY``.
 
     Raises:
-        ConfigurationError: It is something else, or the environment lacks a setting.
+        ConfigurationError: The environment lacks a setting.
     """
     if client is None:
         from langchain_convsync.client._api import Api
 
         return Api()
-    if isinstance(client, ConvSyncClient | AsyncConvSyncClient):
-        return client.api
-    message = "client must be a ConvSyncClient, an AsyncConvSyncClient, or None"  # type: ignore[unreachable]  # callers without a type checker
-    raise ConfigurationError(message)
+    return client.api

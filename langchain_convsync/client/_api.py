@@ -107,9 +107,19 @@ class Api(Unpicklable):
         return self._caller.base_url
 
     @property
+    def address(self) -> str:
+        """Where its endpoints are: the prefix included, without a trailing slash."""
+        return self._caller.address
+
+    @property
     def transport(self) -> Transport | None:
         """What awaited calls travel over; None where a lent client carries them."""
         return self._caller.connections.transport
+
+    @property
+    def only_awaits(self) -> bool:
+        """Whether it cannot serve blocking calls, for what it was lent, or an async ``api_key``."""
+        return self._caller.only_awaits
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"

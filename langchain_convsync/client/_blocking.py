@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
 
+from langchain_convsync._checked import ELSEWHERE, CountOrZero, PositiveSeconds, checked
 from langchain_convsync._flow import run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync._lazy import module_on_first_use
@@ -16,7 +17,7 @@ from langchain_convsync.settings import (
     APIKey,
     CallTarget,
     ServerProfile,
-    Transport,
+    TransportSetting,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ else:  # loaded when a client is made
     models = module_on_first_use("langchain_convsync.models")
 
 
+@checked
 class ConvSyncClient(Unpicklable):
     """The API server, blocking. Safe to share between threads; close it, or use it in ``with``.
 
@@ -63,13 +65,13 @@ class ConvSyncClient(Unpicklable):
         base_url: str | None = None,
         *,
         api_key: APIKey = None,
-        timeout: float = 10.0,
-        max_retries: int = 2,
+        timeout: PositiveSeconds = 10.0,
+        max_retries: CountOrZero = 2,
         profile: ServerProfile = DOCUMENTED_SERVER,
-        transport: Transport | None = None,
+        transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | None = None,
+        http_client: Annotated[httpx.Client | None, ELSEWHERE] = None,
     ) -> None:
         # What a client is made of takes a while to import, and who names one may have none yet.
         from langchain_convsync.client._api import Api

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.errors import APIConnectionError, APIError
 from langchain_convsync.settings import CallTarget
@@ -76,7 +76,9 @@ class CircuitBreaker:
         try:
             answer = yield from request
         except APIError as error:
-            if is_away(error):
+            if _machine.lacking(error):
+                pass  # it was not asked
+            elif is_away(error):
                 self._failed(target)
             else:
                 self._answered(target)

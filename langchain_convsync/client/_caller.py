@@ -67,7 +67,7 @@ class Caller:
         allow_http: Iterable[str] | None = None,
     ) -> None:
         self.base_url = base_url_setting(base_url, allow_http=allow_http)
-        self._mount = outgoing.mount_point(self.base_url, profile.prefix)
+        self.address = outgoing.mount_point(self.base_url, profile.prefix)
         self._keys = Keys(api_key)
         self._timeout = seconds(timeout)
         self._attempts = _attempts(max_retries + 1)
@@ -76,6 +76,11 @@ class Caller:
         self.connections = Connections(
             self.base_url, http_client, transport=transport, trust_env=trust_env
         )
+
+    @property
+    def only_awaits(self) -> bool:
+        """Whether no blocking call can be served."""
+        return self.connections.only_awaits or self._keys.only_awaits
 
     def request(
         self,
@@ -89,7 +94,7 @@ class Caller:
             idempotency_key = idempotency_key or unique()
         return Request(
             method=method,
-            url=self._mount + path,
+            url=self.address + path,
             headers=outgoing.headers(idempotency_key, body=body is not None),
             content=body,
         )

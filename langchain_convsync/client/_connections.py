@@ -13,14 +13,15 @@ import ssl
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import httpx
 
-from langchain_convsync import _forks
+from langchain_convsync import _forks, _machine
 from langchain_convsync._flow import Io, running_loop
 from langchain_convsync.client import _environment as environment
-from langchain_convsync.client._exchange import Answer, Outcome, Request
+from langchain_convsync.client._exchange import Answer, Failure, Outcome, Request
 from langchain_convsync.client._lent import LentAsyncWire, LentWire
 from langchain_convsync.client._transports import chosen, trusts
 from langchain_convsync.client._wires import (
@@ -88,22 +89,39 @@ class Connections:
         weakref.finalize(self, _close_running, self._loops).atexit = False
         _forks.in_child(self, Connections._begin_anew)
 
+    @property
+    def only_awaits(self) -> bool:
+        """Whether no blocking call can be served: an ``httpx.AsyncClient`` was lent."""
+        return isinstance(self._lent, httpx.AsyncClient)
+
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
         """Send a request over the wire of the thread or loop that performs the step."""
         return Io(self._exchange, self._aexchange, request, seconds)
 
     def _exchange(self, request: Request, seconds: float) -> Outcome:
-        return self._told(self._blocking().exchange(request, seconds))
+        try:
+            return self._told(self._blocking().exchange(request, seconds))
+        except Exception as error:  # noqa: BLE001 - raised again, unless the machine is short
+            return self._told(_starved(error))
 
     async def _aexchange(self, request: Request, seconds: float) -> Outcome:
         if isinstance(self._lent, httpx.Client):
             return await asyncio.to_thread(self._exchange, request, seconds)
-        wire = await self._awaited()
-        return self._told(await wire.exchange(request, seconds))
+        try:
+            wire = await self._awaited()
+            return self._told(await wire.exchange(request, seconds))
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._told(_starved(error))
 
     def _told(self, outcome: Outcome) -> Outcome:
-        """A failure of our own connections may be one of the network that they are in."""
-        if isinstance(outcome, Answer) or self._lent is not None:
+        """A failure may be one of this machine, or of the network that it is in."""
+        if isinstance(outcome, Answer):
+            if outcome.flaw is None or not (shortage := _machine.noticed(outcome.flaw.cause)):
+                return outcome
+            return replace(outcome, flaw=replace(outcome.flaw, shortage=shortage))
+        if shortage := _machine.noticed(outcome.cause):
+            return replace(outcome, shortage=shortage)
+        if self._lent is not None:
             return outcome
         return environment.hinted(outcome, self._base_url, trust_env=self._trusts)
 
@@ -187,6 +205,19 @@ class Connections:
         self.close()
         if mine is not None:
             await mine.ending.aclose()
+
+
+def _starved(error: Exception) -> Failure:
+    """The failure that an error is where the machine lacked something, as no transport expects it.
+
+    Raises:
+        Exception: It is another one.
+    """
+    if _machine.lacking(error) is None:
+        raise error
+    # Threads look names up, and certificates are read, before anything is sent.
+    sent = isinstance(error, MemoryError)
+    return Failure(kind="connection", reason="no connection", sent=sent, cause=error)
 
 
 async def _until_end_of(

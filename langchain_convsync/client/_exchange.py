@@ -50,19 +50,21 @@ class Failure:
             time), ``content`` (all of it arrived, and it cannot be used).
         reason: What happened, for people; never what was sent or received.
         sent: Whether the request may have reached the server.
-        cause: The operating system's own error, where there is one.
+        cause: The operating system's own error, where there is one, or what the machine lacked.
         hint: What the machine's network may have to do with it.
+        shortage: What this process lacks, if that is why: the server has nothing to do with it.
     """
 
     kind: Literal["connection", "timeout", "content"]
     reason: str
     sent: bool = True
-    cause: OSError | None = None
+    cause: Exception | None = None
     hint: str = ""
+    shortage: str = ""
 
     def told(self, advice: str) -> str:
         """What happened and what to do next, in one line."""
-        return f"{self.reason}: {self.hint and f'{self.hint}; '}{advice}"
+        return f"{self.reason}: {self.shortage or f'{self.hint}; {advice}'.removeprefix('; ')}"
 
 
 @dataclass(frozen=True, kw_only=True)

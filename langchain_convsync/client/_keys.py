@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
-from langchain_convsync._flow import Flow, Io
+from langchain_convsync._flow import Flow, Io, is_async
 from langchain_convsync.client._outgoing import header_value
-from langchain_convsync.errors import AuthenticationError, ConfigurationError, raised_at
+from langchain_convsync.errors import AuthenticationError, ConfigurationError, loggable
 from langchain_convsync.settings import APIKey, CallTarget, optional_setting
 
 _Choose: TypeAlias = Callable[[CallTarget], Any]
@@ -34,8 +34,7 @@ def require_blocking(api_key: APIKey) -> None:
     Raises:
         ConfigurationError: It is one.
     """
-    call = getattr(api_key, "__call__", None)  # noqa: B004 - the method of an object, if it is one
-    if inspect.iscoroutinefunction(api_key) or inspect.iscoroutinefunction(call):
+    if is_async(api_key):
         raise ConfigurationError(_IS_ASYNC)
 
 
@@ -45,11 +44,15 @@ class Keys:
     Args:
         api_key: As for ``ConvSyncClient``.
 
+    Attributes:
+        only_awaits: Whether it is an async callable.
+
     Raises:
         ConfigurationError: No header can carry the key, or the callable wants other arguments.
     """
 
     def __init__(self, api_key: APIKey) -> None:
+        self.only_awaits = is_async(api_key)
         self._choose = _chooser(api_key) if callable(api_key) else None
         self._fixed: SecretStr | None = None
         if not callable(api_key):
@@ -103,8 +106,8 @@ async def _awaited(choose: _Choose, target: CallTarget, seconds: float) -> str:
 
 def _failed(error: Exception) -> AuthenticationError:
     """The callable is the user's, and so is its error: it is named, its text is not repeated."""
-    at = f"{type(error).__name__} ({raised_at(error)})"
-    return AuthenticationError(f"there is no API key: the callable api_key= raised {at}")
+    told = loggable(error)
+    return AuthenticationError(f"there is no API key: the callable api_key= raised {told}")
 
 
 def _sendable(given: Any) -> str:

@@ -31,7 +31,7 @@ from langchain_convsync.client._exchange import (
     read,
 )
 from langchain_convsync.client._redaction import redacted
-from langchain_convsync.errors import ClosedError, raised_at
+from langchain_convsync.errors import ClosedError, loggable
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class _Seen:
 
     def outcome(self, error: Exception) -> Outcome:
         """What an error of the caller's code leaves of the exchange; its text names customers."""
-        response, at = self.response, f"{type(error).__name__} ({raised_at(error)})"
+        response, at = self.response, loggable(error)
         if response is None and isinstance(error, httpx.RequestError):
             return failure(error)
         if response is None:

@@ -155,12 +155,19 @@ def _state_update(update: StateUpdate | Mapping[str, Any]) -> StateUpdate:
     try:
         return StateUpdate.model_validate(update)
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
-        names = sorted({str(flaw["loc"][0]) if flaw["loc"] else "it" for flaw in error.errors()})
+        flaws = error.errors(include_input=False)
+        names = sorted(
+            {str(flaw["loc"][0]) if flaw["loc"] else _reason(flaw["msg"]) for flaw in flaws}
+        )
     message = (
         f"the update is not a StateUpdate (see {', '.join(names)}): it takes intent, step, "
         "context, metadata and is_active, with JSON values"
     )
     raise ConfigurationError(message)
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def message_body(role: str, content: str) -> bytes:

@@ -107,6 +107,11 @@ class Waha(Unpicklable):
         """What awaited calls travel over; None where a lent client carries them."""
         return self._connections.transport
 
+    @property
+    def only_awaits(self) -> bool:
+        """Whether it was lent a client that cannot serve blocking calls."""
+        return self._connections.only_awaits
+
     def send_text(
         self, session: str, chat_id: str, text: str, *, timeout: float
     ) -> Flow[str | None]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import httpx
 from pydantic import SecretStr
 
+from langchain_convsync._checked import ELSEWHERE, Count, PositiveSeconds, checked
 from langchain_convsync._flow import arun
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
-from langchain_convsync.settings import Transport
+from langchain_convsync.settings import TransportSetting
 
 
+@checked
 class AsyncWAHAClient(Unpicklable):
     """WAHA, awaited: :class:`WAHAClient` with ``await`` before every call.
 
@@ -45,10 +47,10 @@ class AsyncWAHAClient(Unpicklable):
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
-        transport: Transport | None = None,
+        transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: Annotated[httpx.AsyncClient | None, ELSEWHERE] = None,
     ) -> None:
         self.waha = Waha(
             base_url,
@@ -63,26 +65,30 @@ class AsyncWAHAClient(Unpicklable):
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
 
     async def send_text(
-        self, session: str, chat_id: str, text: str, *, timeout: float = 10.0
+        self, session: str, chat_id: str, text: str, *, timeout: PositiveSeconds = 10.0
     ) -> str | None:
         """Send a text: :meth:`WAHAClient.send_text`."""
         return await arun(self.waha.send_text(session, chat_id, text, timeout=timeout))
 
-    async def seen(self, session: str, chat_id: str, *, timeout: float = 10.0) -> None:
+    async def seen(self, session: str, chat_id: str, *, timeout: PositiveSeconds = 10.0) -> None:
         """Mark a chat as read: :meth:`WAHAClient.seen`."""
         await arun(self.waha.seen(session, chat_id, timeout=timeout))
 
     async def typing(
-        self, session: str, chat_id: str, *, on: bool = True, timeout: float = 10.0
+        self, session: str, chat_id: str, *, on: bool = True, timeout: PositiveSeconds = 10.0
     ) -> None:
         """Show that the business is typing, or no longer is: :meth:`WAHAClient.typing`."""
         await arun(self.waha.typing(session, chat_id, on=on, timeout=timeout))
 
-    async def phone_number(self, session: str, lid: str, *, timeout: float = 10.0) -> str | None:
+    async def phone_number(
+        self, session: str, lid: str, *, timeout: PositiveSeconds = 10.0
+    ) -> str | None:
         """The phone number behind a LID: :meth:`WAHAClient.phone_number`."""
         return await arun(self.waha.lid(session, lid, timeout=timeout))
 
-    async def chats(self, session: str, *, most: int = 100, timeout: float = 10.0) -> list[str]:
+    async def chats(
+        self, session: str, *, most: Count = 100, timeout: PositiveSeconds = 10.0
+    ) -> list[str]:
         """The chats of a session, last active first: :meth:`WAHAClient.chats`."""
         return await arun(self.waha.chats(session, most=most, timeout=timeout))
 
@@ -91,15 +97,15 @@ class AsyncWAHAClient(Unpicklable):
         session: str,
         chat_id: str,
         *,
-        most: int = 100,
+        most: Count = 100,
         own_only: bool = False,
-        timeout: float = 10.0,
+        timeout: PositiveSeconds = 10.0,
     ) -> list[ChatMessage]:
         """The last messages of a chat: :meth:`WAHAClient.messages`."""
         flow = self.waha.chat(session, chat_id, most=most, own_only=own_only, timeout=timeout)
         return await arun(flow)
 
-    async def sessions(self, *, timeout: float = 10.0) -> list[WahaSession]:
+    async def sessions(self, *, timeout: PositiveSeconds = 10.0) -> list[WahaSession]:
         """Every session, stopped ones included: :meth:`WAHAClient.sessions`."""
         return await arun(self.waha.sessions(timeout=timeout))
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import httpx
 from pydantic import SecretStr
 
+from langchain_convsync._checked import ELSEWHERE, Count, PositiveSeconds, checked
 from langchain_convsync._flow import run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client._waha import ChatMessage, Waha, WahaSession
-from langchain_convsync.settings import Transport
+from langchain_convsync.settings import TransportSetting
 
 
+@checked
 class WAHAClient(Unpicklable):
     """WAHA, blocking. Safe to share between threads; close it, or use it in ``with``.
 
@@ -48,10 +50,10 @@ class WAHAClient(Unpicklable):
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
-        transport: Transport | None = None,
+        transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | None = None,
+        http_client: Annotated[httpx.Client | None, ELSEWHERE] = None,
     ) -> None:
         self.waha = Waha(
             base_url,
@@ -66,7 +68,7 @@ class WAHAClient(Unpicklable):
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
 
     def send_text(
-        self, session: str, chat_id: str, text: str, *, timeout: float = 10.0
+        self, session: str, chat_id: str, text: str, *, timeout: PositiveSeconds = 10.0
     ) -> str | None:
         """Send a text.
 
@@ -86,7 +88,7 @@ class WAHAClient(Unpicklable):
         """
         return run(self.waha.send_text(session, chat_id, text, timeout=timeout))
 
-    def seen(self, session: str, chat_id: str, *, timeout: float = 10.0) -> None:
+    def seen(self, session: str, chat_id: str, *, timeout: PositiveSeconds = 10.0) -> None:
         """Mark a chat as read: the customer's ticks turn blue.
 
         Args:
@@ -100,7 +102,9 @@ class WAHAClient(Unpicklable):
         """
         run(self.waha.seen(session, chat_id, timeout=timeout))
 
-    def typing(self, session: str, chat_id: str, *, on: bool = True, timeout: float = 10.0) -> None:
+    def typing(
+        self, session: str, chat_id: str, *, on: bool = True, timeout: PositiveSeconds = 10.0
+    ) -> None:
         """Show in a chat that the business is typing, or no longer is.
 
         Args:
@@ -115,7 +119,9 @@ class WAHAClient(Unpicklable):
         """
         run(self.waha.typing(session, chat_id, on=on, timeout=timeout))
 
-    def phone_number(self, session: str, lid: str, *, timeout: float = 10.0) -> str | None:
+    def phone_number(
+        self, session: str, lid: str, *, timeout: PositiveSeconds = 10.0
+    ) -> str | None:
         """The phone number behind a LID.
 
         Args:
@@ -132,7 +138,9 @@ class WAHAClient(Unpicklable):
         """
         return run(self.waha.lid(session, lid, timeout=timeout))
 
-    def chats(self, session: str, *, most: int = 100, timeout: float = 10.0) -> list[str]:
+    def chats(
+        self, session: str, *, most: Count = 100, timeout: PositiveSeconds = 10.0
+    ) -> list[str]:
         """The chats of a session, last active first.
 
         Args:
@@ -154,9 +162,9 @@ class WAHAClient(Unpicklable):
         session: str,
         chat_id: str,
         *,
-        most: int = 100,
+        most: Count = 100,
         own_only: bool = False,
-        timeout: float = 10.0,
+        timeout: PositiveSeconds = 10.0,
     ) -> list[ChatMessage]:
         """The last messages of a chat.
 
@@ -179,7 +187,7 @@ class WAHAClient(Unpicklable):
         flow = self.waha.chat(session, chat_id, most=most, own_only=own_only, timeout=timeout)
         return run(flow)
 
-    def sessions(self, *, timeout: float = 10.0) -> list[WahaSession]:
+    def sessions(self, *, timeout: PositiveSeconds = 10.0) -> list[WahaSession]:
         """Every session, stopped ones included.
 
         Args:

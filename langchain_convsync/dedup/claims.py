@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import PositiveSeconds, Seconds, checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.errors import InvalidEventError
-from langchain_convsync.stores import claims
-from langchain_convsync.stores.base import Accepted, Acquired, EventStore, checked_store
+from langchain_convsync.stores import claims, store_of
+from langchain_convsync.stores.base import Accepted, Acquired, EventStore, StoreLike
 from langchain_convsync.stores.heartbeat import Watch
 
 
@@ -78,14 +79,15 @@ class Claim:
         self.unstorable = False
 
 
+@checked
 @contextmanager
 def once(
-    store: EventStore,
+    store: StoreLike,
     event_id: str,
     *,
-    lease: float = 30.0,
+    lease: PositiveSeconds = 30.0,
     namespace: str = "once",
-    wait: float = 0.0,
+    wait: Seconds = 0.0,
 ) -> Iterator[Claim]:
     """Process an event in one place only, wherever else it is delivered.
 
@@ -113,46 +115,48 @@ def once(
         StoreError: The store cannot tell; the event must not be processed unclaimed.
         FencedError: At the end of the block: the lease was lost, the result was not stored.
     """
-    claim, acquired = run(_claim(store, event_id, lease, namespace, wait))
+    opened = store_of(store)
+    claim, acquired = run(_claim(opened, event_id, lease, namespace, wait))
     if acquired is None:
         yield claim
         return
-    with Watch(store, acquired.lease, seconds=lease, deadline=None):
+    with Watch(opened, acquired.lease, seconds=lease, deadline=None):
         try:
             yield claim
         except Exception:
-            run(_ended_by_error(store, acquired, claim, lease))
+            run(_ended_by_error(opened, acquired, claim, lease))
             raise
-        run(claims.finish(store, acquired, claim.stored, patience=lease))
+        run(claims.finish(opened, acquired, claim.stored, patience=lease))
 
 
+@checked
 @asynccontextmanager
 async def aonce(
-    store: EventStore,
+    store: StoreLike,
     event_id: str,
     *,
-    lease: float = 30.0,
+    lease: PositiveSeconds = 30.0,
     namespace: str = "once",
-    wait: float = 0.0,
+    wait: Seconds = 0.0,
 ) -> AsyncIterator[Claim]:
     """:func:`once` on the running event loop."""
-    claim, acquired = await arun(_claim(store, event_id, lease, namespace, wait))
+    opened = store_of(store)
+    claim, acquired = await arun(_claim(opened, event_id, lease, namespace, wait))
     if acquired is None:
         yield claim
         return
-    with Watch(store, acquired.lease, seconds=lease, deadline=None):
+    with Watch(opened, acquired.lease, seconds=lease, deadline=None):
         try:
             yield claim
         except Exception:
-            await arun(_ended_by_error(store, acquired, claim, lease))
+            await arun(_ended_by_error(opened, acquired, claim, lease))
             raise
-        await arun(claims.finish(store, acquired, claim.stored, patience=lease))
+        await arun(claims.finish(opened, acquired, claim.stored, patience=lease))
 
 
 def _claim(
     store: EventStore, event_id: str, lease: float, namespace: str, wait: float
 ) -> Flow[tuple[Claim, Acquired | None]]:
-    checked_store(store)
     accepted = yield from claims.claim(store, event_id, namespace=namespace, lease=lease, wait=wait)
     found = _as_claim(accepted)
     telemetry.count("claims", status=found.status)

@@ -8,21 +8,24 @@ from typing import Any, TypeAlias
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.utils import Input, Output
 
+from langchain_convsync._checked import PositiveSeconds, Seconds, checked
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.dedup.claims import IN_PROGRESS, Claim, aonce, once
 from langchain_convsync.errors import EventInProgressError
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores import store_of
+from langchain_convsync.stores.base import EventStore, StoreLike
 
 EventId: TypeAlias = Callable[[Any, RunnableConfig], str]
 
 
+@checked
 def deduplicated(
     runnable: Runnable[Input, Output],
-    store: EventStore,
+    store: StoreLike,
     *,
     event_id: EventId,
-    wait: float = 0.0,
-    lease: float = 30.0,
+    wait: Seconds = 0.0,
+    lease: PositiveSeconds = 30.0,
     namespace: str = "runnable",
 ) -> Runnable[Input, Output]:
     """The runnable, run once per event; later calls for the event get the stored result.
@@ -50,7 +53,7 @@ def deduplicated(
         which is done: later calls get None), and what :func:`once` raises.
     """
     return _Deduplicated(
-        runnable, store, event_id, {"wait": wait, "lease": lease, "namespace": namespace}
+        runnable, store_of(store), event_id, {"wait": wait, "lease": lease, "namespace": namespace}
     )
 
 

@@ -8,29 +8,30 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import Count, checked
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync._platform import token
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient, api_of
 from langchain_convsync.errors import (
     APIError,
-    ConfigurationError,
     ConvSyncError,
     MissingExtraError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.surfaces.access import Access
-from langchain_convsync.surfaces.bounds import MOST_MESSAGES, checked_limit
+from langchain_convsync.surfaces.bounds import MOST_MESSAGES
 from langchain_convsync.surfaces.context import (
     ConversationLike,
     ConversationRef,
     Identity,
     current_turn,
+    key_for_logs,
 )
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import cut_off, flaw_in, last_reply, messages_of
@@ -52,12 +53,15 @@ try:
         AgentState,
         ModelRequest,
         ModelResponse,
+        ToolCallRequest,
     )
     from langgraph.config import get_config
     from langgraph.runtime import Runtime, get_runtime
+    from langgraph.types import Command
 
     from langchain_convsync.middleware._exchange import Exchange, Share, Work
     from langchain_convsync.middleware._notes import Memory
+    from langchain_convsync.middleware._repeats import answer_to_repeated
     from langchain_convsync.middleware._runs import RUNS
     from langchain_convsync.middleware._seat import (
         Seat,
@@ -72,6 +76,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["ConvSyncMiddleware"]
 
+_Called: TypeAlias = ToolMessage | Command[Any]
 OnError: TypeAlias = Literal["log", "raise"] | Callable[[Exception], object]
 
 
@@ -130,6 +135,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
     """
 
+    @checked
     def __init__(
         self,
         client: ConvSyncClient | AsyncConvSyncClient | None = None,
@@ -140,21 +146,18 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         intents: Sequence[str] | None = None,
         steps: Sequence[str] | None = None,
         prompt_keys: Collection[str] = (),
-        history_limit: int = MOST_MESSAGES,
-        limit: int | None = None,
+        history_limit: Count = MOST_MESSAGES,
+        limit: Count | None = None,
         on_error: OnError = "log",
     ) -> None:
         super().__init__()
-        if on_error not in {"log", "raise"} and not callable(on_error):
-            message = 'on_error must be "log", "raise" or a callable'
-            raise ConfigurationError(message)
         if conversation is not None:
             ConversationRef.of(conversation)
         self._api = api_of(client)
         self._conversation = conversation
         self._identity = identity
         self._prompt_keys = frozenset(prompt_keys)
-        self._history_limit = checked_limit(history_limit if limit is None else limit)
+        self._history_limit = history_limit if limit is None else limit
         self._on_error = on_error
         choice = sync_args(self._api.profile, intents=intents, steps=steps)
         self.tools = [self._sync_tool(choice)] if sync_tool else []
@@ -186,6 +189,20 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         """Tell the model what is on record."""
         informed, work = await arun(self._informed(request))
         return _watched(await handler(informed), work)
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], _Called]
+    ) -> _Called:
+        """Run a tool, unless the model only repeats its calls."""
+        repeated = answer_to_repeated(request)
+        return handler(request) if repeated is None else repeated
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_Called]]
+    ) -> _Called:
+        """Run a tool, unless the model only repeats its calls."""
+        repeated = answer_to_repeated(request)
+        return await handler(request) if repeated is None else repeated
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write messages and state."""
@@ -303,7 +320,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         fresh = [message for message in messages if message.id not in known]
         if flaw := flaw_in(fresh):  # the caller decides whether to send it; the history is told
             telemetry.count("incomplete_answers")
-            logger.warning("The agent's answer is not whole: %s", flaw)
+            told, key = "the agent's answer is not whole: %s", key_for_logs()
+            telemetry.log(logger, logging.WARNING, key, told, flaw)
         decided = turn.update if turn is not None else share.decided
         traces = {**state, "messages": [] if decided else fresh}  # metadata is the weakest of all
         update = extract(traces, baseline=work.before, tool_calls=False)
@@ -368,7 +386,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
 
     def _failed(self, error: Exception, doing: Literal["read", "write"]) -> None:
         telemetry.count("middleware_failures", doing=doing, error=type(error).__name__)
-        logger.warning("The conversation could not be synced (%s): %s", doing, error)
+        told = "the conversation could not be synced (%s): %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, doing, error)
         if callable(self._on_error):
             self._on_error(error)
         elif self._on_error == "raise":
@@ -403,7 +422,8 @@ def _say(share: Share, messages: Sequence[BaseMessage], structured: object) -> N
     """Note the reply that a run ended with, unless those are the words of a limit."""
     if limit := limit_in({}, messages):
         telemetry.count("limit_answers")
-        logger.warning("A limit ended the agent's run, its words are not recorded: %s", limit)
+        told = "a limit ended the agent's run, its words are not recorded: %s"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, limit)
         share.reply = "", ""
     elif messages and (reply := last_reply(messages, structured)):
         share.reply = _key(messages[-1]), reply

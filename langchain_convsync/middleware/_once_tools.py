@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import checked
 from langchain_convsync._flow import Flow, Io, arun, run
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import (
-    ConfigurationError,
     FencedError,
     MissingExtraError,
     StoreError,
     UnknownConversationError,
     UnknownOutcomeError,
 )
-from langchain_convsync.stores.base import EventStore, checked_store
+from langchain_convsync.stores import store_of
+from langchain_convsync.stores.base import StoreLike
 from langchain_convsync.surfaces.calls import EventCalls, TurnCalls, number_of
-from langchain_convsync.surfaces.context import current_turn, resolve
+from langchain_convsync.surfaces.context import current_turn, key_for_logs, resolve
 
 try:
     from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
@@ -37,6 +38,7 @@ try:
         kept,
         restored,
     )
+    from langchain_convsync.middleware._repeats import answer_to_repeated
 except ImportError as error:
     raise MissingExtraError("OnceToolsMiddleware", "agents") from error
 
@@ -77,6 +79,9 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
     cancelled, or the tool raised. ``unknown`` says what a later run does. Within one run, a retry
     middleware runs a tool that raised as often as it would without this one.
 
+    A call that was made three times in a row with the same arguments and result is not run again:
+    the model is told so, and a fourth one ends the run with a ``LoopError``.
+
     Outside a turn it is the same for the runs that answer one event, with ``store=`` and inside
     ``in_conversation(…, event_id=…)``: results are kept for an hour (``replies_kept=``), and a
     second process that meets a call under way gets an ``EventInProgressError``. All other runs call
@@ -97,17 +102,18 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             something else than tools and names; ``store`` is no store.
     """
 
+    @checked
     def __init__(
         self,
-        store: EventStore | None = None,
+        store: StoreLike | None = None,
         *,
         tools: Guarded = None,
         unknown: Unknown = "ask",
     ) -> None:
         super().__init__()
-        self._guarded = None if tools is None else _policies(tools, unknown)
-        self._unknown = _checked(unknown)
-        self._store = None if store is None else checked_store(store)
+        self._guarded = _policies(tools, unknown)
+        self._unknown = unknown
+        self._store = None if store is None else store_of(store)
         self._warned = False
         self._failures: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
@@ -124,6 +130,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
         return await arun(self._once(request, Io(handler, handler, request)))  # type: ignore[arg-type]
 
     def _once(self, request: ToolCallRequest, running: Io[_Result]) -> Flow[_Result]:
+        if (repeated := answer_to_repeated(request)) is not None:
+            return repeated
         policy = self._policy(request)
         calls = None if policy is None else self._calls(request)
         if policy is None or calls is None:
@@ -162,8 +170,11 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
         text, missing = kept(result, request.tool_call["id"])
         if missing:
             telemetry.count("once_calls", outcome=f"{missing} not kept")
-            logger.warning(
-                "The %s of tool %s cannot be kept: more than %d KiB, or no kind that is stored. %s",
+            telemetry.log(
+                logger,
+                logging.WARNING,
+                key_for_logs(),
+                "the %s of tool %s cannot be kept: more than %d KiB, or no kind that is stored. %s",
                 missing,
                 request.tool_call["name"],
                 LARGEST_RESULT // 1024,
@@ -175,11 +186,12 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             yield from calls.end(name, text)
         except FencedError:
             raise
-        except StoreError:
+        except StoreError as error:
             # The turn goes on with what the tool returned; should it be run again, the outcome of
             # this call is unknown.
             telemetry.count("once_calls", outcome="result not kept")
-            logger.warning("The result of tool %s was not kept", request.tool_call["name"])
+            told, tool = "the result of tool %s was not kept: %s", request.tool_call["name"]
+            telemetry.log(logger, logging.WARNING, key_for_logs(), told, tool, error)
         return result
 
     def _of_unknown_outcome(
@@ -200,9 +212,8 @@ class OnceToolsMiddleware(AgentMiddleware[Any, Any, Any], Unpicklable):
             message = f"a call of tool {tool} was begun in an earlier run of the turn, and {end}"
             calls.held = UnknownOutcomeError(message)
             raise calls.held
-        logger.warning(
-            "A call of tool %s has no known outcome, and is not repeated: the model is asked", tool
-        )
+        told = "a call of tool %s has no known outcome, and is not repeated: the model is asked"
+        telemetry.log(logger, logging.WARNING, key_for_logs(), told, tool)
         return ToolMessage(
             _GONE if gone else _UNKNOWN,
             tool_call_id=request.tool_call["id"],
@@ -249,38 +260,10 @@ def _event_of(request: ToolCallRequest) -> str | None:
     return json.dumps([ref.event_id, ref.phone_number, ref.bot_id, ref.subdomain])
 
 
-def _policies(
-    tools: Iterable[str | BaseTool] | Mapping[str, Unknown], unknown: Unknown
-) -> dict[str, Unknown]:
-    if isinstance(tools, str | BaseTool) or not isinstance(tools, Iterable):
-        raise _no_tools(tools)
-    if isinstance(tools, Mapping):
-        named: Mapping[Any, Unknown] = tools
-        return {_name(tool): _checked(policy, _name(tool)) for tool, policy in named.items()}
-    return {_name(tool): _checked(unknown) for tool in tools}
-
-
-def _name(tool: object) -> str:
-    if isinstance(tool, BaseTool):
-        return tool.name
-    if not isinstance(tool, str):
-        raise _no_tools(tool)
-    return tool
-
-
-def _no_tools(given: object) -> ConfigurationError:
-    shown = repr(given) if isinstance(given, str) else f"of type {type(given).__name__}"
-    return ConfigurationError(
-        f"tools= takes a list of tools or of their names, or a mapping of names; {shown} is not one"
-    )
-
-
-def _checked(unknown: Unknown, tool: str | None = None) -> Unknown:
-    if unknown not in get_args(Unknown):
-        given = f"unknown={unknown!r}" if tool is None else f"tools={{{tool!r}: {unknown!r}}}"
-        message = f'{given}: choose "ask", "retry" or "hold"'
-        raise ConfigurationError(message)
-    return unknown
+def _policies(tools: Guarded, unknown: Unknown) -> Mapping[str, Unknown] | None:
+    if tools is None or isinstance(tools, Mapping):
+        return tools
+    return {tool if isinstance(tool, str) else tool.name: unknown for tool in tools}
 
 
 def _is_own(tool: BaseTool) -> bool:

@@ -20,6 +20,7 @@ def writes_for(
     number: int,
     decided_at: float,
     base: Anchor | None,
+    records: bool | None = False,
 ) -> list[Write]:
     """The writes that record messages and a state update.
 
@@ -32,6 +33,7 @@ def writes_for(
         number: The turn's number.
         decided_at: Store time of the read.
         base: End of the history at that read.
+        records: See :class:`Write`, too.
     """
     common: dict[str, Any] = {
         "phone_number": phone_number,
@@ -44,7 +46,7 @@ def writes_for(
     }
     writes = []
     if ours := tuple(messages):
-        writes.append(Write(kind="append", messages=ours, base=base, **common))
+        writes.append(Write(kind="append", messages=ours, base=base, records=records, **common))
     if update:
         active = conversation.is_active if update.is_active is None else update.is_active
         update = update.model_copy(update={"is_active": active})

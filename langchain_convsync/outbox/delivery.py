@@ -17,6 +17,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     ConvSyncError,
     InvalidResponseError,
+    cause_of,
 )
 from langchain_convsync.models import Conversation, PartialConversation, Role
 from langchain_convsync.outbox.job import WriteJob
@@ -45,6 +46,9 @@ from langchain_convsync.outbox.queue import (
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
+
+#: Why a write waits that is to be looked up.
+UNCLEAR = "it may have arrived, and is looked up before it is sent again"
 
 OnUnverifiable: TypeAlias = Literal["dead_letter", "resend", "skip"]
 
@@ -90,6 +94,7 @@ class Outbox(OperationQueue[WriteJob]):
             anchor=anchor,
             write=write,
             carries=carries,
+            records=bool(write.records),
         )
 
     def _step(self, head: WriteJob, now: float) -> Flow[float]:
@@ -101,8 +106,10 @@ class Outbox(OperationQueue[WriteJob]):
             verified=head.read is not None,
         )
         if isinstance(step, Wait):
+            head.why = UNCLEAR
             return step.seconds
         if pause := self.breaker.wait(head.target):
+            head.why = "the API server does not answer, and is asked again now and then"
             raise Held(pause)
         match step:
             case Send():
@@ -158,16 +165,21 @@ class Outbox(OperationQueue[WriteJob]):
         if not (error.ambiguous or may_pass(error)):
             raise Undeliverable(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
+        told, key = "its writes wait for the API server: %s", job.lease.conversation_key
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous and not self._api.profile.idempotency_keys:
             delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
         sent_at = job.cursor.sent_at if error.ambiguous else None
         job.read = None  # it is old by then
+        job.why = f"{UNCLEAR}: {cause_of(error)}" if error.ambiguous else cause_of(error)
         yield from self._store_retry(job, delay=delay, sent_at=sent_at)
         return delay
 
     def _confirm(self, job: WriteJob, anchor: Anchor | None, *, end: int | None = None) -> None:
-        noted = None if anchor is None else anchor.model_dump_json()
+        if anchor is not None and job.records:
+            anchor = anchor.model_copy(update={"records": True})
+        noted = None if anchor is None else anchor.model_dump_json(exclude_defaults=True)
         end = job.end if end is None else end
         self._remember_confirmed(job, end=end, last=end >= job.write.parts, anchor=noted)
         telemetry.count("writes", operation=job.write.kind)
@@ -186,6 +198,7 @@ class Outbox(OperationQueue[WriteJob]):
             if not may_pass(error, reading=True):
                 raise Undeliverable(str(error)) from error
             job.unread += 1
+            job.why = f"it cannot be looked up whether it arrived: {cause_of(error)}"
             return max(backoff(job.unread), error.retry_after or 0.0)
         job.unread = 0
         if conversation.session_id != job.write.session_id:
@@ -199,9 +212,11 @@ class Outbox(OperationQueue[WriteJob]):
     def _verify_append(self, job: WriteJob, conversation: Conversation) -> Flow[float]:
         history, place = conversation.said, None
         if job.cursor.sent_at is None:
-            if may_be_recorded(job.write, job.cursor.pos, self._api.profile):
-                own = job.recorded_by_server(history)
+            profile, pos = self._api.profile, job.cursor.pos
+            if may_be_recorded(job.write, pos, profile):
+                own = job.recorded_by_server(history, expected=profile.records_inbound)
                 if own is not None:
+                    job.records = True
                     at = Anchor.at(conversation.session_id, history, own)
                     self._confirm(job, at, end=job.cursor.pos + 1)
                     return 0.0
@@ -285,11 +300,8 @@ class Outbox(OperationQueue[WriteJob]):
 
     def _report_dead(self, head: WriteJob, reason: str) -> None:
         telemetry.count("dead_letters", operation=head.write.kind)
-        logger.error(
-            "A write of turn %s is a dead letter, with the rest of its turn: %s",
-            head.write.turn,
-            reason,
-        )
+        key, told = head.lease.conversation_key, "a write of turn %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, head.write.turn, reason)
 
 
 def may_pass(error: APIError, *, reading: bool = False) -> bool:

@@ -21,11 +21,13 @@ class WriteJob(Head):
     Attributes:
         write: The write.
         carries: Whether it carries what was just read.
+        records: Whether the server was seen to record the customer's words by itself.
         read: The conversation as it was just read, without the write.
     """
 
     write: Write
     carries: bool
+    records: bool = False
     read: Conversation | None = None
 
     def target(self) -> CallTarget:
@@ -79,16 +81,18 @@ class WriteJob(Head):
             return place_written(history, messages[pos:], anchor)
         return is_recorded(history, messages[pos], anchor_for(self.write, pos, self.anchor))
 
-    def recorded_by_server(self, history: Sequence[Words]) -> int | None:
+    def recorded_by_server(self, history: Sequence[Words], *, expected: bool) -> int | None:
         """Where the part stands although it was not sent; None if it does not.
 
-        It came after all that its turn has read or, where that is not in the history any more,
-        after the last answer.
+        It came after all that its turn has read or, where that is not in the history any more and
+        the profile expects it, after the last answer.
         """
         message, pos = self.write.messages[self.cursor.pos], self.cursor.pos
         try:
             return is_recorded(history, message, anchor_for(self.write, pos, self.anchor))
         except LookupError:
+            if not expected:
+                return None
             start = len(history) - unanswered(history).total()
             return find(history, message, start)
 

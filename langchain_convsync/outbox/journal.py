@@ -30,6 +30,7 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
     ConvSyncError,
     StoreError,
+    cause_of,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.compose import as_operations, writes_for
@@ -52,6 +53,7 @@ from langchain_convsync.stores.base import (
     new_token,
 )
 from langchain_convsync.stores.changed import with_new_names
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unanswered, unrecorded
@@ -162,6 +164,7 @@ class Journal:
             return
         for message in messages:
             self._api.require_sendable(message.role, message.content)
+        yield from require_served(self._store, self._api.address)
         until, token = self._clock() + INLINE, new_token()
         conversation_key, known = yield from with_new_names(
             lambda: self._recorded(ref, messages, until, token)
@@ -222,11 +225,15 @@ class Journal:
             known = yield from self._of(acquired.lease.conversation_key, ref, known)
             require_tenant(acquired.tenant, known.conversation)
         except (ConversationNotFoundError, ConversationMismatchError) as error:
-            logger.critical("Messages are dead letters, their conversation is gone: %s", error)
+            told = "messages are dead letters, their conversation is gone: %s"
+            telemetry.log(logger, logging.CRITICAL, acquired.lease.conversation_key, told, error)
             telemetry.count("journal_failures", error=type(error).__name__)
             commit = replace(commit, dead=True, reason=f"no conversation: {type(error).__name__}")
-        except APIError:
-            yield from self._store.release(acquired.lease, delay=RETRY_LATER)
+        except APIError as error:
+            key, told = acquired.lease.conversation_key, "its messages wait for the API server: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
+            why = cause_of(error)
+            yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
             return 0
         else:
             messages = [message for entry in batch for message in entry.messages]
@@ -245,7 +252,8 @@ class Journal:
         commit = replace(commit, dead=True, reason="the stored messages cannot be read")
         if (yield from self._store.commit_turn(acquired.lease, commit)) == "fenced":
             return 0
-        logger.error("Event %s is a dead letter: %s", commit.event_keys[0], commit.reason)
+        key, told = acquired.lease.conversation_key, "event %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, commit.event_keys[0], commit.reason)
         telemetry.count("unreadable", what="event")
         return 1
 
@@ -291,6 +299,7 @@ class Journal:
         self._memory.forget(conversation_key)
 
     def _conversation_key(self, ref: ConversationRef) -> Flow[str]:
+        yield from require_served(self._store, self._api.address)
         keys = yield from self._store.keys()
         return keys.conversation(_account(ref), ref.phone_number)
 

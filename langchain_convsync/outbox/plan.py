@@ -48,6 +48,7 @@ class Anchor(BaseModel):
         digest: Hash of its content.
         timestamp: Its timestamp, as the server sent it.
         occurrence: It is the how-manyth entry that looks like this, from 1.
+        records: Whether the server was seen to record what the customer writes by itself.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -57,6 +58,7 @@ class Anchor(BaseModel):
     digest: str = ""
     timestamp: str | None = None
     occurrence: int = 0
+    records: bool = False
 
     @classmethod
     def at_end(cls, session_id: str, history: Sequence[Words]) -> Anchor:
@@ -129,6 +131,8 @@ class Write(BaseModel):
         number: The number of that turn in its conversation, from 1.
         decided_at: Store time of the read that the turn was based on.
         base: End of the history at that read, if nothing was on its way then.
+        records: Whether the server was seen to record the customer's words by itself; None where
+            it is to be looked for, since nothing was known yet.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -144,6 +148,7 @@ class Write(BaseModel):
     messages: tuple[ConversationMessage, ...] = ()
     update: StoredUpdate = StateUpdate()
     base: Anchor | None = None
+    records: bool | None = False
 
     @classmethod
     def stored(cls, body: str) -> Write:
@@ -264,7 +269,8 @@ def plan(
 
 def may_be_recorded(write: Write, pos: int, profile: ServerProfile) -> bool:
     """Whether the server may have recorded the part by itself: the customer's own words."""
-    return profile.records_inbound and write.kind == "append" and write.messages[pos].role == "user"
+    records = profile.records_inbound or write.records is not False
+    return records and write.kind == "append" and write.messages[pos].role == "user"
 
 
 def carries_what_was_read(write: Write, profile: ServerProfile) -> bool:

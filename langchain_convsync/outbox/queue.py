@@ -33,6 +33,8 @@ SLACK = 1.0
 FIRST_DELAY, LAST_DELAY = 0.2, 30.0
 #: Seconds that have to be left of a strict drain for another request.
 SHORTEST_ATTEMPT = 0.5
+#: Seconds beyond its budget for which a call's, or a block's, last request may go on.
+GRACE = 2 * SHORTEST_ATTEMPT
 #: Seconds between looks whether another call of this process has delivered a conversation's queue.
 LOOK = 0.02
 
@@ -43,6 +45,21 @@ class Undeliverable(Exception):  # noqa: N818 - control flow inside this package
 
 class Held(Exception):  # noqa: N818 - control flow inside this package
     """The operation has to wait for some seconds, and those behind it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the work on a queue ended.
+
+    Attributes:
+        delay: Seconds after which to come back; 0.0 when it is done.
+        confirmed: What is still to be noted as confirmed.
+        why: Why the rest of it waits.
+    """
+
+    delay: float = 0.0
+    confirmed: Confirmed | None = None
+    why: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +75,7 @@ class Head(ABC):
         end_at: When its requests have to end, on the deliverer's clock.
         offset: What the store's clock is ahead of the deliverer's.
         unread: How often in a row it could not be looked up.
+        why: Why its step has to wait, without a word or a number of the customer's.
     """
 
     acquired: Acquired
@@ -68,6 +86,7 @@ class Head(ABC):
     end_at: float = math.inf
     offset: float = 0.0
     unread: int = 0
+    why: str | None = None
 
     @property
     def lease(self) -> Lease:
@@ -129,20 +148,27 @@ class OperationQueue(ABC, Generic[H]):
     def _report_dead(self, head: H, reason: str) -> None:
         """Count and log that an operation became a dead letter."""
 
-    def drain(self, conversation_key: str, *, budget: float, strict: bool = False) -> Flow[bool]:
+    def drain(
+        self,
+        conversation_key: str,
+        *,
+        budget: float,
+        strict: bool = False,
+        grace: float = math.inf,
+    ) -> Flow[bool]:
         """Deliver what one conversation has in this queue, for at most ``budget`` seconds.
 
         What is not due within that time, because the other side does not answer or another process
         is at it, stays in the store; what another call of this process delivers is waited for. A
-        request that is under way then is waited for, unless ``strict``: then it is given up, and
-        looked up by the next delivery.
+        request that is under way then is waited for, for ``grace`` seconds at most; if ``strict``,
+        not at all: it is given up, and looked up by the next delivery.
 
         Returns:
             Whether everything is delivered.
         """
         until = self._clock() + budget
+        end = until if strict else until + grace
         while self._clock() < until:
-            end = until if strict else math.inf
             yield from self.attempt(conversation_key, budget=until - self._clock(), end=end)
             due = yield from self._store.due(self.name, conversation_key)
             if due is None:
@@ -173,20 +199,15 @@ class OperationQueue(ABC, Generic[H]):
         try:
             with telemetry.timed("delivery", queue=self.name) as timing:
                 timing.note(conversation=acquired.lease.conversation_key)
-                delay, confirmed = yield from self._work(acquired, self._clock() + budget, end)
-            yield from self._store.release(acquired.lease, delay=delay, done=confirmed)
+                ended = yield from self._work(acquired, self._clock() + budget, end)
+            yield from self._store.release(
+                acquired.lease, delay=ended.delay, done=ended.confirmed, why=ended.why
+            )
         finally:
             self._delivering.discard(acquired.lease.conversation_key)
 
-    def _work(
-        self, acquired: Acquired, until: float, end: float
-    ) -> Flow[tuple[float, Confirmed | None]]:
-        """Deliver the queue in order.
-
-        Returns:
-            The seconds after which to come back, 0.0 when it is done; and what is still to be
-            noted as confirmed.
-        """
+    def _work(self, acquired: Acquired, until: float, end: float) -> Flow[Ended]:
+        """Deliver the queue in order."""
         anchor, offset, confirmed = acquired.anchor, acquired.now - self._clock(), None
         for operation in acquired.operations:
             head = yield from self._opened(acquired, operation, anchor, confirmed)
@@ -197,24 +218,24 @@ class OperationQueue(ABC, Generic[H]):
             try:
                 while not head.done:
                     if self._clock() + SHORTEST_ATTEMPT > end:
-                        return 0.0, head.confirmed
+                        return Ended(confirmed=head.confirmed)
                     wait = yield from self._step(head, self._clock() + offset)
                     if wait and wait > until - self._clock():
-                        return wait, head.confirmed
+                        return Ended(wait, head.confirmed, head.why)
                     if wait:
                         yield from self._store_confirmed(head)
                         yield from sleep(wait)
             except FencedError:
-                return 0.0, None
+                return Ended()
             except Held as held:
-                return float(held.args[0]), head.confirmed
+                return Ended(float(held.args[0]), head.confirmed, head.why)
             except Undeliverable as reason:
                 yield from self._store_confirmed(head)
                 self._report_dead(head, str(reason))
                 yield from self._store.set_dead(head.lease, operation.id, reason=str(reason))
-                return 0.0, None
+                return Ended()
             anchor, confirmed = head.anchor, head.confirmed
-        return 0.0, confirmed
+        return Ended(confirmed=confirmed)
 
     def _opened(
         self,
@@ -237,7 +258,8 @@ class OperationQueue(ABC, Generic[H]):
                 lease, confirmed.operation_id, confirmed.pos, last=last, anchor=anchor
             )
         telemetry.count("unreadable", what=self.name)
-        logger.error("Operation %s is a dead letter: %s", operation.id, reason)
+        told = "operation %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, lease.conversation_key, told, operation.id, reason)
         yield from self._store.set_dead(lease, operation.id, reason=reason)
         return None
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
+from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConfigurationError, ConvSyncError, FencedError, WAHAError
+from langchain_convsync.errors import ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.reply import (
@@ -27,7 +28,7 @@ from langchain_convsync.outbox.reply import (
     standing_in,
     typing_time,
 )
-from langchain_convsync.settings import Transport
+from langchain_convsync.settings import TransportSetting
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ LONGEST_TYPING = 20.0
 #: Seconds for which a chat that cannot be read is asked again, before the policy decides.
 READ_PATIENCE = 300.0
 
+#: Why a reply waits that is to be looked for.
+UNCLEAR = "it may have arrived, and is looked for before it is sent again"
+
+TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -78,26 +83,21 @@ class WAHAReply(Unpicklable):
         ConfigurationError: A setting is missing or malformed.
     """
 
+    @checked
     def __init__(
         self,
         base_url: str | None = None,
         *,
         api_key: str | SecretStr | None = None,
         on_unverifiable: OnUnverifiableReply = "drop",
-        settle: float = 10.0,
+        settle: Seconds = 10.0,
         seen: bool = False,
-        typing: float = 0.0,
-        transport: Transport | None = None,
+        typing: TypingTime = 0.0,
+        transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
-        http_client: httpx.Client | httpx.AsyncClient | None = None,
+        http_client: Annotated[httpx.Client | httpx.AsyncClient | None, ELSEWHERE] = None,
     ) -> None:
-        if not 0 <= typing <= LONGEST_TYPING:
-            message = f"typing must be from 0 to {LONGEST_TYPING:.0f} seconds"
-            raise ConfigurationError(message)
-        if on_unverifiable not in {"drop", "resend"}:
-            message = 'on_unverifiable must be "drop" or "resend"'
-            raise ConfigurationError(message)
         self.waha = Waha(
             base_url,
             api_key=api_key,
@@ -161,6 +161,7 @@ class Replies(OperationQueue[ReplyJob]):
         )
         match step:
             case Wait(seconds):
+                head.why = UNCLEAR
                 return seconds
             case Send(_, attempt):
                 return (yield from self._send(head, attempt))
@@ -211,10 +212,13 @@ class Replies(OperationQueue[ReplyJob]):
         if not (may_pass or error.status_code == 422):
             raise Undeliverable(str(error)) from error
         telemetry.count("reply_retries")
+        key, told = head.lease.conversation_key, "its reply waits for WAHA: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         delay = max(backoff(head.cursor.tries), error.retry_after or 0.0)
         if error.ambiguous:
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
+        head.why = f"{UNCLEAR}: {error}" if error.ambiguous else _why_refused(error)
         yield from self._store_retry(head, delay=delay, sent_at=sent_at)
         return delay
 
@@ -245,8 +249,9 @@ class Replies(OperationQueue[ReplyJob]):
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
-            if may_pass and now < sent_at + READ_PATIENCE:
+            if may_pass and (now < sent_at + READ_PATIENCE or _machine.lacking(error)):
                 head.unread += 1
+                head.why = f"the chat cannot be read to see whether it arrived: {error}"
                 return max(backoff(head.unread), error.retry_after or 0.0)
             return (yield from self._unsure(head, error))
         except LookupError as error:
@@ -261,11 +266,13 @@ class Replies(OperationQueue[ReplyJob]):
         """It is unknown whether it was sent: the policy decides."""
         policy = self._sender.on_unverifiable
         telemetry.count("replies_unverified", policy=policy)
-        reason = str(error) if isinstance(error, WAHAError) else type(error).__name__
-        logger.warning(
-            "It is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
+        telemetry.log(
+            logger,
+            logging.WARNING,
+            head.lease.conversation_key,
+            "it is unknown whether the reply of turn %s was sent (%s); on_unverifiable=%r",
             head.reply.turn,
-            reason,
+            error,
             policy,
         )
         if policy == "resend":
@@ -275,4 +282,14 @@ class Replies(OperationQueue[ReplyJob]):
 
     def _report_dead(self, head: ReplyJob, reason: str) -> None:
         telemetry.count("dead_letters", operation="reply")
-        logger.error("The reply of turn %s is a dead letter: %s", head.reply.turn, reason)
+        key, told = head.lease.conversation_key, "the reply of turn %s is a dead letter: %s"
+        telemetry.log(logger, logging.ERROR, key, told, head.reply.turn, reason)
+
+
+def _why_refused(error: WAHAError) -> str:
+    told = {
+        422: "WAHA's session does not work: start it, or scan its QR code",
+        429: "WAHA asks to slow down",
+    }
+    known = None if error.status_code is None else told.get(error.status_code)
+    return str(error) if known is None else f"{known} (status {error.status_code})"

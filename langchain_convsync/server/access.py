@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import SecretStr
 
+from langchain_convsync._checked import checked
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server.jwts import JwtRules
 
@@ -39,6 +40,7 @@ class Caller(NamedTuple):
 UNIDENTIFIED = Caller(None, None)
 
 
+@checked
 @dataclass(frozen=True)
 class ApiKey:
     """A key that agents send as ``Authorization: Bearer …``; the server keeps its hash only.

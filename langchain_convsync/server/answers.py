@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from langchain_convsync.server import histories
@@ -18,6 +18,12 @@ from langchain_convsync.server.wire import NewMessage, StateSync
 
 KEPT = timedelta(hours=24)
 NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+_ANSWERS: Any = AnswerRow.__table__
+_MINE = (_ANSWERS.c.scope == bindparam("whose"), _ANSWERS.c.key == bindparam("which"))
+_NOTED = select(_ANSWERS.c.fingerprint, _ANSWERS.c.answer, _ANSWERS.c.expires_at).where(*_MINE)
+_NOTE = insert(_ANSWERS)
 
 
 class KeyReusedError(ValueError):
@@ -78,21 +84,20 @@ class KeyedRequest(NamedTuple):
         Raises:
             KeyReusedError: The key belongs to another request.
         """
-        _let_go(db, at)
-        before = db.get(AnswerRow, (self.scope, self.key))
+        before = db.execute(_NOTED, {"whose": self.scope, "which": self.key}).first()
         if before is None:
             return None
         if before.fingerprint != self.fingerprint:
             raise KeyReusedError
-        return KeptAnswer.read(before.answer)
+        return KeptAnswer.read(before.answer if before.expires_at > at else {})
 
     def keep(self, db: Session, answer: KeptAnswer, at: datetime) -> None:
         """Note what it is answered."""
-        row = AnswerRow(**self._asdict(), answer=answer.written(), expires_at=at + KEPT)
-        db.add(row)
+        more = {"answer": answer.written(), "expires_at": at + KEPT}
+        db.execute(_NOTE, {**self._asdict(), **more})
 
 
-def _let_go(db: Session, at: datetime) -> None:
+def forget_old(db: Session, at: datetime) -> None:
     """Forget answers that are a day old. The keys stay spent: their requests were applied."""
     old = AnswerRow.expires_at <= at
     db.execute(update(AnswerRow).where(old).values(answer={}, expires_at=NEVER))

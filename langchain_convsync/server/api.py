@@ -5,15 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from langchain_convsync import waha
 from langchain_convsync._bodies import BodyReader
+from langchain_convsync._checked import checked
 from langchain_convsync.server import webhook
-from langchain_convsync.server.access import ApiKey, Caller, Keyring
+from langchain_convsync.server.access import ApiKey, Keyring
 from langchain_convsync.server.answers import KeyReusedError
 from langchain_convsync.server.customers import Tenant
 from langchain_convsync.server.forwarder import Forwarder, Forwarding
@@ -95,6 +96,7 @@ agents = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=GuardedRoute)
 probes = APIRouter(prefix=DOCUMENTED_PREFIX, route_class=StrictRoute)
 
 
+@checked
 def create_reference_api(
     database_url: str = "sqlite://",
     *,
@@ -106,6 +108,7 @@ def create_reference_api(
     jwt: JwtRules | None = None,
     rate_limit: RateLimit | None = None,
     forwarding: Forwarding | None = None,
+    answer_cap: int | None = None,
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -123,15 +126,17 @@ def create_reference_api(
         jwt: What a token must be like to be as good as a key.
         rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told what customers write.
+        answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
+            What is stored and looked up is always the whole history.
 
     Raises:
-        ConfigurationError: The database cannot be opened, a secret is empty, or there is no such
-            quirk.
+        ConfigurationError: The database cannot be opened, a secret is empty, the cap is less than
+            1, or there is no such quirk.
     """
     if waha_secrets is not None:
         waha.verify(b"", {}, waha_secrets)  # an empty key fails now, not at the first event
     chosen = Quirks.of(quirks)
-    store = ConversationStore(database_url, clock=clock, quirks=chosen)
+    store = ConversationStore(database_url, clock=clock, quirks=chosen, answer_cap=answer_cap)
     forwarder = Forwarder(store.forwards, forwarding) if forwarding else None
     app = reference_api(
         Service(
@@ -201,11 +206,10 @@ def lookup_tenant(
     service: CurrentService, caller: CurrentCaller, phone_number: PhoneNumber
 ) -> Response:
     """The tenant that a phone number talks to: that of its newest active conversation."""
-    found = _found(service, caller, phone_number, None)
-    names = ("subDomain", "botId", "sessionId", "isActive")
-    return success(
-        "Tenant information retrieved successfully", {name: found[name] for name in names}
-    )
+    found = service.store.find_tenant(phone_number, caller=caller)
+    if found is None:
+        raise HTTPException(404, NO_CONVERSATION)
+    return success("Tenant information retrieved successfully", found)
 
 
 @agents.get(
@@ -220,7 +224,9 @@ def lookup_conversation(
     bot_id: BotId = None,
 ) -> Response:
     """The active conversation of a phone number: the newest, or that with one bot."""
-    found = _found(service, caller, phone_number, bot_id)
+    found = service.store.find(phone_number, bot_id, caller=caller)
+    if found is None:
+        raise HTTPException(404, NO_CONVERSATION)
     return success("Conversation retrieved successfully", found)
 
 
@@ -270,15 +276,6 @@ def add_message(
     """
     applied = service.store.add_message(session_id, message, key=key, caller=caller)
     return _applied("Message added successfully", applied)
-
-
-def _found(
-    service: Service, caller: Caller, phone_number: str, bot_id: str | None
-) -> dict[str, Any]:
-    found = service.store.find(phone_number, bot_id, caller=caller)
-    if found is None:
-        raise HTTPException(404, NO_CONVERSATION)
-    return found
 
 
 def _applied(message: str, applied: Applied) -> Response:

@@ -46,6 +46,7 @@ class Configuration(Unpicklable):
     rate_limit: RateLimit | None = None
     forwarding: Forwarding | None = None
     trusted_proxies: tuple[str, ...] = ()
+    answer_cap: int | None = None
 
     def __post_init__(self) -> None:
         proxies(self.trusted_proxies)
@@ -91,6 +92,7 @@ class _Reader:
     def configuration(self) -> Configuration:
         said = self._said()
         given: dict[str, Any] = {"host": said.host, "port": said.port}
+        given["answer_cap"] = said.answer_cap
         given["database_url"] = said.database_url
         if said.database_url_env:
             given["database_url"] = self._secret("database_url_env", said.database_url_env)

@@ -71,6 +71,7 @@ class ServerFile(_Table):
     trusted_proxies: list[str] = Field(
         default_factory=list, examples=['trusted_proxies = ["127.0.0.1"]']
     )
+    answer_cap: Annotated[int, Field(ge=1)] | None = Field(None, examples=["answer_cap = 20"])
     sessions: dict[str, SessionTable] = Field(default_factory=dict, examples=["[sessions.default]"])
     waha: WahaTable | None = Field(None, examples=["[waha]"])
     keys: list[KeyTable] = Field(default_factory=list, examples=["[[keys]]"])

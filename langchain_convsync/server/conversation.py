@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from langchain_convsync.server import histories
 from langchain_convsync.server.customers import Customer, Tenant
-from langchain_convsync.server.tables import ConversationRow, MessageRow
+from langchain_convsync.server.tables import ConversationRow
 from langchain_convsync.server.wire import NewMessage, StateSync, SyncedMessage, timestamp
 
 LIFETIME = timedelta(hours=24)
@@ -50,8 +50,7 @@ def append(db: Session, row: ConversationRow, message: NewMessage) -> None:
     """Add a message to the history, with the server's time."""
     row.last_message_at = _after(row.last_message_at, row.last_activity)
     entry = {**message.model_dump(), "timestamp": timestamp(row.last_message_at)}
-    position = histories.last_position(db, row.id) + 1
-    db.add(MessageRow(conversation_id=row.id, position=position, entry=entry))
+    histories.append(db, row.id, entry)
     if message.role == "user":
         row.context = {**row.context, "lastUserMessage": message.content}
 
@@ -70,6 +69,16 @@ def merge(db: Session, row: ConversationRow, update: StateSync) -> None:
     if patch.pop("previousMessages", None) is not None:
         _replace_history(db, row, update.context.previous_messages)
     row.context = {**row.context, **patch}
+
+
+def tenant(row: ConversationRow) -> dict[str, Any]:
+    """Whose conversation it is, as it goes over the wire."""
+    return {
+        "subDomain": row.subdomain,
+        "botId": row.bot_id,
+        "sessionId": row.session_id,
+        "isActive": row.is_active,
+    }
 
 
 def document(row: ConversationRow, history: object) -> dict[str, Any]:
@@ -95,13 +104,14 @@ def document(row: ConversationRow, history: object) -> dict[str, Any]:
 
 def _replace_history(db: Session, row: ConversationRow, messages: list[SyncedMessage]) -> None:
     histories.forget(db, row)
-    for position, message in enumerate(messages):
+    entries = []
+    for message in messages:
         at = message.timestamp
         if at > row.last_activity:
             at = _after(row.last_message_at, row.last_activity)
         row.last_message_at = max(row.last_message_at, at)
-        entry = {**message.model_dump(mode="json"), "timestamp": timestamp(at)}
-        db.add(MessageRow(conversation_id=row.id, position=position, entry=entry))
+        entries.append({**message.model_dump(mode="json"), "timestamp": timestamp(at)})
+    histories.write(db, row.id, entries)
 
 
 def _after(last: datetime, now: datetime) -> datetime:

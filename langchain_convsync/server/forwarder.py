@@ -12,8 +12,10 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import PositiveSeconds, checked
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.server.database import DatabaseAwayError
 from langchain_convsync.server.forwards import Forward, ForwardQueue
 from langchain_convsync.settings import (
     PLAIN_HTTP,
@@ -29,6 +31,7 @@ _HOPELESS = frozenset({400, 413, 422})
 logger = logging.getLogger(__name__)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Forwarding(Unpicklable):
     """The agent's webhook.
@@ -46,7 +49,7 @@ class Forwarding(Unpicklable):
 
     url: str = field(repr=False)  # a path or a query may be a secret, too
     secret: str | SecretStr = field(repr=False)
-    timeout: float = 5.0
+    timeout: PositiveSeconds = 5.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", self.url.strip())
@@ -147,10 +150,15 @@ class Forwarder:
             logger.warning("The agent's webhook did not accept an event (%s): %s", status, then)
 
     def _run(self) -> None:
+        away = ""
         while not self._stopping:
             self._awake.clear()
             try:
-                pause = self.send_due()
+                pause, away = self.send_due(), ""
+            except DatabaseAwayError as error:
+                if not away:  # once, however often it is looked
+                    logger.error("The events that wait cannot be read: %s", error)  # noqa: TRY400 - one line
+                pause, away = 1.0, str(error)
             except SQLAlchemyError:
                 logger.exception("The events that wait cannot be read")
                 pause = 1.0

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jwt
 from pydantic import SecretStr
 
+from langchain_convsync._checked import checked
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import secret_bytes
@@ -17,6 +18,7 @@ from langchain_convsync.settings import secret_bytes
 SHORTEST_SECRET = 32
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class JwtRules(Unpicklable):
     """What a token must be like: signed this way, with ``exp`` and ``tenants``.

@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from langchain_convsync._checked import Count, checked
 from langchain_convsync._flow import monotonic
-from langchain_convsync.errors import ConfigurationError
 
 MOST_CALLERS = 10_000
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
     """So many requests, each caller for itself.
@@ -24,12 +25,8 @@ class RateLimit:
         ConfigurationError: One of them is less than 1.
     """
 
-    per_minute: int
-    burst: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.per_minute < 1 or self.capacity < 1:
-            raise ConfigurationError("per_minute and burst of a rate limit must be 1 or more")
+    per_minute: Count
+    burst: Count | None = None
 
     @property
     def capacity(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from time import perf_counter
 
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from langchain_convsync import telemetry
 
 PATH = "/metrics"
+logger = logging.getLogger("langchain_convsync.server.requests")
 
 
 class Measured:
@@ -27,12 +29,13 @@ class Measured:
             text = Response(telemetry.exposition(), media_type=telemetry.CONTENT_TYPE)
             await text(scope, receive, send)
             return
-        began, status = perf_counter(), "none"
+        began, status, code = perf_counter(), "none", 0
 
         async def send_noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, code
             if message["type"] == "http.response.start":
-                status = f"{message['status'] // 100}xx"
+                code = message["status"]
+                status = f"{code // 100}xx"
             await send(message)
 
         try:
@@ -42,3 +45,17 @@ class Measured:
             operation = "unknown" if route is None else route.name
             telemetry.conceal("…" if route is None else route.path)
             telemetry.observe("server_request", took, operation=operation, status=status)
+            _log(scope["method"], "(no route)" if route is None else route.path, code, took)
+
+
+def _log(method: str, path: str, status: int, took: float) -> None:
+    """One line for each request; its path without values, which are phone numbers and sessions."""
+    ms = round(took * 1000)
+    logger.info(
+        "%s %s: %d in %d ms",
+        method,
+        path,
+        status,
+        ms,
+        extra={"method": method, "path": path, "status": status, "ms": ms},
+    )

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from sqlalchemy import ColumnElement, false, select, true
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server import conversation, histories
-from langchain_convsync.server.customers import Customer
+from langchain_convsync.server.customers import Customer, Exactly
 from langchain_convsync.server.tables import ConversationRow, MessageRow
 from langchain_convsync.server.wire import NewMessage, StateSync
 from langchain_convsync.settings import (
@@ -56,21 +56,6 @@ _HEX_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 class BrokenRequestError(ValueError):
     """The server fails on the request, with status 500; nothing is stored."""
-
-
-class Exactly(Customer):
-    """A customer who is found under the same text only."""
-
-    @classmethod
-    def of(cls, name: str) -> Self:
-        """The customer stored under this very text."""
-        return cls(name, None)
-
-    def matches(self) -> ColumnElement[bool]:
-        """True for the rows of this customer."""
-        if self.phone_number is None:
-            return false()
-        return ConversationRow.phone_number == self.phone_number
 
 
 @dataclass(frozen=True)
@@ -167,9 +152,9 @@ class Quirks:
         if "fixed_expiry" in self:
             row.expires_at = expires_at
 
-    def writable(self, at: datetime) -> ColumnElement[bool]:
-        """True for the conversations that agents may write to."""
-        return true() if "fixed_expiry" in self else ConversationRow.expires_at > at
+    def writable(self, row: ConversationRow, at: datetime) -> bool:
+        """Whether agents may write to the conversation."""
+        return "fixed_expiry" in self or row.expires_at > at
 
     @property
     def stores_what_it_tells(self) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.server import conversation, histories
+from langchain_convsync.server import answers, conversation, histories
 from langchain_convsync.server.access import UNIDENTIFIED, Caller
 from langchain_convsync.server.answers import KEPT, KeptAnswer, KeyedRequest
 from langchain_convsync.server.customers import (
@@ -24,16 +24,21 @@ from langchain_convsync.server.customers import (
     is_open,
     linked,
     lock,
-    newest,
+    locked,
+    newest_to_read,
+    of_bot,
 )
+from langchain_convsync.server.database import Database
 from langchain_convsync.server.forwards import ForwardQueue, enqueue
 from langchain_convsync.server.histories import SpelledHistory
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
-from langchain_convsync.server.tables import ConversationRow, open_database
+from langchain_convsync.server.tables import ConversationRow
 from langchain_convsync.server.wire import NewMessage, StateSync
 
 #: No id has one, and some databases refuse to be asked for it.
 NUL = "\0"
+#: How often answers that nobody can ask for any more are removed.
+TIDYING = timedelta(minutes=10)
 
 Clock = Callable[[], datetime]
 
@@ -61,22 +66,30 @@ class ConversationStore:
         database_url: An SQLAlchemy URL.
         clock: Tells the time, in UTC.
         quirks: Where it differs from the document.
+        answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
 
     Raises:
-        ConfigurationError: The database cannot be opened.
+        ConfigurationError: The database cannot be opened, or the cap is less than 1.
     """
 
     def __init__(
-        self, database_url: str, *, clock: Clock = wall_clock, quirks: Quirks = DOCUMENTED
+        self,
+        database_url: str,
+        *,
+        clock: Clock = wall_clock,
+        quirks: Quirks = DOCUMENTED,
+        answer_cap: int | None = None,
     ) -> None:
-        self._engine = open_database(database_url)
+        if answer_cap is not None and answer_cap < 1:
+            message = "answer_cap must be 1 or more: the newest message is in every answer"
+            raise ConfigurationError(message)
+        self._database = Database(database_url)
+        self._transaction = self._database.transaction
         self._clock = clock
         self._quirks = quirks
-        self._history: Callable[[str], object] = histories.parsed
-        # SQLite has one connection here; other databases lock rows (`FOR UPDATE`).
-        self._gate: AbstractContextManager[Any] = (
-            threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
-        )
+        self._answer_cap = answer_cap
+        self._tidy_at: datetime | None = None
+        self._spells = False
 
     @property
     def forwards(self) -> ForwardQueue:
@@ -87,17 +100,21 @@ class ConversationStore:
     def spelling(self) -> Self:
         """The same store; its answers hold histories as :class:`SpelledHistory`, unparsed."""
         other = copy(self)
-        other._history = SpelledHistory  # noqa: SLF001 - our own
+        other._spells = True  # noqa: SLF001 - our own
         return other
 
     def close(self) -> None:
         """Close the database."""
-        self._engine.dispose()
+        self._database.close()
 
     def ping(self) -> None:
-        """Ask the database for anything at all."""
+        """Look at the conversations.
+
+        Raises:
+            DatabaseAwayError: The database does not answer.
+        """
         with self._transaction() as db:
-            db.execute(text("SELECT 1"))
+            db.execute(select(ConversationRow.id).limit(1))
 
     def find(
         self,
@@ -124,10 +141,19 @@ class ConversationStore:
         if not closed:
             where.append(is_open(self._clock()))
         if bot_id is not None:
-            where.append(ConversationRow.bot_id == self._quirks.bot_id(bot_id))
+            where.append(of_bot(self._quirks.bot_id(bot_id)))
         with self._transaction() as db:
-            row = newest(db, self._quirks.customer(phone_number), *where)
-            return None if row is None else self._document(db, row)
+            row = newest_to_read(db, self._quirks.customer(phone_number), *where)
+            return None if row is None else self._told(self._document(db, row))
+
+    def find_tenant(
+        self, phone_number: str, *, caller: Caller = UNIDENTIFIED
+    ) -> dict[str, Any] | None:
+        """Whose the customer's open conversation is; nothing of what was said is read."""
+        where = exists_for(caller), is_open(self._clock())
+        with self._transaction() as db:
+            row = newest_to_read(db, self._quirks.customer(phone_number), *where)
+            return None if row is None else conversation.tenant(row)
 
     def create(self, customer: Customer, tenant: Tenant, state: StateSync) -> dict[str, Any]:
         """Begin a conversation in a given state, whether there is one already or not."""
@@ -138,7 +164,7 @@ class ConversationStore:
             db.flush()
             conversation.merge(db, row, state)
             row.previous_intent = row.previous_step = None
-            return self._document(db, row)
+            return self._told(self._document(db, row))
 
     def receive(
         self,
@@ -237,29 +263,33 @@ class ConversationStore:
             UnknownSessionError: It is unknown or expired already.
         """
         with self._transaction() as db:
-            self._writable(db, session_id, UNIDENTIFIED).expires_at = self._clock()
+            row, at = self._locked(db, session_id, UNIDENTIFIED), self._clock()
+            self._require_writable(row, at)
+            row.expires_at = at
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Session]:
-        with self._gate, Session(self._engine) as session, session.begin():
-            yield session
-
-    def _document(self, db: Session, row: ConversationRow) -> dict[str, Any]:
-        history = self._history(histories.spelled(db, row.id))
+    def _document(
+        self, db: Session, row: ConversationRow, *, most: int | None = None
+    ) -> dict[str, Any]:
+        history = histories.read(db, row.id, most=most)
         return self._quirks.document(conversation.document(row, history))
 
-    def _writable(self, db: Session, session_id: str, caller: Caller) -> ConversationRow:
-        return self._locked(db, session_id, caller, self._quirks.writable(self._clock()))
+    def _told(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What leaves the store: with its history parsed, unless that is only passed on."""
+        context = data.get("context") or {}
+        history = context.get("previousMessages")
+        if self._spells or not isinstance(history, SpelledHistory):
+            return data
+        return {**data, "context": {**context, "previousMessages": history.parsed()}}
 
-    def _locked(
-        self, db: Session, session_id: str, caller: Caller, *where: ColumnElement[bool]
-    ) -> ConversationRow:
-        mine = ConversationRow.session_id == session_id, exists_for(caller)
-        query = select(ConversationRow).where(*mine, *where)
-        row = None if NUL in session_id else db.scalar(query.with_for_update())
+    def _locked(self, db: Session, session_id: str, caller: Caller) -> ConversationRow:
+        row = None if NUL in session_id else locked(db, session_id, exists_for(caller))
         if row is None:
             raise UnknownSessionError
         return row
+
+    def _require_writable(self, row: ConversationRow, at: datetime) -> None:
+        if not self._quirks.writable(row, at):
+            raise UnknownSessionError
 
     def _write(
         self,
@@ -274,42 +304,50 @@ class ConversationStore:
         keyed = KeyedRequest.of(caller, session_id, self._quirks.key(key), request)
 
         def answer(db: Session, row: ConversationRow) -> dict[str, Any]:
-            whole = self._document(db, row)
+            whole = self._document(db, row, most=self._answer_cap)
             return self._quirks.answer(whole, told(whole))
 
         with self._transaction() as db:
             at = self._clock()
+            row = self._locked(db, session_id, caller)
             if keyed is not None:
                 # A repetition waits for the request that it repeats, also after the expiry.
-                row = self._locked(db, session_id, caller)
                 if (before := keyed.answered(db, at)) is not None:
                     again = answer(db, row) if before.data is None else self._again(db, before)
-                    return Applied(again, replayed=True)
-            row = self._writable(db, session_id, caller)
+                    return Applied(self._told(again), replayed=True)
+                self._tidy(db, at)
+            self._require_writable(row, at)
             self._quirks.touch(row, at)
             with change(db, row):
                 data = answer(db, row)
             if keyed is not None:
                 keyed.keep(db, self._kept(db, row, data, at), at)
-            return Applied(data, replayed=False)
+            return Applied(self._told(data), replayed=False)
+
+    def _tidy(self, db: Session, at: datetime) -> None:
+        if self._tidy_at is None or at >= self._tidy_at:
+            answers.forget_old(db, at)
+            self._tidy_at = at + TIDYING
 
     def _kept(
         self, db: Session, row: ConversationRow, data: dict[str, Any], at: datetime
     ) -> KeptAnswer:
         """An answer to be told again, without a long history: that is there already."""
         context = data.get("context") or {}
-        length = histories.length(db, row.id) if "previousMessages" in context else 0
-        if self._quirks.stores_what_it_tells and length > histories.SHORT:
-            place = histories.refer(db, row, at + KEPT)
-            return KeptAnswer({**data, "context": {**context, "previousMessages": None}}, place)
-        if isinstance(spelled := context.get("previousMessages"), SpelledHistory):
-            context = {**context, "previousMessages": histories.parsed(spelled.json)}
-            return KeptAnswer({**data, "context": context})
-        return KeptAnswer(data)
+        history = context.get("previousMessages")
+        if not isinstance(history, SpelledHistory):
+            return KeptAnswer(data)
+        length = history.last - history.first + 1
+        if not self._quirks.stores_what_it_tells or length <= histories.SHORT:
+            return KeptAnswer(
+                {**data, "context": {**context, "previousMessages": history.parsed()}}
+            )
+        place = histories.refer(db, row.id, history, at + KEPT)
+        return KeptAnswer({**data, "context": {**context, "previousMessages": None}}, place)
 
     def _again(self, db: Session, kept: KeptAnswer) -> dict[str, Any]:
         data = dict(kept.data or {})
         if kept.place is not None:
-            history = self._history(histories.told_again(db, kept.place))
+            history = histories.told_again(db, kept.place)
             data["context"] = {**data["context"], "previousMessages": history}
         return data

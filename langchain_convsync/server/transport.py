@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
+from langchain_convsync.server.database import DatabaseAwayError
 from langchain_convsync.server.histories import SpelledHistory
 from langchain_convsync.server.strict_json import InvalidBodyError, strict_json
 from langchain_convsync.server.wire import Failure
@@ -27,6 +28,10 @@ from langchain_convsync.settings import DOCUMENTED_PREFIX
 _JSON = re.compile(r"application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 #: What may be a field of the API; anything else may be what a customer wrote.
 _FIELD = re.compile(r"[A-Za-z][A-Za-z-]{0,39}")
+
+AWAY = "The server's database does not answer: send the request again"
+#: Seconds after which it is worth a try.
+COME_AGAIN = "1"
 
 _REQUEST_ID = {
     "X-Request-Id": {"schema": {"type": "string"}, "description": "Names it in the server's log."}
@@ -174,7 +179,8 @@ def _name(part: int | str) -> str:
 class Envelope:
     """ASGI middleware: a request id on every answer, and the envelope for crashes too.
 
-    It sees everything that leaves the app; crashes are logged with the same id.
+    It sees everything that leaves the app; crashes are logged with the same id, and a database
+    that is away with one line.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -197,6 +203,9 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except DatabaseAwayError as error:
+            logger.error("request %s failed, the database is away: %s", request_id, error)  # noqa: TRY400 - one line
+            await failure(503, AWAY, {"Retry-After": COME_AGAIN})(scope, receive, send_with_id)
         except Exception:
             logger.exception("request %s failed", request_id)
             if started:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from langchain_convsync._checked import checked
 from langchain_convsync._lazy import on_first_use
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
@@ -21,6 +24,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     EventState,
     EventStore,
@@ -33,6 +37,7 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
     QueueName,
     QueueView,
+    StoreLike,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +60,7 @@ __all__ = [
     "ConversationView",
     "Cursor",
     "DeadLetter",
+    "DeadLetterPage",
     "Done",
     "EventState",
     "EventStore",
@@ -69,7 +75,9 @@ __all__ = [
     "QueuedEvent",
     "RedisEventStore",
     "SQLiteEventStore",
+    "StoreLike",
     "open_store",
+    "store_of",
 ]
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
@@ -77,7 +85,8 @@ if not TYPE_CHECKING:
     __getattr__ = on_first_use(__name__, _MODULES)
 
 
-def open_store(url: str | None = None) -> EventStore:
+@checked
+def open_store(url: str | os.PathLike[str] | None = None) -> EventStore:
     """The event store that a URL names; nothing is connected yet.
 
     Args:
@@ -91,6 +100,8 @@ def open_store(url: str | None = None) -> EventStore:
     Raises:
         ConfigurationError: No URL is set, or it names no store; the error does not repeat it.
     """
+    if isinstance(url, os.PathLike):
+        return _in_file(os.fspath(url))
     url = required_setting(url, argument="store", variable="CONVSYNC_STORE_URL")
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -110,6 +121,20 @@ def open_store(url: str | None = None) -> EventStore:
     from langchain_convsync.stores.redis import RedisEventStore
 
     return RedisEventStore(url)
+
+
+def store_of(given: StoreLike) -> EventStore:
+    """The store; one that is named is opened once, for all of the process that name it.
+
+    Raises:
+        ConfigurationError: The URL names no store.
+    """
+    return _named(os.fspath(given)) if isinstance(given, str | os.PathLike) else given
+
+
+@cache
+def _named(url: str) -> EventStore:
+    return open_store(url)
 
 
 def _in_file(path: str) -> EventStore:

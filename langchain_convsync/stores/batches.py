@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 Q = TypeVar("Q")
 
+#: Questions in a batch at most: a SQLite file belongs to one transaction for as long as that takes.
+LARGEST = 100
 #: Questions in a batch from which on others are likely to be asked in a moment.
 CROWD = 4
 
@@ -62,7 +64,7 @@ class Batches(Generic[Q]):
     def _send(self, loop: asyncio.AbstractEventLoop, line: _Line[Q], answer: Answer[Q]) -> None:
         if not line.waiting or len(line.under_way) >= self._most:
             return
-        batch, line.waiting = line.waiting, []
+        batch, line.waiting = line.waiting[:LARGEST], line.waiting[LARGEST:]
         task = loop.create_task(_deliver(batch, answer))
         line.under_way.add(task)
 
@@ -77,13 +79,14 @@ class Batches(Generic[Q]):
             self._send(loop, line, answer)
 
         task.add_done_callback(ended)
+        self._send(loop, line, answer)
 
 
 async def _deliver(batch: list[tuple[Q, asyncio.Future[Any]]], answer: Answer[Q]) -> None:
     try:
         answers = await answer([question for question, _ in batch])
     except Exception as error:  # noqa: BLE001 - raised in the callers
-        answers = [copy.copy(error) for _ in batch]  # each its own: several tasks raise them
+        answers = [_alike(error) for _ in batch]  # each its own: several tasks raise them
     except BaseException:  # the loop ends
         for _, answered in batch:
             answered.cancel()
@@ -95,3 +98,10 @@ async def _deliver(batch: list[tuple[Q, asyncio.Future[Any]]], answer: Answer[Q]
             answered.set_exception(found)
         else:
             answered.set_result(found)
+
+
+def _alike(error: Exception) -> Exception:
+    """A copy of an error, with what led to it: that tells whose fault it is."""
+    alike = copy.copy(error)
+    alike.__cause__, alike.__context__ = error.__cause__, error.__context__
+    return alike

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from langchain_convsync._lines import cut, one_line
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     LONGEST_SNAPSHOT,
+    LONGEST_WHY,
     AcceptRules,
     Commit,
     DeadLetter,
@@ -170,6 +172,11 @@ def check_line(note: str) -> None:
         raise ValueError(message)
 
 
+def why_line(why: str | None) -> str | None:
+    """Why a queue's work waits, as it is kept: one line of bounded length, or nothing."""
+    return None if not why else cut(one_line(why), LONGEST_WHY)
+
+
 def check_call(lease: Lease, event_keys: Sequence[str]) -> None:
     """Raise ValueError unless a turn may call a tool under the lease, for these events."""
     if lease.queue != "inbox":
@@ -186,6 +193,13 @@ def check_most(most: int) -> None:
     """Raise ValueError unless a listing may have so many entries."""
     if not 1 <= most <= _MOST:
         message = f"most={most}: ask for 1 to {_MOST}"
+        raise ValueError(message)
+
+
+def check_page(page: str, form: str) -> None:
+    """Raise ValueError unless a page is the first one, or named as the store names its pages."""
+    if page and not re.fullmatch(form, page):
+        message = "not a page: pass the `next` of the page before"
         raise ValueError(message)
 
 

@@ -11,7 +11,6 @@ from pydantic import JsonValue
 
 from langchain_convsync import telemetry
 from langchain_convsync._lines import cut
-from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import ConversationMessage
 
 M = TypeVar("M", BaseMessage, ConversationMessage)
@@ -53,19 +52,6 @@ def recent(history: Sequence[M], most: int = MOST_MESSAGES) -> list[M]:
     if kept != list(history):
         telemetry.count("cuts", what="history")
     return kept
-
-
-def checked_limit(history_limit: int) -> int:
-    """How many messages of the history join a run.
-
-    Raises:
-        ConfigurationError: It is not a whole number from 1.
-    """
-    given: object = history_limit  # whatever the annotation says
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        message = "history_limit must be a number of messages, from 1"
-        raise ConfigurationError(message)
-    return history_limit
 
 
 def flaw_in_context(context: Mapping[str, Any]) -> str | None:

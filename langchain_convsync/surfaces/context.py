@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 from langchain_convsync import _forks, phone
+from langchain_convsync._checked import ELSEWHERE, checked
 from langchain_convsync.errors import (
     ConfigurationError,
     ConversationMismatchError,
     InvalidEventError,
+    LoopError,
     UnknownConversationError,
     UnknownOutcomeError,
 )
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from langchain_convsync.surfaces.calls import TurnCalls
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ConversationRef:
     """Names one conversation: a customer, and as much of the tenant as is known.
@@ -47,7 +50,8 @@ class ConversationRef:
 
     Raises:
         InvalidPhoneNumberError: ``phone_number`` is neither.
-        InvalidEventError: ``event_id`` is empty, or no text.
+        InvalidEventError: ``event_id`` is empty.
+        ConfigurationError: Something is no text.
     """
 
     phone_number: str = field(repr=False)
@@ -58,8 +62,7 @@ class ConversationRef:
     event_id: str | None = field(default=None, repr=False)  # WAHA's own hold the phone number
 
     def __post_init__(self) -> None:
-        given: object = self.event_id  # whatever the annotation says
-        if given is not None and not (isinstance(given, str) and given):
+        if self.event_id == "":
             message = "event_id must be the event's own id as text, the same for every delivery"
             raise InvalidEventError(message)
         object.__setattr__(self, "phone_number", phone.normalize(self.phone_number))
@@ -105,8 +108,7 @@ class ConversationRef:
                 same for two of them.
             ConfigurationError: ``name`` is empty, or neither a text nor a number.
         """
-        given: object = name  # whatever the annotation says
-        if not isinstance(given, str | int) or not str(given).strip():
+        if not str(name).strip():
             message = 'tool_key() takes a name of what is done: tool_key("order"), for example'
             raise ConfigurationError(message)
         if self.turn_id is None and self.event_id is None:
@@ -146,6 +148,7 @@ class NoCustomerError(AttributeError):
     """A tenant was asked for what only one of its conversations has."""
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """The business that a ``TurnRunner``'s factory makes an agent for, and its bot.
@@ -175,7 +178,7 @@ def _no_customer(tenant: Tenant, name: str) -> NoCustomerError:
     return NoCustomerError(message, name=name, obj=tenant)
 
 
-ConversationLike: TypeAlias = str | ConversationRef
+ConversationLike: TypeAlias = Annotated[str | ConversationRef, ELSEWHERE]
 #: Makes a conversation of a user's own ``runtime.context``; None where it names none.
 Identity: TypeAlias = Callable[[Any], ConversationLike | None]
 
@@ -191,6 +194,7 @@ class TurnRecord:
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
+        loop: Why the run is over, where it went round in a loop.
         notes: Names of the single updates: the step of the graph that noted it, and its values.
     """
 
@@ -209,11 +213,17 @@ class TurnRecord:
         self.thread = thread
         self.history_given = history_given
         self.calls = calls
+        self.loop: LoopError | None = None
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
         self.notes: list[str] = []
         self._noted = Counter(noted)  # by a run that was interrupted, whose steps may run again
         self._lock = _forks.lock()  # an agent calls its tools in parallel
+
+    @property
+    def conversation_key(self) -> str | None:
+        """The key under which an operator finds the conversation."""
+        return key_in(self.thread)
 
     @property
     def held(self) -> UnknownOutcomeError | None:
@@ -265,6 +275,18 @@ current_turn: ContextVar[TurnRecord | None] = ContextVar("convsync_current_turn"
 _current_ref: ContextVar[ConversationRef | None] = ContextVar("convsync_conversation", default=None)
 
 
+def key_in(thread: str) -> str | None:
+    """The conversation key that the name of a thread of ours begins with."""
+    return ".".join(thread.split(".")[:3]) or None
+
+
+def key_for_logs() -> str | None:
+    """The key of the conversation whose turn runs now; None outside of turns, where none is."""
+    turn = current_turn.get()
+    return None if turn is None else turn.conversation_key
+
+
+@checked
 @contextmanager
 def in_conversation(
     conversation: ConversationLike, *, bot_id: str | None = None, event_id: str | None = None

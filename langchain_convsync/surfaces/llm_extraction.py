@@ -14,9 +14,11 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import PositiveSeconds, checked
 from langchain_convsync._lines import cut
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.bounds import MOST_CHARACTERS, recent
+from langchain_convsync.surfaces.context import key_for_logs
 from langchain_convsync.surfaces.messages import flaw_in, text_of
 from langchain_convsync.surfaces.prompts import as_line
 from langchain_convsync.surfaces.state import as_update
@@ -33,6 +35,7 @@ _TASK = (
 )
 
 
+@checked
 def llm_extractor(
     model: BaseChatModel,
     *,
@@ -40,7 +43,7 @@ def llm_extractor(
     steps: Sequence[str] | None = None,
     context: type[BaseModel] | None = None,
     instructions: str = "",
-    timeout: float = 30.0,
+    timeout: PositiveSeconds = 30.0,
 ) -> Runnable[Any, StateUpdate | None]:
     """An extractor that asks a chat model, by structured output, where the conversation stands.
 
@@ -140,4 +143,5 @@ def _decided(answered: Any) -> StateUpdate | None:
 
 def _undecided(_output: object) -> None:
     telemetry.count("extraction_failures", error="Undecided")
-    logger.warning("The chat model could not tell the conversation's state; nothing is noted")
+    told = "the chat model could not tell the conversation's state; nothing is noted"
+    telemetry.log(logger, logging.WARNING, key_for_logs(), told)

@@ -7,6 +7,7 @@ this run, metadata of the last message.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
@@ -17,9 +18,11 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, ValidationError
 
 from langchain_convsync import telemetry
+from langchain_convsync._checked import unknown
 from langchain_convsync._flow import Flow, Io
+from langchain_convsync._lines import one_line
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.models import PartialConversation, StateUpdate, as_json
+from langchain_convsync.models import SPELLINGS, PartialConversation, StateUpdate, as_json
 from langchain_convsync.surfaces.bounds import LONGEST_NAME, fitting, flaw_in_context
 from langchain_convsync.surfaces.messages import cut_off, messages_of
 from langchain_convsync.surfaces.prompts import SyncStateArgs
@@ -32,6 +35,11 @@ STATE_TYPES: Mapping[str, type] = {
     "metadata": Mapping,
     "is_active": bool,
 }
+
+logger = logging.getLogger(__name__)
+#: Keys that this process has warned of, and of how many it does.
+_warned: set[str] = set()
+_MOST_WARNINGS = 20
 
 Decision: TypeAlias = StateUpdate | Mapping[str, Any] | None
 Extractor: TypeAlias = Callable[[Any], Decision | Awaitable[Decision]] | Runnable[Any, Decision]
@@ -94,7 +102,19 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     else:
         is_async = "the extractor is async: run the agent async, or pass a plain function"
         decision = yield from consult(extractor, output, is_async=is_async)
+    if isinstance(decision, Mapping):
+        _warn_of_unknown(decision)
     return decision
+
+
+def _warn_of_unknown(decision: Mapping[Any, Any]) -> None:
+    """Say which keys of an extractor's decision mean nothing, once each."""
+    names = [str(key) for key in decision if key not in STATE_TYPES and key not in SPELLINGS]
+    for name in names:
+        if name not in _warned and len(_warned) < _MOST_WARNINGS:
+            _warned.add(name)
+            advice = unknown("a state update", "field", one_line(name[:40]), STATE_TYPES)
+            logger.warning("What the extractor says is left out: %s", advice)
 
 
 def consult(function: Callable[..., Any], *given: object, is_async: str) -> Flow[Any]:
@@ -190,6 +210,15 @@ def bounded(update: StateUpdate) -> StateUpdate:
 
 
 def _field(decision: object, name: str) -> object:
+    """A field by its own name, else by one of the API server's."""
+    found = _named(decision, name)
+    spellings = (spelling for spelling, meant in SPELLINGS.items() if meant == name)
+    while found is None and (spelling := next(spellings, None)) is not None:
+        found = _named(decision, spelling)
+    return found
+
+
+def _named(decision: object, name: str) -> object:
     if isinstance(decision, Mapping):
         value = decision.get(name)
     elif isinstance(decision, BaseModel) and name not in type(decision).model_fields:

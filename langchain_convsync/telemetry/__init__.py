@@ -1,16 +1,20 @@
-"""What happened, in numbers: counted and timed here, shown by Prometheus and OpenTelemetry.
+"""What happened: counted and timed here, shown by Prometheus and OpenTelemetry; and logged.
 
 Labels are facts about the work (an operation, a status, an error's class), never about people: no
 phone number, chat id or session id belongs into a label, and every label has few values.
 """
 
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
-from langchain_convsync.telemetry._exposition import CONTENT_TYPE, Gauge, exposition
+from langchain_convsync.telemetry._exposition import CONTENT_TYPE, exposition
+from langchain_convsync.telemetry._log import log
 from langchain_convsync.telemetry._record import (
+    Gauge,
     conceal,
     connect,
     count,
     counted,
+    is_listened_to,
+    look_up,
     observe,
     observed,
     timed,
@@ -27,6 +31,9 @@ __all__ = [
     "count",
     "counted",
     "exposition",
+    "is_listened_to",
+    "log",
+    "look_up",
     "observe",
     "observed",
     "timed",

@@ -55,6 +55,8 @@ _ALL = (
     _counted("turns_fenced", "Turns that another process took over"),
     _counted("turns_rerun", "Turns that began again because another message came"),
     _counted("agent_failures", "Runs of the agent that failed", "error"),
+    _counted("agents_stuck", "Runs of the agent that did not come back, and cannot be stopped"),
+    _counted("loops", "Calls of tools that an agent repeated, by what it was told", "outcome"),
     _counted("interrupts", "Runs of the agent that stopped to wait, by whom they ask", "by"),
     _counted("runs_abandoned", "Runs that were ended in the agent's own memory"),
     _counted("resume_failures", "Calls of resume= that failed", "error"),
@@ -105,6 +107,7 @@ _ALL = (
         "oldest_due_seconds", "Seconds for which the oldest work of a queue is due", "queue"
     ),
     _counted("worker_failures", "Work that failed", "queue", "error"),
+    _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),
     _counted("heartbeat_failures", "Leases that could not be renewed in time"),
     _counted("leases_lost", "Leases lost to another process"),
     _counted("release_failures", "Leases that could not be given back"),

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
 
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS, Metric
-from langchain_convsync.telemetry._record import Labels, counts, durations
+from langchain_convsync.telemetry._record import Gauge, Labels, counts, durations
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Gauge(NamedTuple):
-    """What is the case now, e.g. ``Gauge("backlog", 3, {"what": "queued"})``."""
-
-    name: str
-    value: float
-    labels: Labels = {}  # noqa: RUF012 - never changed
 
 
 def exposition(gauges: Iterable[Gauge] = ()) -> str:

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 SCOPE = "langchain_convsync"
 
-#: Each series of a counter, by its name: its labels, and the count.
-Counts: TypeAlias = Callable[[str], Iterable[tuple[Mapping[str, str], int]]]
+#: Each series of a counter or a gauge, by its name: its labels, and the number.
+Series: TypeAlias = Callable[[str], Iterable[tuple[Mapping[str, str], float]]]
 
 #: Spans of requests to other services.
 _OUTWARD = {"api_request", "waha_request"}
@@ -90,9 +90,9 @@ class Spans:
 
 
 class Meters:
-    """Counters as they are read, histograms as they are observed."""
+    """Counters as they are read, histograms as they are observed, gauges as last looked up."""
 
-    def __init__(self, provider: MeterProvider, counts: Counts) -> None:
+    def __init__(self, provider: MeterProvider, counts: Series, looked_up: Series) -> None:
         meter = provider.get_meter(SCOPE)
         self._histograms = {}
         for metric in METRICS.values():
@@ -101,7 +101,11 @@ class Meters:
                 meter.create_observable_counter(
                     name, [_reader(metric.name, counts)], description=metric.meaning
                 )
-            elif metric.kind == "histogram":
+            elif metric.kind == "gauge":
+                meter.create_observable_gauge(
+                    name, [_reader(metric.name, looked_up)], description=metric.meaning
+                )
+            else:
                 self._histograms[metric.name] = meter.create_histogram(
                     name,
                     "s",
@@ -114,8 +118,8 @@ class Meters:
         self._histograms[name].record(seconds, {**labels})
 
 
-def _reader(name: str, counts: Counts) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    return lambda _: [Observation(number, labels) for labels, number in counts(name)]
+def _reader(name: str, series: Series) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(number, labels) for labels, number in series(name)]
 
 
 def spans_of(provider: TracerProvider | None) -> Spans | None:
@@ -124,13 +128,13 @@ def spans_of(provider: TracerProvider | None) -> Spans | None:
     return Spans(found.get_tracer(SCOPE)) if provider or _is_set_up(found) else None
 
 
-def meters_of(provider: MeterProvider | None, counts: Counts) -> Meters | None:
-    """Counters and histograms for a provider; None as long as no provider is set."""
+def meters_of(provider: MeterProvider | None, counts: Series, looked_up: Series) -> Meters | None:
+    """Counters, histograms and gauges for a provider; None as long as no provider is set."""
     found = provider or metrics.get_meter_provider()
     if not (provider or _is_set_up(found)):
         return None
     try:
-        return Meters(found, counts)
+        return Meters(found, counts, looked_up)
     except TypeError:  # the application's own version need not be the extra's
         logger.warning(
             "This OpenTelemetry API is too old for histograms of seconds, no metrics are exported: "

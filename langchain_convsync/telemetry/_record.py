@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
+from collections.abc import Iterable
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from langchain_convsync import _forks
+from langchain_convsync._flow import monotonic
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
 
@@ -31,10 +33,25 @@ Key: TypeAlias = tuple[str, ...]
 #: A series' labels, by name.
 Labels: TypeAlias = dict[str, str]
 
+#: Seconds for which what was looked up is told: a process that looks no more tells nothing.
+GAUGES_KEPT = 60.0
+
+
+class Gauge(NamedTuple):
+    """What is the case now, e.g. ``Gauge("backlog", 3, {"what": "queued"})``."""
+
+    name: str
+    value: float
+    labels: Labels = {}  # noqa: RUF012 - never changed
+
+
 _lock = _forks.lock()
 _counts: dict[Key, int] = {}
 #: How many fell into each bucket, those beyond the last bound, and the sum of all in seconds.
 _seconds: dict[Key, list[float]] = {}
+
+#: What was looked up last, and when.
+_gauges: tuple[float, tuple[Gauge, ...]] = (0.0, ())
 
 _spans: Spans | None = None
 _meters: Meters | None = None
@@ -76,12 +93,13 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
     It stands around ``yield from`` in flows of sync and async: a flow runs in one context.
     """
 
-    __slots__ = ("_began", "_name", "_opened", "labels")
+    __slots__ = ("_began", "_name", "_opened", "labels", "seconds")
 
     def __init__(self, name: str, **labels: str) -> None:
         self._name = name
         self._opened: Opened | None = None
         self.labels = labels
+        self.seconds = 0.0  # once it has ended
 
     def note(self, **facts: str | None) -> None:
         """Attributes of the span alone: keys, and what else has too many values for a label."""
@@ -102,9 +120,29 @@ class timed:  # noqa: N801 - reads like a word, as contextlib's `suppress` does
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
     ) -> None:
-        _observe(self._name, perf_counter() - self._began, self.labels)
+        self.seconds = perf_counter() - self._began
+        _observe(self._name, self.seconds, self.labels)
         if self._opened is not None:
             self._opened.close(self.labels, error)
+
+
+def look_up(gauges: Iterable[Gauge]) -> None:
+    """Keep what is the case now, for those who must not read a store themselves."""
+    global _gauges  # noqa: PLW0603 - one process, one latest look
+    _gauges = monotonic(), tuple(gauges)
+
+
+def looked_up(name: str) -> list[tuple[Labels, float]]:
+    """Each series of a gauge as it was looked up last; nothing where that is long ago."""
+    at, found = _gauges
+    if monotonic() > at + GAUGES_KEPT:
+        return []
+    return [(gauge.labels, gauge.value) for gauge in found if gauge.name == name]
+
+
+def is_listened_to() -> bool:
+    """Whether somebody gets the gauges who does not ask for them: OpenTelemetry."""
+    return _meters is not None
 
 
 def counts(name: str) -> list[tuple[Labels, int]]:
@@ -156,7 +194,7 @@ def connect(
 
     Args:
         tracer_provider: Gets the spans; the global one when absent.
-        meter_provider: Gets counters and histograms; the global one when absent.
+        meter_provider: Gets counters, histograms and gauges; the global one when absent.
     """
     global _meters, _spans  # noqa: PLW0603 - one process, one listener
     if tracer_provider or (_spans is None and "opentelemetry.trace" in sys.modules):
@@ -166,4 +204,4 @@ def connect(
     if meter_provider or (_meters is None and "opentelemetry.metrics" in sys.modules):
         from langchain_convsync.telemetry._otel import meters_of
 
-        _meters = meters_of(meter_provider, counts)
+        _meters = meters_of(meter_provider, counts, looked_up)

@@ -18,6 +18,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, PrivateAttr
 
 from langchain_convsync import _forks
+from langchain_convsync._checked import checked
 
 Line: TypeAlias = str | AIMessage | BaseModel | Exception
 Response: TypeAlias = Line | Callable[[list[BaseMessage]], Line]
@@ -26,6 +27,7 @@ Response: TypeAlias = Line | Callable[[list[BaseMessage]], Line]
 class _Script(_forks.Unpicklable):
     """What is left to say; a model's copy goes on with it."""
 
+    @checked
     def __init__(self, responses: Iterable[Response]) -> None:
         self.left = iter(responses)
         self.lock = _forks.lock()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import httpx
 
+from langchain_convsync._checked import checked
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
     ClosedError,
@@ -50,6 +51,7 @@ class RecordedRequest(NamedTuple):
     status_code: int
 
 
+@checked
 class ReferenceServer:
     """The reference API server over real HTTP on loopback, for tests and notebooks.
 
@@ -73,6 +75,7 @@ class ReferenceServer:
         jwt: What a token must be like to be as good as a key.
         rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told of what is delivered while the server runs.
+        answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
@@ -90,11 +93,14 @@ class ReferenceServer:
         jwt: JwtRules | None = None,
         rate_limit: RateLimit | None = None,
         forwarding: Forwarding | None = None,
+        answer_cap: int | None = None,
     ) -> None:
         self.requests: list[RecordedRequest] = []
         self._quirks = Quirks.of(quirks)
         self.profile = self._quirks.profile
-        self._store = ConversationStore(database_url, clock=clock, quirks=self._quirks)
+        self._store = ConversationStore(
+            database_url, clock=clock, quirks=self._quirks, answer_cap=answer_cap
+        )
         self._forwarder = Forwarder(self._store.forwards, forwarding) if forwarding else None
         service = Service(
             store=self._store,
@@ -162,7 +168,8 @@ class ReferenceServer:
         """Begin a conversation, as a first WhatsApp message would.
 
         Args:
-            phone_number: The customer in any spelling, or a ``…@lid``.
+            phone_number: The customer in any spelling, or a ``…@lid``; with the quirk
+                ``exact_phone`` it is stored as a chat id, as :attr:`profile` says.
             subdomain: The tenant.
             bot_id: The bot.
             intent: The current intent.
@@ -182,8 +189,7 @@ class ReferenceServer:
         state = StateSync.model_validate(
             {"intent": intent, "step": step, "context": context or {}, "metadata": metadata or {}}
         )
-        if customer.phone_number is not None:
-            customer = self._quirks.customer(phone_number)  # some keep it as it was written
+        customer = self._quirks.sender(customer)
         created = self._store.create(customer, Tenant(subdomain, bot_id), state)
         return Conversation.model_validate(created)
 
@@ -195,7 +201,9 @@ class ReferenceServer:
         Raises:
             ConversationNotFoundError: There never was one.
         """
-        found = self._store.find(phone_number, bot_id, closed=True)
+        stored = self._quirks.sender(Customer.of(phone_number))
+        names = phone_number, stored.phone_number or stored.lid or phone_number
+        found = next(filter(None, (self._store.find(n, bot_id, closed=True) for n in names)), None)
         if found is None:
             message = "the reference server has no conversation for this phone number"
             raise ConversationNotFoundError(message, status_code=404)

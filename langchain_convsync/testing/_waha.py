@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self, TypedDict
 from pydantic import SecretStr
 
 from langchain_convsync import phone
+from langchain_convsync._checked import Port, checked
 from langchain_convsync.errors import ClosedError, InvalidPhoneNumberError
 from langchain_convsync.settings import secret_bytes
 from langchain_convsync.testing._loopback import Answer, LoopbackServer, Request
@@ -41,6 +42,7 @@ class Delivery(TypedDict):
     headers: dict[str, str]
 
 
+@checked
 class FakeWAHA:
     """A WAHA over real HTTP on loopback that sends nothing, for tests of bots that answer.
 
@@ -71,7 +73,7 @@ class FakeWAHA:
         api_key: str | None = None,
         session: str = "default",
         numbers: Mapping[str, str] | None = None,
-        port: int = 0,
+        port: Port = 0,
     ) -> None:
         self.sent: list[SentText] = []
         self.signs: list[tuple[str, str]] = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 from langchain_core.runnables import (
@@ -20,10 +21,10 @@ from langchain_core.runnables import (
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow, Io, monotonic
-from langchain_convsync.errors import FencedError
+from langchain_convsync._flow import Flow, Io, on_thread
+from langchain_convsync.errors import ConfigurationError, FencedError, LoopError
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.context import TurnRecord, current_turn
+from langchain_convsync.surfaces.context import TurnRecord, current_turn, key_in
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import (
     flaw_in,
@@ -33,17 +34,22 @@ from langchain_convsync.surfaces.messages import (
 )
 from langchain_convsync.turns.interrupts import Interrupt
 from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
+from langchain_convsync.turns.shapes import is_async_only, is_pieces, unfit_input, unusable
+from langchain_convsync.turns.stopping import CANCEL_TIME, StoppedRun, Stopper
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: What tracers call a turn's run of an agent, unless its user named it.
 RUN_NAME, TAG = "convsync turn", "convsync"
 #: Names of agents that were not named by a user: LangGraph's own, and none.
 UNNAMED = (None, "LangGraph")
-
-
-class AgentTimeoutError(TimeoutError):
-    """The agent did not finish within the turn's deadline."""
+#: Steps that a turn's run may take unless its user says otherwise: a call of the model is one, so
+#: are the tools that it calls, and each hook of a middleware.
+MOST_STEPS = 50
+#: What ``create_agent`` and deepagents set, in place of a limit.
+UNBOUNDED = 9_999
 
 
 class EmptyReplyError(ValueError):
@@ -58,6 +64,10 @@ class OverlongReplyError(ValueError):
     """The agent's text is longer than a WhatsApp message."""
 
 
+class AsyncAgentError(TypeError):
+    """A part of the agent can only be awaited, and the run is a blocking one."""
+
+
 class IncompleteReplyError(ValueError):
     """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
 
@@ -68,12 +78,25 @@ LONGEST_REPLY = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of an agent: what goes in, and what was known before."""
+    """One run of an agent: what goes in, and how it is called.
+
+    Where the agent ``blocks``, a turn on an event loop calls it on a thread.
+    """
 
     agent: Runnable[Any, Any]
     input: Any
     config: RunnableConfig
     options: Mapping[str, Any] = field(default_factory=dict)
+    blocks: bool = False
+
+    def io(self, block: Callable[..., T], wait: Callable[..., Awaitable[T]], *given: Any) -> Io[T]:
+        """A step with the agent, or with its memory."""
+        return Io(block, partial(on_thread, block) if self.blocks else wait, *given)
+
+    @property
+    def conversation_key(self) -> str | None:
+        """The conversation, which the name of the agent's thread begins with."""
+        return key_in(self.config.get("metadata", {}).get("thread_id") or "")
 
 
 def has_memory(agent: Runnable[Any, Any]) -> bool:
@@ -119,6 +142,7 @@ def call_for(
     thread: str,
     facts: Mapping[str, str | None] | None = None,
     options: Mapping[str, Any] | None = None,
+    blocks: bool = False,
 ) -> Call:
     """The default call: history and new messages.
 
@@ -129,12 +153,34 @@ def call_for(
         thread: The id for the agent's own memory; it reveals no phone number.
         facts: What tracers get besides; nothing that names a customer.
         options: What the agent's own kind of call takes besides: a graph its ``context``.
+        blocks: Whether the agent cannot be awaited.
     """
     given = [*history, *new]
     config = _traced(agent, {"thread_id": thread, **(facts or {})})
+    config["recursion_limit"] = _most_steps(agent)
     if has_memory(agent):
         config["configurable"] = {"thread_id": thread, "session_id": thread}
-    return Call(agent, {"messages": given} if is_graph(agent) else given, config, options or {})
+    taken = {"messages": given} if is_graph(agent) else given
+    return Call(agent, taken, config, options or {}, blocks)
+
+
+def _most_steps(agent: Runnable[Any, Any]) -> int:
+    """What the user allows the agent, if anything: what LangChain sets by itself ends no loop."""
+    for layer in layers(agent):
+        allowed = (getattr(layer, "config", None) or {}).get("recursion_limit")
+        if type(allowed) is int and allowed != UNBOUNDED:  # LangGraph's default is of its own type
+            return allowed
+    return MOST_STEPS
+
+
+def require_input(call: Call) -> None:
+    """Look at what ``prepare=`` made, before the agent gets it.
+
+    Raises:
+        ConfigurationError: It is no input of this agent's.
+    """
+    if flaw := unfit_input(call.input, _unbound(call.agent)):
+        raise ConfigurationError(flaw)
 
 
 def _traced(agent: Runnable[Any, Any], facts: Mapping[str, str | None]) -> RunnableConfig:
@@ -176,7 +222,22 @@ def baseline(call: Call) -> Flow[Before]:
     graph: Any = _unbound(call.agent)
     if not getattr(graph, "checkpointer", None):
         return Before()
-    return _before((yield from Io(graph.get_state, graph.aget_state, call.config)))
+    blocking = partial(_blocking, graph.get_state)
+    return _before((yield from call.io(blocking, graph.aget_state, call.config)))
+
+
+def _blocking(part: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """Call a part of the agent in a blocking run.
+
+    Raises:
+        AsyncAgentError: It can only be awaited.
+    """
+    try:
+        return part(*given, **options)
+    except Exception as error:
+        if is_async_only(error):
+            raise AsyncAgentError(_IS_ASYNC) from error
+        raise
 
 
 def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
@@ -200,7 +261,7 @@ def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
                 return state
         return None
 
-    if (found := (yield from Io(block, wait))) is None:
+    if (found := (yield from call.io(block, wait))) is None:
         return None
     place = {**found.config["configurable"], **call.config["configurable"]}
     config: RunnableConfig = {**call.config, "configurable": place}
@@ -213,9 +274,10 @@ def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
         return found
     saver, thread = _unbound(call.agent).checkpointer, call.config["configurable"]["thread_id"]  # type: ignore[attr-defined]
     try:
-        yield from Io(saver.delete_thread, saver.adelete_thread, thread)
+        yield from call.io(saver.delete_thread, saver.adelete_thread, thread)
     except Exception as error:  # noqa: BLE001 - one that cannot delete may raise anything
-        logger.warning("A thread could not be begun anew: %s", type(error).__name__)
+        told = "a thread could not be begun anew: %s"
+        telemetry.log(logger, logging.WARNING, call.conversation_key, told, error)
         yield from abandon(call, why)
     return call, Before()
 
@@ -250,16 +312,19 @@ def abandon(call: Call, why: str) -> Flow[None]:
         return
     config = {"configurable": call.config["configurable"]}  # as nobody's turn
     try:
-        state = yield from Io(graph.get_state, graph.aget_state, config)
+        state = yield from call.io(graph.get_state, graph.aget_state, config)
         if not state.next:
             return
         telemetry.count("runs_abandoned")
         if answers := _tool_answers(messages_of(_values(state)), why):
             changes = {"messages": answers}
-            yield from Io(graph.update_state, graph.aupdate_state, config, changes, state.next[0])
-        yield from Io(graph.update_state, graph.aupdate_state, config, None, "__end__")
+            yield from call.io(
+                graph.update_state, graph.aupdate_state, config, changes, state.next[0]
+            )
+        yield from call.io(graph.update_state, graph.aupdate_state, config, None, "__end__")
     except Exception as error:  # noqa: BLE001 - whatever a graph or its memory raises ends here
-        logger.warning("A run that waits could not be ended: %s", type(error).__name__)
+        told = "a run that waits could not be ended: %s"
+        telemetry.log(logger, logging.WARNING, call.conversation_key, told, error)
 
 
 def _tool_answers(messages: Sequence[BaseMessage], why: str) -> list[BaseMessage]:
@@ -286,42 +351,50 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
     """Run the agent inside the turn; surfaces called from it record instead of writing.
 
     Raises:
-        AgentTimeoutError: It took longer than ``deadline`` seconds (async; a blocking run cannot be
-            stopped, it is discarded when it comes back).
+        AsyncAgentError: It can only be awaited, and this is a blocking run.
+        AgentTimeoutError: It took longer than ``deadline`` seconds. An awaited run is cancelled, a
+            blocking one ends at its next step.
         FencedError: Another process took the conversation over meanwhile.
+        LoopError: It went on and on.
         UnknownOutcomeError: A tool is held for an operator.
     """
+    stopper = Stopper(record, watch, deadline)
 
     def block() -> Any:
-        token, until = current_turn.set(record), monotonic() + deadline
+        token = current_turn.set(record)
         try:
-            output = call.agent.invoke(call.input, call.config, **call.options)
+            with stopper.watching():
+                return _blocking(call.agent.invoke, call.input, call.config, **call.options)
         finally:
             current_turn.reset(token)
-        if monotonic() > until:
-            raise _too_late(deadline)
-        return output
+
+    def running() -> Awaitable[Any]:
+        if call.blocks:
+            return on_thread(block)
+        return call.agent.ainvoke(call.input, call.config, **call.options)
 
     async def wait() -> Any:
         token = current_turn.set(record)
         try:
-            running = call.agent.ainvoke(call.input, call.config, **call.options)
-            return await _unless_lost(running, watch, deadline)
+            with stopper.watching():
+                return await _unless_over(running(), watch, stopper)
         finally:
             current_turn.reset(token)
 
     try:
         output = yield from Io(block, wait)
-    except Exception as error:
-        if (held := record.held) is not None:
-            raise held from error
-        raise
-    if (held := record.held) is not None:
-        raise held  # whatever the agent made of it
+    except (Exception, StoppedRun) as error:
+        over = record.held or stopper.reason or _too_many_steps(error, call)
+        if over is None or over is error:
+            raise
+        raise over from (None if isinstance(error, StoppedRun) else error)
+    if (over := record.held or stopper.reason) is not None:
+        raise over  # whatever the agent made of it
     return output
 
 
-async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
+async def _unless_over(work: Any, watch: Watch, stopper: Stopper) -> Any:
+    """What the agent returns, unless it takes too long; it is left behind if it does not end."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
 
@@ -331,21 +404,39 @@ async def _unless_lost(work: Any, watch: Watch, deadline: float) -> Any:
 
     watch.on_lost(cancel)
     try:
-        async with asyncio.timeout(deadline):
-            return await task
-    except TimeoutError as error:
-        if task.cancelled():
-            raise _too_late(deadline) from error
-        raise
+        done, _ = await asyncio.wait({task}, timeout=stopper.left)
+        if not done:
+            await _cancelled(task, stopper)
+            raise stopper.too_late()
+        return task.result()
     except asyncio.CancelledError:
+        await _cancelled(task, stopper)
         if watch.lost:
             message = "another process took the conversation over; the agent was cancelled"
             raise FencedError(message) from None
         raise
 
 
-def _too_late(deadline: float) -> AgentTimeoutError:
-    return AgentTimeoutError(f"the agent did not finish within {deadline:g} s")
+_IS_ASYNC = "this agent is async: use arun(), or convsync worker, which runs it on an event loop"
+
+
+async def _cancelled(task: asyncio.Task[Any], stopper: Stopper) -> None:
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=CANCEL_TIME)
+    if not done:
+        stopper.report()
+    elif not task.cancelled():
+        task.exception()  # retrieved: the run is over in any case
+
+
+def _too_many_steps(error: BaseException, call: Call) -> LoopError | None:
+    """LangGraph's own error in our words; its class is not loaded to find out."""
+    if not isinstance(error, RecursionError) or type(error).__name__ != "GraphRecursionError":
+        return None
+    return LoopError(
+        f"the agent came to no end in {call.config['recursion_limit']} steps: if it needs more, "
+        "give it agent.with_config(recursion_limit=…)"
+    )
 
 
 def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
@@ -368,16 +459,13 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
         raise IncompleteReplyError(flaw)
     if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
         raise LimitReachedError(limit)
-    text = _reply(output, messages).strip()
+    text = "" if is_pieces(output) else _reply(output, messages).strip()
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
         raise OverlongReplyError(message)
     if text:
         return text
-    message = "the agent ended without a text for the customer"
-    if isinstance(output, Mapping) and output.get("structured_response") is not None:
-        message += ": give its response_format a field `reply`"
-    raise EmptyReplyError(message)
+    raise EmptyReplyError(unusable(output, messages))
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:

@@ -9,10 +9,13 @@ from typing import Any, TypeAlias
 from langchain_core.runnables import Runnable
 
 from langchain_convsync import _forks
-from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.errors import ConfigurationError, raised_by
 from langchain_convsync.surfaces.context import ConversationRef, NoCustomerError, Tenant
 from langchain_convsync.turns.agent import takes_context
+from langchain_convsync.turns.mistakes import no_agent, no_factory
+from langchain_convsync.turns.parts import parts_of
 from langchain_convsync.turns.remote import at_home
+from langchain_convsync.turns.shapes import kind_of
 
 Agent: TypeAlias = (
     Runnable[Any, Any]
@@ -39,14 +42,8 @@ class Agents:
 
     def __init__(self, agent: Agent, context: ContextOf | None = None) -> None:
         given: object = agent  # whatever the annotation says
-        if not (isinstance(given, Runnable) or callable(given)):
-            message = (
-                "agent must be a Runnable (a graph is one when it is compiled), or a callable that "
-                f"makes one of a Tenant; it is {_kind(given)}"
-            )
-            raise ConfigurationError(message)
-        if inspect.iscoroutinefunction(given):
-            raise ConfigurationError(_ASYNC_FACTORY)
+        if not isinstance(given, Runnable) and (flaw := no_agent(given) or no_factory(given)):
+            raise ConfigurationError(f"agent= {flaw}")
         told: object = context
         if told is not None and (not callable(told) or inspect.iscoroutinefunction(told)):
             raise ConfigurationError(_NO_CONTEXT)
@@ -54,6 +51,8 @@ class Agents:
         self._context = context
         self._made: dict[Tenant, Runnable[Any, Any]] = {}
         self._per_conversation = False
+        self._awaited: bool | None = None
+        self._blocking: dict[int, bool] = {}
         self._lock = _forks.lock()
         if isinstance(self._agent, Runnable):
             self._require_context(self._agent)
@@ -72,6 +71,27 @@ class Agents:
             except NoCustomerError:
                 self._per_conversation = True
         return self._make(ref)
+
+    def require(self, *, awaited: bool) -> None:
+        """Refuse an agent that cannot be called; one that a factory makes, when it is made.
+
+        Raises:
+            ConfigurationError: Parts of it can only be awaited, and the calls block; or parts can
+                only block, besides. One whose parts only block is awaited on a thread.
+        """
+        if self._awaited is awaited:
+            return
+        if isinstance(self._agent, Runnable):
+            _require(self._agent, awaited=awaited)
+        self._awaited = awaited
+
+    def blocks(self, agent: Runnable[Any, Any]) -> bool:
+        """Whether the agent cannot be awaited."""
+        if self._per_conversation:
+            return bool(parts_of(agent).blocking)
+        if (known := self._blocking.get(id(agent))) is None:
+            known = self._blocking[id(agent)] = bool(parts_of(agent).blocking)
+        return known
 
     def _of(self, tenant: Tenant) -> Runnable[Any, Any]:
         with self._lock:
@@ -96,32 +116,41 @@ class Agents:
         """
         if self._context is None:
             return {}
-        return {"context": _awaited_nowhere(self._context(ref), _NO_CONTEXT)}
+        with raised_by("context="):
+            return {"context": _awaited_nowhere(self._context(ref), _NO_CONTEXT)}
 
     def _make(self, of: Tenant | ConversationRef) -> Runnable[Any, Any]:
-        made: object = _awaited_nowhere(self._agent(of), _ASYNC_FACTORY)
+        with raised_by("agent="):
+            made: object = _awaited_nowhere(self._agent(of), _ASYNC_FACTORY)
         if not isinstance(made, Runnable):
-            message = (
-                f"what the factory agent= returned is {_kind(made)}: it must be a Runnable, such "
-                "as a compiled graph; a function that answers is one as RunnableLambda(function)"
-            )
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"what the function agent= returned {_no_runnable(made)}")
         agent = at_home(made)
         self._require_context(agent)
+        if self._awaited is not None:
+            _require(agent, awaited=self._awaited)
         return agent
 
     def _require_context(self, agent: Runnable[Any, Any]) -> None:
         if self._context is not None and not takes_context(agent):
             message = (
-                f"context= is for graphs, such as create_agent makes, and an agent {_kind(agent)} "
-                "takes none: leave it out, and ask current_conversation() inside the agent"
+                "context= is for graphs, such as create_agent makes, and an agent of type "
+                f"{type(agent).__name__} takes none: leave it out, and ask current_conversation() "
+                "inside the agent"
             )
             raise ConfigurationError(message)
 
 
+def _require(agent: Runnable[Any, Any], *, awaited: bool) -> None:
+    parts = parts_of(agent)
+    if awaited:
+        parts.require_one_kind()
+    else:
+        parts.require_blocking()
+
+
 _ASYNC_FACTORY = (
-    "the factory agent= is async: make agents in a plain function, and await what has to be "
-    "awaited in the agent itself"
+    "the function agent= is async: one that answers is passed as RunnableLambda(function), one "
+    "that makes agents has to be plain, and what they await is awaited in the agent itself"
 )
 _NO_CONTEXT = "context= must be a plain function that makes the run's context of a ConversationRef"
 
@@ -134,5 +163,11 @@ def _awaited_nowhere(made: object, otherwise: str) -> object:
     return made
 
 
-def _kind(given: object) -> str:
-    return "None" if given is None else f"of type {type(given).__name__}"
+def _no_runnable(made: object) -> str:
+    """What is to be said of what a factory made, if that is no agent."""
+    if not isinstance(made, str) and (flaw := no_agent(made)):
+        return flaw
+    return (
+        f"is {kind_of(made)}: it must be a Runnable, such as a compiled graph; a function that "
+        "answers by itself is passed as RunnableLambda(function)"
+    )

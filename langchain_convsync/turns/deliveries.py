@@ -9,8 +9,9 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
+from langchain_convsync.errors import StoreError
 from langchain_convsync.outbox import Outbox, Replies
-from langchain_convsync.outbox.queue import OperationQueue
+from langchain_convsync.outbox.queue import GRACE, OperationQueue
 from langchain_convsync.stores.base import EventStore, QueueName, new_token
 from langchain_convsync.turns.worker import Work
 
@@ -54,16 +55,27 @@ class Deliveries:
 
     def drain(self, conversation_key: str) -> Flow[None]:
         """Deliver what one conversation has left, as far as the time allows."""
-        if self._replies is not None:  # once, before anything else: the customer waits
-            yield from self._replies.attempt(conversation_key)
         until = monotonic() + self.budget
+        if self._replies is not None:  # once, before anything else: the customer waits
+            yield from self._replies.attempt(conversation_key, end=until + GRACE)
         for queue in self._queues:
-            delivered = yield from queue.drain(conversation_key, budget=until - monotonic())
+            left = until - monotonic()
+            delivered = yield from queue.drain(conversation_key, budget=left, grace=GRACE)
             if not delivered:
                 self._warn_of_leftovers()
 
     def finish(self) -> Flow[None]:
-        """Deliver what is due anywhere, or due within a moment, as far as the time allows."""
+        """Deliver what is due anywhere, or due within a moment, as far as the time allows.
+
+        A store that does not answer at the end is no error of the block: what is left waits there.
+        """
+        try:
+            yield from self._finish()
+        except StoreError as error:
+            telemetry.count("leftovers")
+            logger.warning("The block ends without its store, where the rest waits: %s", error)
+
+    def _finish(self) -> Flow[None]:
         now = monotonic()
         until, worked = now + self.budget, now
         left = yield from self._left()
@@ -74,7 +86,8 @@ class Deliveries:
                     queue.name, new_token(), lease=self._lease
                 )
                 if acquired is not None:
-                    yield from queue.deliver(acquired, budget=until - monotonic())
+                    left_time = until - monotonic()
+                    yield from queue.deliver(acquired, budget=left_time, end=until + GRACE)
                     found, worked = True, monotonic()
             left = yield from self._left()
             if left and not found:

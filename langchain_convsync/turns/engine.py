@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, monotonic, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
 from langchain_convsync.client import Api
-from langchain_convsync.errors import ClosedError, raised_at
+from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
 from langchain_convsync.stores.changed import with_new_names
+from langchain_convsync.stores.served import require_served
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
-from langchain_convsync.turns.operators import answer, conversation_key_of, exposition
+from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
 logger = logging.getLogger(__name__)
+#: What happened to conversations, at INFO.
+turns = logging.getLogger("langchain_convsync.turns")
 
 OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
@@ -36,6 +41,8 @@ class Engine:
     Args:
         sends: Whether the replies are sent here, so that workers may answer events too.
         workers: How many conversations a block works on at once.
+        log_errors: Whether the log holds the texts of errors.
+        record_only: Whether all is left to other processes.
     """
 
     api: Api
@@ -47,17 +54,19 @@ class Engine:
     on_reply: OnReply | None
     sends: bool
     workers: int
+    log_errors: bool
+    record_only: bool = False
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
-        self._require_open()
+        yield from self._require_ready()
         return (yield from self._finish(lambda: self.inbox.named(event), wait))
 
     def resume_interrupt(self, customer: str, value: object, account: str) -> Flow[Turn]:
         """Answer what the agent waits for, and let it go on."""
-        self._require_open()
+        yield from self._require_ready()
 
         def answered() -> Flow[NewEvent]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
@@ -66,6 +75,12 @@ class Engine:
         return (yield from self._finish(answered, None))
 
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
+        if self.record_only:
+            message = (
+                "this runner only records: call accept() or aaccept(), and have it answered by a "
+                "process whose runner is made without record_only=True"
+            )
+            raise ConfigurationError(message)
         until = None if wait is None else monotonic() + wait
         before: list[Turn] = []
 
@@ -74,7 +89,7 @@ class Engine:
 
         turn, conversation_key = yield from with_new_names(settled)
         turn = self._together(before, turn)
-        yield from self._tell(turn)
+        yield from self._tell(turn, conversation_key)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
         else:
@@ -83,13 +98,18 @@ class Engine:
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
-        self._require_open()
+        yield from self._require_ready()
 
         def offered() -> Flow[Accepted]:
             new = yield from self.inbox.named(event)
             return (yield from self.inbox.offer(new, acquire=False))
 
-        accepted = yield from with_new_names(offered)
+        try:
+            accepted = yield from with_new_names(offered)
+        except StoreError as error:
+            if self.pool is not None:
+                self.pool.noticed(error)
+            raise
         self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")
@@ -101,19 +121,26 @@ class Engine:
         def paused() -> Flow[None]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
             yield from self.store.pause(conversation_key, seconds=seconds)
+            about = {"conversation": conversation_key, "seconds": seconds}
+            if seconds > 0:
+                turns.info(
+                    "Conversation %s is paused for %g s", conversation_key, seconds, extra=about
+                )
+            else:
+                turns.info("Conversation %s is resumed", conversation_key, extra=about)
 
         yield from with_new_names(paused)
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
-        self._require_open()
+        yield from self._require_ready()
         taken_over = yield from with_new_names(lambda: self.inbox.take_over(message, seconds))
         self._notify_pool("inbox" if taken_over else "replies")
         return taken_over
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
-        self._require_open()
+        yield from self._require_ready()
         if change.reason not in {"edited", "revoked"}:
             return False
         waited = yield from with_new_names(lambda: self.inbox.amend(change))
@@ -125,11 +152,26 @@ class Engine:
         """What this process counted, and what the store has to do."""
         return exposition(self.store)
 
-    def _tell(self, turn: Turn) -> Flow[None]:
+    def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
-            with telemetry.timed("turn_phase", phase="reply"):
-                yield from _notify(self.on_reply, turn)
+            with telemetry.timed("turn_phase", phase="reply") as timing:
+                try:
+                    yield from _notify(self.on_reply, turn)
+                except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+                    telemetry.count("on_reply_failures")
+                    telemetry.log(
+                        logger,
+                        logging.ERROR,
+                        conversation_key,
+                        "on_reply= failed with %s, the reply of turn %s",
+                        error,
+                        turn.turn_id,
+                        with_text=self.log_errors,
+                    )
+            turn = replace(turn, phases={**turn.phases, "reply": timing.seconds})
+        if turn.conversation_key is not None:
+            _log(turn)
 
     def _settle(
         self, new: NewEvent, until: float | None, before: list[Turn]
@@ -150,7 +192,7 @@ class Engine:
                     return turn, accepted.conversation_key
                 # More waited than one turn takes.
                 if turn is not None and (turn.events or turn.reply):
-                    yield from self._tell(turn)
+                    yield from self._tell(turn, accepted.conversation_key)
                     before.append(turn)
                 continue  # fenced, or to be tried again: see what became of it
             if accepted.status == "busy":
@@ -177,6 +219,12 @@ class Engine:
         events = tuple(event for each in committed for event in each.events)
         return replace(last, reply="\n\n".join(replies), events=events)
 
+    def run_plain_functions_on_threads(self) -> None:
+        """Those that the user gave, where nothing else of the user's is on the event loop."""
+        if self.on_reply is not None:
+            self.on_reply = off_the_loop(self.on_reply)
+        self.processor.run_plain_functions_on_threads()
+
     def new_pool(self) -> WorkerPool:
         """The workers of the block that begins, be it after another one."""
         if self.pool is not None and not self.closed:
@@ -184,27 +232,52 @@ class Engine:
             raise ClosedError(message)
         self.closed = False
         telemetry.connect()
-        work = dict(self.deliveries.work)
+        work = {} if self.record_only else dict(self.deliveries.work)
         if self.sends:
             work["inbox"] = self._work_turn
         self.pool = WorkerPool(
             self.store,
             work,
+            ready=partial(require_served, self.store, self.api.address),
             workers=self.workers,
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
+            look=self._look,
         )
         return self.pool
+
+    def _look(self) -> Flow[None]:
+        telemetry.look_up((yield from gauges(self.store)))
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
         if self.pool is not None:
             self.pool.notify(*queues)
 
-    def _require_open(self) -> None:
+    def finish(self) -> Flow[None]:
+        """Deliver what is due at the end of a block, where the store still serves its server."""
+        if self.record_only:
+            return
+        with suppress(ConfigurationError):
+            yield from require_served(self.store, self.api.address)
+            yield from self.deliveries.finish()
+
+    def require_served(self) -> Flow[None]:
+        """Refuse to begin where the store serves another API server.
+
+        A store that does not answer refuses nothing: whatever is done first asks it again.
+
+        Raises:
+            ConfigurationError: It does.
+        """
+        with suppress(StoreError):
+            yield from require_served(self.store, self.api.address)
+
+    def _require_ready(self) -> Flow[None]:
         if self.closed:
             message = "this TurnRunner is closed: enter its block again, or make a new one"
             raise ClosedError(message)
+        yield from require_served(self.store, self.api.address)
 
     def _work_turn(self, acquired: Acquired) -> Flow[None]:
         if is_journal(acquired):  # what a surface wrote by itself: there is nothing to answer
@@ -212,9 +285,31 @@ class Engine:
             return
         turn = yield from self.processor.process(acquired, _head_of(acquired))
         if turn is not None:
-            yield from self._tell(turn)
+            yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+
+
+def _log(turn: Turn) -> None:
+    """One line for each turn that was committed here: no word, no number of a customer's."""
+    if not turns.isEnabledFor(logging.INFO):
+        return
+    ms = {phase: round(seconds * 1000) for phase, seconds in turn.phases.items()}
+    turns.info(
+        "Conversation %s: turn %s %s, events: %d, %s",
+        turn.conversation_key,
+        turn.turn_id,
+        turn.status,
+        len(turn.events),
+        ", ".join(f"{phase} {took} ms" for phase, took in ms.items()),
+        extra={
+            "turn": turn.turn_id,
+            "conversation": turn.conversation_key,
+            "status": turn.status,
+            "events": len(turn.events),
+            "phases": ms,
+        },
+    )
 
 
 def _head_of(acquired: Acquired) -> Batch:
@@ -239,18 +334,14 @@ def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
     def block() -> None:
         result = on_reply(turn)
         if isinstance(result, Awaitable):
-            message = "on_reply is async: use arun(), or pass a plain function"
-            raise TypeError(message)
+            if isinstance(result, Coroutine):
+                result.close()  # never awaited, and that is said better below
+            message = "on_reply= is async: use arun(), or pass a plain function"
+            raise ConfigurationError(message)
 
     async def wait() -> None:
         result = on_reply(turn)
         if isinstance(result, Awaitable):
             await result
 
-    try:
-        yield from Io(block, wait)
-    except Exception as error:  # noqa: BLE001 - whatever the user's function raises ends here
-        telemetry.count("on_reply_failures")
-        # Neither its text nor its traceback: both may hold the number and the words.
-        kind, at = type(error).__name__, raised_at(error)
-        logger.error("on_reply failed with %s (%s), turn %s", kind, at, turn.turn_id)  # noqa: TRY400
+    yield from Io(block, wait)

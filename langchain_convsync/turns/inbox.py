@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,9 @@ from langchain_convsync.stores.base import (
 from langchain_convsync.turns.bounds import LONGEST_TEXT, shortened
 from langchain_convsync.turns.naming import Naming, OwnMessage
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
+
+#: What happened to conversations, at INFO.
+turns = logging.getLogger("langchain_convsync.turns")
 
 
 @dataclass(slots=True)
@@ -74,6 +78,12 @@ class Inbox:
                 "the human's words were not recorded, too many messages wait: deliver them again"
             )
             raise StoreError(reason)
+        turns.info(
+            "Conversation %s was taken over by a human, for %g s",
+            accepted.conversation_key,
+            seconds,
+            extra={"conversation": accepted.conversation_key, "seconds": seconds},
+        )
         return True
 
     def _home_of(self, message: waha.OperatorMessage) -> Flow[AccountKey | None]:

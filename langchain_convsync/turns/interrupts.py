@@ -226,6 +226,7 @@ class WaitingRun(BaseModel):
         notes: The names of the single updates of that, as ``TurnRecord`` gives them.
         added: Messages that they have recorded besides, likewise.
         answer: What it goes on with, once that is decided.
+        is_back: Whether it was a dead letter, so the customer has the fallback already.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
@@ -240,6 +241,7 @@ class WaitingRun(BaseModel):
     notes: tuple[str, ...] = ()
     added: tuple[ConversationMessage, ...] = Field(default=(), repr=False)
     answer: Answer | None = None
+    is_back: bool = False
 
     @classmethod
     def read(cls, payload: str) -> Self | None:
@@ -250,7 +252,7 @@ class WaitingRun(BaseModel):
             stored = json.loads(payload)
             if not isinstance(stored, dict) or stored.get("kind") != "interrupt":
                 return None
-            return cls.model_validate(stored)
+            return cls.model_validate_json(payload)
         except (ValueError, RecursionError):  # its turn says that it cannot be read
             return None
 
@@ -293,6 +295,10 @@ class WaitingRun(BaseModel):
     def answered(self, answer: Answer) -> Self:
         """The run, with what it goes on with."""
         return self.model_copy(update={"answer": answer})
+
+    def given_back(self) -> Self:
+        """The run that was a dead letter, and is tried once more."""
+        return self.model_copy(update={"is_back": True})
 
     def refusals(self, said: Sequence[str]) -> Any:
         """The resume value where no human decided in time.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from langchain_convsync import _forks, phone, telemetry
 from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConvSyncError, WAHAError
+from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import Lease
 from langchain_convsync.turns.naming import Naming
@@ -45,10 +45,14 @@ class Lids:
         self._lock = _forks.lock()
         self._known: OrderedDict[tuple[str, str], tuple[float, str | None]] = OrderedDict()
 
-    def phone_number_of(self, event: InboundEvent) -> Flow[str | None]:
+    def phone_number_of(self, event: InboundEvent, conversation_key: str) -> Flow[str | None]:
         """The customer's number where the event does not tell it; None if it is unknown.
 
         A WAHA that does not answer leaves it at the LID, for now.
+
+        Args:
+            event: The event.
+            conversation_key: Its conversation, for the log.
         """
         if self._waha is None or event.phone_number is not None or event.lid is None:
             return None
@@ -60,8 +64,8 @@ class Lids:
         try:
             number = yield from self._waha.lid(*key, timeout=LOOK_UP_TIME)
         except ConvSyncError as error:
-            reason = str(error) if isinstance(error, WAHAError) else type(error).__name__
-            logger.warning("WAHA did not tell whose LID it is: %s", reason)
+            told = "WAHA did not tell whose LID it is: %s"
+            telemetry.log(logger, logging.WARNING, conversation_key, told, error, repeats=True)
             number, outcome = None, "failed"
         else:
             outcome = "unknown" if number is None else "known"

@@ -7,9 +7,11 @@ was done, to which conversation key, how much of it, and by whom. Never a phone 
 from __future__ import annotations
 
 import getpass
+import heapq
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,29 +28,31 @@ from langchain_convsync.stores.base import (
     AccountKey,
     ConversationView,
     DeadLetter,
+    DeadLetterPage,
     EventStore,
     NewEvent,
     QueuedEvent,
-    QueueView,
     new_token,
 )
 from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.telemetry import Gauge
-from langchain_convsync.turns.interrupts import NEVER, Answer, WaitingRun, resume_value
+from langchain_convsync.turns.interrupts import Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
+from langchain_convsync.turns.reasons import reasons, waiting_in
 
 audit = logging.getLogger("langchain_convsync.audit")
 _ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
-#: As many things as are decided in one step of a loop.
-_BATCH = 100
+_CONVERSATION_KEY = re.compile(rf"{_ACCOUNT_KEY.pattern}\.[0-9a-f]{{32}}")
+#: As many dead letters as are read at a time.
+_PAGE = 1000
 
 
 def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED) -> Flow[str]:
-    """The key under which the store and the logs know a conversation.
+    """A key under which the store knows a conversation; an alias is one, too.
 
     Args:
         store: The store.
-        customer: The customer's phone number, or chat id.
+        customer: The customer's phone number, or chat id; or the key itself.
         account: The receiving side: its subdomain, bot id, number or WAHA session, the name that it
             is configured under, or its key, as :meth:`EventStore.loads` tells it; ``"default"``
             stands for whichever side the customer has written to.
@@ -57,22 +61,18 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
         ConfigurationError: The customer has written to several.
         InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
     """
+    if _CONVERSATION_KEY.fullmatch(customer.strip()):
+        return customer.strip()
     identity, keys = phone.normalize(customer), (yield from store.keys())
     if _ACCOUNT_KEY.fullmatch(account):
         return keys.conversation(AccountKey(account), identity)
-    named, own = (yield from store.accounts()), keys.account(account)
-    if account != UNNAMED:
-        spelled = {account, phone.identity_of(account) or account}
-        facts = {keys.facts({kind: each}) for kind in "abdns" for each in spelled}
-        named = {key: known for key, known in named.items() if facts & {*known.split()}}
-    candidates = dict.fromkeys(
-        keys.conversation(key, identity) for key in (own, *sorted(named, key=str))
-    )
-    found: list[str] = []
+    own, named = keys.account(account), (yield from _known_accounts(store, account))
+    candidates = dict.fromkeys(keys.conversation(key, identity) for key in (own, *named))
+    found: dict[str, str] = {}  # by where the name leads to
     for conversation_key in candidates:
         inspected = yield from inspect_conversation(store, conversation_key)
-        if inspected.known and inspected.view.conversation_key not in found:
-            found.append(inspected.view.conversation_key)
+        if inspected.known:
+            found.setdefault(inspected.view.conversation_key, conversation_key)
     check_names_of(keys, (yield from store.keys()))
     if len(found) > 1:
         choices = ", ".join(conversation_key[:15] for conversation_key in found)
@@ -82,9 +82,19 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
         )
         raise ConfigurationError(message)
     if found:
-        return found[0]
+        return next(iter(found.values()))
     # Nothing is known of the customer yet.
-    return keys.conversation(next(iter(named)) if len(named) == 1 else own, identity)
+    return keys.conversation(named[0] if len(named) == 1 else own, identity)
+
+
+def _known_accounts(store: EventStore, account: str) -> Flow[list[AccountKey]]:
+    """Those that a source has named and that this may stand for; ``"default"`` stands for all."""
+    keys, named = (yield from store.keys()), (yield from store.accounts())
+    if account != UNNAMED:
+        spelled = {account, phone.identity_of(account) or account}
+        facts = {keys.facts({kind: each}) for kind in "abdns" for each in spelled}
+        named = {key: known for key, known in named.items() if facts & {*known.split()}}
+    return sorted(named, key=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +120,11 @@ class OperatorView:
     @property
     def waiting(self) -> tuple[QueuedEvent, WaitingRun] | None:
         """The run of the agent that waits for an answer, and its entry in the inbox."""
-        return _waiting_in(self.view)
+        return waiting_in(self.view)
 
     def reasons(self) -> list[str]:
         """In words, why what waits does wait; empty where nothing does."""
-        view = self.view
-        found = [
-            *_why_events_wait(view),
-            *_why_operations_wait(view.outbox, view.now, "writes"),
-            *_why_operations_wait(view.replies, view.now, "replies"),
-        ]
+        found = list(reasons(self.view))
         if self.dead_letters:
             found.append(f"{len(self.dead_letters)} dead letters: retry or discard them")
         return found
@@ -131,27 +136,95 @@ def inspect_conversation(store: EventStore, conversation_key: str) -> Flow[Opera
     return OperatorView(view, (yield from store.dead_letters(conversation_key, most=1000)))
 
 
-def retry(store: EventStore, conversation_key: str) -> Flow[int]:
-    """Give all dead letters of a conversation back to the workers; how many there were.
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Dead letters of a store.
+
+    Args:
+        letters: Those that wait longest, oldest first.
+        total: How many there are.
+        now: Store time.
+    """
+
+    letters: tuple[DeadLetter, ...]
+    total: int
+    now: float
+
+
+def list_dead_letters(
+    store: EventStore, *, account: str = UNNAMED, most: int = 50
+) -> Flow[DeadLetters]:
+    """The dead letters of a store, or of an account, at most so many."""
+    if account == UNNAMED:
+        letters = yield from store.dead_letters(most=most)
+        total = (yield from store.backlog()).dead_letters
+    else:
+        found: list[DeadLetter] = []
+        total = 0
+        accounts = [AccountKey(account)]
+        if not _ACCOUNT_KEY.fullmatch(account):
+            own = (yield from store.keys()).account(account)
+            accounts = [own, *(yield from _known_accounts(store, account))]
+        for key in dict.fromkeys(accounts):
+            page: str | None = ""
+            while page is not None:
+                told = yield from store.dead_letter_page(page, account_key=key, most=_PAGE)
+                page, total = told.next, total + len(told.letters)
+                found = heapq.nsmallest(most, [*found, *told.letters], key=_age)
+        letters = tuple(found)
+    now = (yield from _now(store, letters[0].conversation_key)) if letters else 0.0
+    return DeadLetters(letters, max(total, len(letters)), now)
+
+
+def _age(one: DeadLetter) -> tuple[float, str, str]:
+    return one.since, one.conversation_key, one.queue
+
+
+def reason_of(letter: DeadLetter) -> str:
+    """Why it is a dead letter, in words."""
+    often = "once" if letter.tries == 1 else f"{letter.tries} times"
+    return letter.reason or f"its agent was started {often} and never answered"
+
+
+def retry(store: EventStore, conversation_key: str | None, *, reason: str = "") -> Flow[int]:
+    """Give dead letters back to the workers; how many there were.
 
     What was confirmed of a write before is not sent again. What comes back arrives
     behind what came later, and an event's message stands in the history a second time, before its
     late answer.
+
+    Args:
+        store: The store.
+        conversation_key: Of this conversation; None for all of the store.
+        reason: Only those whose :func:`reason_of` contains it, in upper or lower case.
     """
 
     def step(one: DeadLetter) -> Io[str | None]:
         return store.requeue(one, token=new_token(), body=rest_of(one))
 
-    return (yield from _decide(store, conversation_key, "retry", step))
+    return (yield from _decide(store, conversation_key, "retry", step, reason))
 
 
-def discard(store: EventStore, conversation_key: str) -> Flow[int]:
-    """Give up all dead letters of a conversation; how many there were."""
+def discard(store: EventStore, conversation_key: str | None, *, reason: str = "") -> Flow[int]:
+    """Give up dead letters, as :func:`retry` gives them back; how many there were."""
 
     def step(one: DeadLetter) -> Io[bool]:
         return store.discard(one, token=new_token())
 
-    return (yield from _decide(store, conversation_key, "discard", step))
+    return (yield from _decide(store, conversation_key, "discard", step, reason))
+
+
+def count_dead_letters(store: EventStore, *, reason: str = "") -> Flow[int]:
+    """How many dead letters of a store have a reason that contains this."""
+    if not reason:
+        return (yield from store.backlog()).dead_letters
+    found, page = 0, ""
+    while True:
+        told = yield from store.dead_letter_page(page, most=_PAGE)
+        found += sum(is_for(one, reason) for one in told.letters)
+        if told.next is None:
+            return found
+        page = told.next
 
 
 def answer(
@@ -173,7 +246,7 @@ def answer(
     """
     while True:
         view = yield from store.view(conversation_key)
-        if (found := _waiting_in(view)) is None:
+        if (found := waiting_in(view)) is None:
             message = (
                 "no run of the agent waits for an answer in this conversation: it has gone on, "
                 "or none was interrupted; `convsync show` tells what waits, and where a customer "
@@ -198,13 +271,6 @@ def answer(
             telemetry.count("operator", what="answer")
             _audited("answer", view.conversation_key, 1)
             return replace(offered, payload=answered)
-
-
-def _waiting_in(view: ConversationView) -> tuple[QueuedEvent, WaitingRun] | None:
-    for event in view.events:
-        if (waiting := WaitingRun.read(event.payload)) is not None:
-            return event, waiting
-    return None
 
 
 def pause(store: EventStore, conversation_key: str, seconds: float) -> Flow[None]:
@@ -235,6 +301,9 @@ def rest_of(letter: DeadLetter) -> str | None:
     The messages that are confirmed are left out, and so is the end of the history as the turn read
     it: by now it tells nothing about what was recorded since.
     """
+    if letter.queue == "inbox":
+        waiting = WaitingRun.read(letter.body)
+        return None if waiting is None else waiting.given_back().stored
     if letter.queue != "outbox":
         return None
     try:
@@ -247,24 +316,48 @@ def rest_of(letter: DeadLetter) -> str | None:
 
 def _decide(
     store: EventStore,
-    conversation_key: str,
+    conversation_key: str | None,
     what: str,
     step: Callable[[DeadLetter], Io[str | None] | Io[bool]],
+    reason: str,
 ) -> Flow[int]:
-    """Decide about the dead letters of now, oldest first; new ones are left alone."""
-    done, now = 0, (yield from store.view(conversation_key, most=1)).now
+    """Decide about the dead letters of now; new ones are left alone.
+
+    Of a conversation the oldest come first. What was done is in the log, however it ends.
+    """
+    now: float | None = None
+    total, page = 0, ""
     while True:
-        found = yield from store.dead_letters(conversation_key, most=_BATCH)
-        before = done
-        for one in found:
-            if one.since <= now and (yield from step(one)):
-                done += 1
-        if len(found) < _BATCH or done == before:
-            break
-    if done:
-        telemetry.count("operator", done, what=what)
-        _audited(what, conversation_key, done)
-    return done
+        if conversation_key is None:
+            told = yield from store.dead_letter_page(page, most=_PAGE)
+        else:
+            letters = yield from store.dead_letters(conversation_key, most=_PAGE)
+            told = DeadLetterPage(letters=letters, next="" if len(letters) == _PAGE else None)
+        if now is None and told.letters:
+            now = yield from _now(store, told.letters[0].conversation_key)
+        done: Counter[str] = Counter()
+        try:
+            for one in told.letters:
+                if is_for(one, reason) and one.since <= (now or 0) and (yield from step(one)):
+                    done[conversation_key or one.conversation_key] += 1
+        finally:
+            for key, amount in done.items():
+                telemetry.count("operator", amount, what=what)
+                _audited(what, key, amount)
+        total += done.total()
+        if told.next is None or (conversation_key is not None and not done):
+            return total
+        page = told.next
+
+
+def is_for(one: DeadLetter, reason: str) -> bool:
+    """Whether the dead letter's reason contains this."""
+    return reason.casefold() in reason_of(one).casefold()
+
+
+def _now(store: EventStore, conversation_key: str) -> Flow[float]:
+    """Store time."""
+    return (yield from store.view(conversation_key, most=1)).now
 
 
 def _audited(what: str, conversation_key: str, amount: int | str) -> None:
@@ -278,54 +371,20 @@ def _operator() -> str:
         return "unknown"
 
 
-def _why_events_wait(view: ConversationView) -> Sequence[str]:
-    if not view.events:
-        return []
-    queue, head = view.inbox, view.events[0]
-    if queue.held_until is not None and queue.held_until > view.now:
-        return [f"events: a worker is at them, its lease ends in {_until(queue, view.now)}"]
-    reasons = []
-    waiting = WaitingRun.read(head.payload)
-    if waiting is not None and waiting.answer is None:
-        subjects = ", ".join(each.subject for each in waiting.interrupts)
-        left = "" if waiting.life >= NEVER else f", {queue.due_in or 0:.0f} s more at most"
-        reasons.append(f"events: the agent waits for an answer: {subjects}{left}")
-    elif queue.due_in:
-        tried = head.errors or head.starts
-        why = f"after {head.errors} failed runs of the agent" if tried else "for more messages"
-        reasons.append(f"events: due in {queue.due_in:.1f} s, {why}")
-    else:
-        reasons.append("events: due now, no worker has acquired them: is one running?")
-    if view.paused_until is not None:
-        reasons.append("events: a human has the conversation, they are recorded and not answered")
-    return reasons
-
-
-def _why_operations_wait(queue: QueueView, now: float, name: str) -> Sequence[str]:
-    if not queue.depth:
-        return []
-    if queue.held_until is not None and queue.held_until > now:
-        return [f"{name}: a worker is at them, its lease ends in {_until(queue, now)}"]
-    if queue.due_in:
-        tries = queue.cursor.tries if queue.cursor else 0
-        return [f"{name}: the first one was tried {tries} times, again in {queue.due_in:.1f} s"]
-    return [f"{name}: due now, no worker has acquired them: is one running?"]
-
-
-def _until(queue: QueueView, now: float) -> str:
-    return f"{(queue.held_until or now) - now:.1f} s"
-
-
 def exposition(store: EventStore) -> Flow[str]:
     """All metrics of this process, and those of a store; a store that is away is one, too."""
+    return telemetry.exposition((yield from gauges(store)))
+
+
+def gauges(store: EventStore) -> Flow[list[Gauge]]:
+    """What a store has to do now; that it is away is one of them."""
     try:
-        gauges = [Gauge("store_up", 1), *(yield from _gauges(store))]
+        return [Gauge("store_up", 1), *(yield from _work_of(store))]
     except (StoreError, ClosedError):
-        gauges = [Gauge("store_up", 0)]
-    return telemetry.exposition(gauges)
+        return [Gauge("store_up", 0)]
 
 
-def _gauges(store: EventStore) -> Flow[list[Gauge]]:
+def _work_of(store: EventStore) -> Flow[list[Gauge]]:
     left = yield from store.backlog()
     loads = yield from store.loads()
     oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}

@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import Runnable
 
-from langchain_convsync import telemetry
-from langchain_convsync._flow import Flow
+from langchain_convsync import _machine, telemetry
+from langchain_convsync._flow import Flow, off_the_loop
 from langchain_convsync.client import Api
-from langchain_convsync.client._breaker import CircuitBreaker
+from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
     APIError,
     ClosedError,
     ConversationMismatchError,
     ConversationNotFoundError,
-    ConvSyncError,
     FencedError,
+    LoopError,
     StoreError,
     UnknownOutcomeError,
+    cause_of,
     loggable,
 )
 from langchain_convsync.models import (
@@ -28,7 +30,7 @@ from langchain_convsync.models import (
     ConversationMessage,
 )
 from langchain_convsync.outbox.plan import digest
-from langchain_convsync.stores.base import Acquired, Commit, EventStore
+from langchain_convsync.stores.base import Acquired, Commit, EventStore, Lease, QueuedEvent
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.calls import TurnCalls
@@ -62,6 +64,8 @@ logger = logging.getLogger(__name__)
 RETRY_LATER = 1.0
 #: Seconds before an agent that failed is run again; doubled each time.
 FIRST_BACKOFF = 0.2
+#: Seconds at most before a turn begins again that the machine lacked something for.
+LONGEST_WANT = 60.0
 
 
 #: What becomes of a reply while whose agent ran another message came.
@@ -100,6 +104,7 @@ class Processor:
         limits: Limits,
         lids: Lids,
         queues_replies: bool = False,
+        log_errors: bool = False,
     ) -> None:
         self._agents = Agents(agent, context)
         self._api = api
@@ -107,11 +112,25 @@ class Processor:
         self._reader = Reader(api, breaker)
         self._prepare = prepare
         self._history_limit = history_limit
-        self._answers = Answers(store, prepare, resume, interrupt_timeout)
+        self._answers = Answers(store, prepare, resume, interrupt_timeout, log_errors)
         self._runs = Runs(self._answers, extractor, api.profile, limits.agent_timeout)
         self._limits = limits
         self._lids = lids
         self._queues_replies = queues_replies
+        self._log_errors = log_errors
+
+    def require(self, *, awaited: bool) -> None:
+        """Tell at once what would fail in every turn; see :class:`Agents`."""
+        self._agents.require(awaited=awaited)
+
+    def run_plain_functions_on_threads(self) -> None:
+        """``extractor`` and ``resume``."""
+        answers, extractor = self._answers, self._runs.extractor
+        if answers.resume is not None:
+            answers = self._answers = replace(answers, resume=off_the_loop(answers.resume))
+        if extractor is not None and not isinstance(extractor, Runnable):
+            extractor = off_the_loop(extractor)
+        self._runs = replace(self._runs, answers=answers, extractor=extractor)
 
     def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
@@ -126,31 +145,44 @@ class Processor:
         left, limits, lease = len(acquired.events), self._limits, acquired.lease
         acquired = replace(acquired, events=batch.queued)
         deadline = limits.agent_timeout + READ_TIME
-        with (
-            telemetry.timed("turn") as timing,
-            Watch(self._store, lease, seconds=limits.lease, deadline=deadline) as watch,
-        ):
+        watch = Watch(self._store, lease, seconds=limits.lease, deadline=deadline)
+        with telemetry.timed("turn") as timing:
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
             try:
-                if not batch.events and batch.waiting is None:
-                    return (yield from self._bury(acquired, batch.damage))
-                attempt = yield from self._attempt(acquired, batch)
-                if attempt is None:
-                    return None
-                attempt.left = left - len(acquired.events)
-                return (yield from self._begin(attempt, watch))
+                with watch:
+                    if not batch.events and batch.waiting is None:
+                        return (yield from self._bury(acquired, batch.damage))
+                    attempt = yield from self._attempt(acquired, batch)
+                    if attempt is None:
+                        return None
+                    attempt.left = left - len(acquired.events)
+                    return (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
                 return None
-            except (StoreError, ClosedError):  # no failure of the turn's: it begins again later
-                yield from self._store.release(lease, delay=RETRY_LATER)
+            except (StoreError, ClosedError) as error:  # the turn begins again later
+                yield from self._give_back(
+                    watch, lease, f"the event store failed: {cause_of(error)}"
+                )
                 raise
             except Exception as error:
-                if batch.head.errors + 1 < limits.max_errors:
-                    yield from self._store.release(lease, delay=RETRY_LATER, failed=True)
+                if shortage := _machine.noticed(error):
+                    yield from self._give_back(watch, lease, shortage)
                     raise
-                reason = f"no turn could be made of the stored event: {type(error).__name__}"
+                reason = f"no turn could be made of the stored event: {loggable(error)}"
+                if batch.head.errors + 1 < limits.max_errors:
+                    yield from self._store.release(
+                        lease, delay=RETRY_LATER, failed=True, why=reason
+                    )
+                    raise
                 return (yield from self._bury(acquired, reason, error))
+
+    def _give_back(self, watch: Watch, lease: Lease, why: str) -> Flow[None]:
+        """Release a turn that is to begin again later, now or when the store can."""
+        try:
+            yield from self._store.release(lease, delay=RETRY_LATER, why=why)
+        except StoreError:
+            watch.give_back(delay=RETRY_LATER)
 
     def _bury(
         self, acquired: Acquired, reason: str, error: BaseException | None = None
@@ -166,13 +198,15 @@ class Processor:
             return None
         telemetry.count("turns_failed")
         telemetry.count("unreadable", what="event")
-        logger.error("Turn %s is a dead letter: %s", turn_id, reason)
+        key = acquired.lease.conversation_key
+        telemetry.log(logger, logging.ERROR, key, "event %s is a dead letter: %s", turn_id, reason)
         return outcome.turn(error=error)
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
         """An attempt at the turn; None if its events wait under the customer's number instead."""
         lid = None
-        if (number := (yield from self._lids.phone_number_of(batch.latest))) is not None:
+        key = acquired.lease.conversation_key
+        if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
             if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
@@ -192,12 +226,15 @@ class Processor:
             yield from self._answers.hold(attempt)
             return None
         try:
-            with telemetry.timed("turn_phase", phase="read"):
+            with telemetry.timed("turn_phase", phase="read") as timing:
                 yield from self._reader.read(attempt)
+            attempt.phases["read"] = timing.seconds
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
-            logger.critical("Turn %s is a dead letter: %s", attempt.batch.turn_id, error)
+            turn_id, key = attempt.batch.turn_id, attempt.conversation_key
+            told = "event %s is a dead letter: %s"
+            telemetry.log(logger, logging.CRITICAL, key, told, turn_id, error)
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         return (yield from self._end(attempt, watch))
@@ -233,10 +270,13 @@ class Processor:
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
-        if acquired.now - batch.since >= self._limits.conversation_timeout:
+        is_over = acquired.now - batch.since >= self._limits.conversation_timeout
+        if is_over and not _machine.lacking(error):
             return (yield from self._give_up(attempt, error))
-        yield from self._store.release(acquired.lease, delay=RETRY_LATER)
-        logger.warning("Turn %s waits for the API server: %s", batch.turn_id, error)
+        why = _why_unread(error)
+        yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
+        key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         missing = isinstance(error, ConversationNotFoundError)
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
@@ -264,7 +304,8 @@ class Processor:
         try:
             call, _ = self._call(attempt, attempt.current.conversation)
         except Exception as error:  # noqa: BLE001 - a factory that fails has failed before
-            logger.warning("No run can be ended without an agent: %s", type(error).__name__)
+            key, told = attempt.conversation_key, "no run can be ended without an agent: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error)
             return
         yield from abandon(call, NOT_RUN)
 
@@ -291,6 +332,7 @@ class Processor:
         about: dict[str, Any] = {
             "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
             "options": self._agents.options(attempt.ref),
+            "blocks": self._agents.blocks(agent),
         }
         given = owns_history or self._prepare is not None
         history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
@@ -300,35 +342,59 @@ class Processor:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
             yield from self._store.release(attempt.acquired.lease)
             return None
+        if not isinstance(error, UnknownOutcomeError) and _machine.noticed(error):
+            what = _machine.lacking(error)
+            logger.warning("Turn %s waits: the machine is short (%s)", attempt.batch.turn_id, what)
+            yield from self._store.release(attempt.acquired.lease, delay=_until_again(attempt))
+            return None
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
-        logger.warning(
-            "Turn %s: the agent failed with %s, run %d of %d",
-            batch.turn_id,
-            loggable(error),
+        telemetry.log(
+            logger,
+            logging.WARNING,
+            attempt.conversation_key,
+            "the agent failed (run %d of %d): %s",
             failures,
             limit,
-            exc_info=logger.isEnabledFor(logging.DEBUG),  # its text may quote the customer
+            error,
+            with_text=self._log_errors or logger.isEnabledFor(logging.DEBUG),
         )
-        if failures >= limit or isinstance(error, UnknownOutcomeError):
+        if isinstance(error, UnknownOutcomeError | LoopError):
             return (yield from self._give_up(attempt, error))
+        if failures >= limit:
+            why = f"the agent failed {failures} times, last with {loggable(error)}"
+            return (yield from self._give_up(attempt, error, why))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
-        yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True)
+        why = f"the agent failed {failures} of {limit} times: {loggable(error)}"
+        yield from self._store.release(attempt.acquired.lease, delay=delay, failed=True, why=why)
         return None
 
-    def _give_up(self, attempt: Attempt, error: BaseException | None = None) -> Flow[Turn | None]:
+    def _give_up(
+        self, attempt: Attempt, error: BaseException | None = None, reason: str = ""
+    ) -> Flow[Turn | None]:
         """The one result of every failure: fallback, user message recorded, dead letter."""
         telemetry.count("turns_failed")
         yield from self._abandon(attempt)
-        is_awaited = attempt.batch.asked or attempt.batch.waiting
+        waiting = attempt.batch.waiting
+        is_awaited = attempt.batch.asked or (waiting is not None and not waiting.is_back)
         fallback = self._limits.fallback_reply if is_awaited else None
         messages = inbound(attempt.batch)
         if fallback:
             messages.append(ConversationMessage(role="bot", content=fallback))
-        reason = str(error) if isinstance(error, ConvSyncError) else ""
+        if not reason:
+            reason = self._never_ended(attempt.batch.head) if error is None else str(error)
         result = TurnResult(status="failed", messages=messages, reply=fallback, reason=reason)
         return (yield from self._commit(attempt, result, error))
+
+    def _never_ended(self, head: QueuedEvent) -> str:
+        """Why an event is given up whose last run told nothing."""
+        if head.errors >= self._limits.max_errors:
+            return f"the agent failed {head.errors} times"
+        return (
+            f"its run was begun {head.starts - 1} times and never ended: the process died, was "
+            "killed or stood still meanwhile"
+        )
 
     def _commit(
         self,
@@ -348,13 +414,17 @@ class Processor:
         if result.waiting is not None:
             keys = yield from self._store.keys()
             guarded = replace(guarded, held=held_event(keys, outcome.turn_id, result.waiting))
-        with telemetry.timed("turn_phase", phase="commit"):
+        with telemetry.timed("turn_phase", phase="commit") as timing:
             committed = yield from self._store.commit_turn(lease, guarded)
+        attempt.phases["commit"] = timing.seconds
         match committed:
             case "done":
                 waited = max(0.0, attempt.acquired.now - attempt.batch.since)
                 telemetry.observe("turn_phase", waited, phase="wait")
-                return attempt.batch.addressed(outcome.turn(error=error))
+                turn = attempt.batch.addressed(outcome.turn(error=error))
+                return replace(
+                    turn, conversation_key=lease.conversation_key, phases=dict(attempt.phases)
+                )
             case "paused":
                 telemetry.count("replies_withheld")
                 if result.waiting is not None:
@@ -366,6 +436,26 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+
+def _why_unread(error: APIError) -> str:
+    if isinstance(error, ConversationNotFoundError):
+        return (
+            "the API server knows no conversation of this customer: "
+            "`convsync doctor --phone PHONE` tells why"
+        )
+    if is_away(error):
+        return f"the API server does not answer: {cause_of(error)}"
+    return f"the conversation cannot be read: {cause_of(error)}"
+
+
+def _until_again(attempt: Attempt) -> float:
+    """Seconds until a turn begins again for which the machine lacked something.
+
+    The longer it has waited, the longer they are: each run may cost calls of a model.
+    """
+    waited = attempt.acquired.now - attempt.batch.since
+    return min(LONGEST_WANT, max(RETRY_LATER, waited / 2))
 
 
 def _given_to_a_human(attempt: Attempt) -> TurnResult:

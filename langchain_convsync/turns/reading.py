@@ -43,10 +43,11 @@ class Reader:
 
     def read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
-        if attempt.acquired.snapshot is None:
+        noted = attempt.acquired.snapshot
+        last = None if noted is None else Snapshot(noted)
+        if last is None or not last.stands_in:
             read = yield from self._find_own(attempt, READ_TIME)
         else:
-            last = Snapshot(attempt.acquired.snapshot)
             try:
                 if self.breaker.wait(last.target):
                     message = "the API server did not answer a moment ago"
@@ -61,8 +62,9 @@ class Reader:
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return
-        recorded = attempt.batch if self.api.profile.records_inbound else None
-        attempt.work_on(CurrentConversation.read(read, attempt.acquired, recorded))
+        expected = self.api.profile.records_inbound
+        current = CurrentConversation.read(read, attempt.acquired, attempt.batch, expected=expected)
+        attempt.work_on(current)
 
     def _find_own(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
         """The conversation, of the tenant that the turns before this one were of.
@@ -91,9 +93,10 @@ class Reader:
             try:
                 return (yield from self._get(attempt, seconds))
             except ConversationNotFoundError:
-                if monotonic() + delay > until:
+                left = until - monotonic()
+                if left <= 0:
                     raise
-            yield from sleep(delay)
+            yield from sleep(min(delay, left))
             delay *= 2
 
     def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:

@@ -14,7 +14,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync._flow import Flow, Io, arun, run
-from langchain_convsync.errors import AgentServerError, ConfigurationError, ConvSyncError
+from langchain_convsync.errors import AgentServerError, ConfigurationError, ConvSyncError, LoopError
 from langchain_convsync.surfaces.context import ConversationRef, current_turn
 
 if TYPE_CHECKING:  # the agents are langgraph's own, so it is loaded where there is one
@@ -85,6 +85,7 @@ class RemoteAgent(Runnable[Any, Any]):
 
         Raises:
             AgentServerError: The server did not run the agent, or the run failed.
+            LoopError: It took more steps than it may.
             ConfigurationError: A phone number would leave in ``context``, or there is no client.
         """
         self._client("sync_client")
@@ -202,6 +203,12 @@ class RemoteAgent(Runnable[Any, Any]):
         except ConvSyncError:
             raise
         except Exception as error:
+            if _cause(error) == "GraphRecursionError":
+                message = (
+                    f"{self.graph.assistant_id!r} came to no end in the steps that it may take: if "
+                    "it needs more, give the RemoteGraph with_config(recursion_limit=…)"
+                )
+                raise LoopError(message) from error
             reason = self._reason(error)
             if reason is None:
                 raise
@@ -216,10 +223,7 @@ class RemoteAgent(Runnable[Any, Any]):
         if kind.__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore"}:
             what = f"{server} did not answer ({kind.__name__})"
             return f"{what}: start it, or mend RemoteGraph(url=…)"
-        if kind.__name__ == "RemoteException":
-            told = error.args[0] if error.args else None
-            cause = str(told.get("error")) if isinstance(told, Mapping) else ""
-            cause = cause if cause.isidentifier() and len(cause) < 80 else "an error"
+        if (cause := _cause(error)) is not None:
             return f"{graph.assistant_id!r} failed with {cause} on {server}: its log says why"
         return None
 
@@ -272,6 +276,15 @@ def _place(config: RunnableConfig | None) -> dict[str, str]:
     """Where in the thread, if not at its end."""
     checkpoint = ((config or {}).get("configurable") or {}).get("checkpoint_id")
     return {"checkpoint_id": checkpoint} if checkpoint else {}
+
+
+def _cause(error: Exception) -> str | None:
+    """The name of what a run on the server failed with; None for failures of other kinds."""
+    if type(error).__name__ != "RemoteException":
+        return None
+    told = error.args[0] if error.args else None
+    cause = str(told.get("error")) if isinstance(told, Mapping) else ""
+    return cause if cause.isidentifier() and len(cause) < 80 else "an error"
 
 
 def _status(error: BaseException) -> int | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from functools import cached_property
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
 from langchain_convsync._platform import now
-from langchain_convsync.models import Conversation, ConversationMessage, Said, StateUpdate, Words
+from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox import (
     Anchor,
     PendingReply,
@@ -23,15 +22,21 @@ from langchain_convsync.outbox import (
 )
 from langchain_convsync.outbox.plan import tenant_note
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.stores.base import Acquired, Commit, Operation
+from langchain_convsync.stores.base import LONGEST_SNAPSHOT, Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
 from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
+from langchain_convsync.turns.recorded import (
+    SNAPSHOT_MESSAGES,
+    own_records,
+    seen_recording,
+    without,
+)
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
-#: Messages of the history that a snapshot keeps.
-SNAPSHOT_MESSAGES = 50
+#: Begins a snapshot that no turn reads instead of the conversation.
+_COMPARED = "~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +47,54 @@ class CurrentConversation:
         conversation: With the writes that are still on their way.
         base: The end of the history that was read, if no write was on its way.
         recorded: What the server was seen to have recorded of the turn's events by itself.
+        records: Whether it was ever seen to; None where nothing is known yet.
     """
 
     conversation: Conversation
     base: Anchor | None = None
     recorded: tuple[str, ...] = ()
+    records: bool | None = False
 
     @classmethod
     def read(
-        cls, conversation: Conversation, acquired: Acquired, batch: Batch | None = None
+        cls, conversation: Conversation, acquired: Acquired, batch: Batch, *, expected: bool
     ) -> CurrentConversation:
         """What was just read, overlaid with the outbox as it was acquired before.
+
+        The server's own records of the turn's events are left out, or the agent would read the
+        customer's words twice.
 
         Args:
             conversation: As it was read.
             acquired: What was acquired before.
-            batch: The turn's events, where the server records them itself: its own records of them
-                are left out, or the agent would read the customer's words twice.
+            batch: The turn's events.
+            expected: Whether the profile says that the server records them.
         """
         base, current = None, conversation
-        recorded: tuple[str, ...] = ()
         if acquired.operations:
             current = overlaid(conversation, acquired)
         else:
             base = Anchor.end_of(conversation)
-        if batch is not None:
-            own = _own_records(current.said, batch, _known(acquired, conversation.session_id))
-            current, recorded = _without(current, own), tuple(own.values())
-        return cls(current, base, recorded)
+        last = None if acquired.snapshot is None else Snapshot(acquired.snapshot).conversation
+        own = own_records(current, acquired, batch, last, expected=expected)
+        records = True if own else seen_recording(current, acquired)
+        return cls(without(current, own), base, tuple(own.values()), records)
 
 
 class Snapshot:
-    """What the last turn left behind, while its session lives: seldom needed, and read only then.
+    """What the last turn left behind, while its session lives: read only when it is needed.
 
     Args:
         snapshot: As the turn stored it.
+
+    Attributes:
+        stands_in: Whether it can stand in for a read; else it is only compared with one, since the
+            next event may be for another tenant, or nothing tells how long the session lives.
     """
 
     def __init__(self, snapshot: str) -> None:
-        self._snapshot = snapshot
+        self.stands_in = not snapshot.startswith(_COMPARED)
+        self._snapshot = snapshot.removeprefix(_COMPARED)
 
     @cached_property
     def conversation(self) -> Conversation | None:
@@ -105,6 +119,7 @@ class Attempt:
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
         left: Events that wait for the next turn already.
+        phases: Seconds that each phase has taken.
     """
 
     acquired: Acquired
@@ -114,6 +129,12 @@ class Attempt:
     current: CurrentConversation | None = None
     began: float = field(default_factory=monotonic)
     left: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def conversation_key(self) -> str:
+        """The key under which an operator finds the conversation, and its lines in the log."""
+        return self.acquired.lease.conversation_key
 
     @property
     def now(self) -> float:
@@ -167,8 +188,8 @@ class TurnResult:
             writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
-            if is_named(attempt.batch.latest):  # else the next event may be for another tenant
-                snapshot, ttl = _snapshot(current.conversation, everything)
+            named = is_named(attempt.batch.latest)
+            snapshot, ttl = _snapshot(current.conversation, everything, stands_in=named)
         return Commit(
             event_keys=event_keys,
             outcomes=dict.fromkeys(event_keys, outcome.stored),
@@ -210,63 +231,23 @@ class TurnResult:
             number=attempt.acquired.turns + 1,
             decided_at=attempt.acquired.now,
             base=current.base,
+            records=current.records,
         )
 
 
-def _known(acquired: Acquired, session_id: str) -> Sequence[Said]:
-    """The end of the history as the last turn of this session left it."""
-    if acquired.snapshot is None:
-        return ()
-    left = Snapshot(acquired.snapshot).conversation
-    return left.said if left is not None and left.session_id == session_id else ()
-
-
-def _own_records(history: Sequence[Words], batch: Batch, known: Sequence[Words]) -> dict[int, str]:
-    """Where the server's own records of the turn's events stand, with what the events say.
-
-    They are new since the last turn, and may stand before its reply: the customer wrote while the
-    agent was thinking. Without a last turn they are at the tail.
-    """
-    wanted = [event for _, event in batch.events if event.by == "customer"]
-    now, before = ([(m.role, m.content) for m in some] for some in (history, known))
-    start = max(0, len(history) - len(known) - len(wanted)) if known else _tail(history)
-    same = SequenceMatcher(None, before, now[start:], autojunk=False).get_matching_blocks()
-    old = {start + block.b + offset for block in same for offset in range(block.size)}
-    own: dict[int, str] = {}
-    for place in range(len(history) - 1, start - 1, -1):
-        role, content = now[place]
-        told = (each for each in reversed(wanted) if content in each.possible_records)
-        if role == "user" and place not in old and (event := next(told, None)) is not None:
-            own[place] = event.content
-            wanted.remove(event)
-    return own
-
-
-def _tail(history: Sequence[Words]) -> int:
-    """Where the customer's last words begin, after everything that was answered."""
-    start = len(history)
-    while start and history[start - 1].role == "user":
-        start -= 1
-    return start
-
-
-def _without(conversation: Conversation, places: Collection[int]) -> Conversation:
-    if not places:
-        return conversation
-    entries = enumerate(conversation.entries)
-    return conversation.with_history([entry for place, entry in entries if place not in places])
-
-
-def _snapshot(conversation: Conversation, writes: Sequence[Write]) -> tuple[str | None, float]:
+def _snapshot(
+    conversation: Conversation, writes: Sequence[Write], *, stands_in: bool
+) -> tuple[str | None, float]:
     """The conversation after this turn, and for how many seconds it is good."""
-    if conversation.expires_at is None:
-        return None, 0.0
-    ttl = (conversation.expires_at - now()).total_seconds()
-    if ttl <= 0:
-        return None, 0.0
+    ttl = LONGEST_SNAPSHOT
+    if conversation.expires_at is not None:
+        ttl = (conversation.expires_at - now()).total_seconds()
+        if ttl <= 0:
+            return None, 0.0
+    stands_in = stands_in and conversation.expires_at is not None
     after = overlay(conversation, writes, is_new=True)
     kept = after.with_history(after.entries[-SNAPSHOT_MESSAGES:])
-    return kept.model_dump_json(by_alias=True), ttl
+    return ("" if stands_in else _COMPARED) + kept.model_dump_json(by_alias=True), ttl
 
 
 def inbound(batch: Batch) -> list[ConversationMessage]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain_convsync import telemetry
+from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow
-from langchain_convsync.errors import ConvSyncError, loggable
+from langchain_convsync.errors import ConvSyncError, raised_by
 from langchain_convsync.models import Conversation, InboundEvent
 from langchain_convsync.stores.base import AccountKey, EventStore, HeldEvent, Keys
 from langchain_convsync.surfaces.context import TurnRecord
@@ -61,12 +61,14 @@ class Answers:
         prepare: The agent's input; a ``Command`` of it is an answer.
         resume: (interrupts, events) → value.
         timeout: Seconds for which it waits for a human; None for as long as it takes.
+        log_errors: Whether the log holds the texts of errors.
     """
 
     store: EventStore
     prepare: Prepare | None
     resume: Resume | None
     timeout: float | None
+    log_errors: bool = False
 
     def must_wait(self, attempt: Attempt) -> bool:
         """Whether there is nothing that could answer it now, nor end it."""
@@ -101,7 +103,7 @@ class Answers:
         events = [event for _, event in batch.asked]
         if waiting.answer is not None:
             if waiting.answer.by == "prepare":
-                return self.prepared(conversation, events)
+                return (yield from self._command(conversation, events))
             return None
         answer, command = yield from self._found(attempt, waiting, conversation, events)
         if answer is not None:
@@ -121,38 +123,61 @@ class Answers:
         conversation: Conversation,
         events: Sequence[InboundEvent],
     ) -> Flow[tuple[Answer | None, Command[Any] | None]]:
-        if events and (command := self.prepared(conversation, events)) is not None:
+        if events and (command := (yield from self._command(conversation, events))) is not None:
             return Answer(by="prepare"), command
         words = [event.content for event in events]
         if events and waiting.question is not None:
             return Answer(by="customer", value="\n".join(words)), None
         if events and self.resume is not None:
-            value = yield from self._asked(self.resume, waiting.interrupts, events)
+            value = yield from self._asked(attempt, self.resume, waiting.interrupts, events)
             if value is not None:
                 return Answer(by="resume", value=value), None
         if waiting.question is None and self._is_due(attempt, waiting):
             return Answer(by="timeout", value=_refusals(waiting, words)), None
         return None, None
 
-    def prepared(
+    def _command(
         self, conversation: Conversation, events: Sequence[InboundEvent]
-    ) -> Command[Any] | None:
+    ) -> Flow[Command[Any] | None]:
         """What ``prepare=`` makes, if it is an answer."""
-        if self.prepare is None:
-            return None
-        command: Command[Any] | None = as_command(self.prepare(conversation, events))
+        command: Command[Any] | None = as_command((yield from self.prepared(conversation, events)))
         return command
 
+    def prepared(self, conversation: Conversation, events: Sequence[InboundEvent]) -> Flow[Any]:
+        """What ``prepare=`` makes; None where there is none.
+
+        Raises:
+            ConfigurationError: It is async in a blocking run.
+        """
+        if self.prepare is None:
+            return None
+        is_async = "prepare= is async: use arun(), or pass a plain function"
+        with raised_by("prepare="):
+            return (yield from consult(self.prepare, conversation, events, is_async=is_async))
+
     def _asked(
-        self, resume: Resume, interrupts: Sequence[Interrupt], events: Sequence[InboundEvent]
+        self,
+        attempt: Attempt,
+        resume: Resume,
+        interrupts: Sequence[Interrupt],
+        events: Sequence[InboundEvent],
     ) -> Flow[Any]:
         is_async = "resume= is async: use arun(), or pass a plain function"
         try:
             value = yield from consult(resume, interrupts, events, is_async=is_async)
             return resume_value(value)
-        except Exception as error:  # noqa: BLE001 - whatever it raises, a human may still answer
+        except Exception as error:  # whatever it raises, a human may still answer
+            if _machine.lacking(error):  # it is asked again
+                raise
             telemetry.count("resume_failures", error=type(error).__name__)
-            logger.warning("resume= decided nothing, the run waits on: %s", loggable(error))
+            telemetry.log(
+                logger,
+                logging.WARNING,
+                attempt.conversation_key,
+                "resume= decided nothing, the run waits on: %s",
+                error,
+                with_text=self.log_errors,
+            )
             return None
 
     def is_over(self, attempt: Attempt) -> bool:

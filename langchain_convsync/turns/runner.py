@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
-from langchain_convsync._flow import arun, run
+from langchain_convsync._checked import (
+    ELSEWHERE,
+    Advice,
+    Count,
+    CountOrZero,
+    PositiveSeconds,
+    Range,
+    Seconds,
+    checked,
+)
+from langchain_convsync._flow import arun, is_async, run, running_loop
 from langchain_convsync._lazy import module_on_first_use
 from langchain_convsync.errors import ConfigurationError
 
@@ -15,7 +28,7 @@ if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, process, resuming, worker
+    from langchain_convsync.turns import agents, engine, parts, process, resuming, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -27,14 +40,22 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     waha = module_on_first_use("langchain_convsync.waha")
     agents = module_on_first_use("langchain_convsync.turns.agents")
     engine = module_on_first_use("langchain_convsync.turns.engine")
+    parts = module_on_first_use("langchain_convsync.turns.parts")
     process = module_on_first_use("langchain_convsync.turns.process")
     resuming = module_on_first_use("langchain_convsync.turns.resuming")
     turns = module_on_first_use("langchain_convsync.turns.turn")
 
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
+Patience: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TIMEOUT, above=True)]
 
 
+#: Threads of a worker's process, for what blocks in agents: each may call tools at once.
+FEWEST_THREADS, THREADS_PER_WORKER = 32, 8
+POOL = "convsync-pool"
+
+
+@checked
 class TurnRunner(_forks.Unpicklable):
     """Answers inbound events with a LangChain agent: once, in order, for the right tenant.
 
@@ -52,8 +73,8 @@ class TurnRunner(_forks.Unpicklable):
             where it reads what only a conversation has, for each turn's ``ConversationRef``.
             Compiled graphs get ``{"messages": […]}``, others the list of messages.
         client: The API server, sync or async; None takes it from the environment.
-        store: Where events and writes live until they are done; None takes it from
-            ``CONVSYNC_STORE_URL``.
+        store: Where events and writes live until they are done: a store of yours, or the URL or
+            path of one, which the runner opens and closes; else ``CONVSYNC_STORE_URL``.
         extractor: What the agent's output says about the state: output → ``StateUpdate``, mapping
             or None.
         prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
@@ -93,52 +114,59 @@ class TurnRunner(_forks.Unpicklable):
             ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
             it.
         lease: Seconds after which another process takes over from one that died.
-        workers: How many conversations a block writes for at once, and how many it answers at once
-            besides its calls.
+        workers: How many conversations a block answers at once besides its calls; and as many
+            threads, or tasks, write to the API server, and send replies. On an event loop, up to
+            eight writes and replies more for each of them begin at once, right after their commit.
+        record_only: The block records events and leaves them to other processes on the same store:
+            it has no workers, ``run`` and ``arun`` refuse, and it needs no ``agent``.
         shutdown_timeout: Seconds that a call, or leaving the block, may spend on finishing; what is
             left then stays in the store.
+        log_errors: Whether the log has the texts and tracebacks of what the agent, and functions
+            that are passed here, raise. They may quote customers, so by default it has the class
+            and the place in your code only.
 
     Raises:
-        ConfigurationError: The agent is neither a Runnable nor a plain callable, or takes no
-            ``context``; client or store are configured nowhere, ``history_limit`` is less than 1,
-            ``interrupt_timeout`` is no time, ``resume`` no function, ``store`` no store, or both
-            ``on_reply`` and ``reply`` are given.
+        ConfigurationError: A value is not of its argument's kind or range; the agent takes no
+            ``context``; client or store are configured nowhere; or both ``on_reply`` and ``reply``
+            are given.
     """
 
     def __init__(
         self,
-        agent: agents.Agent,
+        agent: Annotated[agents.Agent | None, ELSEWHERE] = None,
         *,
         client: clients.ConvSyncClient | clients.AsyncConvSyncClient | None = None,
-        store: stores.EventStore | None = None,
+        store: stores.StoreLike | None = None,
         extractor: state.Extractor | None = None,
         prepare: resuming.Prepare | None = None,
         context: agents.ContextOf | None = None,
-        resume: resuming.Resume | None = None,
-        interrupt_timeout: float | None = 30.0,
+        resume: Annotated[
+            resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
+        ] = None,
+        interrupt_timeout: Patience | None = 30.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
-        debounce: float = 0.0,
-        max_debounce: float = 5.0,
-        agent_timeout: float = 120.0,
-        max_errors: int = 3,
-        max_starts: int = 5,
-        conversation_timeout: float = 900.0,
-        max_queued: int = 1000,
-        history_limit: int = 100,
-        account_concurrency: int | None = None,
+        debounce: Seconds = 0.0,
+        max_debounce: Seconds = 5.0,
+        agent_timeout: PositiveSeconds = 120.0,
+        max_errors: Count = 3,
+        max_starts: Count = 5,
+        conversation_timeout: Seconds = 900.0,
+        max_queued: Count = 1000,
+        history_limit: Count = 100,
+        account_concurrency: Count | None = None,
         on_newer_message: process.OnNewerMessage = "answer",
         on_unverifiable: outbox.OnUnverifiable = "dead_letter",
-        lease: float = 30.0,
-        workers: int = 4,
-        shutdown_timeout: float = 10.0,
+        lease: PositiveSeconds = 30.0,
+        workers: CountOrZero = 4,
+        record_only: bool = False,
+        shutdown_timeout: Seconds = 10.0,
+        log_errors: bool = False,
     ) -> None:
         from langchain_convsync.client import api_of
         from langchain_convsync.outbox import Outbox, Replies
         from langchain_convsync.stores import AcceptRules, open_store
-        from langchain_convsync.stores.base import checked_store
-        from langchain_convsync.surfaces.bounds import checked_limit
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
@@ -146,28 +174,28 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.turns.naming import Naming
         from langchain_convsync.turns.process import Limits, Processor
 
+        if agent is None and not record_only:
+            message = (
+                "agent= is None: pass a Runnable; or record_only=True, to leave the answers to "
+                "other processes"
+            )
+            raise ConfigurationError(message)
+        if workers == 0 and not record_only:
+            message = (
+                "workers must be from 1: 0 would answer nothing; for a process that records and "
+                "leaves the answers to others pass record_only=True"
+            )
+            raise ConfigurationError(message)
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
-            raise ConfigurationError(message)
-        most = checked_limit(history_limit)
-        if interrupt_timeout is not None and not _is_time(interrupt_timeout):
-            message = (
-                f"interrupt_timeout={interrupt_timeout!r}: pass seconds, more than 0 and at most "
-                f"{LONGEST_TIMEOUT:.0f}, or None to wait for as long as it takes"
-            )
-            raise ConfigurationError(message)
-        told: object = resume  # whatever the annotation says
-        if not (told is None or callable(told)):
-            message = (
-                "resume= must be a function of (interrupts, events); to answer once, call "
-                "resume_interrupt(customer, value)"
-            )
             raise ConfigurationError(message)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
         self._owns_api = client is None
-        self.store: stores.EventStore = open_store(None) if store is None else checked_store(store)
-        self._owns_store = store is None
+        self._owns_store = store is None or isinstance(store, str | os.PathLike)
+        self.store: stores.EventStore = (
+            open_store(store) if store is None or isinstance(store, str | os.PathLike) else store
+        )
         self._inbox = Inbox(
             self.store,
             AcceptRules(
@@ -184,6 +212,13 @@ class TurnRunner(_forks.Unpicklable):
         self._deliveries = Deliveries(
             self.store, outbox, replies, lease=lease, budget=shutdown_timeout
         )
+        self._only_awaited: dict[str, Callable[[], bool]] = {
+            "on_reply=": partial(is_async, on_reply),
+            "extractor=": partial(is_async, extractor),
+            "resume=": partial(is_async, resume),
+            "client=": lambda: self._api.only_awaits,
+            "reply=": lambda: self._waha is not None and self._waha.only_awaits,
+        }
         limits = Limits(
             fallback_reply=fallback_reply,
             agent_timeout=agent_timeout,
@@ -194,19 +229,20 @@ class TurnRunner(_forks.Unpicklable):
             on_newer_message=on_newer_message,
         )
         processor = Processor(
-            agent,
+            _answers_nothing if agent is None else agent,
             self._api,
             self.store,
             breaker=outbox.breaker,
             extractor=extractor,
             prepare=prepare,
-            history_limit=most,
+            history_limit=history_limit,
             context=context,
             resume=resume,
             interrupt_timeout=interrupt_timeout,
             limits=limits,
             lids=Lids(naming, self._waha),
             queues_replies=reply is not None,
+            log_errors=log_errors,
         )
         self._engine = Engine(
             self._api,
@@ -215,8 +251,10 @@ class TurnRunner(_forks.Unpicklable):
             processor=processor,
             deliveries=self._deliveries,
             on_reply=on_reply,
-            sends=reply is not None or on_reply is not None,
+            sends=not record_only and (reply is not None or on_reply is not None),
             workers=workers,
+            log_errors=log_errors,
+            record_only=record_only,
         )
         _forks.in_child(self, TurnRunner._begin_anew)
 
@@ -230,9 +268,22 @@ class TurnRunner(_forks.Unpicklable):
         return self._engine.sends
 
     @property
+    def is_record_only(self) -> bool:
+        """Whether what this runner records is answered by other processes."""
+        return self._engine.record_only
+
+    @property
     def is_at_work(self) -> bool:
         """Whether the runner is inside its block, so that its workers answer what is accepted."""
         return self._engine.pool is not None and not self._engine.closed
+
+    @property
+    def shortage(self) -> str:
+        """What the store lacked a moment ago when a block was to write into it: space, say.
+
+        With what to do about it, in words; empty where nothing was lacking.
+        """
+        return "" if self._engine.pool is None else self._engine.pool.shortage
 
     @property
     def transports(self) -> tuple[settings.Transport, ...]:
@@ -240,7 +291,7 @@ class TurnRunner(_forks.Unpicklable):
         used = (self._api.transport, self._waha.transport if self._waha else None)
         return tuple(each for each in used if each is not None)
 
-    def run(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
+    def run(self, event: models.InboundEvent, wait: Seconds | None = None) -> turns.Turn:
         """Answer an event, or tell what became of it.
 
         Args:
@@ -256,11 +307,14 @@ class TurnRunner(_forks.Unpicklable):
             InvalidEventError: The event names no customer.
             StoreError: The store did not accept the event; deliver it again.
             ClosedError: The runner is closed.
+            ConfigurationError: It only records.
         """
+        self._require(awaited=False)
         return run(self._engine.run(event, wait))
 
-    async def arun(self, event: models.InboundEvent, wait: float | None = None) -> turns.Turn:
+    async def arun(self, event: models.InboundEvent, wait: Seconds | None = None) -> turns.Turn:
         """:meth:`run` on the running event loop."""
+        self._require(awaited=True)
         return await arun(self._engine.run(event, wait))
 
     def accept(self, event: models.InboundEvent) -> turns.Turn:
@@ -280,7 +334,7 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`accept` on the running event loop."""
         return await arun(self._engine.accept(event))
 
-    def pause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+    def pause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.
 
         The agent answers again after ``seconds``, or after :meth:`resume`; what was written
@@ -298,7 +352,7 @@ class TurnRunner(_forks.Unpicklable):
         """
         run(self._engine.pause(customer, account, seconds))
 
-    async def apause(self, customer: str, *, seconds: float, account: str = "default") -> None:
+    async def apause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """:meth:`pause` on the running event loop."""
         await arun(self._engine.pause(customer, account, seconds))
 
@@ -336,15 +390,17 @@ class TurnRunner(_forks.Unpicklable):
                 JSON.
             InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
         """
+        self._require(awaited=False)
         return run(self._engine.resume_interrupt(customer, value, account))
 
     async def aresume_interrupt(
         self, customer: str, value: object, *, account: str = "default"
     ) -> turns.Turn:
         """:meth:`resume_interrupt` on the running event loop."""
+        self._require(awaited=True)
         return await arun(self._engine.resume_interrupt(customer, value, account))
 
-    def take_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
+    def take_over(self, message: waha.OperatorMessage, *, seconds: Seconds) -> bool:
         """A human wrote to a customer from the business's own phone: the conversation is theirs.
 
         The words enter the history, and the agent is paused for so many seconds from now. WAHA now
@@ -360,7 +416,7 @@ class TurnRunner(_forks.Unpicklable):
         """
         return run(self._engine.take_over(message, seconds))
 
-    async def atake_over(self, message: waha.OperatorMessage, *, seconds: float) -> bool:
+    async def atake_over(self, message: waha.OperatorMessage, *, seconds: Seconds) -> bool:
         """:meth:`take_over` on the running event loop."""
         return await arun(self._engine.take_over(message, seconds))
 
@@ -430,6 +486,18 @@ class TurnRunner(_forks.Unpicklable):
         if self._owns_store:
             await self.store.aclose()
 
+    def _require(self, *, awaited: bool) -> None:
+        """Tell before the first event what would fail at each of them."""
+        if not awaited:
+            parts.require_no_awaited([name for name, of in self._only_awaited.items() if of()])
+        self._engine.processor.require(awaited=awaited)
+
+    def _has_a_process_of_its_own(self) -> ThreadPoolExecutor:
+        """No plain function of the user's holds up the event loop, which gets these threads."""
+        self._engine.run_plain_functions_on_threads()
+        most = max(FEWEST_THREADS, THREADS_PER_WORKER * self._engine.workers)
+        return ThreadPoolExecutor(most, thread_name_prefix=POOL)
+
     def _new_pool(self) -> worker.WorkerPool:
         """The workers of a block; what an earlier one closed is opened anew."""
         pool = self._engine.new_pool()
@@ -440,36 +508,52 @@ class TurnRunner(_forks.Unpicklable):
         return pool
 
     def __enter__(self) -> Self:
-        self._new_pool().start()
+        self._require(awaited=False)
+        pool = self._new_pool()
+        try:
+            run(self._engine.require_served())
+        except BaseException:
+            self.close()
+            raise
+        pool.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             if self._engine.pool is not None:
                 self._engine.pool.stop(self._deliveries.budget)
-            run(self._deliveries.finish())
+            run(self._engine.finish())
         finally:
             self.close()
 
     async def __aenter__(self) -> Self:
-        await self._new_pool().astart()
+        self._require(awaited=True)
+        pool = self._new_pool()
+        try:
+            await arun(self._engine.require_served())
+        except BaseException:
+            await self.aclose()
+            raise
+        await pool.astart()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._engine.pool is not None:
                 await self._engine.pool.astop(self._deliveries.budget)
-            await arun(self._deliveries.finish())
+            await arun(self._engine.finish())
         finally:
             await self.aclose()
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
         """The block as an ASGI lifespan: ``FastAPI(lifespan=runner.lifespan)``."""
-        async with self:
-            yield
+        from langchain_convsync._machine import accepting
+
+        with accepting(running_loop()):
+            async with self:
+                yield
 
 
-def _is_time(given: object) -> bool:
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    return is_number and 0 < given <= LONGEST_TIMEOUT  # type: ignore[operator]
+def _answers_nothing(_tenant: object) -> NoReturn:
+    raise AssertionError  # pragma: no cover - what only records runs no agent

@@ -9,7 +9,6 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
-from langchain_convsync.errors import loggable
 from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
@@ -24,6 +23,7 @@ from langchain_convsync.turns.agent import (
     invoke,
     is_graph,
     reply_of,
+    require_input,
     undo,
 )
 from langchain_convsync.turns.interrupts import (
@@ -67,7 +67,9 @@ class Runs:
         """A run that begins; or one that goes on with the customer's words, as they are."""
         events = [event for _, event in attempt.batch.asked]
         if self.answers.prepare is not None:
-            call = replace(call, input=self.answers.prepare(record.conversation, events))
+            prepared = yield from self.answers.prepared(record.conversation, events)
+            call = replace(call, input=prepared)
+            require_input(call)
         before, turn = (yield from baseline(call)), attempt.batch.turn_id
         if before.interrupts and before.turn == turn:  # an attempt that was not committed
             call, before = yield from undo(call, turn, NOT_RUN)
@@ -78,7 +80,7 @@ class Runs:
                 before = yield from baseline(call)
             else:
                 call = by_words(call, before, [event.content for event in events])
-        output = yield from self._invoke(call, record, watch)
+        output = yield from self._invoke(attempt, call, record, watch)
         return (yield from self._result(attempt, record, output, before))
 
     def resume(
@@ -102,12 +104,13 @@ class Runs:
                 raise
             return TurnResult(status="dropped", messages=inbound(attempt.batch))
         if onward is not None:
-            output = yield from self._invoke(onward, record, watch)
+            output = yield from self._invoke(attempt, onward, record, watch)
         return (yield from self._result(attempt, record, output, before, waiting))
 
-    def _invoke(self, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
-        with telemetry.timed("turn_phase", phase="agent"):
+    def _invoke(self, attempt: Attempt, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
+        with telemetry.timed("turn_phase", phase="agent") as timing:
             output = yield from invoke(call, record, watch, deadline=self.agent_timeout)
+        attempt.phases["agent"] = timing.seconds
         if interrupts_in(output) and is_graph(call.agent) and not has_memory(call.agent):
             raise ForgottenError(MEMORYLESS)  # the customer would be asked the same for ever
         return output
@@ -124,12 +127,13 @@ class Runs:
         interrupts, reply = interrupts_in(output), None
         if not interrupts:
             reply = reply_of(output, before.values)
-            decided = yield from self._decide(output, before.values)
+            decided = yield from self._decide(attempt, output, before.values)
         elif self.extractor is None:
             decided = extract(output, baseline=before.values, tool_calls=False)
         else:  # it is asked about the end of the run
             decided = StateUpdate()
-        update, added = self._accepted(record.update.updated_by(decided)), list(record.added)
+        update = self._accepted(attempt, record.update.updated_by(decided))
+        added = list(record.added)
         if waiting is not None:
             update, added = waiting.rest_of(update), waiting.rest_of_added(added)
         messages = [*inbound(attempt.batch), *added]
@@ -145,27 +149,39 @@ class Runs:
         messages.append(ConversationMessage(role="bot", content=reply or ""))
         return TurnResult(status="answered", messages=messages, reply=reply, update=update)
 
-    def _decide(self, output: object, before: Mapping[str, Any]) -> Flow[StateUpdate]:
+    def _decide(
+        self, attempt: Attempt, output: object, before: Mapping[str, Any]
+    ) -> Flow[StateUpdate]:
         if self.extractor is not None:
             try:
                 decision = yield from ask(self.extractor, output)
             except Exception as error:  # noqa: BLE001 - the customer's reply is there already
                 telemetry.count("extraction_failures", error=type(error).__name__)
-                logger.warning("The extractor failed, no state is synced: %s", loggable(error))
+                telemetry.log(
+                    logger,
+                    logging.WARNING,
+                    attempt.conversation_key,
+                    "extractor= failed with %s: no state is synced",
+                    error,
+                    with_text=self.answers.log_errors,
+                )
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
         return extract(output, baseline=before, tool_calls=False)  # those are in the record
 
-    def _accepted(self, update: StateUpdate) -> StateUpdate:
+    def _accepted(self, attempt: Attempt, update: StateUpdate) -> StateUpdate:
         """The update, within bounds, without an intent that this API server is known to refuse."""
         update = bounded(update)
         intents = self.profile.intents
         if update.intent is None or intents is None or update.intent in intents:
             return update
         telemetry.count("intents_refused")
-        logger.warning(
-            "The intent is none of ServerProfile.intents (%s); it is not synced",
+        telemetry.log(
+            logger,
+            logging.WARNING,
+            attempt.conversation_key,
+            "the intent is none of ServerProfile.intents (%s); it is not synced",
             ", ".join(sorted(intents)),
         )
         return update.model_copy(update={"intent": None})

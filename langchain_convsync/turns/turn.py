@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -63,6 +64,9 @@ class Turn(Displayed):
             for a human, see ``TurnRunner.resume_interrupt``.
         error: The exception behind ``failed``, ``queued`` or ``no_conversation``, in the call that
             met it.
+        conversation_key: The conversation, as logs and ``convsync show`` name it; known in the call
+            that committed the turn.
+        phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``.
     """
 
     status: Status
@@ -74,6 +78,14 @@ class Turn(Displayed):
     waha_session: str | None = field(default=None, repr=False, compare=False)
     interrupts: tuple[Interrupt, ...] = ()
     error: BaseException | None = field(default=None, repr=False, compare=False)
+    conversation_key: str | None = field(default=None, repr=False, compare=False)
+    phases: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        length = len(self.reply or "")
+        told = f"a reply of {length} characters" if length else "no reply"
+        events = "1 event" if len(self.events) == 1 else f"{len(self.events)} events"
+        return f"{self.status}: {told}, {events}; show() shows the words"
 
     @property
     def is_committed(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks import (
+    apis,
     claims,
     growth,
     histories,
@@ -42,6 +43,7 @@ CASES: dict[str, Case] = {
     "f": lambda _place, sizes, progress: imports.measure(sizes, progress),
     "g": webhook.measure,
     "h": memory.measure,
+    "i": apis.measure,
 }
 #: Turns of (h) where nothing else is asked for.
 STEADY = 100_000

@@ -24,6 +24,7 @@ class Sizes:
         offered: (g) Events per second.
         webhook_rounds: (g) How often that is done.
         steady: (h) Turns whose memory is watched.
+        requests: (i) Requests of each kind per measurement.
     """
 
     rounds: int = 5
@@ -40,6 +41,7 @@ class Sizes:
     offered: int = 500
     webhook_rounds: int = 3
     steady: int = 2000
+    requests: int = 200
 
 
 WHOLE = Sizes()
@@ -57,6 +59,7 @@ QUICK = Sizes(
     seconds=0.6,
     webhook_rounds=1,
     steady=200,
+    requests=50,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
@@ -74,4 +77,5 @@ TINY = Sizes(
     offered=50,
     webhook_rounds=1,
     steady=20,
+    requests=3,
 )

@@ -82,8 +82,8 @@ def _base() -> None:
     """Writes do not know where the history ended when their turn was decided."""
     real = CurrentConversation.read
 
-    def without(*given: Any) -> CurrentConversation:
-        return replace(real(*given), base=None)
+    def without(*given: Any, **options: Any) -> CurrentConversation:
+        return replace(real(*given, **options), base=None)
 
     put("turns.result:CurrentConversation.read", staticmethod(without))
 

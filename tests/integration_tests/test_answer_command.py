@@ -84,6 +84,7 @@ def test_what_waits_is_told_without_a_word_of_it(
     )
 
     assert (found["asks"]["subjects"], found["asks"]["answered_by"]) == (["pay"], None)
+    assert found["queued"]["depth"] == 0  # as status counts
     assert 3000 < found["asks"]["for"] <= 3600
     assert "agent waits   pay, for" in shown
     assert "amount" not in shown
@@ -137,12 +138,15 @@ def test_one_answer_is_given(
 
 
 def test_where_nothing_waits_the_command_says_so(durable_store_url: str) -> None:
-    """With another exit code."""
+    """With another exit code; and otherwise where it knows no such customer."""
     store = open_store(durable_store_url)
     run(store.keys())
     store.close()
 
-    told = ask(durable_store_url, "answer", "--approve")
+    unknown = ask(durable_store_url, "answer", "--approve")
+    ask(durable_store_url, "pause", "--for", "600", "--new")
+    idle = ask(durable_store_url, "answer", "--approve")
 
-    assert told.exit_code == 1
-    assert "no run of the agent waits" in told.stderr
+    assert (unknown.exit_code, idle.exit_code) == (1, 1)
+    assert "the store keeps nothing of this conversation" in unknown.stderr
+    assert "no run of the agent waits" in idle.stderr

@@ -201,6 +201,24 @@ def test_a_run_that_cannot_go_on_locks_no_one_out(
     assert len(run(event_store.dead_letters())) == 1
 
 
+def test_a_run_that_is_given_back_does_not_apologise_twice(
+    server: ReferenceServer, event_store: EventStore, calls: Calls
+) -> None:
+    """Its memory was cleaned up, so it fails again; the customer has the fallback already."""
+    cashier = Cashier()
+    runner = runner_of(cashier, server, event_store)
+    calls.run(runner, 1, "Pago")
+    calls.resume(runner, "sí")
+    conversation_key = run(operators.conversation_key_of(event_store, CUSTOMER))
+
+    assert run(operators.retry(event_store, conversation_key)) == 1
+    turn = calls.run(runner, 2, "¿Hola?")
+
+    assert (turn.status, turn.reply) == ("answered", "Hecho")
+    assert said(server) == ["Pago", "Ahora no", "¿Hola?", "Hecho"]
+    assert len(run(event_store.dead_letters())) == 1
+
+
 def test_a_run_that_fails_half_way_leaves_no_call_without_an_answer(
     server: ReferenceServer, event_store: EventStore, calls: Calls
 ) -> None:
@@ -397,19 +415,19 @@ def test_a_timeout_is_a_time(server: ReferenceServer, seconds: Any) -> None:
         TurnRunner(asking("?"), client=server.client(), interrupt_timeout=seconds)
 
 
-def test_a_url_in_place_of_a_store_is_refused(server: ReferenceServer) -> None:
+def test_what_is_no_store_is_refused(server: ReferenceServer) -> None:
     """It is refused where it is given, not with the first event."""
-    url: Any = "sqlite:///convsync.db"
-    with pytest.raises(ConfigurationError, match="must be an event store"):
-        TurnRunner(asking("?"), client=server.client(), store=url)
-    with pytest.raises(ConfigurationError, match="must be an event store"), once(url, "evt_1"):
+    no_store: Any = object()
+    with pytest.raises(ConfigurationError, match="must be an EventStore"):
+        TurnRunner(asking("?"), client=server.client(), store=no_store)
+    with pytest.raises(ConfigurationError, match="must be an EventStore"), once(no_store, "evt_1"):
         pass
 
 
 @pytest.mark.parametrize("answer", ["yes", True, {"decisions": [{"type": "approve"}]}])
 def test_an_answer_in_place_of_a_function_is_refused(server: ReferenceServer, answer: Any) -> None:
     """It is refused where it is given, with the method that takes answers."""
-    with pytest.raises(ConfigurationError, match=r"^resume= must be .* resume_interrupt\("):
+    with pytest.raises(ConfigurationError, match=r"^resume must be .* resume_interrupt\("):
         TurnRunner(asking("?"), client=server.client(), resume=answer)
 
 

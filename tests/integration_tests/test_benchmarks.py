@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import imports, memory, plot, webhook
+from tests.benchmarks import api_app, apis, imports, memory, plot, webhook
 from tests.benchmarks.__main__ import CASES
 from tests.benchmarks.agents import new_agent
 from tests.benchmarks.customers import (
@@ -28,7 +28,7 @@ from tests.benchmarks.sizes import TINY
 from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
 
 #: Cases that start a process for every sample; one sample of each is enough here.
-SLOW = {"f", "g", "h"}
+SLOW = {"f", "g", "h", "i"}
 
 
 class NoWatcher:
@@ -120,6 +120,16 @@ def test_deliveries_are_offered_at_their_rate_and_recorded(place: Place) -> None
 
     assert found["offered"] == TINY.offered
     assert 0 < found["p50"] <= found["p99"]
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("kind", [api_app.BARE, api_app.OURS])
+def test_each_kind_of_request_is_answered_by_both_servers(place: Place, kind: str) -> None:
+    """A request that was refused would be no measurement."""
+    found = apis.asking(place, kind, 3, TINY.requests)
+
+    assert len(found) == 5
+    assert all(sample["time"] > 0 for sample in found.values())
 
 
 @pytest.mark.slow  # a process of its own

@@ -94,3 +94,5 @@ def test_the_wheel_brings_every_page(python: Path) -> None:
         if not name.startswith("reference/api/"):
             assert f"]({name})\n" in index
             assert text in everything
+    for name in ("assets/convsync-alerts.yml", "assets/convsync-dashboard.json"):
+        assert (pages / name).read_bytes() == (DOCS / name).read_bytes()

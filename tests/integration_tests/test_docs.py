@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -35,8 +38,22 @@ for shown in BLOCKS:
 @pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory.*:DeprecationWarning")
 @pytest.mark.parametrize("block", [block for block in BLOCKS if not block.has_tests], ids=str)
 def test_a_code_block_runs_as_pasted(block: Block) -> None:
-    """Every block stands alone."""
-    block.run()
+    """Every block stands alone, and calls whatever it defines."""
+    called: set[str] = set()
+
+    def note(frame: FrameType, what: str, _: object) -> None:
+        if what == "call" and frame.f_code.co_filename == block.page:
+            called.add(frame.f_code.co_name)
+
+    for profile in (sys.setprofile, threading.setprofile):
+        profile(note)
+    try:
+        block.run()
+    finally:
+        for profile in (sys.setprofile, threading.setprofile):
+            profile(None)
+
+    assert block.functions - called == set()
 
 
 @pytest.mark.parametrize("path", LINKED, ids=lambda path: path.relative_to(ROOT).as_posix())

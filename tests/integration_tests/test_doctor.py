@@ -26,6 +26,7 @@ from tests.faulty_server import (
     sends,
 )
 from tests.pages import ROOT
+from tests.stored_names import stored_as
 
 API, CONVERSED = "API server", "conversation"
 BOT = "67890abcdef0123456789abc"
@@ -372,7 +373,7 @@ def test_a_customer_is_found_under_any_spelling(
 ) -> None:
     """Formats, and the digit that Brazil, Argentina and Mexico add; the setting is named."""
     with ReferenceServer(quirks=["exact_phone"]) as server:
-        server.create_conversation(phone_number=stored, subdomain="restaurant", bot_id=BOT)
+        stored_as(server, stored, subdomain="restaurant", bot_id=BOT)
         report = doctor("--base-url", server.base_url, "--phone", asked)
 
     assert report.status(CONVERSED, "lookup") == status

@@ -246,3 +246,18 @@ def test_a_key_that_is_refused_when_repeated_is_told(status: int, word: str, see
     assert word in report.of("writing", "Idempotency-Key")["message"]
     assert ("idempotency_keys" in report.json["seen"]) == seen
     assert report.profile.idempotency_keys is False
+
+
+def test_a_server_that_keeps_the_first_message_only_is_not_taken_for_one_that_stores() -> None:
+    """One message cannot tell, so there are two."""
+    said: list[Any] = []
+
+    def first_only(request: Received) -> Any:
+        if request.method == "POST":
+            said.append({**request.json, "timestamp": "2026-01-01T00:00:00Z"})
+        return Routes(lookup=answers(conversation(context={"previousMessages": said[:1]})))(request)
+
+    report = examined(first_only, "--phone", PHONE, "--write")
+
+    assert "not stored" in report.of("writing", "history")["message"]
+    assert "history" not in report.json["seen"]

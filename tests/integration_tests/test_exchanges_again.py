@@ -350,6 +350,7 @@ async def test_in_postgresql_what_is_kept_lives_and_goes_with_its_thread(
     blocking = pytest.importorskip("langgraph.checkpoint.postgres")
     awaited = pytest.importorskip("langgraph.checkpoint.postgres.aio")
     kind = blocking.PostgresSaver if mode == "sync" else awaited.AsyncPostgresSaver
-    with postgres_server.postgres() as url:
+    with postgres_server.postgres() as running:
+        url = running.url
         plain = url.replace("+psycopg", "")
         await _lives_with_its_thread(server, client, mode, lambda: kind.from_conn_string(plain))

@@ -17,7 +17,7 @@ STORE = 'SQLiteEventStore(":memory:")'
 
 
 @contextmanager
-def served(store: str, **settings: int) -> Iterator[dict[str, Any]]:
+def served(store: str, **settings: float) -> Iterator[dict[str, Any]]:
     """The application as it stands on the page, on another store."""
     [block] = blocks(DOCS / "build" / "fastapi.md")
     application = block.code.partition("with TestClient")[0]
@@ -53,8 +53,9 @@ def test_a_message_is_accepted_as_soon_as_the_store_is_back(
 
 def test_a_message_that_finds_the_queue_full_is_to_come_again() -> None:
     """Nothing of it was recorded."""
-    with served(STORE, max_queued=0) as pasted:
-        assert post(pasted, "Hola") == 503
+    with served(STORE, max_queued=1, debounce=60.0, max_debounce=60.0) as pasted:
+        assert post(pasted, "Hola") == 200
+        assert post(pasted, "¿Hola?") == 503
         assert pasted["sent"].empty()
 
 

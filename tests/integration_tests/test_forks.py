@@ -346,4 +346,4 @@ def test_every_lock_is_one_that_survives_a_fork() -> None:
         for path in package.rglob("*.py")
         if bare.search(path.read_text(encoding="utf-8"))
     }
-    assert found == {"_forks.py", "server/store.py", "testing/_loopback.py", "testing/_waha.py"}
+    assert found == {"_forks.py", "server/database.py", "testing/_loopback.py", "testing/_waha.py"}

@@ -189,10 +189,10 @@ def test_discard_asks_before_it_gives_up(durable_store_url: str) -> None:
 
 
 def test_a_human_gets_a_conversation_and_gives_it_back(durable_store_url: str) -> None:
-    """Even one that nobody has written in yet."""
+    """Even one that nobody has written in yet, if that is what is meant."""
     open_store(durable_store_url).keys().block()
 
-    assert asked(durable_store_url, "pause", "--for", "600")["paused_for"] == 600.0
+    assert asked(durable_store_url, "pause", "--for", "600", "--new")["paused_for"] == 600.0
     assert 590 < asked(durable_store_url, "show")["paused_for"] <= 600
     assert asked(durable_store_url, "resume")["paused_for"] is None
     assert ask(durable_store_url, "show").exit_code == 1
@@ -222,25 +222,57 @@ def test_hash_tells_the_keys_to_look_for_in_logs(durable_store_url: str) -> None
         "account": conversation_key[:15],
     }
     assert conversation_key in ask(durable_store_url, "hash", phone="51 999-999-999").stdout
-    assert (
-        asked(durable_store_url, "hash", "--account", "other")["conversation"] != conversation_key
-    )
+    other = ask(durable_store_url, "hash", "--account", "other")
+    assert other.exit_code == 1  # the keys are told all the same: logs may hold them still
+    assert other.stdout.startswith("conversation ")
+    assert conversation_key not in other.stdout
+    assert "the store keeps nothing of this conversation" in other.stderr
 
 
-@pytest.mark.parametrize("command", ["show", "retry", "discard", "forget"])
+UNKNOWN: dict[str, list[str]] = {
+    "show": [],
+    "retry": [],
+    "discard": ["--yes"],
+    "answer": ["--approve"],
+    "pause": ["--for", "600"],
+    "resume": [],
+    "forget": ["--yes"],
+}
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+@pytest.mark.parametrize("who", [PHONE, "05." + "a" * 12 + "." + "b" * 32])
 def test_a_conversation_that_is_unknown_is_told_in_one_line(
-    durable_store_url: str, command: str
+    durable_store_url: str, command: str, who: str
 ) -> None:
-    """Status 1: the question was right; that nothing was there to forget is in the log."""
+    """Status 1, and nothing is done; that nothing was there to forget is in the log."""
     open_store(durable_store_url).keys().block()
 
-    told = ask(durable_store_url, command, *(["--yes"] if command == "forget" else []))
+    told = ask(durable_store_url, command, *UNKNOWN[command], phone=who)
 
     *audited, line = told.stderr.splitlines()
     assert (told.exit_code, told.stdout) == (1, "")
-    assert "check number, --account and --store" in line
+    assert "check number or key, --account and --store" in line
     assert len(audited) == (command == "forget")
     assert all(": nothing was kept of it, by " in entry for entry in audited)
+    assert ask(durable_store_url, "show", phone=who).exit_code == 1
+
+
+@pytest.mark.parametrize("command", [*UNKNOWN, "hash"])
+def test_a_key_stands_for_its_conversation(durable_store_url: str, command: str) -> None:
+    """As it is printed, with what a copy brings along; what cannot be done is told as ever."""
+    conversation_key = fill(durable_store_url)
+    options = UNKNOWN.get(command, [])
+
+    by_key = ask(durable_store_url, command, *options, "--json", phone=f" {conversation_key} ")
+
+    if command == "answer":
+        assert "no run of the agent waits" in by_key.stderr
+    else:
+        assert (by_key.exit_code, json.loads(by_key.stdout)["conversation"]) == (
+            0,
+            conversation_key,
+        )
 
 
 @pytest.mark.parametrize(

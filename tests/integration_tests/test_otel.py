@@ -53,11 +53,12 @@ def test_a_turn_is_a_tree_of_spans(answer: Answer, server: ReferenceServer, otel
         ("convsync turn agent", "convsync turn"),
         ("convsync turn commit", "convsync turn"),
         ("convsync delivery outbox", None),
+        ("convsync api get_conversation", "convsync delivery outbox"),  # where a history begins
         ("convsync api add_message", "convsync delivery outbox"),
         ("convsync api add_message", "convsync delivery outbox"),
     ]
-    request, turn = otel.named("convsync api get_conversation"), otel.named("convsync turn")
-    assert request.kind is SpanKind.CLIENT
+    request, turn = otel.spans[0], otel.named("convsync turn")
+    assert (request.name, request.kind) == ("convsync api get_conversation", SpanKind.CLIENT)
     assert dict(request.attributes or {}) == {
         "convsync.operation": "get_conversation",
         "convsync.status": "2xx",
@@ -257,3 +258,45 @@ listens = [telemetry._record._spans, telemetry._record._meters] != [None, None]
 print(json.dumps([listens, "opentelemetry" in sys.modules]))
 """
     assert printed(ASKS.replace("SETUP", setup) + tell) == [False, bool(setup)]
+
+
+async def test_what_waits_is_told_without_a_read_of_the_store(
+    server: ReferenceServer, otel: Exported
+) -> None:
+    """A worker of the block looks now and then; an export reads what it found."""
+    store = SQLiteEventStore(":memory:")
+    runner = TurnRunner(
+        echo(),
+        client=server.client(),
+        store=store,
+        on_reply=lambda _: None,
+        debounce=3600.0,
+        max_debounce=3600.0,
+    )
+    await runner.aaccept(said("Hola"))
+    async with runner:
+        while ("convsync.store_up", frozenset()) not in otel.metrics():  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+        with store._lock:  # whoever reads it now would wait for ever
+            told = otel.metrics()
+    store.close()
+
+    assert told["convsync.store_up", frozenset()] == 1
+    assert told["convsync.backlog", frozenset({("what", "queued")})] == 1
+    assert told["convsync.backlog", frozenset({("what", "dead_letters")})] == 0
+    assert ("convsync.oldest_due_seconds", frozenset({("queue", "inbox")})) in told
+
+
+def test_what_was_looked_up_long_ago_is_not_told(
+    otel: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose block has ended tells nothing of a store that others work on."""
+    now = [1000.0]
+    monkeypatch.setattr("langchain_convsync.telemetry._record.monotonic", lambda: now[0])
+    telemetry.look_up([telemetry.Gauge("store_up", 1)])
+    now[0] += 59
+    assert otel.metrics()["convsync.store_up", frozenset()] == 1
+
+    now[0] += 2
+
+    assert ("convsync.store_up", frozenset()) not in otel.metrics()

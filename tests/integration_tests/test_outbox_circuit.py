@@ -11,6 +11,7 @@ from langchain_convsync._flow import run
 from langchain_convsync.client._breaker import FAILURES_TO_OPEN, CircuitBreaker
 from langchain_convsync.outbox import Outbox
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, sends
@@ -36,6 +37,7 @@ def test_writes_are_held_back_while_the_circuit_is_open(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         away = type(client)(hung.url, max_retries=0)
+        run(adopted(event_store, away.api.address))  # as if it was the one that hangs
         runner = TurnRunner(echo(), client=away, store=event_store, shutdown_timeout=0.0)
         replies = [runner.run(said(text, account="ventas")).reply for text in texts]
         asked = len(hung.received)

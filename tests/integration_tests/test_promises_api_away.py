@@ -10,6 +10,7 @@ import pytest
 from langchain_convsync._flow import run
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.stores import EventStore, RedisEventStore, SQLiteEventStore
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.faulty_server import HANG, FaultyServer, sends
@@ -97,6 +98,7 @@ def test_a_hung_api_server_is_not_waited_for_by_every_turn(
     with FaultyServer() as hung:
         hung.plays(sends(HANG))
         client = type(server.client())(hung.url, max_retries=0)
+        run(adopted(store, client.api.address))  # as if it was the one that hangs
         runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.0)
         turns = [runner.run(said(text, account="ventas")) for text in texts]
         asked = len(hung.received)

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync._flow import Io, run
 from langchain_convsync.stores.base import Accepted, EventStore, NewEvent
@@ -18,6 +20,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 from langchain_convsync.turns.naming import Naming
 from tests.promises import echo, history, said, served
+from tests.redis_topologies import until
 
 THREADS = 50
 
@@ -130,3 +133,24 @@ def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepte
 def remembered(turn: Turn) -> list[tuple[str, str]]:
     """What one turn adds to the history."""
     return [*(("user", text) for text in turn.events), ("bot", f"re: {turn.events[-1]}")]
+
+
+@pytest.mark.parametrize("count", [60])
+def test_what_comes_while_the_agent_runs_is_one_turn(
+    count: int, server: ReferenceServer, event_store: EventStore
+) -> None:
+    """However many they are: so a burst is a few turns."""
+    arrived = threading.Event()
+
+    def slow(messages: list[BaseMessage]) -> AIMessage:
+        arrived.wait()
+        return AIMessage(f"re: {messages[-1].content}")
+
+    runner = TurnRunner(RunnableLambda(slow), client=server.client(), store=event_store)
+    with runner, ThreadPoolExecutor(count) as pool:
+        calls = [pool.submit(runner.run, said(text)) for text in texts(count)]
+        until(lambda: run(event_store.backlog()).queued == count)
+        arrived.set()
+        turns = [call.result() for call in calls]
+
+    assert Counter(turn.status for turn in turns) == {"answered": 2, "merged": count - 2}

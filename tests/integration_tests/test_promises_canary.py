@@ -33,6 +33,7 @@ from langchain_convsync.server.api import create_reference_api
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.served import adopted
 from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import ConvSyncToolkit
@@ -171,7 +172,7 @@ def test_logs_errors_metrics_and_keys_never_name_the_customer(
 
     spans = ("convsync turn agent", "convsync api add_message", "convsync waha send_text")
     assert all(f'"{name}"' in texts["spans and meters"] for name in spans)
-    assert all(f"{what} of turn" in texts["log"] for what in ("A write", "The reply"))
+    assert all(f"{what} of turn" in texts["log"] for what in ("a write", "the reply"))
     assert_no_canary(texts)
 
 
@@ -198,6 +199,7 @@ def outcome_of_fault(
             faulty.plays(answers({"type": "1", "message": "", "data": data}), script)
         client = ConvSyncClient(faulty.url, api_key=KEY, max_retries=0)
         account = f"account {number} {reads is None}"
+        run(adopted(store, client.api.address))  # as if it was the one that fails
         runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.05)
         told = outcome(answer, runner, message(number, account=account))
         client.close()
@@ -289,7 +291,7 @@ def test_a_callback_that_fails_is_logged_without_what_it_was_given(
     store.close()
 
     log = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
-    assert "on_reply failed with ConnectionError (test_promises_canary.py:" in log
+    assert "on_reply= failed with ConnectionError at integration_tests/test_promises_can" in log
     assert_no_canary({"log": log, "turn": told})
 
 

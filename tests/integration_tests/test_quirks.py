@@ -14,6 +14,7 @@ from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.server import OBSERVED, QUIRKS
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.testing import ReferenceServer
+from tests.stored_names import stored_as
 
 CUSTOMER, JID = "+51999999999", "51999999999@c.us"
 BOT = "67890abcdef0123456789abc"
@@ -120,7 +121,7 @@ def test_prefix_moves_the_endpoints_and_answers_html_elsewhere() -> None:
 def test_exact_phone_finds_what_was_written_and_nothing_else() -> None:
     """No other spelling, no chat id."""
     with Quirky("exact_phone") as server:
-        server.begin()
+        stored_as(server, CUSTOMER)
 
         found = [
             server.lookup(name).status_code
@@ -128,6 +129,21 @@ def test_exact_phone_finds_what_was_written_and_nothing_else() -> None:
         ]
 
     assert found == [200, 404, 404, 404]
+
+
+@pytest.mark.parametrize("asked", [CUSTOMER, JID, "0051 999-999-999", "51999999999", "7@lid"])
+@pytest.mark.parametrize("quirks", [(), ("observed",), *((name,) for name in QUIRKS)])
+def test_what_is_created_is_found_with_the_servers_own_profile(
+    quirks: tuple[str, ...], asked: str
+) -> None:
+    """Whatever the server does with phone numbers, and however this one is spelled."""
+    with ReferenceServer(quirks=quirks) as server, server.client() as client:
+        created = server.create_conversation(phone_number=asked, subdomain="abc", bot_id=BOT)
+
+        for name in (asked, created.user_id):
+            assert client.lookup_tenant(name).session_id == created.session_id
+            assert client.get_conversation(name, BOT).session_id == created.session_id
+            assert server.conversation(name, BOT).session_id == created.session_id
 
 
 def test_exact_phone_stores_what_waha_brings_under_its_chat_id() -> None:

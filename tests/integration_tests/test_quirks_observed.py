@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from langchain_convsync.testing import ReferenceServer
+from tests.stored_names import stored_as
 
 OBSERVED = Path(__file__).parents[1] / "observed" / "api-server.json"
 PAIRS: list[dict[str, Any]] = json.loads(OBSERVED.read_text(encoding="utf-8"))["pairs"]
@@ -79,9 +80,7 @@ class Stage:
     answers: dict[str, httpx.Response] = field(default_factory=dict)
 
     def customer(self, phone_number: str = CUSTOMER, bot: str = BOT, tenant: str = "abc") -> str:
-        return self.server.create_conversation(
-            phone_number=phone_number, subdomain=f"restaurant-{tenant}", bot_id=bot
-        ).session_id
+        return stored_as(self.server, phone_number, subdomain=f"restaurant-{tenant}", bot_id=bot)
 
     def sync(self, body: dict[str, Any], session_id: str | None = None) -> None:
         path = f"{REAL}agent/conversations/{session_id or self.session_id}/sync"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL in a w
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ClockedStore]:
-    with postgres() as url, closing(ClockedStore(url)) as opened:
+    with postgres() as server, closing(ClockedStore(server.url)) as opened:
         yield opened
 
 

@@ -29,7 +29,7 @@ def client_of(server: Serving) -> httpx.Client:
 
 
 def test_it_says_where_it_answers_and_logs_no_customer() -> None:
-    """One line; nothing that holds a phone number, whatever is asked."""
+    """One line; what it logs of requests holds no phone number, whatever is asked."""
     with serving() as server, client_of(server) as client:
         client.post("/webhook/waha", json=EVENT).raise_for_status()
         client.get("/lookup/tenant/+51999999999").raise_for_status()
@@ -38,7 +38,9 @@ def test_it_says_where_it_answers_and_logs_no_customer() -> None:
         out, err = server.process.communicate(timeout=30)
 
     assert out == ""  # the one line was read already
-    assert err == ""
+    assert "GET /api/v1/whatsapp/lookup/tenant/{phoneNumber}: 404 in " in err
+    assert "51999999999" not in err
+    assert "51000000000" not in err
 
 
 def test_it_says_so_in_a_sentence() -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
+from redis.crc import key_slot
 
 from langchain_convsync._flow import Io, run
 from langchain_convsync.errors import StoreUnavailableError
@@ -20,9 +21,10 @@ from langchain_convsync.stores import (
     open_store,
 )
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.checks import shard_of
 from tests.redis_acl import PASSWORD, permit
-from tests.redis_topologies import RedisCluster, WatchedRedis, until
-from tests.store_cases import CALLS, Clock, Do, commit_of, event, ready
+from tests.redis_topologies import SLOTS, RedisCluster, WatchedRedis, until
+from tests.store_cases import CALLS, Clock, Do, commit_of, conversation, event, ready
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -130,6 +132,7 @@ def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluste
     load.grows()
     cluster.nodes[0].kill9()
     until(lambda: load.failures > 0)
+    served = {account for account in ACCOUNTS if accepts(store, account)}
     cluster.nodes[0].start()
     load.grows()
     load.end()
@@ -137,6 +140,22 @@ def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluste
     store.close()
 
     assert gone == 0
+    assert served == {account for account in ACCOUNTS if not lies_on_the_first_node(account)}
+    assert 0 < len(served) < len(ACCOUNTS)
+
+
+def lies_on_the_first_node(account: str) -> bool:
+    """Of three, which share the slots."""
+    return key_slot(b"{s%02d}" % shard_of(conversation("ana", account))) < SLOTS // 3
+
+
+def accepts(store: EventStore, account: str) -> bool:
+    """Whether an account's events are accepted now."""
+    try:
+        run(store.accept(event("while a node is away", account=account)))
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -153,6 +172,22 @@ def test_every_operation_answers_on_a_cluster_as_anywhere(
         do(Io(store.close, store.aclose))
 
     assert answers[0] == answers[1]
+
+
+def test_dead_letters_of_every_node_are_told_page_by_page(cluster: RedisCluster, do: Do) -> None:
+    """Each once, however few a page holds."""
+    store = RedisEventStore(cluster.url)
+    for account in ACCOUNTS:
+        acquired = do(store.accept(event(account=account), token=account)).acquired
+        do(store.commit_turn(acquired.lease, commit_of(acquired, dead=True)))
+    told: list[str] = []
+    page: str | None = ""
+    while page is not None:
+        found = do(store.dead_letter_page(page, most=1))
+        told, page = [*told, *(one.id for one in found.letters)], found.next
+    do(Io(store.close, store.aclose))
+
+    assert sorted(told) == sorted(event(account=account).event_key for account in ACCOUNTS)
 
 
 def test_work_on_every_node_is_found_and_counted(cluster: RedisCluster, do: Do) -> None:

@@ -39,7 +39,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
     SQLiteEventStore,
 )
-from langchain_convsync.stores.base import AccountKey, HeldEvent
+from langchain_convsync.stores.base import AccountKey, Adopt, HeldEvent
 from tests.redis_server import RedisServer
 from tests.store_checks import check_keys, check_rows
 from tests.store_model import StoreModel
@@ -207,6 +207,14 @@ class StoreMachine(RuleBasedStateMachine):
         """What one source tells of a receiving side, and another one of the same side."""
         self.step("account", KEYS.account(name, facts), facts)
 
+    @rule(
+        server=st.sampled_from(("", "a", "a", "b:80")),
+        adopt=st.sampled_from(("first", "first", "also", "only")),
+    )
+    def serve(self, server: str, adopt: Adopt) -> None:
+        """An API server whose conversations are held, or another one."""
+        self.step("serve", server, adopt=adopt)
+
     @rule(account=st.sampled_from((0, 1)), source=st.sampled_from(("a1", "a2")), facts=FACTS)
     def find(self, account: int, source: str, facts: str) -> None:
         self.step("find", ACCOUNTS[account], source, facts)
@@ -314,11 +322,14 @@ class StoreMachine(RuleBasedStateMachine):
         delay=st.sampled_from((0.0, 4.0)),
         failed=st.booleans(),
         held=st.none() | st.integers(1, 2),
+        why=st.sampled_from((None, "it is away", "it is away", "ñ")),
     )
-    def release(self, choice: int, delay: float, failed: bool, held: int | None) -> None:
+    def release(
+        self, *, choice: int, delay: float, failed: bool, held: int | None, why: str | None
+    ) -> None:
         lease = self.a_lease(choice, QUEUES)
         held = held if lease.queue == "inbox" else None
-        self.step("release", lease, delay=delay, failed=failed, held=held)
+        self.step("release", lease, delay=delay, failed=failed, held=held, why=why)
 
     def some_events(self, lease: Lease, skip: int, amount: int) -> list[str]:
         """Of the inbox; else one that was answered by an earlier turn, else one of the account."""
@@ -516,6 +527,30 @@ class StoreMachine(RuleBasedStateMachine):
         operations = [one for one in expected if one.queue != "inbox"]
         told = [one for one in found if one.queue != "inbox"]
         assert told == operations[: len(told)]
+
+    @precondition(lambda self: self.model.dead_letters())
+    @rule(most=st.integers(1, 3), account=st.none() | st.sampled_from(ACCOUNTS))
+    def page_through_dead_letters(self, most: int, account: AccountKey | None) -> None:
+        """All of them, each once; those of one queue as they died."""
+        found: list[DeadLetter] = []
+        page: str | None = ""
+        while page is not None:
+            told = self.perform(self.store.dead_letter_page(page, account_key=account, most=most))
+            found, page = [*found, *told.letters], told.next
+        expected = [
+            one
+            for one in self.model.dead_letters(most=1000)
+            if account is None or one.conversation_key.startswith(account)
+        ]
+        assert len(found) == len(expected)
+        for queue in QUEUES:
+            for name in {one.conversation_key for one in expected}:
+                ours, theirs = (
+                    [one for one in each if (one.conversation_key, one.queue) == (name, queue)]
+                    for each in (found, expected)
+                )
+                assert set(ours) == set(theirs)
+                assert queue == "inbox" or ours == theirs
 
     def an_aside(self, choice: int) -> DeadLetter:
         """Mostly one that is a dead letter, else one that was once, or never."""

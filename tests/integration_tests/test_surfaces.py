@@ -23,6 +23,7 @@ from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.errors import (
     APIConnectionError,
+    ConfigurationError,
     ConversationNotFoundError,
 )
 from langchain_convsync.models import (
@@ -227,7 +228,7 @@ async def test_after_a_failure_no_later_message_is_written(
     messages = [HumanMessage(text, id=text) for text in ("uno", "dos\ud800", "tres")]
     history = ConvSyncChatMessageHistory(PHONE, client=client)
 
-    with pytest.raises(Exception, match="JSON"):
+    with pytest.raises(ConfigurationError, match="JSON"):
         await add(mode, history, *messages)
     messages[1].content = "dos"
     await add(mode, history, *messages)

@@ -21,6 +21,7 @@ from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncC
 from langchain_convsync.callbacks._once import NAMESPACE
 from langchain_convsync.errors import (
     APIConnectionError,
+    ConfigurationError,
     EventInProgressError,
     InvalidEventError,
     StoreUnavailableError,
@@ -338,7 +339,7 @@ async def test_inside_a_runner_the_turn_is_once_per_event_by_itself(
 def test_an_event_without_a_usable_id_is_refused_at_once(event_id: Any) -> None:
     """All of them would be the same event."""
     with (
-        pytest.raises(InvalidEventError, match="event_id"),
+        pytest.raises((InvalidEventError, ConfigurationError), match="event_id"),
         in_conversation(PHONE, event_id=event_id),
     ):
         pass

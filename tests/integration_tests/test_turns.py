@@ -100,7 +100,10 @@ def calls(server: ReferenceServer) -> list[str]:
 def test_an_event_is_answered_remembered_and_synced(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
-    """The main job: one read, then the customer's words, the reply and the state."""
+    """The main job: one read, then the customer's words, the reply and the state.
+
+    Before it begins a history, it looks whether the server has: behind the reply.
+    """
     runner = TurnRunner(
         Agent().runnable, client=server.client(), store=event_store, extractor=order
     )
@@ -115,7 +118,8 @@ def test_an_event_is_answered_remembered_and_synced(
     assert (kept.current_intent, kept.current_step) == ("order", "selecting")
     assert kept.context["orderTotal"] == 25
     assert kept.metadata["convsync"] == {"turn": turn.turn_id, "n": 1}
-    assert calls(server) == ["GET {phoneNumber}", "POST messages", "POST messages", "PUT sync"]
+    reads, writes = ["GET {phoneNumber}"] * 2, ["POST messages", "POST messages", "PUT sync"]
+    assert calls(server) == [*reads, *writes]
 
 
 def test_the_agent_sees_what_was_said_before(
@@ -441,6 +445,31 @@ def test_an_event_waits_for_an_api_server_that_is_down(
     assert turn.events == ("evt_1", "evt_2")
 
 
+def test_who_waited_for_the_api_server_too_long_gets_the_fallback(
+    server: ReferenceServer, answer: Answer
+) -> None:
+    """After a quarter of an hour; an operator finds the event, and later ones are answered."""
+    now = [1_000_000.0]
+    store = SQLiteEventStore(":memory:", clock=lambda: now[0])
+    runner = TurnRunner(
+        Agent().runnable, client=server.client(), store=store, fallback_reply="Un momento"
+    )
+    server.stop()
+    first = answer(runner, event(1, "Hola"))
+    now[0] += 899
+    patient = answer(runner, event(1, "Hola"))
+    now[0] += 2
+
+    turn = answer(runner, event(1, "Hola"))
+
+    assert (first.status, patient.status) == ("queued", "queued")
+    assert (turn.status, turn.reply) == ("failed", "Un momento")
+    assert run(store.backlog()).dead_letters == 1
+    server.start()
+    assert answer(runner, event(2, "¿Hola?")).reply == "re: ¿Hola?"
+    store.close()
+
+
 def test_with_a_snapshot_a_turn_needs_no_api_server(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
@@ -492,9 +521,11 @@ def test_another_tenants_conversation_is_never_answered(
 
     turn = answer(runner, event(1, "Hola", subdomain="restaurant-xyz"))
 
-    assert turn.status == "failed"
+    assert (turn.status, turn.reply) == ("failed", "Un momento")
     assert isinstance(turn.error, ConversationMismatchError)
     assert (agent.seen, history(server)) == ([], [])
+    [letter] = run(event_store.dead_letters())
+    assert (letter.id, "Hola" in letter.body) == (turn.turn_id, True)
 
 
 def test_a_closed_conversation_is_recorded_and_not_answered(
@@ -558,7 +589,7 @@ def test_messages_follow_the_customer_to_a_new_session_and_the_state_does_not(
 def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_a_dead_letter(
     event_store: EventStore,
 ) -> None:
-    """Asking again for ever would hold up every later write."""
+    """With the rest of its turn, the state too; asking for ever would hold up every later write."""
     found = {
         "sessionId": "s1",
         "userId": CUSTOMER,
@@ -569,15 +600,29 @@ def test_a_message_that_the_server_refuses_although_it_finds_the_session_is_a_de
     def serve(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
             return httpx.Response(200, json={"type": "1", "message": "ok", "data": found})
+        posted.append((request.method, str(json.loads(request.content).get("content"))))
+        if "Adiós" in posted[-1][1]:
+            return httpx.Response(200, json={"type": "1", "message": "ok", "data": found})
         return httpx.Response(404, json={"type": "3", "message": "no", "data": None})
 
+    posted: list[tuple[str, str]] = []
     lent = httpx.Client(transport=httpx.MockTransport(serve))
     client = ConvSyncClient("https://api", http_client=lent)
-    runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+    agent = Agent()
+    decisions = iter([StateUpdate(step="ordering"), None])
+    runner = TurnRunner(
+        agent.runnable, client=client, store=event_store, extractor=lambda _: next(decisions)
+    )
 
     runner.run(event(1, "Hola"))
+    tried = [*posted]
+    runner.run(event(2, "Adiós"))
 
-    assert run(event_store.backlog()).dead_letters == 1
+    letters = run(event_store.dead_letters())
+    kinds = sorted(json.loads(letter.body)["kind"] for letter in letters)
+    assert kinds == ["append", "sync_state"]
+    assert {content for _, content in tried} == {"Hola"}
+    assert [content for _, content in posted[len(tried) :]] == ["Adiós", "re: Adiós"]
 
 
 def test_a_session_that_is_gone_for_good_makes_dead_letters_of_the_messages(
@@ -718,8 +763,10 @@ def test_a_failing_on_reply_is_counted_and_undoes_nothing(
     server: ReferenceServer, event_store: EventStore, answer: Answer
 ) -> None:
     """The turn is committed before."""
+    told: list[Turn] = []
 
-    def broken(_turn: Turn) -> None:
+    def broken(turn: Turn) -> None:
+        told.append(turn)
         raise RuntimeError
 
     before = telemetry.counted("on_reply_failures")
@@ -728,6 +775,10 @@ def test_a_failing_on_reply_is_counted_and_undoes_nothing(
     )
 
     assert answer(runner, event(1, "Hola")).status == "answered"
+    again = answer(runner, event(1, "Hola"))
+
+    assert (again.status, again.reply) == ("duplicate", "re: Hola")
+    assert [turn.status for turn in told] == ["answered"]
     assert telemetry.counted("on_reply_failures") == before + 1
     assert len(history(server)) == 2
 

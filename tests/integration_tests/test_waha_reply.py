@@ -210,6 +210,27 @@ def test_a_reply_waits_for_a_waha_that_is_not_ready(
     assert chats.texts == ["re: Hola"]
 
 
+def test_what_waha_refuses_again_and_again_is_one_line_of_the_conversation(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    hasty: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another cause is a line of its own."""
+    chats.fates = [*[answers({}, status=422)] * 3, *[answers({}, status=503)] * 3]
+    runner_of(server, event_store, url).run(said("Hola"))
+
+    told = [r.getMessage() for r in caplog.records if "waits for WAHA" in r.getMessage()]
+    assert chats.texts == ["re: Hola"]
+    assert [line.partition(": ")[2][:32] for line in told] == [
+        "its reply waits for WAHA: WAHAEr"
+    ] * 2
+    assert all(line.startswith("Conversation ") for line in told)
+    assert [status for status in ("422", "503") if status in " ".join(told)] == ["422", "503"]
+
+
 def refused(status: int) -> Script:
     return answers({"error": "no"}, status=status)
 
@@ -360,6 +381,23 @@ def test_the_environment_names_waha(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "waha.example.com" in repr(WAHAReply())
     assert "waha-secret" not in repr(WAHAReply()) + repr(vars(WAHAReply().waha))
+
+
+def test_waha_gets_its_own_key_and_not_the_api_servers(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each variable names one key, and each server learns its own alone."""
+    monkeypatch.setenv("CONVSYNC_WAHA_BASE_URL", url)
+    monkeypatch.setenv("CONVSYNC_WAHA_API_KEY", "waha-secret")
+    monkeypatch.setenv("CONVSYNC_API_KEY", "api-secret")
+    monkeypatch.setenv("CONVSYNC_BASE_URL", server.base_url)
+    TurnRunner(echo(), store=event_store, reply=WAHAReply()).run(said("Hola", chat_id=CHAT))
+
+    assert (chats.texts, chats.keys) == (["re: Hola"], {"waha-secret"})
 
 
 @pytest.mark.parametrize("key", ["ñ", "a b", ""])

@@ -272,6 +272,10 @@ class Handle:
         """Wait until it has ended."""
         self.simulation.rest(1e9 if timeout is None else timeout, lambda: self.strand.ended)
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self.strand.ended
+
 
 @dataclass(frozen=True)
 class _Pulses:

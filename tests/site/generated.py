@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from tests.site.commands import command_page
 from tests.site.metrics import metric_page
+from tests.site.monitoring import alert_rules, dashboard
 from tests.site.picture import picture
 
 #: Every generated file of the repository, and what makes its text.
 GENERATED: dict[str, Callable[[], str]] = {
+    "docs/assets/convsync-alerts.yml": alert_rules,
+    "docs/assets/convsync-dashboard.json": dashboard,
     "docs/assets/demo.svg": picture,
     "docs/reference/cli.md": command_page,
     "docs/reference/metrics.md": metric_page,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -16,7 +17,7 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
 )
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.stores import RedisEventStore
+from langchain_convsync.stores import RedisEventStore, store_of
 from langchain_convsync.surfaces.context import ConversationRef, in_conversation
 from tests.surfaces import BOT, PHONE, in_turn, sync_and_async, unreachable
 
@@ -68,10 +69,15 @@ def test_a_window_of_nothing_is_refused() -> None:
         ConvSyncChatMessageHistory(PHONE, client=unreachable(), limit=0)
 
 
-def test_the_url_of_a_store_is_told_how_to_become_one() -> None:
-    """Each history would open a store of its own, and nobody would close it."""
-    with pytest.raises(ConfigurationError, match="RedisEventStore"):
-        ConvSyncChatMessageHistory(PHONE, client=unreachable(), store="redis://localhost")  # type: ignore[arg-type]  # on purpose
+def test_histories_that_name_one_store_share_it(tmp_path: Path) -> None:
+    """Each would open one of its own, and nobody would close it."""
+    one, other = (store_of(tmp_path / "convsync.db") for _ in range(2))
+
+    ConvSyncChatMessageHistory(PHONE, client=unreachable(), store="redis://127.0.0.1:9/0")
+
+    assert one is other
+    assert store_of(one) is one
+    one.close()
 
 
 def test_a_durable_history_is_made_without_io() -> None:

@@ -158,7 +158,9 @@ def test_an_error_of_the_callable_is_the_cause_of_ours() -> None:
     def broken(_: CallTarget) -> str:
         raise LookupError("no key for restaurant-abc")
 
-    with pytest.raises(AuthenticationError, match=r"raised LookupError \(test_client_") as told:
+    with pytest.raises(
+        AuthenticationError, match=r"raised LookupError at unit_tests/test_"
+    ) as told:
         run(Api(URL, api_key=broken).health())
 
     assert "restaurant-abc" not in str(told.value)

@@ -202,7 +202,7 @@ def test_a_cap_is_seen_only_where_a_message_was_pushed_out(
     before: list[ConversationMessage], after: list[ConversationMessage], cap: int | None
 ) -> None:
     """Nothing is guessed."""
-    found = judging.cap(before, after, "test")
+    found = judging.cap(before, after, {"test"})
 
     assert found.profile.get("history_cap") == cap
 

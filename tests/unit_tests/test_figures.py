@@ -2,53 +2,139 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from datetime import timedelta
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from langchain_convsync import _bodies, app
+from langchain_convsync import ConvSyncClient, TurnRunner, _bodies, app, llm_extractor
+from langchain_convsync._flow import Polling
+from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
+from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
 from langchain_convsync.outbox import journal, queue
-from langchain_convsync.server import answers, conversation, forwards
-from langchain_convsync.stores.base import keys
+from langchain_convsync.server import answers, conversation, database, forwards
+from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
-from langchain_convsync.turns import bounds, reading
+from langchain_convsync.turns import bounds, interrupts, reading, worker
 from langchain_convsync.turns.turn import Status
-from tests.pages import page, rows
+from tests.pages import DOCS, page, rows
 
-HOURS = timedelta(hours=1)
+HOUR = timedelta(hours=1)
+HOURS = HOUR.total_seconds()
+
+
+def default(maker: Callable[..., Any], name: str) -> float:
+    """What an argument is where it is not given."""
+    given: float = inspect.signature(maker).parameters[name].default
+    return given
+
 
 #: Where a figure stands, in whose words, and what it is in the code.
 FIGURES = [
+    ("build/agents", r"The last (\d+) messages join", default(ConvSyncMiddleware, "history_limit")),
+    ("build/agents", r"more than (\d+) KiB", _once_results.LARGEST_RESULT / 1024),
+    ("build/agents", r"results are kept for (an hour)", REPLIES_KEPT / HOURS),
+    ("build/chatopenai", r"(\d+) seconds if you say nothing", default(llm_extractor, "timeout")),
     ("build/incoming", r"at most ([\d,]+) characters\. A turn", bounds.LONGEST_TEXT),
     ("build/incoming", r"at most ([\d,]+) events", bounds.MOST_EVENTS),
     ("build/incoming", r"events and ([\d,]+) characters", bounds.MOST_CHARACTERS),
+    ("build/incoming", r"conversation to them for (an hour)", app.TAKEOVER / HOURS),
     ("build/incoming", r"create_app\(takeover=([\d.]+)\)", app.TAKEOVER),
+    ("build/interrupts", r"A question is kept for (a day)", interrupts.QUESTION_LIFE / HOURS),
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
+    ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
+    ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
+    ("run/deploy", r"within its (ten) seconds", default(ConvSyncClient, "timeout")),
     ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),
+    ("run/scale", r"asks the store (four) times a second", 1 / Polling.LAST),
     ("run/scale", r"each of its (\d+) shards", keys.SHARDS),
     ("run/security", r"at most (\d+) MiB", _bodies.LARGEST / 1024**2),
+    ("run/security", r"a reply's go after (an hour)", REPLIES_KEPT / HOURS),
+    ("run/security", r"a snapshot's after (a day)", LONGEST_SNAPSHOT / HOURS),
     ("run/trouble", r"503: (\d+) bodies are being read", _bodies.AT_ONCE),
-    ("run/trouble", r"expired, (\d+) hours after", conversation.LIFETIME / HOURS),
-    ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOURS),
-    ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOURS),
-    ("start/machine", r"keeps it alive for (\d+) hours", conversation.LIFETIME / HOURS),
+    ("run/trouble", r"expired, (\d+) hours after", conversation.LIFETIME / HOUR),
+    (
+        "run/trouble",
+        r"`conversation_timeout=` \((\d+) minutes\)",
+        default(TurnRunner, "conversation_timeout") / 60,
+    ),
+    ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOUR),
+    ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOUR),
+    ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
+    ("run/trouble", r"constraint of a file for (\d+) seconds", store.LONGEST_CHECK),
+    ("run/trouble", r"Others wait (\d+) seconds for it", file.BUSY),
+    ("start/api-server", r"waits longer than (three) seconds", database.PATIENCE),
+    ("start/machine", r"keeps it alive for (\d+) hours", conversation.LIFETIME / HOUR),
+    ("trust/faults", r"asked again for (\d+) seconds", reading.NOT_FOUND_TIME),
+    ("trust/faults", r"now and then (\d+) s more", reading.SPARE_READ_TIME),
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
+    ("trust/faults", r"the stored reply for (an hour)", REPLIES_KEPT / HOURS),
     ("trust/promises", r"a reply by up to (\d+) seconds", reading.SPARE_READ_TIME),
     ("trust/promises", r"After (three) such turns", _breaker.FAILURES_TO_OPEN),
+    ("trust/promises", r"for (\d+) s at most", journal.INLINE),
+    ("trust/promises", r"keeps a reply for (an hour)", REPLIES_KEPT / HOURS),
+    ("trust/promises", r"left it for (a day) at most", LONGEST_SNAPSHOT / HOURS),
 ]
-WORDS = {"two": 2.0, "three": 3.0, "ten": 10.0, "a day": 24.0}
+WORDS = {"an hour": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "ten": 10.0, "a day": 24.0}
+#: Figures of others, and what their own arguments say.
+OTHERS = re.compile(
+    r"WAHA(?:'s own| repeats,) 15 times every 2 seconds"
+    r"|`retries`(?: \|| for) an hour"
+    r"|as `Retry-After` says, up to two minutes"
+    r"|`timeout=`, whose default is ten minutes"
+    r"|`debounce=2\.0` waits until no message came for two seconds"
+    r"|`typing=3\.0` shows the bot typing for up to three seconds"
+    r"|(?:can lose|loses up to) two seconds"
+    r"|500 messages at once"
+    r"|`answer_cap = 20` shows the newest 20 messages"
+    r"|a worker is at them for 12 s"
+)
+UNITS = "seconds?|minutes?|hours?|days?|weeks?|s|ms|characters|bytes|[KM]iB|events|bodies|messages"
+NUMBERS = r"[\d,.]*\d|two|three|four|five|ten|fifteen|thirty"
+#: A time or a size, wherever a page tells one.
+COUNTED = re.compile(rf"\b(?:(?:{NUMBERS}) (?:{UNITS})|(?:for|after) (?:an hour|a day|a week))\b")
+#: Pages that users read before they decide; the others are made from the code, or measured.
+TOLD = [
+    path
+    for folder in ("start", "build", "run", "trust")
+    for path in sorted((DOCS / folder).glob("*.md"))
+    if path.stem not in {"performance", "proofs"}
+]
+
+
+def words_of(name: str) -> str:
+    """A page as one line, without its blocks."""
+    text = re.sub(r"^```.*?^```$", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"\s+", " ", text)
 
 
 @pytest.mark.parametrize(("name", "words", "constant"), FIGURES)
 def test_a_figure_is_what_the_code_has(name: str, words: str, constant: float) -> None:
     """Who changes the code changes the page."""
-    [told] = re.findall(words, re.sub(r"\s+", " ", page(name)))
+    [told] = re.findall(words, words_of(name))
 
     assert (WORDS[told] if told in WORDS else float(told.replace(",", ""))) == constant
+
+
+@pytest.mark.parametrize("path", TOLD, ids=lambda path: path.stem)
+def test_every_figure_on_a_page_is_held_against_the_code(path: Path) -> None:
+    """A new one has its line above."""
+    name = path.relative_to(DOCS).with_suffix("").as_posix()
+    text = words_of(name)
+    held = [re.compile(words) for page, words, _ in FIGURES if page == name]
+    spans = [found.span() for each in (OTHERS, *held) for found in each.finditer(text)]
+
+    assert [
+        text[max(0, found.start() - 40) : found.end() + 20]
+        for found in COUNTED.finditer(text)
+        if not any(start < found.end() and found.start() < end for start, end in spans)
+    ] == []
 
 
 def test_every_status_of_a_turn_is_explained() -> None:

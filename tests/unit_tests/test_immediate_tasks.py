@@ -12,7 +12,7 @@ import pytest
 
 from langchain_convsync._flow import Flow, Io, Polling, arun
 from langchain_convsync.stores import Acquired, EventStore, SQLiteEventStore
-from langchain_convsync.turns.worker import WorkerPool
+from langchain_convsync.turns.worker import IMMEDIATE_TASKS, WorkerPool
 from tests.store_cases import blocking, committed, conversation
 
 CUSTOMERS = ("ana", "eva", "zoe")
@@ -134,7 +134,57 @@ def test_workers_that_are_just_looking_for_work_stop_at_once(
     pool._stop()
     may_end.set()
 
-    for thread in pool._threads:
+    threads = [hired.thread for hired in pool._hired if hired.thread is not None]
+    for thread in threads:
         thread.join(5.0)
-    threads: list[Any] = pool._threads
+    assert len(threads) == len(pool._hired)
     assert not any(thread.is_alive() for thread in threads)
+
+
+async def test_a_worker_of_a_loop_stands_for_so_many_at_once(
+    delivering: Delivering, pool: WorkerPool
+) -> None:
+    """One that looks for work, and eight that begin right after their commit."""
+    customers = [f"+5199999{number:04}" for number in range(12)]
+    for number, customer in enumerate(customers):
+        committed(delivering.store, blocking, str(number), customer=customer)
+        pool.dispatch(conversation(customer), "outbox")
+
+    await delivering.until(1 + IMMEDIATE_TASKS, delivering.at_it)
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+    assert len(delivering.at_it) == 1 + IMMEDIATE_TASKS == 9
+    delivering.may_end.set()
+    await delivering.until(len(customers), delivering.delivered)
+
+
+def test_a_worker_of_a_thread_is_at_one_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dispatched waits until a worker is free."""
+    monkeypatch.setattr(Polling, "FIRST", 60.0)
+    store = SQLiteEventStore(":memory:")
+    at_it, most, done = [0], [0], threading.Semaphore(0)
+    both, lock = threading.Barrier(2), threading.Lock()
+
+    def work(acquired: Acquired) -> Flow[None]:
+        with lock:
+            at_it[0] += 1
+            most[0] = max(most[0], at_it[0])
+        both.wait(5.0)  # two are at it together, and no third
+        with lock:
+            at_it[0] -= 1
+        for operation in acquired.operations:
+            yield from store.confirm(acquired.lease, operation.id, 0, last=True)
+        yield from store.release(acquired.lease)
+        done.release()
+
+    for number in range(6):
+        committed(store, blocking, str(number), customer=f"+5199999{number:04}")
+    pool = WorkerPool(store, {"outbox": work}, workers=2, lease=30.0)
+    pool.start()
+    for _ in range(6):
+        assert done.acquire(timeout=5.0)
+    pool.stop(5.0)
+    store.close()
+
+    assert most[0] == 2

@@ -41,7 +41,7 @@ class Book:
 
     def number_of(self, lid: str, **fields: Any) -> str | None:
         event = InboundEvent(event_id="1", lid=lid, **fields)
-        return run(self.lids.phone_number_of(event))
+        return run(self.lids.phone_number_of(event, "07.a.b"))
 
 
 @pytest.mark.parametrize(("lid", "lifetime"), [(ANA, LIFETIME), (EVA, SHORT_LIFETIME)])

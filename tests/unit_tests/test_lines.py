@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_convsync._lines import cut, one_line, shown
+from langchain_convsync._lines import cut, one_line, shown, span
+from langchain_convsync.cli._printable import wrapped
 from langchain_convsync.models import Conversation, InboundEvent, StateUpdate
 from langchain_convsync.surfaces.llm_extraction import _question
 from langchain_convsync.surfaces.prompts import as_data, noted, state_section
@@ -92,3 +94,40 @@ def test_what_is_cut_says_so() -> None:
     told = cut("x" * 1000, 100)
     assert len(told) == 100
     assert told.endswith("more characters are left out]")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-1, "0.0 s"),
+        (0.84, "0.8 s"),
+        (12.4, "12 s"),
+        (119, "119 s"),
+        (720, "12 min"),
+        (7200, "2 h"),
+        (200_000, "2 days"),
+    ],
+)
+def test_a_span_is_told_in_the_unit_that_a_person_would_take(seconds: float, told: str) -> None:
+    """Short ones exactly, since they are watched."""
+    assert span(seconds) == told
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_line_breaks_between_words_in_a_terminal_and_nowhere_else(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on under its beginning; a key stays whole."""
+    key = "25.7d0ca2debd3c.b0e1c4dec776e563f21fe4c58cc42388"
+    line = f"why           events, for 12 s: {key} `convsync doctor --phone PHONE` tells why; again"
+    piped = wrapped(line)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+
+    shown = wrapped(line).splitlines()
+
+    assert piped == line
+    assert len(shown) > 1
+    assert all(each.startswith(" " * 14) for each in shown[1:])
+    assert " ".join(" ".join(shown).split()) == " ".join(line.split())
+    assert all(len(each) <= columns or key in each for each in shown)

@@ -289,7 +289,7 @@ def test_a_model_chooses_among_the_given_steps() -> None:
 @pytest.mark.parametrize("setting", ["intents", "steps"])
 def test_a_choice_is_a_list(setting: str) -> None:
     """Text would be taken for a list of its letters."""
-    with pytest.raises(ConfigurationError, match=rf'{setting}=\["order"\]'):
+    with pytest.raises(ConfigurationError, match=rf'{setting}=\["…"\]'):
         ConvSyncMiddleware(unreachable(), **{setting: "order"})  # type: ignore[arg-type]  # on purpose
 
 

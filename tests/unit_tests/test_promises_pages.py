@@ -90,7 +90,7 @@ def test_every_symptom_ends_in_a_command_that_exists() -> None:
     assert len(TROUBLE) >= 8
     for symptom in TROUBLE:
         assert "\n\nRun `convsync " in symptom
-        assert set(re.findall(r"`convsync (\w+)", symptom)) - commands == set()
+        assert set(re.findall(r"`convsync ([\w-]+)", symptom)) - commands == set()
 
 
 def test_every_check_of_doctor_that_a_symptom_names_exists() -> None:

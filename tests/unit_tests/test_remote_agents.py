@@ -19,7 +19,7 @@ from langgraph.types import Interrupt
 from langgraph_sdk.client import SyncLangGraphClient
 
 from langchain_convsync._flow import run
-from langchain_convsync.errors import AgentServerError, ConfigurationError
+from langchain_convsync.errors import AgentServerError, ConfigurationError, LoopError
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph, reply_of
@@ -175,6 +175,17 @@ def test_a_failed_run_is_told_by_the_name_of_its_error(kind: object, remote: Rem
 
     assert ("ValueError" in str(told.value)) is (kind == "ValueError")
     assert "words" not in str(told.value)
+
+
+def test_a_run_without_an_end_is_told_as_one_of_this_process(remote: RemoteGraph) -> None:
+    """The server ends it after as many steps as the turn allows."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RemoteException({"error": "GraphRecursionError", "message": "words"})
+
+    remote.stream = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(LoopError, match=r"with_config\(recursion_limit=…\)"):
+        RemoteAgent(remote).invoke(INPUT, THREAD)
 
 
 def test_an_error_of_another_kind_is_left_as_it_is(remote: RemoteGraph) -> None:

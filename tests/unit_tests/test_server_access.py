@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -43,6 +45,21 @@ def unsigned(header: dict[str, Any], signature: str = "") -> str:
     claims = {**CLAIMS, "exp": int(LATER.timestamp())}
     parts = [base64.urlsafe_b64encode(json.dumps(p).encode()) for p in (header, claims)]
     return ".".join([*(part.decode().rstrip("=") for part in parts), signature])
+
+
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither how much of a key's hash is right nor which key it is shows in the time taken."""
+    compared: list[str] = []
+
+    def noting(one: str, other: str) -> bool:
+        compared.append(one)
+        return hmac.compare_digest(one, other)
+
+    watched = SimpleNamespace(compare_digest=noting)
+    monkeypatch.setattr("langchain_convsync.server.access.hmac", watched)
+
+    assert ring.caller_of([f"Bearer {KEY}"]) is not None
+    assert len(set(compared)) == 2
 
 
 def test_a_key_names_its_tenants() -> None:

@@ -21,6 +21,7 @@ host = "0.0.0.0"
 port = 9000
 database_url = "sqlite:///conversations.db"
 quirks = ["prefix", "last_20"]
+answer_cap = 20
 
 [sessions.default]
 subdomain = "restaurant-abc"
@@ -73,7 +74,7 @@ def test_everything_can_be_configured(file: Path) -> None:
 
     assert (found.host, found.port) == ("0.0.0.0", 9000)
     assert found.database_url == "sqlite:///conversations.db"
-    assert found.quirks == ("prefix", "last_20")
+    assert (found.quirks, found.answer_cap) == (("prefix", "last_20"), 20)
     assert found.tenants == {
         "default": Tenant("restaurant-abc", "bot123"),
         "51999999999": Tenant("restaurant-xyz", "bot456"),
@@ -150,6 +151,7 @@ ABC = '[[keys]]\nname = "abc"\n'
         ("prot = 1", "prot", "no such key here; there are host, port, database_url"),
         ("quirks = 'observed'", "quirks", 'write for example quirks = ["observed"]'),
         ("quirks = [1]", "quirks[0]", "valid string"),
+        ("answer_cap = 0", "answer_cap", "write for example answer_cap = 20"),
         ("[sessions.default]\nsubdomain = 'a'", "sessions.default.bot_id", "is missing; write"),
         ("[sessions.default]\nsubdomain = 'a b'\nbot_id = 'x'", "sessions.default", "letters"),
         ("[waha]\nsecret = 'x'", "waha.secret", "there are secret_env"),
@@ -168,7 +170,7 @@ ABC = '[[keys]]\nname = "abc"\n'
         ("[jwt]\nsecret_env = 'SHORT'", "jwt", "shorter than 32 bytes"),
         ("[jwt]\npublic_key_file = 'no.pem'", "jwt.public_key_file", "cannot be read"),
         ("[limits]", "limits.per_minute", "is missing; write for example per_minute = 600"),
-        ("[limits]\nper_minute = 0", "limits", "1 or more"),
+        ("[limits]\nper_minute = 0", "limits", "from 1"),
         ("[limits]\nper_minute = true", "limits.per_minute", "valid integer"),
         (FORWARD, "forward.secret_env", "is missing; write"),
         ("[forward]\nurl = 'http://a.example'\nsecret_env = 'SECRET'", "forward", "be https"),

@@ -174,13 +174,27 @@ def test_a_long_history_is_told_again_as_it_was(store: ClockedStore, replaced: i
     assert list(whole_again.data["context"]) == list(whole.data["context"])
 
 
+def test_a_history_that_was_replaced_under_a_key_is_told_again(store: ClockedStore) -> None:
+    """Before and after the write that replaced it, each repetition gets its own."""
+    session_id = store.begin()
+    first = [said_with_a_key(store, session_id, number) for number in range(30)]
+    messages = [{"role": "user", "content": f"new {number}"} for number in range(25)]
+    update = StateSync.model_validate({"context": {"previousMessages": messages}})
+    replaced = store.sync(session_id, update, key="replaces")
+    store.say(session_id, "later")
+
+    assert store.sync(session_id, update, key="replaces").data == replaced.data
+    again = [said_with_a_key(store, session_id, number) for number in range(30)]
+    assert [each.data for each in again] == [each.data for each in first]
+
+
 def test_a_message_costs_what_the_first_one_did(store: ClockedStore) -> None:
     """As many statements, and as many bytes to keep, however long the conversation is."""
     session_id = store.begin()
     statements: Counter[int] = Counter()
     number = 0
 
-    @sqlalchemy.event.listens_for(store._engine, "before_cursor_execute")
+    @sqlalchemy.event.listens_for(store._database.engine, "before_cursor_execute")
     def _(*_: object) -> None:
         statements[number] += 1
 

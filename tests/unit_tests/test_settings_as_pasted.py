@@ -23,7 +23,7 @@ from langchain_convsync import (
 )
 from langchain_convsync.client import AsyncWAHAClient, WAHAClient
 from langchain_convsync.server import Forwarding
-from langchain_convsync.server.tables import open_database
+from langchain_convsync.server.database import open_database
 from langchain_convsync.stores import open_store
 from langchain_convsync.stores.redis.urls import address_of
 from tests.faulty_server import FaultyServer, answers
@@ -251,7 +251,7 @@ def test_plain_http_is_opened_by_an_argument(make: Any, host: str) -> None:
 @pytest.mark.parametrize("given", ["api", [True], [8000]])
 def test_plain_http_is_opened_by_a_list_of_names_alone(make: Any, given: Any) -> None:
     """No text, that would be read letter by letter, and no ``True`` for all the world."""
-    with pytest.raises(ConfigurationError, match="takes a list of hosts"):
+    with pytest.raises(ConfigurationError, match="allow_http must be a list of texts"):
         make("http://api:8000", allow_http=given)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from langchain_convsync import SQLiteEventStore
-from langchain_convsync.stores.batches import CROWD, Batches
+from langchain_convsync.stores.batches import CROWD, LARGEST, Batches
 
 
 class Answering:
@@ -111,6 +111,17 @@ async def test_behind_a_crowd_more_is_waited_for_but_not_behind_one(
 
     assert await asyncio.gather(*asked) == [16, 18]
     assert (delay, answering.batches) == (60.0, [[1], [2], [*crowd], [8, 9]])
+
+
+async def test_a_batch_is_bounded() -> None:
+    """A file belongs to one transaction for as long as it takes, however much is asked at once."""
+    answering, batches = Answering(), Batches[int](most=1)
+
+    asked = range(1, 2 * LARGEST + 2)
+    answers = await asyncio.gather(*(batches.ask(number, answering) for number in asked))
+
+    assert answers == [2 * number for number in asked]
+    assert [len(batch) for batch in answering.batches] == [LARGEST, LARGEST, 1]
 
 
 async def test_who_is_cancelled_spoils_no_batch() -> None:

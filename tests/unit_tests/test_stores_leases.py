@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from langchain_convsync.stores import AcceptRules, EventStore, NewEvent
+from langchain_convsync._flow import run
+from langchain_convsync.stores import AcceptRules, EventStore, NewEvent, SQLiteEventStore
+from langchain_convsync.stores.heartbeat import Watch
 from tests.store_cases import (
     Clock,
     Do,
@@ -290,3 +292,29 @@ def test_an_empty_queues_delay_is_kept_for_what_comes(
 
     assert early is None
     assert do(store.acquire("outbox", "c")) is not None
+
+
+@pytest.mark.parametrize("lease", [30.0, 5.0])
+def test_a_lease_is_renewed_until_its_deadline_and_not_beyond(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, lease: float
+) -> None:
+    """Work that hangs gives its conversation up: the deadline is past, and one lease more."""
+    store = SQLiteEventStore(":memory:", clock=clock)
+    run(store.accept(event()))
+    acquired = run(store.acquire("inbox", "hangs", lease=lease))
+    assert acquired is not None
+    ticks = [0.0]
+    monkeypatch.setattr("langchain_convsync.stores.heartbeat.monotonic", lambda: ticks[0])
+    watch = Watch(store, acquired.lease, seconds=lease, deadline=130.0)
+    others: list[float] = []
+    while not watch.lost and ticks[0] < 300.0:
+        ticks[0] += 1.0
+        clock.advance(1.0)
+        if ticks[0] >= watch.next_renewal:
+            watch.renew()
+        if not others and run(store.acquire("inbox", "next", lease=lease)) is not None:
+            others.append(ticks[0])
+
+    assert watch.lost
+    assert 130.0 - lease / 3 <= others[0] <= 130.0 + lease
+    store.close()

@@ -22,7 +22,7 @@ from langchain_convsync.errors import (
     StoreUnavailableError,
 )
 from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore
-from langchain_convsync.stores.sqlite.file import StoreClock
+from langchain_convsync.stores.sqlite.file import StoreClock, begin_writing
 from tests.store_cases import Clock, commit_of, event
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -132,15 +132,6 @@ def test_a_file_that_cannot_be_opened_is_named() -> None:
 
     with pytest.raises(StoreUnavailableError, match=r"/nonexistent/store\.db.*check"):
         store.accept(event()).block()
-
-
-def test_a_damaged_file_is_reported(open_file: OpenFile, tmp_path: Path) -> None:
-    """As a store that does not work, with its cause."""
-    (tmp_path / "store.db").write_bytes(b"no database" * 1000)
-
-    with pytest.raises(StoreUnavailableError) as error:
-        open_file().backlog().block()
-    assert isinstance(error.value.__cause__, sqlite3.DatabaseError)
 
 
 def test_a_failed_operation_leaves_nothing_behind(open_file: OpenFile) -> None:
@@ -339,3 +330,24 @@ def test_statements_bind_their_values_by_question_marks_alone() -> None:
     numbered = [p.name for p in folder.glob("_sqlite_*.py") if re.search(r"\?\d", p.read_text())]
 
     assert not numbered
+
+
+@pytest.mark.parametrize(
+    ("waited", "told"),
+    [
+        (0.0, ["BEGIN IMMEDIATE"]),
+        (4.0, ["PRAGMA busy_timeout = 1000", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 5000"]),
+        (60.0, ["PRAGMA busy_timeout = 50", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 5000"]),
+    ],
+)
+def test_who_waited_for_others_of_the_process_waits_less_for_another_process(
+    waited: float, told: list[str]
+) -> None:
+    """A worker that is frozen in a transaction costs five seconds, not that for each thread."""
+    sql, statements = sqlite3.connect(":memory:", isolation_level=None), list[str]()
+    sql.set_trace_callback(statements.append)
+
+    begin_writing(sql, waited)
+
+    assert statements == told
+    sql.close()

@@ -178,7 +178,15 @@ def test_every_exported_name_works_on_a_bare_install() -> None:
     ("extra", "code"),
     [
         ("agents", "from langchain_convsync.middleware import ConvSyncMiddleware"),
-        ("server", "from langchain_convsync import create_app; create_app(None, waha_secrets='x')"),
+        (
+            "server",
+            (
+                "from langchain_convsync import *; "
+                "client = ConvSyncClient('https://api.example'); "
+                "runner = TurnRunner(print, on_reply=print, client=client, store=':memory:'); "
+                "create_app(runner, waha_secrets='x')"
+            ),
+        ),
         ("server", "from langchain_convsync.testing import ReferenceServer; ReferenceServer()"),
     ],
 )

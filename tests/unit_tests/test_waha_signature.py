@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,22 @@ SIGNED = {"X-Webhook-Hmac": SIGNATURE, "X-Webhook-Hmac-Algorithm": "sha512"}
 def test_a_signed_delivery_is_verified(headers: dict[str, str], secrets: Any) -> None:
     """WAHA's own test vector, with header names in any case and several keys for rotation."""
     assert waha.verify(RAW, headers, secrets)
+
+
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither how much of a signature is right nor which key made it shows in the time taken."""
+    compared: list[tuple[str, str]] = []
+
+    def noting(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return hmac.compare_digest(one, other)
+
+    watched = SimpleNamespace(compare_digest=noting, digest=hmac.digest)
+    monkeypatch.setattr("langchain_convsync.waha.signature.hmac", watched)
+
+    assert waha.verify(RAW, SIGNED, [KEY, "old", "older"])
+    assert [pair[1] for pair in compared] == [SIGNATURE] * 3
+    assert [SIGNATURE in pair[:1] for pair in compared] == [True, False, False]
 
 
 def test_secrets_may_be_any_iterable() -> None:

@@ -24,28 +24,28 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add agent answer approve as bad base bound by caller changed
-    checked chosen closed command committed conceal concurrency configuration confirmed
-    conflict connect connection content count create current cut database date
+    abandoned accept acquire add agent all answer approve as bad base bound by caller changed
+    chosen closed command committed conceal concurrency configuration confirmed
+    conflict connect connection content count create current customer cut damaged database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding
     found from get history host ignored in inbound incomplete info intent invalid is kept
     leftovers limit line linked load longest lookup lost main max memory mended message
-    method mismatch missing moved name new newer no not note observe of oldest on once
-    open ours outcome overlaid own pace parse pending permission phase policy port prefix
+    method mismatch missing most moved name new newer no not note observe of oldest on once
+    open ours outcome overlaid own pace page parse pending permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
     release rerun resent respond response retry rule run runner scripted second secret
     sent serve server show shutdown sign start status target text timed timeout trusted
-    type unavailable unknown unnamed unreadable up used value version view what with
-    withheld yes
+    type unavailable unknown unnamed unreadable up used value version view watch what why with
+    withheld yes listened look machine shortages to level like only loop loops stuck adopt
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app async authentication bot callback client config context conv crc error exposition
-    extra gauge handler hash http json jwt llm metric middleware model proxy redis request router
-    sqlite sync tool toolkit url waha
+    aonce api app argument async authentication bot callback client config context conv crc error
+    exposition extra gauge handler hash http json jwt llm log metric middleware model proxy redis
+    request router sqlite sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 

@@ -26,6 +26,7 @@ from langchain_convsync.cli._doctor.store import store as store_findings
 from langchain_convsync.cli._doctor.trial import Trial, tried_out
 from langchain_convsync.cli._doctor.whatsapp import waha
 from langchain_convsync.client import Answer, Api, chosen, recommended
+from langchain_convsync.client._outgoing import mount_point
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.phone import PhoneFormat, identity_of
 from langchain_convsync.settings import (
@@ -63,8 +64,8 @@ def doctor(
         bool,
         typer.Option(
             "--write",
-            help="WRITES into the conversation of --phone, so take a test customer: posts one or "
-            "two messages that begin with “convsync doctor”, sets two context keys, tries "
+            help="WRITES into the conversation of --phone, so take a test customer: posts two or "
+            "three messages that begin with “convsync doctor”, sets two context keys, tries "
             "intents, and puts back what it can.",
         ),
     ] = False,
@@ -83,7 +84,7 @@ def doctor(
     logging.getLogger("langchain_convsync").addHandler(logging.NullHandler())
     findings = [
         *_api(base_url, prefix, phone, bot_id, write=write, timeout=timeout),
-        *store_findings(store),
+        *store_findings(store, _addresses(base_url, prefix)),
         *waha(waha_url, timeout=timeout),
         *_transports(),
     ]
@@ -95,6 +96,20 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _prefixes(prefix: str | None) -> tuple[str, ...]:
+    """Where the endpoints may be mounted, the likeliest first."""
+    return tuple(dict.fromkeys([prefix or DOCUMENTED_PREFIX, DOCUMENTED_PREFIX, OBSERVED_PREFIX]))
+
+
+def _addresses(base_url: str | None, prefix: str | None) -> list[str]:
+    """Where the API server's endpoints may be; none where it is not configured."""
+    try:
+        url = base_url_setting(base_url)
+        return [mount_point(url, each) for each in _prefixes(prefix)]
+    except ConfigurationError:  # which is told beside the API server
+        return []
+
+
 def _api(
     base_url: str | None,
     prefix: str | None,
@@ -104,12 +119,9 @@ def _api(
     write: bool,
     timeout: float,
 ) -> Iterator[Finding]:
-    prefixes = tuple(
-        dict.fromkeys([prefix or DOCUMENTED_PREFIX, DOCUMENTED_PREFIX, OBSERVED_PREFIX])
-    )
     try:
         url = base_url_setting(base_url)
-        probes = api_server.probed(url, prefixes, timeout=timeout)
+        probes = api_server.probed(url, _prefixes(prefix), timeout=timeout)
     except ConfigurationError as error:
         advice = "correct --base-url (CONVSYNC_BASE_URL), CONVSYNC_API_KEY or --prefix"
         yield API.failed("configuration", str(error), advice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.errors import APIStatusError
@@ -75,16 +75,18 @@ def history(*, stored: bool, echoed: bool, by_sync: bool = False) -> Finding:
 
 
 def cap(
-    before: Sequence[ConversationMessage], after: Sequence[ConversationMessage], text: str
+    before: Sequence[ConversationMessage],
+    after: Sequence[ConversationMessage],
+    texts: Collection[str],
 ) -> Finding:
     """Whether new messages pushed old ones out.
 
     Args:
         before: The history as it was.
         after: The history with the test messages at its end.
-        text: What the test messages say.
+        texts: What the test messages say.
     """
-    kept = [message for message in after if message.content != text]
+    kept = [message for message in after if message.content not in texts]
     if not kept or len(kept) >= len(before) or kept != list(before[-len(kept) :]):
         message = f"no message was pushed out of a history of {len(after)}; a cap may come later"
         return WRITING.ok("history cap", message)

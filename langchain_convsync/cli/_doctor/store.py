@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 
 import redis
@@ -17,22 +18,36 @@ from langchain_convsync.stores import (
     Backlog,
     EventStore,
     RedisEventStore,
+    SQLiteEventStore,
 )
+from langchain_convsync.stores.served import serves
+from langchain_convsync.stores.sqlite.damage import checked_at, recovery
 
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
 _WORKER = "convsync worker MODULE:RUNNER"
-_DECIDE = "convsync retry PHONE or convsync discard PHONE"
+#: Seconds that a file is looked at.
+LONGEST_CHECK = 10.0
+_BY_HAND = "stop the bot, then run: sqlite3 FILE 'PRAGMA integrity_check'"
+_DECIDE = "convsync retry KEY or convsync discard KEY"
 
 
-def store(url: str | None) -> list[Finding]:
-    """Every finding about the store that ``--store`` or the environment names."""
+def store(url: str | None, addresses: Sequence[str] = ()) -> list[Finding]:
+    """Every finding about the store that ``--store`` or the environment names.
+
+    Args:
+        url: The store.
+        addresses: Where the API server's endpoints may be.
+    """
     url = optional_setting(url, "CONVSYNC_STORE_URL")
     if url is None:
         return [STORE.skipped("reachable", "none is named", _SET)]
     try:
         with closing(existing_store(url)) as opened:
-            return _opened(opened)
+            sound = soundness(opened.path) if isinstance(opened, SQLiteEventStore) else []
+            if any(finding.status == "failed" for finding in sound):
+                return sound
+            return [*_opened(opened, addresses), *sound]
     except ConfigurationError as error:
         return [STORE.failed("reachable", str(error), _SET)]
     except StoreFormatError as error:
@@ -40,20 +55,55 @@ def store(url: str | None) -> list[Finding]:
         advice = upgrade if error.is_newer else "then run doctor again"
         return [STORE.failed("format", str(error), advice)]
     except StoreUnavailableError as error:
-        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            return [STORE.failed("reachable", "the file is not a SQLite database", _SET)]
         return [STORE.failed("reachable", str(error), "mend that, then run doctor again")]
 
 
-def _opened(opened: EventStore) -> list[Finding]:
+def _opened(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
     run(opened.keys())
     kind = "Redis" if isinstance(opened, RedisEventStore) else "SQLite"
     return [
         STORE.ok("reachable", f"{kind} answers"),
         STORE.ok("format", f"its records have a format that is read here (up to {FORMAT_VERSION})"),
         *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
+        *_served(opened, addresses),
         *left(run(opened.backlog())),
     ]
+
+
+def soundness(path: str) -> list[Finding]:
+    """Whether a file can be read, all of it; nothing is written there, or to its log."""
+    try:
+        flaws, complete = checked_at(path, seconds=LONGEST_CHECK)
+    except sqlite3.Error as error:
+        return [STORE.skipped("damage", f"the file cannot be looked at: {error}", _BY_HAND)]
+    if any("not a database" in flaw for flaw in flaws):
+        message = f"{path} is not a SQLite database, or its beginning is overwritten"
+        return [
+            STORE.failed("reachable", message, f"{_SET}; if it is the right one: {recovery(path)}")
+        ]
+    if flaws:
+        message = f"{path} is damaged: {'; '.join(flaws)}"
+        return [STORE.failed("damage", message, recovery(path))]
+    if not complete:
+        message = f"none was found in {LONGEST_CHECK:.0f} s, and the file is larger than that"
+        return [STORE.skipped("damage", message, _BY_HAND)]
+    return [STORE.ok("damage", "every page, index and constraint of the file is sound")]
+
+
+def _served(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
+    """Whether the store is this API server's."""
+    if not addresses:
+        return []
+    served = run(serves(opened, addresses))
+    if served is None:
+        return [STORE.ok("API server", "it serves none yet: the first one that is used with it")]
+    if served:
+        return [STORE.ok("API server", "it serves the one that is configured")]
+    advice = (
+        "give each API server a store of its own; where it is the same one under another address: "
+        f"convsync adopt {addresses[0]}"
+    )
+    return [STORE.failed("API server", "it serves another one than is configured", advice)]
 
 
 def safety(opened: RedisEventStore) -> list[Finding]:
@@ -87,7 +137,7 @@ def left(backlog: Backlog) -> list[Finding]:
         findings.append(STORE.ok("left to do", "nothing"))
     if backlog.dead_letters:
         message = f"{backlog.dead_letters} events, writes or replies wait for your decision"
-        advice = f"convsync show PHONE and the log tell why; mend that first, then {_DECIDE}"
+        advice = f"convsync dead-letters tells whose and why; mend that first, then {_DECIDE}"
         findings.append(STORE.warning("dead letters", message, advice))
     else:
         findings.append(STORE.ok("dead letters", "none"))

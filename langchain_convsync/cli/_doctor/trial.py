@@ -57,6 +57,11 @@ class Trial:
         """The test message."""
         return f"{MARK} {self.mark}: a test message, please ignore it"
 
+    @property
+    def other_text(self) -> str:
+        """The one that follows it."""
+        return f"{MARK} {self.mark}: another test message, please ignore it"
+
     def read(self) -> Flow[Conversation]:
         """The conversation as it is now."""
         return self.api.get_conversation(self.found.spelling, self.bot_id, target=self._target())
@@ -77,10 +82,14 @@ class Trial:
             carried=carried,
         )
 
-    def post(self, key: str) -> Flow[PartialConversation]:
-        """The test message, as the bot's."""
+    def post(self, key: str, text: str | None = None) -> Flow[PartialConversation]:
+        """A test message, as the bot's."""
         return self.api.add_message(
-            self.before.session_id, "bot", self.text, target=self._target(), idempotency_key=key
+            self.before.session_id,
+            "bot",
+            text or self.text,
+            target=self._target(),
+            idempotency_key=key,
         )
 
     def key(self) -> str:
@@ -145,17 +154,25 @@ def _history(trial: Trial) -> Flow[list[Finding]]:
         yield from trial.post(key)
     except APIStatusError as error:
         refused = error
+    taken = True
+    try:
+        yield from trial.post(trial.key(), trial.other_text)
+    except APIStatusError:  # as above, perhaps: it tells nothing of what is kept
+        taken = False
     read = yield from trial.read()
-    stored = _count(trial, read)
+    stored, kept = _count(trial, read), trial.other_text in {m.content for m in read.messages}
+    if stored and taken and not kept:  # some servers keep the first message only
+        by_sync = yield from _history_by_sync(trial, read, echoed=True)
+        return [by_sync, (yield from _repeated_sync(trial))]
     if stored:
-        trial.left.append(_messages(trial, stored))
+        trial.left.append(_messages(trial, stored + kept))
         repeated = judge.idempotency(times=stored, refused=refused)
         return [
             judge.history(stored=True, echoed=True),
-            judge.cap(before.messages, read.messages, trial.text),
+            judge.cap(before.messages, read.messages, {trial.text, trial.other_text}),
             repeated,
         ]
-    findings = [judge.cap(before.messages, echo.messages, trial.text)]
+    findings = [judge.cap(before.messages, echo.messages, {trial.text})]
     findings.insert(0, (yield from _history_by_sync(trial, read, echoed=_count(trial, echo) > 0)))
     findings.append((yield from _repeated_sync(trial)))
     return findings
@@ -167,7 +184,9 @@ def _history_by_sync(trial: Trial, read: Conversation, *, echoed: bool) -> Flow[
     history = [*read.entries, entry]
     yield from trial.sync(carried={**trial.rest(read), "previousMessages": history})
     read = yield from trial.read()
-    if not (stored := _count(trial, read)):
+    if (stored := _count(trial, read)) < len(
+        [m for m in history if m.get("content") == trial.text]
+    ):
         return judge.history(stored=False, echoed=echoed)
     trial.left.append(_messages(trial, stored))
     return judge.history(stored=False, echoed=echoed, by_sync=True)

@@ -67,6 +67,10 @@ class Keys:
             f"{kind}={_hash(self.secret, 'fact', kind, facts[kind])[:16]}" for kind in sorted(facts)
         )
 
+    def server(self, address: str) -> str:
+        """The name of an API server, by which a store knows whose conversations it holds."""
+        return _hash(self.secret, "server", address)[:32]
+
     def claim(self, namespace: str, event_id: str) -> str:
         """Both the event key and the conversation key of an event that is claimed by itself.
 

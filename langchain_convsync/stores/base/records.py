@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 from langchain_convsync.stores.base.keys import Keys
 
 #: A store of a newer format is refused. Within one format, processes of different versions may work
-#: on one store while they are upgraded one by one: what is stored as JSON gains fields only, and
-#: readers ignore those that they do not know. Whatever else changes makes a new format.
+#: on one store while they are upgraded one by one: what is stored as JSON gains fields only, as do
+#: Redis' hashes, and tables gain columns that may be null; readers ignore what they do not know.
+#: Whatever else changes makes a new format.
 FORMAT_VERSION = 1
 #: Seconds that a finished event is remembered: longer than any sender repeats it.
 RETENTION = 7 * 24 * 3600.0
@@ -19,7 +20,13 @@ REPLIES_KEPT = 3600.0
 #: Seconds that a snapshot is kept at most: as long as a session lives.
 LONGEST_SNAPSHOT = 24 * 3600.0
 
+#: As many characters are kept of why a queue's work waits.
+LONGEST_WHY = 300
+
 QueueName: TypeAlias = Literal["inbox", "outbox", "replies"]
+#: Which API servers a store serves after it was told one: that one if it served none yet; that one,
+#: too; only that one.
+Adopt: TypeAlias = Literal["first", "also", "only"]
 EventState: TypeAlias = Literal["queued", "done", "dead"]
 
 
@@ -322,6 +329,19 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterPage:
+    """Some of a store's dead letters.
+
+    Attributes:
+        letters: In any order; but of a conversation's operations those that died first come first.
+        next: The page that follows; None behind the last one.
+    """
+
+    letters: tuple[DeadLetter, ...] = ()
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     """One queue of a conversation, seen from outside.
 
@@ -329,6 +349,10 @@ class QueueView:
         depth: How many events or operations are in it.
         due_in: As :meth:`EventStore.due` answers it.
         held_until: The end of its lease, lapsed or not; None when it was given back.
+        held_since: When that lease was acquired; None when it was given back.
+        why: Why its work waits, as the last :meth:`EventStore.release` told it; None where it told
+            nothing, or something was done since.
+        since: Since when that is why.
         cursor: How far the first of its operations has come.
         operations: Its first operations.
         anchor: JSON noted by the last confirmed operation of that queue.
@@ -337,6 +361,9 @@ class QueueView:
     depth: int = 0
     due_in: float | None = None
     held_until: float | None = None
+    held_since: float | None = None
+    why: str | None = None
+    since: float | None = None
     cursor: Cursor | None = None
     operations: tuple[Operation, ...] = ()
     anchor: str | None = field(default=None, repr=False)
@@ -352,11 +379,13 @@ class ConversationView:
         turns: How many turns were committed so far, since it was idle for long.
         paused_until: Until when a human has it; None when the agent answers.
         events: The first events in its inbox.
+        running: How many turns of its account run now.
     """
 
     conversation_key: str
     now: float
     turns: int = 0
+    running: int = 0
     paused_until: float | None = None
     events: tuple[QueuedEvent, ...] = ()
     inbox: QueueView = QueueView()
@@ -373,12 +402,14 @@ class Load:
         queue: The queue.
         conversations: How many of its conversations have work there.
         due_in: Seconds until the first of them is due; negative for how long it is overdue.
+        held: Whether a worker has that one; then it is due when its lease ends.
     """
 
     account: str
     queue: QueueName
     conversations: int
     due_in: float
+    held: bool = False
 
 
 Done: TypeAlias = Literal["done", "already", "fenced"]

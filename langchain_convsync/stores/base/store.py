@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
-from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.stores.base.keys import AccountKey, Keys
 from langchain_convsync.stores.base.records import (
     DEFAULT_RULES,
     Accepted,
     AcceptRules,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -20,6 +21,7 @@ from langchain_convsync.stores.base.records import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Lease,
@@ -40,9 +42,9 @@ class EventStore(Protocol):
     def keys(self) -> Io[Keys]:
         """The store's names for events and conversations; creates the store's secret once.
 
-        The same object again, for as long as this is the store that was opened. Where Redis turns
-        out to have been emptied, an operation raises StoreChangedError, and the next call answers
-        the names of what is there now.
+        The same object again, for as long as this is the store that was opened. Where it turns out
+        to have been emptied or replaced, an operation raises StoreChangedError, and the next call
+        answers the names of what is there now.
         """
         ...
 
@@ -61,6 +63,16 @@ class EventStore(Protocol):
 
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """Every account that :meth:`account` was asked for, and what is known of it."""
+        ...
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """The API servers whose conversations this store holds, in alphabetical order.
+
+        Args:
+            server: One that is served from now on, see :meth:`Keys.server`; empty only looks.
+            adopt: ``first`` adds it where none is known yet, ``also`` to those that are, ``only``
+                forgets the others.
+        """
         ...
 
     def accept(
@@ -266,6 +278,7 @@ class EventStore(Protocol):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """Give a queue back; False when the lease was lost already.
 
@@ -278,6 +291,11 @@ class EventStore(Protocol):
         the head event instead. The queue is due again after ``delay`` seconds, or after the delay
         that :meth:`retry` set if that is later, if it has work. Changes nothing after the queue
         was given back by :meth:`commit_turn` or an earlier release.
+
+        ``why`` tells an operator why the work still waits: one short line (see
+        :data:`LONGEST_WHY`; more is cut off) without a word or a number of the customer's. It is
+        kept until something is done: a commit, a confirmed part, a dead letter, or a release that
+        tells another reason or none. The same reason again is one since it was told first.
         """
         ...
 
@@ -362,6 +380,25 @@ class EventStore(Protocol):
         """
         ...
 
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """All dead letters of the store, or of an account, one page after the other.
+
+        A page costs what it tells, however many conversations and dead letters there are. What is
+        decided meanwhile is told no more; what becomes a dead letter meanwhile may be told, and an
+        operation may be told twice.
+
+        Args:
+            page: As the page before names it; empty for the first one.
+            account_key: Of this account only.
+            most: About so many, 1 to 1,000: Redis tells the operations of a conversation together.
+
+        Raises:
+            ValueError: ``page`` is no page of this store.
+        """
+        ...
+
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """Give a dead letter back to the workers, under a new id, which is answered.
 
@@ -420,14 +457,5 @@ class EventStore(Protocol):
         ...
 
 
-def checked_store(store: EventStore) -> EventStore:
-    """The store that was passed.
-
-    Raises:
-        ConfigurationError: It is not a store; a URL, for example.
-    """
-    given: object = store  # whatever the annotation says
-    if not hasattr(given, "acquire"):
-        message = 'store must be an event store: SQLiteEventStore("…") or RedisEventStore("…")'
-        raise ConfigurationError(message)
-    return store
+#: A store, or the URL or path of one, as :func:`langchain_convsync.stores.open_store` takes it.
+StoreLike: TypeAlias = EventStore | str | os.PathLike[str]

@@ -12,6 +12,7 @@ import redis.asyncio
 
 from langchain_convsync import _forks, telemetry
 from langchain_convsync import _platform as platform
+from langchain_convsync._checked import CountOrZero, Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
@@ -19,10 +20,12 @@ from langchain_convsync.stores.base import (
     FORMAT_VERSION,
     REPLIES_KEPT,
     RETENTION,
+    SHARDS,
     Accepted,
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -30,6 +33,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Keys,
@@ -50,6 +54,7 @@ from langchain_convsync.stores.checks import (
     check_meta,
     check_most,
     check_names,
+    check_page,
     check_queue,
     decoded,
     in_milliseconds,
@@ -58,6 +63,7 @@ from langchain_convsync.stores.checks import (
     renewed_id,
     snapshot_life,
     turn_of,
+    why_line,
 )
 from langchain_convsync.stores.redis.clients import (
     AsyncClient,
@@ -79,6 +85,7 @@ from langchain_convsync.stores.redis.wire import (
     as_cursor,
     as_dead_letter,
     as_load,
+    as_servers,
     as_text,
     as_tool_call,
     as_view,
@@ -95,7 +102,11 @@ from langchain_convsync.stores.redis.wire import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
-_READS = frozenset({"due", "backlog", "loads", "accounts", "view", "dead_letters"})
+_READS = frozenset(
+    {"due", "backlog", "loads", "accounts", "view", "dead_letters", "dead_letter_page"}
+)
+#: The place before all dead letters of a shard: an index, and what of it was told last.
+_FIRST = "dead_operations 0 "
 #: What this process has warned of: a server, by its id, and what to change about it.
 _warned: set[tuple[str, str]] = set()
 _warned_lock = _forks.lock()
@@ -131,9 +142,8 @@ class RedisEventStore(_forks.Unpicklable):
             ``cs:`` in every key. ``redis://host/0?namespace=staging`` says the same.
 
     Raises:
-        ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL, or
-            the namespace is not one that keys can hold.
-        ValueError: ``wait_replicas`` is negative.
+        ConfigurationError: Neither a URL nor a blocking client is given, it is not a Redis URL,
+            the namespace is not one that keys can hold, or ``wait_replicas`` is negative.
 
     While a failover goes on, calls raise :class:`StoreUnavailableError`; later ones find the new
     primary by themselves. A call that raised may have taken effect, and is safe to repeat.
@@ -143,23 +153,19 @@ class RedisEventStore(_forks.Unpicklable):
     one when such an acquire is repeated with it.
     """
 
+    @checked
     def __init__(
         self,
         url: str | None = None,
         *,
         client: BlockingClient | None = None,
         async_client: AsyncClient | None = None,
-        retention: float = RETENTION,
-        replies_kept: float = REPLIES_KEPT,
-        wait_replicas: int = 0,
+        retention: Seconds = RETENTION,
+        replies_kept: Seconds = REPLIES_KEPT,
+        wait_replicas: CountOrZero = 0,
         clock: Callable[[], float] | None = None,
         namespace: str | None = None,
     ) -> None:
-        if wait_replicas < 0:
-            message = (
-                f"wait_replicas={wait_replicas}: pass the number of replicas to wait for, or 0"
-            )
-            raise ValueError(message)
         self._clients = RedisClients(url, client, async_client)
         namespace = self._clients.namespace if namespace is None else namespace
         self._root = root_of(check_namespace(namespace))
@@ -190,6 +196,11 @@ class RedisEventStore(_forks.Unpicklable):
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """See :meth:`EventStore.accounts`."""
         return Steps(partial(self._answer, "accounts", self._shard_keys(None)[:1], [], as_accounts))
+
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """See :meth:`EventStore.serve`."""
+        sent = to_bytes([server, adopt])
+        return Steps(partial(self._answer, "serve", self._shard_keys(None)[:1], sent, as_servers))
 
     def accept(
         self,
@@ -345,11 +356,13 @@ class RedisEventStore(_forks.Unpicklable):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
         arguments: list[Argument] = [milliseconds(delay), failed, "" if held is None else held]
+        arguments += [optional(why_line(why))]
         return self._under(lease, "release", [*arguments, *confirmed(done)], bool)
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
@@ -397,6 +410,14 @@ class RedisEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.dead_letters`."""
         check_most(most)
         return Steps(lambda: self._dead_letters(conversation_key, most))
+
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """See :meth:`EventStore.dead_letter_page`."""
+        check_page(page, r"[0-9]{2} (dead_operations|dead) [0-9.e+-]{1,32} [^ ]*")
+        check_most(most)
+        return Steps(lambda: self._dead_letter_page(page, account_key, most))
 
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""
@@ -529,6 +550,27 @@ class RedisEventStore(_forks.Unpicklable):
             found += yield from self._run_or_mend("dead_letters", keys, sent)
         found.sort(key=lambda entry: entry[:4])  # of a cluster's shards, each told its oldest
         return tuple(map(as_dead_letter, found[:most]))
+
+    def _dead_letter_page(
+        self, page: str, account_key: AccountKey | None, most: int
+    ) -> Flow[DeadLetterPage]:
+        """Shard by shard, since an account has one, and a script of a cluster can look at one."""
+        yield from self._opened()
+        first, _, behind = page.partition(" ")
+        start = int(account_key[:2]) if account_key else 0
+        for shard in range(int(first or start), start + 1 if account_key else SHARDS):
+            keys = [self._shard_keys(None)[shard]]
+            sent = to_bytes([account_key or "", most, *(behind or _FIRST).split(" ")])
+            found, place = yield from self._run("dead_letter_page", keys, sent)
+            letters, behind = tuple(map(as_dead_letter, found)), ""
+            if place:
+                rest = " ".join(map(decoded, place))
+                return DeadLetterPage(letters=letters, next=f"{shard:02d} {rest}")
+            if letters:
+                last = account_key is not None or shard == SHARDS - 1
+                following = None if last else f"{shard + 1:02d} {_FIRST}"
+                return DeadLetterPage(letters=letters, next=following)
+        return DeadLetterPage()
 
     def _forget(self, keys: list[bytes], conversation_key: str) -> Flow[bool]:
         yield from self._opened()

@@ -13,7 +13,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.cluster import PipelineCommand
 
-from langchain_convsync import _forks
+from langchain_convsync import _forks, _machine
 from langchain_convsync._flow import Flow, Io, running_loop, sleep
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreUnavailableError
 from langchain_convsync.settings import required_setting
@@ -59,7 +59,6 @@ _HINTS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ),
     ((redis.ConnectionError,), "check that it runs, and host, port and TLS (rediss://) of the URL"),
     ((redis.ReadOnlyError,), "it is a replica; connect to the primary"),
-    ((redis.OutOfMemoryError,), "raise maxmemory; it must not evict (maxmemory-policy noeviction)"),
     (
         (redis.exceptions.NoPermissionError,),
         "its ACL must allow the keys cs:* and the scripts' commands",
@@ -289,5 +288,7 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:
-    hint = next((hint for kinds, hint in _HINTS if isinstance(error, kinds)), "see the cause")
+    hint = _machine.noticed(error) or next(
+        (hint for kinds, hint in _HINTS if isinstance(error, kinds)), "see the cause"
+    )
     return StoreUnavailableError(f"Redis did not do its work ({error}): {hint}")

@@ -29,7 +29,9 @@ from langchain_convsync.stores.base import (
 from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
 
 #: The scripts that operators need.
-OPERATORS = frozenset({"view", "dead_letters", "requeue", "discard", "forget", "finished"})
+OPERATORS = frozenset(
+    {"view", "dead_letters", "dead_letter_page", "requeue", "discard", "forget", "finished"}
+)
 #: The scripts that compare facts.
 COMPARING = frozenset({"account", "accept", "find"})
 Argument: TypeAlias = str | bytes | int
@@ -178,6 +180,11 @@ def as_accounts(answer: Sequence[bytes]) -> dict[AccountKey, str]:
     }
 
 
+def as_servers(answer: Sequence[bytes]) -> tuple[str, ...]:
+    """The names of API servers in a script's answer."""
+    return tuple(sorted(map(decoded, answer)))
+
+
 def as_accepted(answer: Any) -> Accepted:
     """What became of an event, from the script's answer."""
     status, conversation_key, event_key, state, outcome, differs, due_in, acquired = answer
@@ -195,16 +202,18 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, inbox, outbox, replies = answer
+    conversation_key, now, turns, paused_until, events, running, *queues = answer
+    inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
         now=int(now) / 1000,
         turns=int(turns or 0),
         paused_until=_seconds(paused_until),
         events=tuple(_event(*event) for event in events),
-        inbox=_queue(inbox),
-        outbox=_queue(outbox),
-        replies=_queue(replies),
+        running=int(running),
+        inbox=inbox,
+        outbox=outbox,
+        replies=replies,
     )
 
 
@@ -226,21 +235,25 @@ def as_dead_letter(answer: Any) -> DeadLetter:
 
 def as_load(answer: Any) -> Load:
     """What an account has to do, in a script's answer."""
-    due_in, account, queue, conversations = answer
+    due_in, account, queue, conversations, held = answer
     return Load(
         account=decoded(account),
         queue=queue.decode(),
         conversations=int(conversations),
         due_in=int(due_in) / 1000,
+        held=bool(held),
     )
 
 
 def _queue(answer: Any) -> QueueView:
-    depth, due_in, until, cursor, operations, anchor = answer
+    depth, due_in, until, held_since, why, since, cursor, operations, anchor = answer
     return QueueView(
         depth=int(depth),
         due_in=_seconds(due_in),
         held_until=_seconds(until),
+        held_since=_seconds(held_since),
+        why=as_text(why),
+        since=_seconds(since),
         cursor=as_cursor(cursor),
         operations=_operations(operations),
         anchor=as_text(anchor),

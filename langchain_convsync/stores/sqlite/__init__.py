@@ -8,16 +8,22 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from langchain_convsync import _forks, telemetry
+from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync import _platform as platform
+from langchain_convsync._checked import Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
-from langchain_convsync.errors import ClosedError, StoreError, StoreUnavailableError
+from langchain_convsync.errors import (
+    ClosedError,
+    ConvSyncError,
+    StoreChangedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
     REPLIES_KEPT,
@@ -26,6 +32,7 @@ from langchain_convsync.stores.base import (
     AcceptRules,
     AccountKey,
     Acquired,
+    Adopt,
     Backlog,
     Commit,
     Committed,
@@ -33,6 +40,7 @@ from langchain_convsync.stores.base import (
     ConversationView,
     Cursor,
     DeadLetter,
+    DeadLetterPage,
     Done,
     KeptCall,
     Keys,
@@ -42,6 +50,7 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.batches import Batches
+from langchain_convsync.stores.changed import check_names_of
 from langchain_convsync.stores.checks import (
     account_of,
     call_key,
@@ -51,18 +60,35 @@ from langchain_convsync.stores.checks import (
     check_line,
     check_most,
     check_names,
+    check_page,
     check_queue,
     in_milliseconds,
     milliseconds,
+    why_line,
 )
 from langchain_convsync.stores.sqlite import events, operators, queues, work
+from langchain_convsync.stores.sqlite.damage import (
+    LOOK_PERIOD,
+    READ_ERRORS,
+    Latch,
+    checked_at,
+    is_cut_log,
+    is_damage,
+    may_be_damage,
+)
 from langchain_convsync.stores.sqlite.file import (
     MEMORY,
     StoreClock,
-    connect,
+    begin_writing,
     empty_log,
     path_of,
-    prepare,
+)
+from langchain_convsync.stores.sqlite.opened import (
+    LOOK_OVER,
+    NotTheSameError,
+    OpenFile,
+    State,
+    wait_until_written,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
@@ -76,6 +102,16 @@ LOG_PERIOD = 60_000
 #: Seconds between tries to empty the log while others use the file: 5 in all.
 LOG_PAUSES = (0.0, 0.02, 0.08, 0.3, 1.0, 1.8, 1.8)
 
+_CHANGED = (
+    "The file %s is not the store that was opened: it was deleted, replaced, truncated or "
+    "overwritten. What was not done yet is lost, unless it stands in the file that is there now, "
+    "and messages that are delivered again may be new ones. Stop every process before a file is "
+    "replaced or restored"
+)
+_EMPTY = (
+    "The event store %s was there and empty, and is begun as a new one. If it held work, it was "
+    "truncated, by a power cut or a copy that failed: stop, and restore a backup"
+)
 T = TypeVar("T")
 #: What is done in a transaction.
 Step: TypeAlias = Callable[[Transaction], Any]
@@ -91,6 +127,11 @@ class SQLiteEventStore(_forks.Unpicklable):
     transaction under way, and both open the file anew, since SQLite's own connections and locks do
     not survive one. That holds for ``os.fork`` and whatever calls Python's hooks for it.
 
+    A file that is deleted, replaced or emptied under running processes is noticed by their next
+    step, which raises :class:`StoreChangedError`; the same call again works in what is there now.
+    One that is damaged raises :class:`StoreDamagedError` from every step, until it is another one
+    or is found sound.
+
     Args:
         path: The file, on a local disk; its folder must exist.
         retention: Seconds that finished events and idle conversations are remembered.
@@ -102,12 +143,13 @@ class SQLiteEventStore(_forks.Unpicklable):
         ConfigurationError: ``path`` is a URL, or names a server.
     """
 
+    @checked
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        retention: float = RETENTION,
-        replies_kept: float = REPLIES_KEPT,
+        retention: Seconds = RETENTION,
+        replies_kept: Seconds = REPLIES_KEPT,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._path = path_of(path)
@@ -116,8 +158,11 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._log_is_stale, self._log_emptied, self._sweeps_at = False, -LOG_PERIOD, 0
         self._clock = StoreClock(clock or monotonic, clock or platform.wall)
         self._lock = _forks.lock()
-        self._sql: sqlite3.Connection | None = None
-        self._keys, self._base = Keys(b""), 0
+        self._file: OpenFile | None = None
+        self._keys = Keys(b"")
+        self._latch, self._looked_over = Latch(self._path), -LOOK_PERIOD
+        #: Whether what was open before is gone, and no step was told yet.
+        self._is_another = False
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = self._rests = False
@@ -147,6 +192,10 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.accounts`."""
         return self._step(events.accounts)
 
+    def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
+        """See :meth:`EventStore.serve`."""
+        return self._step(lambda tx: events.serve(tx, server, adopt))
+
     def accept(
         self,
         event: NewEvent,
@@ -157,7 +206,12 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.accept`."""
         check_event(event)
         by, rules_ms = token or platform.token(8), in_milliseconds(rules)
-        return self._step(lambda tx: events.accept(tx, event, rules_ms, by=by, token=token or None))
+
+        def accepted(tx: Transaction) -> Accepted:
+            check_names_of(event.names, self._keys)
+            return events.accept(tx, event, rules_ms, by=by, token=token or None)
+
+        return self._step(accepted)
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
@@ -276,13 +330,16 @@ class SQLiteEventStore(_forks.Unpicklable):
         failed: bool = False,
         held: int | None = None,
         done: Confirmed | None = None,
+        why: str | None = None,
     ) -> Io[bool]:
         """See :meth:`EventStore.release`."""
         if done is not None:
             check_queue(lease)
-        wait = milliseconds(delay)
+        wait, line = milliseconds(delay), why_line(why)
         return self._step(
-            lambda tx: work.release(tx, lease, delay=wait, failed=failed, held=held, done=done)
+            lambda tx: work.release(
+                tx, lease, delay=wait, failed=failed, held=held, done=done, why=line
+            )
         )
 
     def record_echo(self, conversation_key: str, note: str) -> Io[bool]:
@@ -332,6 +389,14 @@ class SQLiteEventStore(_forks.Unpicklable):
         check_most(most)
         return self._step(lambda tx: operators.dead_letters(tx, conversation_key, most))
 
+    def dead_letter_page(
+        self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
+    ) -> Io[DeadLetterPage]:
+        """See :meth:`EventStore.dead_letter_page`."""
+        check_page(page, r"(operations|events) -?[0-9]{1,19}")
+        check_most(most)
+        return self._step(lambda tx: operators.dead_letter_page(tx, page, account_key, most))
+
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""
         call_key(letter, "requeue", token)  # refuses a malformed key, or an empty token
@@ -365,19 +430,28 @@ class SQLiteEventStore(_forks.Unpicklable):
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
-            if self._sql is not None:
-                self._warn_of_loss(self._sql)
+            if self._file is not None:
+                self._warn_of_loss(self._file.sql)
                 self._close_file()
         if thread is not None:
             thread.shutdown()
 
     async def aclose(self) -> None:
         """See :meth:`EventStore.aclose`."""
-        await running_loop().run_in_executor(None, self.close)
+        try:
+            closing = running_loop().run_in_executor(None, self.close)
+        except RuntimeError as error:  # no thread is to be had
+            if not _machine.noticed(error):
+                raise
+            self.close()
+        else:
+            await closing
 
     def reopen(self) -> None:
         """See :meth:`EventStore.reopen`."""
         with self._lock:
+            if self._closed and self._path != MEMORY:
+                self._keys = Keys(b"")  # what lies there now is as good as any other
             self._closed = False
 
     def _rest(self) -> None:
@@ -401,20 +475,20 @@ class SQLiteEventStore(_forks.Unpicklable):
         """In a forked child: the copy of a memory would be worked on twice."""
         if self._end is not None:
             self._end.detach()
-        _forks.abandon(self._sql, self._thread)
-        self._sql = self._thread = self._end = None
+        _forks.abandon(self._file, self._thread)
+        self._file = self._thread = self._end = None
         self._batches = Batches(most=1, pause=GROUP_PAUSE)
 
-    def _close_file(self) -> None:
-        if self._sql is not None:
-            self._sql.close()
-            self._sql = None
+    def _close_file(self, state: State | None = None) -> bool:
+        """Whether nothing is lost by it, although it was not the store any more."""
+        file, self._file = self._file, None
         if self._end is not None:
             self._end.detach()
             self._end = None
+        return file is not None and file.let_go(state or file.state())
 
     def _named(self) -> Flow[Keys]:
-        if self._sql is None:
+        if self._file is None:
             yield from self._step(lambda _tx: None)
         return self._keys
 
@@ -429,16 +503,23 @@ class SQLiteEventStore(_forks.Unpicklable):
         return self._batches.ask(operation, self._on_own_thread)
 
     async def _on_own_thread(self, operations: Sequence[Step]) -> list[Any]:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._transact_all, operations)
+        return await self._begun(self._transact_all, operations)
+
+    def _begun(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Work that the store's own thread does, once it can be started."""
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._own_thread(), work, *arguments)
+        except RuntimeError as error:
+            if not (advice := _machine.noticed(error)):
+                raise
+            raise self._unavailable(error, advice) from error
 
     def _empty_log(self) -> bool:
-        with self._lock, self._driver_errors_translated():
-            return empty_log(self._opened())
+        return self._work(lambda opened: empty_log(opened.sql))
 
     async def _aempty_log(self) -> bool:
-        loop, thread = asyncio.get_running_loop(), self._own_thread()
-        return await loop.run_in_executor(thread, self._empty_log)
+        return await self._begun(self._empty_log)
 
     def _transact_all(self, operations: Sequence[Step]) -> list[Any]:
         """The same where one that fails costs the others of its transaction nothing."""
@@ -459,24 +540,32 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
-        with self._lock, self._driver_errors_translated():
-            sql = self._opened()
-            sql.execute("BEGIN IMMEDIATE")
-            with sql:
-                ticks = round(self._clock.monotonic() * 1000)
-                now, before, answers = self._base + ticks, sql.total_changes, []
-                times = (now, self._retention, self._replies_kept)
-                if now >= self._sweeps_at:
-                    self._sweep(Transaction(sql, *times), len(operations))
-                for operation in operations:
-                    tx = Transaction(sql, *times)
-                    answers.append(operation(tx))
-                    tx.flush()
-                if sql.total_changes != before:  # an idle poll writes nothing
-                    sql.execute("INSERT OR REPLACE INTO meta VALUES ('seen', ?)", (now,))
-            if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
-                self._log_is_stale, self._log_emptied = not empty_log(sql), now
-            return answers
+        asked = monotonic()
+        return self._work(
+            lambda opened: self._transacted(opened, operations, waited=monotonic() - asked)
+        )
+
+    def _transacted(
+        self, opened: OpenFile, operations: Sequence[Step], *, waited: float
+    ) -> list[Any]:
+        sql = opened.sql
+        begin_writing(sql, waited)
+        with sql:
+            opened.check()
+            ticks = round(self._clock.monotonic() * 1000)
+            now, before, answers = opened.base + ticks, sql.total_changes, []
+            times = (now, self._retention, self._replies_kept)
+            if now >= self._sweeps_at:
+                self._sweep(Transaction(sql, *times), len(operations))
+            for operation in operations:
+                tx = Transaction(sql, *times)
+                answers.append(operation(tx))
+                tx.flush()
+            if sql.total_changes != before:  # an idle poll writes nothing
+                opened.note(now)
+        if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
+            self._log_is_stale, self._log_emptied = not empty_log(sql), now
+        return answers
 
     def _sweep(self, tx: Transaction, operations: int) -> None:
         if events.sweep(tx, operations):
@@ -484,30 +573,113 @@ class SQLiteEventStore(_forks.Unpicklable):
         else:
             self._sweeps_at = tx.now + SWEEP_PERIOD
 
-    @contextmanager
-    def _driver_errors_translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            message = (
-                f"the event store {self._path} did not do its work ({error}): check that its "
-                "folder exists, is writable and has space, and that no other program locks the file"
-            )
-            raise StoreUnavailableError(message) from error
+    def _work(self, work: Callable[[OpenFile], T]) -> T:
+        """What some work on the open file comes to, if it is still the one that was opened.
 
-    def _opened(self) -> sqlite3.Connection:
+        Raises:
+            StoreChangedError: It is not; the same call again works in what is there now.
+            StoreDamagedError: It cannot be read.
+            StoreUnavailableError: SQLite refused.
+        """
+        with self._lock:
+            while True:
+                try:
+                    return work(self._opened())
+                except NotTheSameError as found:
+                    self._leave(found.state)
+                except ConvSyncError:
+                    raise
+                except Exception as error:
+                    if (state := self._state()) == "same":
+                        raise self._reason(error) from error
+                    self._leave(state)
+
+    def _state(self) -> State:
+        return "same" if self._file is None else self._file.state()
+
+    def _leave(self, state: State) -> None:
+        """Let go of a file that is not the store any more; the next step opens what is there."""
+        if state == "damaged":
+            raise self._damaged("it was cut off, or overwritten by what is no store")
+        if self._close_file(state):
+            logger.warning(
+                "The log of %s was removed while it was in use; nothing is lost",
+                self._path,
+            )
+            return
+        if not self._is_another:
+            telemetry.count("stores_changed")
+            logger.error(_CHANGED, self._path)
+        self._is_another = True
+        wait_until_written(self._path)
+
+    def _reason(self, error: Exception) -> Exception:
+        """What to raise for what went wrong in a file that is still the same one."""
+        if advice := _machine.noticed(error):
+            return self._unavailable(error, advice)
+        if is_damage(error) or (self._file is not None and is_cut_log(error)):
+            return self._damaged(str(error))
+        if self._file is not None and may_be_damage(error) and (flaw := self._flaw()):
+            return self._damaged(flaw)
+        if not isinstance(error, sqlite3.Error | OSError):
+            return error
+        if is_cut_log(error):
+            return StoreUnavailableError(
+                f"the event store {self._path} was overwritten, and another process holds it open "
+                "as it was before: it can be opened once that process has noticed"
+            )
+        return self._unavailable(
+            error,
+            "check that its folder exists, is writable and has space, and that no other program "
+            "locks the file",
+        )
+
+    def _unavailable(self, error: Exception, advice: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"the event store {self._path} did not do its work ({error}): {advice}"
+        )
+
+    def _damaged(self, flaw: str) -> Exception:
+        self._close_file()
+        return self._latch.close(flaw)
+
+    def _flaw(self) -> str:
+        """What is damaged, where that explains an error; looked for once in a while."""
+        if self._path == MEMORY or monotonic() < self._looked_over + LOOK_PERIOD:
+            return ""
+        self._looked_over = monotonic()
+        try:
+            return "; ".join(checked_at(self._path, seconds=LOOK_OVER).flaws)
+        except READ_ERRORS:
+            return ""
+
+    def _opened(self) -> OpenFile:
         self._check_open()
-        if self._sql is None:
-            sql = connect(self._path)
-            try:
-                key, self._base = prepare(sql, self._clock, self._keys.secret)
-            except BaseException:  # whatever it is, the file must not stay open
-                sql.close()
-                raise
+        self._latch.check()
+        if self._file is None:
+            opened = OpenFile.at(self._path, self._clock, self._keys.secret)
             # A store may never be closed: its file is closed with the object, or at the end.
-            self._end = weakref.finalize(self, _closed_at_rest, sql, self._lock)
-            self._keys, self._sql = Keys(key), sql
-        return self._sql
+            self._end = weakref.finalize(self, _closed_at_rest, opened, self._lock)
+            self._file, self._sweeps_at = opened, 0
+            if opened.is_new:
+                logger.warning(_EMPTY, self._path)
+            if self._keys.secret and self._keys.secret != opened.key and not self._is_another:
+                telemetry.count("stores_changed")
+                logger.error(_CHANGED, self._path)
+                self._is_another = True
+            self._keys = Keys(opened.key)
+            if self._is_another:
+                self._is_another = False
+                message = (
+                    f"the event store {self._path} is not the one that was opened; the same call "
+                    "again works in what is there now"
+                )
+                raise StoreChangedError(message)
+        return self._file
+
+    @property
+    def _sql(self) -> sqlite3.Connection | None:
+        return None if self._file is None else self._file.sql
 
     def _own_thread(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -536,6 +708,6 @@ class SQLiteEventStore(_forks.Unpicklable):
             )
 
 
-def _closed_at_rest(sql: sqlite3.Connection, lock: threading.Lock) -> None:
+def _closed_at_rest(opened: OpenFile, lock: threading.Lock) -> None:
     with lock:  # at the end of the process, a worker may be in the middle of an operation
-        sql.close()
+        opened.let_go(opened.state())

@@ -1,6 +1,6 @@
 """Events in SQLite: accepting them, changing them, and committing the turn that answers them.
 
-Says the same as ``account``, ``accounts``, ``accept``, ``amend``, ``alias``, ``commit``,
+Says the same as ``account``, ``accounts``, ``serve``, ``accept``, ``amend``, ``alias``, ``commit``,
 ``begin_call`` and ``end_call`` among the Redis scripts.
 """
 
@@ -14,6 +14,7 @@ from langchain_convsync.stores import facts
 from langchain_convsync.stores.base import (
     Accepted,
     AccountKey,
+    Adopt,
     Commit,
     Committed,
     HeldEvent,
@@ -204,7 +205,9 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         tx.now + lives if lives else None,
         conversation,
     )
-    turn.until = turn.pos = None
+    turn.give_back()
+    turn.waits(None, 0)
+    turn.pos = None
     if commit.held is not None:
         _hold(tx, conversation, commit.held, by)
     tx.moved(conversation, "inbox")
@@ -277,6 +280,17 @@ def accounts(tx: Transaction) -> dict[AccountKey, str]:
     """Every account that a source has named, and what is known of it."""
     rows = tx.all("SELECT name, facts FROM account_names WHERE facts IS NOT NULL")
     return {AccountKey(row["name"]): row["facts"] for row in rows}
+
+
+def serve(tx: Transaction, server: str, adopt: Adopt) -> tuple[str, ...]:
+    """The API servers whose conversations the store holds."""
+    if adopt == "only":
+        tx.do("DELETE FROM meta WHERE name LIKE 'server %' AND value IS NOT ?", server)
+    known = [row["value"] for row in tx.all("SELECT value FROM meta WHERE name LIKE 'server %'")]
+    if server and server not in known and (adopt != "first" or not known):
+        tx.do("INSERT INTO meta VALUES (?, ?)", f"server {server}", server)
+        known.append(server)
+    return tuple(sorted(known))
 
 
 def _known(tx: Transaction, event_key: str) -> Any:
@@ -373,7 +387,8 @@ def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
         )
     tx.moved(conversation, "inbox")
     emptied = tx.moved(name, "inbox")
-    emptied.until, emptied.pos = None, None
+    emptied.give_back()
+    emptied.pos = None
     expire_if_idle(tx, name)
 
 

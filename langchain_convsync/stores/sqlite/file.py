@@ -6,11 +6,12 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_convsync._flow import monotonic
 from langchain_convsync._platform import token_bytes
@@ -31,8 +32,12 @@ _NOT_A_PATH = (
     "redis://host:6379/0, or rediss://:PASSWORD@host:6380/0 with TLS, where user and password are "
     "percent-encoded (urllib.parse.quote(password, safe=''))"
 )
+#: Columns of queues that format 1 did not have from its beginning.
+_ADDED = (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"))
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
+#: The least of them that are left to a caller who has waited for others of this process.
+LEAST_BUSY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +80,74 @@ def path_of(given: str | os.PathLike[str]) -> str:
     return path
 
 
+class Prepared(NamedTuple):
+    """A database that is ready for use.
+
+    Attributes:
+        key: The store's secret.
+        base: See :class:`StoreClock`.
+        is_new: Whether the store was begun just now.
+    """
+
+    key: bytes
+    base: int
+    is_new: bool
+
+
+def begin(path: str) -> bool:
+    """Make the file, for its user only, where there is none; whether there was an empty one.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    real = os.path.realpath(path)
+    logs = [f"{real}{suffix}" for suffix in ("-wal", "-shm")]
+    left = [log for log in logs if identity_of(log) is not None]
+    if left and identity_of(real) is None:  # of a file that is gone
+        for log in left:
+            with suppress(OSError):
+                Path(log).unlink()
+    with suppress(FileExistsError):  # customers' words; SQLite's own files get the same mode
+        os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        return False
+    was = identity_of(logs[0])
+    if Path(real).stat().st_size:
+        return False
+    drop_log(real, was)
+    return True
+
+
+def identity_of(found: str | os.stat_result) -> tuple[int, int] | None:
+    """What tells a file, or the one at a path, from all others; None where there is none."""
+    if isinstance(found, str):
+        try:
+            found = os.stat(found)  # noqa: PTH116 - every transaction pays for it
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    # Some of Windows' file systems number nothing: then every file is the same one.
+    return (found.st_dev, found.st_ino) if found.st_ino else (0, 0)
+
+
+def drop_log(path: str, log: tuple[int, int] | None) -> None:
+    """Empty the log beside a file that it does not belong to, unless it is another one by now.
+
+    SQLite would write it into that file when it closes it.
+    """
+    with suppress(OSError):
+        held = os.open(f"{path}-wal", os.O_RDWR)
+        try:
+            if identity_of(os.fstat(held)) == log:
+                os.ftruncate(held, 0)
+        finally:
+            os.close(held)
+
+
 def connect(path: str) -> sqlite3.Connection:
     """Open the database; the caller serialises its use.
 
     Raises:
         sqlite3.Error: It cannot be opened.
     """
-    if path != MEMORY:
-        Path(path).touch(mode=0o600)  # customers' words; SQLite's own files get the same mode
     connection = sqlite3.connect(
         path, timeout=BUSY, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -90,15 +155,13 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def prepare(
-    sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b""
-) -> tuple[bytes, int]:
+def prepare(sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b"") -> Prepared:
     """Create what is missing; the store's secret and the base of its clock.
 
     Args:
         sql: The database.
         clock: Tells the time.
-        known_key: The secret of a new store in memory whose process knows one already.
+        known_key: The secret of a new store whose process knows one already.
 
     Raises:
         ConfigurationError: The file is another application's database.
@@ -109,7 +172,7 @@ def prepare(
     sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
     sql.execute("BEGIN IMMEDIATE")
     with sql:
-        version = _check_format(sql)
+        version, is_new = _check_format(sql)
         meta = _meta(sql)
         key = meta.get("key") if meta else known_key or token_bytes(SECRET_SIZE)
         times = {name: meta[name] for name in ("base", "seen") if name in meta}
@@ -117,9 +180,31 @@ def prepare(
             key = None
         key = check_meta(key, version, place="the store's table meta")
         base = clock.base(times.get("base"), times.get("seen", 0))
-        sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("key", key), ("base", base)])
+        if (meta.get("key"), meta.get("base")) != (key, base):
+            given = [("key", key), ("base", base)]
+            sql.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", given)
     _use_wal(sql)  # last: nothing of another application's database is touched
-    return key, base
+    return Prepared(key, base, is_new)
+
+
+def begin_writing(sql: sqlite3.Connection, waited: float) -> None:
+    """Begin a transaction that writes; ``waited`` seconds were spent on this process's others.
+
+    Else, where another process stands still in the middle of one, each thread would wait for all
+    those before it, too: a block of workers could not be left for minutes.
+    """
+    if waited < LEAST_BUSY:
+        sql.execute("BEGIN IMMEDIATE")
+        return
+    _wait_for_others(sql, max(LEAST_BUSY, BUSY - waited))
+    try:
+        sql.execute("BEGIN IMMEDIATE")
+    finally:
+        _wait_for_others(sql, BUSY)
+
+
+def _wait_for_others(sql: sqlite3.Connection, seconds: float) -> None:
+    sql.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
 
 def empty_log(sql: sqlite3.Connection) -> bool:
@@ -128,16 +213,29 @@ def empty_log(sql: sqlite3.Connection) -> bool:
     Whether that could be done: not while another process reads or writes, and it waits for none,
     since other writers would wait meanwhile.
     """
-    sql.execute("PRAGMA busy_timeout = 0")
     try:
-        busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        with without_waiting(sql):
+            busy: int = sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        if not is_busy(error):
             raise
         return False
-    finally:
-        sql.execute(f"PRAGMA busy_timeout = {round(BUSY * 1000)}")
     return not busy
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process or connection stands in the way for now."""
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@contextmanager
+def without_waiting(sql: sqlite3.Connection) -> Iterator[None]:
+    """What finds another process in its way fails at once."""
+    _wait_for_others(sql, 0.0)
+    try:
+        yield
+    finally:
+        _wait_for_others(sql, BUSY)
 
 
 def _meta(sql: sqlite3.Connection) -> dict[str, Any]:
@@ -158,20 +256,31 @@ def _use_wal(sql: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:  # this statement does not wait by itself
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                 raise
-            time.sleep(0.01)  # noqa: TID251 - the file is being opened, within one step
+            time.sleep(0.01)
 
 
-def _check_format(sql: sqlite3.Connection) -> int:
-    """The format that the file is written in."""
+def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
+    """The format that the file is written in, and whether that was done just now."""
     version = sql.execute("PRAGMA user_version").fetchone()[0]
     application = sql.execute("PRAGMA application_id").fetchone()[0]
-    if application != APPLICATION_ID:
-        if sql.execute("SELECT 1 FROM sqlite_master").fetchone():
-            message = "the file is another application's database: give the store a file of its own"
-            raise ConfigurationError(message)
+    is_empty = sql.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+    if application != APPLICATION_ID and not is_empty:
+        message = "the file is another application's database: give the store a file of its own"
+        raise ConfigurationError(message)
+    if is_empty and version <= FORMAT_VERSION:
         for statement in (resources.files(__package__) / "schema.sql").read_text().split(";\n"):
             sql.execute(statement)
         sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        return FORMAT_VERSION
-    return int(version)
+        return FORMAT_VERSION, True
+    if version == FORMAT_VERSION:
+        _add_columns(sql)
+    return int(version), False
+
+
+def _add_columns(sql: sqlite3.Connection) -> None:
+    """Add what a file of an older version lacks; a process of that version works on."""
+    known = {row["name"] for row in sql.execute("PRAGMA table_info(queues)")}
+    for name, kind in _ADDED if known else ():
+        if name not in known:
+            sql.execute(f"ALTER TABLE queues ADD COLUMN {name} {kind}")

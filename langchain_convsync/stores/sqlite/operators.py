@@ -11,6 +11,7 @@ from langchain_convsync.stores.base import (
     NO_ACCOUNT,
     ConversationView,
     DeadLetter,
+    DeadLetterPage,
     Load,
     Operation,
     QueueName,
@@ -28,21 +29,33 @@ from langchain_convsync.stores.sqlite.queues import (
     inbox,
     led_by,
     revive,
+    running,
     text,
 )
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
+_OPERATIONS = (
+    "SELECT seq, conversation, queue, id, body, reason, died_at AS since, pos, sent, tries"
+    " FROM dead_operations WHERE"
+)
+_EVENTS = (
+    "SELECT seq, conversation, 'inbox' AS queue, event_key AS id, payload AS body, reason,"
+    " accepted_at AS since, NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
+    " WHERE state = 'dead' AND"
+)
 _DEAD_OPERATIONS = (
-    "SELECT conversation, queue, id, body, reason, died_at AS since, pos, sent, tries"
-    " FROM dead_operations WHERE ? IS NULL OR conversation IN (?, ?)"
+    f"{_OPERATIONS} ? IS NULL OR conversation IN (?, ?)"
     " ORDER BY died_at, conversation, queue, seq LIMIT ?"
 )
 _DEAD_EVENTS = (
-    "SELECT conversation, 'inbox' AS queue, event_key AS id, payload AS body, reason,"
-    " accepted_at AS since, NULL AS pos, NULL AS sent, starts + errors AS tries FROM events"
-    " WHERE state = 'dead' AND (? IS NULL OR conversation IN (?, ?))"
+    f"{_EVENTS} (? IS NULL OR conversation IN (?, ?))"
     " ORDER BY accepted_at, conversation, event_key LIMIT ?"
 )
+#: Of an account or of all, behind a row of the table; by its name the page goes on there.
+_PAGES = {
+    name: f"{rows} seq > ? AND (? IS NULL OR substr(conversation, 1, 15) = ?) ORDER BY seq LIMIT ?"
+    for name, rows in (("operations", _OPERATIONS), ("events", _EVENTS))
+}
 #: A name, and every alias that leads to it, through others too.
 _NAMES = (
     "WITH RECURSIVE names (name) AS (SELECT ? UNION SELECT alias FROM aliases, names"
@@ -53,10 +66,13 @@ _NAMES = (
 def loads(tx: Transaction) -> tuple[Load, ...]:
     """What each account has to do in each queue."""
     rows = tx.all(
-        "SELECT account, queue, count(*) AS conversations, min(due) AS due FROM queues"
-        " WHERE due IS NOT NULL AND account NOT LIKE ? GROUP BY queue, account"
+        "SELECT account, queue, count(*) AS conversations, min(due) AS due,"
+        " (SELECT ifnull(until, 0) > ? FROM queues AS first WHERE first.queue = queues.queue"
+        " AND first.account = queues.account AND due IS NOT NULL"
+        " ORDER BY due, conversation LIMIT 1) AS held"
+        " FROM queues WHERE due IS NOT NULL AND account NOT LIKE ? GROUP BY queue, account"
         " ORDER BY min(due), account, queue",
-        f"%{NO_ACCOUNT}",
+        *(tx.now, f"%{NO_ACCOUNT}"),
     )
     return tuple(
         Load(
@@ -64,6 +80,7 @@ def loads(tx: Transaction) -> tuple[Load, ...]:
             queue=row["queue"],
             conversations=row["conversations"],
             due_in=(row["due"] - tx.now) / 1000,
+            held=bool(row["held"]),
         )
         for row in rows
     )
@@ -85,11 +102,8 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         turns=talk["turns"] if talk else 0,
         paused_until=_seconds(paused and paused["until"]),
         events=events[:most],
-        inbox=QueueView(
-            depth=len(events),
-            due_in=due_in(tx, conversation, "inbox"),
-            held_until=_seconds(tx.queue(conversation, "inbox").until),
-        ),
+        running=running(tx, account_of(conversation)),
+        inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,
     )
 
@@ -99,14 +113,25 @@ def _queue_view(tx: Transaction, conversation: str, queue: QueueName, most: int)
     found = "FROM operations WHERE conversation = ? AND queue = ?"
     return QueueView(
         depth=tx.one(f"SELECT count(*) {found}", *place)[0],
-        due_in=due_in(tx, conversation, queue),
-        held_until=_seconds(row.until),
+        **_waiting(tx, conversation, queue),
         cursor=as_cursor(row),
         operations=as_operations(
             tx.all(f"SELECT id, body {found} ORDER BY seq LIMIT ?", *place, most)
         ),
         anchor=text(row.anchor),
     )
+
+
+def _waiting(tx: Transaction, conversation: str, queue: QueueName) -> dict[str, Any]:
+    """When the queue can be acquired, and what it waits for."""
+    row = tx.queue(conversation, queue)
+    return {
+        "due_in": due_in(tx, conversation, queue),
+        "held_until": _seconds(row.until),
+        "held_since": _seconds(row.since),
+        "why": text(row.why),
+        "since": _seconds(row.why_since),
+    }
 
 
 def dead_letters(tx: Transaction, conversation: str | None, most: int) -> tuple[DeadLetter, ...]:
@@ -116,6 +141,21 @@ def dead_letters(tx: Transaction, conversation: str | None, most: int) -> tuple[
     rows = [*tx.all(_DEAD_OPERATIONS, *names, most), *tx.all(_DEAD_EVENTS, *names, most)]
     rows.sort(key=lambda row: (row["since"], row["conversation"], row["queue"]))
     return tuple(_as_dead_letter(row) for row in rows[:most])
+
+
+def dead_letter_page(tx: Transaction, page: str, account: str | None, most: int) -> DeadLetterPage:
+    """The dead letters behind a row: operations as they died, then events as they came."""
+    found: list[DeadLetter] = []
+    table, _, last = page.partition(" ")
+    for name, query in _PAGES.items():
+        if table in ("", name):
+            table = ""
+            rows = tx.all(query, int(last or -(2**63)), account, account, most - len(found))
+            found += map(_as_dead_letter, rows)
+            if len(found) == most:
+                return DeadLetterPage(letters=tuple(found), next=f"{name} {rows[-1]['seq']}")
+            last = ""
+    return DeadLetterPage(letters=tuple(found))
 
 
 def requeue(tx: Transaction, letter: DeadLetter, token: str, body: str | None) -> str | None:

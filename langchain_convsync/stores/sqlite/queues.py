@@ -71,8 +71,14 @@ def is_full(tx: Transaction, account: str, queue: QueueName, account_concurrency
     """
     if queue != "inbox" or not account_concurrency:
         return False
+    return running(tx, account) >= account_concurrency
+
+
+def running(tx: Transaction, account: str) -> int:
+    """How many turns of an account run now."""
     query = "SELECT count(*) FROM queues WHERE queue = 'inbox' AND account = ? AND until > ?"
-    return bool(tx.one(query, account, tx.now)[0] >= account_concurrency)
+    found: int = tx.one(query, account, tx.now)[0]
+    return found
 
 
 def acquire(
@@ -90,7 +96,7 @@ def acquire(
         return acquired(tx, conversation, queue)
     if row.due is None or row.due > tx.now or is_full(tx, account, queue, account_concurrency):
         return None
-    row.epoch, row.token, row.until = row.epoch + 1, token, tx.now + length
+    row.epoch, row.token, row.until, row.since = row.epoch + 1, token, tx.now + length, tx.now
     if queue == "inbox":
         row.pos, row.not_before = None, 0
         tx.do("UPDATE events SET starts = starts + 1 WHERE event_key = ?", row.head)

@@ -58,6 +58,7 @@ CREATE TABLE queues (
     token TEXT,
     epoch INTEGER NOT NULL DEFAULT 0,
     until INTEGER, -- null once given back
+    since INTEGER, -- when it was acquired, likewise
     not_before INTEGER NOT NULL DEFAULT 0,
     operation TEXT, -- the cursor: the operation at the head of the queue, once it was begun
     pos INTEGER, -- of an inbox: how many events at its head are held; 0 where one was amended
@@ -67,6 +68,8 @@ CREATE TABLE queues (
     echoes BLOB, -- of that operation since it was sent: one note a line
     anchor BLOB,
     last TEXT, -- the call that moved the queue last, to answer its repetition
+    why BLOB, -- why its work waits, as the last release told it
+    why_since INTEGER,
     PRIMARY KEY (conversation, queue)
 ) STRICT;
 CREATE INDEX ready ON queues (queue, account, due, conversation) WHERE due IS NOT NULL;

@@ -32,6 +32,7 @@ class QueueRow:
     token: str | None = None
     epoch: int = 0
     until: int | None = None
+    since: int | None = None
     not_before: int = 0
     operation: str | None = None
     pos: int | None = None
@@ -41,6 +42,8 @@ class QueueRow:
     echoes: bytes | None = None
     anchor: bytes | None = None
     last: str | None = None
+    why: bytes | None = None
+    why_since: int | None = None
     head: str | None = None
     opens: int | None = 0
     stored: tuple[Any, ...] = ()
@@ -52,6 +55,15 @@ class QueueRow:
             return None
         waits = self.queue != "inbox" or self.pos is None or self.opens is None
         return max(self.until or 0, self.not_before if waits else 0, self.opens or 0)
+
+    def give_back(self) -> None:
+        """End its lease."""
+        self.until = self.since = None
+
+    def waits(self, why: bytes | None, since: int) -> None:
+        """Note why its work waits, unless that is known; None where nothing holds it up."""
+        if why != self.why:
+            self.why, self.why_since = why, None if why is None else since
 
 
 #: What may change of a row: all but its key, and what the table does not have.

@@ -75,6 +75,7 @@ def release(
     failed: bool,
     held: int | None,
     done: Confirmed | None,
+    why: str | None,
 ) -> bool:
     """Give a queue back; False when the lease was lost already."""
     if done is not None:
@@ -84,7 +85,9 @@ def release(
         return False
     if row.until is None:  # given back before
         return True
-    row.until, row.not_before = None, max(row.not_before, tx.now + delay)
+    row.give_back()
+    row.waits(blob(why), tx.now)
+    row.not_before = max(row.not_before, tx.now + delay)
     if lease.queue == "inbox":
         if row.pos is None:
             row.pos = held
@@ -220,5 +223,6 @@ def _renew(row: QueueRow, until: int) -> int:
 
 
 def _moves_on(row: QueueRow, call: str) -> None:
-    """Remember the call that moves the queue; the delay of the moved operation is over."""
+    """Remember the call that moves the queue; what the moved operation waited for is over."""
     row.last, row.not_before = call, 0
+    row.waits(None, 0)

@@ -26,6 +26,23 @@ local function each_dead(conversation, visit)
   end
 end
 
+-- Adds the dead operations of a conversation, its oldest or all, as the listings tell a dead letter: its
+-- time, conversation, queue, place, id, body, reason, and the cursor's pos, sent and tries.
+local function add_operations(found, conversation, most)
+  local list = read('LRANGE', part_key(conversation, 'dead_operations'), 0, most and WIDTH * most - 1 or -1)
+  for i = 1, #list - WIDTH + 1, WIDTH do
+    found[#found + 1] = {
+      number(list[i + 4]) or now, conversation, list[i], i, list[i + 1], list[i + 2], list[i + 3], list[i + 5],
+      list[i + 6], list[i + 7],
+    }
+  end
+end
+
+-- Adds a dead event, likewise.
+local function add_event(found, event, has)
+  if has then found[#found + 1] = { has[2], has[1], 'inbox', event, event, has[3], has[5], '', '', has[4] } end
+end
+
 -- Takes an operation out of the dead ones; its body, nil where it is not among them.
 local function pop_dead(conversation, queue, id)
   local key = part_key(conversation, 'dead_operations')

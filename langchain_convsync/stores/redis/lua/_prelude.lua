@@ -191,11 +191,25 @@ local function held_until(conversation, queue, token, epoch)
   if has[1] == token and has[2] == epoch and has[3] then return number(has[3]) end
 end
 
--- Whether so many turns of the account run already; 0 stands for any number.
+-- Notes why a queue's work waits, unless that is known; nothing where nothing holds it up.
+local function waits(conversation, queue, why)
+  local record, named, since = conversation_record(conversation), queue .. '.why', queue .. '.why_since'
+  if not why then
+    call('HDEL', record, named, since)
+  elseif call('HGET', record, named) ~= why then
+    call('HSET', record, named, why, since, now)
+  end
+end
+
+-- How many turns of the account run now.
+local function running(account)
+  local turns = read('ZCOUNT', running_key(account), '(' .. now, '+inf')
+  return type(turns) == 'number' and turns or 0
+end
+
+-- Whether so many do already; 0 stands for any number.
 local function is_full(account, queue, account_concurrency)
-  if queue ~= 'inbox' or account_concurrency == 0 then return false end
-  local running = read('ZCOUNT', running_key(account), '(' .. now, '+inf')
-  return type(running) == 'number' and running >= account_concurrency
+  return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
 
 local function is_paused(conversation)
@@ -213,7 +227,7 @@ local function bring_along(name, target)
     call('HSETNX', there, 'max_debounce', windows[2] or 0)
   end
   call('DEL', queue_key(name, 'inbox'))
-  call('HDEL', own, 'inbox.until')
+  call('HDEL', own, 'inbox.until', 'inbox.since')
   hold(name)
   for _, conversation in ipairs({ target, name }) do -- in this order, so that their account keeps its place
     schedule(conversation, 'inbox')
@@ -363,7 +377,7 @@ local function mend(conversation)
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
-    for _, name in ipairs({ '.epoch', '.until', '.not_before' }) do numbers[#numbers + 1] = queue .. name end
+    for _, name in ipairs({ '.epoch', '.until', '.since', '.not_before', '.why_since' }) do numbers[#numbers + 1] = queue .. name end
     drop_foreign(queue_key(conversation, queue), 'LLEN')
     if queue ~= 'inbox' and not pcall(cursor_of, conversation, queue) then
       local head = call('LINDEX', queue_key(conversation, queue), 0) or ''
@@ -416,7 +430,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   local at = due(conversation, queue)
   if not at or at > now or is_full(account_of(conversation), queue, account_concurrency) then return false end
   call('HINCRBY', record, queue .. '.epoch', 1)
-  call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease)
+  call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease, queue .. '.since', now)
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
     call('HDEL', record, 'inbox.not_before')
@@ -471,6 +485,7 @@ local function confirm(conversation, queue, token, epoch, operation, pos, last, 
   if anchor then call('HSET', record, queue .. '.anchor', anchor) end
   call('HSET', record, queue .. '.last', this_call)
   call('HDEL', record, queue .. '.not_before')
+  waits(conversation, queue)
   if last == '1' then drop_head(conversation, queue) else move_to(conversation, queue, operation, pos + 1) end
   schedule(conversation, queue)
   keep_while_busy(conversation)

@@ -60,7 +60,8 @@ end
 call('LTRIM', list, events, -1)
 count('queued', -events)
 if tenant then call('HSETNX', record, 'tenant', tenant) end
-call('HDEL', record, 'inbox.until')
+call('HDEL', record, 'inbox.until', 'inbox.since')
+waits(conversation, 'inbox')
 hold(conversation)
 if held ~= '' then -- at the head, before what waits already
   call('HSET', event_record(held), 'state', 'queued', 'conversation', conversation, 'digest', '',

@@ -6,7 +6,10 @@ for _, shard in ipairs(KEYS) do
     for _, account in ipairs(read('ZRANGE', accounts_key(queue), 0, -1)) do
       local ready = ready_key(queue, account)
       local head = read('ZRANGE', ready, 0, 0, 'WITHSCORES')
-      if head[2] then found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready) } end
+      if head[2] then
+        local ends = number(read('HGET', conversation_record(head[1]), queue .. '.until')) or 0
+        found[#found + 1] = { head[2] - now, account, queue, call('ZCARD', ready), ends > now and 1 or 0 }
+      end
     end
   end
 end

@@ -7,6 +7,7 @@ local refused = refusal(conversation, queue, token, epoch, operation)
 if refused then return refused end
 call('HSET', record, queue .. '.last', this_call)
 call('HDEL', record, queue .. '.not_before')
+waits(conversation, queue)
 bury_turn(conversation, queue, turn, reason, cursor_of(conversation, queue) or {})
 schedule(conversation, queue)
 keep_while_busy(conversation)

@@ -5,10 +5,11 @@ local record = conversation_record(conversation)
 local function queue_view(queue)
   local list, at = queue_key(conversation, queue), due(conversation, queue)
   local depth, waits = call('LLEN', list), at and math.max(0, at - now) or false
-  local ends = number(call('HGET', record, queue .. '.until')) or false
-  if queue == 'inbox' then return { depth, waits, ends, false, {}, false } end
+  local has = call('HMGET', record, queue .. '.until', queue .. '.since', queue .. '.why', queue .. '.why_since')
+  local ends, held, since = number(has[1]) or false, number(has[2]) or false, number(has[4]) or false
+  if queue == 'inbox' then return { depth, waits, ends, held, has[3], since, false, {}, false } end
   return {
-    math.ceil(depth / 2), waits, ends, cursor_of(conversation, queue), operations(conversation, queue, most),
+    math.ceil(depth / 2), waits, ends, held, has[3], since, cursor_of(conversation, queue), operations(conversation, queue, most),
     call('HGET', record, queue .. '.anchor'),
   }
 end
@@ -20,5 +21,5 @@ end
 return {
   conversation, now, number(call('HGET', record, 'turns')) or 0,
   is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
-  events, queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
+  events, running(account_of(conversation)), queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }

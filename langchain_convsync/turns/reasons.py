@@ -1,0 +1,73 @@
+"""Why what waits in a conversation does wait, and what to do about it, in plain words: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from langchain_convsync._lines import span
+from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
+from langchain_convsync.turns.interrupts import NEVER, WaitingRun
+
+_NO_WORKER = "due now, and no worker has acquired them: is one running?"
+
+
+def waiting_in(view: ConversationView) -> tuple[QueuedEvent, WaitingRun] | None:
+    """The run of the agent that waits in an inbox, and its entry there."""
+    for event in view.events:
+        if (waiting := WaitingRun.read(event.payload)) is not None:
+            return event, waiting
+    return None
+
+
+def reasons(view: ConversationView) -> Iterator[str]:
+    """One cause for each queue that has work: that which has to end first."""
+    if view.events:
+        yield f"events{_known(view.inbox, view.now) or f': {_of_events(view)}'}"
+    for queue, name in ((view.outbox, "writes"), (view.replies, "replies")):
+        if queue.depth:
+            tries = queue.cursor.tries if queue.cursor else 0
+            why = f"the first one was tried {tries} times" if tries else "they are not due yet"
+            yield f"{name}{_known(queue, view.now) or f': {_later(queue, why) or _NO_WORKER}'}"
+
+
+def _known(queue: QueueView, now: float) -> str | None:
+    """What a worker does about the queue, or has said when it gave it back."""
+    since = "" if queue.since is None else f", for {span(now - queue.since)}"
+    if queue.held_until is not None and queue.held_until > now:
+        took = "" if queue.held_since is None else f" for {span(now - queue.held_since)}"
+        before = "" if queue.why is None else f"; they waited{since}: {queue.why}"
+        left = span(queue.held_until - now)
+        return f": a worker is at them{took}, its lease ends in {left}{before}"
+    if queue.why is None:
+        return None
+    later = f"again in {span(queue.due_in)}" if queue.due_in else "due again: is a worker running?"
+    return f"{since}: {queue.why}; {later}"
+
+
+def _of_events(view: ConversationView) -> str:
+    queue, head = view.inbox, view.events[0]
+    waiting = WaitingRun.read(head.payload)
+    if waiting is not None and waiting.answer is None:
+        subjects = ", ".join(each.subject for each in waiting.interrupts)
+        left = "" if waiting.life >= NEVER else f", {span(queue.due_in or 0)} more at most"
+        by = "the customer has one" if waiting.question is not None else "convsync answer gives one"
+        return f"the agent waits for an answer: {subjects}{left}; {by}"
+    if view.paused_until is not None:
+        return (
+            f"a human has the conversation for {span(view.paused_until - view.now)} more: they are "
+            "recorded, not answered; convsync resume gives it back to the agent"
+        )
+    why = f"after {head.errors} failed runs of the agent" if head.errors else "for more messages"
+    if later := _later(queue, why):
+        return later
+    if view.running:
+        turns = "1 turn" if view.running == 1 else f"{view.running} turns"
+        return (
+            f"due now, while {turns} of the account run: as many as account_concurrency= allows, "
+            "or the workers have other work: start more of them"
+        )
+    return _NO_WORKER
+
+
+def _later(queue: QueueView, why: str) -> str | None:
+    return f"due in {span(queue.due_in)}, {why}" if queue.due_in else None
