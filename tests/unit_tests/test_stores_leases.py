@@ -311,7 +311,7 @@ def test_a_lease_is_renewed_until_its_deadline_and_not_beyond(
         ticks[0] += 1.0
         clock.advance(1.0)
         if ticks[0] >= watch.next_renewal:
-            watch.renew()
+            run(watch.renew())
         if not others and run(store.acquire("inbox", "next", lease=lease)) is not None:
             others.append(ticks[0])
 
