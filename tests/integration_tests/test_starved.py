@@ -352,7 +352,7 @@ def test_a_heartbeat_that_cannot_begin_begins_with_the_next_turn(
             super().start()
 
     monkeypatch.setattr(heartbeat, "_heartbeat", heartbeat._Heartbeat())
-    monkeypatch.setattr(f"{heartbeat.__name__}.threading.Thread", Refused)
+    monkeypatch.setattr("langchain_convsync._platform.threading.Thread", Refused)
     store = SQLiteEventStore(":memory:")
     runner = TurnRunner(echo(), client=server.client(), store=store, max_errors=1, max_starts=1)
     for _ in range(3):
