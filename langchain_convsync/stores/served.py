@@ -28,6 +28,7 @@ PERIOD = 60.0
 #: Seconds that a server on this machine may take to accept a connection.
 _KNOCK = 1.0
 _PORTS = {"http": 80, "https": 443}
+_LOCALHOST = {"localhost", "127.0.0.1", "::1"}
 #: Per store and address, when this process saw last that the store serves it, and its keys then.
 _seen: WeakKeyDictionary[EventStore, dict[str, tuple[float, Keys]]] = WeakKeyDictionary()
 
@@ -94,7 +95,7 @@ def name_of(keys: Keys, address: str) -> str:
     host, usual = parts.hostname or "", _PORTS.get(parts.scheme)
     port = parts.port or usual
     local = is_loopback(host)
-    place = "localhost" if local else host
+    place = "localhost" if host in _LOCALHOST else host
     name = keys.server(f"{place if port == usual else f'{place}:{port}'}{parts.path.rstrip('/')}")
     return f"{name}:{port}" if local else name
 
