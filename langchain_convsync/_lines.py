@@ -46,6 +46,11 @@ def cut(text: str, most: int) -> str:
     raise AssertionError  # pragma: no cover - at 0 the loop returns
 
 
+def is_name(key: str) -> bool:
+    """Whether it is a name as a program gives them, and no number of a customer's."""
+    return key.isidentifier() and sum(map(str.isdigit, key)) < 6
+
+
 def span(seconds: float) -> str:
     """So many seconds in the unit that a person would take: ``0.8 s``, ``12 s``, ``3 min``."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):

@@ -109,6 +109,9 @@ def create_router(
         raise ConfigurationError(message)
     if advice := recommended(*runner.transports):
         logger.info("%s", advice)
+    if not path.startswith("/"):
+        message = f"path must begin with /, such as /webhook, and not be {path!r}"
+        raise ConfigurationError(message)
     webhook = Webhook(runner, _signers(waha_secrets), takeover=takeover, groups=groups)
     return webhook.router(path)
 

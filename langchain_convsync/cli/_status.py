@@ -21,6 +21,7 @@ from langchain_convsync._lines import one_line, span
 from langchain_convsync.errors import ConfigurationError, StoreError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.stores import EventStore, SQLiteEventStore, open_store
+from langchain_convsync.stores.sqlite.file import is_empty
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
@@ -137,10 +138,10 @@ def existing_store(url: str) -> EventStore:
         name = "here" if "@" in opened.path else opened.path  # a URL without scheme has a password
         message = f"there is no event store {name}: check --store or CONVSYNC_STORE_URL"
         raise ConfigurationError(message)
-    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).stat().st_size:
+    if isinstance(opened, SQLiteEventStore) and is_empty(opened.path):
         message = (
-            f"{opened.path} is empty (0 bytes), so it holds no event store: if there was work in "
-            "it, it was truncated, by a power cut or a copy that failed: restore a backup"
+            f"{opened.path} is empty, so it holds no event store: if there was work in it, it was "
+            "truncated, by a power cut or a copy that failed: restore a backup"
         )
         raise ConfigurationError(message)
     return opened

@@ -53,6 +53,9 @@ async def load(target: str, opened: AsyncExitStack) -> TurnRunner:
         message = f"{target} has {len(runners)} runners, and a worker is one's: name that itself"
         raise ConfigurationError(message)
     [runner] = runners
+    if runner.is_record_only:
+        message = f"{target} only records (record_only=True): name a runner that answers"
+        raise ConfigurationError(message)
     if not runner.sends_replies:
         message = f"{target} cannot send replies: give it reply=WAHAReply(…) or on_reply=…"
         raise ConfigurationError(message)

@@ -89,7 +89,8 @@ class Forwarder:
     """Empties a queue, in a thread between :meth:`start` and :meth:`stop`.
 
     What the webhook does not accept is sent again, after 1, 2, 4, … up to 60 seconds, or as long as
-    its ``Retry-After`` says; meanwhile that customer's later events wait.
+    its ``Retry-After`` says; meanwhile that customer's later events wait. What it refuses is kept,
+    and sent once more at the next start: an operator mends the agent in between.
 
     Args:
         queue: What waits.
@@ -141,19 +142,25 @@ class Forwarder:
         except httpx.HTTPError as error:
             status, accepted, hopeless = type(error).__name__, False, False
         telemetry.count("forwards", status=status)
-        if accepted or hopeless:
+        if accepted:
             self._queue.done(forward)
+        elif hopeless:
+            self._queue.refused(forward)
         else:
             self._queue.later(forward, max(asked, min(SLOWEST, 2.0 ** min(forward.tries - 1, 10))))
         if not accepted:
-            then = "it is dropped" if hopeless else "it is sent again"
+            then = "it is sent again"
+            if hopeless:
+                then = "it is kept, and sent again when this server starts anew"
             logger.warning("The agent's webhook did not accept an event (%s): %s", status, then)
 
     def _run(self) -> None:
-        away = ""
+        away, refused = "", None
         while not self._stopping:
             self._awake.clear()
             try:
+                if refused is None and (refused := self._queue.again()):
+                    logger.info("%d events that the agent's webhook refused go once more", refused)
                 pause, away = self.send_due(), ""
             except DatabaseAwayError as error:
                 if not away:  # once, however often it is looked

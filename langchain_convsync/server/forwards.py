@@ -21,6 +21,8 @@ from langchain_convsync.server.tables import ConversationRow, ForwardRow
 MOST_WAITING = 10_000
 #: An event not accepted for so long is dropped; so long the same event is not forwarded again.
 KEPT = timedelta(hours=24)
+#: An event that the webhook refused is kept for so long, to be sent again once that is mended.
+REFUSED_KEPT = timedelta(days=7)
 #: No other sender sends an event while it is being sent.
 CLAIM = timedelta(seconds=60)
 
@@ -68,7 +70,8 @@ def enqueue(db: Session, row: ConversationRow, event: InboundEvent, at: datetime
 
 
 def _forget(db: Session, until: datetime) -> None:
-    old = ForwardRow.created_at <= until
+    refused = (ForwardRow.tries < 0) & (ForwardRow.created_at > until + KEPT - REFUSED_KEPT)
+    old = (ForwardRow.created_at <= until) & ~refused
     lost = select(func.count()).select_from(ForwardRow).where(old, ForwardRow.due_at.is_not(None))
     if dropped := db.scalars(lost).one():
         telemetry.count("forwards", dropped, status="expired")
@@ -140,8 +143,23 @@ class ForwardQueue:
             return Forward(row.id, row.body, row.tries)
 
     def done(self, forward: Forward) -> None:
-        """The agent accepted it, or never will."""
+        """The agent accepted it."""
         self._due(forward, None)
+
+    def refused(self, forward: Forward) -> None:
+        """The agent will not take it as it is; it is kept, and holds up no other."""
+        with self._transaction() as db:
+            row = db.get(ForwardRow, forward.id)
+            if row is not None:
+                row.due_at, row.tries = None, -forward.tries
+
+    def again(self) -> int:
+        """Send what was refused once more; how much that is."""
+        with self._transaction() as db:
+            refused = db.scalars(select(ForwardRow).where(ForwardRow.tries < 0)).all()
+            for row in refused:
+                row.due_at, row.tries = self._clock(), 0
+        return len(refused)
 
     def later(self, forward: Forward, seconds: float) -> None:
         """It is to be sent again."""

@@ -132,6 +132,16 @@ class Quirks:
             raise BrokenRequestError(message)
         return bot_id.lower()
 
+    def require_bot_id(self, bot_id: str) -> None:
+        """Refuse a bot whose conversations no lookup by bot would find.
+
+        Raises:
+            ConfigurationError: The server has no such ids.
+        """
+        if "hex_bot_ids" in self and not _HEX_ID.fullmatch(bot_id):
+            message = "bot_id must be 24 hex digits on a server with the quirk hex_bot_ids"
+            raise ConfigurationError(message)
+
     # --- what happens ------------------------------------------------------------------------
 
     def begun(self, row: ConversationRow) -> None:

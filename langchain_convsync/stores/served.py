@@ -11,13 +11,14 @@ import logging
 import math
 import socket
 from collections.abc import Iterable
+from dataclasses import asdict
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from langchain_convsync._flow import Flow, Io, monotonic
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import DOCUMENTED_PREFIX, base_url_setting, is_loopback
-from langchain_convsync.stores.base import Backlog, EventStore, Keys
+from langchain_convsync.stores.base import EventStore, Keys
 from langchain_convsync.stores.changed import with_new_names
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ PERIOD = 60.0
 #: Seconds that a server on this machine may take to accept a connection.
 _KNOCK = 1.0
 _PORTS = {"http": 80, "https": 443}
-#: Per store and address, when this process saw last that the store serves it.
-_seen: WeakKeyDictionary[EventStore, dict[str, float]] = WeakKeyDictionary()
+_LOCALHOST = {"localhost", "127.0.0.1", "::1"}
+#: Per store and address, when this process saw last that the store serves it, and its keys then.
+_seen: WeakKeyDictionary[EventStore, dict[str, tuple[float, Keys]]] = WeakKeyDictionary()
 
 
 def require_served(store: EventStore, address: str) -> Flow[None]:
@@ -42,8 +44,9 @@ def require_served(store: EventStore, address: str) -> Flow[None]:
         ConfigurationError: The store serves another one; the message tells the ways out.
         StoreError: The store did not answer.
     """
-    seen = _seen.setdefault(store, {})
-    if monotonic() - seen.get(address, -math.inf) < PERIOD:
+    seen, keys = _seen.setdefault(store, {}), (yield from store.keys())
+    at, known = seen.get(address, (-math.inf, None))
+    if known is keys and monotonic() - at < PERIOD:  # else it was begun anew, or opened again
         return
     if not (yield from with_new_names(lambda: _is_served(store, address))):
         message = (
@@ -53,7 +56,7 @@ def require_served(store: EventStore, address: str) -> Flow[None]:
             f"another address: convsync adopt {address}"
         )
         raise ConfigurationError(message)
-    seen[address] = monotonic()
+    seen[address] = monotonic(), keys
 
 
 def adopted(store: EventStore, address: str, *, only: bool = False) -> Flow[int]:
@@ -92,7 +95,7 @@ def name_of(keys: Keys, address: str) -> str:
     host, usual = parts.hostname or "", _PORTS.get(parts.scheme)
     port = parts.port or usual
     local = is_loopback(host)
-    place = "localhost" if local else host
+    place = "localhost" if host in _LOCALHOST else host
     name = keys.server(f"{place if port == usual else f'{place}:{port}'}{parts.path.rstrip('/')}")
     return f"{name}:{port}" if local else name
 
@@ -103,18 +106,18 @@ def _is_served(store: EventStore, address: str) -> Flow[bool]:
     if name in known:
         return True
     ports = [each.partition(":")[2] for each in (name, *known)]
-    if not all(ports) or _is_at_work((yield from store.backlog())):
-        return False
-    # A server of a test or a notebook has another port each time, and nothing of it is left to do.
-    if (yield from Io(_any_listens, _any_awaited, ports[1:])):
+    # A server of a test or a notebook has another port each time.
+    if not all(ports) or (yield from Io(_any_listens, _any_awaited, ports[1:])):
         return False
     yield from store.serve(name, adopt="only")
-    logger.info("The API server that this store served is gone; it serves %s now", address)
+    left = yield from store.backlog()
+    logger.log(
+        logging.WARNING if any(asdict(left).values()) else logging.INFO,
+        "The API server on this machine that this store served is gone; it serves %s now, also "
+        "what is left: %d events, %d writes, %d replies",
+        *(address, left.queued, left.writes, left.replies),
+    )
     return True
-
-
-def _is_at_work(left: Backlog) -> bool:
-    return bool(left.queued or left.interrupts or left.writes or left.replies)
 
 
 def _any_listens(ports: Iterable[str]) -> bool:

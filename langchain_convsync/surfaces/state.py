@@ -8,7 +8,7 @@ this run, metadata of the last message.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from langchain_convsync import telemetry
 from langchain_convsync._checked import unknown
 from langchain_convsync._flow import Flow, Io
-from langchain_convsync._lines import one_line
+from langchain_convsync._lines import is_name
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import SPELLINGS, PartialConversation, StateUpdate, as_json
 from langchain_convsync.surfaces.bounds import LONGEST_NAME, fitting, flaw_in_context
@@ -102,19 +102,28 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
     else:
         is_async = "the extractor is async: run the agent async, or pass a plain function"
         decision = yield from consult(extractor, output, is_async=is_async)
-    if isinstance(decision, Mapping):
-        _warn_of_unknown(decision)
+    for told in _flaws_in(decision):
+        if told not in _warned and len(_warned) < _MOST_WARNINGS:
+            _warned.add(told)
+            logger.warning("What the extractor says is left out: %s", told)
     return decision
 
 
-def _warn_of_unknown(decision: Mapping[Any, Any]) -> None:
-    """Say which keys of an extractor's decision mean nothing, once each."""
-    names = [str(key) for key in decision if key not in STATE_TYPES and key not in SPELLINGS]
-    for name in names:
-        if name not in _warned and len(_warned) < _MOST_WARNINGS:
-            _warned.add(name)
-            advice = unknown("a state update", "field", one_line(name[:40]), STATE_TYPES)
-            logger.warning("What the extractor says is left out: %s", advice)
+def _flaws_in(decision: object) -> Iterator[str]:
+    """What of an extractor's decision means nothing; a key that is no name is not repeated."""
+    if decision is None or isinstance(decision, StateUpdate):
+        return
+    if not isinstance(decision, Mapping):
+        if not any(hasattr(decision, name) for name in STATE_TYPES):
+            yield f"it is of type {type(decision).__name__}: return a StateUpdate, a dict, or None"
+        return
+    for key, value in decision.items():
+        name = SPELLINGS.get(key, key) if isinstance(key, str) else key
+        if name not in STATE_TYPES:
+            shown = key if isinstance(key, str) and is_name(key) else "a key that is no name"
+            yield unknown("a state update", "field", shown[:40], STATE_TYPES)
+        elif value is not None and not isinstance(value, STATE_TYPES[name]):
+            yield f"{name} is of type {type(value).__name__}"
 
 
 def consult(function: Callable[..., Any], *given: object, is_async: str) -> Flow[Any]:

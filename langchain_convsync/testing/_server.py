@@ -156,10 +156,10 @@ class ReferenceServer:
 
     def create_conversation(
         self,
-        *,
         phone_number: str,
-        subdomain: str,
-        bot_id: str,
+        *,
+        subdomain: str = "restaurant-abc",
+        bot_id: str = "65a1b2c3d4e5f60718293a4b",
         intent: str = "idle",
         step: str = "initial",
         context: Mapping[str, Any] | None = None,
@@ -179,7 +179,8 @@ class ReferenceServer:
 
         Raises:
             InvalidPhoneNumberError: ``phone_number`` names no customer.
-            ConfigurationError: ``subdomain`` or ``bot_id`` is malformed.
+            ConfigurationError: ``subdomain`` or ``bot_id`` is malformed, or no look-up finds it
+                under the quirk ``hex_bot_ids``.
             ValueError: ``context`` holds malformed messages.
         """
         customer = Customer.of(phone_number)
@@ -189,6 +190,7 @@ class ReferenceServer:
         state = StateSync.model_validate(
             {"intent": intent, "step": step, "context": context or {}, "metadata": metadata or {}}
         )
+        self._quirks.require_bot_id(bot_id)
         customer = self._quirks.sender(customer)
         created = self._store.create(customer, Tenant(subdomain, bot_id), state)
         return Conversation.model_validate(created)

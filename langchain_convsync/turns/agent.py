@@ -463,9 +463,21 @@ def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
     if len(text) > LONGEST_REPLY:
         message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
         raise OverlongReplyError(message)
+    if not is_text(text):
+        message = "the agent's text holds half a character, a lone surrogate, and cannot be sent"
+        raise IncompleteReplyError(message)
     if text:
         return text
     raise EmptyReplyError(unusable(output, messages))
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be sent and stored: a lone surrogate is half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reply(output: object, messages: Sequence[BaseMessage]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
 
+T = TypeVar("T")
 OnReply: TypeAlias = Callable[[Turn], Awaitable[None] | None]
 
 
@@ -61,12 +62,10 @@ class Engine:
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
-        yield from self._require_ready()
         return (yield from self._finish(lambda: self.inbox.named(event), wait))
 
     def resume_interrupt(self, customer: str, value: object, account: str) -> Flow[Turn]:
         """Answer what the agent waits for, and let it go on."""
-        yield from self._require_ready()
 
         def answered() -> Flow[NewEvent]:
             conversation_key = yield from conversation_key_of(self.store, customer, account)
@@ -87,7 +86,7 @@ class Engine:
         def settled() -> Flow[tuple[Turn, str]]:
             return (yield from self._settle((yield from named()), until, before))
 
-        turn, conversation_key = yield from with_new_names(settled)
+        turn, conversation_key = yield from self._ready(settled)
         turn = self._together(before, turn)
         yield from self._tell(turn, conversation_key)
         if self.pool is None:
@@ -98,14 +97,13 @@ class Engine:
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
-        yield from self._require_ready()
 
         def offered() -> Flow[Accepted]:
             new = yield from self.inbox.named(event)
             return (yield from self.inbox.offer(new, acquire=False))
 
         try:
-            accepted = yield from with_new_names(offered)
+            accepted = yield from self._ready(offered)
         except StoreError as error:
             if self.pool is not None:
                 self.pool.noticed(error)
@@ -133,24 +131,22 @@ class Engine:
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
-        yield from self._require_ready()
-        taken_over = yield from with_new_names(lambda: self.inbox.take_over(message, seconds))
+        taken_over = yield from self._ready(lambda: self.inbox.take_over(message, seconds))
         self._notify_pool("inbox" if taken_over else "replies")
         return taken_over
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
-        yield from self._require_ready()
         if change.reason not in {"edited", "revoked"}:
             return False
-        waited = yield from with_new_names(lambda: self.inbox.amend(change))
+        waited = yield from self._ready(lambda: self.inbox.amend(change))
         outcome = "applied" if waited else "too late"
         telemetry.count("amendments", what=change.reason, outcome=outcome)
         return waited
 
     def metrics(self) -> Flow[str]:
         """What this process counted, and what the store has to do."""
-        return exposition(self.store)
+        return exposition(self.store, takes_nothing=bool(self._shortage))
 
     def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
         telemetry.count("turns", status=turn.status)
@@ -247,7 +243,12 @@ class Engine:
         return self.pool
 
     def _look(self) -> Flow[None]:
-        telemetry.look_up((yield from gauges(self.store)))
+        told = yield from gauges(self.store, takes_nothing=bool(self._shortage))
+        telemetry.look_up(told)
+
+    @property
+    def _shortage(self) -> str:
+        return "" if self.pool is None else self.pool.shortage
 
     def _notify_pool(self, *queues: QueueName) -> None:
         """The workers need not wait until they look for work the next time: here it is."""
@@ -273,11 +274,17 @@ class Engine:
         with suppress(StoreError):
             yield from require_served(self.store, self.api.address)
 
-    def _require_ready(self) -> Flow[None]:
+    def _ready(self, work: Callable[[], Flow[T]]) -> Flow[T]:
+        """Do some work in a store that serves this API server; again, where it is begun anew."""
         if self.closed:
             message = "this TurnRunner is closed: enter its block again, or make a new one"
             raise ClosedError(message)
-        yield from require_served(self.store, self.api.address)
+
+        def in_its_store() -> Flow[T]:
+            yield from require_served(self.store, self.api.address)
+            return (yield from work())
+
+        return (yield from with_new_names(in_its_store))
 
     def _work_turn(self, acquired: Acquired) -> Flow[None]:
         if is_journal(acquired):  # what a surface wrote by itself: there is nothing to answer

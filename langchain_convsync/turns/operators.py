@@ -371,15 +371,15 @@ def _operator() -> str:
         return "unknown"
 
 
-def exposition(store: EventStore) -> Flow[str]:
+def exposition(store: EventStore, *, takes_nothing: bool = False) -> Flow[str]:
     """All metrics of this process, and those of a store; a store that is away is one, too."""
-    return telemetry.exposition((yield from gauges(store)))
+    return telemetry.exposition((yield from gauges(store, takes_nothing=takes_nothing)))
 
 
-def gauges(store: EventStore) -> Flow[list[Gauge]]:
-    """What a store has to do now; that it is away is one of them."""
+def gauges(store: EventStore, *, takes_nothing: bool = False) -> Flow[list[Gauge]]:
+    """What a store has to do now; that it is away, or was full a moment ago, is one of them."""
     try:
-        return [Gauge("store_up", 1), *(yield from _work_of(store))]
+        return [Gauge("store_up", int(not takes_nothing)), *(yield from _work_of(store))]
     except (StoreError, ClosedError):
         return [Gauge("store_up", 0)]
 

@@ -13,6 +13,7 @@ from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
+from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
 from langchain_convsync.turns.agent import (
     Before,
@@ -127,9 +128,9 @@ class Runs:
         interrupts, reply = interrupts_in(output), None
         if not interrupts:
             reply = reply_of(output, before.values)
-            decided = yield from self._decide(attempt, output, before.values)
+            decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
-            decided = extract(output, baseline=before.values, tool_calls=False)
+            decided = _extracted(record, output, before.values)
         else:  # it is asked about the end of the run
             decided = StateUpdate()
         update = self._accepted(attempt, record.update.updated_by(decided))
@@ -150,7 +151,7 @@ class Runs:
         return TurnResult(status="answered", messages=messages, reply=reply, update=update)
 
     def _decide(
-        self, attempt: Attempt, output: object, before: Mapping[str, Any]
+        self, attempt: Attempt, record: TurnRecord, output: object, before: Mapping[str, Any]
     ) -> Flow[StateUpdate]:
         if self.extractor is not None:
             try:
@@ -168,7 +169,7 @@ class Runs:
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
-        return extract(output, baseline=before, tool_calls=False)  # those are in the record
+        return _extracted(record, output, before)
 
     def _accepted(self, attempt: Attempt, update: StateUpdate) -> StateUpdate:
         """The update, within bounds, without an intent that this API server is known to refuse."""
@@ -185,3 +186,12 @@ class Runs:
             ", ".join(sorted(intents)),
         )
         return update.model_copy(update={"intent": None})
+
+
+def _extracted(record: TurnRecord, output: object, before: Mapping[str, Any]) -> StateUpdate:
+    """What the output says besides what tools have recorded; a message's metadata weigh least."""
+    if record.update and isinstance(output, Mapping):
+        output = {**output, "messages": []}
+    elif record.update and messages_of(output):
+        return StateUpdate()
+    return extract(output, baseline=before, tool_calls=False)

@@ -16,6 +16,8 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
+from langchain_convsync._lines import is_name
+
 #: How many of a mapping's keys are told, and how long they may be.
 MOST_KEYS, LONGEST_KEY = 8, 40
 _RETURN = "return a text, {'output': text} or {'messages': […]}"
@@ -133,7 +135,7 @@ def _fields(output: object) -> str:
 
 def _names(keys: Iterable[object]) -> str:
     """Names that a program gives; a key that looks like none may be a customer's number."""
-    names = [k for k in keys if isinstance(k, str) and k.isidentifier() and len(k) <= LONGEST_KEY]
+    names = [k for k in keys if isinstance(k, str) and is_name(k) and len(k) <= LONGEST_KEY]
     return ", ".join(names[:MOST_KEYS]) + (", …" if len(names) > MOST_KEYS else "")
 
 

@@ -500,7 +500,7 @@ def test_another_customers_conversation_is_a_failure() -> None:
 )
 def test_a_look_up_that_fails_says_where_to_look(lookup: Any, word: str) -> None:
     """By the kind of failure."""
-    report = examined(Routes(lookup=lookup), "--phone", PHONE, "--timeout", "0.2")
+    report = examined(Routes(lookup=lookup), "--phone", PHONE, "--timeout", "1")
 
     assert report.failed == [(CONVERSED, "lookup")]
     assert word in report.of(CONVERSED, "lookup")["advice"]

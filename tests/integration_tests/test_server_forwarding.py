@@ -148,7 +148,7 @@ def test_the_pauses_grow_and_the_webhook_may_ask_for_longer_ones(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_what_the_webhook_will_never_take_is_dropped_and_told(
+def test_what_the_webhook_refuses_is_kept_and_told(
     store: ClockedStore, webhook: AgentWebhook, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It holds up nothing that came after it; the log names no customer."""
@@ -160,8 +160,32 @@ def test_what_the_webhook_will_never_take_is_dropped_and_told(
         assert send(store, webhook) is None
 
     assert webhook.texts == ["1", "2"]
-    assert "it is dropped" in caplog.text
+    assert "it is kept, and sent again when this server starts anew" in caplog.text
     assert PHONE[1:] not in caplog.text
+
+    store.clock.advance(days=6)
+    write(store, "3")  # which forgets what is old
+    assert store.forwards.again() == 1
+    send(store, webhook)
+    assert webhook.texts == ["1", "2", "1", "3"]
+
+
+def test_what_is_refused_is_sent_again_by_the_next_start(
+    webhook: AgentWebhook, tmp_path: Path
+) -> None:
+    """The agent was mended in between; of what is refused again, the same."""
+    url = f"sqlite:///{tmp_path / 'conversations.db'}"
+    webhook.answers = [(400, ""), (400, "")]
+    for told in (["1"], ["1", "1"], ["1", "1", "1"]):
+        store = ClockedStore(url)
+        if len(told) == 1:
+            write(store, "1")
+        forwarder = Forwarder(store.forwards, Forwarding(url=webhook.url, secret=SECRET))
+        forwarder.start()
+        until(lambda told=told: webhook.texts == told)  # type: ignore[misc]
+        forwarder.stop()
+        store.close()
+        assert webhook.texts == told
 
 
 @pytest.mark.parametrize("status", [307, 401, 404, 429, 500])

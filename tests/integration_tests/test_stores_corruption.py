@@ -310,7 +310,7 @@ def test_a_command_begins_no_store_in_an_empty_file(tmp_path: Path, command: lis
     done = CliRunner().invoke(command_line(), [*command, "--store", str(path)])
 
     assert isinstance(done.exception, ConfigurationError)
-    assert "is empty (0 bytes)" in str(done.exception)
+    assert "is empty, so it holds no event store" in str(done.exception)
     assert path.stat().st_size == 0
 
 

@@ -240,17 +240,47 @@ def test_a_server_with_another_port_each_time_is_the_next_one(tmp_path: Path) ->
     store.close()
 
 
-def test_what_is_left_to_do_for_a_server_that_is_gone_stays_its_own(
-    staging: ReferenceServer, tmp_path: Path
+def test_what_is_left_to_do_for_a_server_that_is_gone_is_told(
+    staging: ReferenceServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may come back, and its customers are waiting."""
+    """It is answered by the next one: a developer's day goes on."""
     store = SQLiteEventStore(tmp_path / "events.db")
     with serving() as gone:
         runner_for(gone, store).accept(hola())
 
-    with pytest.raises(ConfigurationError, match=REFUSED):
-        runner_for(staging, store).run(hola(2))
+    assert runner_for(staging, store).run(hola(2)).status == "answered"
+    assert "also what is left: 1 events" in caplog.text
+    store.close()
 
+
+@pytest.mark.parametrize("durable", ["sqlite", "redis"])
+def test_a_store_that_is_begun_anew_is_not_given_to_another_server(
+    production: ReferenceServer,
+    staging: ReferenceServer,
+    tmp_path: Path,
+    durable: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Whoever works on it says at once whose it is, though it has said so before."""
+    path = tmp_path / "events.db"
+    redis: RedisServer | None = None
+    if durable == "redis":
+        redis = request.getfixturevalue("redis_server")
+        redis.empty()
+    store = open_store(redis.url if redis else f"sqlite:///{path}")
+    own = runner_for(production, store)
+    own.run(hola())
+    if redis is None:
+        path.unlink()
+    else:
+        redis.empty()
+    own.run(hola(2))
+    own.run(hola(3))
+
+    other = open_store(redis.url if redis else f"sqlite:///{path}")
+    with pytest.raises(ConfigurationError, match=REFUSED):
+        runner_for(staging, other).accept(hola(4))
+    other.close()
     store.close()
 
 

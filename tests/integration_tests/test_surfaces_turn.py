@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 from langchain.agents import AgentState, create_agent
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import InjectedToolCallId, tool
@@ -191,3 +191,21 @@ async def test_a_message_that_was_added_before_an_interrupt_is_recorded(
     await runner.store.aclose()
 
     assert [text for _, text in words(server)] == ["Pago", "Por teléfono: sí", "sí", "Listo"]
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("kind", ["additional_kwargs", "response_metadata"])
+@sync_and_async
+async def test_a_decision_of_the_tool_is_not_overruled_by_a_messages_metadata(
+    client: Client, mode: str, kind: str
+) -> None:
+    """Inside a turn as outside of one: metadata weigh least."""
+    decided: Any = {kind: {"intent": "menu", "step": "z"}}
+    spoken = AIMessage("Claro", **decided)
+    model = ScriptedChatModel([calls("sync_state", intent="order", step="a"), spoken])
+    agent = create_agent(model, ConvSyncToolkit(client).get_tools())
+    runner = TurnRunner(agent, client=client, store=SQLiteEventStore(":memory:"))
+
+    turn = await answered(mode, runner, 1, "Hola")
+
+    assert (turn.state.intent, turn.state.step) == ("order", "a")

@@ -246,3 +246,9 @@ def test_half_a_decision_does_not_count() -> None:
 def _noted(asked: AIMessage) -> ToolMessage:
     """The answer of the tool that it called."""
     return ToolMessage("Noted.", tool_call_id=asked.tool_calls[0]["id"])
+
+
+def test_half_a_character_is_no_reply() -> None:
+    """It could be neither sent nor stored; the run has failed, and not the event."""
+    with pytest.raises(IncompleteReplyError, match="surrogate"):
+        reply_of("Claro \ud83d")

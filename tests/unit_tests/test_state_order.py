@@ -17,10 +17,11 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel
 
 from langchain_convsync import telemetry
+from langchain_convsync._flow import run
 from langchain_convsync.callbacks import AsyncConvSyncCallbackHandler, ConvSyncCallbackHandler
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import StateUpdate
-from langchain_convsync.surfaces.state import as_update, extract
+from langchain_convsync.surfaces.state import as_update, ask, extract
 from langchain_convsync.testing import ScriptedChatModel
 from tests.surfaces import calls, in_turn, invoke, ran, sync_and_async, unreachable
 
@@ -280,3 +281,28 @@ async def test_values_that_cannot_be_sent_are_refused_to_the_model(mode: str) ->
 
     assert "cannot be sent" in result["messages"][2].content
     assert not record.update
+
+
+@pytest.mark.parametrize(
+    ("decision", "told"),
+    [
+        ("order", "it is of type str: return a StateUpdate, a dict, or None"),
+        (["a"], "it is of type list"),
+        ({"intent": 5}, "intent is of type int"),
+        ({"context": "x"}, "context is of type str"),
+        ({"+51999999999": 1}, "no field a key that is no name"),
+        ({"currentIntent": 5}, "intent is of type int"),
+    ],
+)
+def test_what_an_extractor_says_in_vain_is_told_once(
+    decision: Any, told: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out and why, and no customer's number."""
+    monkeypatch.setattr("langchain_convsync.surfaces.state._warned", set())
+    for _ in range(2):
+        run(ask(lambda _: decision, "Hola"))
+
+    [line] = caplog.messages
+    assert line.startswith("What the extractor says is left out: ")
+    assert told in line
+    assert "999" not in line

@@ -36,6 +36,8 @@ _NOT_A_PATH = (
 _ADDED = (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"))
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
+#: Bytes of a SQLite file's header: https://www.sqlite.org/fileformat.html.
+SHORTEST = 100
 #: The least of them that are left to a caller who has waited for others of this process.
 LEAST_BUSY = 0.05
 
@@ -111,10 +113,15 @@ def begin(path: str) -> bool:
         os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         return False
     was = identity_of(logs[0])
-    if Path(real).stat().st_size:
+    if not is_empty(real):
         return False
     drop_log(real, was)
     return True
+
+
+def is_empty(path: str) -> bool:
+    """Whether a file is too short for the header that each SQLite file begins with."""
+    return Path(path).stat().st_size < SHORTEST
 
 
 def identity_of(found: str | os.stat_result) -> tuple[int, int] | None:
