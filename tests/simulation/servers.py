@@ -69,15 +69,24 @@ class Server:
     Args:
         simulation: Where it is.
         goes_wrong: Decides about each call.
+        knows_keys: Whether the same ``Idempotency-Key`` gets the same answer, and does nothing.
     """
 
     name = "server"
 
-    def __init__(self, simulation: Simulation, goes_wrong: Callable[[Call], Fault | None]) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        goes_wrong: Callable[[Call], Fault | None],
+        *,
+        knows_keys: bool = False,
+    ) -> None:
         self.simulation = simulation
         self.goes_wrong = goes_wrong
+        self.knows_keys = knows_keys
         self.calls: list[Call] = []
         self.kept: list[Kept] = []
+        self._answers: dict[str, httpx.Response] = {}
 
     def client(self) -> httpx.Client:
         """What reaches it, and nothing else."""
@@ -143,6 +152,14 @@ class Server:
         self.simulation.begin(self.simulation.outside, apply, f"{self.name}: late")
 
     def _answered(self, request: httpx.Request) -> httpx.Response:
+        key = request.headers.get("Idempotency-Key") if self.knows_keys else None
+        if key is None:
+            return self._carried_out(request)
+        if key not in self._answers:
+            self._answers[key] = self._carried_out(request)
+        return self._answers[key]
+
+    def _carried_out(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         path = unquote(request.url.path)
         try:
@@ -183,7 +200,7 @@ class ApiServer(Server):
         manners: Manners = AS_DOCUMENTED,
         expires: Callable[[Simulation], str | None] | None = None,
     ) -> None:
-        super().__init__(simulation, goes_wrong)
+        super().__init__(simulation, goes_wrong, knows_keys=manners.keys)
         self.sessions = {talk.session_id: _Session(talk) for talk in talks}
         self._manners = manners
         self._expires = expires or _in_a_day
