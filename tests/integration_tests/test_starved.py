@@ -368,7 +368,9 @@ BOT = """
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_convsync import TurnRunner, create_app
+from langchain_convsync.stores.sqlite import file
 
+file.BUSY = 0.5
 runner = TurnRunner(
     RunnableLambda(lambda messages: AIMessage("re")), on_reply=print, shutdown_timeout=1.0
 )
