@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
+from typing import TypeAlias
 
 import pytest
 from hypothesis import settings
@@ -41,9 +43,39 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.set_threshold(10_000, 20, 20)  # a tenth of the time otherwise
 
 
-@pytest.hookimpl(trylast=True)
+#: (which parameter, the id of its value)
+Value: TypeAlias = tuple[int, str]
+
+
+def _seen(shown: Counter[Value], values: list[Value]) -> tuple[int, int]:
+    """How many of these values were shown, and how often."""
+    times = [shown[value] for value in values]
+    return sum(map(bool, times)), sum(times)
+
+
+def take_turns(items: list[pytest.Item]) -> None:
+    """Leave to `make test` as many cases of what is ``in_turn`` as it takes to see every value."""
+    tests = defaultdict[object, list[tuple[list[Value], pytest.Item]]](list)
+    for item in items:
+        if item.get_closest_marker("in_turn") and not item.get_closest_marker("slow"):
+            assert isinstance(item, pytest.Function)
+            if hasattr(item, "callspec"):
+                values = [*enumerate(item.callspec._idlist)]
+                tests[item.parent, item.originalname].append((values, item))
+    for cases in tests.values():
+        cases.sort(key=lambda case: case[0])  # in any order, the same ones
+        left, shown = [item for _, item in cases], Counter[Value]()
+        while not all(shown[value] for values, _ in cases for value in values):
+            values, item = min(cases, key=lambda case: _seen(shown, case[0]))
+            shown.update(values)
+            left.remove(item)
+        for item in left:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones come first, so that in the end no worker waits for one that got such a test."""
+    take_turns(items)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

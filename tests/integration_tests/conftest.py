@@ -12,6 +12,7 @@ from langchain_convsync.stores import open_store
 from langchain_convsync.stores.base import EventStore
 from tests.faulty_server import over_aiohttp
 from tests.redis_server import RedisServer
+from tests.redis_topologies import RedisCluster
 
 #: Which way of calling `make test` leaves out on which store: every store is called in one way, and
 #: every way is used on one store. The stores' own tests call each operation of each in both.
@@ -32,6 +33,21 @@ def redis_server() -> Iterator[RedisServer]:
     """One server for all tests that leave it alive; they share nothing but the process."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_processes() -> Iterator[RedisCluster]:
+    """Nodes for all tests that have them all run in the end: they need seconds to start."""
+    with RedisCluster() as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(cluster_processes: RedisCluster) -> RedisCluster:
+    """Three nodes, ready and empty."""
+    cluster_processes.settle()
+    cluster_processes.empty()
+    return cluster_processes
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -37,6 +37,7 @@ def says(server: ReferenceServer, url: str, agent: Any, number: int, text: str) 
     return turn
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     ("options", "paid", "told"),
     [

@@ -301,6 +301,7 @@ class Expiring:
         return answers(answer.content, answer.status_code)(request)
 
 
+@pytest.mark.in_turn
 @either_answer
 @pytest.mark.parametrize(
     "provider",

@@ -178,6 +178,7 @@ def test_endpoints_at_the_observed_prefix_are_found() -> None:
 OBSERVED = "/api/v1/whatsapp-providers"
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("key", [None, "a-key"])
 @pytest.mark.parametrize(
     "refusal",

@@ -25,6 +25,8 @@ from tests.graphs import CONSULTED, SHAPES, Shape, remembering
 from tests.served import THREAD, Client, read_by, requests, state, words
 from tests.surfaces import PHONE, TENANT, calls, invoke, sync_and_async
 
+pytestmark = pytest.mark.in_turn
+
 reference, server, client = served.reference, served.server, served.client
 
 BEGIN = ["Hola", "¡Hola! Bienvenido"]

@@ -191,17 +191,16 @@ def test_lent_redis_clients(redis_server: RedisServer) -> None:
     assert told == ["new new"] * FEW + ["new"]
 
 
-def test_clients_of_a_cluster() -> None:
+def test_clients_of_a_cluster(cluster: RedisCluster) -> None:
     """The store's own, and lent ones."""
-    with RedisCluster() as cluster:
-        own = RedisEventStore(cluster.url)
-        assert served(own, own) == ["new new"] * FEW + ["new"]
-        port = int(cluster.url.rpartition(":")[2])
-        with redis.RedisCluster("127.0.0.1", port) as lent:
-            lent.flushall(target_nodes="primaries")
-            awaited = redis.asyncio.RedisCluster("127.0.0.1", port)
-            told = served(RedisEventStore(client=lent, async_client=awaited), awaited)
-        assert told == ["new new"] * FEW + ["new"]
+    own = RedisEventStore(cluster.url)
+    assert served(own, own) == ["new new"] * FEW + ["new"]
+    port = int(cluster.url.rpartition(":")[2])
+    with redis.RedisCluster("127.0.0.1", port) as lent:
+        lent.flushall(target_nodes="primaries")
+        awaited = redis.asyncio.RedisCluster("127.0.0.1", port)
+        told = served(RedisEventStore(client=lent, async_client=awaited), awaited)
+    assert told == ["new new"] * FEW + ["new"]
 
 
 def test_clients_of_a_watched_primary() -> None:

@@ -30,7 +30,10 @@ from tests.surfaces import PHONE, calls, every_form, perform
 
 History: TypeAlias = BaseChatMessageHistory
 GetHistory: TypeAlias = Callable[[str], History]
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
+    pytest.mark.in_turn,
+]
 
 
 @pytest.fixture

@@ -278,6 +278,7 @@ def around_a_graph_that_asks(note: Note) -> Runnable[Any, Any]:
     return agent
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     "agent_of",
     [

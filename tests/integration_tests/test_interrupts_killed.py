@@ -162,6 +162,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.in_turn
 @promises.on_sqlite
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -21,6 +21,8 @@ from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.deliveries import Deliveries
 from tests.promises import CUSTOMER, Answer, sync_and_async
 
+pytestmark = pytest.mark.in_turn
+
 #: Which of the customer's messages the server records by itself, and whether before a turn reads.
 Habit: TypeAlias = Literal["none", "first", "all", "first, late", "all, late"]
 HABITS: tuple[Habit, ...] = ("none", "first", "all", "first, late", "all, late")

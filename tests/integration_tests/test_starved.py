@@ -45,6 +45,7 @@ def of_a_model() -> Exception:
     return told
 
 
+@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize(
     "error",
@@ -367,7 +368,9 @@ BOT = """
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_convsync import TurnRunner, create_app
+from langchain_convsync.stores.sqlite import file
 
+file.BUSY = 0.5
 runner = TurnRunner(
     RunnableLambda(lambda messages: AIMessage("re")), on_reply=print, shutdown_timeout=1.0
 )

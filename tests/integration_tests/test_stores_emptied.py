@@ -87,6 +87,7 @@ def runners(
     ]
 
 
+@pytest.mark.in_turn
 @every_loss
 @sync_and_async
 def test_processes_old_and_new_answer_a_repeated_delivery_once(
@@ -249,16 +250,16 @@ def test_names_made_for_another_store_are_refused(
     do(Io(store.close, store.aclose))
 
 
-def test_on_a_cluster_each_shard_tells_whose_names_it_holds(no_pause: None) -> None:
+def test_on_a_cluster_each_shard_tells_whose_names_it_holds(
+    cluster: RedisCluster, no_pause: None
+) -> None:
     """The record lies in one slot, which no script of another one can see."""
-    with RedisCluster() as cluster:
-        cluster.settle()
-        old, new = RedisEventStore(cluster.url), RedisEventStore(cluster.url)
-        before = [claimed(old, f"before {n}") for n in range(8)]
-        cluster.empty()
-        after = [claimed(each, f"after {n}") for n in range(8) for each in (new, old)]
-        for store in (old, new):
-            store.close()
+    old, new = RedisEventStore(cluster.url), RedisEventStore(cluster.url)
+    before = [claimed(old, f"before {n}") for n in range(8)]
+    cluster.empty()
+    after = [claimed(each, f"after {n}") for n in range(8) for each in (new, old)]
+    for store in (old, new):
+        store.close()
 
     assert before == [ACQUIRED] * 8
     assert after == [ACQUIRED, DONE] * 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -30,20 +29,6 @@ pytest_plugins = ("tests.store_fixtures",)
 
 #: Accounts enough to lie on all nodes.
 ACCOUNTS = [f"account {number}" for number in range(24)]
-
-
-@pytest.fixture(scope="module")
-def cluster_processes() -> Iterator[RedisCluster]:
-    with RedisCluster() as running:
-        yield running
-
-
-@pytest.fixture
-def cluster(cluster_processes: RedisCluster) -> RedisCluster:
-    """Three nodes, ready and empty."""
-    cluster_processes.settle()
-    cluster_processes.empty()
-    return cluster_processes
 
 
 class Load:
@@ -158,6 +143,7 @@ def accepts(store: EventStore, account: str) -> bool:
     return True
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("name", CALLS)
 def test_every_operation_answers_on_a_cluster_as_anywhere(
     cluster: RedisCluster, do: Do, clock: Clock, name: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -27,19 +26,10 @@ pytest_plugins = ("tests.store_fixtures",)
 ACCOUNTS = [f"account {number}" for number in range(12)]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisCluster]:
-    with RedisCluster() as running:
-        running.settle()
-        running.empty()
-        yield running
-
-
 def test_on_a_cluster_all_shards_are_listed_and_one_conversation_is_erased(
     cluster: RedisCluster, do: Do
 ) -> None:
     """Whichever node has it; the others keep theirs."""
-    cluster.empty()
     store = RedisEventStore(cluster.url)
     for account in ACCOUNTS:
         acquired = turn_of(store, do, event(account=account), token=account)

@@ -65,14 +65,12 @@ def test_a_message_meets_its_other_delivery_in_a_namespace_with_digits(
     do(Io(store.close, store.aclose))
 
 
-def test_a_namespace_lies_in_a_clusters_slots(do: Do) -> None:
+def test_a_namespace_lies_in_a_clusters_slots(cluster: RedisCluster, do: Do) -> None:
     """It stands before the part that is hashed."""
-    with RedisCluster() as cluster:
-        cluster.settle()
-        store = RedisEventStore(cluster.url, namespace="staging")
-        for account in ("ventas", "cocina", "bar"):
-            assert do(store.accept(event(account=account))).status == "new"
-        do(Io(store.close, store.aclose))
+    store = RedisEventStore(cluster.url, namespace="staging")
+    for account in ("ventas", "cocina", "bar"):
+        assert do(store.accept(event(account=account))).status == "new"
+    do(Io(store.close, store.aclose))
 
 
 @pytest.mark.parametrize("namespace", ["a:b", "{s07}", "ñ", "a b", "*"])

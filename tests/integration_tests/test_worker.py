@@ -19,6 +19,7 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
+from tests.promises import on_sqlite
 
 CUSTOMER = "+51999999999"
 
@@ -158,6 +159,7 @@ def test_a_worker_answers_what_is_queued_and_ends_on_sigterm(
     store.close()
 
 
+@on_sqlite
 def test_an_async_worker_answers_with_a_tool_of_an_mcp_server(
     server: ReferenceServer, durable_store_url: str, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_no_other_conversation_waits_for_a_damaged_one(
     store.close()
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_every_operation_ends_on_a_damaged_conversation(

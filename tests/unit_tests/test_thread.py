@@ -117,6 +117,7 @@ TURNS = st.lists(
 )
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("cap", [None, 20])
 @pytest.mark.parametrize("clock", CLOCKS)
 @given(turns=TURNS)
