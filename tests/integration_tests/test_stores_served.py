@@ -340,17 +340,15 @@ def test_the_first_server_is_noted_and_others_only_on_demand(do: Do, store: Even
         assert do(store.serve("c", adopt="only")) == ("c",)
 
 
-def test_a_cluster_knows_it_on_each_node(do: Do) -> None:
+def test_a_cluster_knows_it_on_each_node(cluster: RedisCluster, do: Do) -> None:
     """Whoever asks, and whatever work lies where."""
-    with RedisCluster() as cluster:
-        cluster.settle()
-        one, two = RedisEventStore(cluster.url), RedisEventStore(cluster.url)
-        for account in ("ventas", "cocina", "bar"):
-            do(one.accept(event(account=account)))
-        assert do(one.serve("a")) == ("a",)
-        assert do(two.serve("b")) == ("a",)
-        for store in (one, two):
-            do(Io(store.close, store.aclose))
+    one, two = RedisEventStore(cluster.url), RedisEventStore(cluster.url)
+    for account in ("ventas", "cocina", "bar"):
+        do(one.accept(event(account=account)))
+    assert do(one.serve("a")) == ("a",)
+    assert do(two.serve("b")) == ("a",)
+    for store in (one, two):
+        do(Io(store.close, store.aclose))
 
 
 # Doctor
