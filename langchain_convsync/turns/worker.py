@@ -169,7 +169,8 @@ class WorkerPool:
         self._stop()
         until = monotonic() + seconds
         for thread in tuple(self._threads):
-            thread.join(max(0.0, until - monotonic()))
+            if thread.is_alive():  # one that is just being hired is not yet, and ends by itself
+                thread.join(max(0.0, until - monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             leave_behind()
 
