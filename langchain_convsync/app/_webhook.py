@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from langchain_convsync import _machine, telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
-from langchain_convsync._flow import arun
+from langchain_convsync._flow import arun, running_loop
 from langchain_convsync._forks import Unpicklable
 from langchain_convsync._platform import now
 from langchain_convsync.errors import (
@@ -24,6 +25,7 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import TurnRunner
+from langchain_convsync.turns.threads import OwnThreads
 from langchain_convsync.waha.signature import Signers
 
 try:
@@ -168,7 +170,14 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not an error
 
 def app_with(router: APIRouter, runner: TurnRunner) -> Starlette:
     """An app of its own around the webhook."""
-    app = Starlette(routes=router.routes, lifespan=runner.lifespan)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        running_loop().set_default_executor(OwnThreads())  # the process is ours
+        async with runner.lifespan(app):
+            yield
+
+    app = Starlette(routes=router.routes, lifespan=lifespan)
     app.add_route("/health", _healthy)
     app.add_route("/ready", _Readiness(runner).tell)
     app.add_route("/metrics", _Metrics(runner).tell)

@@ -7,22 +7,16 @@ import logging
 import os
 import signal
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from typing import Annotated
 
 import typer
 
-from langchain_convsync._flow import monotonic
 from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.cli._metrics import measured
 from langchain_convsync.cli._target import load
 from langchain_convsync.client import recommended
-from langchain_convsync.turns.runner import POOL
-
-#: Seconds that tasks and threads get which the runner's block has left behind.
-PATIENCE = 1.0
+from langchain_convsync.turns.threads import PATIENCE, OwnThreads
 
 
 def worker(
@@ -58,12 +52,12 @@ def worker(
 
 
 async def _work(target: str, port: tuple[str, int] | None) -> None:
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    loop, stopping, threads = asyncio.get_running_loop(), asyncio.Event(), OwnThreads()
     async with AsyncExitStack() as opened:
         found = await load(target, opened)
         for name in (signal.SIGTERM, signal.SIGINT):  # Windows has no loop.add_signal_handler
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stopping.set))
-        threads = found._has_a_process_of_its_own()  # noqa: SLF001 - nobody else's business
+        found._has_a_process_of_its_own()  # noqa: SLF001 - nobody else's business
         loop.set_default_executor(threads)
         with measured(found, port):
             async with found:
@@ -77,19 +71,15 @@ async def _work(target: str, port: tuple[str, int] | None) -> None:
     await _end(threads)
 
 
-async def _end(threads: ThreadPoolExecutor) -> None:
+async def _end(threads: OwnThreads) -> None:
     """Let what is left behind end; what does not is not waited for, as Python would for ever."""
-    threads.shutdown(wait=False, cancel_futures=True)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
     if left:
         await asyncio.wait(left, timeout=PATIENCE)
-    until = monotonic() + PATIENCE
-    pool = [thread for thread in threading.enumerate() if thread.name.startswith(POOL)]
-    for thread in pool:
-        thread.join(max(0.0, until - monotonic()))
-    if not all(task.done() for task in left) or any(thread.is_alive() for thread in pool):
+    threads.shutdown()
+    if not all(task.done() for task in left) or not threads.is_idle:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

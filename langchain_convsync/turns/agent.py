@@ -35,7 +35,7 @@ from langchain_convsync.surfaces.messages import (
 from langchain_convsync.turns.interrupts import Interrupt
 from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
 from langchain_convsync.turns.shapes import is_async_only, is_pieces, unfit_input, unusable
-from langchain_convsync.turns.stopping import CANCEL_TIME, StoppedRun, Stopper
+from langchain_convsync.turns.stopping import CANCEL_TIME, StoppedRun, Stopper, endless
 
 logger = logging.getLogger(__name__)
 
@@ -358,7 +358,7 @@ def invoke(call: Call, record: TurnRecord, watch: Watch, *, deadline: float) -> 
         LoopError: It went on and on.
         UnknownOutcomeError: A tool is held for an operator.
     """
-    stopper = Stopper(record, watch, deadline)
+    stopper = Stopper(record, watch, deadline, call.config["recursion_limit"])
 
     def block() -> Any:
         token = current_turn.set(record)
@@ -422,6 +422,9 @@ _IS_ASYNC = "this agent is async: use arun(), or convsync worker, which runs it 
 
 async def _cancelled(task: asyncio.Task[Any], stopper: Stopper) -> None:
     task.cancel()
+    late = stopper.left + CANCEL_TIME
+    asyncio.get_running_loop().call_later(late, stopper.look_for_threads)
+    stopper.leave_behind()  # a process that ends now waits for no thread of its
     done, _ = await asyncio.wait({task}, timeout=CANCEL_TIME)
     if not done:
         stopper.report()
@@ -433,10 +436,7 @@ def _too_many_steps(error: BaseException, call: Call) -> LoopError | None:
     """LangGraph's own error in our words; its class is not loaded to find out."""
     if not isinstance(error, RecursionError) or type(error).__name__ != "GraphRecursionError":
         return None
-    return LoopError(
-        f"the agent came to no end in {call.config['recursion_limit']} steps: if it needs more, "
-        "give it agent.with_config(recursion_limit=…)"
-    )
+    return endless(call.config["recursion_limit"])
 
 
 def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:

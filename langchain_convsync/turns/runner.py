@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
@@ -48,11 +47,6 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
 LONGEST_TIMEOUT = 366 * 24 * 3600.0
 Patience: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TIMEOUT, above=True)]
-
-
-#: Threads of a worker's process, for what blocks in agents: each may call tools at once.
-FEWEST_THREADS, THREADS_PER_WORKER = 32, 8
-POOL = "convsync-pool"
 
 
 @checked
@@ -492,11 +486,9 @@ class TurnRunner(_forks.Unpicklable):
             parts.require_no_awaited([name for name, of in self._only_awaited.items() if of()])
         self._engine.processor.require(awaited=awaited)
 
-    def _has_a_process_of_its_own(self) -> ThreadPoolExecutor:
-        """No plain function of the user's holds up the event loop, which gets these threads."""
+    def _has_a_process_of_its_own(self) -> None:
+        """No plain function of the user's holds up the event loop."""
         self._engine.run_plain_functions_on_threads()
-        most = max(FEWEST_THREADS, THREADS_PER_WORKER * self._engine.workers)
-        return ThreadPoolExecutor(most, thread_name_prefix=POOL)
 
     def _new_pool(self) -> worker.WorkerPool:
         """The workers of a block; what an earlier one closed is opened anew."""

@@ -61,15 +61,21 @@ class Stopper(BaseCallbackHandler):
         record: What the run's surfaces note; a loop that one of them has found, too.
         watch: The turn's lease.
         seconds: How long the run may take.
+        steps: The step of any graph in it, subagents' graphs too, at which it ends: there LangGraph
+            would end it right afterwards, by an error that retries take for a failure.
     """
 
     raise_error = run_inline = True
     ignore_retry = ignore_custom_event = True
 
-    def __init__(self, record: TurnRecord, watch: Watch, seconds: float) -> None:
+    def __init__(self, record: TurnRecord, watch: Watch, seconds: float, steps: int) -> None:
         self._record = record
         self._watch = watch
         self._seconds = seconds
+        self._steps = steps
+        self._first_steps: dict[UUID | None, int] = {}
+        #: Threads that the run's calls got from the event loop.
+        self.threads: list[threading.Thread] = []
         self._until = monotonic() + seconds
         self._ended = False
         self._reported = False
@@ -116,11 +122,17 @@ class Stopper(BaseCallbackHandler):
         """The process may end without it."""
         _let_go({thread for thread, _ in self._places})
 
+    def look_for_threads(self) -> None:
+        """The run was cut off, but a call of a tool's on a thread cannot be: report it."""
+        if any(thread.is_alive() for thread in self.threads):
+            self.report()
+
     def report(self) -> None:
         """The run does not come back: it is counted, told once, and its worker replaced."""
         if self._reported:
             return
         self._reported = True
+        self.leave_behind()  # before anyone is told who may end the process
         telemetry.count("agents_stuck")
         logger.error(
             "The agent is stuck at %s, beyond agent_timeout=%g s, and cannot be stopped: give what "
@@ -131,13 +143,29 @@ class Stopper(BaseCallbackHandler):
         )
         if self._replace is not None:
             self._replace()
-        self.leave_behind()
 
-    def on_chain_start(self, *_: Any, **__: Any) -> None:
-        """A step begins, unless the run is over."""
+    def on_chain_start(
+        self,
+        *_: Any,
+        parent_run_id: UUID | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **__: Any,
+    ) -> None:
+        """A step begins, unless the run is over, or it is a graph's step too many."""
+        self._note()
+        step = (metadata or {}).get("langgraph_step")
+        if self._ended or type(step) is not int:
+            return
+        # a graph with a memory counts on from turn to turn; all within a node has the node's step
+        if step - self._first_steps.setdefault(parent_run_id, step) + 1 >= self._steps:
+            self._record.loop = endless(self._steps)
+            raise StoppedRun from self._record.loop
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        """As above."""
         self._note()
 
-    on_chat_model_start = on_llm_start = on_retriever_start = on_chain_start
+    on_llm_start = on_retriever_start = on_chat_model_start
 
     def on_llm_new_token(self, *_: Any, **__: Any) -> None:
         """A model that streams goes on, unless the run is over."""
@@ -185,7 +213,8 @@ class Stopper(BaseCallbackHandler):
     def _place(self) -> str:
         """Where it is stuck: of the steps that began last, the first in code of the user's."""
         current, here = sys._current_frames(), threading.get_ident()  # noqa: SLF001 - documented
-        stacks = [
+        alive = [current.get(thread.ident or 0) for thread in self.threads if thread.is_alive()]
+        stacks = [_stack(frame) for frame in reversed(alive)] + [
             _awaits(task) if task is not None and thread == here else _stack(current.get(thread))
             for thread, task in reversed(self._places)
         ]
@@ -203,8 +232,21 @@ _OTHERS = (
 )
 _running: WeakSet[Stopper] = WeakSet()
 _worker = threading.local()
-_stopper: ContextVar[BaseCallbackHandler | None] = ContextVar("convsync_stopper", default=None)
+_stopper: ContextVar[Stopper | None] = ContextVar("convsync_stopper", default=None)
 register_configure_hook(_stopper, inheritable=True)
+
+
+def running_stopper() -> Stopper | None:
+    """What ends the run that this is called in, if it is in one."""
+    return _stopper.get()
+
+
+def endless(steps: int) -> LoopError:
+    """The error of a run that took too many steps."""
+    return LoopError(
+        f"the agent, or one that it calls, came to no end in {steps} steps: if it needs more, "
+        "give the runner agent.with_config(recursion_limit=…)"
+    )
 
 
 def leave_behind() -> None:

@@ -205,14 +205,14 @@ def test_a_turn_takes_fifty_steps_at_most_unless_told_otherwise(
     turn = answer(made(looker.agent(), fallback_reply="Luego"))
 
     assert (turn.status, turn.reply) == ("failed", "Luego")
-    assert looker.looked == 25
+    assert looker.looked == 24  # the fiftieth step is not run
     assert isinstance(turn.error, LoopError)
     assert "50 steps" in str(turn.error)
     assert "with_config(recursion_limit=" in str(turn.error)
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize(("allowed", "looked"), [(10, 5), (120, 60)])
+@pytest.mark.parametrize(("allowed", "looked"), [(10, 4), (120, 59)])
 @pytest.mark.parametrize("bound", [False, True])
 def test_a_limit_of_the_users_own_wins(
     allowed: int, looked: int, *, bound: bool, made: Callable[..., TurnRunner], answer: Answer
@@ -314,6 +314,120 @@ def test_subagents_count_for_themselves(made: Callable[..., TurnRunner], answer:
     turn = answer(made(agent))
 
     assert (turn.reply, looker.looked) == ("Listo", 6)
+
+
+def asking(looker: Looker) -> BaseTool:
+    """A tool that leaves the customer's question to an agent of its own."""
+
+    @tool
+    async def ask(place: int) -> str:
+        """Ask."""
+        said = await looker.agent().ainvoke({"messages": [("user", f"{place}")]})
+        return str(said["messages"][-1].content)
+
+    def ask_blocking(place: int) -> str:
+        said = looker.agent().invoke({"messages": [("user", f"{place}")]})
+        return str(said["messages"][-1].content)
+
+    made: Any = ask
+    made.func = ask_blocking
+    return ask
+
+
+def ask_once() -> ScriptedChatModel:
+    call = {"name": "ask", "args": {"place": 0}, "id": "1"}
+    return ScriptedChatModel([AIMessage("", tool_calls=[call]), "Listo"])
+
+
+def in_a_tool(looker: Looker) -> Agent:
+    made: Agent = create_agent(ask_once(), [asking(looker)])
+    return made
+
+
+def in_a_tool_that_hides_errors(looker: Looker) -> Agent:
+    retried = ToolRetryMiddleware(initial_delay=0.0, on_failure="continue")
+    made: Agent = create_agent(ask_once(), [asking(looker)], middleware=[retried])
+    return made
+
+
+def in_a_node(looker: Looker) -> Agent:
+    graph: Any = StateGraph(MessagesState).add_node("ask", looker.agent())
+    made: Agent = graph.add_edge(START, "ask").compile()
+    return made
+
+
+def in_a_function(looker: Looker) -> Agent:
+    return RunnableLambda(lambda messages: looker.agent().invoke({"messages": messages}))
+
+
+def of_deepagents(looker: Looker) -> Agent:
+    from deepagents import create_deep_agent
+
+    helper: Any = {"name": "helper", "description": "Helps.", "system_prompt": "Help."}
+    helper |= {"model": looker.model, "tools": [looker.tool]}
+    task = {"name": "task", "args": {"description": "Look.", "subagent_type": "helper"}, "id": "1"}
+    model = ScriptedChatModel([AIMessage("", tool_calls=[task]), "Listo"])
+    made: Agent = create_deep_agent(model=model, subagents=[helper])
+    return made
+
+
+NESTED = [in_a_tool, in_a_tool_that_hides_errors, in_a_node, in_a_function, of_deepagents]
+
+
+@pytest.mark.parametrize("allowed", [None, 10])
+@pytest.mark.parametrize("nested", NESTED)
+def test_a_subagent_that_goes_on_and_on_ends_the_turn(
+    nested: Callable[[Looker], Agent],
+    allowed: int | None,
+    made: Callable[..., TurnRunner],
+    answer: Answer,
+) -> None:
+    """After as many steps as the agent that the runner has, by whichever way it is called."""
+    looker = Looker()
+    agent = nested(looker)
+    if allowed is not None:
+        agent = agent.with_config(recursion_limit=allowed)
+
+    turn = answer(made(agent, fallback_reply="Luego"))
+
+    assert (turn.status, turn.reply) == ("failed", "Luego")
+    assert isinstance(turn.error, LoopError)
+    assert f"{allowed or 50} steps" in str(turn.error)
+    assert len(looker.model.calls) <= (allowed or 50) / 2
+
+
+def test_subagents_that_end_take_nothing_from_each_others_steps(
+    made: Callable[..., TurnRunner], answer: Answer
+) -> None:
+    """Each graph counts for itself, and one with a memory in each turn anew."""
+    looker, turns = Looker(), 4
+    looker.model = ScriptedChatModel(
+        itertools.cycle([*(wants(place=n) for n in range(20)), "nothing there"])
+    )
+    asks = [
+        AIMessage("", tool_calls=[{"name": "ask", "args": {"place": n}, "id": f"{n}"}])
+        for n in range(3)
+    ]
+    model = ScriptedChatModel(itertools.cycle([*asks, "Listo"]))
+    agent: Agent = create_agent(model, [asking(looker)], checkpointer=InMemorySaver())
+    runner = made(agent)
+
+    for number in range(turns):
+        event = hola(number)
+        assert runner.run(event).reply == "Listo"
+    assert looker.looked == 3 * 20 * turns
+    assert answer(runner).reply == "Listo"
+
+
+def test_an_endless_run_is_not_retried(made: Callable[..., TurnRunner], answer: Answer) -> None:
+    """LangChain's own retry would take a step too many for a failure, and begin again."""
+    looker = Looker()
+    agent = looker.agent().with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
+
+    turn = answer(made(agent))
+
+    assert isinstance(turn.error, LoopError)
+    assert len(looker.model.calls) == 25
 
 
 def test_outside_a_turn_a_loop_raises(server: ReferenceServer) -> None:

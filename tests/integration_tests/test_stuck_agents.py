@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,7 +21,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 
-from langchain_convsync import telemetry
+from langchain_convsync import SQLiteEventStore, create_app, telemetry
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
@@ -235,6 +237,158 @@ async def test_a_run_that_blocks_the_event_loop_is_reported(
 
     assert isinstance(turn.error, stopping.AgentTimeoutError)
     assert " in blocks" in caplog.text
+
+
+async def test_a_tool_that_hangs_on_a_thread_of_the_loop_is_reported(
+    server: ReferenceServer,
+    event_store: EventStore,
+    bank: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, with its place; its thread is missing to no other customer of the app."""
+    before, turns, reported = stuck(), asyncio.Queue[Turn](), asyncio.Event()
+    log = logging.getLogger(stopping.__name__)
+
+    def noted(_record: logging.LogRecord) -> bool:
+        reported.set()
+        return True
+
+    runner = TurnRunner(
+        paying(bank),
+        client=server.client(),
+        store=event_store,
+        on_reply=turns.put,
+        agent_timeout=0.2,
+        max_errors=1,
+    )
+    app = create_app(runner, waha_secrets="secret")
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+    async with app.router.lifespan_context(app):
+        log.addFilter(noted)
+        try:
+            await runner.aaccept(event(CUSTOMER, "Paga"))
+            await asyncio.wait_for(reported.wait(), 60)
+        finally:
+            log.removeFilter(noted)
+        await runner.aaccept(event(OTHER, "Hola"))
+        assert (await turns.get()).reply == "re: Hola"
+        assert await asyncio.to_thread(lambda: "another call") == "another call"
+
+    assert stuck() == before + 1
+    [said] = [r.getMessage() for r in caplog.records if "stuck" in r.getMessage()]
+    assert f"{Path(__file__).name}:" in said
+    assert " in pay" in said
+
+
+async def test_a_user_app_keeps_its_executor(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The process of a router, or of a runner's lifespan, is not ours."""
+    theirs = ThreadPoolExecutor(1, thread_name_prefix="theirs")
+    asyncio.get_running_loop().set_default_executor(theirs)
+    runner = TurnRunner(
+        RunnableLambda(lambda _: threading.current_thread().name),
+        client=server.client(),
+        store=event_store,
+        on_reply=print,
+    )
+
+    async with runner.lifespan():
+        assert (await runner.arun(event(CUSTOMER, "Hola"))).reply == "theirs_0"
+
+
+#: Forty customers' tools hang; the next customer is told how many of them were reported.
+HANGING_BOT = """
+import threading
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langchain_convsync import TurnRunner, create_app, telemetry
+from langchain_convsync.testing import ScriptedChatModel
+from langchain_convsync.turns import agent, process
+
+agent.CANCEL_TIME = 0.1
+process.READ_TIME = 1.0
+
+@tool
+def pay() -> str:
+    "Pay."
+    threading.Event().wait()
+
+@tool
+def count() -> str:
+    "Count those that are stuck."
+    return f"{telemetry.counted('agents_stuck')} are stuck"
+
+def answer(messages):
+    said = messages[-1]
+    if said.type == "tool":
+        return said.text
+    name = "pay" if said.content == "Paga" else "count"
+    return AIMessage("", tool_calls=[{"name": name, "args": {}, "id": "1"}])
+
+def send(turn):
+    print("sent", turn.reply, flush=True)
+
+runner = TurnRunner(
+    create_agent(ScriptedChatModel(iter(lambda: answer, None)), [pay, count]),
+    on_reply=send,
+    agent_timeout=5.0,
+    max_errors=1,
+    workers=20,
+)
+app = create_app(runner, waha_secrets="secret")
+"""
+COMMANDS = {
+    "worker": ["-c", "from langchain_convsync.cli import main; main()", "worker", "bot:runner"],
+    "uvicorn": ["-m", "uvicorn", "bot:app", "--port", "0"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tools_that_hang_take_no_thread_from_other_customers(
+    command: str, server: ReferenceServer, tmp_path: Path
+) -> None:
+    """More of them than a pool has threads; and SIGTERM ends the process."""
+    numbers = [f"+519888000{n:02}" for n in range(40)]
+    for number in numbers:
+        server.create_conversation(phone_number=number, subdomain="restaurant-abc", bot_id="bot123")
+    (tmp_path / "bot.py").write_text(HANGING_BOT)
+    store = SQLiteEventStore(tmp_path / "events.db")
+    recording = TurnRunner(client=server.client(), store=store, record_only=True)
+    for number in numbers:
+        recording.accept(event(number, "Paga"))
+
+    environment = {
+        **os.environ,
+        "CONVSYNC_BASE_URL": server.base_url,
+        "CONVSYNC_STORE_URL": f"sqlite:///{tmp_path / 'events.db'}",
+    }
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, *COMMANDS[command]],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        try:
+            until(lambda: errors.read_text().count("is stuck at") == 40)
+            recording.accept(event(CUSTOMER, "Hola"))
+            assert process.stdout is not None
+            assert "sent 40 are stuck\n" in process.stdout
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+    store.close()
+    told = [line for line in errors.read_text().splitlines() if "is stuck at" in line]
+    assert all("bot.py:" in line and " in pay" in line for line in told)
 
 
 SCRIPT = """
