@@ -91,7 +91,9 @@ def checked(target: C) -> C:
     Of a class, those of its constructor and of its public methods are.
     """
     if not isinstance(target, type):
-        return typing.cast("C", _checked(target, target.__name__))
+        of = target.__qualname__.split(".")
+        title = of[-2] if of[-1] == "__init__" else of[-1]
+        return typing.cast("C", _checked(target, title))
     for name, member in list(vars(target).items()):
         if name != "__init__" and name.startswith("_"):
             continue
@@ -175,21 +177,25 @@ class Kind(NamedTuple):
 def refusal(name: str, kind: Kind, value: object) -> str:
     """Why a value is refused, in one line."""
     said = f"{name} must be {kind.words}, not {_given(value, kind)}"
-    if isinstance(value, type):
+    if advice := _PARSED.get(type(value).__name__) if "InboundEvent" in kind.makes else None:
+        return f"{said}: {advice}"
+    if isinstance(value, type) and not inspect.isabstract(value):
         return f"{said}: make one, {_example(value.__name__)}"
     if isinstance(value, str) and "number" in kind.words and _is_number(value):
         return f"{said}: pass the number without quotes"
     if isinstance(value, str) and "a list of" in kind.words:
         return f'{said}: pass {name}=["…"]'
     if kind.makes and value is not None:
-        return f"{said}: make one, {_example(kind.makes[0])}"
+        made = kind.makes[0]
+        return f"{said}: {_ABSTRACT.get(made) or f'make one, {_example(made)}'}"
     return said
 
 
 def unknown(title: str, what: str, name: str, names: Iterable[str]) -> str:
     """Why a name is refused, with the one that was meant, or those that there are."""
     there = [each for each in names if each not in {"self", "cls"}]
-    near = difflib.get_close_matches(name, there, n=1)
+    near = [each for each in [_MEANT.get(name)] if each in there]
+    near = near or difflib.get_close_matches(name, there, n=1)
     advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
     return f"{title} has no {what} {name}: {advice}"
 
@@ -349,6 +355,28 @@ _EXAMPLES: Mapping[str, str] = {
     "ConvSyncClient": 'ConvSyncClient("https://api.example.com")',
     "EventStore": 'SQLiteEventStore("convsync.db")',
     "WAHAReply": 'WAHAReply("https://waha.example.com")',
+}
+#: What there is to pass where a class is no one's to make.
+_ABSTRACT: Mapping[str, str] = {
+    "BaseChatModel": 'pass a chat model, init_chat_model("…")',
+    "Runnable": "pass a function of the output, or a Runnable",
+}
+#: Where to take what ``waha.parse_event`` finds besides an event.
+_PARSED: Mapping[str, str] = {
+    "Ignored": "parse_event ignored this delivery: pass what it returns to amend(), or answer 200",
+    "OperatorMessage": "pass it to take_over()",
+}
+#: What others call our fields: WAHA's words, the API server's, and short ones.
+_MEANT: Mapping[str, str] = {
+    "message": "text",
+    "body": "text",
+    "id": "event_id",
+    "message_id": "event_id",
+    "phone": "phone_number",
+    "number": "phone_number",
+    "from_": "phone_number",
+    "from": "phone_number",
+    "tenant": "subdomain",
 }
 ANYTHING = Kind(lambda _: True, "anything")
 _PLAIN: Mapping[Any, Kind] = {

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, core_schema, to_jsonable_python
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
 from langchain_convsync._checked import unknown
 from langchain_convsync._display import Displayed, Summary
@@ -266,7 +266,8 @@ def refuse_unknown(model: type[BaseModel], given: Any, info: ValidationInfo) -> 
     if isinstance(given, Mapping) and info.mode == "python":
         for name in given:
             if name not in model.model_fields:
-                raise ValueError(unknown(model.__name__, "field", str(name), model.model_fields))
+                told = unknown(model.__name__, "field", str(name), model.model_fields)
+                raise PydanticCustomError("unknown_field", "{told}", {"told": told})
     return given
 
 

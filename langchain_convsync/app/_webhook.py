@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.threads import OwnThreads
 from langchain_convsync.waha.signature import Signers
+from langchain_convsync.waha.wire import Json, as_object
 
 try:
     from fastapi import APIRouter
@@ -37,6 +38,10 @@ except ImportError as error:
     raise MissingExtraError("create_app", "server") from error
 
 logger = logging.getLogger(__name__)
+
+#: What tells a forwarded event from a delivery of WAHA's.
+_FORWARDED = frozenset({"event_id", "phone_number"})
+_NEEDED = "a forwarded event needs event_id, phone_number and message; see "
 
 
 class Webhook(Unpicklable):
@@ -83,24 +88,24 @@ class Webhook(Unpicklable):
         telemetry.count("deliveries", status=status)
         return JSONResponse({"status": status})
 
-    async def _read(self, request: Request) -> object:
+    async def _read(self, request: Request) -> Json:
         """What a delivery says, if its sender knows a secret."""
         if not self.runner.is_at_work:
             reason = "not started: run this app's lifespan, or include create_router()"
             raise _Refusal(503, reason)
         headers, ends = request.headers, request.scope.get("http_version", "")[:1] == "1"
         if self._signers and not self._signers.offered(headers):
-            raise _Refusal(401, "X-Webhook-Hmac is missing, or no SHA-512 in hex", ends=ends)
+            raise _unsigned("X-Webhook-Hmac is missing, or no SHA-512 in hex", ends=ends)
         try:
             raw = await self._bodies.read(request.stream(), headers.get("content-length"))
         except UnreadBodyError as error:
             status, wait = error.status_code, error.retry_after
             raise _Refusal(status, str(error), wait, ends=ends) from error
         if self._signers and not self._signers.verify(raw, headers):
-            raise _Refusal(401, "the signature fits no secret in waha_secrets for this session")
-        return waha.parse_json(raw)
+            raise _unsigned("the signature fits no secret in waha_secrets for this session")
+        return as_object(waha.parse_json(raw))
 
-    async def _act(self, body: object) -> str:
+    async def _act(self, body: Json) -> str:
         event = _forwarded(body) or waha.parse_event(body, groups=self._groups)
         if not isinstance(event, waha.Ignored) and self._forgotten(event.sent_at):
             return "too old"
@@ -130,22 +135,32 @@ class Webhook(Unpicklable):
         return (now() - told).total_seconds() > self.runner.store.retention
 
 
-def _forwarded(body: object) -> InboundEvent | None:
+def _forwarded(body: Json) -> InboundEvent | None:
     """The event in a delivery of the API server's; None for any other delivery.
 
     Raises:
         InvalidEventError: It has the form of one, but not what it needs.
     """
-    if not isinstance(body, Mapping) or "event" in body or "event_id" not in body:
+    if "event" in body or not _FORWARDED & body.keys():
         return None
+    needed = _FORWARDED - ({"phone_number"} if {"chat_id", "lid"} & body.keys() else set())
+    needed |= set() if {"media", "notes"} & body.keys() else {"message"}
+    if missing := sorted(needed - body.keys()):
+        raise InvalidEventError(_NEEDED + ", ".join(missing))
     facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
     facts["text"] = body.get("message", "")
     try:
         return InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
-    message = f"a forwarded event needs event_id, phone_number and message; see {', '.join(names)}"
-    raise InvalidEventError(message)
+    raise InvalidEventError(_NEEDED + ", ".join(names))
+
+
+def _unsigned(reason: str, *, ends: bool = False) -> _Refusal:
+    """The answer to whom knows no secret; WAHA keeps it to itself, so the log tells it, too."""
+    told = "deliveries are refused (401): %s (CONVSYNC_WAHA_SECRETS, WAHA's hmac.key)"
+    telemetry.log(logger, logging.WARNING, None, told, reason, repeats=True)
+    return _Refusal(401, reason, ends=ends)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error

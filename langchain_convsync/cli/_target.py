@@ -85,7 +85,7 @@ def _imported(name: str, target: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            message = f"there is no module {name!r} here: run this in the folder that holds it"
+            message = f"there is no module {name!r} here: {_meant(name)}"
             raise ConfigurationError(message) from error
         _show(error)
     except ConvSyncError:
@@ -95,12 +95,23 @@ def _imported(name: str, target: str) -> ModuleType:
     raise typer.Exit(1)
 
 
+def _meant(name: str) -> str:
+    """What to do about a module that is not here: its last part may be a name in another one."""
+    module, _, attribute = name.rpartition(".")
+    file = Path(*module.split("."))
+    if module and (file.with_suffix(".py").is_file() or (file / "__init__.py").is_file()):
+        return f"did you mean {module}:{attribute}?"
+    return "run this in the folder that holds it"
+
+
 def _module_of(file: Path, target: str) -> tuple[Path, str]:
     """The folder to look in for a file's module, and the module's name."""
     if file.is_dir() and (file / "__init__.py").is_file():
         file /= "__init__.py"
     if not file.is_file():
+        meant = _meant(".".join(file.parts)) if file.suffix != ".py" else ""
         message = f"there is no file {str(file)!r} here, as {target!r} says"
+        message += f": {meant}" if meant else ""
         raise ConfigurationError(message)
     file = file.resolve()
     names = [] if file.stem == "__init__" else [file.stem]

@@ -88,6 +88,12 @@ _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _NOT_FOUND = re.compile(r"no active conversation|conversation not found", re.IGNORECASE)
 
 
+#: How our reference server, and the frameworks of others, say that no endpoint is there.
+_NO_ENDPOINT = re.compile(
+    r"no such (endpoint|route)|(endpoint|route) not found|^cannot (get|post|put) /", re.IGNORECASE
+)
+
+
 @dataclass(frozen=True)
 class Question:
     """What was asked, as far as the meaning of an answer depends on it.
@@ -172,7 +178,7 @@ def _refusal(answer: Answer, question: Question) -> APIStatusError:
     if status == 404 and question.about == "conversation" and _is_missing(said):
         return ConversationNotFoundError(_NO_CONVERSATION, **facts)
     error, message = _STATUS.get(status, (BadRequestError, _REJECTED))
-    foreign = _is_foreign(status, said)
+    foreign = _is_foreign(status, said) or (status == 404 and is_no_endpoint(said or {}))
     if foreign and status not in {401, 404}:
         message = _PROXY_ASKS if status == _PROXY_AUTHENTICATION else _NOT_ITS_ANSWER
     return error(message, foreign=foreign, **facts)
@@ -180,7 +186,15 @@ def _refusal(answer: Answer, question: Question) -> APIStatusError:
 
 def _is_missing(said: dict[str, Any] | None) -> bool:
     """Whether a 404 is about the conversation, not about the path."""
-    return said is not None and ("type" in said or _names_it(said.get("message")))
+    if said is None or is_no_endpoint(said):
+        return False
+    return "type" in said or _names_it(said.get("message"))
+
+
+def is_no_endpoint(said: dict[str, Any]) -> bool:
+    """Whether a 404 is about the path, although it has the API's envelope."""
+    message = said.get("message")
+    return isinstance(message, str) and _NO_ENDPOINT.search(message) is not None
 
 
 def _names_it(message: object) -> bool:

@@ -8,9 +8,11 @@ the reply queue decides what comes next.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -25,13 +27,17 @@ from langchain_convsync.client._connections import Connections
 from langchain_convsync.client._exchange import Answer, Failure, Method, Request
 from langchain_convsync.client._outgoing import header_value
 from langchain_convsync.client._retry import retry_after
-from langchain_convsync.errors import InvalidEventError, WAHAError
+from langchain_convsync.errors import ConfigurationError, InvalidEventError, WAHAError
 from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
 
+#: What is pasted from a call's URL, or from the dashboard's.
+_ENDPOINT = re.compile(r"/(api|dashboard)(?:/(?:send\w*|sessions|server|default)(?:/.*)?)?$")
+_REFUSED = "WAHA refused: check its api_key, the session's name and that it is WORKING"
+_NOT_THERE = "there is no WAHA at base_url: pass where its /api begins, without /api"
 #: Of a text that is refused with it, whoever refuses it, nothing becomes smaller by itself.
 _TOO_LARGE = 413
 
@@ -89,6 +95,12 @@ class Waha(Unpicklable):
         http_client: httpx.Client | httpx.AsyncClient | None = None,
     ) -> None:
         self.base_url = base_url_setting(base_url, "CONVSYNC_WAHA_BASE_URL", allow_http=allow_http)
+        if pasted := _ENDPOINT.search(self.base_url):
+            message = (
+                "base_url of WAHA (or CONVSYNC_WAHA_BASE_URL) goes without "
+                f"/{pasted[1]}, which a client adds itself: pass {self.base_url[: pasted.start()]}"
+            )
+            raise ConfigurationError(message)
         key = optional_setting(
             api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key,
             "CONVSYNC_WAHA_API_KEY",
@@ -250,7 +262,7 @@ class Waha(Unpicklable):
             raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
         if not 200 <= outcome.status < 300:
             raise WAHAError(
-                "WAHA refused: check its api_key, the session's name and that it is WORKING",
+                _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED,
                 status_code=outcome.status,
                 retry_after=retry_after(outcome.headers.get("Retry-After"), now()),
                 ambiguous=writes and outcome.status >= 500,
@@ -284,6 +296,15 @@ def _parsed(answer: Answer) -> Any:
         return parse_json(answer.body)
     except InvalidEventError:
         return None
+
+
+def _is_no_endpoint(answer: Answer) -> bool:
+    """Whether no such path is there; WAHA's own framework says "Cannot POST /api/…"."""
+    if answer.status != HTTPStatus.NOT_FOUND:
+        return False
+    told = _parsed(answer)
+    said = as_text(at(told, "message"))
+    return not isinstance(told, dict) or said.startswith("Cannot ")
 
 
 def _id_of(message: object) -> str | None:

@@ -21,6 +21,7 @@ from langchain_convsync.server.transport import StrictRoute, documented, success
 from langchain_convsync.server.wire import Success, WebhookData
 from langchain_convsync.settings import DOCUMENTED_PREFIX
 from langchain_convsync.waha.signature import Signers
+from langchain_convsync.waha.wire import as_object
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
     would only deliver it again.
     """
     await _check_signature(request, service.signers)
-    event = waha.parse_event(await request.json())
+    event = waha.parse_event(as_object(await request.json()))
     if not isinstance(event, InboundEvent):
         return _answered("Event ignored", reason=getattr(event, "reason", "the business wrote it"))
     tenant = tenant_of(event, service.tenants)

@@ -104,7 +104,7 @@ def open_store(url: str | os.PathLike[str] | None = None) -> EventStore:
         return _in_file(os.fspath(url))
     url = required_setting(url, argument="store", variable="CONVSYNC_STORE_URL")
     scheme, separator, rest = url.partition("://")
-    if not separator:
+    if not separator or url[0] in "'\"":  # which refuses quotes
         return _in_file(url)
     if scheme.lower() == "sqlite":
         if rest in {"", "/"}:

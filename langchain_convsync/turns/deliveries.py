@@ -62,7 +62,7 @@ class Deliveries:
             left = until - monotonic()
             delivered = yield from queue.drain(conversation_key, budget=left, grace=GRACE)
             if not delivered:
-                self._warn_of_leftovers()
+                self._warn_of_leftovers("writes" if queue.name == "outbox" else "replies")
 
     def finish(self) -> Flow[None]:
         """Deliver what is due anywhere, or due within a moment, as far as the time allows.
@@ -93,18 +93,22 @@ class Deliveries:
             if left and not found:
                 yield from sleep(Polling.FIRST)
         if left:
-            self._warn_of_leftovers()
+            self._warn_of_leftovers(left)
 
-    def _left(self) -> Flow[int]:
+    def _left(self) -> Flow[str]:
+        """How much of what is left, in words; empty where nothing is."""
         left = yield from self._store.backlog()
-        return left.writes + (0 if self._replies is None else left.replies)
+        replies = 0 if self._replies is None else left.replies
+        counts = (left.writes, "write", "writes"), (replies, "reply", "replies")
+        return " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
 
-    def _warn_of_leftovers(self) -> None:
+    def _warn_of_leftovers(self, left: str) -> None:
         telemetry.count("leftovers")
         if not self._warned:  # once: while an API server is away it would be said with every turn
             self._warned = True
             logger.warning(
-                "Writes are left in the store; they are delivered by the next turns of their "
-                "conversations, or by: convsync worker MODULE:RUNNER. "
-                "How many there are tells: convsync status"
+                "Left in the store: %s. The next worker delivers them (convsync worker "
+                "MODULE:RUNNER), or the next turns of their conversations. "
+                "How many there are tells: convsync status",
+                left,
             )

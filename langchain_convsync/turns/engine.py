@@ -59,6 +59,7 @@ class Engine:
     record_only: bool = False
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
+    _warned: bool = field(default=False, init=False)
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
@@ -111,7 +112,20 @@ class Engine:
         self._notify_pool("inbox")
         if accepted.status == "busy":
             return Turn(status="busy")
-        return Turn(status="queued") if accepted.state == "queued" else _repeated(accepted)
+        if accepted.state != "queued":
+            return _repeated(accepted)
+        self._warn_of_silence()
+        return Turn(status="queued")
+
+    def _warn_of_silence(self) -> None:
+        """Tell once that the block's workers answer nothing: only calls of run() would."""
+        if self.pool is None or self.sends or self.record_only or self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "This runner answers nothing that accept() records: give it reply=WAHAReply(…) or "
+            "on_reply=…, or record_only=True where other processes answer"
+        )
 
     def pause(self, customer: str, account: str, seconds: float) -> Flow[None]:
         """Give a conversation to a human for a while, or back."""

@@ -12,6 +12,7 @@ from langchain_convsync.models import Media, content_of
 Reason: TypeAlias = Literal[
     "not an object",
     "not a message",
+    "a payload alone: pass the whole event",
     "group",
     "newsletter",
     "broadcast",

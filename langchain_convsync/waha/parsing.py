@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.waha.content import Content, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
@@ -30,10 +31,12 @@ _OTHER_EVENTS: dict[str, Reason] = {
     "session.status": "session status",
 }
 _NAME_LENGTH = 120
+#: What a message's payload has, and no envelope.
+_PAYLOAD = frozenset({"id", "from", "body"})
 
 
 def parse_event(body: object, *, groups: bool = False) -> InboundEvent | OperatorMessage | Ignored:
-    """What one delivery reports; never raises, whatever shape the JSON has.
+    """What one delivery reports; never raises on a JSON object, whatever its shape.
 
     A message is one event, however often it is reported: ``message`` and ``message.any``, its
     ``…@c.us`` and its ``…@lid`` copy, global and session webhooks all yield the same ``event_id``
@@ -47,10 +50,18 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     Args:
         body: The parsed JSON, e.g. of :func:`parse_json`.
         groups: Whether messages in groups are for us, too.
+
+    Raises:
+        InvalidEventError: The body is a text, bytes or None: it is not parsed yet.
     """
+    if body is None or isinstance(body, str | bytes | bytearray):
+        message = "parse_event takes the parsed body: waha.parse_event(waha.parse_json(raw))"
+        raise InvalidEventError(message)
     if not isinstance(body, dict):
         return Ignored(reason="not an object")
     envelope = Envelope.of(body)
+    if "event" not in body and body.keys() >= _PAYLOAD:
+        return Ignored("a payload alone: pass the whole event")
     if envelope.event in {"message", "message.any"}:
         return _message(envelope, groups=groups)
     return _other(envelope)

@@ -21,6 +21,7 @@ from langchain_convsync.app import create_router
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
 from langchain_convsync.models import Conversation, InboundEvent, Media
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.telemetry import _log
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises, waha_chats
@@ -216,12 +217,15 @@ def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
         (signed({"event_id": 1, "phone_number": CUSTOMER}), 400),
         (signed({"event_id": "1", "phone_number": "nobody", "message": "x"}), 400),
         (signed(b" " * (LARGEST + 1)), 413),
+        (signed({"event_id": "1", "phone_number": CUSTOMER, "text": "Hola"}), 400),
         (signed([]), 200),
+        (signed("Hola"), 200),
+        (signed(b"null"), 200),
         (signed({"event": "session.status", "payload": {"status": "WORKING"}}), 200),
     ],
     ids=[
         *("forged", "unsigned", "broken", "not JSON", "no customer", "id of another type"),
-        *("no phone", "too large", "no object", "no message"),
+        *("no phone", "too large", "no words", "no object", "a text", "null", "no message"),
     ],
 )
 def test_a_sender_is_told_what_is_wrong(
@@ -233,6 +237,53 @@ def test_a_sender_is_told_what_is_wrong(
 
     assert answer.status_code == status
     assert run(event_store.backlog()).queued == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"phone_number": CUSTOMER, "message": "Hola"}, "event_id"),
+        ({"event_id": "1", "message": "Hola"}, "phone_number"),
+        ({"event_id": "1", "phone_number": CUSTOMER, "text": "Hola"}, "message"),
+        ({"event_id": "1", "phone_number": CUSTOMER}, "message"),
+    ],
+)
+def test_what_a_forwarded_event_lacks_is_named(
+    runner: TurnRunner, given: dict[str, str], missing: str
+) -> None:
+    """An event without words would be answered all the same, and one without an id ignored."""
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        answer = web.post("/webhook", **signed(given))
+
+    assert answer.status_code == 400
+    assert answer.json()["detail"].endswith(f"and message; see {missing}")
+
+
+def test_a_forwarded_file_needs_no_words(runner: TurnRunner, chats: WahaChats) -> None:
+    """Its note is what the model reads."""
+    forwarded = {"event_id": "1", "phone_number": CUSTOMER, "notes": ["[image]"]}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(forwarded))
+        until(lambda: chats.texts)
+
+    assert chats.texts == ["re: [image]"]
+
+
+def test_a_secret_that_fits_nothing_is_logged_once_in_a_while(
+    runner: TurnRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WAHA keeps the answer to itself; no line names a session, which may be a phone number."""
+    monkeypatch.setattr(_log, "_causes", _log.Causes())
+    sent = {**message("3EB0A1", "Hola"), "session": CUSTOMER[1:]}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        answers = [web.post("/webhook", **signed(sent, "another")) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [401] * 3
+    told = [record.getMessage() for record in caplog.records]
+    (line,) = [each for each in told if "are refused (401)" in each]
+    assert "the signature fits no secret in waha_secrets" in line
+    assert "CONVSYNC_WAHA_SECRETS" in line
+    assert CUSTOMER[1:] not in caplog.text
 
 
 class Away:

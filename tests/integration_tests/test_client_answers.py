@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from langchain_convsync import ConvSyncClient, ServerProfile
 from langchain_convsync.client import Api
 from langchain_convsync.client._exchange import LARGEST_BODY
 from langchain_convsync.errors import (
@@ -25,6 +26,7 @@ from langchain_convsync.errors import (
     RateLimitError,
     ServerError,
 )
+from langchain_convsync.testing import ReferenceServer
 from tests.client_calls import (
     BODY,
     CONVERSATION,
@@ -182,16 +184,37 @@ def test_every_status_has_its_error(
 
 @sync_and_async
 @pytest.mark.parametrize(
-    "body", ["<html>Cannot GET</html>", '{"detail": "Not Found"}'], ids=["html", "another api"]
+    "body",
+    [
+        "<html>Cannot GET</html>",
+        '{"detail": "Not Found"}',
+        '{"type": "3", "message": "No such endpoint; they are under /api", "data": null}',
+    ],
+    ids=["html", "another api", "the reference server"],
 )
 def test_a_wrong_prefix_is_told_from_a_missing_conversation(
     body: str, api: Api, server: FaultyServer, perform: Perform[Any]
 ) -> None:
-    """A 404 that is none of the documented envelopes names the setting."""
+    """A 404 that is no documented envelope, or is one about the path, names the setting."""
     server.plays(answers(body, 404))
 
     with pytest.raises(NotFoundError, match=r"ServerProfile\(prefix=") as told:
         perform(read(api))
+
+    assert type(told.value) is NotFoundError
+
+
+@pytest.mark.parametrize(("path", "prefix"), [("/v1", None), ("", "/v1")])
+def test_a_path_beside_the_reference_servers_is_no_missing_conversation(
+    path: str, prefix: str | None
+) -> None:
+    """Whose customer is there, under another path."""
+    with ReferenceServer() as running:
+        running.create_conversation(phone_number=PHONE, subdomain="a", bot_id="b")
+        profile = ServerProfile(prefix=prefix) if prefix else ServerProfile()
+        client = ConvSyncClient(running.base_url + path, profile=profile, max_retries=0)
+        with client, pytest.raises(NotFoundError, match="nothing under this path") as told:
+            client.get_conversation(PHONE)
 
     assert type(told.value) is NotFoundError
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_convsync.cli import command_line, main
+from langchain_convsync.settings import DOCUMENTED_PREFIX
 from langchain_convsync.testing import ReferenceServer
 from tests.client_calls import PHONE, conversation
 from tests.doctor_runs import NOT_FOUND, Routes, doctor, examined, printed
@@ -173,6 +174,18 @@ def test_endpoints_at_the_observed_prefix_are_found() -> None:
     assert found["status"] == "warning"
     assert "404, HTML" in found["message"]
     assert 'ServerProfile(prefix="/api/v1/whatsapp-providers")' in found["advice"]
+
+
+def test_an_endpoint_that_is_not_there_is_no_prefix() -> None:
+    """Although the reference server says so in the API's envelope."""
+    with ReferenceServer() as server:
+        below = doctor("--base-url", f"{server.base_url}/v1").of(API, "prefix")
+        beside = doctor("--base-url", server.base_url, "--prefix", "/v1")
+
+    assert below["status"] == "failed"
+    assert "/health: 404" in below["message"]
+    assert "leave the path /v1 out of base_url" in below["advice"]
+    assert beside.profile.prefix == DOCUMENTED_PREFIX
 
 
 OBSERVED = "/api/v1/whatsapp-providers"

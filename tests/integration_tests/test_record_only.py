@@ -58,6 +58,45 @@ def test_what_is_recorded_is_answered_elsewhere(store: EventStore, server: Refer
     assert (turn.status, sent) == ("answered", [turn])
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_a_block_that_cannot_answer_says_so_once(
+    store: EventStore,
+    server: ReferenceServer,
+    awaited: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it accepts would wait for ever, without a word."""
+    runner = TurnRunner(
+        lambda _: ScriptedChatModel(["Claro."]), client=server.client(), store=store
+    )
+    second = EVENT.model_copy(update={"event_id": "2"})
+
+    if awaited:
+        async with runner:
+            turns = [await runner.aaccept(EVENT), await runner.aaccept(second)]
+    else:
+        with runner:
+            turns = [runner.accept(EVENT), runner.accept(second)]
+
+    assert [turn.status for turn in turns] == ["queued", "queued"]
+    assert caplog.text.count("answers nothing that accept() records: give it reply=WAHAReply") == 1
+
+
+def test_a_block_that_sends_or_only_records_says_nothing(
+    store: EventStore, server: ReferenceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There the events are answered: here, or elsewhere."""
+    agent = ScriptedChatModel(["Claro."])
+    with TurnRunner(client=server.client(), store=store, record_only=True) as webhook:
+        webhook.accept(EVENT)
+    with TurnRunner(
+        lambda _: agent, client=server.client(), store=store, on_reply=lambda _: None
+    ) as answering:
+        answering.accept(EVENT)
+
+    assert "answers nothing" not in caplog.text
+
+
 async def test_a_runner_that_only_records_answers_nothing(
     store: EventStore, server: ReferenceServer
 ) -> None:

@@ -18,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from langchain_convsync import telemetry
+from langchain_convsync import WAHAReply, telemetry
 from langchain_convsync._flow import Io, run
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
@@ -30,7 +30,7 @@ from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
-from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.testing import FakeWAHA, ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
 
 pytestmark = pytest.mark.usefixtures("no_pause")
@@ -914,4 +914,24 @@ def test_writes_that_no_worker_delivers_are_told_of_once(
 
     told = [record for record in caplog.records if "convsync worker" in record.getMessage()]
     assert [record.levelname for record in told] == ["WARNING"]
+    assert "Left in the store: writes." in told[0].getMessage()
     assert telemetry.counted("leftovers") == leftovers + 3
+
+
+def test_replies_that_are_left_are_no_writes(
+    server: ReferenceServer, event_store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A block ends while WAHA is away."""
+    with FakeWAHA() as away:
+        url = away.base_url
+    with TurnRunner(
+        Agent().runnable,
+        client=server.client(),
+        store=event_store,
+        reply=WAHAReply(url),
+        shutdown_timeout=0.5,
+    ) as runner:
+        runner.run(event(1, "Hola"))
+
+    (told,) = [each.getMessage() for each in caplog.records if "Left in the" in each.getMessage()]
+    assert "1 reply. The next worker delivers" in told

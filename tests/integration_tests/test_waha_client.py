@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from langchain_convsync import WAHAReply
 from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.client import AsyncWAHAClient, Waha, WAHAClient, WahaSession
 from langchain_convsync.errors import ClosedError, ConfigurationError, WAHAError
@@ -48,6 +49,34 @@ def api(server: FaultyServer) -> Iterator[Waha]:
     opened = Waha(server.url, api_key="waha-secret")
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/sendText", "/dashboard", "/bot/api"])
+@pytest.mark.parametrize("make", [WAHAClient, AsyncWAHAClient, WAHAReply])
+def test_a_url_of_a_call_is_no_base_url(make: Callable[[str], object], path: str) -> None:
+    """Each reply would become a dead letter; what to pass instead is told."""
+    pass_this = f"https://waha.example.com{path.partition('/api')[0].partition('/dash')[0]}"
+
+    with pytest.raises(ConfigurationError, match=rf"goes without /.*: pass {pass_this}$"):
+        make(f"https://waha.example.com{path}")
+
+
+def test_waha_may_be_below_a_path() -> None:
+    """Of a proxy in front of it."""
+    assert WAHAClient("https://example.com/waha/").waha.base_url == "https://example.com/waha"
+
+
+@pytest.mark.parametrize(
+    "body", ["<h1>Not Found</h1>", '{"statusCode": 404, "message": "Cannot POST /x/api/sendText"}']
+)
+def test_a_path_that_waha_does_not_know_is_told(
+    server: FaultyServer, api: Waha, do: Do, body: str
+) -> None:
+    """Neither the key nor the session is to blame."""
+    server.plays(answers(body, status=404))
+
+    with pytest.raises(WAHAError, match=r"no WAHA at base_url.*without /api"):
+        do(api.send_text("ventas", CHAT, "Hola", timeout=5.0))
 
 
 @pytest.mark.parametrize(

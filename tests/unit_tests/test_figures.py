@@ -69,6 +69,7 @@ FIGURES = [
     ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
     ("run/trouble", r"constraint of a file for (\d+) seconds", store.LONGEST_CHECK),
     ("run/trouble", r"Others wait (\d+) seconds for it", file.BUSY),
+    ("start/api-server", r"it is kept for (a week)", forwards.REFUSED_KEPT / HOUR),
     ("start/api-server", r"waits longer than (three) seconds", database.PATIENCE),
     ("start/machine", r"keeps it alive for (\d+) hours", conversation.LIFETIME / HOUR),
     ("trust/faults", r"asked again for (\d+) seconds", reading.NOT_FOUND_TIME),
@@ -81,7 +82,15 @@ FIGURES = [
     ("trust/promises", r"keeps a reply for (an hour)", REPLIES_KEPT / HOURS),
     ("trust/promises", r"left it for (a day) at most", LONGEST_SNAPSHOT / HOURS),
 ]
-WORDS = {"an hour": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "ten": 10.0, "a day": 24.0}
+WORDS = {
+    "an hour": 1.0,
+    "two": 2.0,
+    "three": 3.0,
+    "four": 4.0,
+    "ten": 10.0,
+    "a day": 24.0,
+    "a week": 168.0,
+}
 #: Figures of others, and what their own arguments say.
 OTHERS = re.compile(
     r"WAHA(?:'s own| repeats,) 15 times every 2 seconds"

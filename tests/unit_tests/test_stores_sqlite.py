@@ -18,10 +18,11 @@ from langchain_convsync import stores, telemetry
 from langchain_convsync.errors import (
     ClosedError,
     ConfigurationError,
+    StoreDamagedError,
     StoreFormatError,
     StoreUnavailableError,
 )
-from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore
+from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore, open_store
 from langchain_convsync.stores.sqlite.file import StoreClock, begin_writing
 from tests.store_cases import Clock, commit_of, event
 
@@ -132,6 +133,34 @@ def test_a_file_that_cannot_be_opened_is_named() -> None:
 
     with pytest.raises(StoreUnavailableError, match=r"/nonexistent/store\.db.*check"):
         store.accept(event()).block()
+
+
+def test_a_directory_is_no_store(tmp_path: Path) -> None:
+    """Its parent is there and writable, so that advice would lead nowhere."""
+    store = SQLiteEventStore(tmp_path)
+
+    with pytest.raises(StoreUnavailableError, match=r"is a directory: name a file in it$"):
+        store.accept(event()).block()
+
+
+def test_a_file_of_another_kind_may_have_been_named_by_mistake(tmp_path: Path) -> None:
+    """A backup of it would help nobody."""
+    path = tmp_path / "notes.txt"
+    path.write_text("Not a database, but long enough to be one." * 10)
+    store = SQLiteEventStore(path)
+
+    with pytest.raises(StoreDamagedError, match=r"no SQLite file: .*CONVSYNC_STORE_URL; .*stop"):
+        store.accept(event()).block()
+    assert path.read_text().startswith("Not a database")
+
+
+@pytest.mark.parametrize(
+    "path", ["'convsync.db'", '"convsync.db"', "'sqlite:///a.db'", "'redis://a/0'"]
+)
+def test_quotes_of_a_shell_are_no_part_of_a_path(path: str) -> None:
+    """They come from files of variables; a store of such a name would be found by no one else."""
+    with pytest.raises(ConfigurationError, match="without quotes"):
+        open_store(path)
 
 
 def test_a_failed_operation_leaves_nothing_behind(open_file: OpenFile) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langchain_core.language_models import BaseChatModel
 
 import langchain_convsync
 from langchain_convsync import (
@@ -58,6 +59,7 @@ from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores import open_store
 from langchain_convsync.surfaces.state import as_update, ask
 from langchain_convsync.testing import FakeWAHA, ReferenceServer, ScriptedChatModel
+from langchain_convsync.waha import Ignored, OperatorMessage
 from tests.surfaces import PHONE, unreachable
 from tests.unit_tests.test_signatures import CALLABLES, members
 
@@ -217,6 +219,7 @@ def test_every_public_constructor_is_among_these() -> None:
         ({"workers": True}, "a whole number, from 0, not True"),
         ({"lease": 0}, "more than 0"),
         ({"store": 5}, "not an object of int: make one, SQLiteEventStore"),
+        ({"extractor": "intent"}, "not a text: pass a function of the output, or a Runnable"),
     ],
     ids=str,
 )
@@ -226,6 +229,55 @@ def test_the_error_says_what_to_do(given: dict[str, Any], told: str) -> None:
         runner(**given)
 
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1-mini", BaseChatModel])
+def test_a_model_is_passed_and_not_made_of_an_abstract_class(model: Any) -> None:
+    """A name is no model yet, and BaseChatModel none either."""
+    with pytest.raises(ConfigurationError, match=r': pass a chat model, init_chat_model\("…"\)$'):
+        llm_extractor(model)
+    with pytest.raises(ConfigurationError, match=r": make one, ScriptedChatModel\(…\)$"):
+        llm_extractor(ScriptedChatModel)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(WAHAReply, "WAHAReply"), (ConvSyncMiddleware, "ConvSyncMiddleware")]
+)
+def test_an_unknown_argument_is_told_with_the_class(make: Callable[..., Any], name: str) -> None:
+    """Not with the method that Python calls."""
+    with pytest.raises(UnknownArgumentError, match=f"^{name} has no argument unheard_of"):
+        make(unheard_of=1)
+
+
+@pytest.mark.parametrize("call", ["run", "accept"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (Ignored("ack"), "parse_event ignored this delivery: pass what it returns to amend(), or"),
+        (OperatorMessage(event_id="1"), "pass it to take_over()"),
+    ],
+    ids=["ignored", "operator"],
+)
+def test_what_is_no_event_is_told_where_it_goes(call: str, given: object, told: str) -> None:
+    """``parse_event`` returned it, so an event of one's own making would be another mistake."""
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        getattr(runner(), call)(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *(("message", "text"), ("body", "text"), ("id", "event_id"), ("message_id", "event_id")),
+        *(("phone", "phone_number"), ("number", "phone_number"), ("from_", "phone_number")),
+        ("tenant", "subdomain"),
+    ],
+)
+def test_what_others_call_a_field_is_told_by_its_name_here(given: str, meant: str) -> None:
+    """Those that only look alike mean something else; and no page of pydantic's helps."""
+    with pytest.raises(ValueError, match=rf"did you mean {meant}\?") as refused:
+        typing.cast("Any", InboundEvent)(event_id="1", **{given: "x"})
+
+    assert "pydantic.dev" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", [str, Path])

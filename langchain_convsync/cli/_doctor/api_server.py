@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor.findings import Area, Finding
 from langchain_convsync.client import Answer, Caller, Failure, Outcome, Pace, http_date
+from langchain_convsync.client._answers import is_no_endpoint
 from langchain_convsync.settings import (
     DOCUMENTED_PREFIX,
     CallTarget,
@@ -95,7 +97,10 @@ def probed(base_url: str, prefixes: Sequence[str], *, timeout: float) -> list[Pr
 
 
 def _is_enveloped(outcome: Outcome) -> bool:
-    return "type" in (json_object(outcome) or {})
+    said = json_object(outcome) or {}
+    return "type" in said and not (
+        status_of(outcome) == HTTPStatus.NOT_FOUND and is_no_endpoint(said)
+    )
 
 
 def likeliest(probes: Sequence[Probe]) -> Probe:

@@ -635,6 +635,8 @@ class SQLiteEventStore(_forks.Unpicklable):
         )
 
     def _unavailable(self, error: Exception, advice: str) -> StoreUnavailableError:
+        if Path(self._path).is_dir():
+            advice = "it is a directory: name a file in it"
         return StoreUnavailableError(
             f"the event store {self._path} did not do its work ({error}): {advice}"
         )

@@ -15,6 +15,12 @@ from langchain_convsync.stores.checks import decoded
 
 logger = logging.getLogger(__name__)
 
+#: How each file of SQLite's begins: https://www.sqlite.org/fileformat.html.
+_MAGIC = b"SQLite format 3\0"
+_NO_DATABASE = (
+    "it is no SQLite file: if you meant another, correct store=… or CONVSYNC_STORE_URL; if it was "
+    "the store, "
+)
 #: Seconds between two words in the log about one damage.
 WORD_PERIOD = 60.0
 #: Seconds between two looks whether a file is sound by now, and seconds that one takes at most: a
@@ -127,11 +133,21 @@ def reading(path: str, option: str) -> sqlite3.Connection:
     return sql
 
 
+def _is_no_database(path: str) -> bool:
+    """Whether it begins as no SQLite file does: then it may be something else altogether."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(_MAGIC)) != _MAGIC
+    except OSError:
+        return False
+
+
 def recovery(path: str) -> str:
     """What to do about a damaged file."""
+    mistaken = _NO_DATABASE if _is_no_database(path) else ""
     return (
-        f"stop every process that uses it, copy {path}, {path}-wal and {path}-shm elsewhere, then "
-        "restore a backup, or recover what can be read: "
+        f"{mistaken}stop every process that uses it, copy {path}, {path}-wal and {path}-shm "
+        "elsewhere, then restore a backup, or recover what can be read: "
         f"sqlite3 {shlex.quote(path)} .recover | sqlite3 recovered.db"
     )
 

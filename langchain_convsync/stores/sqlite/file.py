@@ -71,6 +71,9 @@ def path_of(given: str | os.PathLike[str]) -> str:
             that anyone looks for, and its name perhaps a password. The error repeats none of it.
     """
     path = os.fspath(given).strip()
+    if path[:1] in {"'", '"'} and path[-1:] == path[:1]:
+        message = "store is a path in quotes: pass it (or set CONVSYNC_STORE_URL) without quotes"
+        raise ConfigurationError(message)
     if not path:
         message = "store names no file: pass a path such as convsync.db, or :memory:"
         raise ConfigurationError(message)
