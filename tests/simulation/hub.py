@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from threading import get_ident
 from typing import Any
 
 import greenlet
@@ -118,6 +119,7 @@ class Simulation(Platform):
         self._strands: list[Strand] = []
         self._buried: list[Strand] = []
         self._hub = greenlet.getcurrent()
+        self._thread = get_ident()
         self._trace = sha256()
         self.log: list[str] = []
 
@@ -125,19 +127,21 @@ class Simulation(Platform):
 
     def monotonic(self) -> float:
         """Virtual seconds."""
-        return self.time
+        return self.time if self._is_asked else super().monotonic()
 
     def now(self) -> datetime:
         """The virtual time of day, on the clock of the process that asks."""
+        if not self._is_asked:
+            return super().now()
         return EPOCH + timedelta(seconds=self.time + self._process.clock)
 
     def token_bytes(self, size: int) -> bytes:
         """As many bytes of the seed's."""
-        return self.chance.randbytes(size)
+        return self.chance.randbytes(size) if self._is_asked else super().token_bytes(size)
 
     def random(self) -> float:
         """A number of the seed's."""
-        return self.chance.random()
+        return self.chance.random() if self._is_asked else super().random()
 
     def perform(self, step: Io[Any]) -> Any:
         """A step, with a point before and after it."""
@@ -159,7 +163,14 @@ class Simulation(Platform):
 
     def spawn(self, work: Callable[[], Any], name: str) -> Joinable:
         """A strand of the process that asks."""
+        if not self._is_asked:
+            return super().spawn(work, name)
         return Handle(self, self.begin(self._process, work, name))
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether who asks is in the simulation: other threads of the tests have real time."""
+        return get_ident() == self._thread
 
     # What the world does.
 
