@@ -49,12 +49,12 @@ def test_wherever_a_turns_process_dies_and_whatever_a_call_comes_to_nothing_is_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_process_may_die_wherever_a_call_went_wrong_before(kind: Kind) -> None:
-    """A fault, and a death at one of the steps that follow: nothing is wrong."""
-    ran = list(run_all(kind))
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)
+def test_no_other_kind_of_turn_is_wrong_either(kind: Kind) -> None:
+    """As above; `make simulate ARGS=--exhaustive` adds a death at the steps behind each fault."""
+    ran = list(run_all(kind, pairs=False))
 
-    assert len(ran) > 300
+    assert len(ran) > 50
     assert [f"{each.schedule}: {each.what}" for each in ran if each.is_wrong] == []
 
 
