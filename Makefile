@@ -70,7 +70,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKE
 test: install ## run the tests in random order, but for those that are long by nature: 6 to 8 min on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: install ## run every test in random order, with branch coverage: 12 to 17 min on two cores
+test-all: install ## run every test in random order, with branch coverage: 14 to 18 min on two cores
 	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) --cov $(ARGS)
 

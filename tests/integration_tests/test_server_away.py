@@ -149,6 +149,9 @@ def test_the_forwarder_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     enough = threading.Event()
 
     class Away:
+        def again(self) -> int:
+            return 0
+
         def acquire(self) -> None:
             looked.append(1)
             forwarder.wake()
