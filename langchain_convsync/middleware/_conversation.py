@@ -323,8 +323,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             told, key = "the agent's answer is not whole: %s", key_for_logs()
             telemetry.log(logger, logging.WARNING, key, told, flaw)
         decided = turn.update if turn is not None else share.decided
-        traces = {**state, "messages": [] if decided else fresh}  # metadata is the weakest of all
-        update = extract(traces, baseline=work.before, tool_calls=False)
+        update = extract({**state, "messages": fresh}, baseline=work.before, noted=decided)
         if turn is not None:
             turn.decide(update)
         else:

@@ -52,7 +52,7 @@ def extract(
     *,
     baseline: Mapping[str, Any] | None = None,
     known_messages: int = 0,
-    tool_calls: bool = True,
+    noted: StateUpdate | None = None,
 ) -> StateUpdate:
     """What a run's output says about the state; an empty update when it says nothing.
 
@@ -62,9 +62,10 @@ def extract(
         baseline: The state before the run. A checkpointer brings old values back; only what differs
             from the baseline was decided now.
         known_messages: How many of the output's messages were there before the run.
-        tool_calls: Whether calls of the ``sync_state`` tool count: those that the tool has run, as
-            its answer among the messages shows; failed ones never do, nor those whose tool has
-            written itself.
+        noted: What the ``sync_state`` tool has noted, where that is kept apart. Then its calls do
+            not count here, and of the last message its metadata only where it has noted nothing.
+            None: its calls count that it has run, as its answer among the messages shows; failed
+            ones never do, nor those whose tool has written itself.
     """
     before = baseline or {}
     values = output if isinstance(output, Mapping) else {"structured_response": output}
@@ -75,10 +76,12 @@ def extract(
     if not isinstance(structured, Serializable) and structured != before.get("structured_response"):
         found = as_update(structured)
     found = found or _changed_keys(values, before)
-    if tool_calls:
+    if noted is None:
         found = found or called(messages)
     spoken = messages[-1] if messages else None
-    return found or (as_update(_metadata(spoken)) if isinstance(spoken, AIMessage) else found)
+    if found or noted or not isinstance(spoken, AIMessage):
+        return found
+    return as_update(_metadata(spoken))
 
 
 def without(output: object, before: Mapping[str, Any]) -> object:

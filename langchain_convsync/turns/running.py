@@ -13,7 +13,6 @@ from langchain_convsync.models import ConversationMessage, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
-from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
 from langchain_convsync.turns.agent import (
     Before,
@@ -130,7 +129,7 @@ class Runs:
             reply = reply_of(output, before.values)
             decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
-            decided = _extracted(record, output, before.values)
+            decided = extract(output, baseline=before.values, noted=record.update)
         else:  # it is asked about the end of the run
             decided = StateUpdate()
         update = self._accepted(attempt, record.update.updated_by(decided))
@@ -169,7 +168,7 @@ class Runs:
                 return StateUpdate()
             if decision is not None:
                 return as_update(decision)
-        return _extracted(record, output, before)
+        return extract(output, baseline=before, noted=record.update)
 
     def _accepted(self, attempt: Attempt, update: StateUpdate) -> StateUpdate:
         """The update, within bounds, without an intent that this API server is known to refuse."""
@@ -186,12 +185,3 @@ class Runs:
             ", ".join(sorted(intents)),
         )
         return update.model_copy(update={"intent": None})
-
-
-def _extracted(record: TurnRecord, output: object, before: Mapping[str, Any]) -> StateUpdate:
-    """What the output says besides what tools have recorded; a message's metadata weigh least."""
-    if record.update and isinstance(output, Mapping):
-        output = {**output, "messages": []}
-    elif record.update and messages_of(output):
-        return StateUpdate()
-    return extract(output, baseline=before, tool_calls=False)

@@ -142,7 +142,7 @@ def test_a_call_that_was_only_noted_is_still_to_be_written() -> None:
 
 def test_tool_calls_can_be_left_out() -> None:
     """A turn has recorded them when they were made."""
-    assert not extract({"messages": synced()}, tool_calls=False)
+    assert not extract({"messages": synced()}, noted=StateUpdate())
 
 
 NEVER_RAN: dict[str, list[BaseMessage]] = {
