@@ -314,6 +314,11 @@ def raised_at(error: BaseException) -> str:
     return next(filter(None, places), "an unknown place")
 
 
+def is_users_code(frame: FrameType) -> bool:
+    """Whether what runs in a frame is the user's: not ours, no library's and not Python's."""
+    return _whose(frame) == _USERS
+
+
 def is_ours(error: BaseException) -> bool:
     """Whether an error's text is ours, and no one else's: users may raise our classes, too."""
     told = _first(error)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from langchain_convsync._checked import LONGEST
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
@@ -23,8 +24,6 @@ from langchain_convsync.stores.base import (
 )
 
 _KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
-#: Beyond this, milliseconds since 1970 would leave the integers that a double holds exactly.
-_LONGEST = 1e9
 #: As many things as one listing tells of at most.
 _MOST = 1000
 
@@ -68,8 +67,8 @@ def check_meta(key: object, version: object, *, place: str) -> bytes:
 
 def milliseconds(seconds: float) -> int:
     """A duration in the stores' unit."""
-    if not 0 <= seconds <= _LONGEST or math.isnan(seconds):
-        message = f"{seconds} is not a duration in seconds from 0 to {_LONGEST:.0f}"
+    if not 0 <= seconds <= LONGEST or math.isnan(seconds):
+        message = f"{seconds} is not a duration in seconds from 0 to {LONGEST:.0f}"
         raise ValueError(message)
     return round(seconds * 1000)
 

@@ -13,13 +13,11 @@ import gc
 import inspect
 import logging
 import sys
-import sysconfig
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from traceback import walk_stack
 from types import FrameType, TracebackType
 from typing import Any
@@ -31,7 +29,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
-from langchain_convsync.errors import FencedError, LoopError, raised_at
+from langchain_convsync.errors import FencedError, LoopError, is_users_code, raised_at
 from langchain_convsync.stores.heartbeat import Alarm, Watch
 from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.surfaces.repeats import Rows
@@ -219,17 +217,11 @@ class Stopper(BaseCallbackHandler):
             for thread, task in reversed(self._places)
         ]
         for stack in stacks:
-            users = [place for place, frame in enumerate(stack) if _is_users(frame)]
-            if users:
-                return _told(stack[: users[-1] + 1])
+            if any(map(is_users_code, stack)):
+                return _told(stack)
         return next((_told(stack) for stack in stacks if stack), "an unknown place")
 
 
-#: Where code lies that is not the user's.
-_OTHERS = (
-    str(Path(__file__).parents[1]),
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-)
 _running: WeakSet[Stopper] = WeakSet()
 _worker = threading.local()
 _stopper: ContextVar[Stopper | None] = ContextVar("convsync_stopper", default=None)
@@ -284,10 +276,6 @@ def _awaits(task: asyncio.Task[Any]) -> list[FrameType]:
         other = None if inspect.iscoroutine(onward) else next(tasks, None)
         found = onward if other is None else other.get_coro()
     return [*filter(None, frames)]
-
-
-def _is_users(frame: FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith((*_OTHERS, "<frozen"))
 
 
 def _told(stack: Sequence[FrameType]) -> str:
