@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from typing import Any
 
@@ -26,18 +26,11 @@ from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.parts import parts_of
+from tests import promises
 from tests.promises import CUSTOMER
 
 Agent = Runnable[Any, Any]
-
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        running.create_conversation(
-            phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123"
-        )
-        yield running
+server = promises.server
 
 
 @pytest.fixture

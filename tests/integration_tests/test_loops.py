@@ -27,11 +27,13 @@ from langchain_convsync.surfaces.repeats import HINT
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import Turn, TurnRunner
 from langchain_convsync.turns.stopping import AgentTimeoutError
+from tests import promises
 from tests.promises import CUSTOMER
 
 Answer = Callable[[TurnRunner], Turn]
 Agent = Runnable[Any, Any]
 pytestmark = pytest.mark.usefixtures("no_pause")
+server = promises.server
 
 
 def hola(number: int = 1) -> InboundEvent:
@@ -43,15 +45,6 @@ def answer(request: pytest.FixtureRequest) -> Answer:
     if request.param == "sync":
         return lambda runner: runner.run(hola())
     return lambda runner: asyncio.run(runner.arun(hola()))
-
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        running.create_conversation(
-            phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123"
-        )
-        yield running
 
 
 @pytest.fixture

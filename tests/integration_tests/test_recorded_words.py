@@ -19,9 +19,11 @@ from langchain_convsync.stores import EventStore, SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.deliveries import Deliveries
+from tests import promises
 from tests.promises import CUSTOMER, Answer, sync_and_async
 
 pytestmark = pytest.mark.in_turn
+server = promises.server
 
 #: Which of the customer's messages the server records by itself, and whether before a turn reads.
 Habit: TypeAlias = Literal["none", "first", "all", "first, late", "all, late"]
@@ -81,15 +83,6 @@ class World:
     @property
     def history(self) -> list[Line]:
         return [(m.role, m.content) for m in self.server.conversation(CUSTOMER).messages]
-
-
-@pytest.fixture
-def server() -> Iterator[ReferenceServer]:
-    with ReferenceServer() as running:
-        running.create_conversation(
-            phone_number=CUSTOMER, subdomain="restaurant-abc", bot_id="bot123"
-        )
-        yield running
 
 
 @pytest.fixture
