@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from langchain_convsync._flow import run
-from langchain_convsync.cli._status import existing_store
-from langchain_convsync.settings import required_setting
+from langchain_convsync.cli._store import AsJson, Store, opened_store
 from langchain_convsync.stores.served import address_of, adopted
 
 
@@ -21,24 +20,17 @@ def adopt(
             help="The API server with its prefix; without a path, the documented one.",
         ),
     ],
-    store: Annotated[
-        str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
-    ] = None,
+    store: Store = None,
     *,
     only: Annotated[
         bool, typer.Option("--only", help="Forget the addresses that it was served under before.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let a store serve its API server under this address, too: it moved, or has several names."""
     address = address_of(url)
-    opened = existing_store(
-        required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
-    )
-    try:
+    with opened_store(store) as opened:
         amount = run(adopted(opened, address, only=only))
-    finally:
-        opened.close()
     if as_json:
         typer.echo(json.dumps({"adopted": address, "addresses": amount}))
         return

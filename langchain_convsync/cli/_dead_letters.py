@@ -13,17 +13,14 @@ from langchain_convsync._flow import run
 from langchain_convsync._lines import one_line, span
 from langchain_convsync.cli._conversation import letter_facts
 from langchain_convsync.cli._printable import wrapped
-from langchain_convsync.cli._status import existing_store
-from langchain_convsync.settings import required_setting
+from langchain_convsync.cli._store import AsJson, Store, opened_store
 
 if TYPE_CHECKING:
     from langchain_convsync.turns.operators import DeadLetters
 
 
 def dead_letters(
-    store: Annotated[
-        str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
-    ] = None,
+    store: Store = None,
     account: Annotated[
         str,
         typer.Option(
@@ -34,7 +31,7 @@ def dead_letters(
     most: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, max=1000, help="Tell so many at most.")
     ] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what waits for an operator in the whole store: whose it is, since when, and why.
 
@@ -42,13 +39,8 @@ def dead_letters(
     """
     from langchain_convsync.turns import operators
 
-    opened = existing_store(
-        required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
-    )
-    try:
+    with opened_store(store) as opened:
         found = run(operators.list_dead_letters(opened, account=account, most=most))
-    finally:
-        opened.close()
     if as_json:
         typer.echo(json.dumps(_facts(found)))
         return

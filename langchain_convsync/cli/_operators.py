@@ -15,13 +15,12 @@ from langchain_convsync._flow import run
 from langchain_convsync.cli._conversation import facts, lines
 from langchain_convsync.cli._dead_letters import dead_letters
 from langchain_convsync.cli._printable import wrapped
-from langchain_convsync.cli._status import existing_store
+from langchain_convsync.cli._store import AsJson, Store, opened_store
 from langchain_convsync.errors import (
     ConfigurationError,
     InvalidPhoneNumberError,
     NoInterruptError,
 )
-from langchain_convsync.settings import required_setting
 from langchain_convsync.stores import EventStore
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ Customer = Annotated[str, typer.Argument(metavar="PHONE-or-KEY", help=_WHO)]
 CustomerOrAll = Annotated[
     str | None, typer.Argument(metavar="[PHONE-or-KEY]", help=f"{_WHO} Or --all.")
 ]
-Store = Annotated[str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")]
 Account = Annotated[
     str,
     typer.Option(
@@ -41,7 +39,6 @@ Account = Annotated[
         "number, WAHA session, or key; a ConvSyncChatMessageHistory's is 'convsync journal BOT_ID'."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 All = Annotated[bool, typer.Option("--all", help="Those of the whole store.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Only those whose reason contains this.")]
@@ -315,13 +312,8 @@ def _audited_store(store: str | None) -> Iterator[EventStore]:
     """The store; what is done in it meanwhile is told on stderr, as the log has it."""
     from langchain_convsync.turns import operators
 
-    url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
-    opened = existing_store(url)
-    try:
-        with _shown_on_stderr(operators.audit):
-            yield opened
-    finally:
-        opened.close()
+    with opened_store(store) as opened, _shown_on_stderr(operators.audit):
+        yield opened
 
 
 def _required(customer: str | None) -> str:

@@ -1,13 +1,13 @@
-"""``convsync status``: what a store still has to do; and how a command finds its store."""
+"""``convsync status``: what a store still has to do."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +18,9 @@ from rich.text import Text
 
 from langchain_convsync._flow import run
 from langchain_convsync._lines import one_line, span
-from langchain_convsync.errors import ConfigurationError, StoreError
-from langchain_convsync.settings import required_setting
-from langchain_convsync.stores import EventStore, SQLiteEventStore, open_store
-from langchain_convsync.stores.sqlite.file import is_empty
+from langchain_convsync.cli._store import Store, opened_store
+from langchain_convsync.errors import StoreError
+from langchain_convsync.stores import EventStore
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
@@ -34,9 +33,7 @@ _WHICH = "convsync dead-letters tells which, and why."
 
 
 def status(
-    store: Annotated[
-        str | None, typer.Option(help="The event store; CONVSYNC_STORE_URL when absent.")
-    ] = None,
+    store: Store = None,
     *,
     accounts: Annotated[
         bool, typer.Option("--accounts", help="Tell each account's part, too, by its key.")
@@ -53,18 +50,12 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a look.")] = False,
 ) -> None:
     """Tell what a store still has to do: events, writes, and what waits for an operator."""
-    url = required_setting(store, argument="--store", variable="CONVSYNC_STORE_URL")
-    opened = existing_store(url)
-    try:
+    with opened_store(store) as opened:
         if watch is None:
             _tell(_look(opened, accounts=accounts), as_json=as_json)
-        else:
+            return
+        with suppress(KeyboardInterrupt):  # how a watch ends
             _watch(opened, watch, accounts=accounts, as_json=as_json)
-    except KeyboardInterrupt:  # how a watch ends
-        if watch is None:
-            raise
-    finally:
-        opened.close()
 
 
 def _look(store: EventStore, *, accounts: bool) -> dict[str, Any]:
@@ -125,26 +116,6 @@ def _as_tables(found: dict[str, Any]) -> Group:
     if "accounts" in found:
         told += ["", _by_account(found["accounts"])]
     return Group(*told)
-
-
-def existing_store(url: str) -> EventStore:
-    """The event store at a URL; looking for a file creates none.
-
-    Raises:
-        ConfigurationError: The URL names no store, or a file that does not exist, or is empty.
-    """
-    opened = open_store(url)
-    if isinstance(opened, SQLiteEventStore) and not Path(opened.path).exists():
-        name = "here" if "@" in opened.path else opened.path  # a URL without scheme has a password
-        message = f"there is no event store {name}: check --store or CONVSYNC_STORE_URL"
-        raise ConfigurationError(message)
-    if isinstance(opened, SQLiteEventStore) and is_empty(opened.path):
-        message = (
-            f"{opened.path} is empty, so it holds no event store: if there was work in it, it was "
-            "truncated, by a power cut or a copy that failed: restore a backup"
-        )
-        raise ConfigurationError(message)
-    return opened
 
 
 def _by_account(loads: Iterable[dict[str, Any]]) -> Table:

@@ -10,7 +10,7 @@ import redis
 
 from langchain_convsync._flow import run
 from langchain_convsync.cli._doctor.findings import Area, Finding
-from langchain_convsync.cli._status import existing_store
+from langchain_convsync.cli._store import existing_store
 from langchain_convsync.errors import ConfigurationError, StoreFormatError, StoreUnavailableError
 from langchain_convsync.settings import optional_setting
 from langchain_convsync.stores import (
