@@ -21,7 +21,8 @@ from itertools import chain
 from types import FunctionType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from langchain_convsync.errors import ConfigurationError, UnknownArgumentError
 
@@ -200,6 +201,16 @@ def unknown(title: str, what: str, name: str, names: Iterable[str]) -> str:
     return f"{title} has no {what} {name}: {advice}"
 
 
+def refuse_unknown(model: type[BaseModel], given: Any, info: ValidationInfo) -> Any:
+    """What was given, unless a field has no such name; a newer version may have stored more."""
+    if isinstance(given, Mapping) and info.mode == "python":
+        for name in given:
+            if name not in model.model_fields:
+                told = unknown(model.__name__, "field", str(name), model.model_fields)
+                raise PydanticCustomError("unknown_field", "{told}", {"told": told})
+    return given
+
+
 def _given(value: object, kind: Kind) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
@@ -370,6 +381,7 @@ _PARSED: Mapping[str, str] = {
 _MEANT: Mapping[str, str] = {
     "message": "text",
     "body": "text",
+    "content": "text",
     "id": "event_id",
     "message_id": "event_id",
     "phone": "phone_number",

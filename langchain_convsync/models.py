@@ -8,7 +8,7 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -21,6 +21,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetPydanticSchema,
     JsonValue,
+    ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationInfo,
     model_validator,
@@ -28,9 +29,17 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
-from langchain_convsync._checked import unknown
+from langchain_convsync._checked import refuse_unknown
 from langchain_convsync._display import Displayed, Summary
-from langchain_convsync._lines import one_line
+from langchain_convsync.contents import (
+    Choice,
+    Contact,
+    Location,
+    Media,
+    Quoted,
+    Referral,
+    content_of,
+)
 
 Role: TypeAlias = Literal["user", "bot"]
 
@@ -261,16 +270,6 @@ def _moved(before: str | None, now: str | None) -> str | None:
     return f"{before} → {now}" if before and now and before != now else now
 
 
-def refuse_unknown(model: type[BaseModel], given: Any, info: ValidationInfo) -> Any:
-    """What was given, unless a field has no such name; a newer version may have stored more."""
-    if isinstance(given, Mapping) and info.mode == "python":
-        for name in given:
-            if name not in model.model_fields:
-                told = unknown(model.__name__, "field", str(name), model.model_fields)
-                raise PydanticCustomError("unknown_field", "{told}", {"told": told})
-    return given
-
-
 #: The names of the API server's JSON, and of a Conversation, for what a state update decides.
 SPELLINGS: Mapping[str, str] = {
     "currentIntent": "intent",
@@ -354,22 +353,6 @@ def _known_fields(stored: Any) -> Any:
 StoredUpdate = Annotated[StateUpdate, BeforeValidator(_known_fields)]
 
 
-class Media(BaseModel):
-    """A file that came with a message; ``url`` is None when it was not downloaded."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    url: str | None = Field(default=None, repr=False)
-    mimetype: str | None = None
-    filename: str | None = Field(default=None, repr=False)
-    error: str | None = Field(default=None, repr=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any, info: ValidationInfo) -> Any:
-        return refuse_unknown(cls, given, info)
-
-
 def zoned(sent: datetime) -> datetime:
     """The time in a zone; one that names none is UTC, as WhatsApp's are."""
     return sent.replace(tzinfo=UTC) if sent.utcoffset() is None else sent
@@ -390,13 +373,11 @@ def as_json(value: object) -> Any:
     return plain
 
 
-def content_of(text: str, notes: Iterable[str]) -> str:
-    """What a message says: its text, then a line for everything that is not text."""
-    return "\n".join(part for part in (text, *map(one_line, notes)) if part)
-
-
 class InboundEvent(BaseModel):
     """One customer message, as one delivery reported it.
+
+    ``content=`` is taken for ``text=`` where that is not given. What a model could not make sense
+    of, because it says nothing at all, is refused here.
 
     Attributes:
         event_id: The message's own id at its source: the same for every delivery of it.
@@ -414,9 +395,19 @@ class InboundEvent(BaseModel):
         delivery_id: The id of this one delivery (WAHA's ``evt_…``); for logs only.
         sent_at: When the customer sent it; a time without a zone is taken for UTC.
         sender_name: The customer's own display name.
-        reply_to: Id of the message that this one quotes.
+        reply_to: Id of the message that this one answers: quotes, chooses from, or votes in.
+        quoted: The message that it quotes, with its words.
+        choice: The button, list row or form that it answers with.
+        referral: The ad or post that led the customer here.
+        mentions: Who is mentioned in it, by phone number or LID.
+        poll_votes: The options of a poll that were voted for.
+        location: The place that was sent.
+        contacts: The cards that were sent.
+        view_once: Whether it may be opened once, and on the customer's phone only.
+        forwarded: Whether somebody else wrote it first.
         media: The file that came along.
-        notes: What came along and is not text, one description each, e.g. ``"[location: Lima]"``.
+        notes: What else came along and is not text, one description each, e.g. ``"[poll: Pan?]"``.
+        unread_kind: What kind of message it is, where nothing of it could be read.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -435,15 +426,47 @@ class InboundEvent(BaseModel):
     sent_at: SentAt | None = None
     sender_name: str | None = Field(default=None, repr=False)
     reply_to: str | None = Field(default=None, repr=False)
+    quoted: Quoted | None = Field(default=None, repr=False)
+    choice: Choice | None = Field(default=None, repr=False)
+    referral: Referral | None = Field(default=None, repr=False)
+    mentions: tuple[str, ...] = Field(default=(), repr=False)
+    poll_votes: tuple[str, ...] = Field(default=(), repr=False)
+    location: Location | None = Field(default=None, repr=False)
+    contacts: tuple[Contact, ...] = Field(default=(), repr=False)
+    view_once: bool = False
+    forwarded: bool = False
     media: Media | None = None
     notes: tuple[str, ...] = Field(default=(), repr=False)
+    unread_kind: str | None = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known(cls, given: Any, info: ValidationInfo) -> Any:
-        return refuse_unknown(cls, given, info)
+    def _understood(
+        cls, given: Any, read: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        if not isinstance(given, Mapping) or info.mode != "python":  # a store's or a server's
+            return read(given)
+        if "content" in given and "text" not in given:
+            given = {"text" if name == "content" else name: given[name] for name in given}
+        event = read(refuse_unknown(cls, given, info))
+        if not event.content.strip():
+            told = "the event says nothing: pass text=, or what came instead, e.g. media= or notes="
+            raise PydanticCustomError("empty_event", "{told}", {"told": told})
+        return event
 
     @property
     def content(self) -> str:
-        """What the model reads: the text, then a line for everything that is not text."""
-        return content_of(self.text, self.notes)
+        """What the model reads: quoted words, the text, and a line for all that is not text."""
+        return content_of(
+            self.text,
+            self.notes,
+            quoted=self.quoted,
+            choice=self.choice,
+            referral=self.referral,
+            location=self.location,
+            contacts=self.contacts,
+            poll_votes=self.poll_votes,
+            media=self.media,
+            view_once=self.view_once,
+            forwarded=self.forwarded,
+        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from langchain_convsync.models import Media
+from langchain_convsync.contents import Media
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at, first_text, one_line
 
 # Kinds of content, each with its protobuf fields and its WhatsApp Web types.
@@ -82,6 +82,8 @@ _MIMETYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?: *;.*)?")
 _VCARD_NAME = re.compile(
     r"^(?:item\d+\.)?FN(?:;[^:\r\n]*)?:([^\r\n]+)", re.IGNORECASE | re.MULTILINE
 )
+#: Kinds that come as a file.
+_FILES = frozenset({"image", "video", "audio", "document", "sticker", "file"})
 _DETAIL_LENGTH = 200
 _WRAPPERS = 8
 
@@ -95,7 +97,7 @@ class Content:
     notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.notes)
+        return bool(self.text or self.notes or self.media)
 
 
 def read_content(payload: Json) -> Content:
@@ -109,6 +111,8 @@ def read_content(payload: Json) -> Content:
         text = ""
     if not kind and not text and _speaks(raw):
         kind = "unsupported message"
+    if raw.media is not None and kind in _FILES:
+        return Content(text=text, media=raw.media.called(_file(raw, kind)))
     note = f"[{kind}: {detail}]" if detail else f"[{kind}]"
     return Content(text=text, media=raw.media, notes=(note,) if kind else ())
 
@@ -213,18 +217,16 @@ def _title(raw: _Raw) -> str:
     return first_text(*(at(raw.message, *path) for path in _TITLES)) or ""
 
 
-def _filename(raw: _Raw) -> str:
-    return (raw.media and raw.media.filename) or ""
+def _file(raw: _Raw, kind: str) -> str:
+    return "voice message" if kind == "audio" and _is_voice(raw) else kind
 
 
-def _voice(raw: _Raw) -> str:
+def _is_voice(raw: _Raw) -> bool:
     if node := raw.node("audio"):
-        voice = node.get("ptt") is True or node.get("PTT") is True
-    elif raw.web_type:
-        voice = raw.web_type == "ptt"
-    else:
-        voice = raw.media is not None and (raw.media.mimetype or "").startswith("audio/ogg")
-    return "voice message" if voice else ""
+        return node.get("ptt") is True or node.get("PTT") is True
+    if raw.web_type:
+        return raw.web_type == "ptt"
+    return raw.media is not None and (raw.media.mimetype or "").startswith("audio/ogg")
 
 
 def _place(raw: _Raw) -> str:
@@ -273,9 +275,6 @@ def _poll(raw: _Raw) -> str:
 
 
 _DETAILS = {
-    "audio": _voice,
-    "document": _filename,
-    "file": _filename,
     "location": _place,
     "contact": _contacts,
     "poll": _poll,

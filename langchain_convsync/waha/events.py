@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from langchain_convsync.models import Media, content_of
+from langchain_convsync.contents import Media, Quoted, content_of
 
 #: Why an event is not a message to answer. Few and fixed, so that they can label a metric.
 Reason: TypeAlias = Literal[
@@ -43,6 +43,7 @@ class OperatorMessage:
         phone_number: The customer, E.164; None while only a LID is known.
         lid: The customer's ``…@lid`` identity, where the source told it.
         text: What the human wrote; the caption for media.
+        quoted: The message that it quotes, with its words.
         media: The file that came along.
         notes: What came along and is not text, as in :class:`InboundEvent`.
         account: The receiving side that the event came through.
@@ -61,6 +62,7 @@ class OperatorMessage:
     phone_number: str | None = field(default=None, repr=False)
     lid: str | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
+    quoted: Quoted | None = field(default=None, repr=False)
     media: Media | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     account: str = field(default="default", repr=False)
@@ -74,8 +76,8 @@ class OperatorMessage:
 
     @property
     def content(self) -> str:
-        """What enters the history: the text, then a line for everything that is not text."""
-        return content_of(self.text, self.notes)
+        """What enters the history: quoted words, the text, and a line for all that is not text."""
+        return content_of(self.text, self.notes, quoted=self.quoted, media=self.media)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from langchain_convsync import WAHAReply, create_app, telemetry
 from langchain_convsync._bodies import LARGEST
 from langchain_convsync._flow import run
 from langchain_convsync.app import create_router
+from langchain_convsync.contents import Media
 from langchain_convsync.errors import ConfigurationError, StoreUnavailableError
-from langchain_convsync.models import Conversation, InboundEvent, Media
+from langchain_convsync.models import Conversation, InboundEvent
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.telemetry import _log
 from langchain_convsync.testing import ReferenceServer

@@ -32,7 +32,7 @@ def test_every_public_name_is_explained_once() -> None:
     """And nothing that is not public."""
     public = {
         f"langchain_convsync{module}.{name}"
-        for module in ("", ".waha", ".testing", ".middleware", ".app")
+        for module in ("", ".waha", ".testing", ".middleware", ".app", ".contents")
         for name in import_module(f"langchain_convsync{module}").__all__
         if name not in {"__version__", "waha", "Reason"}
     } - {"langchain_convsync.app.create_app"}

@@ -89,8 +89,12 @@ def test_a_lid_is_forwarded_with_the_number_that_is_known_of_it(
 ) -> None:
     """From an earlier event; without one the LID is the customer's name."""
     write(store, "1", lid="38@lid")
-    store.receive(Customer(None, "38@lid"), ABC, forward=InboundEvent(event_id="2", lid="38@lid"))
-    store.receive(Customer(None, "39@lid"), ABC, forward=InboundEvent(event_id="3", lid="39@lid"))
+    store.receive(
+        Customer(None, "38@lid"), ABC, forward=InboundEvent(event_id="2", lid="38@lid", text="Hola")
+    )
+    store.receive(
+        Customer(None, "39@lid"), ABC, forward=InboundEvent(event_id="3", lid="39@lid", text="Hola")
+    )
 
     send(store, webhook)
 

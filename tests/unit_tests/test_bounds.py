@@ -174,7 +174,7 @@ def queued(*texts: str) -> Acquired:
         (["a"] * 800, 500),
         (["ñ" * 40_000] * 4, 2),
         (["ñ" * 400_000, "a"], 1),
-        ([""] * 3, 3),
+        ([" a"] * 3, 3),
     ],
 )
 def test_a_turn_takes_a_prefix_of_the_inbox(texts: list[str], taken: int) -> None:

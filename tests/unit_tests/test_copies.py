@@ -16,7 +16,7 @@ from langchain_core.tools import BaseTool
 
 import langchain_convsync as c
 from langchain_convsync import middleware
-from langchain_convsync.models import Media
+from langchain_convsync.contents import Media
 from langchain_convsync.testing import ScriptedChatModel
 from tests.surfaces import PHONE, conversation
 
@@ -195,7 +195,7 @@ def test_an_extractor_can_be_copied() -> None:
 
 
 def answer(event: c.InboundEvent, ref: c.ConversationRef) -> c.Turn:
-    if not event.text:
+    if event.text == "Adiós":
         raise c.ServerError("It failed", status_code=503, retry_after=1.5)
     return c.Turn(status="answered", reply=event.text, turn_id=ref.tool_key("order"))
 
@@ -206,7 +206,7 @@ def test_a_process_pool_takes_events_and_returns_turns_and_errors() -> None:
     with ProcessPoolExecutor(1, mp_context=spawned) as pool:
         turn = pool.submit(answer, EVENT, ref).result()
         with pytest.raises(c.ServerError) as error:
-            pool.submit(answer, c.InboundEvent(event_id="2"), ref).result()
+            pool.submit(answer, c.InboundEvent(event_id="2", text="Adiós"), ref).result()
 
     assert (turn.reply, turn.turn_id) == ("Hola", ref.tool_key("order"))
     assert (error.value.status_code, error.value.retry_after) == (503, 1.5)

@@ -136,7 +136,9 @@ def test_another_event_loop_is_told_what_works_there() -> None:
         without_asyncio(client.lookup_tenant("+51999999999")),
         without_asyncio(client.aclose()),
         without_asyncio(aonce(store, "evt").__aenter__()),
-        without_asyncio(runner.arun(InboundEvent(event_id="1", phone_number="+51999999999"))),
+        without_asyncio(
+            runner.arun(InboundEvent(event_id="1", phone_number="+51999999999", text="Hola"))
+        ),
         without_asyncio(runner.__aenter__()),
         without_asyncio(store.aclose()),
         without_asyncio(RedisEventStore("redis://127.0.0.1:9").aclose()),

@@ -33,7 +33,7 @@ def of(*values: Any) -> tuple[Interrupt, ...]:
 
 def waiting(*values: Any, **fields: Any) -> WaitingRun:
     fields = {"seconds": 30.0, **fields}
-    customer = InboundEvent(event_id="t", phone_number="+51999999999")
+    customer = InboundEvent(event_id="t", phone_number="+51999999999", text="Hola")
     return WaitingRun(turn="t", customer=customer, thread="x", interrupts=of(*values), **fields)
 
 

@@ -40,7 +40,7 @@ class Book:
         )
 
     def number_of(self, lid: str, **fields: Any) -> str | None:
-        event = InboundEvent(event_id="1", lid=lid, **fields)
+        event = InboundEvent(event_id="1", lid=lid, text="Hola", **fields)
         return run(self.lids.phone_number_of(event, "07.a.b"))
 
 

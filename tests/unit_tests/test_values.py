@@ -44,9 +44,9 @@ from langchain_convsync import (
 from langchain_convsync._checked import ANYTHING, ELSEWHERE, kind_of
 from langchain_convsync._flow import run
 from langchain_convsync.app import create_router
+from langchain_convsync.contents import Media
 from langchain_convsync.errors import UnknownArgumentError
 from langchain_convsync.middleware import ConvSyncMiddleware, OnceToolsMiddleware
-from langchain_convsync.models import Media
 from langchain_convsync.server import (
     ApiKey,
     Forwarding,
@@ -319,6 +319,22 @@ def test_a_field_that_does_not_exist_is_told_which_was_meant(
         model(**given)
 
     assert PHONE not in str(refused.value)
+
+
+def test_the_words_of_an_event_are_its_text_or_its_content() -> None:
+    """LangChain calls it content; both at once would be two texts."""
+    event = typing.cast("Any", InboundEvent)
+    assert event(event_id="1", content="Hola") == InboundEvent(event_id="1", text="Hola")
+    with pytest.raises(ValueError, match=r"has no field content: did you mean text\?"):
+        event(event_id="1", text="Hola", content="Adiós")
+
+
+@pytest.mark.parametrize("empty", [{}, {"text": " \n"}, {"sender_name": "Ana"}, {"quoted": None}])
+def test_an_event_that_says_nothing_is_refused_where_it_is_made(empty: dict[str, Any]) -> None:
+    """No model could make sense of it; a file, a place or a note is enough."""
+    with pytest.raises(ValueError, match="says nothing: pass text="):
+        InboundEvent(event_id="1", phone_number=PHONE, **empty)
+    assert InboundEvent(event_id="1", media=Media(mimetype="image/png")).content == "[image]"
 
 
 def test_what_a_newer_version_stored_is_read() -> None:
