@@ -19,9 +19,9 @@ from typing import NamedTuple, TypeAlias
 import httpx
 
 from langchain_convsync import _forks, _machine
-from langchain_convsync._flow import Io, running_loop
+from langchain_convsync._flow import Io, monotonic, running_loop
 from langchain_convsync.client import _environment as environment
-from langchain_convsync.client._exchange import Answer, Failure, Outcome, Request
+from langchain_convsync.client._exchange import TOO_LATE, Answer, Failure, Outcome, Request
 from langchain_convsync.client._lent import LentAsyncWire, LentWire
 from langchain_convsync.client._transports import chosen, trusts
 from langchain_convsync.client._wires import (
@@ -95,18 +95,26 @@ class Connections:
         return isinstance(self._lent, httpx.AsyncClient)
 
     def exchange(self, request: Request, seconds: float) -> Io[Outcome]:
-        """Send a request over the wire of the thread or loop that performs the step."""
-        return Io(self._exchange, self._aexchange, request, seconds)
+        """Send a request over the wire of the thread or loop that performs the step.
 
-    def _exchange(self, request: Request, seconds: float) -> Outcome:
+        It ends so many seconds after this call. A process that stood still in between sends
+        nothing any more: another one may have its lease by now.
+        """
+        return Io(self._exchange, self._aexchange, request, monotonic() + seconds)
+
+    def _exchange(self, request: Request, until: float) -> Outcome:
+        if (seconds := until - monotonic()) <= 0:
+            return TOO_LATE
         try:
             return self._told(self._blocking().exchange(request, seconds))
         except Exception as error:  # noqa: BLE001 - raised again, unless the machine is short
             return self._told(_starved(error))
 
-    async def _aexchange(self, request: Request, seconds: float) -> Outcome:
+    async def _aexchange(self, request: Request, until: float) -> Outcome:
         if isinstance(self._lent, httpx.Client):
-            return await asyncio.to_thread(self._exchange, request, seconds)
+            return await asyncio.to_thread(self._exchange, request, until)
+        if (seconds := until - monotonic()) <= 0:
+            return TOO_LATE
         try:
             wire = await self._awaited()
             return self._told(await wire.exchange(request, seconds))

@@ -87,6 +87,7 @@ class Answer:
 Outcome: TypeAlias = Answer | Failure
 
 TIMED_OUT = Failure(kind="timeout", reason="no answer in time")
+TOO_LATE = Failure(kind="timeout", reason="its time was over before it was sent", sent=False)
 
 #: Raised before the first byte of a request leaves.
 _UNSENT = (

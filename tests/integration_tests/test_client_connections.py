@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from langchain_convsync._flow import arun, run
+from langchain_convsync import _platform
+from langchain_convsync._flow import Flow, arun, run
 from langchain_convsync.client import Api, AsyncConvSyncClient, ConvSyncClient, _wires
 from langchain_convsync.errors import (
     APIConnectionError,
@@ -318,3 +319,29 @@ def test_a_client_forgotten_while_its_loop_rests_is_closed_with_the_loop(
 
     gc.collect()  # what was left unclosed would warn
     assert server.wait_for(lambda it: it.connected == 0)
+
+
+class Later(_platform.Platform):
+    """The machine after its process has stood still for a minute."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 60.0
+
+
+def standing_still(flow: Flow[Any]) -> Flow[None]:
+    """A flow whose process stands still for a minute before its first step."""
+    step = next(flow)
+    with _platform.standing_in(Later()):
+        flow.send((yield step))
+
+
+@sync_and_async
+def test_a_process_that_stood_still_sends_no_more(
+    api: Api, server: FaultyServer, perform: Perform[None]
+) -> None:
+    """What it was about to send another process has sent meanwhile."""
+    with pytest.raises(APITimeoutError, match="its time was over before it was sent") as refused:
+        perform(standing_still(post(api)))
+
+    assert not refused.value.ambiguous
+    assert server.received == []
