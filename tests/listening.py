@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -44,12 +44,14 @@ class Sender:
         self.send("\r\n".join([*lines, "", ""]).encode())
 
     def send(self, part: bytes) -> None:
-        self._socket.sendall(part)
+        """To a side that may have answered already, and closed: it reads no more."""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            self._socket.sendall(part)
 
     def answer(self) -> str:
-        """All that comes until the other side closes."""
+        """All that comes until the other side closes; with something unread, it resets."""
         told = b""
-        with self._socket:
+        with self._socket, suppress(ConnectionResetError):
             while part := self._socket.recv(65536):
                 told += part
         return told.decode()

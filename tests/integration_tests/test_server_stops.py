@@ -144,5 +144,5 @@ def refused(url: str) -> None:
     while True:
         try:
             socket.create_connection((address.host, address.port or 0)).close()
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):  # reset: it closed meanwhile
             return
