@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from langchain_convsync._flow import Flow
+from langchain_convsync._flow import Flow, Io, monotonic
+from langchain_convsync.client._connections import Connections
+from langchain_convsync.client._exchange import Outcome, Request
 from langchain_convsync.outbox import plan as planning
 from langchain_convsync.outbox import reply as replying
 from langchain_convsync.outbox.plan import Send
@@ -91,6 +93,18 @@ def _base() -> None:
 def _overlay() -> None:
     """A turn does not see the writes that are still on their way."""
     put("outbox.compose:overlay", lambda conversation, _writes, **_: conversation)
+
+
+def _late() -> None:
+    """A request is sent whenever its process comes to it, however long it stood still."""
+
+    def whenever(self: Connections, request: Request, seconds: float) -> Io[Outcome]:
+        return Io(
+            lambda: self._exchange(request, monotonic() + seconds),
+            lambda: self._aexchange(request, monotonic() + seconds),
+        )
+
+    put("client._connections:Connections.exchange", whenever)
 
 
 def _dedup() -> None:
@@ -189,6 +203,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "anchor": _anchor,
     "base": _base,
     "overlay": _overlay,
+    "late": _late,
     "dedup": _dedup,
     "order": _order,
     "account": _account,

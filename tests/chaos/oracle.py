@@ -137,7 +137,7 @@ def judge(
     """
     verdict = Verdict(overlaps=overlaps(runs))
     through_waha = any(write.kind == "reply" for write in kept)
-    home = {f"user {said.text}": talk.session_id for talk in talks for said in talk.said}
+    home = {f"user {said.words}": talk.session_id for talk in talks for said in talk.said}
     home.update({f"bot {got.reply}": got.session_id for got in returned if got.reply})
     answers: dict[str, list[Returned]] = defaultdict(list)
     for answer in returned:
@@ -147,7 +147,8 @@ def judge(
         writes[write.session_id, write.kind].append(write.text)
     for talk in talks:
         session, got = talk.session_id, answers[talk.session_id]
-        messages, syncs = writes[session, "message"], writes[session, "sync"]
+        messages, syncs = _as_said(talk, writes[session, "message"]), writes[session, "sync"]
+        messages = _without_colleague(verdict.messages, talk, messages)
         expected, replies = _expected(talk, got)
         _tally(verdict.messages, expected, messages, [_strays(home, session, m) for m in messages])
         _tally(verdict.syncs, replies, syncs, [_strays(home, session, f"bot {s}") for s in syncs])
@@ -160,6 +161,22 @@ def judge(
     if not through_waha:
         _sends(verdict, returned, sent)
     return verdict
+
+
+def _as_said(talk: Talk, messages: Sequence[str]) -> list[str]:
+    """The messages with the words that were edited as they were said at first."""
+    first = {f"user {said.edited}": f"user {said.words}" for said in talk.said if said.edited}
+    return [first.get(text, text) for text in messages]
+
+
+def _without_colleague(tally: Tally, talk: Talk, messages: Sequence[str]) -> list[str]:
+    """What is left without a human's words, each of which stands there once, wherever."""
+    words = [f"bot {text}" for text in talk.colleague]
+    found = Counter(text for text in messages if text in words)
+    tally.kept += found.total()
+    tally.lost += len(set(words) - set(found))
+    tally.doubled += found.total() - len(found)
+    return [text for text in messages if text not in words]
 
 
 def _strays(home: Mapping[str, str], session: str, message: str) -> bool:
@@ -179,7 +196,7 @@ def _expected(talk: Talk, got: Sequence[Returned]) -> tuple[list[str], list[str]
     ends = {turn_of.get(said.event_id): said.event_id for said in talk.said}
     messages, replies = [], []
     for said in talk.said:
-        messages.append(f"user {said.text}")
+        messages.append(f"user {said.words}")
         ended = turn_of.get(said.event_id)
         if ended is not None and ends[ended] == said.event_id:
             messages.append(f"bot {reply_of[ended]}")
@@ -242,7 +259,12 @@ def _returns(tally: Tally, talk: Talk, got: Sequence[Returned]) -> None:
     """Every event got one reply, its own, and one call only was told to have answered it."""
     ids = {said.event_id for said in talk.said}
     final = [answer for answer in got if answer.status in FINAL]
-    tally.lost += len(ids - {answer.event_id for answer in final if answer.reply})
+    ended = {answer.event_id for answer in final if answer.reply}
+    if talk.colleague:  # what was said meanwhile is recorded, and left to the human
+        silent = [answer for answer in got if answer.reply is None]
+        final = [answer for answer in final if answer.reply is not None]
+        ended |= {answer.event_id for answer in silent}
+    tally.lost += len(ids - ended)
     answered = Counter(answer.turn_id for answer in final if answer.status == "answered")
     tally.doubled += sum(count - 1 for count in answered.values())
     replies: dict[str, set[str | None]] = defaultdict(set)
@@ -251,8 +273,13 @@ def _returns(tally: Tally, talk: Talk, got: Sequence[Returned]) -> None:
         found = _REPLY.fullmatch(answer.reply or "")
         named = set(found["events"].split()) if found else set()
         strange = found is None or found["subdomain"] != talk.subdomain or not named <= ids
-        tally.foreign += strange or not set(answer.events) <= ids
+        tally.foreign += strange or not {*answer.events} <= ids | _of_colleague(talk, answer)
     tally.stale += sum(len(different) - 1 for different in replies.values())
+
+
+def _of_colleague(talk: Talk, answer: Returned) -> set[str]:
+    """Messages of the business's own that a turn recorded on the way."""
+    return {each for each in answer.events if talk.colleague and each.startswith("true_")}
 
 
 def _sends(verdict: Verdict, returned: Sequence[Returned], sent: Sequence[Sent]) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Literal, TypeAlias
 #: An event that the agent takes longer for than a lease lasts says so.
 SLOWLY = "despacio"
 
+#: What stands for a message without text.
+STICKER = "[sticker]"
+
 TENANTS = 5
 SHARED = 3  # so many tenants talk to the same phone number
 BURSTS = 12  # per conversation at most; short runs have many short ones
@@ -25,11 +28,18 @@ class Said:
         event_id: Unique within its account alone: tenants that share a customer share ids.
         text: Some texts are said again and again, as customers do.
         twin: How it is delivered a second time while the first delivery is under way.
+        edited: What the customer made of it afterwards.
     """
 
     event_id: str
     text: str
     twin: Twin | None = None
+    edited: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the history says of it: a message without text is a sticker."""
+        return self.text or STICKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +47,9 @@ class Talk:
     """One customer talking to one tenant.
 
     Attributes:
-        bursts: What is said in quick succession; the next burst follows when all of it is answered.
+        bursts: What is said, and in a simulation what is done besides, in quick succession; the
+            next burst follows when all of it is answered.
+        colleague: What a human wrote meanwhile from the business's phone.
     """
 
     session_id: str
@@ -45,7 +57,8 @@ class Talk:
     bot_id: str
     phone_number: str
     lid: str
-    bursts: tuple[tuple[Said, ...], ...]
+    bursts: tuple[tuple[Any, ...], ...]
+    colleague: tuple[str, ...] = ()
 
     @property
     def account(self) -> str:
@@ -60,7 +73,7 @@ class Talk:
     @property
     def said(self) -> list[Said]:
         """Everything, in order."""
-        return [said for burst in self.bursts for said in burst]
+        return [said for burst in self.bursts for said in burst if isinstance(said, Said)]
 
     def event(self, said: Said, *, by_lid: bool = False) -> dict[str, Any]:
         """The event as a webhook would report it; the same message under the LID has no number."""
@@ -72,6 +85,7 @@ class Talk:
             "chat_id": self.lid if by_lid else self.chats[0],
             "bot_id": self.bot_id,
             "lid": self.lid,
+            "notes": () if said.text else (STICKER,),
         }
         return event if by_lid else {**event, "phone_number": self.phone_number}
 
@@ -105,7 +119,7 @@ def _bursts(
         burst = []
         for _ in range(rng.choice((1, 1, 1, 1, 1, 1, 2, 4))):
             number += 1
-            event_id = f"evt_{prefix}_{number}"
+            event_id = f"false_E{prefix}N{number}"
             burst.append(Said(event_id, _text(rng, f"{subdomain} {event_id}"), _twin(rng, number)))
         bursts.append(tuple(burst))
     return tuple(bursts)

@@ -1,4 +1,4 @@
-"""The engine in the simulator: every crash point of a turn, and turns by the hundred."""
+"""The engine in the simulator: every crash point of a turn, and turns by the thousand."""
 
 from __future__ import annotations
 
@@ -6,43 +6,55 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
-from langchain_convsync.stores.base import EventStore
+from tests.chaos.guards import GUARDS
 from tests.redis_server import RedisServer
+from tests.simulation.disks import Disk, File, NewDisk, Redis
 from tests.simulation.exhaustive import KINDS, Kind, run_all
-from tests.simulation.random_runs import NewStore, plan_of
+from tests.simulation.many import TOWN, missed, run_town
+from tests.simulation.random_runs import plan_of
 from tests.simulation.world import World
 
 pytest_plugins = ("tests.store_fixtures",)
 
 SAMPLED = "from tests.simulation.world import *; from tests.simulation.random_runs import *"
-TRACE = f"{SAMPLED}; print(World(plan_of(7, 15)).run().trace)"
+TRACE = f"{SAMPLED}; print(World(plan_of(7, 15)[0]).run().trace)"
+#: Towns of one test.
+STREET = 5
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def new_store(request: pytest.FixtureRequest) -> NewStore:
-    """Makes an empty store on a given clock."""
+def new_disk(request: pytest.FixtureRequest, tmp_path: Path) -> NewDisk:
+    """An empty store, of which each process has a connection of its own."""
+    files = (tmp_path / f"{number}.db" for number in range(10_000))
 
-    def on_redis(clock: Callable[[], float]) -> EventStore:
+    def on_redis(clock: Callable[[], float]) -> Disk:
         server: RedisServer = request.getfixturevalue("server")
         server.empty()
-        return RedisEventStore(server.url, clock=clock)
+        return Redis(server.url, clock)
 
-    def on_sqlite(clock: Callable[[], float]) -> EventStore:
-        return SQLiteEventStore(":memory:", clock=clock)
-
-    return on_redis if request.param == "redis" else on_sqlite
+    return on_redis if request.param == "redis" else lambda _: File(next(files))
 
 
 @pytest.mark.parametrize("kind", KINDS[:1], ids=lambda kind: kind.name)
 def test_wherever_a_turns_process_dies_and_whatever_a_call_comes_to_nothing_is_wrong(
-    kind: Kind, new_store: NewStore
+    kind: Kind, new_disk: NewDisk
 ) -> None:
     """At every step, before and after it; at every call, in every way."""
-    ran = list(run_all(kind, new_store, pairs=False))
+    ran = list(run_all(kind, new_disk, pairs=False))
+
+    assert len(ran) > 100
+    assert [f"{each.schedule}: {each.what}" for each in ran if each.is_wrong] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_no_kind_of_turn_is_ever_wrong(kind: Kind) -> None:
+    """In short ones, a process dies besides at each of the steps behind a call that went wrong."""
+    ran = list(run_all(kind))
 
     assert len(ran) > 50
     assert [f"{each.schedule}: {each.what}" for each in ran if each.is_wrong] == []
@@ -50,20 +62,35 @@ def test_wherever_a_turns_process_dies_and_whatever_a_call_comes_to_nothing_is_w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)
-def test_no_other_kind_of_turn_is_wrong_either(kind: Kind) -> None:
-    """As above; `make simulate ARGS=--exhaustive` adds a death at the steps behind each fault."""
-    ran = list(run_all(kind, pairs=False))
+def test_nor_is_it_on_redis(kind: Kind, server: RedisServer) -> None:
+    """By the store's own Lua, on a real server."""
 
-    assert len(ran) > 50
+    def new_disk(clock: Callable[[], float]) -> Disk:
+        server.empty()
+        return Redis(server.url, clock)
+
+    ran = run_all(kind, new_disk, pairs=False)
+
     assert [f"{each.schedule}: {each.what}" for each in ran if each.is_wrong] == []
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_town_is_answered_whoever_dies(seed: int, new_store: NewStore) -> None:
+@pytest.mark.parametrize("first", range(0, 5000 // TOWN, STREET))
+def test_a_town_is_answered_whoever_dies_or_stands_still(first: int) -> None:
     """Once each, in order, for the right tenant, in the end; by the seed."""
-    report = World(plan_of(seed, 25, new_store=new_store)).run()
+    towns = [run_town(seed) for seed in range(first, first + STREET)]
 
-    assert (report.wrong, report.kills > 0) == (0, True)
+    assert [(town.seed, town.flaw) for town in towns if town.flaw] == []
+    assert sum(town.kills for town in towns) > TOWN
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_so_is_one_whose_processes_have_connections_of_their_own(
+    seed: int, new_disk: NewDisk
+) -> None:
+    """To the same file, or to the same Redis."""
+    report = World(plan_of(seed, 25, new_disk=new_disk)[0]).run()
+
+    assert (report.wrong, report.dead, report.kills > 0) == ("", 0, True)
 
 
 def test_the_same_seed_is_the_same_story_in_another_process() -> None:
@@ -81,3 +108,28 @@ def test_the_same_seed_is_the_same_story_in_another_process() -> None:
 
     assert len(traces) == 1
     assert len(traces.pop().strip()) == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", GUARDS)
+def test_every_guard_of_the_engine_is_missed(guard: str) -> None:
+    """A guard that no run misses guards nothing, or is not tried."""
+    found_by, flaw = missed(guard)
+
+    assert found_by
+    assert flaw
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_told_in_a_few_steps() -> None:
+    """Fewer people, fewer misfortunes, and the command that shows it again."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--turns", "50", "--without", "verify"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 1, ran.stderr
+    assert "again: make simulate ARGS='--seed 0 --turns 50'" in ran.stdout
+    assert ran.stdout.count("dies") <= 3

@@ -3,77 +3,88 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import time
+from concurrent.futures import ProcessPoolExecutor
 
-from tests.chaos.guards import GUARDS, remove
-from tests.simulation.exhaustive import KINDS, run_all
-from tests.simulation.hub import StuckError
+from tests.chaos.guards import GUARDS
+from tests.simulation.exhaustive import KINDS
+from tests.simulation.many import TOWN, begin, missed, processes, run_kind, run_town
 from tests.simulation.random_runs import plan_of
-from tests.simulation.world import World
-
-#: Turns of one run: its customers write at the same time.
-TOWN = 50
+from tests.simulation.shrinking import flaw_of, shrunk
 
 
 def main() -> int:
     """Run it; 1 if anything was wrong."""
-    given = argparse.ArgumentParser(description=__doc__)
+    given = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     given.add_argument("--turns", type=int, default=1000, help="random turns, for each seed")
     given.add_argument("--seed", type=int, default=0, help="the first seed")
     given.add_argument("--seeds", type=int, default=1, help="how many")
     given.add_argument("--without", choices=GUARDS, help="take a guard of the engine out")
     given.add_argument("--exhaustive", action="store_true", help="every schedule instead")
+    given.add_argument("--guards", action="store_true", help="what misses each guard instead")
     asked = given.parse_args()
-    logging.disable(logging.CRITICAL)  # what goes wrong on purpose fills screens
-    if asked.without:
-        remove(asked.without)
-    if asked.exhaustive:
-        return exhaustive()
-    towns = -(-asked.turns // TOWN)
-    first = asked.seed * towns
-    return random_turns(range(first, first + asked.seeds * towns))
+    if asked.guards:
+        return guards()
+    begin(asked.without)  # to tell of a run that was wrong
+    with processes(asked.without) as pool:
+        if asked.exhaustive:
+            return exhaustive(pool)
+        towns = -(-asked.turns // TOWN)
+        first = asked.seed * towns
+        return random_turns(pool, range(first, first + asked.seeds * towns))
 
 
-def random_turns(seeds: range) -> int:
-    """A town for each seed; whatever is wrong with one is told step by step."""
-    began, turns, kills, calls = time.process_time(), 0, 0, 0
-    for seed in seeds:
-        world = World(plan_of(seed, TOWN))
-        try:
-            report = world.run()
-        except StuckError as stuck:
-            return told(seed, world, f"{stuck}")
-        if report.wrong:
-            return told(seed, world, f"{report.verdict}")
-        turns, kills = turns + report.verdict.turns, kills + report.kills
-        calls += report.calls
-    seconds = time.process_time() - began
-    print(f"{turns:,} turns, {kills:,} kills, {calls:,} calls of the API: nothing lost, doubled,")
-    print(f"out of order, stale or foreign; all of it ended. {seconds:.0f} s of CPU")
+def random_turns(pool: ProcessPoolExecutor, seeds: range) -> int:
+    """A town for each seed; the first that is wrong is told step by step."""
+    turns = kills = stops = faults = 0
+    seconds = 0.0
+    for ran in pool.map(run_town, seeds):
+        if ran.flaw:
+            pool.shutdown(cancel_futures=True)
+            return told(ran.seed)
+        turns, kills, stops = turns + ran.turns, kills + ran.kills, stops + ran.stops
+        faults, seconds = faults + ran.faults, seconds + ran.seconds
+    print(f"{turns:,} turns, {kills:,} kills, {stops:,} processes that stood still,")
+    print(f"{faults:,} calls that went wrong: nothing lost, doubled, out of order, stale or")
+    print(f"foreign; all of it ended, and left no words. {seconds:.0f} s of CPU")
     return 0
 
 
-def told(seed: int, world: World, what: str) -> int:
-    """What happened, as a list that a person can read."""
-    print("\n".join(world.simulation.log))
-    print(f"\nseed {seed}: {what}\nagain: make simulate ARGS='--seed {seed} --turns {TOWN}'")
+def told(seed: int) -> int:
+    """What happened, as a list that a person can read: less of it, as long as it is wrong."""
+    plan, what = plan_of(seed, TOWN)
+    flaw_of(plan)  # by which it is known what goes wrong
+    plan, what = shrunk(plan, what)
+    steps: list[str] = []
+    flaw = flaw_of(plan, steps)
+    print("\n".join(line for line in steps if not line.endswith(" acquire")))
+    print(f"\nseed {seed}: {flaw}\nwith {what}")
+    print(f"again: make simulate ARGS='--seed {seed} --turns {TOWN}'")
     return 1
 
 
-def exhaustive() -> int:
+def exhaustive(pool: ProcessPoolExecutor) -> int:
     """Every schedule of every kind of turn."""
-    wrong = 0
-    for kind in KINDS:
-        began, reports = time.process_time(), list(run_all(kind))
-        bad = [ran for ran in reports if ran.is_wrong]
-        wrong += len(bad)
-        print(f"{kind.name:20} {len(reports):6,} schedules, {len(bad)} of them wrong", end="")
-        print(f"  {time.process_time() - began:.0f} s", flush=True)
-        for ran in bad[:5]:
-            print(f"    {ran.schedule}: {ran.what}")
+    wrong = schedules = 0
+    seconds = 0.0
+    for kind, ran in zip(KINDS, pool.map(run_kind, range(len(KINDS))), strict=True):
+        wrong, schedules = wrong + len(ran.flaws), schedules + ran.schedules
+        seconds += ran.seconds
+        print(f"{kind.name:28} {ran.schedules:6,} schedules, {len(ran.flaws)} wrong", flush=True)
+        for line in ran.flaws[:5]:
+            print(f"    {line}")
+    print(f"{schedules:,} schedules, {wrong} of them wrong. {seconds:.0f} s of CPU")
     return 1 if wrong else 0
+
+
+def guards() -> int:
+    """A table of what misses each guard."""
+    unmissed = 0
+    for guard in GUARDS:
+        found_by, flaw = missed(guard)
+        unmissed += not found_by
+        print(f"{guard:14} {found_by or 'nothing misses it'}: {flaw}", flush=True)
+    return 1 if unmissed else 0
 
 
 if __name__ == "__main__":

@@ -1,25 +1,42 @@
 """Every schedule of a turn: its process dies at every step, every call goes wrong in every way.
 
 Each kind of turn is run once as it should go. Then once more for each point between two of its
-steps, at which its process dies; for each call and each thing that may go wrong with it; and for
-each of these again with a process that dies at one of the points that follow.
+steps, at which its process dies, or stands still until another one has taken over; and for each
+call and each thing that may go wrong with it, in short kinds with a process that dies soon after,
+too. A look for work that finds none is no such point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners
-from tests.chaos.script import SLOWLY, Said, Talk
-from tests.simulation.hub import Point
-from tests.simulation.random_runs import NewStore, in_memory
+from tests.chaos.script import SLOWLY, Said, Talk, Twin
+from tests.simulation.agents import BREAKS, CHARGES, FAILS, HANGS, Agent, Clerk, asking
+from tests.simulation.deeds import (
+    adds,
+    colleague,
+    decides,
+    edits,
+    refuses,
+    renews,
+    retries,
+    revokes,
+    waits,
+)
+from tests.simulation.disks import Memory, NewDisk
+from tests.simulation.hub import Point, Simulation
 from tests.simulation.servers import Call, Fault
-from tests.simulation.world import Plan, Report, World
+from tests.simulation.waha import Echo
+from tests.simulation.world import Plan, Report, Strike, World
 
-#: Points behind a fault at which a process dies besides.
-BEHIND = 4
+#: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
+BEHIND, SHORT = 4, 60
+#: Seconds for which a process stands still: longer than a lease lasts.
+STILL = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +44,29 @@ class Kind:
     """One kind of turn.
 
     Attributes:
-        bursts: The texts of each burst; the next follows when all of it is answered.
+        bursts: The texts of each burst, and what is done besides; the next follows when all of it
+            is answered.
+        stories: What the conversation may hold in the end, where more than words came to it.
+        dead: Dead letters that may be left.
         runner: Arguments of ``TurnRunner``.
-        twin: How the first message is delivered a second time.
+        twin: How the last message is delivered a second time.
+        echo: How WAHA tells of a reply; None where none goes through it.
     """
 
     name: str
-    bursts: tuple[tuple[str, ...], ...]
+    bursts: tuple[tuple[Any, ...], ...]
+    stories: frozenset[str] = frozenset()
+    dead: frozenset[int] = frozenset({0})
     manners: Manners = AS_DOCUMENTED
+    agent: Callable[[Simulation], Agent] = Clerk.of
     runner: dict[str, Any] = field(default_factory=dict)
-    twin: Any = None
+    twin: Twin | None = None
+    echo: Echo | None = None
+    expires: str | None = ""
+
+
+def _any_of(*stories: str) -> frozenset[str]:
+    return frozenset(stories)
 
 
 KINDS = (
@@ -49,56 +79,161 @@ KINDS = (
     Kind(name="history by sync", bursts=(("sí",), ("sí",)), manners=Manners(by_sync=True)),
     Kind(name="replaced state", bursts=(("uno",), ("dos",)), manners=Manners(replace=True)),
     Kind(name="idempotency keys", bursts=(("uno",),), manners=Manners(keys=True)),
+    Kind(name="a tool call", bursts=((f"Hola {CHARGES}",),)),
+    Kind(name="a failing agent", bursts=((f"Hola {FAILS}",),)),
+    Kind(
+        name="an agent that is given up",
+        bursts=((f"Hola {BREAKS}",),),
+        runner={"fallback_reply": "Perdón", "max_errors": 3},
+        stories=_any_of(f"user Hola {BREAKS} | bot Perdón"),
+        dead=frozenset({1}),
+    ),
+    Kind(
+        name="a hanging agent",
+        bursts=((f"Hola {HANGS}",),),
+        runner={"fallback_reply": "Perdón", "max_starts": 1, "agent_timeout": 60.0},
+        stories=_any_of(f"user Hola {HANGS} | bot Perdón"),
+        dead=frozenset({1}),
+    ),
+    Kind(name="through WAHA", bursts=(("Hola",),), echo="none"),
+    Kind(name="echoed", bursts=(("Hola",), ("sí",)), echo="soon"),
+    Kind(name="echoed as a colleague's", bursts=(("Hola",), ("sí",)), echo="as a colleague's"),
+    Kind(
+        name="edited while it waits",
+        bursts=((f"uno {SLOWLY}", waits(3.0), "dos", edits("1", "tres")),),
+        stories=_any_of(
+            f"user uno {SLOWLY} | bot #1 | user tres | bot #2",
+            f"user uno {SLOWLY} | user tres | bot #1",
+        ),
+    ),
+    Kind(
+        name="revoked while it waits",
+        bursts=((f"uno {SLOWLY}", waits(3.0), "dos", revokes("1")),),
+        stories=_any_of(f"user uno {SLOWLY} | bot #1"),
+    ),
+    Kind(
+        name="taken over before",
+        bursts=((colleague("C1", "Atiendo yo"),), ("Hola",)),
+        stories=_any_of("bot Atiendo yo | user Hola"),
+    ),
+    Kind(
+        name="taken over meanwhile",
+        bursts=((f"Hola {SLOWLY}", waits(3.0), colleague("C1", "Atiendo yo")),),
+        stories=_any_of(f"user Hola {SLOWLY} | bot Atiendo yo"),
+    ),
+    Kind(
+        name="taken over afterwards",
+        bursts=(("Hola",), (colleague("C1", "Atiendo yo"),), ("dos",)),
+        stories=_any_of("user Hola | bot #1 | bot Atiendo yo | user dos"),
+    ),
+    Kind(
+        name="a question to the customer",
+        agent=asking("¿Seguro?"),
+        bursts=(("Hola",), ("sí",)),
+        stories=_any_of("user Hola | user sí | bot Dijiste sí"),
+    ),
+    Kind(
+        name="a human's decision",
+        agent=asking({"total": 1}),
+        bursts=(("Hola",), (decides("sí"),)),
+        stories=_any_of("user Hola | bot Dijiste sí"),
+    ),
+    Kind(
+        name="a new session",
+        bursts=(("Hola",), (waits(60.0), renews), ("dos",)),
+        stories=_any_of(
+            "user Hola | bot #1 | user dos | bot #1",
+            "user Hola | bot #1 | user dos | bot #2",  # it read the sync that was on its way
+        ),
+    ),
+    Kind(
+        name="a history with a store",
+        bursts=((adds(("Hola", "Buenas"), ("dos", "tres")),),),
+        stories=_any_of(
+            "user Hola | bot Buenas | user dos | bot tres",
+            "user Hola | bot Buenas",  # its process died before the store had the others
+            "",
+        ),
+    ),
+    Kind(
+        name="a dead letter, retried",
+        bursts=(("Hola",), (waits(120.0), refuses), ("dos",), (retries,)),
+        stories=_any_of("user Hola | bot #1 | user dos | bot #2"),
+    ),
+    Kind(name="never expires", bursts=(("Hola",), ("dos",)), expires="9999-12-31T23:59:59Z"),
+    Kind(name="expired long ago", bursts=(("Hola",), ("dos",)), expires="2019-01-01T00:00:00Z"),
+    Kind(name="tells no expiry", bursts=(("Hola",),), expires=None),
 )
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens in one run: a call that goes wrong, and a point at which a process dies."""
+    """What happens in one run: a call that goes wrong, and a point at which a process is struck."""
 
     kind: Kind
-    fault: tuple[int, Fault] | None = None
-    death: tuple[int, bool] | None = None
+    fault: tuple[str, int, Fault] | None = None
+    struck: tuple[int, bool, Strike] | None = None
 
     def __str__(self) -> str:
         told = [self.kind.name]
         if self.fault is not None:
-            told.append(f"call {self.fault[0]} {self.fault[1]}")
-        if self.death is not None:
-            told.append(f"dies {'before' if self.death[1] else 'after'} step {self.death[0]}")
+            server, number, fault = self.fault
+            told.append(f"call {number} of {server} {fault}")
+        if self.struck is not None:
+            number, before, strike = self.struck
+            what = "dies" if strike == "dies" else f"stands still for {strike:g} s"
+            told.append(f"{what} {'before' if before else 'after'} step {number}")
         return ", ".join(told)
 
-    def plan(self, new_store: NewStore) -> Plan:
+    def plan(self, new_disk: NewDisk) -> Plan:
         """What it stands for."""
-        kind, number = self.kind, iter(range(100))
-        bursts = tuple(
-            tuple(Said(f"evt_{next(number)}", text) for text in burst) for burst in kind.bursts
-        )
-        if kind.twin is not None:
-            *others, last = bursts[-1]
-            bursts = (*bursts[:-1], (*others, replace(last, twin=kind.twin)))
+        kind = self.kind
         talk = Talk(
             session_id="b1_1",
             subdomain="restaurant-abc",
             bot_id="b1",
             phone_number="+51999999999",
             lid="381234567890123@lid",
-            bursts=bursts,
+            bursts=_said(kind),
         )
+        given: dict[str, Any] = {}
+        if kind.echo is not None:
+            given["echo"] = lambda: kind.echo
+        if kind.expires != "":
+            given["expires"] = lambda _: kind.expires
         return Plan(
             talks=[talk],
             manners=kind.manners,
+            agent=kind.agent,
             runner=kind.runner,
             goes_wrong=self._goes_wrong,
-            dies=self._dies,
-            new_store=new_store,
+            strikes=self._strikes,
+            new_disk=new_disk,
+            **given,
         )
 
     def _goes_wrong(self, call: Call) -> Fault | None:
-        return self.fault[1] if self.fault is not None and self.fault[0] == call.number else None
+        return (
+            self.fault[2] if self.fault and self.fault[:2] == (call.server, call.number) else None
+        )
 
-    def _dies(self, point: Point) -> bool:
-        return self.death == (point.number, point.before)
+    def _strikes(self, point: Point) -> Strike | None:
+        is_here = self.struck and self.struck[:2] == (point.number, point.before)
+        return self.struck[2] if self.struck and is_here else None
+
+
+def _said(kind: Kind) -> tuple[tuple[Any, ...], ...]:
+    """The bursts with events in them; the last message is the one that comes twice."""
+    texts = [one for burst in kind.bursts for one in burst if isinstance(one, str)]
+    numbers = iter(range(len(texts)))
+
+    def event(one: Any) -> Any:
+        if not isinstance(one, str):
+            return one
+        number = next(numbers)
+        return Said(f"false_{number}", one, kind.twin if number == len(texts) - 1 else None)
+
+    return tuple(tuple(map(event, burst)) for burst in kind.bursts)
 
 
 @dataclass(frozen=True)
@@ -113,35 +248,42 @@ class Ran:
     @property
     def is_wrong(self) -> bool:
         """Whether it did not end, or not as it should."""
-        return self.report is None or self.report.wrong > 0
+        return bool(self.what)
 
     @property
     def what(self) -> str:
-        """What is to be told of it."""
-        return self.failure or f"{self.report and self.report.verdict}"
+        """What is wrong with it, if anything is."""
+        kind, report = self.schedule.kind, self.report
+        if report is None:
+            return self.failure
+        if report.dead not in kind.dead:
+            return f"{report.dead} dead letters"
+        if kind.stories and not report.left:
+            story = _in_short(report.stories[0])
+            return "" if story in kind.stories else story
+        return report.wrong
 
 
-def run_all(kind: Kind, new_store: NewStore = in_memory, *, pairs: bool = True) -> Iterator[Ran]:
-    """Every schedule of a kind of turn; with pairs, also of a fault with a death behind it."""
-    smooth = World(Schedule(kind).plan(new_store))
-    report = smooth.run()
-    yield Ran(Schedule(kind), report)
-    points = [(number, before) for number in range(report.steps) for before in (True, False)]
-    for death in points:
-        yield _ran(Schedule(kind, None, death), new_store)
-    for call in smooth.api.calls:
+def run_all(kind: Kind, new_disk: NewDisk = Memory, *, pairs: bool = True) -> Iterator[Ran]:
+    """Every schedule of a kind of turn; with pairs, also a death behind a fault, if it is short."""
+    smooth = World(Schedule(kind).plan(new_disk))
+    yield Ran(Schedule(kind), report := smooth.run())
+    for number in sorted({*range(report.steps)} - smooth.simulation.idle):
+        for struck in ((number, True, "dies"), (number, False, "dies"), (number, True, STILL)):
+            yield _ran(Schedule(kind, None, struck), new_disk)
+    for call in [*smooth.api.calls, *smooth.waha.calls]:
         for fault in call.faults:
-            ran = _ran(Schedule(kind, (call.number, fault)), new_store)
+            ran = _ran(Schedule(kind, (call.server, call.number, fault)), new_disk)
             yield ran
-            if ran.report is None or not pairs:
+            if ran.report is None or not pairs or report.steps > SHORT:
                 continue
             last = min(ran.report.steps, ran.began + BEHIND)
             for number in range(max(0, ran.began - 1), last):
                 for before in (True, False):
-                    yield _ran(replace(ran.schedule, death=(number, before)), new_store)
+                    yield _ran(replace(ran.schedule, struck=(number, before, "dies")), new_disk)
 
 
-def _ran(schedule: Schedule, new_store: NewStore) -> Ran:
+def _ran(schedule: Schedule, new_disk: NewDisk) -> Ran:
     began = 0
 
     def goes_wrong(call: Call) -> Fault | None:
@@ -150,9 +292,14 @@ def _ran(schedule: Schedule, new_store: NewStore) -> Ran:
             began = world.simulation.steps
         return fault
 
-    plan = schedule.plan(new_store)
+    plan = schedule.plan(new_disk)
     world = World(replace(plan, goes_wrong=goes_wrong))
     try:
         return Ran(schedule, world.run(), began)
     except Exception as error:  # noqa: BLE001 - whatever a schedule comes to is told
         return Ran(schedule, None, began, f"{type(error).__name__}: {error}")
+
+
+def _in_short(story: str) -> str:
+    """A clerk's replies by their numbers."""
+    return re.sub(r"\S+ (#\d+) after #\d+: [^|]*(?= \||$)", r"\1", story)

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from heapq import heappop, heappush
+from itertools import count
 from threading import get_ident
 from typing import Any
 
@@ -35,11 +37,11 @@ class StuckError(AssertionError):
 
 @dataclass(eq=False)
 class Process:
-    """A process: its strands run until it is killed."""
+    """A process: its strands run until it is killed, or stand still until it wakes."""
 
     name: str
     alive: bool = True
-    clock: float = 0.0
+    wakes: float = 0.0
     strands: list[Strand] = field(default_factory=list)
     pulse: Any = field(default_factory=heartbeat._Heartbeat)
 
@@ -50,7 +52,7 @@ class Strand(greenlet.greenlet):
     Attributes:
         due: When it goes on at the latest.
         is_over: Whether it goes on before.
-        steps: How many steps it has performed.
+        turn: Tells whose turn it is: the lowest is next.
         outcome: What it came to.
     """
 
@@ -59,7 +61,7 @@ class Strand(greenlet.greenlet):
     ) -> None:
         super().__init__(self._work, hub)
         self.process, self.name, self._job = process, name, work
-        self.due, self.is_over = 0.0, _never
+        self.due, self.is_over, self.turn = 0.0, _never, 0
         self.outcome: Any = None
         self.failure: BaseException | None = None
         self.ended = False
@@ -98,6 +100,9 @@ class Point:
 class Simulation(Platform):
     """A machine whose time passes when all its strands wait.
 
+    Attributes:
+        idle: The steps that looked for work, and found none.
+
     Args:
         seed: Decides whatever is left to chance.
         at: Called at each point between two steps of a process that may die; it may kill it.
@@ -113,11 +118,15 @@ class Simulation(Platform):
     ) -> None:
         self.chance = random.Random(f"{seed}")
         self.time = 0.0
+        self.clock = 0.0
         self.steps = 0
+        self.idle = set[int]()
         self.outside = Process("outside")
         self._at, self._shuffled = at, shuffled
-        self._strands: list[Strand] = []
-        self._buried: list[Strand] = []
+        self._waiting: list[Strand] = []
+        self._sleeping: list[tuple[float, int, Strand]] = []
+        self._begun: list[Strand] = []
+        self._turns = count()
         self._hub = greenlet.getcurrent()
         self._thread = get_ident()
         self._trace = sha256()
@@ -130,10 +139,10 @@ class Simulation(Platform):
         return self.time if self._is_asked else super().monotonic()
 
     def now(self) -> datetime:
-        """The virtual time of day, on the clock of the process that asks."""
+        """The virtual time of day, by a clock that is set now and then."""
         if not self._is_asked:
             return super().now()
-        return EPOCH + timedelta(seconds=self.time + self._process.clock)
+        return EPOCH + timedelta(seconds=self.time + self.clock)
 
     def token_bytes(self, size: int) -> bytes:
         """As many bytes of the seed's."""
@@ -157,7 +166,10 @@ class Simulation(Platform):
         name = _name_of(step)
         self._pass(strand, Point(number, strand.process.name, True, name))
         try:
-            return step.block()
+            done = step.block()
+            if done is None and name == "acquire":
+                self.idle.add(number)
+            return done
         finally:
             self._pass(strand, Point(number, strand.process.name, False, name))
 
@@ -180,7 +192,8 @@ class Simulation(Platform):
         strand.due = self.time
         if process.alive:
             process.strands.append(strand)
-            self._strands.append(strand)
+            self._begun.append(strand)
+            self._line_up(strand)
         return strand
 
     def rest(self, seconds: float, is_over: Callable[[], bool] = _never) -> None:
@@ -194,8 +207,17 @@ class Simulation(Platform):
         """As ``kill -9``: no strand of it goes on."""
         self.note(f"kill {process.name}")
         process.alive = False
-        self._buried += process.strands
-        self._strands = [each for each in self._strands if each.process is not process]
+        self._waiting = [each for each in self._waiting if each.process is not process]
+
+    def stop(self, process: Process, seconds: float) -> None:
+        """As ``SIGSTOP``, and after so many seconds ``SIGCONT``."""
+        self.note(f"{process.name} stands still for {seconds:g} s")
+        process.wakes = self.time + seconds
+
+    def set_clock(self, seconds: float) -> None:
+        """Put the clock of the machine forward, or back."""
+        self.note(f"the clock is put by {seconds:g} s")
+        self.clock += seconds
 
     def note(self, line: str) -> None:
         """Add a line to the trace."""
@@ -224,23 +246,49 @@ class Simulation(Platform):
                     waiting = [each.name for each in self.outside.strands if not each.ended]
                     raise StuckError(f"at {self.time:.0f} s still at work: {waiting}")
                 strand.switch()
-                if strand.ended:
-                    self._strands = [each for each in self._strands if each is not strand]
-                    if strand.failure is not None and strand.process is self.outside:
+                if not strand.ended:
+                    self._line_up(strand)
+                elif strand.process is self.outside:
+                    self.outside.strands.remove(strand)
+                    if strand.failure is not None:
                         raise strand.failure
         finally:
             self._bury()
             heartbeat._heartbeat, Polling.LAST = before, pause
 
+    def _line_up(self, strand: Strand) -> None:
+        """It waits for its time, or for what it is waiting for."""
+        strand.turn = next(self._turns)
+        if strand.is_over is _never:
+            heappush(self._sleeping, (strand.due, strand.turn, strand))
+        else:
+            self._waiting.append(strand)
+
     def _next(self) -> Strand:
-        ready = [each for each in self._strands if each.due <= self.time or each.is_over()]
-        if not ready:
-            self.time = min(each.due for each in self._strands)
-            ready = [each for each in self._strands if each.due <= self.time]
-        chosen = self.chance.choice(ready) if self._shuffled else ready[0]
-        self._strands.remove(chosen)
-        self._strands.append(chosen)
+        ready = self._ready()
+        while not ready:
+            times = [each[0] for each in self._sleeping[:1]]
+            self.time = max(self.time, min([*times, *map(_goes_on, self._waiting)]))
+            ready = self._ready()
+        chosen = self.chance.choice(ready) if self._shuffled else min(ready, key=_turn)
+        self._waiting.remove(chosen)
         return chosen
+
+    def _ready(self) -> list[Strand]:
+        """Who can go on now; all of them are among those who wait."""
+        while self._sleeping and self._sleeping[0][0] <= self.time:
+            strand = heappop(self._sleeping)[2]
+            if strand.process.wakes > self.time:
+                heappush(self._sleeping, (strand.process.wakes, strand.turn, strand))
+            elif strand.process.alive:
+                self._waiting.append(strand)
+        ready = []
+        for strand in self._waiting:
+            if strand.process.wakes > self.time:
+                continue
+            if strand.due <= self.time or strand.is_over():
+                ready.append(strand)
+        return ready
 
     def _pass(self, strand: Strand, point: Point) -> None:
         self.note(f"{point.process} {'>' if point.before else '<'} {point.step}")
@@ -259,9 +307,9 @@ class Simulation(Platform):
 
     def _bury(self) -> None:
         """Let the dead clean up, which changes nothing."""
-        for strand in [*self._buried, *self._strands]:
+        for strand in self._begun:
             strand.process.alive = False
-        for strand in [*self._buried, *self._strands]:
+        for strand in self._begun:
             if not strand.dead:
                 with suppress(BaseException):
                     strand.throw(Killed)
@@ -305,10 +353,21 @@ class _Pulses:
         self.simulation._process.pulse.remove(watch)
 
 
+def _goes_on(strand: Strand) -> float:
+    """When a strand that waits goes on at the latest, as things are."""
+    wakes = strand.process.wakes
+    return wakes if strand.is_over() else max(strand.due, wakes)
+
+
+def _turn(strand: Strand) -> int:
+    return strand.turn
+
+
 def _name_of(step: Io[Any]) -> str:
-    """What a step does, in a word: the function that performs it, or that wrote it."""
-    named = step._block
+    """What a step does, in a word: the method of the request, or the function that wrote it."""
     operation = step._arguments[0] if step._arguments else None
+    if isinstance(method := getattr(operation, "method", None), str):
+        return method
+    named = operation if hasattr(operation, "__qualname__") else step._block
     name: str = getattr(named, "__qualname__", type(named).__name__)
-    inner = getattr(operation, "__qualname__", None) or getattr(operation, "method", None)
-    return f"{name} {inner}" if isinstance(inner, str) else name
+    return name.split(".<locals>", maxsplit=1)[0].rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""The API server and WAHA, in memory: durable, not idempotent, full of faults."""
+"""Servers in memory, and what may go wrong with a call; the API server: durable, not idempotent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ WRITE_FAULTS: tuple[Fault, ...] = (
 LATE = 8.0
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error
+class Refusal(Exception):  # noqa: N818 - an answer, not an error
+    """What a request is answered with that is not carried out."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -51,8 +53,9 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass(frozen=True)
 class Call:
-    """A request: the how manieth to this server, and what it does."""
+    """A request: the how manieth to which server, and what it does."""
 
+    server: str
     number: int
     method: str
     path: str
@@ -97,7 +100,7 @@ class Server:
         raise NotImplementedError
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
-        call = Call(len(self.calls), request.method, request.url.path)
+        call = Call(self.name, len(self.calls), request.method, request.url.path)
         self.calls.append(call)
         fault = self.goes_wrong(call)
         if fault is not None:
@@ -164,7 +167,7 @@ class Server:
         path = unquote(request.url.path)
         try:
             return self.answer(request.method, path, request.url.params, body)  # type: ignore[no-any-return]
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return httpx.Response(refusal.status, json=_error(str(refusal)))
 
 
@@ -176,6 +179,7 @@ def _error(message: str) -> Any:
 class _Session:
     talk: Talk
     active: int = 0
+    is_over: bool = False
     state: dict[str, Any] = field(
         default_factory=lambda: {
             "currentIntent": "idle",
@@ -202,18 +206,28 @@ class ApiServer(Server):
     ) -> None:
         super().__init__(simulation, goes_wrong, knows_keys=manners.keys)
         self.sessions = {talk.session_id: _Session(talk) for talk in talks}
+        self.refuses = False
         self._manners = manners
         self._expires = expires or _in_a_day
 
+    def renew(self, talk: Talk) -> None:
+        """The customer's session is over; there is a new one, which knows nothing."""
+        before = [each for each in self.sessions.values() if each.talk is talk]
+        for each in before:
+            each.is_over = True
+        self.sessions[f"{talk.session_id}-{len(before) + 1}"] = _Session(talk, self._next())
+
     def answer(self, method: str, path: str, query: httpx.QueryParams, body: Any) -> Any:
         line = f"{method} {path.removeprefix('/api/v1/whatsapp')}"
+        if self.refuses and method != "GET":
+            raise Refusal(422, "not in this state")
         if found := re.fullmatch(r"GET /lookup/(?:conversation|tenant)/([^/]+)", line):
             return _ok(self._look_up(found[1], query.get("botId")))
         if found := re.fullmatch(r"POST /agent/conversations/([^/]+)/messages", line):
             return _ok(self._add(found[1], body))
         if found := re.fullmatch(r"PUT /agent/conversations/([^/]+)/sync", line):
             return _ok(self._sync(found[1], body))
-        raise _Refusal(404, "no such route")
+        raise Refusal(404, "no such route")
 
     def _look_up(self, customer: str, bot_id: str | None) -> Any:
         found = [
@@ -221,9 +235,10 @@ class ApiServer(Server):
             for session_id, each in self.sessions.items()
             if customer in {each.talk.phone_number, each.talk.lid}
             and bot_id in {None, each.talk.bot_id}
+            and not each.is_over
         ]
         if not found:
-            raise _Refusal(404, "No active conversation found for this phone number")
+            raise Refusal(404, "No active conversation found for this phone number")
         _, session_id, talk = max(found, key=lambda each: each[0])
         told = {"userId": customer, "botId": talk.bot_id, "subDomain": talk.subdomain}
         if (expires := self._expires(self.simulation)) is not None:
@@ -233,7 +248,7 @@ class ApiServer(Server):
     def _add(self, session_id: str, body: Any) -> Any:
         session = self._session(session_id)
         if body["role"] not in {"user", "bot"} or not body["content"]:
-            raise _Refusal(400, "role must be user or bot, and content must not be empty")
+            raise Refusal(400, "role must be user or bot, and content must not be empty")
         if not self._manners.by_sync:
             self._record(session_id, {**body, "timestamp": self._now()})
             return self._shown(session_id)
@@ -291,16 +306,17 @@ class ApiServer(Server):
         return len(self.calls)
 
     def _session(self, session_id: str) -> _Session:
-        if session_id not in self.sessions:
-            raise _Refusal(404, "no such session")
-        return self.sessions[session_id]
+        session = self.sessions.get(session_id)
+        if session is None or session.is_over:
+            raise Refusal(404, "no such session")
+        return session
 
     def _now(self) -> str:
         return self.simulation.now().isoformat(timespec="milliseconds")
 
     def _shown(self, session_id: str) -> Any:
         """The conversation as the server shows it: of its history, the end."""
-        session = self._session(session_id)
+        session = self.sessions[session_id]
         context = {**session.state["context"], "previousMessages": session.history[-CAP:]}
         return {**session.state, "sessionId": session_id, "context": context}
 

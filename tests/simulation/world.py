@@ -3,68 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from langchain_core.runnables import RunnableLambda
-
-from langchain_convsync import _platform
+from langchain_convsync import _platform, waha
 from langchain_convsync._flow import run
 from langchain_convsync.client import ConvSyncClient
-from langchain_convsync.models import Conversation, InboundEvent
+from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox import WAHAReply
 from langchain_convsync.settings import ServerProfile
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.base import Backlog
 from langchain_convsync.turns import Turn, TurnRunner
 from tests.chaos.fake_api import AS_DOCUMENTED, CAP, Manners
-from tests.chaos.oracle import (
-    FINAL,
-    Kept,
-    Returned,
-    Sent,
-    Verdict,
-    judge,
-    number_of,
-    reply_to,
-)
-from tests.chaos.script import SLOWLY, Said, Talk
-from tests.simulation.hub import Point, Process, Simulation, Strand
+from tests.chaos.oracle import FINAL, Kept, Returned, Sent, Verdict, judge
+from tests.chaos.script import Said, Talk
+from tests.simulation.agents import Agent, Clerk
+from tests.simulation.disks import Memory, NewDisk
+from tests.simulation.hub import EPOCH, Point, Process, Simulation, Strand, StuckError
 from tests.simulation.servers import ApiServer, Call, Fault
+from tests.simulation.waha import Echo, WahaServer
+
+T = TypeVar("T")
 
 #: Virtual seconds within which everything must end, whatever goes wrong.
 PATIENCE = 4 * 3600.0
+#: Seconds after which some of it is delivered again.
+DAYS = 3 * 86_400.0
 #: Seconds after which a webhook that was not acknowledged comes again.
 REPEATED = 2.0
+#: Seconds after which whoever called a process hangs up.
+CALLERS = 180.0
 #: Seconds after which a dead process is replaced.
 REPLACED = 1.0
+#: Seconds that a process has, once it woke, to do what it was about to.
+AWAKE = 30.0
+#: Steps of a store in which it erases what ran out.
+SWEEPS = 50
+#: A process dies, or stands still for so many seconds.
+Strike: TypeAlias = Literal["dies"] | float
+#: How turns end for whoever delivered an event of theirs.
+ENDS = {*FINAL, "paused", "dropped", "interrupted", "failed"}
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """What is said, and what goes wrong.
+    """What is said and done, and what goes wrong.
 
     Attributes:
         talks: Who says what.
         processes: How many answer.
-        goes_wrong: Decides about each call of the API server.
-        dies: Decides at each point whether its process dies there.
+        agent: Answers, in all of them.
+        goes_wrong: Decides about each call of a server.
+        strikes: Decides at each point what its process meets there.
+        echo: How WAHA tells of each message that it sent; None where replies do not go through it.
+        expires: The ``expiresAt`` of the API server's answers.
+        runner: Arguments of ``TurnRunner``.
+        days_later: Whether some messages are delivered again, days later.
     """
 
     talks: Sequence[Talk]
     seed: object = 0
     processes: int = 2
     manners: Manners = AS_DOCUMENTED
+    agent: Callable[[Simulation], Agent] = Clerk.of
     goes_wrong: Callable[[Call], Fault | None] = lambda _: None
-    dies: Callable[[Point], bool] = lambda _: False
+    strikes: Callable[[Point], Strike | None] = lambda _: None
+    echo: Callable[[], Echo] | None = None
+    expires: Callable[[Simulation], str | None] | None = None
     shuffled: bool = False
-    new_store: Callable[[Callable[[], float]], EventStore]
+    new_disk: NewDisk = Memory
     runner: dict[str, Any] = field(default_factory=dict)
+    days_later: bool = False
 
 
 @dataclass
 class Report:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        stories: What each customer's conversation holds in the end.
+        dead: Dead letters.
+        left: Words of customers that the store holds long after.
+    """
 
     verdict: Verdict
+    stories: list[str]
+    dead: int
+    left: list[str]
     steps: int
     calls: int
     kills: int
@@ -73,13 +98,13 @@ class Report:
     log: list[str]
 
     @property
-    def wrong(self) -> int:
-        """Everything that should not be."""
+    def wrong(self) -> str:
+        """What should not be; nothing where all is well."""
         told = self.verdict
-        return (
-            sum(each.wrong for each in (told.messages, told.syncs, told.replies, told.sends))
-            + told.overlaps
-        )
+        tallies = (told.messages, told.syncs, told.replies, told.sends, told.charges)
+        if sum(each.wrong for each in tallies) + told.overlaps:
+            return f"{told}"
+        return f"long after, the store holds {self.left}" if self.left else ""
 
 
 class World:
@@ -88,27 +113,45 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.simulation = Simulation(plan.seed, at=self._point, shuffled=plan.shuffled)
-        self.store = plan.new_store(lambda: 1_767_225_600.0 + self.simulation.time)
-        self.api = ApiServer(self.simulation, plan.goes_wrong, plan.talks, plan.manners)
+        self.disk = plan.new_disk(self._time_of_day)
+        self.agent = plan.agent(self.simulation)
+        self.api = ApiServer(
+            self.simulation, plan.goes_wrong, plan.talks, plan.manners, plan.expires
+        )
+        self.waha = WahaServer(
+            self.simulation,
+            plan.goes_wrong,
+            plan.talks,
+            echo=plan.echo or (lambda: "none"),
+            heard=self._hears,
+        )
         self.kills = 0
         self.living: list[tuple[Process, TurnRunner]] = []
         self.returned: list[Returned] = []
         self.sent: list[Sent] = []
-        self._resting = False
+        self._resting = self._is_later = False
         self._born = 0
 
     def run(self) -> Report:
         """Let it happen; what came of it."""
         with _platform.standing_in(self.simulation):
+            self._store = self.disk.open()
             self.simulation.begin(self.simulation.outside, self._live, "the town")
             try:
-                self.simulation.run(until=PATIENCE)
+                self.simulation.run(until=DAYS + 10 * PATIENCE)
+                backlog = run(self._store.backlog())
+                left = self._left()
             finally:
-                self.store.close()
+                self.disk.close()
+        kept: list[Kept] = [*self.api.kept, *self.waha.kept]
         finals = {name: each.state["context"] for name, each in self.api.sessions.items()}
-        kept: list[Kept] = self.api.kept
+        verdict = judge(self.plan.talks, self.returned, self.sent, kept, finals)
+        verdict.charges.doubled = len(self.agent.charged) - len({*self.agent.charged})
         return Report(
-            verdict=judge(self.plan.talks, self.returned, self.sent, kept, finals),
+            verdict=verdict,
+            stories=[self._story(talk) for talk in self.plan.talks],
+            dead=backlog.dead_letters,
+            left=left,
             steps=self.simulation.steps,
             calls=len(self.api.calls),
             kills=self.kills,
@@ -117,20 +160,84 @@ class World:
             log=self.simulation.log,
         )
 
+    def ask(self, talk: Talk, work: Callable[[TurnRunner], T | None]) -> T | None:
+        """What a process says; None where it died or stood still meanwhile, or failed."""
+        awake = [each for each in self.living if each[0].wakes <= self.simulation.time]
+        if not awake:
+            return None
+        process, runner = self.simulation.chance.choice(awake)
+        strand = self.simulation.begin(process, lambda: work(runner), "a call")
+        self.simulation.rest(
+            CALLERS,
+            lambda: strand.ended or not process.alive or process.wakes > self.simulation.time,
+        )
+        if (error := strand.failure) is not None:
+            self.simulation.note(f"{process.name} raised {type(error).__name__}: {error}")
+        return strand.outcome if strand.ended else None
+
+    def insist(self, talk: Talk, work: Callable[[TurnRunner], T | None]) -> T:
+        """Have a process do something, again and again until one has; what it came to."""
+        began = self.simulation.time
+        while (done := self.ask(talk, work)) is None:
+            self.simulation.rest(REPEATED)
+            if self.simulation.time > began + PATIENCE:
+                raise StuckError(f"{talk.session_id} waits since {began:.0f} s")
+        return done
+
+    def client(self) -> ConvSyncClient:
+        """A client of the API server."""
+        manners = self.plan.manners
+        profile = ServerProfile(
+            history_cap=CAP,
+            idempotency_keys=manners.keys,
+            context_sync="replace" if manners.replace else "merge",
+            history="sync" if manners.by_sync else "messages",
+        )
+        return ConvSyncClient("https://api", profile=profile, http_client=self.api.client())
+
+    def _time_of_day(self) -> float:
+        return EPOCH.timestamp() + self.simulation.time + self.simulation.clock
+
     def _live(self) -> None:
         for _ in range(self.plan.processes):
             self._bear()
-        customers = [
-            self.simulation.begin(self.simulation.outside, self._customer(talk), "a customer")
-            for talk in self.plan.talks
-        ]
+        customers = [self._begin(lambda talk=talk: self._talks(talk)) for talk in self.plan.talks]  # type: ignore[misc]
         for customer in customers:
-            self.simulation.rest(PATIENCE, lambda customer=customer: customer.ended)  # type: ignore[misc]
-            if customer.failure is not None:
-                raise customer.failure
-        self._resting = True  # nobody dies any more: what is left is delivered
-        while any(vars_of(run(self.store.backlog()))):
+            self._join(customer)
+        self._resting = True  # nobody dies any more: who stands still wakes, all is delivered
+        wakes = max(process.wakes for process, _ in self.living)
+        self.simulation.rest(max(0.0, wakes - self.simulation.time) + AWAKE)
+        self._finish()
+        if self.plan.days_later:
+            self._days_later()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Wait until the store has nothing left to do."""
+        began = self.simulation.time
+        while any(left_of(run(self._store.backlog()))):
             self.simulation.rest(1.0)
+            if self.simulation.time > began + PATIENCE:
+                raise StuckError(f"{run(self._store.backlog())} is left for ever")
+
+    def _days_later(self) -> None:
+        """Every process is another one, and WAHA delivers some of what it has delivered before."""
+        for process, _ in self.living:
+            self.simulation.kill(process)
+        self.living, self._is_later = [], True
+        self.simulation.time += DAYS
+        self._bear()
+        for talk in self.plan.talks:
+            said = self.simulation.chance.choice(talk.said)
+            self._join(self._deliver(talk, replace(said, twin=None)))
+
+    def _begin(self, work: Callable[[], Any]) -> Strand:
+        return self.simulation.begin(self.simulation.outside, work, "someone")
+
+    def _join(self, strand: Strand) -> None:
+        self.simulation.rest(10 * PATIENCE, lambda: strand.ended)
+        if strand.failure is not None:
+            raise strand.failure
 
     def _bear(self) -> None:
         """A process is there, with workers of its own."""
@@ -141,34 +248,30 @@ class World:
         self.simulation.begin(process, runner.__enter__, "start")
 
     def _runner(self) -> TurnRunner:
-        manners = self.plan.manners
-        profile = ServerProfile(
-            history_cap=CAP,
-            idempotency_keys=manners.keys,
-            context_sync="replace" if manners.replace else "merge",
-            history="sync" if manners.by_sync else "messages",
-        )
-        client = ConvSyncClient("https://api", profile=profile, http_client=self.api.client())
         given: dict[str, Any] = {
-            "on_reply": self._on_reply,
-            "prepare": prepare,
-            "max_starts": 100,  # so many crashes at one event are no sign of a crashing event here
+            "prepare": self.agent.prepare,
+            "max_starts": 100,  # so many crashes at one event are no sign of a crashing event here,
+            "max_errors": 6,  # and an agent that stumbles may be stopped besides
             "workers": 1,
+            "interrupt_timeout": None,
             **self.plan.runner,
         }
-        return TurnRunner(RunnableLambda(self._agent), client=client, store=self.store, **given)
-
-    def _agent(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.simulation.rest(asked["seconds"])
-        number, reply = asked["number"], asked["reply"]
-        context = {"number": number, "reply": reply}
-        return {"reply": reply, "intent": "order", "step": f"step {number}", "context": context}
+        if self.plan.echo is None:
+            given["on_reply"] = self._on_reply
+        else:
+            given["reply"] = WAHAReply("https://waha", http_client=self.waha.client())
+        return TurnRunner(
+            self.agent.runnable, client=self.client(), store=self.disk.open(), **given
+        )
 
     def _on_reply(self, turn: Turn) -> None:
         self.sent.append(Sent(turn.turn_id or "", turn.reply or ""))
 
     def _point(self, point: Point, process: Process) -> None:
-        if self._resting or not self.plan.dies(point):
+        if self._resting or (strike := self.plan.strikes(point)) is None:
+            return
+        if strike != "dies":
+            self.simulation.stop(process, strike)
             return
         self.kills += 1
         self.simulation.kill(process)
@@ -180,16 +283,16 @@ class World:
 
         self.simulation.begin(self.simulation.outside, replace, "a new process")
 
-    def _customer(self, talk: Talk) -> Callable[[], None]:
-        def talks() -> None:
-            for burst in talk.bursts:
-                said = [self._deliver(talk, each) for each in burst]
-                for each in said:
-                    self.simulation.rest(PATIENCE, lambda each=each: each.ended)  # type: ignore[misc]
-                    if each.failure is not None:
-                        raise each.failure
-
-        return talks
+    def _talks(self, talk: Talk) -> None:
+        for burst in talk.bursts:
+            said = []
+            for one in burst:
+                if isinstance(one, Said):
+                    said.append(self._deliver(talk, one))
+                else:
+                    one(self, talk)
+            for each in said:
+                self._join(each)
 
     def _deliver(self, talk: Talk, said: Said) -> Strand:
         """A webhook, again and again until it is acknowledged, and then until it is answered.
@@ -203,60 +306,65 @@ class World:
             event = InboundEvent(**talk.event(said, by_lid=by_lid))
 
             def work() -> None:
-                while self._called(talk, event, TurnRunner.accept) is None:
-                    self.simulation.rest(REPEATED)
+                self.insist(talk, lambda runner: runner.accept(event))
                 acknowledged.append(True)
-                while (turn := self._called(talk, event, _answer)) is None or (
-                    turn.status not in FINAL
-                ):
-                    self.simulation.rest(REPEATED)
+                self.insist(talk, lambda runner: self._answered(talk, runner, event))
 
             return work
 
-        outside = self.simulation.outside
-        first = self.simulation.begin(outside, deliver(by_lid=False), "a delivery")
+        first = self._begin(deliver(by_lid=False))
         if said.twin:
-            self.simulation.begin(outside, deliver(by_lid=said.twin == "lid"), "its twin")
+            self._begin(deliver(by_lid=said.twin == "lid"))
         self.simulation.rest(PATIENCE, lambda: bool(acknowledged))
         return first
 
-    def _called(
-        self, talk: Talk, event: InboundEvent, call: Callable[[TurnRunner, InboundEvent], Turn]
-    ) -> Turn | None:
-        """What a process says of an event; None where it died meanwhile, or failed."""
-        if not self.living:
+    def _answered(self, talk: Talk, runner: TurnRunner, event: InboundEvent) -> Turn | None:
+        """How the event's turn ended, as its process says; None while it has not."""
+        turn = runner.run(event, 20.0)
+        if turn.status not in ENDS:
             return None
-        process, runner = self.simulation.chance.choice(self.living)
-        strand = self.simulation.begin(process, lambda: call(runner, event), "a call")
-        self.simulation.rest(PATIENCE, lambda: strand.ended or not process.alive)
-        if (error := strand.failure) is not None:
-            self.simulation.note(f"{process.name} raised {type(error).__name__}: {error}")
-        if not strand.ended or strand.outcome is None:
-            return None
-        turn: Turn = strand.outcome
         told = turn.status, turn.reply, turn.turn_id or "", turn.events
-        if turn.status != "queued":
+        if (turn.status, turn.reply, self._is_later) != ("duplicate", None, True):  # long known
             self.returned.append(Returned(talk.session_id, event.event_id, *told))
         return turn
 
+    def _hears(self, told: dict[str, Any]) -> None:
+        """WAHA's webhook tells of a message that it sent."""
+        echo = waha.parse_event(told)
+        talk = next(t for t in self.plan.talks if t.account == told["session"])
+        if isinstance(echo, waha.OperatorMessage):
+            self.insist(talk, lambda runner: [runner.take_over(echo, seconds=600.0)])
+        elif isinstance(echo, waha.Ignored):
+            self.insist(talk, lambda runner: [runner.record_echo(echo)])
 
-def _answer(runner: TurnRunner, event: InboundEvent) -> Turn:
-    return runner.run(event, 20.0)
+    def _story(self, talk: Talk) -> str:
+        """What the customer's sessions hold, what was sent, each in a few words."""
+        sessions = {name for name, each in self.api.sessions.items() if each.talk is talk}
+        told = [
+            f"{write.kind[0]}:{write.text}" if write.kind != "message" else write.text
+            for write in [*self.api.kept, *self.waha.kept]
+            if write.session_id in sessions and write.kind != "sync"
+        ]
+        return " | ".join(told)
+
+    def _left(self) -> list[str]:
+        """What lies in the store when even the latest has had its time there: words, and facts."""
+        self.simulation.time += 2 * self._store.retention
+        for _ in range(SWEEPS):
+            run(self._store.accounts())
+        lines = self.disk.holds().splitlines()
+        events = [each for each in lines if each.startswith('INSERT INTO "events"')]
+        held = [each for each in lines if "'dead'" not in each]
+        texts = {said.text for talk in self.plan.talks for said in talk.said if len(said.text) > 8}
+        texts = {text for text in texts if any(is_in(text, each) for each in held)}
+        return sorted([*{*events} & {*held}, *texts])
 
 
-def vars_of(backlog: Any) -> list[int]:
-    """Every number of a backlog but dead letters, which are for the judge."""
+def left_of(backlog: Backlog) -> list[int]:
+    """What is under way; dead letters are for the judge, interrupts for the customer."""
     return [backlog.queued, backlog.writes, backlog.replies]
 
 
-def prepare(conversation: Conversation, events: Sequence[InboundEvent]) -> dict[str, Any]:
-    """What the agent is asked: everything is decided by what it sees of the conversation."""
-    number = int(conversation.context.get("number", 0)) + 1
-    said = [m.content for m in conversation.messages[-CAP:] if m.role == "bot"]
-    previous = max(map(number_of, said), default=0)
-    ids = [event.event_id for event in events]
-    return {
-        "number": number,
-        "reply": reply_to(conversation.subdomain, number, previous, ids),
-        "seconds": 45.0 if any(SLOWLY in event.text for event in events) else 0.0,
-    }
+def is_in(text: str, line: str) -> bool:
+    """Whether a line of a dump holds a text, also as bytes."""
+    return text in line or text.encode().hex().upper() in line
