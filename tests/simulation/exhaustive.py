@@ -34,7 +34,7 @@ from tests.simulation.waha import Echo
 from tests.simulation.world import Plan, Report, Strike, World
 
 #: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
-BEHIND, SHORT = 4, 60
+BEHIND, SHORT = 4, 40
 #: Seconds for which a process stands still: longer than a lease lasts.
 STILL = 60.0
 
@@ -71,6 +71,7 @@ def _any_of(*stories: str) -> frozenset[str]:
 
 KINDS = (
     Kind(name="plain", bursts=(("Hola",),)),
+    Kind(name="taken over soon", bursts=(("Hola",),), runner={"lease": 8.0}),
     Kind(name="repeated words", bursts=(("sí",), ("sí",))),
     Kind(name="a burst", bursts=(("uno", "dos"),), runner={"debounce": 1.0}),
     Kind(name="delivered twice", bursts=(("Hola",),), twin="same"),
@@ -268,14 +269,15 @@ def run_all(kind: Kind, new_disk: NewDisk = Memory, *, pairs: bool = True) -> It
     """Every schedule of a kind of turn; with pairs, also a death behind a fault, if it is short."""
     smooth = World(Schedule(kind).plan(new_disk))
     yield Ran(Schedule(kind), report := smooth.run())
-    for number in sorted({*range(report.steps)} - smooth.simulation.idle):
+    busy = sorted({*range(report.steps)} - smooth.simulation.idle)
+    for number in busy:
         for struck in ((number, True, "dies"), (number, False, "dies"), (number, True, STILL)):
             yield _ran(Schedule(kind, None, struck), new_disk)
     for call in [*smooth.api.calls, *smooth.waha.calls]:
         for fault in call.faults:
             ran = _ran(Schedule(kind, (call.server, call.number, fault)), new_disk)
             yield ran
-            if ran.report is None or not pairs or report.steps > SHORT:
+            if ran.report is None or not pairs or len(busy) > SHORT:
                 continue
             last = min(ran.report.steps, ran.began + BEHIND)
             for number in range(max(0, ran.began - 1), last):

@@ -88,7 +88,11 @@ def plan_of(
         expires=chance.choice(EXPIRIES),
         shuffled=True,
         new_disk=new_disk,
-        runner={"debounce": chance.choice((0.0, 0.0, 1.5)), "max_debounce": 5.0},
+        runner={
+            "debounce": chance.choice((0.0, 0.0, 1.5)),
+            "max_debounce": 5.0,
+            "lease": chance.choice((30.0, 8.0)),
+        },
         days_later=True,
     )
     return with_misfortunes(plan, chosen), chosen

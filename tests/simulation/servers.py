@@ -30,6 +30,7 @@ Fault: TypeAlias = Literal[
     "applied, then a page",
     "applied, hung",
     "applied late",
+    "hung, applied late",
 ]
 READ_FAULTS: tuple[Fault, ...] = (
     *("refused", "hung, not applied", "429", "503"),
@@ -38,8 +39,9 @@ READ_FAULTS: tuple[Fault, ...] = (
 WRITE_FAULTS: tuple[Fault, ...] = (
     *READ_FAULTS,
     *("cut, not applied", "applied, then 500", "applied, hung", "applied late"),
+    "hung, applied late",
 )
-#: Seconds after which a write that got no answer is applied at the latest.
+#: Seconds after the end of a request at which it is applied at the latest.
 LATE = 8.0
 
 
@@ -124,6 +126,9 @@ class Server:
             case "applied late":
                 self._later(request)
                 raise httpx.ReadError("")
+            case "hung, applied late":
+                self._later(request, behind=request.extensions["timeout"]["read"])
+                self._hang(request)
         return None
 
     def _garbled(
@@ -147,9 +152,9 @@ class Server:
         self.simulation.rest(request.extensions["timeout"]["read"])
         raise httpx.ReadTimeout("")
 
-    def _later(self, request: httpx.Request) -> None:
+    def _later(self, request: httpx.Request, *, behind: float = 0.0) -> None:
         def apply() -> None:
-            self.simulation.rest(self.simulation.chance.uniform(0.0, LATE))
+            self.simulation.rest(behind + self.simulation.chance.uniform(0.0, LATE))
             self._answered(request)
 
         self.simulation.begin(self.simulation.outside, apply, f"{self.name}: late")
