@@ -124,7 +124,7 @@ class AiohttpWire:
         ) as response:
             progress.response = response
             try:
-                body = Body(response.headers.get("Content-Encoding", ""))
+                body = Body(response.headers, request.most)
                 async for chunk in response.content.iter_any():
                     body.feed(chunk)
                 return _answer(response, body=body.content())

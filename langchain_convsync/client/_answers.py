@@ -159,7 +159,7 @@ def _arrived(outcome: Outcome, question: Question) -> Answer:
 
 
 def _unanswered(failed: Failure, question: Question, answer: Answer | None = None) -> APIError:
-    if failed.kind == "content" and answer is not None:
+    if failed.kind in {"content", "size"} and answer is not None:
         return _invalid(answer, question, failed.reason, foreign=True)
     facts, ambiguous = _facts(answer), question.write and failed.sent
     if failed.kind == "timeout":

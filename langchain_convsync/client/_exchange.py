@@ -33,12 +33,14 @@ class Request:
         url: Absolute URL; holds phone numbers, so it never reaches a log or an error.
         headers: Headers, the secret ones included.
         content: Body.
+        most: Bytes of the answer's decoded body that are read at most.
     """
 
     method: Method
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
+    most: int = LARGEST_BODY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class Failure:
 
     Attributes:
         kind: What is missing: ``connection`` (nothing or half of it arrived), ``timeout`` (not in
-            time), ``content`` (all of it arrived, and it cannot be used).
+            time), ``content`` (all of it arrived, and it cannot be used), ``size`` (it is larger
+            than what is read).
         reason: What happened, for people; never what was sent or received.
         sent: Whether the request may have reached the server.
         cause: The operating system's own error, where there is one, or what the machine lacked.
@@ -55,7 +58,7 @@ class Failure:
         shortage: What this process lacks, if that is why: the server has nothing to do with it.
     """
 
-    kind: Literal["connection", "timeout", "content"]
+    kind: Literal["connection", "timeout", "content", "size"]
     reason: str
     sent: bool = True
     cause: Exception | None = None
@@ -152,7 +155,7 @@ def system_error(error: BaseException) -> OSError | None:
 class Unusable(Exception):  # noqa: N818 - it carries a failure, control flow between these modules
     """The body cannot be used; ``failure`` says why."""
 
-    def __init__(self, kind: Literal["connection", "content"], reason: str) -> None:
+    def __init__(self, kind: Literal["connection", "content", "size"], reason: str) -> None:
         super().__init__(reason)
         self.failure = Failure(kind=kind, reason=reason)
 
@@ -161,16 +164,19 @@ class Body:
     """Collects an answer's body and decodes it on the way.
 
     Args:
-        encoding: The answer's ``Content-Encoding``.
+        headers: The answer's; none where the body was decoded already.
+        most: Bytes of it, decoded, that are taken at most.
     """
 
-    def __init__(self, encoding: str) -> None:
-        named = encoding.strip().lower()
+    def __init__(self, headers: Mapping[str, str], most: int = LARGEST_BODY) -> None:
+        named = headers.get("Content-Encoding", "").strip().lower()
+        declared = headers.get("Content-Length", "")
         gzip = named in {"gzip", "x-gzip"}
         self._refused = not gzip and named not in {"", "identity"}
         self._gunzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if gzip else None
         self._parts: list[bytes] = []
-        self._room = LARGEST_BODY
+        self._room = self._most = most
+        self._says_too_much = declared.isdecimal() and int(declared[:20]) > most
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes off the wire.
@@ -180,6 +186,8 @@ class Body:
         """
         if self._refused:
             raise Unusable("content", "it has a Content-Encoding that was not asked for")
+        if self._says_too_much:
+            raise self._too_large()
         if self._gunzip is not None:
             try:
                 chunk = self._gunzip.decompress(chunk, self._room + 1)
@@ -187,8 +195,11 @@ class Body:
                 raise Unusable("content", "it is not gzip although it says so") from None
         self._room -= len(chunk)
         if self._room < 0:
-            raise Unusable("content", f"it is larger than {LARGEST_BODY} bytes")
+            raise self._too_large()
         self._parts.append(chunk)
+
+    def _too_large(self) -> Unusable:
+        return Unusable("size", f"it is larger than {self._most} bytes")
 
     def content(self) -> bytes:
         """All of it, once nothing more comes.
@@ -201,9 +212,11 @@ class Body:
         return b"".join(self._parts)
 
 
-def read(response: httpx.Response, overdue: Callable[[], bool] = lambda: False) -> Answer:
-    """Read an answer's body and close it; ``overdue`` is asked before every chunk."""
-    body = _body_of(response)
+def read(
+    response: httpx.Response, most: int, overdue: Callable[[], bool] = lambda: False
+) -> Answer:
+    """Read at most so many bytes of an answer, and close it; each chunk asks ``overdue`` first."""
+    body = _body_of(response, most)
     try:
         for chunk in _chunks(response):  # type: ignore[union-attr]  # a blocking client's stream is
             if overdue():
@@ -218,9 +231,9 @@ def read(response: httpx.Response, overdue: Callable[[], bool] = lambda: False) 
         response.close()
 
 
-async def aread(response: httpx.Response) -> Answer:
-    """Read an answer's body and close it."""
-    body = _body_of(response)
+async def aread(response: httpx.Response, most: int) -> Answer:
+    """Read at most so many bytes of an answer, and close it."""
+    body = _body_of(response, most)
     try:
         async for chunk in _chunks(response):  # type: ignore[union-attr]  # an async client's is
             body.feed(chunk)
@@ -238,8 +251,8 @@ def _chunks(response: httpx.Response) -> httpx.SyncByteStream | httpx.AsyncByteS
     return httpx.ByteStream(response.content) if _was_read(response) else response.stream
 
 
-def _body_of(response: httpx.Response) -> Body:
-    return Body("" if _was_read(response) else response.headers.get("Content-Encoding", ""))
+def _body_of(response: httpx.Response, most: int) -> Body:
+    return Body({} if _was_read(response) else response.headers, most)
 
 
 def _was_read(response: httpx.Response) -> bool:

@@ -68,7 +68,7 @@ class _Seen:
         if response.is_success:  # whoever refuses it knows why
             flaw = Failure(kind="content", reason=f"the http_client refuses it with {at}")
             return Answer(status=status, headers=headers, flaw=flaw)
-        body = Body(headers.get("Content-Encoding", ""))
+        body = Body(headers)
         try:
             body.feed(bytes(self.raw))
             return Answer(status=status, headers=headers, body=body.content())
@@ -125,7 +125,7 @@ class LentWire:
         try:
             with redacted():
                 response = self._client.send(prepared, stream=True, follow_redirects=False)
-                return read(response, overdue=lambda: monotonic() > seen.until)
+                return read(response, request.most, lambda: monotonic() > seen.until)
         except Exception as error:  # noqa: BLE001 - whatever the caller's code raises ends here
             outcome = seen.outcome(error)
         finally:
@@ -156,7 +156,7 @@ class LentAsyncWire:
                     response = await self._client.send(
                         prepared, stream=True, follow_redirects=False
                     )
-                    return await aread(response)
+                    return await aread(response, request.most)
         except TimeoutError:
             return TIMED_OUT
         except Exception as error:  # noqa: BLE001 - whatever the caller's code raises ends here

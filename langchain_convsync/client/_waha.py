@@ -1,4 +1,4 @@
-"""WAHA's own API, as far as answering needs it: sending, being seen, reading chats, LIDs, sessions.
+"""WAHA's own API, as far as answering needs it: sending, seen marks, chats, files, LIDs, sessions.
 
 Protocol: https://waha.devlike.pro/docs/how-to/send-messages/, …/chats/, …/contacts/ (for LIDs) and
 …/sessions/. No call is repeated here: WAHA has no idempotency keys, so the worker that holds
@@ -24,7 +24,14 @@ from langchain_convsync._forks import Unpicklable
 from langchain_convsync._platform import now
 from langchain_convsync.client._caller import seconds
 from langchain_convsync.client._connections import Connections
-from langchain_convsync.client._exchange import Answer, Failure, Method, Request
+from langchain_convsync.client._exchange import (
+    LARGEST_BODY,
+    Answer,
+    Failure,
+    Method,
+    Outcome,
+    Request,
+)
 from langchain_convsync.client._outgoing import header_value
 from langchain_convsync.client._retry import retry_after
 from langchain_convsync.errors import ConfigurationError, InvalidEventError, WAHAError
@@ -218,6 +225,20 @@ class Waha(Unpicklable):
             for entry in listed
         ]
 
+    def file(self, path: str, *, most: int, timeout: float) -> Flow[Outcome]:
+        """What becomes of asking for a file, redirects and refusals included: none is followed.
+
+        Args:
+            path: Where WAHA keeps it, see :func:`.waha.files.file_path`.
+            most: Bytes of it, decoded, that are read at most.
+            timeout: Seconds for the whole call.
+        """
+        with telemetry.timed("waha_request", operation="file", status="none") as timing:
+            outcome = yield from self._send("GET", path, None, timeout, most=most, accept="*/*")
+            status = outcome.status if isinstance(outcome, Answer) else None
+            timing.labels["status"] = f"{status // 100}xx" if status else "connection"
+            return outcome
+
     def _tell(
         self, operation: str, path: str, session: str, chat_id: str, timeout: float
     ) -> Flow[None]:
@@ -248,14 +269,7 @@ class Waha(Unpicklable):
     def _exchange(
         self, method: Method, path: str, body: bytes | None, timeout: float
     ) -> Flow[Answer]:
-        headers = {"Accept": "application/json", "User-Agent": "langchain-convsync"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if self._key is not None:
-            headers["X-Api-Key"] = self._key.get_secret_value()
-        request = Request(method=method, url=self.base_url + path, headers=headers, content=body)
-        self._connections.require_open()
-        outcome = yield from self._connections.exchange(request, seconds(timeout))
+        outcome = yield from self._send(method, path, body, timeout)
         writes = method == "POST"
         if isinstance(outcome, Failure):
             message = outcome.told("check WAHA's base_url and that it is up")
@@ -276,6 +290,26 @@ class Waha(Unpicklable):
                 foreign=True,
             ) from outcome.flaw.cause
         return outcome
+
+    def _send(
+        self,
+        method: Method,
+        path: str,
+        body: bytes | None,
+        timeout: float,
+        *,
+        most: int = LARGEST_BODY,
+        accept: str = "application/json",
+    ) -> Flow[Outcome]:
+        headers = {"Accept": accept, "User-Agent": "langchain-convsync"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._key is not None:
+            headers["X-Api-Key"] = self._key.get_secret_value()
+        url = self.base_url + path
+        request = Request(method=method, url=url, headers=headers, content=body, most=most)
+        self._connections.require_open()
+        return (yield from self._connections.exchange(request, seconds(timeout)))
 
     def reopen(self) -> None:
         """Open connections anew when they are needed, after :meth:`close` as well."""

@@ -105,7 +105,8 @@ class OwnWire:
         """Send a request; what came of it within so many seconds."""
         token = current.set(Deadline(seconds))
         try:
-            return read(self._transport.handle_request(_request(request, pool=seconds)))
+            response = self._transport.handle_request(_request(request, pool=seconds))
+            return read(response, request.most)
         except httpx.RequestError as error:
             return failure(error)
         finally:
@@ -161,7 +162,8 @@ class OwnAsyncWire:
         transport = self._idle.pop()[1] if self._idle else self._opened()
         self._open.add(transport)
         try:
-            return await aread(await transport.handle_async_request(_request(request)))
+            response = await transport.handle_async_request(_request(request))
+            return await aread(response, request.most)
         except httpx.RequestError as error:
             return failure(error)
         finally:
