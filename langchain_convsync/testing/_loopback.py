@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered, as JSON; status 0 breaks the connection instead."""
+    """What is answered, bytes or JSON; status 0 breaks the connection instead."""
 
     status: int
     body: Any
@@ -122,15 +122,16 @@ def _handler_of(answer: Callable[[Request], Answer]) -> type[BaseHTTPRequestHand
             self._do()
 
         def _do(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             names = {name.lower(): value for name, value in self.headers.items()}
-            given = answer(_request(self.command, self.path, names, raw))
+            given = answer(_request(self.command, self.path, names, sent))
             if not given.status:
                 self.close_connection = True
                 return
-            body = json.dumps(given.body).encode()
+            raw = isinstance(given.body, bytes)
+            body = given.body if raw else json.dumps(given.body).encode()
             self.send_response(given.status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", f"application/{'octet-stream' if raw else 'json'}")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -46,8 +46,8 @@ class Delivery(TypedDict):
 class FakeWAHA:
     """A WAHA over real HTTP on loopback that sends nothing, for tests of bots that answer.
 
-    It takes texts, read marks and typing, shows chats, sessions and the phone numbers behind LIDs,
-    and makes the signed deliveries of a webhook::
+    It takes texts, read marks and typing, shows chats, sessions, files and the phone numbers behind
+    LIDs, and makes the signed deliveries of a webhook::
 
         with FakeWAHA() as waha:
             runner = TurnRunner(agent, client=client, store=store, reply=WAHAReply(waha.base_url))
@@ -81,6 +81,7 @@ class FakeWAHA:
         self._api_key = api_key
         self._numbers = dict(numbers or {})
         self._fates: list[Answer] = []
+        self._files: dict[tuple[str, str], bytes] = {}
         self._changed = threading.Condition()
         self._count = itertools.count(1)
         self._server = LoopbackServer(self._answer, port=port)
@@ -159,11 +160,15 @@ class FakeWAHA:
         secret: str | SecretStr | None = None,
         message_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        file: bytes | None = None,
+        mimetype: str = "image/jpeg",
+        filename: str | None = None,
     ) -> Delivery:
         """What WAHA posts to a webhook when a customer writes.
 
         Deliver it with any client: ``client.post(url, **waha.delivery(…))``. The same delivery
-        twice is one message.
+        twice is one message. A file is served from then on, under the URL that WAHA would tell:
+        one of ``http://localhost:3000``, where this one is not.
 
         Args:
             sender: The customer: a phone number in any spelling, or a chat id, ``…@lid`` too.
@@ -171,6 +176,9 @@ class FakeWAHA:
             secret: The key to sign with (WAHA's ``hmac.key``); None leaves it unsigned.
             message_id: The message's own id; None makes a new message of each call.
             metadata: The session's metadata, e.g. ``{"bot.id": "bot123"}``.
+            file: A file that the customer sends along, whose caption is ``text``.
+            mimetype: What the message says that the file is.
+            filename: What a document is called.
 
         Raises:
             InvalidPhoneNumberError: ``sender`` names no customer.
@@ -183,6 +191,12 @@ class FakeWAHA:
         stanza = message_id or f"3A{next(self._count):030X}"
         now = time.time()
         payload = _message(stanza, chat_id, text, now, own=False)
+        if file is not None:
+            name = f"{stanza}.{mimetype.partition(';')[0].rpartition('/')[2]}"
+            self._files[self.session, name] = file
+            url = f"http://localhost:3000/api/files/{self.session}/{name}"
+            media = {"url": url, "mimetype": mimetype, "filename": filename, "error": None}
+            payload |= {"hasMedia": True, "media": media}
         return self._signed(payload, "message", now, metadata, secret)
 
     def echo(self, sent: SentText, *, secret: str | SecretStr | None = None) -> Delivery:
@@ -241,6 +255,8 @@ class FakeWAHA:
 
     def _found(self, path: list[str]) -> object:
         match path:
+            case ["api", "files", session, name]:
+                return self._files.get((session, name))
             case ["api", "sessions"]:
                 return [{"name": self.session, "status": "WORKING"}]
             case ["api", _, "lids", lid]:

@@ -188,3 +188,16 @@ def test_what_was_sent_is_answered_although_it_stops() -> None:
         sender.join()
 
     assert statuses == [201] * 20
+
+
+def test_a_file_is_served_under_the_url_that_waha_would_tell(convsync_waha: FakeWAHA) -> None:
+    """Which is one of localhost:3000, wherever it is."""
+    sent = convsync_waha.delivery(PHONE, "Menú", file=b"%PDF-1", mimetype="application/pdf")
+    event = webhook.parse_event(webhook.parse_json(sent["content"]))
+
+    assert isinstance(event, InboundEvent)
+    assert event.media is not None
+    assert (event.media.url or "").startswith("http://localhost:3000/api/files/default/")
+    path = (event.media.url or "").removeprefix("http://localhost:3000")
+    assert httpx.get(f"{convsync_waha.base_url}{path}").content == b"%PDF-1"
+    assert httpx.get(f"{convsync_waha.base_url}{path}x").status_code == 404
