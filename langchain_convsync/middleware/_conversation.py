@@ -289,7 +289,8 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
             seat = yield from self._enter(request.runtime.context)
             work = seat.work or Work()
         system = with_section(request.system_message, work.prompt)
-        return request.override(system_message=system), work
+        messages = _with_files(request.messages)
+        return request.override(system_message=system, messages=messages), work
 
     def _note(self, update: StateUpdate) -> Flow[None]:
         """Note what the model decided when it does: later its messages may be condensed."""
@@ -432,6 +433,20 @@ def _watched(response: ModelResponse[Any], work: Work) -> ModelResponse[Any]:
     """The response; of a call that was cut off, half of the arguments may be missing."""
     work.is_cut_off = any(cut_off(message) for message in response.result)
     return response
+
+
+def _with_files(thread: list[Any]) -> list[Any]:
+    """The thread as a turn's model reads it: with the files that came along, not kept there."""
+    turn = current_turn.get()
+    if turn is None or not turn.files:
+        return thread
+    told = []
+    for message in thread:
+        if (files := turn.files.get(message.id or "")) and isinstance(message.content, str):
+            words = [{"type": "text", "text": message.content}] if message.content else []
+            message = message.model_copy(update={"content": [*words, *files]})  # noqa: PLW2901
+        told.append(message)
+    return told
 
 
 def _exchange_of(config: RunnableConfig) -> tuple[Exchange, UUID | None]:

@@ -196,6 +196,8 @@ class TurnRecord:
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
         loop: Why the run is over, where it went round in a loop.
         notes: Names of the single updates: the step of the graph that noted it, and its values.
+        files: What belongs to the customer's messages, by their ids, and to no thread: the
+            middleware gives it to the model.
     """
 
     def __init__(
@@ -207,12 +209,14 @@ class TurnRecord:
         history_given: bool,
         calls: TurnCalls | None = None,
         noted: Sequence[str] = (),
+        files: Mapping[str, Sequence[dict[str, Any]]] | None = None,
     ) -> None:
         self.ref = ref
         self.conversation = conversation
         self.thread = thread
         self.history_given = history_given
         self.calls = calls
+        self.files = files or {}
         self.loop: LoopError | None = None
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []

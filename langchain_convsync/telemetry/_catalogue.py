@@ -63,6 +63,7 @@ _ALL = (
     _counted("extraction_failures", "Runs whose state could not be extracted", "error"),
     _counted("intents_refused", "Intents that the profile does not know"),
     _counted("amendments", "Edits and revocations, by what became of them", "what", "outcome"),
+    _counted("media", "Files of messages, by what became of them", "what", "outcome"),
     _counted("lid_lookups", "LIDs whose phone number WAHA was asked for", "outcome"),
     _counted("lids_linked", "LIDs that lead to a phone number's conversation since then"),
     _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),

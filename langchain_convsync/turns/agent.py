@@ -107,6 +107,11 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
     return bool(getattr(inner, "checkpointer", None))
 
 
+def shows_files(agent: Runnable[Any, Any]) -> bool:
+    """Whether a ``ConvSyncMiddleware`` of the agent's own gives its model what no thread holds."""
+    return "ConvSyncMiddleware.before_agent" in (getattr(_unbound(agent), "nodes", None) or ())
+
+
 def is_graph(agent: Runnable[Any, Any]) -> bool:
     """Whether the agent is a compiled graph, which takes ``{"messages": […]}``."""
     inner = _unbound(agent)

@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
@@ -42,9 +41,12 @@ from langchain_convsync.turns.agent import (
     abandon,
     call_for,
     has_memory,
+    shows_files,
 )
 from langchain_convsync.turns.agents import Agent, Agents, ContextOf
+from langchain_convsync.turns.files import as_messages
 from langchain_convsync.turns.lids import Lids
+from langchain_convsync.turns.media import Media
 from langchain_convsync.turns.reading import READ_TIME, Reader
 from langchain_convsync.turns.result import Attempt, TurnResult, inbound
 from langchain_convsync.turns.resuming import (
@@ -103,6 +105,7 @@ class Processor:
         interrupt_timeout: float | None,
         limits: Limits,
         lids: Lids,
+        media: Media,
         queues_replies: bool = False,
         log_errors: bool = False,
     ) -> None:
@@ -116,6 +119,7 @@ class Processor:
         self._runs = Runs(self._answers, extractor, api.profile, limits.agent_timeout)
         self._limits = limits
         self._lids = lids
+        self._media = media
         self._queues_replies = queues_replies
         self._log_errors = log_errors
 
@@ -144,7 +148,7 @@ class Processor:
         """
         left, limits, lease = len(acquired.events), self._limits, acquired.lease
         acquired = replace(acquired, events=batch.queued)
-        deadline = limits.agent_timeout + READ_TIME
+        deadline = limits.agent_timeout + READ_TIME + self._media.longest
         watch = Watch(self._store, lease, seconds=limits.lease, deadline=deadline)
         with telemetry.timed("turn") as timing:
             timing.note(turn=batch.turn_id, conversation=lease.conversation_key)
@@ -292,10 +296,21 @@ class Processor:
             return _given_to_a_human(attempt)
         if current is None or closed:
             return TurnResult(status="dropped", messages=inbound(batch))
+        yield from self._load(attempt)
         call, record = self._call(attempt, current.conversation)
         if batch.waiting is None:
             return (yield from self._runs.begin(attempt, watch, call, record))
         return (yield from self._runs.resume(attempt, watch, call, record))
+
+    def _load(self, attempt: Attempt) -> Flow[None]:
+        """Load what came along; after runs that failed, the last one goes without."""
+        batch, last = attempt.batch, self._limits.max_errors - 1
+        attempt.batch, attempt.shown = yield from self._media.load(
+            batch,
+            TurnCalls(self._store, attempt.acquired.lease, batch.event_keys),
+            attempt.conversation_key,
+            only_words=batch.head.errors >= max(last, 1),
+        )
 
     def _abandon(self, attempt: Attempt) -> Flow[None]:
         """End what waits in the agent's own memory, as far as it can be found."""
@@ -317,6 +332,7 @@ class Processor:
         if batch.waiting is not None:
             thread = batch.waiting.thread
         owns_history = has_memory(agent) and self._prepare is None
+        new, files = as_messages(batch, attempt.shown, apart=shows_files(agent))
         record = TurnRecord(
             attempt.ref,
             conversation,
@@ -324,11 +340,8 @@ class Processor:
             history_given=not owns_history,
             calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
             noted=() if batch.waiting is None else batch.waiting.notes,
+            files=files,
         )
-        new = [
-            HumanMessage(content=event.content, id=f"convsync-{event_key}")
-            for event_key, event in batch.asked
-        ]
         about: dict[str, Any] = {
             "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
             "options": self._agents.options(attempt.ref),

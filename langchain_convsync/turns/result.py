@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, Acquired, Commit, Operation
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
+from langchain_convsync.turns.files import Shown
 from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.recorded import (
@@ -120,6 +121,7 @@ class Attempt:
         began: When it was acquired, on this process's clock.
         left: Events that wait for the next turn already.
         phases: Seconds that each phase has taken.
+        shown: What a model reads of events that came with files.
     """
 
     acquired: Acquired
@@ -130,6 +132,7 @@ class Attempt:
     began: float = field(default_factory=monotonic)
     left: int = 0
     phases: dict[str, float] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
 
     @property
     def conversation_key(self) -> str:

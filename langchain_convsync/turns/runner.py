@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, parts, process, resuming, worker
+    from langchain_convsync.turns import agents, engine, media, parts, process, resuming, worker
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
     clients = module_on_first_use("langchain_convsync.client")
@@ -39,6 +39,7 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     waha = module_on_first_use("langchain_convsync.waha")
     agents = module_on_first_use("langchain_convsync.turns.agents")
     engine = module_on_first_use("langchain_convsync.turns.engine")
+    media = module_on_first_use("langchain_convsync.turns.media")
     parts = module_on_first_use("langchain_convsync.turns.parts")
     process = module_on_first_use("langchain_convsync.turns.process")
     resuming = module_on_first_use("langchain_convsync.turns.resuming")
@@ -74,6 +75,11 @@ class TurnRunner(_forks.Unpicklable):
         prepare: The agent's input: (conversation, events) → input. An event's ``content`` is what
             the agent reads by default, its ``media`` tells a file's URL and type. LangGraph's
             ``Command(resume=…)`` answers what the agent waits for.
+        media: What the agent is given of images, audio, PDFs and other documents: ``text`` is a
+            line that names them, ``blocks`` are LangChain's content blocks, loaded from the WAHA of
+            ``reply``, else from the environment's (``CONVSYNC_WAHA_BASE_URL``).
+        transcribe: Makes words of a voice message: (bytes, MIME type) → text; it may be async. Once
+            per message, whatever crashes afterwards; the words enter the history.
         context: The ``runtime.context`` of each run of a graph: a plain function of the turn's
             ``ConversationRef``. For a ``RemoteGraph`` it must not tell the customer's number.
         resume: Answers what the agent waits for, where that is no question to the customer: called
@@ -121,8 +127,8 @@ class TurnRunner(_forks.Unpicklable):
 
     Raises:
         ConfigurationError: A value is not of its argument's kind or range; the agent takes no
-            ``context``; client or store are configured nowhere; or both ``on_reply`` and ``reply``
-            are given.
+            ``context``; client or store are configured nowhere, nor a WAHA for ``media`` or
+            ``transcribe``; or two of them exclude each other, such as ``on_reply`` and ``reply``.
     """
 
     def __init__(
@@ -133,6 +139,8 @@ class TurnRunner(_forks.Unpicklable):
         store: stores.StoreLike | None = None,
         extractor: state.Extractor | None = None,
         prepare: resuming.Prepare | None = None,
+        media: media.MediaMode = "text",
+        transcribe: media.Transcribe | None = None,
         context: agents.ContextOf | None = None,
         resume: Annotated[
             resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
@@ -165,6 +173,7 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.turns.engine import Engine
         from langchain_convsync.turns.inbox import Inbox
         from langchain_convsync.turns.lids import Lids
+        from langchain_convsync.turns.media import Media
         from langchain_convsync.turns.naming import Naming
         from langchain_convsync.turns.process import Limits, Processor
 
@@ -183,8 +192,17 @@ class TurnRunner(_forks.Unpicklable):
         if on_reply is not None and reply is not None:
             message = "reply= sends the replies, and on_reply= would send them again: pass one"
             raise ConfigurationError(message)
+        if media == "blocks" and prepare is not None:
+            message = (
+                'media="blocks" puts files into the agent\'s input, and prepare= replaces that: '
+                "leave one of them out"
+            )
+            raise ConfigurationError(message)
         self._api = api_of(client)
         self._waha = None if reply is None else reply.waha
+        if record_only:
+            media, transcribe = "text", None
+        self._media = Media(media, transcribe, self._waha, log_errors=log_errors)
         self._owns_api = client is None
         self._owns_store = store is None or isinstance(store, str | os.PathLike)
         self.store: stores.EventStore = (
@@ -210,6 +228,7 @@ class TurnRunner(_forks.Unpicklable):
             "on_reply=": partial(is_async, on_reply),
             "extractor=": partial(is_async, extractor),
             "resume=": partial(is_async, resume),
+            "transcribe=": partial(is_async, transcribe),
             "client=": lambda: self._api.only_awaits,
             "reply=": lambda: self._waha is not None and self._waha.only_awaits,
         }
@@ -235,6 +254,7 @@ class TurnRunner(_forks.Unpicklable):
             interrupt_timeout=interrupt_timeout,
             limits=limits,
             lids=Lids(naming, self._waha),
+            media=self._media,
             queues_replies=reply is not None,
             log_errors=log_errors,
         )
@@ -467,6 +487,7 @@ class TurnRunner(_forks.Unpicklable):
     def close(self) -> None:
         """Close what this runner opened itself."""
         self._engine.closed = True
+        self._media.close()
         if self._owns_api:
             self._api.close()
         if self._owns_store:
@@ -475,6 +496,7 @@ class TurnRunner(_forks.Unpicklable):
     async def aclose(self) -> None:
         """Close what this runner opened itself, sync and async."""
         self._engine.closed = True
+        await self._media.aclose()
         if self._owns_api:
             await self._api.aclose()
         if self._owns_store:
@@ -493,6 +515,7 @@ class TurnRunner(_forks.Unpicklable):
     def _new_pool(self) -> worker.WorkerPool:
         """The workers of a block; what an earlier one closed is opened anew."""
         pool = self._engine.new_pool()
+        self._media.reopen()
         if self._owns_api:
             self._api.reopen()
         if self._owns_store:
