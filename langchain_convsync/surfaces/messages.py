@@ -26,6 +26,8 @@ W = TypeVar("W", bound=Words)
 _LANGCHAIN = {"user": HumanMessage, "bot": AIMessage}
 _ROLES = {"human": "user", "ai": "bot"}
 _EPOCH = datetime.min.replace(tzinfo=UTC)
+#: Where a message keeps the words that a history holds of it, if its content is more than these.
+WORDS = "convsync_words"
 
 
 def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
@@ -90,10 +92,13 @@ def text_of(message: BaseMessage) -> str:
 
     A bot says what :attr:`AIMessage.text` tells, joined as LangChain joins it: whatever else
     providers put into their messages is no word of it. A model that refuses says why beside its
-    text. What a customer sent and is no text is named in brackets: ``[image]``.
+    text. What a customer sent and is no text is named in brackets: ``[image]``; a turn's message
+    with files tells its words itself.
     """
     if message.type in _BOTS:
         return str(message.text) or _refusal(message)
+    if isinstance(words := message.additional_kwargs.get(WORDS), str):
+        return words
     if isinstance(message.content, str):
         return message.content
     return "\n".join(part for part in map(_shown, message.content) if part)

@@ -109,7 +109,10 @@ def has_memory(agent: Runnable[Any, Any]) -> bool:
 
 def shows_files(agent: Runnable[Any, Any]) -> bool:
     """Whether a ``ConvSyncMiddleware`` of the agent's own gives its model what no thread holds."""
-    return "ConvSyncMiddleware.before_agent" in (getattr(_unbound(agent), "nodes", None) or ())
+    nodes: Mapping[str, Any] = getattr(_unbound(agent), "nodes", None) or {}
+    hooks = (getattr(getattr(node, "bound", None), "func", None) for node in nodes.values())
+    owners = (type(getattr(hook, "__self__", None)).__mro__ for hook in hooks)
+    return any(kind.__name__ == "ConvSyncMiddleware" for kinds in owners for kind in kinds)
 
 
 def is_graph(agent: Runnable[Any, Any]) -> bool:

@@ -15,6 +15,7 @@ from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client._exchange import Failure, Outcome
 from langchain_convsync.errors import WAHAError
 from langchain_convsync.models import InboundEvent
+from langchain_convsync.surfaces.messages import WORDS
 from langchain_convsync.turns.turn import Batch
 from langchain_convsync.waha.files import is_animated, is_text, kind_of, text_of_file
 
@@ -101,8 +102,11 @@ def as_messages(
     messages: list[BaseMessage] = []
     files: dict[str, Sequence[Block]] = {}
     for event_key, event in batch.asked:
-        each, key = shown.get(event_key) or Shown(event.content), f"convsync-{event_key}"
-        messages.append(HumanMessage(content=each.words if apart else each.content, id=key))
+        words, key = event.content, f"convsync-{event_key}"
+        each = shown.get(event_key) or Shown(words)
+        content = each.words if apart else each.content
+        kept = {} if content == words else {WORDS: words}
+        messages.append(HumanMessage(content=content, id=key, additional_kwargs=kept))
         if apart and each.blocks:
             files[key] = each.blocks
     return messages, files

@@ -12,6 +12,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import SecretStr
 
 from langchain_convsync import SQLiteEventStore, TurnRunner, WAHAReply, telemetry
@@ -19,6 +20,7 @@ from langchain_convsync._flow import run
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.surfaces.messages import text_of
 from langchain_convsync.testing import FakeWAHA, ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import files
 from tests import promises
@@ -424,6 +426,36 @@ def test_beside_the_middleware_a_thread_holds_no_file(
     kept = [saved.checkpoint["channel_values"] for saved in saver.list(None)]
     assert kept
     assert coded(JPEG) not in str(kept)
+
+
+class Own(ConvSyncMiddleware):
+    """A user's own kind of it."""
+
+
+@pytest.mark.parametrize("place", ["outermost", "own", "inner"])
+@pytest.mark.parametrize("loads", [True, False])
+def test_what_came_with_a_file_is_told_a_thread_once(
+    place: str, loads: bool, server: ReferenceServer, memory: SQLiteEventStore, waha: FakeWAHA
+) -> None:
+    """The history has its words alone, and they are known there."""
+    model = ScriptedChatModel(["Claro", "Eso dije"])
+    kind = Own if place == "own" else ConvSyncMiddleware
+    agent: Any = create_agent(
+        model,
+        middleware=[kind(server.client())],
+        checkpointer=None if place == "inner" else InMemorySaver(),
+    )
+    if place == "inner":
+        graph: Any = StateGraph(MessagesState)
+        graph.add_node("agent", agent).add_edge(START, "agent").add_edge("agent", END)
+        agent = graph.compile(checkpointer=InMemorySaver())
+    runner = runner_of(server, memory, agent, waha)
+    runner.run(sent(waha, JPEG if loads else b"", "¿Tienen esto?"))
+    runner.run(said("¿Y bien?"))
+
+    told = [each for each in model.calls[-1] if each.type != "system"]
+    assert [each.type for each in told] == ["human", "ai", "human"]
+    assert [text_of(each) for each in told] == ["¿Tienen esto?\n[image]", "Claro", "¿Y bien?"]
 
 
 def test_an_agent_without_the_middleware_gets_them_in_its_input(
