@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.client._exchange import Failure, Outcome
+from langchain_convsync.contents import Media, as_detail
 from langchain_convsync.errors import WAHAError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.surfaces.messages import WORDS
@@ -32,8 +32,7 @@ _IMAGES = {"image/jpeg", "image/png", "image/gif", "image/webp"}
 _CONTAINERS = {"application/zip", "application/x-ole-storage"}
 #: What OpenAI and Gemini call it; LangChain tells OpenAI the second half.
 _NAMES = {"audio/mpeg": "audio/mp3"}
-_NOTE = re.compile(r"\[(image|sticker|audio|video|document|file)\b")
-_FAMILIES = {"sticker": "image", "file": "document"}
+_FAMILIES = {"sticker": "image", "voice message": "audio"}
 
 
 class Unread(Exception):  # noqa: N818 - control flow inside a turn: the model is told instead
@@ -113,25 +112,22 @@ def as_messages(
 
 
 def family_of(event: InboundEvent) -> str:
-    """The kind of its file, as its message tells it; empty where none came along."""
-    if event.media is None:
+    """The kind of its file, as its message tells it; empty where nothing is there to be loaded."""
+    media = event.media
+    if media is None or (event.view_once and not media.url):  # that one is told as it is
         return ""
-    for note in event.notes:
-        if named := _NOTE.match(note):
-            return _FAMILIES.get(named[1], named[1])
-    family = (event.media.mimetype or "").partition("/")[0]
-    return family if family in {"image", "audio", "video"} else "document"
+    for named in (media.named, (media.mimetype or "").partition("/")[0]):
+        if (family := _FAMILIES.get(named, named)) in {"image", "audio", "video"}:
+            return family
+    return "document"
 
 
 def telling(event: InboundEvent, what: str) -> str:
     """What the event says, with what became of its file where the file is named."""
-    notes = list(event.notes)
-    at = next((n for n, note in enumerate(notes) if _NOTE.match(note)), None)
-    if at is None:
-        notes.append(f"[{family_of(event)}: {what}]")
-    else:
-        notes[at] = f"{notes[at].removesuffix(']')}: {what}]"
-    return event.model_copy(update={"notes": tuple(notes)}).content
+    media = event.media or Media()
+    named = as_detail(media.filename or "", 100)
+    told = media.model_copy(update={"filename": f"{named}: {what}" if named else what})
+    return event.model_copy(update={"media": told}).content
 
 
 def read_file(outcome: Outcome, most: int, declared: str | None) -> tuple[bytes, str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
 from pydantic import SecretStr
 
 from langchain_convsync import SQLiteEventStore, TurnRunner, WAHAReply, telemetry
@@ -79,7 +80,7 @@ def memory() -> Iterator[SQLiteEventStore]:
 def image(**fields: Any) -> Any:
     """A message with an image, by whatever URL."""
     media = {"url": URL, "mimetype": "image/jpeg", **fields.pop("media", {})}
-    return said("¿Tienen esto?", media=media, notes=["[image]"], **fields)
+    return said("¿Tienen esto?", media=media, **fields)
 
 
 @sync_and_async
@@ -348,17 +349,27 @@ def test_a_file_that_waha_did_not_download_is_told_and_asked_for_nowhere(
     assert (first, attentive.prompt, faulty.received) == (told, told, [])
 
 
-def test_a_file_that_no_note_names_is_told_by_its_type(
+def test_a_document_keeps_its_name_where_it_cannot_be_loaded(
     server: ReferenceServer, memory: SQLiteEventStore, faulty: FaultyServer
 ) -> None:
-    """An event of your own may have none."""
+    """However long that is."""
     attentive = Attentive()
-    event = said("¿Tienen esto?", media={"mimetype": "application/pdf"})
+    media = {"mimetype": "application/pdf", "filename": f"menú{'x' * 300}.pdf"}
+    runner_of(server, memory, attentive.agent, None).run(said("¿Y esto?", media=media))
+
+    assert attentive.prompt.startswith("¿Y esto?\n[document: menúxxx")
+    assert attentive.prompt.endswith("x…: could not be loaded: it was not downloaded]")
+
+
+def test_what_opens_on_the_customers_phone_only_is_told_as_it_is(
+    server: ReferenceServer, memory: SQLiteEventStore, faulty: FaultyServer
+) -> None:
+    """There is nothing to load."""
+    attentive = Attentive()
+    event = said("", event_id="1", media={"kind": "image"}, view_once=True)
     runner_of(server, memory, attentive.agent, None).run(event)
 
-    assert attentive.prompt == (
-        "¿Tienen esto?\n[document: could not be loaded: it was not downloaded]"
-    )
+    assert attentive.prompt == event.content
 
 
 def test_files_of_a_burst_stand_in_their_places_until_there_are_too_many(
@@ -466,6 +477,23 @@ def test_an_agent_without_the_middleware_gets_them_in_its_input(
     runner_of(server, memory, create_agent(model), waha).run(sent(waha, JPEG, "¿Tienen esto?"))
 
     assert model.calls[0][-1].content == [{"type": "text", "text": "¿Tienen esto?\n[image]"}, IMAGE]
+
+
+def test_for_the_answer_to_a_question_nothing_is_loaded(
+    server: ReferenceServer, memory: SQLiteEventStore, faulty: FaultyServer
+) -> None:
+    """The agent's own code gets it, as words."""
+
+    def ask(_state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"Oído: {interrupt('¿Cuál?')}")]}
+
+    graph: Any = StateGraph(MessagesState)
+    graph.add_node(ask).add_edge(START, "ask").add_edge("ask", END)
+    runner = runner_of(server, memory, graph.compile(checkpointer=InMemorySaver()), None)
+    turns = [runner.run(said("Hola")), runner.run(image())]
+
+    assert turns[1].reply == "Oído: ¿Tienen esto?\n[image]"
+    assert faulty.received == []
 
 
 def test_by_default_nothing_is_loaded(

@@ -38,7 +38,7 @@ from tests.stored import rows
 server = promises.server
 
 WORDS = "Quiero dos pizzas"
-SAID = f"{WORDS}\n[audio: voice message]"
+SAID = f"{WORDS}\n[voice message]"
 
 
 @pytest.fixture
@@ -246,8 +246,8 @@ def test_a_transcription_that_fails_is_told_the_model_and_fails_no_turn(
         turn = answer(runner, voice(waha))
 
     assert turn.status == "answered"
-    assert attentive.prompt == f"[audio: voice message: could not be transcribed: {why}]"
-    assert history(server) == [("user", "[audio: voice message]"), ("bot", "Claro")]
+    assert attentive.prompt == f"[voice message: could not be transcribed: {why}]"
+    assert history(server) == [("user", "[voice message]"), ("bot", "Claro")]
     assert telemetry.counted("media", what="audio", outcome=why) == before + 1
     assert f"could not be transcribed: {why}" in caplog.text
     assert "secret things" not in caplog.text
