@@ -301,7 +301,11 @@ class Waha(Unpicklable):
         most: int = LARGEST_BODY,
         accept: str = "application/json",
     ) -> Flow[Outcome]:
-        headers = {"Accept": accept, "User-Agent": "langchain-convsync"}
+        headers = {
+            "Accept": accept,
+            "Accept-Encoding": "gzip",  # aiohttp would ask for more than is read
+            "User-Agent": "langchain-convsync",
+        }
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self._key is not None:

@@ -64,6 +64,9 @@ class Media:
         waha: Where they are; None takes it from the environment, where it is needed.
         log_errors: Whether the log holds the texts of errors.
 
+    Attributes:
+        is_needed: Whether anything is loaded at all.
+
     Raises:
         ConfigurationError: It is needed, and configured nowhere.
     """
@@ -79,15 +82,15 @@ class Media:
         self._blocks = mode == "blocks"
         self._transcribe: Any = transcribe
         self._log_errors = log_errors
-        self._is_needed = self._blocks or transcribe is not None
-        self._own = _of_environment() if self._is_needed and waha is None else None
+        self.is_needed = self._blocks or transcribe is not None
+        self._own = _of_environment() if self.is_needed and waha is None else None
         self._waha: Any = waha or self._own
 
     @property
     def longest(self) -> float:
         """Seconds that it may add to a turn."""
         heard = TRANSCRIPTION_TIME if self._transcribe is not None else 0.0
-        return TURN_TIME + heard if self._is_needed else 0.0
+        return TURN_TIME + heard if self.is_needed else 0.0
 
     def load(
         self, batch: Batch, calls: TurnCalls, conversation_key: str, *, only_words: bool
@@ -110,7 +113,7 @@ class Media:
         shown: dict[str, Shown] = {}
         events = dict(batch.events)
         room = _Room(LARGEST_TURN, monotonic() + TURN_TIME, TRANSCRIPTION_TIME)
-        for event_key, event in batch.asked if self._is_needed else ():
+        for event_key, event in batch.asked:
             family = family_of(event)
             is_heard = family == "audio" and self._transcribe is not None
             is_shown = family not in {"", "video"} and self._blocks and batch.waiting is None

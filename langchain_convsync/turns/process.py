@@ -305,12 +305,15 @@ class Processor:
     def _load(self, attempt: Attempt) -> Flow[None]:
         """Load what came along; after runs that failed, the last one goes without."""
         batch, last = attempt.batch, self._limits.max_errors - 1
-        attempt.batch, attempt.shown = yield from self._media.load(
-            batch,
-            TurnCalls(self._store, attempt.acquired.lease, batch.event_keys),
-            attempt.conversation_key,
-            only_words=batch.head.errors >= max(last, 1),
-        )
+        if not self._media.is_needed or all(event.media is None for _, event in batch.asked):
+            return
+        calls = TurnCalls(self._store, attempt.acquired.lease, batch.event_keys)
+        only_words = batch.head.errors >= max(last, 1)
+        with telemetry.timed("turn_phase", phase="media") as timing:
+            attempt.batch, attempt.shown = yield from self._media.load(
+                batch, calls, attempt.conversation_key, only_words=only_words
+            )
+        attempt.phases["media"] = timing.seconds
 
     def _abandon(self, attempt: Attempt) -> Flow[None]:
         """End what waits in the agent's own memory, as far as it can be found."""

@@ -66,7 +66,8 @@ class Turn(Displayed):
             met it.
         conversation_key: The conversation, as logs and ``convsync show`` name it; known in the call
             that committed the turn.
-        phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``.
+        phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``, and
+            ``media`` where files came along.
     """
 
     status: Status

@@ -222,17 +222,20 @@ def test_what_no_model_reads_is_told_in_words(
     assert attentive.prompt.endswith(told)
 
 
+@sync_and_async
+@over_either_transport
 def test_a_file_is_asked_for_at_the_configured_address_with_its_key(
-    server: ReferenceServer, memory: SQLiteEventStore, faulty: FaultyServer
+    server: ReferenceServer, memory: SQLiteEventStore, faulty: FaultyServer, answer: Answer
 ) -> None:
     """WAHA calls itself localhost:3000."""
-    faulty.plays(answers(JPEG))
+    faulty.plays(answers(gzip.compress(JPEG), content_encoding="gzip"))
     attentive = Attentive()
-    runner_of(server, memory, attentive.agent, None).run(image())
+    answer(runner_of(server, memory, attentive.agent, None), image())
 
     [asked] = faulty.received
     assert (asked.method, asked.target) == ("GET", "/api/files/default/3A.jpg")
     assert asked.headers["x-api-key"] == "waha-secret"
+    assert asked.headers["accept-encoding"] == "gzip"
     assert attentive.prompt[1] == IMAGE
 
 
@@ -327,6 +330,7 @@ def test_a_file_that_cannot_be_loaded_is_told_the_model_and_fails_no_turn(
         turn = answer(runner_of(server, memory, attentive.agent, None), image())
 
     assert turn.status == "answered"
+    assert set(turn.phases) == {"read", "media", "agent", "commit"}
     assert attentive.prompt == f"¿Tienen esto?\n[image: could not be loaded: {why}]"
     assert history(server) == [("user", "¿Tienen esto?\n[image]"), ("bot", "Claro")]
     assert telemetry.counted("media", what="image", outcome=why) == before + 1
