@@ -57,7 +57,7 @@ def file_path(url: str) -> str | None:
     except ValueError:
         return None
     _, found, rest = parts.path.partition(_FILES)
-    if parts.scheme not in {"http", "https"} or "@" in parts.netloc or not found:
+    if parts.scheme not in {"", "http", "https"} or "@" in parts.netloc or not found:
         return None
     names = [unquote(name) for name in rest.split("/")]
     if any("/" in name or "\\" in name for name in names):
