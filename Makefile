@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= auto
 
 # The tests of what meets LangChain's own classes, by the beginning of their files' names.
-FACING := callbacks chat_history context llm_extraction messages middleware openai scripted_model state surfaces thread tools
+FACING := callbacks chat_history context llm_extraction media messages middleware openai scripted_model state surfaces thread tools
 
 BIN := $(VENV)/bin
 # One environment in two stages: what the demo needs is there in a minute, `make install` completes it.
