@@ -437,7 +437,7 @@ class InboundEvent(BaseModel):
     forwarded: bool = False
     media: Media | None = None
     notes: tuple[str, ...] = Field(default=(), repr=False)
-    unread_kind: str | None = None
+    unread_kind: str | None = Field(default=None, repr=False)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -469,4 +469,5 @@ class InboundEvent(BaseModel):
             media=self.media,
             view_once=self.view_once,
             forwarded=self.forwarded,
+            unread_kind=self.unread_kind,
         )
