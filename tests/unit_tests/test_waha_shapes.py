@@ -248,7 +248,7 @@ def told(draw: st.DrawFn) -> dict[str, Any]:
     name, engine = draw(st.sampled_from(KINDS))
     wrappers = tuple(draw(st.lists(st.sampled_from(WRAPPERS), max_size=3)))
     contexts = tuple(draw(st.lists(st.sampled_from(list(CONTEXTS)), max_size=3)))
-    payload = draw(
+    payload: dict[str, Any] = draw(
         st.fixed_dictionaries(
             {},
             optional={
