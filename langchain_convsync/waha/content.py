@@ -38,68 +38,16 @@ from langchain_convsync.waha.parts import (
     mentions_of,
     referral_of,
 )
+from langchain_convsync.waha.raw import FILES, SILENT, SILENT_TYPES, RawMessage, opened
 from langchain_convsync.waha.wire import Folded, Json, as_object, as_text, at, first_text, folded
 
-#: Kinds of content, each with its protobuf fields and its WhatsApp Web types, folded.
-_KINDS = {
-    name: kind
-    for kind, names in {
-        "text": "conversation extendedtextmessage highlystructuredmessage interactivemessage "
-        "buttonsmessage listmessage templatemessage questionresponsemessage interactive hsm "
-        "statusquestionanswermessage nativeflow template list buttons oversized chat url",
-        "choice": "buttonsresponsemessage templatebuttonreplymessage listresponsemessage "
-        "interactiveresponsemessage buttonsresponse templatebuttonreply listresponse "
-        "interactiveresponse nativeflowresponse",
-        "image": "imagemessage image",
-        "video": "videomessage ptvmessage video gif ptv",
-        "audio": "audiomessage audio ptt",
-        "document": "documentmessage document",
-        "sticker": "stickermessage lottiestickermessage sticker",
-        "location": "locationmessage livelocationmessage location livelocation",
-        "contact": "contactmessage contactsarraymessage vcard multivcard contactarray",
-        "poll": "pollcreationmessage pollcreationmessagev2 pollcreationmessagev3 pollcreation "
-        "pollcreationmessagev4 pollcreationmessagev5 pollcreationmessagev6",
-        "poll result": "pollresultsnapshotmessage pollresultsnapshot",
-        "event": "eventmessage eventcreation",
-        "event invitation": "eventinvitemessage",
-        "order": "ordermessage order",
-        "product": "productmessage product",
-        "group invitation": "groupinvitemessage groupsv4invite",
-        "channel invitation": "newsletteradmininvitemessage newsletterfollowerinvitemessagev2 "
-        "newsletteradmininvite",
-        "payment": "sendpaymentmessage paymentinvitemessage invoicemessage payment",
-        "payment request": "requestpaymentmessage",
-        "sticker pack": "stickerpackmessage stickerpack",
-        "scheduled call": "scheduledcallcreationmessage scheduledcallcreation",
-        "request for the phone number": "requestphonenumbermessage requestphonenumber",
-    }.items()
-    for name in names.split()
-}
-_FILES = frozenset({"image", "video", "audio", "document", "sticker"})
-
-# What carries no person's words: keys, settings, and copies of what has an event of its own. A
-# message that could not be decrypted yet is among them, because it comes again under the same id.
-_SILENT = frozenset(
-    """messagecontextinfo senderkeydistributionmessage fastratchetkeysenderkeydistributionmessage
-    protocolmessage reactionmessage encreactionmessage pollupdatemessage enceventresponsemessage
-    keepinchatmessage pininchatmessage secretencryptedmessage stickersyncrmrmessage call
-    calllogmesssage albummessage messagehistorynotice messagehistorybundle
-    """.split()  # noqa: SIM905  # one name a line is no better to read
-)
-_SILENT_TYPES = frozenset(
-    """e2enotification notification notificationtemplate broadcastnotification gp2 protocol
-    revoked ciphertext calllog reaction reactionenc pollupdate pinnedmessage keepinchat debug
-    album
-    """.split()  # noqa: SIM905  # as above
-)
 #: Where words stand in any field of a message, the surest first.
 _WORDS = ("text", "caption", "contenttext", "hydratedcontenttext", "comment", "note")
 #: Where the words are not its own: other messages inside it, and what is silent.
-_ELSEWHERE = _SILENT | {"contextinfo", "quotedmessage", "nativeflowmessage"}
+_ELSEWHERE = SILENT | {"contextinfo", "quotedmessage", "nativeflowmessage"}
 
 _MIMETYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?: *;.*)?")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_WRAPPERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +107,8 @@ def read_content(payload: Json, own: frozenset[str] = frozenset()) -> Content:
         payload: What WAHA tells of the message.
         own: The identities of the business.
     """
-    raw = _Raw.of(payload)
-    if raw.web_type in _SILENT_TYPES:
+    raw = RawMessage.of(payload)
+    if raw.web_type in SILENT_TYPES:
         return Content()
     said = _said(raw)
     quoted = _quoted(raw, own)
@@ -179,8 +127,8 @@ def read_content(payload: Json, own: frozenset[str] = frozenset()) -> Content:
 
 def changed_text(payload: Json) -> str:
     """The new words of an edited message, where WAHA or its engine tells them."""
-    edited = at(_Raw.of(payload).message, "protocolmessage", "editedMessage")
-    return as_text(payload.get("body")) or _said(_Raw.of({"_data": {"message": edited}})).text
+    edited = RawMessage.of(payload).message.at("protocolmessage", "editedmessage")
+    return as_text(payload.get("body")) or _said(RawMessage.of({"_data": {"message": edited}})).text
 
 
 def changes(payload: Json) -> tuple[Change, str] | None:
@@ -188,7 +136,7 @@ def changes(payload: Json) -> tuple[Change, str] | None:
 
     Some engines tell edits and revocations as messages, and each move of a live location.
     """
-    message, _ = _opened(as_object(Folded.of(payload.get("_data")).get("message")))
+    message, _ = opened(as_object(Folded.of(payload.get("_data")).get("message")))
     names = {folded(name): name for name in message}
     if (name := names.get("livelocationmessage")) is not None:
         return ("live location", "") if has_moved(Folded.of(message[name])) else None
@@ -199,72 +147,7 @@ def changes(payload: Json) -> tuple[Change, str] | None:
     return ("revoked", target) if target and protocol.get("type") in (0, "REVOKE") else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    """One message as WAHA and its engine describe it, out of its envelopes.
-
-    Attributes:
-        payload: WAHA's own fields.
-        data: The engine's fields, folded.
-        message: The protobuf message, folded; empty where the engine speaks WhatsApp Web's model.
-        names: The message's fields as the engine spells them.
-        opened: The envelopes that it was in, folded.
-        web_type: What WhatsApp Web calls its type, folded.
-    """
-
-    payload: Json
-    data: Folded
-    message: Folded
-    names: tuple[str, ...]
-    opened: frozenset[str]
-    web_type: str
-
-    @classmethod
-    def of(cls, payload: Json) -> _Raw:
-        data = Folded.of(payload.get("_data"))
-        message, opened = _opened(as_object(data.get("message")))
-        return cls(
-            payload=payload,
-            data=data,
-            message=Folded.of(message),
-            names=tuple(name for name, node in message.items() if isinstance(node, dict)),
-            opened=opened,
-            web_type=folded(as_text(data.get("type"))),
-        )
-
-    @property
-    def kind(self) -> str:
-        """What kind of content it is, as far as the engine tells; ``""`` where it does not."""
-        named = [_KINDS[name] for name in self.message if name in _KINDS]
-        told = [*named, _KINDS.get(self.web_type), _KINDS.get(folded(self._media_type))]
-        return next((kind for kind in told if kind and kind != "text"), "")
-
-    @property
-    def _media_type(self) -> str:
-        return "" if self.message else self.data.texts("info.mediatype")
-
-    def node(self, kind: str) -> Folded:
-        """The field of that kind; for WhatsApp Web, which has none, all of them."""
-        found = next((name for name in self.message if _KINDS.get(name) == kind), None)
-        return self.data if found is None else self.message.within(found)
-
-
-def _opened(message: Json) -> tuple[Json, frozenset[str]]:
-    """The message inside its envelopes: ephemeral, view once, document with caption and others."""
-    names: list[str] = []
-    for _ in range(_WRAPPERS):
-        for name, node in message.items():
-            inner = at(node, "message") or at(node, "Message")
-            if isinstance(inner, dict):
-                names.append(folded(name))
-                message = inner
-                break
-        else:
-            break
-    return message, frozenset(names)
-
-
-def _said(raw: _Raw) -> Content:
+def _said(raw: RawMessage) -> Content:
     """What it says by itself, without what it refers to."""
     kind, text = raw.kind, _words(raw)
     place = {k: v for k, v in as_object(raw.payload.get("location")).items() if v is not None}
@@ -281,7 +164,7 @@ def _said(raw: _Raw) -> Content:
         text=text,
         location=location,
         contacts=contacts or ((Contact(),) if kind == "contact" else ()),
-        view_once=_is_view_once(raw),
+        view_once=(kind in FILES or not (kind or text)) and _is_view_once(raw),
         media=_media(raw, kind),
         notes=(_noted(kind, detail),) if kind in _DETAILS else (),
     )
@@ -292,7 +175,7 @@ def _noted(kind: str, detail: str) -> str:
     return f"[{kind}: {shown}]" if shown else f"[{kind}]"
 
 
-def _words(raw: _Raw) -> str:
+def _words(raw: RawMessage) -> str:
     """The first text that is not blank."""
     if (body := as_text(raw.payload.get("body"))).strip():
         return body
@@ -316,11 +199,11 @@ def _repeats(text: str, kind: str, detail: str, location: Location | None) -> bo
     return text.lstrip()[:11].upper() == "BEGIN:VCARD" or (bool(kind) and text.startswith("/9j/"))
 
 
-def _media(raw: _Raw, kind: str) -> Media | None:
+def _media(raw: RawMessage, kind: str) -> Media | None:
     payload = raw.payload
     reported = as_object(payload.get("media"))
     url = first_text(reported.get("url"), payload.get("mediaUrl"))
-    if payload.get("hasMedia") is not True and not url and kind not in _FILES:
+    if payload.get("hasMedia") is not True and not url and kind not in FILES:
         return None
     node = raw.node(kind)
     mimetype = first_text(reported.get("mimetype"), node.get("mimetype"), raw.data.get("mimetype"))
@@ -334,10 +217,10 @@ def _media(raw: _Raw, kind: str) -> Media | None:
     )
     if media.named == "audio" or kind == "audio":
         return media.called("voice message" if _is_voice(raw, media) else "audio")
-    return media.called(kind) if kind in _FILES else media
+    return media.called(kind) if kind in FILES else media
 
 
-def _is_voice(raw: _Raw, media: Media) -> bool:
+def _is_voice(raw: RawMessage, media: Media) -> bool:
     if node := raw.message.within("audiomessage"):
         return node.get("ptt") is True
     if raw.web_type in {"ptt", "audio"}:
@@ -345,7 +228,7 @@ def _is_voice(raw: _Raw, media: Media) -> bool:
     return (media.mimetype or "").startswith("audio/ogg")
 
 
-def _is_view_once(raw: _Raw) -> bool:
+def _is_view_once(raw: RawMessage) -> bool:
     flags = [raw.data, raw.data.within("key")]
     flags += [raw.message.within(folded(name)) for name in raw.names]
     said = (
@@ -363,7 +246,7 @@ def _is_forwarded(context: Folded, data: Folded) -> bool:
     return True in told or any(isinstance(score, int) and score > 0 for score in scores)
 
 
-def _quoted(raw: _Raw, own: frozenset[str]) -> Quoted | None:
+def _quoted(raw: RawMessage, own: frozenset[str]) -> Quoted | None:
     """The message that is quoted: as WAHA tells it, else as its engine does."""
     reply = as_object(raw.payload.get("replyTo"))
     context, data = context_of(raw.message), raw.data
@@ -374,7 +257,7 @@ def _quoted(raw: _Raw, own: frozenset[str]) -> Quoted | None:
         return None
     inner = {"type": message.get("type")} if "type" in message else {"message": message}
     content = _said(
-        _Raw.of({**reply, "_data": {**message, **inner} if "type" in message else inner})
+        RawMessage.of({**reply, "_data": {**message, **inner} if "type" in message else inner})
     )
     people = (reply.get("participant"), context.get("participant"), data.get("quotedparticipant"))
     sender = next((who for each in people if (who := _identity(each))), None)
@@ -397,22 +280,22 @@ def _identity(jid: object) -> str | None:
     return phone.identity_of(as_text(jid) or as_text(at(jid, "_serialized")) or None)
 
 
-def _unread(raw: _Raw) -> str | None:
+def _unread(raw: RawMessage) -> str | None:
     """What a message is called that says something which cannot be read here; None for no words."""
-    spoken = [name for name in raw.names if folded(name) not in _SILENT]
+    spoken = [name for name in raw.names if folded(name) not in SILENT]
     if not spoken and raw.web_type in {"", "chat"}:
         return None
     name = (spoken or [as_text(raw.data.get("type"))])[0]
     return name if _KIND.fullmatch(name) else "unknown"
 
 
-def _named(*paths: str) -> Callable[[_Raw], str]:
+def _named(*paths: str) -> Callable[[RawMessage], str]:
     """The first of some texts of a field, whose kind is found by its own name."""
     return lambda raw: raw.node(raw.kind).texts(*paths)
 
 
 #: What stands in the brackets of everything that is noted.
-_DETAILS: dict[str, Callable[[_Raw], str]] = {
+_DETAILS: dict[str, Callable[[RawMessage], str]] = {
     "poll": lambda raw: details_of_poll(raw.node("poll")),
     "poll result": _named("name"),
     "event": lambda raw: details_of_event(raw.node("event")),

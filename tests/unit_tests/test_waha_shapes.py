@@ -134,6 +134,14 @@ def test_a_view_once_message_says_that_it_was_not_read(data: dict[str, Any]) -> 
     assert event.content.endswith("it opens on the customer's phone only, and was not read]")
 
 
+def test_a_menu_in_an_envelope_for_one_view_is_a_menu() -> None:
+    """Bots send buttons so, and a customer who quotes them has read them."""
+    menu = {"viewOnceMessage": {"message": {"interactiveMessage": {"body": {"text": "¿Cuál?"}}}}}
+    context = {"stanzaId": "3EB0", "quotedMessage": menu}
+    data = {"message": {"extendedTextMessage": {"text": "Esa", "contextInfo": context}}}
+    assert inbound(delivery(data)).content == "> ¿Cuál?\nEsa"
+
+
 @pytest.mark.parametrize("field", ["replyTo", "context", "web"])
 @pytest.mark.parametrize(
     ("participant", "by"),
