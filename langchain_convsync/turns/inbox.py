@@ -46,7 +46,7 @@ class Inbox:
             InvalidEventError: It names no customer.
         """
         if event.unread_kind:
-            telemetry.count("unread_kinds", kind=_label(event.unread_kind))
+            telemetry.count("unread_kinds", what=_label(event.unread_kind))
         event = shortened(event)
         return (yield from self.naming.event(event, payload_of(event), account))
 
@@ -147,6 +147,6 @@ class Inbox:
 
 def _label(kind: str) -> str:
     """The kind as a metric's label: a name as programs give them, and one of not too many."""
-    known = {labels["kind"] for labels, _ in telemetry.counts("unread_kinds")}
+    known = {labels["what"] for labels, _ in telemetry.counts("unread_kinds")}
     is_told = kind in known or (len(known) < MOST_KINDS and len(kind) <= 64 and is_name(kind))
     return kind if is_told else "other"
