@@ -23,7 +23,10 @@ def answer_of(event: str, payload: Json) -> tuple[Json, Content] | None:
 
 def _vote(payload: Json, *, is_read: bool) -> tuple[Json, Content]:
     vote = as_object(payload.get("vote"))
-    options = [as_text(option) for option in as_list(vote.get("selectedOptions"))[:_MOST]]
+    options = [
+        as_text(option) or as_text(at(option, "name"))
+        for option in as_list(vote.get("selectedOptions"))[:_MOST]
+    ]
     chosen = tuple(option for option in options if option.strip())
     note = _NO_VOTE if is_read else _UNREAD_VOTE
     content = Content(

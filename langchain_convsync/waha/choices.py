@@ -38,7 +38,7 @@ _TITLES = ("selecteddisplaytext", "selectedtext", "displaytext")
 _LABELS = frozenset({"id", "title", "displaytext", "description", "rowid", "selectedid", "header"})
 _PARAMS = ("paramsjson", "responsejson")
 _ELSEWHERE = frozenset({"contextinfo", "messagecontextinfo", "quotedmsg", "quotedmessage"})
-_LONGEST = 65_536
+_LONGEST, _LARGEST = 65_536, 10**18
 
 
 def choice_of(payload: Json, data: Folded, message: Folded, text: str) -> tuple[Choice | None, str]:
@@ -59,7 +59,10 @@ def choice_of(payload: Json, data: Folded, message: Folded, text: str) -> tuple[
     told = [*node.nested(without=_ELSEWHERE), reported]
     params = _params(told, reported)
     labels = Folded(params)
+    numbered = labels.get("id")
     chosen = _first(told, _IDS) or labels.texts("id", "rowid", "selectedid") or None
+    if chosen is None and type(numbered) is int and 0 <= numbered < _LARGEST:
+        chosen = str(numbered)
     title = _first(told, _TITLES) or labels.texts("displaytext", "title")
     title = title or (node.texts("title", "listresponse.title") if kind == "list" else "")
     said = _without_id(text, chosen)
@@ -83,9 +86,12 @@ def _first(nodes: Iterable[Folded], names: tuple[str, ...]) -> str:
 def _params(nodes: Iterable[Folded], reported: Folded) -> dict[str, Any]:
     """The parameters, with those that stand in one of them as JSON themselves."""
     written = _first(nodes, _PARAMS)
+    if written.strip() not in {"", "{}", "null"} and not _parsed(written):  # somebody chose it
+        return {"params": written[:_LONGEST]}
     params = _parsed(written) or _parsed(_written(reported.get("params")))
     inner = _parsed(Folded(params).texts(*_PARAMS))
-    return {**params, **inner} if inner else params
+    outer = {name: value for name, value in params.items() if folded(name) not in _PARAMS}
+    return {**outer, **inner} if inner else params
 
 
 def _parsed(text: str) -> Json:

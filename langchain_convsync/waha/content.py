@@ -10,7 +10,7 @@ nothing here raises.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
@@ -100,18 +100,21 @@ _ABOUT = frozenset({"quoted", "forwarded"})
 _OF_A_COLLEAGUE = frozenset({"text", "quoted", "reply_to", "media", "notes"})
 
 
-def read_content(payload: Json, own: frozenset[str] = frozenset()) -> Content:
+def read_content(
+    payload: Json, own: frozenset[str] = frozenset(), customer: frozenset[str] = frozenset()
+) -> Content:
     """The content of a message's ``payload``.
 
     Args:
         payload: What WAHA tells of the message.
         own: The identities of the business.
+        customer: Those of the customer, in a chat that is with one alone.
     """
     raw = RawMessage.of(payload)
     if raw.web_type in SILENT_TYPES:
         return Content()
     said = _said(raw)
-    quoted = _quoted(raw, own)
+    quoted = _quoted(raw, own, customer)
     context = context_of(raw.message)
     facts = said.facts
     facts["quoted"], facts["reply_to"] = quoted, quoted and quoted.id
@@ -176,27 +179,34 @@ def _noted(kind: str, detail: str) -> str:
 
 
 def _words(raw: RawMessage) -> str:
-    """The first text that is not blank."""
-    if (body := as_text(raw.payload.get("body"))).strip():
-        return body
+    """The first text that is not blank, and no raw content of a file or a card."""
+    return next((text for text in _texts(raw) if text.strip() and not _is_raw(text, raw)), "")
+
+
+def _texts(raw: RawMessage) -> Iterator[str]:
+    yield as_text(raw.payload.get("body"))
     if raw.web_type:
-        return raw.data.texts("caption", "body")
-    if (plain := raw.message.texts("conversation", "ordermessage.message")) or not raw.names:
-        return plain
-    for node in raw.message.nested(without=_ELSEWHERE):
-        if words := node.texts(*_WORDS):
-            return words
-    return raw.node("text").texts("description", "title") if raw.node("text") else ""
+        yield from (raw.data.texts(name) for name in ("caption", "body", "comment"))
+        return
+    yield raw.message.texts("conversation", "ordermessage.message")
+    if raw.names:
+        for node in raw.message.nested(without=_ELSEWHERE):
+            yield node.texts(*_WORDS)
+        yield raw.node("text").texts("description", "title")
+
+
+def _is_raw(text: str, raw: RawMessage) -> bool:
+    """Whether it is a card, or a JPEG thumbnail: WEBJS puts those into the body."""
+    if text.lstrip()[:11].upper() == "BEGIN:VCARD":
+        return True
+    return text.startswith("/9j/") and bool(raw.kind)
 
 
 def _repeats(text: str, kind: str, detail: str, location: Location | None) -> bool:
-    """Whether the text only says what the rest says: WEBJS puts raw content into the body."""
+    """Whether the text only says what the rest says."""
     if kind in {"poll", "event", "poll result"}:
         return detail.startswith(as_detail(text))
-    if location is not None and text in {location.name, location.address}:
-        return True
-    # a card, or a JPEG thumbnail
-    return text.lstrip()[:11].upper() == "BEGIN:VCARD" or (bool(kind) and text.startswith("/9j/"))
+    return location is not None and text in {location.name, location.address}
 
 
 def _media(raw: RawMessage, kind: str) -> Media | None:
@@ -246,7 +256,7 @@ def _is_forwarded(context: Folded, data: Folded) -> bool:
     return True in told or any(isinstance(score, int) and score > 0 for score in scores)
 
 
-def _quoted(raw: RawMessage, own: frozenset[str]) -> Quoted | None:
+def _quoted(raw: RawMessage, own: frozenset[str], customer: frozenset[str]) -> Quoted | None:
     """The message that is quoted: as WAHA tells it, else as its engine does."""
     reply = as_object(raw.payload.get("replyTo"))
     context, data = context_of(raw.message), raw.data
@@ -255,20 +265,32 @@ def _quoted(raw: RawMessage, own: frozenset[str]) -> Quoted | None:
     told = next((each for each in found if stanza_id(each)), None)
     if told is None and not message and not as_text(reply.get("body")):
         return None
-    inner = {"type": message.get("type")} if "type" in message else {"message": message}
-    content = _said(
-        RawMessage.of({**reply, "_data": {**message, **inner} if "type" in message else inner})
-    )
+    told_by_engine = message if "type" in message else {"message": message}
+    content = _said(RawMessage.of({**reply, "_data": told_by_engine}))
     people = (reply.get("participant"), context.get("participant"), data.get("quotedparticipant"))
     sender = next((who for each in people if (who := _identity(each))), None)
-    mine = sender in own if sender else as_text(told).startswith("true_") or None
     return Quoted(
         text=content.shown(but=frozenset({"media"})),
         id=stanza_id(told),
-        by=None if mine is None else "business" if mine else "customer",
+        by=_speaker(sender, as_text(told), own, customer),
         sender=sender,
         media=content.media,
     )
+
+
+def _speaker(
+    sender: str | None, message_id: str, own: frozenset[str], customer: frozenset[str]
+) -> Literal["business", "customer"] | None:
+    """Whose words they are; older WAHAs do not tell the LID of the business."""
+    if sender is None:
+        spoken: dict[str, Literal["business", "customer"]] = {"t": "business", "f": "customer"}
+        return spoken[message_id[0]] if message_id.startswith(("true_", "false_")) else None
+    if any(phone.same_subscriber(sender, mine) for mine in own):
+        return "business"
+    if not customer or any(phone.same_subscriber(sender, theirs) for theirs in customer):
+        return "customer"
+    is_told = any(sender.endswith("@lid") == theirs.endswith("@lid") for theirs in customer)
+    return "business" if is_told else None  # the chat has two sides
 
 
 def first_object(*values: object) -> Json:

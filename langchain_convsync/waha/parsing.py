@@ -78,7 +78,7 @@ def _message(
     if content is None:
         if (change := changes(payload)) is not None:
             return _changed(envelope, payload, *change)
-        content = read_content(payload, envelope.own)
+        content = read_content(payload, envelope.own, party.customer)
     if reason := _reason_to_ignore(payload, party, content, from_me=from_me, groups=groups):
         return _ignored(envelope, reason, payload, text=content.text)
     sent_at = moment(payload.get("timestamp"))

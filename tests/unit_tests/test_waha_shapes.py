@@ -23,6 +23,7 @@ from tests.whatsapp_shapes import (
     ENGINES,
     MESSAGES,
     REFERRED,
+    STRANGER,
     WEB,
     WORDS,
     WRAPPERS,
@@ -87,6 +88,34 @@ def test_a_choice_has_its_id(name: str, chosen: str | None, kind: str, engine: E
     assert (choice.params.get("nombre") == WORDS) == (kind == "flow")
 
 
+@pytest.mark.parametrize(
+    ("params", "content", "chosen"),
+    [
+        ('{"id": 7, "display_text": "Sí"}', "Sí", "7"),
+        ('{"id": "b1"}', "b1", "b1"),
+        ('{"flow_token": "t", "response_json": "{\\"pan\\": 2}"}', "[answers: pan: 2]", None),
+        ("{not JSON", "[answers: params: {not JSON]", None),
+        ('["a"]', '[answers: params: ("a")]', None),
+    ],
+)
+def test_whatever_the_parameters_are_the_model_reads_them(
+    params: str, content: str, chosen: str | None
+) -> None:
+    """Numbers for ids, JSON inside JSON, and what is no JSON."""
+    reply = {"nativeFlowResponseMessage": {"name": "quick_reply", "paramsJson": params}}
+    event = inbound(delivery({"message": {"interactiveResponseMessage": reply}}))
+    assert event.choice is not None
+    assert (event.content, event.choice.id) == (content, chosen)
+
+
+def test_raw_content_in_a_body_is_nobody_s_words() -> None:
+    """WhatsApp Web puts thumbnails there; the caption stands elsewhere."""
+    picture = {"type": "image", "caption": "Margherita", "body": "/9j/AAAA"}
+    data = {"type": "chat", "quotedStanzaID": "3EB0", "quotedMsg": picture}
+    event = inbound(delivery(data, body="Esta", replyTo={"id": "3EB0", "body": "/9j/AAAA"}))
+    assert event.content == "> Margherita\n> [image]\nEsta"
+
+
 def test_an_id_that_waha_writes_behind_a_title_is_not_the_customers() -> None:
     """Nor is it shown where the title is known from the message that offered it."""
     rows = [{"title": "Sí", "rowId": "r1"}, {"title": "No", "rowId": "r2"}]
@@ -148,12 +177,14 @@ def test_a_menu_in_an_envelope_for_one_view_is_a_menu() -> None:
     [
         (f"{BUSINESS}@c.us", "business"),
         ("87000000000001@lid", "business"),
-        ("38000000000002@lid", "customer"),
+        (f"{CUSTOMER}@s.whatsapp.net", "customer"),
+        ("87000000000002@lid", None),
+        (f"{STRANGER}@c.us", "business"),
         ("junk", None),
     ],
 )
 def test_whose_words_are_quoted_is_told(field: str, participant: str, by: str | None) -> None:
-    """By number or LID; where nothing readable tells it, nobody is named."""
+    """By number or LID; in a chat of two, who is not the customer is the business."""
     told = {"stanzaId": "3EB0", "participant": participant}
     message = {"extendedTextMessage": {"text": "Esta", "contextInfo": told}}
     web = {"type": "chat", "quotedStanzaID": "3EB0", "quotedParticipant": participant}
