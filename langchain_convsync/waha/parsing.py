@@ -43,7 +43,8 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     ``…@c.us`` and its ``…@lid`` copy, global and session webhooks all yield the same ``event_id``
     and ``account``.
 
-    Edits and revocations are ``Ignored``, for ``TurnRunner.amend``.
+    A vote in a poll and an answer to an invitation are events, too. Edits and revocations are
+    ``Ignored``, for ``TurnRunner.amend``, and so is each move of a live location.
 
     A message of the business itself without a ``source``, as older WAHA sends, is ignored: taking
     our own echo for a human would pause the agent after its first answer.
