@@ -59,24 +59,29 @@ def choice_of(payload: Json, data: Folded, message: Folded, text: str) -> tuple[
     told = [*node.nested(without=_ELSEWHERE), reported]
     params = _params(told, reported)
     labels = Folded(params)
-    numbered = labels.get("id")
-    chosen = _first(told, _IDS) or labels.texts("id", "rowid", "selectedid") or None
-    if chosen is None and type(numbered) is int and 0 <= numbered < _LARGEST:
-        chosen = str(numbered)
-    title = _first(told, _TITLES) or labels.texts("displaytext", "title")
-    title = title or (node.texts("title", "listresponse.title") if kind == "list" else "")
+    chosen = _first(told, _IDS) or _id_in(labels)
     said = _without_id(text, chosen)
+    title = _first(told, _TITLES) or labels.texts("displaytext", "title")
+    if kind == "list":
+        title = title or node.texts("title", "listresponse.title")
+        if description := node.texts("description", "listresponse.description"):
+            params = {**params, "description": description}
     title = title or said or _offered(chosen, (data, message))
     if labels.keys() - _LABELS:
         kind = "flow"
     elif first_text(*(each.get("name") for each in told)) in _LISTS:
         kind = "list"
-    elif kind == "list" and (description := node.texts("description", "listresponse.description")):
-        params = {**params, "description": description}
     if chosen is None and not title and not params:
         return None, text
     choice = Choice(id=chosen, title=title or None, kind=kind or "button", params=params)
     return choice, said or title or ("" if kind == "flow" else chosen or "")
+
+
+def _id_in(labels: Folded) -> str | None:
+    numbered = labels.get("id")
+    if type(numbered) is int and 0 <= numbered < _LARGEST:
+        return str(numbered)
+    return labels.texts("id", "rowid", "selectedid") or None
 
 
 def _first(nodes: Iterable[Folded], names: tuple[str, ...]) -> str:

@@ -331,4 +331,5 @@ _DETAILS: dict[str, Callable[[RawMessage], str]] = {
     "sticker pack": _named("name"),
     "scheduled call": _named("title"),
     "request for the phone number": lambda raw: "",
+    "message that opens on the customer's phone only": lambda raw: "",
 }

@@ -37,6 +37,7 @@ KINDS = {
         "payment request": "requestpaymentmessage",
         "sticker pack": "stickerpackmessage stickerpack",
         "scheduled call": "scheduledcallcreationmessage scheduledcallcreation",
+        "message that opens on the customer's phone only": "placeholdermessage",
         "request for the phone number": "requestphonenumbermessage requestphonenumber",
     }.items()
     for name in names.split()
