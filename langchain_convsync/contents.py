@@ -168,6 +168,7 @@ def content_of(
     media: Media | None = None,
     view_once: bool = False,
     forwarded: bool = False,
+    unread_kind: str | None = None,
 ) -> str:
     """What a person would see of a message; what is not text stands in brackets, a line each."""
 
@@ -178,7 +179,7 @@ def content_of(
             yield "[forwarded]"
         if quoted:
             yield _quote(quoted)
-        yield text or _chosen(choice) or ", ".join(poll_votes)
+        yield text or _chosen(choice) or as_detail(", ".join(poll_votes), LONGEST_FORM)
         if choice and choice.kind == "flow":
             yield _answers(choice.params)
         if location:
@@ -188,13 +189,10 @@ def content_of(
         if view_once or media:
             yield _file(media, view_once=view_once)
         yield from map(one_line, notes)
+        if unread_kind:
+            yield _bracketed("a message of a kind this bot cannot read", unread_kind)
 
     return "\n".join(part for part in dict.fromkeys(parts()) if part)
-
-
-def details_of(**parts: Any) -> tuple[str, ...]:
-    """What :func:`content_of` shows of these parts, a line each."""
-    return tuple(content_of("", **parts).splitlines())
 
 
 def as_detail(text: str, length: int = LONGEST_DETAIL) -> str:
@@ -224,7 +222,7 @@ def _quote(quoted: Quoted) -> str:
 
 
 def _chosen(choice: Choice | None) -> str:
-    return (choice and (choice.title or choice.id)) or ""
+    return as_detail((choice and (choice.title or choice.id)) or "")
 
 
 def _answers(params: Mapping[str, JsonValue]) -> str:
@@ -258,7 +256,9 @@ def _card(contact: Contact) -> str:
 def _file(media: Media | None, *, view_once: bool) -> str:
     kind = media.named if media else "message"
     if view_once and not (media and media.url):
-        return f"[view-once {kind}: it opens on the customer's phone only, and was not read]"
+        named = as_detail(media.filename or "") if media else ""
+        unread = "it opens on the customer's phone only, and was not read"
+        return f"[view-once {kind}: {named}{'; ' if named else ''}{unread}]"
     if media is None or media == Media():
         return "[file that could not be read]"
     return _bracketed(f"view-once {kind}" if view_once else kind, media.filename or "")

@@ -437,7 +437,7 @@ class InboundEvent(BaseModel):
     forwarded: bool = False
     media: Media | None = None
     notes: tuple[str, ...] = Field(default=(), repr=False)
-    unread_kind: str | None = None
+    unread_kind: str | None = Field(default=None, repr=False)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -449,7 +449,7 @@ class InboundEvent(BaseModel):
         if "content" in given and "text" not in given:
             given = {"text" if name == "content" else name: given[name] for name in given}
         event = read(refuse_unknown(cls, given, info))
-        if not event.content.strip():
+        if not (event.text.strip() or event.content.strip()):
             told = "the event says nothing: pass text=, or what came instead, e.g. media= or notes="
             raise PydanticCustomError("empty_event", "{told}", {"told": told})
         return event
@@ -469,4 +469,5 @@ class InboundEvent(BaseModel):
             media=self.media,
             view_once=self.view_once,
             forwarded=self.forwarded,
+            unread_kind=self.unread_kind,
         )

@@ -148,7 +148,8 @@ def _forwarded(body: Json) -> InboundEvent | None:
     if missing := sorted(needed - body.keys()):
         raise InvalidEventError(_NEEDED + ", ".join(missing))
     facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
-    facts["text"] = body.get("message", "")
+    message = body.get("message", "")
+    facts["text"] = body.get("text", message) if "message" in body else message
     try:
         return InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours

@@ -82,22 +82,21 @@ def _forget(db: Session, until: datetime) -> None:
 
 
 def _body(row: ConversationRow, event: InboundEvent) -> dict[str, Any]:
-    """The documented fields, and what else an :class:`InboundEvent` tells of who wrote to whom."""
-    known = {
-        "chat_id": event.chat_id,
-        "lid": event.lid,
-        "bot_id": row.bot_id,
-        "subdomain": row.subdomain,
-        "account": event.account,
-        "waha_session": event.waha_session,
-        "business_number": event.business_number,
-        "sent_at": event.sent_at.isoformat() if event.sent_at else None,
-    }
+    """The documented fields, and all that an :class:`InboundEvent` tells beside them.
+
+    ``message`` is what a person would read of it; ``text`` are the customer's own words alone,
+    where that is not the same.
+    """
+    known = event.model_dump(mode="json", exclude_defaults=True, exclude={"delivery_id", "text"})
+    if event.text != event.content:
+        known["text"] = event.text
     return {
-        "event_id": event.event_id,
+        **known,
         "phone_number": event.phone_number or phone.phone_of(row.phone_number or ""),
         "message": event.content,
-        **{name: value for name, value in known.items() if value is not None},
+        "account": event.account,
+        "bot_id": row.bot_id,
+        "subdomain": row.subdomain,
     }
 
 

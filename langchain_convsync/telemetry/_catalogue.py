@@ -74,6 +74,7 @@ _ALL = (
     _counted(
         "state_rejected", "Decisions of a run that were not a state update, or too long for one"
     ),
+    _counted("unread_kinds", "Deliveries of messages of a kind that cannot be read", "what"),
     _counted("cuts", "Texts, histories and states that were longer than a turn takes", "what"),
     # The API server, and WAHA
     _timed("api_request", "A request to the API server", "operation", "status", span="api"),

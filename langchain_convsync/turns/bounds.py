@@ -18,14 +18,18 @@ LONGEST_TEXT = 65_536
 #: Events, and characters of them all, that one turn answers; a longer event is one alone.
 MOST_EVENTS, MOST_CHARACTERS = 500, 100_000
 
+#: What else of an event a model reads; of each, no more than a few thousand characters.
+_PARTS = ("quoted", "choice", "referral", "location", "contacts")
+
 
 def shortened(event: E) -> E:
     """The event with no more text than is kept; what is cut is told in its place, and counted."""
     if len(event.content) <= LONGEST_TEXT:
         return event
     telemetry.count("cuts", what="text")
-    text = cut(event.text, LONGEST_TEXT)
-    room, notes = LONGEST_TEXT - len(text), []
+    most = LONGEST_TEXT - len(event.model_copy(update={"text": "", "notes": ()}).content) - 1
+    text = cut(event.text, most)
+    room, notes = most - len(text), []
     for note in event.notes:
         if room <= 0:
             break
@@ -52,6 +56,7 @@ def _characters(payload: str) -> int:
         return len(payload)
     try:
         stored = json.loads(payload)
-        return len(stored.get("text", "")) + sum(map(len, stored.get("notes", ())))
+        beside = sum(len(str(stored[part])) for part in _PARTS if part in stored)
+        return len(stored.get("text", "")) + sum(map(len, stored.get("notes", ()))) + beside
     except (ValueError, TypeError, AttributeError, RecursionError):
         return len(payload)  # it cannot be read, which others tell

@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow
-from langchain_convsync._lines import cut
+from langchain_convsync._lines import cut, is_name
 from langchain_convsync.errors import StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox import echo_note, is_ours
@@ -25,6 +25,8 @@ from langchain_convsync.turns.bounds import LONGEST_TEXT, shortened
 from langchain_convsync.turns.naming import Naming, OwnMessage
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
+#: Kinds of messages that a metric tells apart.
+MOST_KINDS = 100
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
 
@@ -43,6 +45,8 @@ class Inbox:
         Raises:
             InvalidEventError: It names no customer.
         """
+        if event.unread_kind:
+            telemetry.count("unread_kinds", what=_label(event.unread_kind))
         event = shortened(event)
         return (yield from self.naming.event(event, payload_of(event), account))
 
@@ -139,3 +143,10 @@ class Inbox:
             ):
                 return True
         return False
+
+
+def _label(kind: str) -> str:
+    """The kind as a metric's label: a name as programs give them, and one of not too many."""
+    known = {labels["what"] for labels, _ in telemetry.counts("unread_kinds")}
+    is_told = kind in known or (len(known) < MOST_KINDS and len(kind) <= 64 and is_name(kind))
+    return kind if is_told else "other"

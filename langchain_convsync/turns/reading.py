@@ -62,6 +62,7 @@ class Reader:
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return
+        attempt.batch = attempt.batch.quoting(read.entries)
         expected = self.api.profile.records_inbound
         current = CurrentConversation.read(read, attempt.acquired, attempt.batch, expected=expected)
         attempt.work_on(current)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -167,6 +167,19 @@ class QueuedMessage(InboundEvent):
         """What an API server that records messages itself may have recorded of it."""
         return {self.text, self.content, *self.was}
 
+    @property
+    def quotes_unknown(self) -> bool:
+        """Whether it quotes a message of which only the id was told."""
+        return self.quoted is not None and not self.quoted.text and self.quoted.media is None
+
+    def quoting(self, known: Mapping[str | None, Any]) -> Self:
+        """The same with the words that it quotes, if they are known by their id."""
+        words = known.get(self.quoted.id) if self.quoted and self.quoted.id else None
+        if not self.quotes_unknown or not self.quoted or not isinstance(words, str):
+            return self
+        quoted = self.quoted.model_copy(update={"text": words})
+        return self.model_copy(update={"quoted": quoted, "was": (*self.was, self.content)})
+
     def changed_by(self, change: waha.Ignored) -> dict[str, Any]:
         """The fields that are others after an edit or a revocation; none where it came too late.
 
@@ -272,6 +285,22 @@ class Batch:
             events=tuple((event_key, e.model_copy(update=number)) for event_key, e in self.events),
             waiting=self.waiting and self.waiting.known_as(phone_number),
         )
+
+    def quoting(self, history: Iterable[Mapping[str, Any]]) -> Batch:
+        """The batch with the words of what its events quote, where only an id told of it.
+
+        They are those of another event, or of an entry of the history that has such an id.
+        """
+        if not any(event.quotes_unknown for _, event in self.events):
+            return self
+        known: dict[str | None, Any] = {
+            waha.stanza_id(event.event_id): event.content for _, event in self.events
+        }
+        for entry in history:
+            ids = (value for name, value in entry.items() if name not in {"role", "content"})
+            known |= {waha.stanza_id(value): entry.get("content") for value in ids}
+        events = tuple((key, event.quoting(known)) for key, event in self.events)
+        return replace(self, events=events)
 
     @property
     def said(self) -> list[tuple[str, QueuedMessage]]:

@@ -1,281 +1,335 @@
-"""What a WAHA message says: its text, its file, and a note for everything that is neither.
+"""What a WAHA message says: its text, its file, and whatever else people send.
 
-WAHA reports text and files uniformly and the rest as its engines found it, under ``_data``: the
-protobuf message for NOWEB (``_data.message``) and GOWS (``_data.Message``), WhatsApp Web's own
-``_data.type`` for WEBJS and WPP. This module reads all of them and trusts none of them: whatever
-stands in a field, nothing here raises.
+WAHA reports texts, files, places and cards uniformly, and the rest as its engines found it, under
+``_data``: the protobuf message for NOWEB (``_data.message``) and GOWS (``_data.Message``), WhatsApp
+Web's own model for WEBJS and WPP. All are read in the same steps: envelopes are opened, keys are
+folded, and one table says of which kind a field is. Nothing is trusted: whatever stands in a field,
+nothing here raises.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
 
-from langchain_convsync.contents import Media
-from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at, first_text, one_line
-
-# Kinds of content, each with its protobuf fields and its WhatsApp Web types.
-_KINDS = {
-    name: kind
-    for kind, names in {
-        "image": "imageMessage image",
-        "video": "videoMessage ptvMessage video gif ptv",
-        "audio": "audioMessage audio ptt",
-        "document": "documentMessage document",
-        "sticker": "stickerMessage lottieStickerMessage sticker",
-        "location": "locationMessage liveLocationMessage location live_location",
-        "contact": "contactMessage contactsArrayMessage vcard multi_vcard",
-        "poll": "pollCreationMessage pollCreationMessageV2 pollCreationMessageV3 poll_creation",
-        "event": "eventMessage event_creation",
-        "order": "orderMessage order",
-        "product": "productMessage product",
-        "group invitation": "groupInviteMessage groups_v4_invite",
-    }.items()
-    for name in names.split()
-}
-
-# What carries no person's words: keys, settings, and copies of what has an event of its own. A
-# message that could not be decrypted yet is among them, because it comes again under the same id.
-_SILENT = frozenset(
-    """messageContextInfo senderKeyDistributionMessage fastRatchetKeySenderKeyDistributionMessage
-    protocolMessage reactionMessage encReactionMessage pollUpdateMessage encEventResponseMessage
-    keepInChatMessage pinInChatMessage secretEncryptedMessage stickerSyncRmrMessage call
-    callLogMesssage albumMessage
-    """.split()  # noqa: SIM905  # one name a line is no better to read
+from langchain_convsync import phone
+from langchain_convsync.contents import (
+    Choice,
+    Contact,
+    Location,
+    Media,
+    Quoted,
+    Referral,
+    as_detail,
+    content_of,
 )
-_SILENT_TYPES = frozenset(
-    """e2e_notification notification notification_template broadcast_notification gp2 protocol
-    revoked ciphertext call_log reaction reaction_enc poll_update pinned_message keep_in_chat debug
-    album
-    """.split()  # noqa: SIM905  # as above
+from langchain_convsync.waha.cards import contacts_of
+from langchain_convsync.waha.choices import choice_of
+from langchain_convsync.waha.origin import stanza_id
+from langchain_convsync.waha.parts import (
+    context_of,
+    details_of_event,
+    details_of_payment,
+    details_of_poll,
+    has_moved,
+    location_of,
+    mentions_of,
+    referral_of,
 )
+from langchain_convsync.waha.raw import FILES, SILENT, SILENT_TYPES, RawMessage, opened
+from langchain_convsync.waha.wire import Folded, Json, as_object, as_text, at, first_text, folded
 
-# Where words stand when WAHA's `body` is empty; GOWS nests alternatives under Go's field names.
-_WORDS = (
-    ("conversation",),
-    ("extendedTextMessage", "text"),
-    ("imageMessage", "caption"),
-    ("videoMessage", "caption"),
-    ("documentMessage", "caption"),
-    ("buttonsResponseMessage", "selectedDisplayText"),
-    ("buttonsResponseMessage", "Response", "SelectedDisplayText"),
-    ("buttonsResponseMessage", "selectedButtonId"),
-    ("templateButtonReplyMessage", "selectedDisplayText"),
-    ("listResponseMessage", "title"),
-    ("listResponseMessage", "singleSelectReply", "selectedRowId"),
-    ("interactiveResponseMessage", "body", "text"),
-    ("interactiveMessage", "body", "text"),
-    ("buttonsMessage", "contentText"),
-    ("listMessage", "description"),
-    ("templateMessage", "hydratedTemplate", "hydratedContentText"),
-)
-
-# What an event, an order, a product or an invitation is called.
-_TITLES = (
-    ("eventMessage", "name"),
-    ("orderMessage", "orderTitle"),
-    ("productMessage", "product", "title"),
-    ("groupInviteMessage", "groupName"),
-)
+#: Where words stand in any field of a message, the surest first.
+_WORDS = ("text", "caption", "contenttext", "hydratedcontenttext", "comment", "note")
+#: Where the words are not its own: other messages inside it, and what is silent.
+_ELSEWHERE = SILENT | {"contextinfo", "quotedmessage", "nativeflowmessage"}
 
 _MIMETYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?: *;.*)?")
-_VCARD_NAME = re.compile(
-    r"^(?:item\d+\.)?FN(?:;[^:\r\n]*)?:([^\r\n]+)", re.IGNORECASE | re.MULTILINE
-)
-#: Kinds that come as a file.
-_FILES = frozenset({"image", "video", "audio", "document", "sticker", "file"})
-_DETAIL_LENGTH = 200
-_WRAPPERS = 8
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a message says; falsy when it says nothing, as WhatsApp's own housekeeping does."""
+    """What a message says, as :class:`InboundEvent` tells it; falsy when it says nothing."""
 
     text: str = ""
+    reply_to: str | None = None
+    quoted: Quoted | None = None
+    choice: Choice | None = None
+    referral: Referral | None = None
+    mentions: tuple[str, ...] = ()
+    poll_votes: tuple[str, ...] = ()
+    location: Location | None = None
+    contacts: tuple[Contact, ...] = ()
+    view_once: bool = False
+    forwarded: bool = False
     media: Media | None = None
     notes: tuple[str, ...] = ()
+    unread_kind: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.notes or self.media)
+        return bool(self.text.strip() or self.shown(but=_ABOUT).strip())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields that tell something, by their names."""
+        return {name: value for name in _FIELDS if (value := getattr(self, name))}
+
+    @property
+    def of_a_colleague(self) -> dict[str, Any]:
+        """The fields of an :class:`OperatorMessage`, whose notes tell all else."""
+        told = _OF_A_COLLEAGUE | ({"view_once"} if self.media else set())
+        notes = self.shown(but=told - {"notes"}).splitlines()
+        return {name: value for name, value in self.facts.items() if name in _OF_A_COLLEAGUE} | {
+            "notes": tuple(notes)
+        }
+
+    def shown(self, *, but: frozenset[str] = frozenset()) -> str:
+        """What a person would see of it."""
+        parts = {name: value for name, value in self.facts.items() if name in _SHOWN - but}
+        return content_of("" if "text" in but else self.text, self.notes, **parts)
 
 
-def read_content(payload: Json) -> Content:
-    """The content of a message's ``payload``."""
-    raw = _Raw.of(payload)
-    if raw.web_type in _SILENT_TYPES:
+_FIELDS = tuple(field.name for field in fields(Content))
+Change: TypeAlias = Literal["edited", "revoked", "live location"]
+#: What is shown beside text and notes, and of that, what says nothing by itself.
+_SHOWN = frozenset(_FIELDS) - {"text", "notes", "reply_to", "mentions"}
+_ABOUT = frozenset({"quoted", "forwarded"})
+_OF_A_COLLEAGUE = frozenset({"text", "quoted", "reply_to", "media", "notes"})
+
+
+def read_content(
+    payload: Json, own: frozenset[str] = frozenset(), customer: frozenset[str] = frozenset()
+) -> Content:
+    """The content of a message's ``payload``.
+
+    Args:
+        payload: What WAHA tells of the message.
+        own: The identities of the business.
+        customer: Those of the customer, in a chat that is with one alone.
+    """
+    raw = RawMessage.of(payload)
+    if raw.web_type in SILENT_TYPES:
         return Content()
-    kind, text = _kind(raw), _words(raw)
-    detail = _as_detail(_DETAILS.get(kind, _title)(raw))
-    if _repeats(text, kind, detail):
+    said = _said(raw)
+    quoted = _quoted(raw, own, customer)
+    context = context_of(raw.message)
+    facts = said.facts
+    facts["quoted"], facts["reply_to"] = quoted, quoted and quoted.id
+    facts["choice"], facts["text"] = choice_of(payload, raw.data, raw.message, said.text)
+    facts["referral"] = referral_of(context, raw.data)
+    facts["mentions"] = mentions_of(payload, context, raw.data)
+    facts["forwarded"] = _is_forwarded(context, raw.data)
+    content = Content(**facts)
+    if not content and (kind := _unread(raw)):
+        return Content(**{**facts, "unread_kind": kind})
+    return content
+
+
+def changed_text(payload: Json) -> str:
+    """The new words of an edited message, where WAHA or its engine tells them."""
+    edited = RawMessage.of(payload).message.at("protocolmessage", "editedmessage")
+    return as_text(payload.get("body")) or _said(RawMessage.of({"_data": {"message": edited}})).text
+
+
+def changes(payload: Json) -> tuple[Change, str] | None:
+    """How a message changes another one, and that one's id where it is told; None for most.
+
+    Some engines tell edits and revocations as messages, and each move of a live location.
+    """
+    message, _ = opened(as_object(Folded.of(payload.get("_data")).get("message")))
+    names = {folded(name): name for name in message}
+    if (name := names.get("livelocationmessage")) is not None:
+        return ("live location", "") if has_moved(Folded.of(message[name])) else None
+    protocol = Folded.of(message.get(names.get("protocolmessage", "")))
+    target = protocol.texts("key.id")
+    if target and as_object(protocol.get("editedmessage")):
+        return "edited", target
+    return ("revoked", target) if target and protocol.get("type") in (0, "REVOKE") else None
+
+
+def _said(raw: RawMessage) -> Content:
+    """What it says by itself, without what it refers to."""
+    kind, text = raw.kind, _words(raw)
+    place = {k: v for k, v in as_object(raw.payload.get("location")).items() if v is not None}
+    location = location_of(place, raw.node("location")) if place or kind == "location" else None
+    contacts = (
+        contacts_of(raw.payload, raw.node("contact"))
+        if kind == "contact" or raw.payload.get("vCards")
+        else ()
+    )
+    detail = _DETAILS[kind](raw) if kind in _DETAILS else ""
+    if _repeats(text, kind, detail, location):
         text = ""
-    if not kind and not text and _speaks(raw):
-        kind = "unsupported message"
-    if raw.media is not None and kind in _FILES:
-        return Content(text=text, media=raw.media.called(_file(raw, kind)))
-    note = f"[{kind}: {detail}]" if detail else f"[{kind}]"
-    return Content(text=text, media=raw.media, notes=(note,) if kind else ())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    """One message as WAHA and its engine describe it."""
-
-    payload: Json
-    data: Json
-    message: Json
-    web_type: str
-    media: Media | None
-
-    @classmethod
-    def of(cls, payload: Json) -> _Raw:
-        data = as_object(payload.get("_data"))
-        message = _unwrapped(as_object(data.get("message")) or as_object(data.get("Message")))
-        return cls(
-            payload=payload,
-            data=data,
-            message=message,
-            web_type=as_text(data.get("type")),
-            media=_media(payload, data, message),
-        )
-
-    def node(self, kind: str) -> Json:
-        return next((as_object(self.message[n]) for n in self.message if _KINDS.get(n) == kind), {})
-
-
-def _unwrapped(message: Json) -> Json:
-    """The message inside its envelopes: ephemeral, view once, document with caption and others."""
-    for _ in range(_WRAPPERS):
-        inner = next((found for node in message.values() if (found := at(node, "message"))), None)
-        if not isinstance(inner, dict):
-            break
-        message = inner
-    return message
-
-
-def _media(payload: Json, data: Json, message: Json) -> Media | None:
-    reported = as_object(payload.get("media"))
-    if payload.get("hasMedia") is not True and not reported.get("url"):
-        return None
-    node = next((as_object(message[name]) for name in message if name in _KINDS), {})
-    mimetype = first_text(reported.get("mimetype"), node.get("mimetype"), data.get("mimetype"))
-    return Media(
-        url=first_text(reported.get("url")),
-        mimetype=mimetype if mimetype and _MIMETYPE.fullmatch(mimetype) else None,
-        filename=first_text(reported.get("filename"), node.get("fileName"), data.get("filename")),
-        error=first_text(reported.get("error")),
+    return Content(
+        text=text,
+        location=location,
+        contacts=contacts or ((Contact(),) if kind == "contact" else ()),
+        view_once=(kind in FILES or not (kind or text)) and _is_view_once(raw),
+        media=_media(raw, kind),
+        notes=(_noted(kind, detail),) if kind in _DETAILS else (),
     )
 
 
-def _kind(raw: _Raw) -> str:
-    named = next((_KINDS[name] for name in raw.message if name in _KINDS), None)
-    if kind := named or _KINDS.get(raw.web_type):
-        return kind
-    if as_object(raw.payload.get("location")):
-        return "location"
-    if as_list(raw.payload.get("vCards")):
-        return "contact"
-    if raw.media is None:
-        return ""
-    family, _, subtype = (raw.media.mimetype or "").partition("/")
-    if family in {"image", "video", "audio"}:
-        return "sticker" if (family, subtype) == ("image", "webp") else family
-    return "document" if family else "file"
+def _noted(kind: str, detail: str) -> str:
+    shown = as_detail(detail)
+    return f"[{kind}: {shown}]" if shown else f"[{kind}]"
 
 
-def _speaks(raw: _Raw) -> bool:
-    """Whether a person said something, even if it cannot be read here."""
-    fields = (name for name, node in raw.message.items() if isinstance(node, dict))
-    return not _SILENT.issuperset(fields) or raw.web_type not in {"", "chat"}
+def _words(raw: RawMessage) -> str:
+    """The first text that is not blank, and no raw content of a file or a card."""
+    return next((text for text in _texts(raw) if text.strip() and not _is_raw(text, raw)), "")
 
 
-def _words(raw: _Raw) -> str:
-    """The first text that is not blank."""
-    places = (raw.payload.get("body"), *(at(raw.message, *path) for path in _WORDS))
-    return next((text for place in places if (text := as_text(place)).strip()), "")
-
-
-def _repeats(text: str, kind: str, detail: str) -> bool:
-    """Whether the text only says what the note says: WEBJS puts raw content into the body."""
-    match kind:
-        case "contact":
-            return text.lstrip().upper().startswith("BEGIN:VCARD")
-        case "location" | "order" | "product":
-            return text.startswith("/9j/")  # a JPEG thumbnail
-        case "poll" | "event":
-            return detail.startswith(_as_detail(text))
-        case _:
-            return False
-
-
-def _as_detail(text: str) -> str:
-    """What others wrote, so that it stays inside the brackets of one note."""
-    return one_line(text.replace("[", "(").replace("]", ")"), _DETAIL_LENGTH)
-
-
-def _title(raw: _Raw) -> str:
-    return first_text(*(at(raw.message, *path) for path in _TITLES)) or ""
-
-
-def _file(raw: _Raw, kind: str) -> str:
-    return "voice message" if kind == "audio" and _is_voice(raw) else kind
-
-
-def _is_voice(raw: _Raw) -> bool:
-    if node := raw.node("audio"):
-        return node.get("ptt") is True or node.get("PTT") is True
+def _texts(raw: RawMessage) -> Iterator[str]:
+    yield as_text(raw.payload.get("body"))
     if raw.web_type:
+        yield from (raw.data.texts(name) for name in ("caption", "body", "comment"))
+        return
+    yield raw.message.texts("conversation", "ordermessage.message")
+    if raw.names:
+        for node in raw.message.nested(without=_ELSEWHERE):
+            yield node.texts(*_WORDS)
+        yield raw.node("text").texts("description", "title")
+
+
+def _is_raw(text: str, raw: RawMessage) -> bool:
+    """Whether it is a card, or a JPEG thumbnail: WEBJS puts those into the body."""
+    if text.lstrip()[:11].upper() == "BEGIN:VCARD":
+        return True
+    return text.startswith("/9j/") and bool(raw.kind)
+
+
+def _repeats(text: str, kind: str, detail: str, location: Location | None) -> bool:
+    """Whether the text only says what the rest says."""
+    if kind in {"poll", "event", "poll result"}:
+        return detail.startswith(as_detail(text))
+    return location is not None and text in {location.name, location.address}
+
+
+def _media(raw: RawMessage, kind: str) -> Media | None:
+    payload = raw.payload
+    reported = as_object(payload.get("media"))
+    url = first_text(reported.get("url"), payload.get("mediaUrl"))
+    if payload.get("hasMedia") is not True and not url and kind not in FILES:
+        return None
+    node = raw.node(kind)
+    mimetype = first_text(reported.get("mimetype"), node.get("mimetype"), raw.data.get("mimetype"))
+    media = Media(
+        url=url,
+        mimetype=mimetype if mimetype and _MIMETYPE.fullmatch(mimetype) else None,
+        filename=first_text(
+            reported.get("filename"), node.get("filename"), raw.data.get("filename")
+        ),
+        error=first_text(reported.get("error")),
+    )
+    if media.named == "audio" or kind == "audio":
+        return media.called("voice message" if _is_voice(raw, media) else "audio")
+    return media.called(kind) if kind in FILES else media
+
+
+def _is_voice(raw: RawMessage, media: Media) -> bool:
+    if node := raw.message.within("audiomessage"):
+        return node.get("ptt") is True
+    if raw.web_type in {"ptt", "audio"}:
         return raw.web_type == "ptt"
-    return raw.media is not None and (raw.media.mimetype or "").startswith("audio/ogg")
+    return (media.mimetype or "").startswith("audio/ogg")
 
 
-def _place(raw: _Raw) -> str:
-    location, node = as_object(raw.payload.get("location")), raw.node("location")
-    named = (first_text(location.get(key), node.get(key)) for key in ("name", "address"))
-    place = ", ".join(name for name in named if name) or as_text(location.get("description"))
-    latitude = _degrees(location.get("latitude", node.get("degreesLatitude")), 90)
-    longitude = _degrees(location.get("longitude", node.get("degreesLongitude")), 180)
-    if not latitude or not longitude:
-        return place
-    return f"{place} ({latitude}, {longitude})" if place else f"{latitude}, {longitude}"
-
-
-def _degrees(value: object, limit: int) -> str:
-    """A coordinate to a tenth of a metre; WAHA reports text, engines report numbers."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    try:
-        degrees = float(value)
-    except (ValueError, OverflowError):
-        return ""
-    if not abs(degrees) <= limit:  # not a number included
-        return ""
-    return f"{degrees:.6f}".rstrip("0").rstrip(".")
-
-
-def _contacts(raw: _Raw) -> str:
-    """Names only: whose numbers these are is not ours to spread."""
-    cards = [_VCARD_NAME.search(as_text(card)) for card in as_list(raw.payload.get("vCards"))]
-    if any(cards):
-        return ", ".join(re.sub(r"\\(.)", r"\1", card[1].strip()) for card in cards if card)
-    node = raw.node("contact")
-    contacts = as_list(node.get("contacts")) or as_list(raw.data.get("vcardList")) or [node]
-    return ", ".join(name for each in contacts if (name := as_text(at(each, "displayName"))))
-
-
-def _poll(raw: _Raw) -> str:
-    node = raw.node("poll")
-    question = first_text(node.get("name"), raw.data.get("pollName")) or ""
-    options = [
+def _is_view_once(raw: RawMessage) -> bool:
+    flags = [raw.data, raw.data.within("key")]
+    flags += [raw.message.within(folded(name)) for name in raw.names]
+    said = (
         name
-        for option in as_list(node.get("options")) or as_list(raw.data.get("pollOptions"))
-        if (name := first_text(at(option, "optionName"), at(option, "name")))
-    ]
-    return f"{question} ({', '.join(options)})" if options else question
+        for flagged in flags
+        for name, value in flagged.items()
+        if value is True and name.removeprefix("is").startswith("viewonce")
+    )
+    return any(name.startswith("viewonce") for name in raw.opened) or any(said)
 
 
-_DETAILS = {
-    "location": _place,
-    "contact": _contacts,
-    "poll": _poll,
+def _is_forwarded(context: Folded, data: Folded) -> bool:
+    told = (context.get("isforwarded"), data.get("isforwarded"))
+    scores = (context.get("forwardingscore"), data.get("forwardingscore"))
+    return True in told or any(isinstance(score, int) and score > 0 for score in scores)
+
+
+def _quoted(raw: RawMessage, own: frozenset[str], customer: frozenset[str]) -> Quoted | None:
+    """The message that is quoted: as WAHA tells it, else as its engine does."""
+    reply = as_object(raw.payload.get("replyTo"))
+    context, data = context_of(raw.message), raw.data
+    message = first_object(context.get("quotedmessage"), reply.get("_data"), data.get("quotedmsg"))
+    found = (reply.get("id"), context.get("stanzaid"), data.get("quotedstanzaid"))
+    told = next((each for each in found if stanza_id(each)), None)
+    if told is None and not message and not as_text(reply.get("body")):
+        return None
+    told_by_engine = message if "type" in message else {"message": message}
+    content = _said(RawMessage.of({**reply, "_data": told_by_engine}))
+    people = (reply.get("participant"), context.get("participant"), data.get("quotedparticipant"))
+    sender = next((who for each in people if (who := _identity(each))), None)
+    return Quoted(
+        text=content.shown(but=frozenset({"media"})),
+        id=stanza_id(told),
+        by=_speaker(sender, as_text(told), own, customer),
+        sender=sender,
+        media=content.media,
+    )
+
+
+def _speaker(
+    sender: str | None, message_id: str, own: frozenset[str], customer: frozenset[str]
+) -> Literal["business", "customer"] | None:
+    """Whose words they are; older WAHAs do not tell the LID of the business."""
+    if sender is None:
+        spoken: dict[str, Literal["business", "customer"]] = {"t": "business", "f": "customer"}
+        return spoken[message_id[0]] if message_id.startswith(("true_", "false_")) else None
+    if any(phone.same_subscriber(sender, mine) for mine in own):
+        return "business"
+    if not customer or any(phone.same_subscriber(sender, theirs) for theirs in customer):
+        return "customer"
+    is_told = any(sender.endswith("@lid") == theirs.endswith("@lid") for theirs in customer)
+    return "business" if is_told else None  # the chat has two sides
+
+
+def first_object(*values: object) -> Json:
+    """The first of them that is an object and holds something."""
+    return next((value for value in values if isinstance(value, dict) and value), {})
+
+
+def _identity(jid: object) -> str | None:
+    return phone.identity_of(as_text(jid) or as_text(at(jid, "_serialized")) or None)
+
+
+def _unread(raw: RawMessage) -> str | None:
+    """What a message is called that says something which cannot be read here; None for no words."""
+    spoken = [name for name in raw.names if folded(name) not in SILENT]
+    if not spoken and raw.web_type in {"", "chat"}:
+        return None
+    name = (spoken or [as_text(raw.data.get("type"))])[0]
+    return name if _KIND.fullmatch(name) else "unknown"
+
+
+def _named(*paths: str) -> Callable[[RawMessage], str]:
+    """The first of some texts of a field, whose kind is found by its own name."""
+    return lambda raw: raw.node(raw.kind).texts(*paths)
+
+
+#: What stands in the brackets of everything that is noted.
+_DETAILS: dict[str, Callable[[RawMessage], str]] = {
+    "poll": lambda raw: details_of_poll(raw.node("poll")),
+    "poll result": _named("name"),
+    "event": lambda raw: details_of_event(raw.node("event")),
+    "event invitation": _named("eventtitle"),
+    "order": lambda raw: details_of_payment(raw.node("order"), "ordertitle"),
+    "product": lambda raw: details_of_payment(raw.node("product"), "product.title", "title"),
+    "group invitation": _named("groupname", "invitegrpname"),
+    "channel invitation": _named("newslettername", "name"),
+    "payment": lambda raw: details_of_payment(raw.node("payment")),
+    "payment request": lambda raw: details_of_payment(raw.node("payment request")),
+    "sticker pack": _named("name"),
+    "scheduled call": _named("title"),
+    "request for the phone number": lambda raw: "",
+    "message that opens on the customer's phone only": lambda raw: "",
 }

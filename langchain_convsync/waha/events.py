@@ -23,6 +23,7 @@ Reason: TypeAlias = Literal[
     "waiting",
     "edited",
     "revoked",
+    "live location",
     "reaction",
     "ack",
     "session status",
@@ -98,7 +99,8 @@ class Ignored:
         chat_id: The chat it happened in.
         phone_number: The customer, E.164, where known.
         lid: The customer's ``…@lid`` identity, where known.
-        text: The words: of our own echo, of the edited message, or the reaction's emoji.
+        text: The words: of our own echo, of the edited message, the reaction's emoji, or where a
+            live location is now.
         sent_at: When it happened.
         ack: How far a message got: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
         status: The session's status, e.g. ``"WORKING"``.

@@ -118,6 +118,12 @@ class Party:
             lid=next((who for who in others if who.endswith("@lid")), None),
         )
 
+    @property
+    def customer(self) -> frozenset[str]:
+        """The customer's identities; none in a group, where others speak, too."""
+        told = () if "g.us" in self.servers else (self.phone_number, self.lid)
+        return frozenset(who for who in told if who)
+
 
 def stanza_id(message_id: object) -> str | None:
     """The part of a message's id that is the same in all its spellings; None without one.

@@ -6,7 +6,8 @@ from typing import Any
 
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.waha.content import Content, read_content
+from langchain_convsync.waha.answers import answer_of
+from langchain_convsync.waha.content import Change, Content, changed_text, changes, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
 from langchain_convsync.waha.origin import (
     Envelope,
@@ -42,7 +43,8 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     ``…@c.us`` and its ``…@lid`` copy, global and session webhooks all yield the same ``event_id``
     and ``account``.
 
-    Edits and revocations are ``Ignored``, for ``TurnRunner.amend``.
+    A vote in a poll and an answer to an invitation are events, too. Edits and revocations are
+    ``Ignored``, for ``TurnRunner.amend``, and so is each move of a live location.
 
     A message of the business itself without a ``source``, as older WAHA sends, is ignored: taking
     our own echo for a human would pause the agent after its first answer.
@@ -63,40 +65,41 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
     if "event" not in body and body.keys() >= _PAYLOAD:
         return Ignored("a payload alone: pass the whole event")
     if envelope.event in {"message", "message.any"}:
-        return _message(envelope, groups=groups)
+        return _message(envelope, envelope.payload, groups=groups)
+    if (answer := answer_of(envelope.event, envelope.payload)) is not None:
+        return _message(envelope, *answer, groups=groups)
     return _other(envelope)
 
 
-def _message(envelope: Envelope, *, groups: bool) -> InboundEvent | OperatorMessage | Ignored:
-    payload = envelope.payload
+def _message(
+    envelope: Envelope, payload: Json, content: Content | None = None, *, groups: bool
+) -> InboundEvent | OperatorMessage | Ignored:
     from_me = bool(sent_from_me(payload, envelope.event))
     party = Party.of(payload, envelope.own, from_me=from_me)
-    content = read_content(payload)
+    if content is None:
+        if (change := changes(payload)) is not None:
+            return _changed(envelope, payload, *change)
+        content = read_content(payload, envelope.own, party.customer)
     if reason := _reason_to_ignore(payload, party, content, from_me=from_me, groups=groups):
         return _ignored(envelope, reason, payload, text=content.text)
     sent_at = moment(payload.get("timestamp"))
     stanza = message_stanza(payload) or digest(
         party.chat_id or party.phone_number or party.lid or "",
-        content.text,
-        *content.notes,
+        content.shown(),
         str(sent_at or envelope.fallback),
     )
     facts: dict[str, Any] = {
         "event_id": event_id(stanza, from_me=from_me),
-        "text": content.text,
         "phone_number": party.phone_number,
         "chat_id": party.chat_id,
         "lid": party.lid,
         **envelope.receiver,
         "delivery_id": envelope.delivery_id,
         "sent_at": sent_at,
-        "reply_to": stanza_id(at(payload, "replyTo", "id")),
-        "media": content.media,
-        "notes": content.notes,
     }
     if from_me:
-        return OperatorMessage(message_id=stanza, **facts)
-    return InboundEvent(sender_name=_sender_name(payload), **facts)
+        return OperatorMessage(message_id=stanza, **facts, **content.of_a_colleague)
+    return InboundEvent(sender_name=_sender_name(payload), **facts, **content.facts)
 
 
 def _reason_to_ignore(
@@ -127,6 +130,14 @@ def _sender_name(payload: Json) -> str | None:
     return one_line(name, _NAME_LENGTH) or None if name else None
 
 
+def _changed(envelope: Envelope, payload: Json, reason: Change, target: str) -> Ignored:
+    """What comes as a message, and only changes another one."""
+    text = changed_text(payload) if reason == "edited" else ""
+    if reason == "live location":
+        text = read_content(payload).shown()
+    return _ignored(envelope, reason, payload, target_id=stanza_id(target), text=text)
+
+
 def _other(envelope: Envelope) -> Ignored:
     payload, reason = envelope.payload, _OTHER_EVENTS.get(envelope.event, "not a message")
     targets: dict[Reason, object] = {
@@ -136,7 +147,7 @@ def _other(envelope: Envelope) -> Ignored:
         "ack": payload.get("id"),
     }
     texts: dict[Reason, object] = {
-        "edited": payload.get("body"),
+        "edited": changed_text(payload) if reason == "edited" else "",
         "reaction": at(payload, "reaction", "text"),
     }
     if reason == "revoked":

@@ -270,6 +270,34 @@ def test_a_forwarded_file_needs_no_words(runner: TurnRunner, chats: WahaChats) -
     assert chats.texts == ["re: [image]"]
 
 
+def test_a_kind_that_cannot_be_read_is_recorded_answered_and_counted(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """The model says that it could not read it; an operator sees what to ask for here."""
+    before = telemetry.counted("unread_kinds", what="hologramMessage")
+    sent = message("3EB0A1", "", _data={"message": {"hologramMessage": {"seconds": 3}}})
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(sent))
+        until(lambda: len(history(server)) == 2)
+
+    told = "[a message of a kind this bot cannot read: hologramMessage]"
+    assert history(server) == [("user", told), ("bot", f"re: {told}")]
+    assert telemetry.counted("unread_kinds", what="hologramMessage") == before + 1
+
+
+def test_a_quote_reaches_the_model_and_the_history(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """Quoted words, then the customer's own."""
+    quoted = {"id": "3EB0B1", "body": "2. Pizza\nS/ 30", "participant": CHAT}
+    with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
+        web.post("/webhook", **signed(message("3EB0A1", "Quiero esta", replyTo=quoted)))
+        until(lambda: len(history(server)) == 2)
+
+    assert history(server)[0] == ("user", "> 2. Pizza\n> S/ 30\nQuiero esta")
+    assert chats.texts == ["re: > 2. Pizza\n> S/ 30\nQuiero esta"]
+
+
 def test_a_secret_that_fits_nothing_is_logged_once_in_a_while(
     runner: TurnRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,22 @@ from tests.surfaces import calls
 PHONE, LID = "+51944333222", "38111222333444@lid"
 KEY, WAHA_SESSION = "canary-key-5d1c", "canary-session-77"
 WORDS, SAID = "canary-words-of-the-customer", "canary-words-of-the-bot"
-CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION, WORDS, SAID)
+BESIDE = "canary-beside-the-words"
+CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION, WORDS, SAID, BESIDE)
+#: All that may come along with a text.
+PARTS: dict[str, Any] = {
+    "quoted": {"text": BESIDE, "id": BESIDE, "sender": PHONE, "media": {"filename": BESIDE}},
+    "choice": {"id": BESIDE, "title": BESIDE, "kind": "flow", "params": {BESIDE: BESIDE}},
+    "referral": {"source_id": BESIDE, "title": BESIDE, "body": BESIDE, "source_url": BESIDE},
+    "mentions": (PHONE, LID),
+    "poll_votes": (BESIDE,),
+    "location": {"name": BESIDE, "address": BESIDE, "latitude": 1.0, "longitude": 2.0},
+    "contacts": ({"name": BESIDE, "phone_numbers": (PHONE,), "organization": BESIDE},),
+    "media": {"url": BESIDE, "filename": BESIDE, "error": BESIDE},
+    "notes": (BESIDE,),
+    "reply_to": BESIDE,
+    "unread_kind": BESIDE,
+}
 #: WAHA's own ids of messages hold the chat.
 WAHA_ID = "false_51944333222@c.us_3EB0C0FFEE"
 
@@ -74,6 +89,7 @@ def message(number: int, **fields: Any) -> InboundEvent:
             "phone_number": PHONE,
             "text": WORDS,
             **told,
+            **({} if "text" in fields else PARTS),
             **fields,
         }
     )
@@ -454,6 +470,7 @@ def deliveries() -> list[dict[str, Any]]:
     """What WAHA reports: a message, a colleague's, an edit, a revocation, a reaction, an ack."""
     chat = "51944333222@c.us"
     said = {"id": WAHA_ID, "from": chat, "to": chat, "body": WORDS, "timestamp": 1}
+    said |= {"replyTo": {"id": BESIDE, "body": BESIDE, "participant": chat}, "_data": _data()}
     own = {**said, "id": WAHA_ID.replace("false", "true"), "fromMe": True, "source": "app"}
     about = {**said, "editedMessageId": WAHA_ID, "revokedMessageId": WAHA_ID, "after": said}
     reaction = {**said, "reaction": {"text": WORDS, "messageId": WAHA_ID}}
@@ -469,6 +486,13 @@ def deliveries() -> list[dict[str, Any]]:
         {"event": event, "session": WAHA_SESSION, "payload": payload}
         for event, payload in payloads.items()
     ]
+
+
+def _data() -> dict[str, Any]:
+    """What an engine tells of a message that has everything."""
+    context = {"externalAdReply": {"title": BESIDE}, "mentionedJid": [LID, PHONE]}
+    chosen = {"selectedButtonId": BESIDE, "contextInfo": context}
+    return {"message": {"buttonsResponseMessage": chosen, "locationMessage": {"name": BESIDE}}}
 
 
 def printed(thing: Any) -> str:

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_convsync import TurnRunner, telemetry
+from langchain_convsync.contents import Quoted
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import Conversation, InboundEvent, StateUpdate
@@ -193,5 +194,7 @@ def test_an_event_keeps_no_more_text_than_whatsapp_takes() -> None:
     assert telemetry.counted("cuts", what="text") == before + 1
     noted = InboundEvent(event_id="e", text="x", notes=("n" * 100_000,))
     assert len(bounds.shortened(noted).content) <= bounds.LONGEST_TEXT
+    quoting = InboundEvent(event_id="e", text="x" * 100_000, quoted=Quoted(text="q" * 100_000))
+    assert len(bounds.shortened(quoting).content) <= bounds.LONGEST_TEXT
     short = InboundEvent(event_id="e", text="x", notes=("n",))
     assert bounds.shortened(short) is short

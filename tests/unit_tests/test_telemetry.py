@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 
 import langchain_convsync
-from langchain_convsync import telemetry
+from langchain_convsync import InboundEvent, TurnRunner, telemetry
 from langchain_convsync.telemetry import METRICS, Gauge
+from tests.surfaces import unreachable
 
 SOURCES = Path(langchain_convsync.__file__).parent
 KINDS = {"count": "counter", "observe": "histogram", "timed": "histogram", "Gauge": "gauge"}
@@ -55,6 +57,25 @@ def test_no_label_could_tell_who_the_customer_is() -> None:
         *("by", "doing", "error", "field", "queue", "method", "operation", "phase", "policy"),
         *("outcome", "status", "tool", "what"),
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [
+        ("hologramMessage", "hologramMessage"),
+        ("native_flow", "native_flow"),
+        *(("+51999999999", "other"), ("kind51999999999", "other"), ("two words", "other")),
+        ("k" * 65, "other"),
+    ],
+)
+def test_a_kind_that_a_source_names_is_a_label_only_if_it_is_a_name(kind: str, label: str) -> None:
+    """Whatever stands in a payload, no series tells of a person, and there are not too many."""
+    event = InboundEvent(event_id="1", phone_number="+51999999999", unread_kind=kind)
+    runner = TurnRunner(RunnableLambda(str), client=unreachable(), store=":memory:")
+    before = telemetry.counted("unread_kinds", what=label)
+    runner.accept(event)
+    runner.close()
+    assert telemetry.counted("unread_kinds", what=label) == before + 1
 
 
 @pytest.fixture

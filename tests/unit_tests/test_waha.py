@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_convsync import waha
-from langchain_convsync.contents import Media
+from langchain_convsync.contents import Location, Media
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.waha import Ignored, OperatorMessage
@@ -115,7 +115,7 @@ KINDS: dict[str, str] = {
     "36_session_status_working": "session status",
     "37_session_status_failed": "session status",
     "38_presence_update_typing": "not a message",
-    "39_poll_vote": "not a message",
+    "39_poll_vote": "InboundEvent",
     "41_group_v2_participants": "not a message",
     "42_label_chat_added": "not a message",
     "43_chat_archive": "not a message",
@@ -172,7 +172,10 @@ def test_the_documented_location_is_a_note() -> None:
     """Coordinates come as text."""
     event = inbound(sample("27_message_location_webjs"))
     assert event.text == ""
-    assert event.notes == ("[location: Av. Principal 123, Lima (-12.0464, -77.0428)]",)
+    assert event.content == "[location: Av. Principal 123, Lima (-12.0464, -77.0428)]"
+    assert event.location == Location(
+        name="Av. Principal 123, Lima", latitude=-12.0464, longitude=-77.0428
+    )
 
 
 # --- one message, several deliveries -----------------------------------------------------------
@@ -452,6 +455,7 @@ def test_a_quote_names_the_quoted_message(reply_to: object, expected: str | None
 OGG = {"url": "http://localhost:3000/f.oga", "mimetype": "audio/ogg; codecs=opus"}
 ANA = "BEGIN:VCARD\nVERSION:3.0\nN:;Ana;;;\nFN:Ana Pérez\nTEL;waid=51777777777:+51 777\nEND:VCARD"
 LUIS = "BEGIN:VCARD\r\nVERSION:3.0\r\nitem1.FN;CHARSET=UTF-8:Luis\\, el de la esquina\r\nEND:VCARD"
+UNREAD = "a message of a kind this bot cannot read"
 POLL = {"name": "¿Qué pizza?", "options": [{"optionName": "Margherita"}, {"optionName": "Diavola"}]}
 
 CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -504,7 +508,7 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "view once": (
         noweb({"viewOnceMessageV2": {"message": {"imageMessage": {}}}}, hasMedia=True),
-        "[image]",
+        "[view-once image: it opens on the customer's phone only, and was not read]",
     ),
     "location of WEBJS, its thumbnail as body": (
         webjs(
@@ -535,15 +539,15 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "contacts": (
         envelope(body=None, vCards=[ANA, LUIS]),
-        "[contact: Ana Pérez, Luis, el de la esquina]",
+        "[contact: Ana Pérez (+51777777777), Luis, el de la esquina]",
     ),
     "contact of WEBJS, its card as body": (
         webjs("vcard", body=ANA, vCards=[ANA]),
-        "[contact: Ana Pérez]",
+        "[contact: Ana Pérez (+51777777777)]",
     ),
     "contact of old NOWEB": (
         noweb({"contactMessage": {"displayName": "Ana Pérez", "vcard": ANA}}),
-        "[contact: Ana Pérez]",
+        "[contact: Ana Pérez (+51777777777)]",
     ),
     "contacts of GOWS": (
         gows(
@@ -565,7 +569,10 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
         "[poll: ¿Qué pizza? (Margherita)]",
     ),
     "event": (gows({"eventMessage": {"name": "Cena"}}), "[event: Cena]"),
-    "order": (noweb({"orderMessage": {"orderTitle": "Pedido", "itemCount": 2}}), "[order: Pedido]"),
+    "order": (
+        noweb({"orderMessage": {"orderTitle": "Pedido", "itemCount": 2}}),
+        "[order: Pedido, 2 items]",
+    ),
     "invitation": (
         noweb({"groupInviteMessage": {"groupName": "Vecinos"}}),
         "[group invitation: Vecinos]",
@@ -586,8 +593,8 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
         "Hola",
     ),
     "text of NOWEB only": (noweb({"conversation": "Hola"}), "Hola"),
-    "new kind of NOWEB": (noweb({"hologramMessage": {}}), "[unsupported message]"),
-    "new kind of WEBJS": (webjs("hologram"), "[unsupported message]"),
+    "new kind of NOWEB": (noweb({"hologramMessage": {}}), f"[{UNREAD}: hologramMessage]"),
+    "new kind of WEBJS": (webjs("hologram"), f"[{UNREAD}: hologram]"),
     "brackets and breaks in a name": (
         envelope(
             body=None,
@@ -634,7 +641,7 @@ def test_envelopes_in_envelopes_end() -> None:
     message: dict[str, Any] = {"conversation": "Hola"}
     for _ in range(9):
         message = {"ephemeralMessage": {"message": message}}
-    assert inbound(noweb(message)).content == "[unsupported message]"
+    assert inbound(noweb(message)).content == f"[{UNREAD}: ephemeralMessage]"
     assert inbound(noweb(message["ephemeralMessage"]["message"])).content == "Hola"
 
 

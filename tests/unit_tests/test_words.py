@@ -38,7 +38,7 @@ ENGLISH = frozenset(
     sent serve server show shutdown sign start status target text timed timeout trusted
     type unavailable unknown unnamed unreadable up used value version view watch what why with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
-    media transcribe
+    choice contact kind location media quoted referral transcribe unread
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
