@@ -26,6 +26,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.threads import OwnThreads
+from langchain_convsync.waha.groups import Groups, is_for_us
 from langchain_convsync.waha.signature import Signers
 from langchain_convsync.waha.wire import Json, as_object
 
@@ -53,12 +54,14 @@ class Webhook(Unpicklable):
         signers: Signers | None,
         *,
         takeover: float,
-        groups: bool,
+        api_takeover: float,
+        groups: Groups,
     ) -> None:
         self.runner = runner
         self._signers = signers
         self._bodies = BodyReader()
         self._takeover = takeover
+        self._api_takeover = api_takeover
         self._groups = groups
 
     def router(self, path: str) -> APIRouter:
@@ -106,8 +109,11 @@ class Webhook(Unpicklable):
         return as_object(waha.parse_json(raw))
 
     async def _act(self, body: Json) -> str:
-        event = _forwarded(body) or waha.parse_event(body, groups=self._groups)
-        if not isinstance(event, waha.Ignored) and self._forgotten(event.sent_at):
+        forwarded = _forwarded(body)
+        if forwarded is not None and not is_for_us(forwarded, self._groups):
+            return "ignored"
+        event = forwarded or waha.parse_event(body, groups=self._groups)
+        if isinstance(event, waha.OperatorMessage) and self._forgotten(event.sent_at):
             return "too old"
         match event:
             case InboundEvent():
@@ -119,15 +125,16 @@ class Webhook(Unpicklable):
                 human = await self.runner.atake_over(event, seconds=self._takeover)
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
-                await self.runner.arecord_echo(event)
+                await self.runner.arecord_echo(event, seconds=self._api_takeover)
             case waha.Ignored(reason="edited" | "revoked") if await self.runner.aamend(event):
                 return "amended"
         return "ignored"
 
     def _forgotten(self, sent_at: datetime | None) -> bool:
-        """Whether it was sent so long ago that the store may have answered and forgotten it.
+        """Whether it was sent so long ago that the store may have recorded and forgotten it.
 
-        The signature does not age, so a delivery that was recorded on its way could come again.
+        The signature does not age, so a delivery that was recorded on its way could come again, and
+        pause a conversation. What customers wrote so long ago no turn answers.
         """
         if sent_at is None:
             return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
-from langchain_core.messages import HumanMessage
 from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, off_the_loop
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
@@ -45,8 +46,9 @@ from langchain_convsync.turns.agent import (
 )
 from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.lids import Lids
+from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.reading import READ_TIME, Reader
-from langchain_convsync.turns.result import Attempt, TurnResult, inbound
+from langchain_convsync.turns.result import Attempt, TurnResult, inbound, paced, recorded
 from langchain_convsync.turns.resuming import (
     NOT_RUN,
     Answers,
@@ -56,6 +58,7 @@ from langchain_convsync.turns.resuming import (
     held_event,
 )
 from langchain_convsync.turns.running import Runs
+from langchain_convsync.turns.telling import told
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -83,6 +86,8 @@ class Limits:
     conversation_timeout: float
     lease: float
     on_newer_message: OnNewerMessage
+    max_age: float
+    max_turns: int | None
 
 
 class Processor:
@@ -210,6 +215,7 @@ class Processor:
             if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
+        batch = batch.judged(before=now() - timedelta(seconds=self._limits.max_age))
         event = batch.latest
         ref = ConversationRef(
             event.phone_number or event.lid or event.chat_id or "",
@@ -217,11 +223,13 @@ class Processor:
             subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
-        return Attempt(acquired, batch, ref, lid)
+        note = Note.read(acquired.note).hearing(batch.heard).taken_over(batch.taken_over)
+        return Attempt(acquired, batch, ref, note, lid)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         if not attempt.batch.said and attempt.batch.waiting is None:
             return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
+        yield from self._give_back_to_agent(attempt)
         if self._answers.must_wait(attempt):
             yield from self._answers.hold(attempt)
             return None
@@ -229,6 +237,7 @@ class Processor:
             with telemetry.timed("turn_phase", phase="read") as timing:
                 yield from self._reader.read(attempt)
             attempt.phases["read"] = timing.seconds
+            attempt.keys = yield from self._store.keys()
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
@@ -238,6 +247,15 @@ class Processor:
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         return (yield from self._end(attempt, watch))
+
+    def _give_back_to_agent(self, attempt: Attempt) -> Flow[None]:
+        """End a pause that no human has begun, as the customer's own message tells."""
+        if not (attempt.acquired.paused and attempt.batch.asked and attempt.note.was_machine):
+            return
+        yield from self._store.pause(attempt.conversation_key, seconds=0.0)
+        telemetry.count("automatic_messages", by="promptness")
+        attempt.acquired = replace(attempt.acquired, paused=False)
+        attempt.note = attempt.note.model_copy(update={"takes": 0})
 
     def _end(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         """Answer the events of a conversation that was read, or give them up."""
@@ -273,7 +291,7 @@ class Processor:
         is_over = acquired.now - batch.since >= self._limits.conversation_timeout
         if is_over and not _machine.lacking(error):
             return (yield from self._give_up(attempt, error))
-        why = _why_unread(error)
+        why = _why_unread(error, "group" if batch.latest.is_group else "customer")
         yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
         key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
@@ -289,9 +307,11 @@ class Processor:
         if batch.waiting is not None and (paused or closed):
             yield from self._abandon(attempt)
         if paused or not (batch.asked or batch.waiting):
-            return _given_to_a_human(attempt)
+            return recorded(attempt, retention=self._store.retention)
         if current is None or closed:
             return TurnResult(status="dropped", messages=inbound(batch))
+        if silence := paced(attempt, self._limits.max_turns):
+            return silence
         call, record = self._call(attempt, current.conversation)
         if batch.waiting is None:
             return (yield from self._runs.begin(attempt, watch, call, record))
@@ -325,10 +345,6 @@ class Processor:
             calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
             noted=() if batch.waiting is None else batch.waiting.notes,
         )
-        new = [
-            HumanMessage(content=event.content, id=f"convsync-{event_key}")
-            for event_key, event in batch.asked
-        ]
         about: dict[str, Any] = {
             "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
             "options": self._agents.options(attempt.ref),
@@ -336,7 +352,7 @@ class Processor:
         }
         given = owns_history or self._prepare is not None
         history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
-        return call_for(agent, history, new, thread=thread, **about), record
+        return call_for(agent, history, told(attempt), thread=thread, **about), record
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
@@ -429,7 +445,8 @@ class Processor:
                 telemetry.count("replies_withheld")
                 if result.waiting is not None:
                     yield from self._abandon(attempt)
-                return (yield from self._commit(attempt, _given_to_a_human(attempt)))
+                paused = TurnResult(status="paused", messages=inbound(attempt.batch))
+                return (yield from self._commit(attempt, paused))
             case "newer":
                 telemetry.count("turns_rerun")
                 yield from self._store.release(lease)
@@ -438,12 +455,12 @@ class Processor:
                 raise FencedError
 
 
-def _why_unread(error: APIError) -> str:
+def _why_unread(error: APIError, whose: str) -> str:
     if isinstance(error, ConversationNotFoundError):
-        return (
-            "the API server knows no conversation of this customer: "
-            "`convsync doctor --phone PHONE` tells why"
-        )
+        advice = "`convsync doctor --phone PHONE` tells why"
+        if whose == "group":
+            advice = "it must keep one under the group's chat id, or leave groups= away"
+        return f"the API server knows no conversation of this {whose}: {advice}"
     if is_away(error):
         return f"the API server does not answer: {cause_of(error)}"
     return f"the conversation cannot be read: {cause_of(error)}"
@@ -456,8 +473,3 @@ def _until_again(attempt: Attempt) -> float:
     """
     waited = attempt.acquired.now - attempt.batch.since
     return min(LONGEST_WANT, max(RETRY_LATER, waited / 2))
-
-
-def _given_to_a_human(attempt: Attempt) -> TurnResult:
-    """What was said is recorded; a human answers it."""
-    return TurnResult(status="paused", messages=inbound(attempt.batch))

@@ -1,0 +1,65 @@
+"""What the model is told in a turn: the customer's new messages, and what there is to know."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from langchain_convsync._lines import span
+from langchain_convsync._platform import now
+from langchain_convsync.surfaces.messages import ABOUT
+from langchain_convsync.surfaces.prompts import about_section
+from langchain_convsync.turns.result import Attempt
+
+#: A message that was sent so long ago is not one of now.
+LATE = timedelta(minutes=10)
+#: Of so many messages at most it is told when they were sent.
+MOST_TOLD = 20
+
+
+def told(attempt: Attempt) -> list[HumanMessage]:
+    """The messages of a turn, after what there is to tell of them.
+
+    When they were sent, if that is not now, and what a customer who returns was about before.
+    """
+    asked = attempt.batch.asked
+    new = [HumanMessage(content=event.words, id=f"convsync-{key}") for key, event in asked]
+    facts = _facts(attempt, now())
+    if not facts:
+        return new
+    section = about_section({"now": _minute(now()), **facts})
+    return [HumanMessage(content=section, id=f"{ABOUT}{attempt.batch.turn_id}"), *new]
+
+
+def _facts(attempt: Attempt, at: datetime) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    late = [
+        {"message": number, "sent": _minute(event.sent_at), "ago": _ago(at - event.sent_at)}
+        for number, (_, event) in enumerate(attempt.batch.asked, 1)
+        if event.sent_at is not None and at - event.sent_at >= LATE
+    ]
+    if late:
+        facts["sent_earlier"] = late[-MOST_TOLD:]
+    note = attempt.note
+    if note.follows(attempt.session):
+        ended = datetime.fromtimestamp(note.at, UTC)
+        facts["last_conversation"] = {
+            "intent": note.intent,
+            "step": note.step,
+            "ended": _minute(ended),
+            "ago": _ago(at - ended),
+        }
+    return facts
+
+
+def _minute(at: datetime) -> str:
+    try:
+        return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except OverflowError:  # in the first or the last hours that Python knows
+        return at.isoformat(" ", "minutes")
+
+
+def _ago(passed: timedelta) -> str:
+    return span(passed.total_seconds())
