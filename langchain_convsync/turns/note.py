@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_convsync import telemetry
-from langchain_convsync._lines import cut
+from langchain_convsync._lines import is_name
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.bounds import LONGEST_NAME
 from langchain_convsync.turns.bounds import Pace
@@ -30,8 +30,8 @@ class Note(BaseModel):
 
     Attributes:
         session: Keyed hash of the session that the last answer was given in.
-        intent: What the customer wanted then.
-        step: How far they were.
+        intent: What the customer wanted then, where that is a plain name.
+        step: How far they were, likewise.
         at: Store time of that answer.
         since: When the customer began to write, after a while of silence: seconds since 1970.
         heard: When they wrote last.
@@ -115,4 +115,5 @@ class Note(BaseModel):
 
 
 def _name(name: str | None) -> str | None:
-    return None if name is None else cut(name, LONGEST_NAME)
+    """A name as programs have them; what else a model calls a step may be the customer's words."""
+    return name if name and len(name) <= LONGEST_NAME and is_name(name) else None

@@ -288,6 +288,10 @@ class Processor:
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
+        missing = isinstance(error, ConversationNotFoundError)
+        if missing and batch.waiting is None and not (batch.asked or batch.taken_over):
+            # What a machine wrote has no session that it could be recorded in.
+            return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
         is_over = acquired.now - batch.since >= self._limits.conversation_timeout
         if is_over and not _machine.lacking(error):
             return (yield from self._give_up(attempt, error))
@@ -295,7 +299,6 @@ class Processor:
         yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
         key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
-        missing = isinstance(error, ConversationNotFoundError)
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
 

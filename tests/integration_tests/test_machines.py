@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from langchain_convsync import WAHAReply, create_app, telemetry, waha
 from langchain_convsync._flow import run
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.base import Backlog, EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.operators import retry
@@ -291,6 +291,23 @@ def test_a_campaign_to_customers_who_never_wrote_leaves_nothing(
 
     assert not runner.record_echo(campaign)
     assert run(event_store.backlog()).queued == 0
+
+
+def test_what_a_program_writes_after_the_session_is_over_becomes_no_dead_letter(
+    runner: TurnRunner, server: ReferenceServer, event_store: EventStore, monkeypatch: Any
+) -> None:
+    """Nothing waits for a session that only the customer's next message begins."""
+    monkeypatch.setattr("langchain_convsync.turns.reading.NOT_FOUND_TIME", 0.0)
+    with runner:
+        runner.run(event_of("Hola"))
+        until(lambda: run(event_store.backlog()) == Backlog())
+        server.expire(server.conversation(CUSTOMER).session_id)
+        program = waha.parse_event(delivery("Su pedido salió", own=True, at=90, source="api"))
+        assert isinstance(program, waha.Ignored)
+        runner.record_echo(program)
+        until(lambda: run(event_store.backlog()) == Backlog())
+
+    assert len(history(server)) == 2
 
 
 def test_another_programs_words_are_told_from_replies_only_where_these_are_known(
