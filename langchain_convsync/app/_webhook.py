@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC
 
 from pydantic import ValidationError
 
@@ -113,7 +113,7 @@ class Webhook(Unpicklable):
         if forwarded is not None and not is_for_us(forwarded, self._groups):
             return "ignored"
         event = forwarded or waha.parse_event(body, groups=self._groups)
-        if isinstance(event, waha.OperatorMessage) and self._forgotten(event.sent_at):
+        if not isinstance(event, waha.Ignored) and self._forgotten(event):
             return "too old"
         match event:
             case InboundEvent():
@@ -130,16 +130,18 @@ class Webhook(Unpicklable):
                 return "amended"
         return "ignored"
 
-    def _forgotten(self, sent_at: datetime | None) -> bool:
-        """Whether it was sent so long ago that the store may have recorded and forgotten it.
+    def _forgotten(self, event: InboundEvent | waha.OperatorMessage) -> bool:
+        """Whether it was sent so long ago that the store may have answered and forgotten it.
 
-        The signature does not age, so a delivery that was recorded on its way could come again, and
-        pause a conversation. What customers wrote so long ago no turn answers.
+        The signature does not age, so a delivery that was recorded on its way could come again.
+        What no turn would answer is recorded all the same.
         """
-        if sent_at is None:
+        sent_at, retention = event.sent_at, self.runner.store.retention
+        is_stale = isinstance(event, InboundEvent) and self.runner.max_age <= retention
+        if sent_at is None or is_stale:
             return False
         told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
-        return (now() - told).total_seconds() > self.runner.store.retention
+        return (now() - told).total_seconds() > retention
 
 
 def _forwarded(body: Json) -> InboundEvent | None:

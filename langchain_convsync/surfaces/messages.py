@@ -23,9 +23,6 @@ from langchain_convsync.models import ConversationMessage, Words
 
 W = TypeVar("W", bound=Words)
 
-#: Begins the id of what a model is told of the customer's messages that follow.
-ABOUT = "convsync-about-"
-
 _LANGCHAIN = {"user": HumanMessage, "bot": AIMessage}
 _ROLES = {"human": "user", "ai": "bot"}
 _EPOCH = datetime.min.replace(tzinfo=UTC)
@@ -82,17 +79,10 @@ def from_langchain(message: BaseMessage) -> ConversationMessage | None:
     Recorded are the words of the customer and of the bot. Tool calls, tool results and system
     messages are the agent's own business; other content becomes ``[image]`` and the like.
     """
-    if is_about(message):
-        return None
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
     role, content = _ROLES.get(message.type), text_of(message)
     return ConversationMessage(role=role, content=content) if role and content else None
-
-
-def is_about(message: BaseMessage) -> bool:
-    """Whether a message tells of the customer's, and is none of their words."""
-    return (message.id or "").startswith(ABOUT)
 
 
 def text_of(message: BaseMessage) -> str:

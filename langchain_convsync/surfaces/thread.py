@@ -22,13 +22,7 @@ from langchain_core.messages import BaseMessage
 from langchain_convsync._platform import unique
 from langchain_convsync.models import ConversationMessage
 from langchain_convsync.surfaces.bounds import LEFT_OUT, MOST_MESSAGES, recent
-from langchain_convsync.surfaces.messages import (
-    by_timestamp,
-    from_langchain,
-    is_about,
-    is_told,
-    to_langchain,
-)
+from langchain_convsync.surfaces.messages import by_timestamp, from_langchain, is_told, to_langchain
 
 #: Messages at the end of the history that are remembered as seen.
 SEEN = 50
@@ -200,8 +194,7 @@ def last_words(thread: Sequence[BaseMessage]) -> list[BaseMessage]:
 
 def _is_said(message: BaseMessage) -> bool:
     # LangChain's summaries are human messages, too.
-    is_summary = "lc_source" in message.additional_kwargs
-    return message.type == "human" and not is_summary and not is_about(message)
+    return message.type == "human" and "lc_source" not in message.additional_kwargs
 
 
 def _new_places(seen: Sequence[str] | None, fingerprints: Sequence[str]) -> list[int]:

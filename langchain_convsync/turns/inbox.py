@@ -137,8 +137,7 @@ class Inbox:
         }
         if "event_id" not in facts:
             facts["event_id"] = waha.event_id(own.message_id or "", from_me=True)
-        may_be_machine = pause > 0 and not phone.is_group(own.chat_id)
-        said = QueuedMessage(**facts, by="operator", paused=may_be_machine)
+        said = QueuedMessage(**facts, by="operator", paused=pause > 0)
         new = replace((yield from self.named(said, account)), pause=pause)
         accepted = yield from self.offer(new, acquire=False)
         if accepted.status == "busy":

@@ -90,7 +90,9 @@ class Note(BaseModel):
 
         Deliveries come in any order: the app's greeting before the message that it answers.
         """
-        return self.takes == 1 and self.taken is not None and self.is_prompt(self.taken)
+        if self.takes != 1 or self.taken is None or self.since is None:
+            return False
+        return 0 <= self.taken - self.since <= PROMPT
 
     def is_prompt(self, at: float) -> bool:
         """Whether what the business wrote then came too soon after the customer for a human."""

@@ -86,7 +86,7 @@ class Limits:
     conversation_timeout: float
     lease: float
     on_newer_message: OnNewerMessage
-    max_age: float
+    max_age: float | None
     max_turns: int | None
 
 
@@ -215,7 +215,8 @@ class Processor:
             if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
-        batch = batch.judged(before=now() - timedelta(seconds=self._limits.max_age))
+        if (seconds := self._limits.max_age) is not None:
+            batch = batch.judged(before=now() - timedelta(seconds=seconds))
         event = batch.latest
         ref = ConversationRef(
             event.phone_number or event.lid or event.chat_id or "",
@@ -250,7 +251,8 @@ class Processor:
 
     def _give_back_to_agent(self, attempt: Attempt) -> Flow[None]:
         """End a pause that no human has begun, as the customer's own message tells."""
-        if not (attempt.acquired.paused and attempt.batch.asked and attempt.note.was_machine):
+        batch, is_paused = attempt.batch, attempt.acquired.paused
+        if batch.latest.is_group or not (is_paused and batch.asked and attempt.note.was_machine):
             return
         yield from self._store.pause(attempt.conversation_key, seconds=0.0)
         telemetry.count("automatic_messages", by="promptness")
@@ -289,7 +291,8 @@ class Processor:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
         missing = isinstance(error, ConversationNotFoundError)
-        if missing and batch.waiting is None and not (batch.asked or batch.taken_over):
+        by_human = any(event.paused for _, event in batch.events)
+        if missing and batch.waiting is None and not (batch.asked or batch.stale or by_human):
             # What a machine wrote has no session that it could be recorded in.
             return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
         is_over = acquired.now - batch.since >= self._limits.conversation_timeout

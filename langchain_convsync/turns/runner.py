@@ -96,8 +96,9 @@ class TurnRunner(_forks.Unpicklable):
             answer.
         max_queued: Queued events per conversation; beyond, new ones are refused as ``busy``.
         max_age: Seconds after which a message is not answered any more, by when it was sent: it is
-            recorded, and its turn ``stale``. One that comes with a newer one is answered. None: the
-            store's retention, beyond which it cannot tell whether it was answered before.
+            recorded, and its turn ``stale``. One that comes with a newer one is answered. None: any
+            age; but a webhook of ``create_app`` ignores what is older than the store's retention,
+            since it may have been answered and forgotten.
         max_turns_per_minute: Turns of one conversation that are answered within a minute. Beyond,
             and where long messages repeat themselves, another machine answers: the turn is recorded
             as ``paused`` and kept as a dead letter, and the conversation paused for a minute, then
@@ -217,7 +218,7 @@ class TurnRunner(_forks.Unpicklable):
             naming := Naming(self.store),
             automatic_texts=automatic_texts,
             keeps_groups=self._api.profile.groups,
-            max_age=(oldest := min(max_age or math.inf, self.store.retention)),
+            max_age=math.inf if max_age is None else max_age,
         )
         outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
         replies = None if reply is None else Replies(reply, self.store, lease=lease)
@@ -239,7 +240,7 @@ class TurnRunner(_forks.Unpicklable):
             conversation_timeout=conversation_timeout,
             lease=lease,
             on_newer_message=on_newer_message,
-            max_age=oldest,
+            max_age=max_age,
             max_turns=max_turns_per_minute,
         )
         processor = Processor(
@@ -303,6 +304,11 @@ class TurnRunner(_forks.Unpicklable):
     def profile(self) -> settings.ServerProfile:
         """What the API server is like."""
         return self._api.profile
+
+    @property
+    def max_age(self) -> float:
+        """Seconds after which a message is not answered any more; ``math.inf`` for any age."""
+        return self._inbox.max_age
 
     @property
     def transports(self) -> tuple[settings.Transport, ...]:

@@ -9,10 +9,11 @@ from langchain_core.messages import HumanMessage
 
 from langchain_convsync._lines import span
 from langchain_convsync._platform import now
-from langchain_convsync.surfaces.messages import ABOUT
 from langchain_convsync.surfaces.prompts import about_section
 from langchain_convsync.turns.result import Attempt
 
+#: Begins the id of what is told.
+ABOUT = "convsync-about-"
 #: A message that was sent so long ago is not one of now.
 LATE = timedelta(minutes=10)
 #: Of so many messages at most it is told when they were sent.

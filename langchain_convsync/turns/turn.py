@@ -330,8 +330,8 @@ class Batch:
 
     @property
     def taken_over(self) -> list[float]:
-        """When someone wrote who was taken for a human."""
-        return [at for at, event in self._times if event.paused]
+        """When someone wrote who was taken for a human, where WhatsApp's clock tells it."""
+        return [at for at, event in self._times if event.paused and event.sent_at is not None]
 
     @property
     def _times(self) -> list[tuple[float, QueuedMessage]]:

@@ -8,18 +8,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from starlette.testclient import TestClient
 
-from langchain_convsync import StateUpdate, create_app
+from langchain_convsync import ConvSyncChatMessageHistory, StateUpdate, create_app
 from langchain_convsync._flow import run
 from langchain_convsync.middleware import ConvSyncMiddleware
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.base import Backlog, EventStore
+from langchain_convsync.surfaces.prompts import about_section
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.operators import retry
+from langchain_convsync.turns.telling import ABOUT
 from tests import promises
 from tests.promises import CUSTOMER, Answer, echo, history, said, sync_and_async
 from tests.redis_topologies import until
@@ -88,7 +91,7 @@ def test_a_message_that_is_too_old_is_recorded_and_not_answered(
         (3600.0, timedelta(minutes=59), "answered"),
         (3600.0, timedelta(minutes=61), "stale"),
         (None, timedelta(days=6), "answered"),
-        (None, timedelta(days=8), "stale"),  # the store may have answered and forgotten it
+        (None, timedelta(days=600), "answered"),
     ],
 )
 def test_how_old_is_too_old_can_be_set(
@@ -187,13 +190,16 @@ def test_a_delivery_that_the_store_has_forgotten_is_neither_answered_nor_doubled
     sent_at = ago(seconds=event_store.retention + 60)
     key = run(event_store.keys()).conversation("default", CUSTOMER)
     with TestClient(create_app(runner, waha_secrets=[])) as web:
-        for _ in range(2):
-            web.post("/webhook", json=delivery("3EB0A1", "Hola", sent_at))
-            until(lambda: not run(event_store.backlog()).queued)
-            until(lambda: history(server) == [("user", "Hola")])
-            run(event_store.forget(key))
+        web.post("/webhook", json=delivery("3EB0A1", "Hola", sent_at))
+        until(lambda: history(server) == [("user", "Hola")])
+        web.post("/webhook", json=delivery("3EB0A2", "¿Y hoy?", ago(seconds=5)))
+        until(lambda: len(history(server)) == 3)
+        run(event_store.forget(key))
+        web.post("/webhook", json=delivery("3EB0A1", "Hola", sent_at))
+        until(lambda: run(event_store.backlog()) == Backlog())
 
-    assert (agent.heard, history(server)) == ([], [("user", "Hola")])
+    assert len(agent.heard) == 1
+    assert [text for _, text in history(server)] == ["Hola", "¿Y hoy?", "re: ¿Y hoy?"]
 
 
 @sync_and_async
@@ -292,3 +298,46 @@ def test_what_the_model_is_told_about_messages_enters_no_memory_twice(
         "Hola",
     ]
     assert [text for _, text in history(server)] == ["Buenos días", "uno", "Hola", "dos"]
+
+
+@pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory.*:DeprecationWarning")
+def test_nor_does_it_enter_a_history_that_a_chain_keeps(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """The classic path: whatever the chain was given is added to its history."""
+    client = server.client()
+    chain = RunnableWithMessageHistory(
+        echo(), lambda session_id: ConvSyncChatMessageHistory(session_id, client=client)
+    )
+    bound = chain.with_config({"configurable": {"session_id": CUSTOMER}})
+    runner = TurnRunner(
+        bound,
+        client=client,
+        store=event_store,
+        prepare=lambda _, events: (
+            [HumanMessage(about_section({"now": "today"}), id=f"{ABOUT}1")]
+            + [HumanMessage(event.content) for event in events]
+        ),
+    )
+    runner.run(said("Hola"))
+
+    assert [text for _, text in history(server)] == ["Hola", "re: Hola"]
+
+
+def test_what_the_store_may_have_forgotten_is_ignored_where_any_age_is_answered(
+    server: ReferenceServer, event_store: EventStore
+) -> None:
+    """It was signed once, and answered perhaps: a webhook cannot tell."""
+    agent = Listening()
+    runner = TurnRunner(
+        agent.runnable,
+        client=server.client(),
+        store=event_store,
+        max_age=None,
+        on_reply=lambda _: None,
+    )
+    sent_at = ago(seconds=event_store.retention + 60)
+    with TestClient(create_app(runner, waha_secrets=[])) as web:
+        told = web.post("/webhook", json=delivery("3EB0A1", "Hola", sent_at)).json()
+
+    assert (told, agent.heard) == ({"status": "too old"}, [])
