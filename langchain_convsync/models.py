@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
+from langchain_convsync import phone
 from langchain_convsync._checked import refuse_unknown
 from langchain_convsync._display import Displayed, Summary
 from langchain_convsync.contents import (
@@ -373,6 +374,14 @@ def as_json(value: object) -> Any:
     return plain
 
 
+def _of_its_group(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An event of a group: whoever wrote it, no one's own conversation is meant."""
+    if not phone.is_group(given.get("chat_id")):
+        return given
+    who = next(filter(None, map(given.get, ("participant", "phone_number", "lid"))), None)
+    return {**given, "participant": who, "phone_number": None, "lid": None}
+
+
 class InboundEvent(BaseModel):
     """One customer message, as one delivery reported it.
 
@@ -395,6 +404,8 @@ class InboundEvent(BaseModel):
         delivery_id: The id of this one delivery (WAHA's ``evt_…``); for logs only.
         sent_at: When the customer sent it; a time without a zone is taken for UTC.
         sender_name: The customer's own display name.
+        participant: Who wrote it in a group, by phone number or LID; in a group ``phone_number``
+            and ``lid`` stay None, because the conversation is the group's.
         reply_to: Id of the message that this one answers: quotes, chooses from, or votes in.
         quoted: The message that it quotes, with its words.
         choice: The button, list row or form that it answers with.
@@ -425,6 +436,7 @@ class InboundEvent(BaseModel):
     delivery_id: str | None = None
     sent_at: SentAt | None = None
     sender_name: str | None = Field(default=None, repr=False)
+    participant: str | None = Field(default=None, repr=False)
     reply_to: str | None = Field(default=None, repr=False)
     quoted: Quoted | None = Field(default=None, repr=False)
     choice: Choice | None = Field(default=None, repr=False)
@@ -444,6 +456,8 @@ class InboundEvent(BaseModel):
     def _understood(
         cls, given: Any, read: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
+        if isinstance(given, Mapping):
+            given = _of_its_group(given)
         if not isinstance(given, Mapping) or info.mode != "python":  # a store's or a server's
             return read(given)
         if "content" in given and "text" not in given:
@@ -453,6 +467,11 @@ class InboundEvent(BaseModel):
             told = "the event says nothing: pass text=, or what came instead, e.g. media= or notes="
             raise PydanticCustomError("empty_event", "{told}", {"told": told})
         return event
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it was written in a group: then its conversation is the group's."""
+        return phone.is_group(self.chat_id)
 
     @property
     def content(self) -> str:

@@ -111,6 +111,12 @@ def lid_of(identity: object) -> str | None:
     return found if found is not None and found.endswith("@lid") else None
 
 
+def is_group(identity: object) -> bool:
+    """Whether the text is the chat id of a group."""
+    found = identity_of(identity)
+    return found is not None and found.endswith("@g.us")
+
+
 def variants(identity: str) -> tuple[str, ...]:
     """Every spelling under which the same subscriber may be stored, the given one first.
 

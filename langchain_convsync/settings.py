@@ -61,6 +61,9 @@ class ServerProfile:
         history_cap: How many messages the server keeps; None keeps all. With ``history="sync"``
             the oldest ones beyond it are left out.
         idempotency_keys: Whether the server answers a repeated ``Idempotency-Key`` once.
+        groups: Whether the server keeps conversations of groups, each under the group's chat id
+            (``…@g.us``) where a customer's number stands else. Without, ``create_app(groups=…)``
+            and events of groups are refused.
         settle: Seconds after which a request without an answer is surely applied, or never will be.
     """
 
@@ -72,6 +75,7 @@ class ServerProfile:
     intents: frozenset[str] | None = None
     history_cap: Count | None = None
     idempotency_keys: bool = False
+    groups: bool = True
     settle: Seconds = 10.0
 
 

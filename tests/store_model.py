@@ -93,6 +93,7 @@ class Talk:
     max_debounce: int = 0
     snapshot: tuple[str, int] | None = None
     tenant: str | None = None
+    note: str | None = None
     turns: int = 0
 
     @property
@@ -248,6 +249,10 @@ class StoreModel:
             if due:
                 self.talks[event.conversation_key].queues["inbox"].held = 0
         return event.payload
+
+    def _pause(self, conversation_key: str, seconds: float) -> None:
+        if seconds:
+            self.pause(conversation_key, seconds=seconds)
 
     def pause(self, conversation_key: str, *, seconds: float) -> None:
         self.pauses[self._follow(conversation_key)] = self.now + ms(seconds)
@@ -408,6 +413,8 @@ class StoreModel:
         talk.snapshot = (commit.snapshot or "", self.now + lives) if valid else None
         talk.turns += 1
         talk.tenant = talk.tenant or commit.tenant
+        talk.note = talk.note if commit.note is None else commit.note
+        self._pause(lease.conversation_key, commit.pause)
         self._update_places()
         return "done"
 
@@ -616,6 +623,7 @@ class StoreModel:
             paused_until=paused / 1000 if self.now < paused else None,
             events=tuple(map(_queued, talk.inbox[:most])),
             running=self._running(conversation_key[:15]),
+            note=talk.note,
             inbox=queue_view("inbox"),
             outbox=queue_view("outbox"),
             replies=queue_view("replies"),
@@ -819,6 +827,7 @@ class StoreModel:
             turns=talk.turns,
             paused=queue == "inbox" and self._is_paused(conversation_key),
             tenant=talk.tenant,
+            note=talk.note if queue == "inbox" else None,
         )
 
     def _refusal(self, lease: Lease, operation_id: str, pos: int | None) -> Done | None:

@@ -19,6 +19,7 @@ from langchain_convsync.client import recommended
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import required_setting
 from langchain_convsync.turns import TurnRunner
+from langchain_convsync.waha.groups import Groups
 from langchain_convsync.waha.signature import Secrets, Signers
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["create_app", "create_router"]
 
+NO_GROUPS = (
+    "groups= answers in groups, whose conversations this API server does not keep: its profile is "
+    "ServerProfile(groups=False); leave groups= away, or use a server that keeps a conversation "
+    "under a group's chat id (…@g.us)"
+)
 #: Seconds for which the agent is paused after a human wrote to the customer.
 TAKEOVER = 3600.0
 
@@ -43,7 +49,8 @@ def create_app(
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
     takeover: Seconds = TAKEOVER,
-    groups: bool = False,
+    api_takeover: Seconds = 0.0,
+    groups: Groups = False,
 ) -> applications.Starlette:
     """An ASGI app with the webhook, ``GET /health``, ``GET /ready`` and ``GET /metrics``.
 
@@ -65,14 +72,25 @@ def create_app(
         path: Where WAHA, or the API server, delivers.
         takeover: Seconds for which a conversation is paused when a human writes to the customer
             from the business's own phone; 0 pauses nothing.
-        groups: Whether messages in groups are answered, too.
+        api_takeover: The same where another program writes to the customer through WAHA; its words
+            are recorded as the bot's, where the runner has ``reply=WAHAReply(…)``.
+        groups: ``"mentions"`` answers in groups where the bot is mentioned, by its number or its
+            LID, or one of its own messages is quoted; ``"all"`` answers every message there; False
+            none. Each group is a conversation of its own, which the API server must know under the
+            group's chat id (``ServerProfile(groups=…)``). True stands for ``"mentions"``.
 
     Raises:
-        ConfigurationError: No secret is set, or the runner sends no replies.
+        ConfigurationError: No secret is set, the runner sends no replies, or its API server keeps
+            no conversations of groups.
         MissingExtraError: The ``server`` extra is not installed.
     """
     router = create_router(
-        runner, waha_secrets=waha_secrets, path=path, takeover=takeover, groups=groups
+        runner,
+        waha_secrets=waha_secrets,
+        path=path,
+        takeover=takeover,
+        api_takeover=api_takeover,
+        groups=groups,
     )
     from langchain_convsync.app._webhook import app_with
 
@@ -86,7 +104,8 @@ def create_router(
     waha_secrets: Secrets | Mapping[str, Secrets] | None = None,
     path: str = "/webhook",
     takeover: Seconds = TAKEOVER,
-    groups: bool = False,
+    api_takeover: Seconds = 0.0,
+    groups: Groups = False,
 ) -> fastapi.APIRouter:
     """The webhook for an app that is there already: ``app.include_router(create_router(runner))``.
 
@@ -96,7 +115,8 @@ def create_router(
     for its ``/metrics``.
 
     Raises:
-        ConfigurationError: No secret is set, or the runner sends no replies.
+        ConfigurationError: No secret is set, the runner sends no replies, or its API server keeps
+            no conversations of groups.
         MissingExtraError: The ``server`` extra is not installed.
     """
     from langchain_convsync.app._webhook import Webhook
@@ -107,12 +127,20 @@ def create_router(
             "record_only=True where other processes answer"
         )
         raise ConfigurationError(message)
+    if groups and not runner.profile.groups:
+        raise ConfigurationError(NO_GROUPS)
     if advice := recommended(*runner.transports):
         logger.info("%s", advice)
     if not path.startswith("/"):
         message = f"path must begin with /, such as /webhook, and not be {path!r}"
         raise ConfigurationError(message)
-    webhook = Webhook(runner, _signers(waha_secrets), takeover=takeover, groups=groups)
+    webhook = Webhook(
+        runner,
+        _signers(waha_secrets),
+        takeover=takeover,
+        api_takeover=api_takeover,
+        groups=groups,
+    )
     return webhook.router(path)
 
 

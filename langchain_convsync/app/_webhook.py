@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.threads import OwnThreads
+from langchain_convsync.waha.groups import Groups, is_for_us
 from langchain_convsync.waha.signature import Signers
 from langchain_convsync.waha.wire import Json, as_object
 
@@ -53,12 +54,14 @@ class Webhook(Unpicklable):
         signers: Signers | None,
         *,
         takeover: float,
-        groups: bool,
+        api_takeover: float,
+        groups: Groups,
     ) -> None:
         self.runner = runner
         self._signers = signers
         self._bodies = BodyReader()
         self._takeover = takeover
+        self._api_takeover = api_takeover
         self._groups = groups
 
     def router(self, path: str) -> APIRouter:
@@ -106,8 +109,11 @@ class Webhook(Unpicklable):
         return as_object(waha.parse_json(raw))
 
     async def _act(self, body: Json) -> str:
-        event = _forwarded(body) or waha.parse_event(body, groups=self._groups)
-        if not isinstance(event, waha.Ignored) and self._forgotten(event.sent_at):
+        forwarded = _forwarded(body)
+        if forwarded is not None and not is_for_us(forwarded, self._groups):
+            return "ignored"
+        event = forwarded or waha.parse_event(body, groups=self._groups)
+        if not isinstance(event, waha.Ignored) and self._forgotten(event):
             return "too old"
         match event:
             case InboundEvent():
@@ -119,20 +125,23 @@ class Webhook(Unpicklable):
                 human = await self.runner.atake_over(event, seconds=self._takeover)
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
-                await self.runner.arecord_echo(event)
+                await self.runner.arecord_echo(event, seconds=self._api_takeover)
             case waha.Ignored(reason="edited" | "revoked") if await self.runner.aamend(event):
                 return "amended"
         return "ignored"
 
-    def _forgotten(self, sent_at: datetime | None) -> bool:
+    def _forgotten(self, event: InboundEvent | waha.OperatorMessage) -> bool:
         """Whether it was sent so long ago that the store may have answered and forgotten it.
 
         The signature does not age, so a delivery that was recorded on its way could come again.
+        What no turn would answer is recorded all the same.
         """
-        if sent_at is None:
+        sent_at, retention = event.sent_at, self.runner.store.retention
+        is_stale = isinstance(event, InboundEvent) and self.runner.max_age <= retention
+        if sent_at is None or is_stale:
             return False
         told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
-        return (now() - told).total_seconds() > self.runner.store.retention
+        return (now() - told).total_seconds() > retention
 
 
 def _forwarded(body: Json) -> InboundEvent | None:

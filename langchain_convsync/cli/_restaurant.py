@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_convsync import waha
+from langchain_convsync._platform import now
 from langchain_convsync.client import ConvSyncClient
 from langchain_convsync.errors import MissingExtraError
 from langchain_convsync.models import Conversation, InboundEvent
@@ -41,16 +42,17 @@ def envelope(number: int, text: str, *, lid: bool = False) -> dict[str, Any]:
     """One WAHA webhook; with ``lid``, the second delivery of the same message as GOWS sends it."""
     chat, other = (LID, CUSTOMER) if lid else (CUSTOMER, LID)
     stanza = f"3AC22AE73E7976384{number:03d}"
+    sent = int(now().timestamp())  # of now, or it would not be answered
     return {
         "id": f"evt_01kf3swbqgyssk8qevwzhf3{'l' if lid else 'c'}{number:02d}",
-        "timestamp": 1767002700000 + 60_000 * number,
+        "timestamp": sent * 1000,
         "event": "message",
         "session": "restaurant",
         "metadata": TENANT,
         "me": {"id": "51988888888@c.us", "pushName": "Restaurante ABC"},
         "payload": {
             "id": f"false_{chat}_{stanza}",
-            "timestamp": 1767002700 + 60 * number,
+            "timestamp": sent,
             "from": chat,
             "fromMe": False,
             "source": "app",

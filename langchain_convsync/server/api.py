@@ -51,6 +51,7 @@ from langchain_convsync.server.wire import (
     TenantData,
 )
 from langchain_convsync.settings import DOCUMENTED_PREFIX
+from langchain_convsync.waha.groups import Groups
 
 NO_CONVERSATION = "No active conversation found for this phone number"
 UNKNOWN = "Conversation not found"
@@ -109,6 +110,7 @@ def create_reference_api(
     rate_limit: RateLimit | None = None,
     forwarding: Forwarding | None = None,
     answer_cap: int | None = None,
+    groups: Groups = False,
 ) -> FastAPI:
     """The reference API server as an ASGI application.
 
@@ -128,6 +130,8 @@ def create_reference_api(
         forwarding: The agent's webhook, which is told what customers write.
         answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
             What is stored and looked up is always the whole history.
+        groups: What in groups begins or prolongs a conversation, and is forwarded: as that of
+            ``create_app``. It is the group's, under its chat id.
 
     Raises:
         ConfigurationError: The database cannot be opened, a secret is empty, the cap is less than
@@ -146,6 +150,7 @@ def create_reference_api(
             quirks=chosen,
             guard=guard_of(api_keys, jwt, rate_limit),
             forwarder=forwarder,
+            groups=groups,
         )
     )
     if forwarder is not None:

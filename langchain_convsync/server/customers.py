@@ -82,7 +82,8 @@ class Customer(NamedTuple):
     @classmethod
     def of(cls, name: str) -> Customer:
         """The customer that a phone number in any spelling, or a chat id, names; else none."""
-        return cls(phone.phone_of(name), phone.lid_of(name))
+        group = phone.identity_of(name) if phone.is_group(name) else None
+        return cls(phone.phone_of(name), phone.lid_of(name) or group)
 
     def matches(self) -> Where:
         """True for the rows of this customer."""

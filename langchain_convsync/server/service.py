@@ -15,6 +15,7 @@ from langchain_convsync.server.forwarder import Forwarder
 from langchain_convsync.server.guard import OPEN, Guard
 from langchain_convsync.server.quirks import DOCUMENTED, Quirks
 from langchain_convsync.server.store import ConversationStore
+from langchain_convsync.waha.groups import Groups
 from langchain_convsync.waha.signature import Signers
 
 WahaSecrets: TypeAlias = str | SecretStr | Sequence[str | SecretStr]
@@ -31,6 +32,7 @@ class Service:
         quirks: Where it differs from the document; the store has the same.
         guard: Who may call the agents' endpoints, and how often; every caller by default.
         forwarder: Sends what customers wrote on to the agent's webhook; None does not.
+        groups: What in groups is for the agent.
     """
 
     store: ConversationStore
@@ -39,6 +41,7 @@ class Service:
     quirks: Quirks = DOCUMENTED
     guard: Guard = OPEN
     forwarder: Forwarder | None = None
+    groups: Groups = False
 
     @cached_property
     def signers(self) -> Signers | None:

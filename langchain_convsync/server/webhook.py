@@ -61,7 +61,7 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
     would only deliver it again.
     """
     await _check_signature(request, service.signers)
-    event = waha.parse_event(as_object(await request.json()))
+    event = waha.parse_event(as_object(await request.json()), groups=service.groups)
     if not isinstance(event, InboundEvent):
         return _answered("Event ignored", reason=getattr(event, "reason", "the business wrote it"))
     tenant = tenant_of(event, service.tenants)
@@ -69,6 +69,8 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
         logger.warning(NO_TENANT)
         return _answered("Event ignored", reason=NO_TENANT)
     customer = Customer(event.phone_number, event.lid)
+    if event.is_group:
+        customer = Customer.of(event.chat_id or "")
     try:
         session_id = await run_in_threadpool(
             service.store.receive,

@@ -132,6 +132,7 @@ def check_commit(lease: Lease, commit: Commit) -> None:
         message = "a turn is committed under a lease on the inbox"
         raise ValueError(message)
     snapshot_life(commit)
+    milliseconds(commit.pause)
     if commit.held is not None:
         check_names(lease.conversation_key, commit.held.event_key)
         milliseconds(commit.held.seconds)

@@ -67,6 +67,10 @@ _ALL = (
     _counted("lid_lookups", "LIDs whose phone number WAHA was asked for", "outcome"),
     _counted("lids_linked", "LIDs that lead to a phone number's conversation since then"),
     _counted("own_echoes_from_app", "Our own replies that WAHA took for a human's"),
+    _counted(
+        "automatic_messages", "Words of the business that no human wrote, by their sign", "by"
+    ),
+    _counted("silences", "Conversations that went too fast, and were paused"),
     _counted("snapshots_used", "Reads that the last turn's snapshot replaced"),
     _counted("unreadable", "Stored things that cannot be read", "what"),
     _counted("stores_changed", "Stores that were emptied, or begun anew, under a running process"),

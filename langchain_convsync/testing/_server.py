@@ -29,6 +29,7 @@ from langchain_convsync.server.service import Service
 from langchain_convsync.server.serving import PromptServer, listen, server_for
 from langchain_convsync.server.store import Clock, ConversationStore, wall_clock
 from langchain_convsync.server.wire import StateSync
+from langchain_convsync.waha.groups import Groups
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,6 +77,7 @@ class ReferenceServer:
         rate_limit: How often each key, or each address where no keys are asked for, may call.
         forwarding: The agent's webhook, which is told of what is delivered while the server runs.
         answer_cap: Messages that the answer to a write shows at most, the newest; None for all.
+        groups: What in groups it takes, as ``create_app(groups=…)`` does.
 
     Attributes:
         requests: What was asked of the server over HTTP, oldest first.
@@ -94,6 +96,7 @@ class ReferenceServer:
         rate_limit: RateLimit | None = None,
         forwarding: Forwarding | None = None,
         answer_cap: int | None = None,
+        groups: Groups = False,
     ) -> None:
         self.requests: list[RecordedRequest] = []
         self._quirks = Quirks.of(quirks)
@@ -109,6 +112,7 @@ class ReferenceServer:
             quirks=self._quirks,
             guard=guard_of(api_keys, jwt, rate_limit),
             forwarder=self._forwarder,
+            groups=groups,
         )
         self._app = _Recorder(reference_api(service), self.requests)
         self._port = 0
@@ -168,7 +172,7 @@ class ReferenceServer:
         """Begin a conversation, as a first WhatsApp message would.
 
         Args:
-            phone_number: The customer in any spelling, or a ``…@lid``; with the quirk
+            phone_number: The customer in any spelling, a ``…@lid``, or a group; with the quirk
                 ``exact_phone`` it is stored as a chat id, as :attr:`profile` says.
             subdomain: The tenant.
             bot_id: The bot.

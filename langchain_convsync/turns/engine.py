@@ -22,6 +22,7 @@ from langchain_convsync.stores.served import require_served
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.naming import OwnMessage
 from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
@@ -146,8 +147,15 @@ class Engine:
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""
         taken_over = yield from self._ready(lambda: self.inbox.take_over(message, seconds))
-        self._notify_pool("inbox" if taken_over else "replies")
+        self._notify_pool("inbox", "replies")
         return taken_over
+
+    def record_echo(self, own: OwnMessage, seconds: float | None) -> Flow[bool]:
+        """Note a message of the business; whether a reply waited for such a sign."""
+        of_whom = yield from self._ready(lambda: self.inbox.record_echo(own, seconds=seconds))
+        if of_whom is not None:
+            self._notify_pool("replies" if of_whom == "reply" else "inbox")
+        return of_whom == "reply"
 
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""

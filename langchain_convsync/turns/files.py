@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -101,8 +101,9 @@ def as_messages(
     messages: list[BaseMessage] = []
     files: dict[str, Sequence[Block]] = {}
     for event_key, event in batch.asked:
-        words, key = event.content, f"convsync-{event_key}"
-        each = shown.get(event_key) or Shown(words)
+        words, key = event.words, f"convsync-{event_key}"
+        each = shown.get(event_key) or Shown(event.content)
+        each = replace(each, words=event.spoken(each.words))
         content = each.words if apart else each.content
         kept = {} if content == words else {WORDS: words}
         messages.append(HumanMessage(content=content, id=key, additional_kwargs=kept))

@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
-from langchain_convsync import telemetry, waha
+from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
 from langchain_convsync._lines import cut, is_name
-from langchain_convsync.errors import StoreError
-from langchain_convsync.models import InboundEvent
+from langchain_convsync._platform import now
+from langchain_convsync.errors import InvalidEventError, StoreError
+from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.outbox import echo_note, is_ours
 from langchain_convsync.stores.base import (
     Accepted,
     AcceptRules,
     AccountKey,
+    Commit,
+    ConversationView,
     EventStore,
     NewEvent,
     new_token,
 )
-from langchain_convsync.turns.bounds import LONGEST_TEXT, shortened
+from langchain_convsync.turns.bounds import LONGEST_TEXT, is_telling, shortened
 from langchain_convsync.turns.naming import Naming, OwnMessage
+from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
+
+#: What tells that no human wrote a message of the business.
+Automatic: TypeAlias = Literal["text", "promptness", "repetition"]
+
+
+def spelled(text: str) -> str:
+    """Words as they are compared: the app and those who configure them differ in how they look."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def exchange_in(view: ConversationView) -> Note:
+    """When a customer has begun to write, what waits in the inbox included."""
+    times: list[float] = []
+    for queued in view.events:
+        message, _ = QueuedMessage.read(queued.payload)
+        if message is not None and message.by == "customer":
+            sent = message.sent_at
+            times.append(queued.accepted_at if sent is None else sent.timestamp())
+    return Note.read(view.note).hearing(times)
 
 
 @dataclass(slots=True)
@@ -38,13 +64,26 @@ class Inbox:
     store: EventStore
     rules: AcceptRules
     naming: Naming
+    automatic_texts: InitVar[Iterable[str]] = ()
+    keeps_groups: bool = True
+    max_age: float = math.inf
+    automatic: frozenset[str] = field(init=False)
+
+    def __post_init__(self, automatic_texts: Iterable[str]) -> None:
+        self.automatic = frozenset(filter(None, map(spelled, automatic_texts)))
 
     def named(self, event: InboundEvent, account: AccountKey | None = None) -> Flow[NewEvent]:
         """The event under its keys; of an account, where that is known already.
 
         Raises:
-            InvalidEventError: It names no customer.
+            InvalidEventError: It names no customer, or a group that the API server does not keep.
         """
+        if event.is_group and not self.keeps_groups:
+            message = (
+                "the event is a group's, whose conversations the API server does not keep: its "
+                "profile is ServerProfile(groups=False)"
+            )
+            raise InvalidEventError(message)
         if event.unread_kind:
             telemetry.count("unread_kinds", what=_label(event.unread_kind))
         event = shortened(event)
@@ -58,8 +97,9 @@ class Inbox:
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.
 
-        False, and nothing of it is done, where it was not a human: WAHA's ``source`` is not always
-        right, so one of our own sends is taken for its echo here, whatever it is reported as.
+        False where it was not a human who is there: WAHA's ``source`` is not always right, so one
+        of our own sends is taken for its echo here, whatever it is reported as. What the business
+        app sends by itself, and what is older than ``max_age``, is recorded and pauses nothing.
 
         Raises:
             InvalidEventError: The message names no customer.
@@ -68,27 +108,85 @@ class Inbox:
             telemetry.count("own_echoes_from_app")
             yield from self.record_echo(message)
             return False
-        facts: dict[str, Any] = {
-            name: getattr(message, name)
-            for name in QueuedMessage.model_fields
-            if hasattr(message, name)
-        }
-        said = QueuedMessage(**facts, by="operator")
         account = yield from self._home_of(message)
-        new = replace((yield from self.named(said, account)), pause=seconds)
+        by = yield from self._machine(message, account)
+        if by is not None or self._is_old(message):
+            telemetry.count("automatic_messages", by=by or "age")
+            yield from self._record(message, account)
+            return False
+        conversation_key = yield from self._record(message, account, pause=seconds)
+        turns.info(
+            "Conversation %s was taken over by a human, for %g s",
+            conversation_key,
+            seconds,
+            extra={"conversation": conversation_key, "seconds": seconds},
+        )
+        return True
+
+    def _is_old(self, message: waha.OperatorMessage) -> bool:
+        """Whether it was sent so long ago that its writer is not there any more."""
+        sent = message.sent_at
+        return sent is not None and (now() - zoned(sent)).total_seconds() > self.max_age
+
+    def _record(
+        self, own: OwnMessage, account: AccountKey | None, *, pause: float = 0.0
+    ) -> Flow[str]:
+        """Record words of the business; the conversation that they stand in.
+
+        Raises:
+            StoreError: Too many messages wait there.
+        """
+        facts: dict[str, Any] = {
+            name: getattr(own, name) for name in QueuedMessage.model_fields if hasattr(own, name)
+        }
+        if "event_id" not in facts:
+            facts["event_id"] = waha.event_id(own.message_id or "", from_me=True)
+        said = QueuedMessage(**facts, by="operator", paused=pause > 0)
+        new = replace((yield from self.named(said, account)), pause=pause)
         accepted = yield from self.offer(new, acquire=False)
         if accepted.status == "busy":
             reason = (
-                "the human's words were not recorded, too many messages wait: deliver them again"
+                "the business's words were not recorded, too many messages wait: deliver them again"
             )
             raise StoreError(reason)
-        turns.info(
-            "Conversation %s was taken over by a human, for %g s",
-            accepted.conversation_key,
-            seconds,
-            extra={"conversation": accepted.conversation_key, "seconds": seconds},
-        )
-        return True
+        return accepted.conversation_key
+
+    def _machine(
+        self, message: waha.OperatorMessage, account: AccountKey | None
+    ) -> Flow[Automatic | None]:
+        """What tells that the business app has written this by itself; None where nothing does."""
+        words = spelled(message.text)
+        if words and words in self.automatic:
+            return "text"
+        if phone.is_group(message.chat_id):  # the app greets nobody there
+            return None
+        named = yield from self.naming.conversations_of(message)
+        sent = None if message.sent_at is None else zoned(message.sent_at).timestamp()
+        conversation_key = ""
+        for key in named:
+            view = yield from self.store.view(key)
+            conversation_key = conversation_key or view.conversation_key
+            if view.turns or view.events:
+                conversation_key = view.conversation_key
+                if sent is not None and exchange_in(view).is_prompt(sent):
+                    return "promptness"
+        if conversation_key and is_telling(words):
+            side = account or next(iter(named.values()))
+            if (yield from self._is_said_elsewhere(side, conversation_key, words)):
+                return "repetition"
+        return None
+
+    def _is_said_elsewhere(self, account: AccountKey, conversation: str, words: str) -> Flow[bool]:
+        """Whether the business has written these words to another customer before."""
+        keys = yield from self.naming.keys()
+        key = keys.claim(f"said by {account}", keys.facts({"h": words}))
+        first = NewEvent(event_key=key, conversation_key=key, names=keys)
+        accepted = yield from self.store.accept(first, token=new_token())
+        if accepted.acquired is None:
+            return accepted.outcome not in {None, conversation}
+        where = Commit(event_keys=[key], outcomes={}, fact=conversation)
+        yield from self.store.commit_turn(accepted.acquired.lease, where)
+        return False
 
     def _home_of(self, message: waha.OperatorMessage) -> Flow[AccountKey | None]:
         """The account in whose conversation the customer has written; None for the one it tells."""
@@ -131,18 +229,52 @@ class Inbox:
             held = now_held
         return held is not None
 
-    def record_echo(self, own: OwnMessage) -> Flow[bool]:
-        """Note that a message of the business was seen; whether a reply waits for such a sign."""
+    def record_echo(
+        self, own: OwnMessage, *, seconds: float | None = None
+    ) -> Flow[Literal["reply", "other"] | None]:
+        """Note that a message of the business was seen, and whether it is of interest.
+
+        It may be the sign that a reply waits for, or the words of another program.
+
+        Args:
+            own: The message.
+            seconds: Where another program may have sent it: for how long it pauses its
+                conversation then, whose history it enters as the bot's words.
+        """
         if own.message_id is None:
-            return False
-        for conversation_key in (yield from self.naming.conversations_of(own, and_unnamed=True)):
+            return None
+        places = yield from self.naming.conversations_of(own, and_unnamed=True)
+        for conversation_key in places:
             if (
                 yield from self.store.record_echo(
                     conversation_key, echo_note(own.message_id, own.text)
                 )
             ):
-                return True
-        return False
+                return "reply"
+        if seconds is None or not own.content:
+            return None
+        home = yield from self._home_of_others(own, places)
+        if home is None:
+            return None
+        telemetry.count("automatic_messages", by="program")
+        yield from self._record(own, home, pause=seconds)
+        return "other"
+
+    def _home_of_others(
+        self, own: OwnMessage, places: Mapping[str, AccountKey]
+    ) -> Flow[AccountKey | None]:
+        """The account in whose conversation another program wrote; None for a send of ours.
+
+        And where the store knows no such conversation: others may write to thousands.
+        """
+        known = None
+        for conversation_key, account in places.items():
+            view = yield from self.store.view(conversation_key, most=1)
+            if is_ours(own.message_id, own.text, view.replies, view.now):
+                return None
+            if view.turns or view.events:
+                known = account
+        return known
 
 
 def _label(kind: str) -> str:

@@ -39,6 +39,7 @@ from langchain_convsync.telemetry import Gauge
 from langchain_convsync.turns.interrupts import Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
 from langchain_convsync.turns.reasons import reasons, waiting_in
+from langchain_convsync.turns.turn import retried
 
 audit = logging.getLogger("langchain_convsync.audit")
 _ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
@@ -303,7 +304,7 @@ def rest_of(letter: DeadLetter) -> str | None:
     """
     if letter.queue == "inbox":
         waiting = WaitingRun.read(letter.body)
-        return None if waiting is None else waiting.given_back().stored
+        return retried(letter.body) if waiting is None else waiting.given_back().stored
     if letter.queue != "outbox":
         return None
     try:

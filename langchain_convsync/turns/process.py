@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, off_the_loop
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
@@ -36,6 +38,7 @@ from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
 from langchain_convsync.surfaces.state import Extractor
+from langchain_convsync.turns import telling
 from langchain_convsync.turns.agent import (
     Call,
     abandon,
@@ -47,8 +50,9 @@ from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.files import as_messages
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.media import Media
+from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.reading import READ_TIME, Reader
-from langchain_convsync.turns.result import Attempt, TurnResult, inbound
+from langchain_convsync.turns.result import Attempt, TurnResult, inbound, paced, recorded
 from langchain_convsync.turns.resuming import (
     NOT_RUN,
     Answers,
@@ -85,6 +89,8 @@ class Limits:
     conversation_timeout: float
     lease: float
     on_newer_message: OnNewerMessage
+    max_age: float | None
+    max_turns: int | None
 
 
 class Processor:
@@ -214,6 +220,8 @@ class Processor:
             if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
                 return None
             batch, lid = batch.known_as(number), batch.latest.lid
+        if (seconds := self._limits.max_age) is not None:
+            batch = batch.judged(before=now() - timedelta(seconds=seconds))
         event = batch.latest
         ref = ConversationRef(
             event.phone_number or event.lid or event.chat_id or "",
@@ -221,11 +229,13 @@ class Processor:
             subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
-        return Attempt(acquired, batch, ref, lid)
+        note = Note.read(acquired.note).hearing(batch.heard).taken_over(batch.taken_over)
+        return Attempt(acquired, batch, ref, note, lid)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         if not attempt.batch.said and attempt.batch.waiting is None:
             return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
+        yield from self._give_back_to_agent(attempt)
         if self._answers.must_wait(attempt):
             yield from self._answers.hold(attempt)
             return None
@@ -233,6 +243,7 @@ class Processor:
             with telemetry.timed("turn_phase", phase="read") as timing:
                 yield from self._reader.read(attempt)
             attempt.phases["read"] = timing.seconds
+            attempt.keys = yield from self._store.keys()
         except APIError as error:
             return (yield from self._unread(attempt, error))
         except ConversationMismatchError as error:
@@ -242,6 +253,16 @@ class Processor:
             telemetry.count("mismatch", operation="read")
             return (yield from self._give_up(attempt, error))
         return (yield from self._end(attempt, watch))
+
+    def _give_back_to_agent(self, attempt: Attempt) -> Flow[None]:
+        """End a pause that no human has begun, as the customer's own message tells."""
+        batch, is_paused = attempt.batch, attempt.acquired.paused
+        if batch.latest.is_group or not (is_paused and batch.asked and attempt.note.was_machine):
+            return
+        yield from self._store.pause(attempt.conversation_key, seconds=0.0)
+        telemetry.count("automatic_messages", by="promptness")
+        attempt.acquired = replace(attempt.acquired, paused=False)
+        attempt.note = attempt.note.model_copy(update={"takes": 0})
 
     def _end(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         """Answer the events of a conversation that was read, or give them up."""
@@ -274,14 +295,18 @@ class Processor:
     def _unread(self, attempt: Attempt, error: APIError) -> Flow[Turn | None]:
         """Without a conversation there is no tenant: the events wait, at last for an operator."""
         acquired, batch = attempt.acquired, attempt.batch
+        missing = isinstance(error, ConversationNotFoundError)
+        by_human = any(event.paused for _, event in batch.events)
+        if missing and batch.waiting is None and not (batch.asked or batch.stale or by_human):
+            # What a machine wrote has no session that it could be recorded in.
+            return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
         is_over = acquired.now - batch.since >= self._limits.conversation_timeout
         if is_over and not _machine.lacking(error):
             return (yield from self._give_up(attempt, error))
-        why = _why_unread(error)
+        why = _why_unread(error, "group" if batch.latest.is_group else "customer")
         yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
         key, told = acquired.lease.conversation_key, "its events wait for the API server: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
-        missing = isinstance(error, ConversationNotFoundError)
         status: Status = "no_conversation" if missing else "queued"
         return Turn(status=status, turn_id=batch.turn_id, error=error)
 
@@ -293,9 +318,11 @@ class Processor:
         if batch.waiting is not None and (paused or closed):
             yield from self._abandon(attempt)
         if paused or not (batch.asked or batch.waiting):
-            return _given_to_a_human(attempt)
+            return recorded(attempt, retention=self._store.retention)
         if current is None or closed:
             return TurnResult(status="dropped", messages=inbound(batch))
+        if silence := paced(attempt, self._limits.max_turns):
+            return silence
         yield from self._load(attempt)
         call, record = self._call(attempt, current.conversation)
         if batch.waiting is None:
@@ -352,7 +379,8 @@ class Processor:
         }
         given = owns_history or self._prepare is not None
         history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
-        return call_for(agent, history, new, thread=thread, **about), record
+        said = [*telling.about(attempt), *new]
+        return call_for(agent, history, said, thread=thread, **about), record
 
     def _failed(self, attempt: Attempt, error: Exception) -> Flow[Turn | None]:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
@@ -445,7 +473,8 @@ class Processor:
                 telemetry.count("replies_withheld")
                 if result.waiting is not None:
                     yield from self._abandon(attempt)
-                return (yield from self._commit(attempt, _given_to_a_human(attempt)))
+                paused = TurnResult(status="paused", messages=inbound(attempt.batch))
+                return (yield from self._commit(attempt, paused))
             case "newer":
                 telemetry.count("turns_rerun")
                 yield from self._store.release(lease)
@@ -454,12 +483,12 @@ class Processor:
                 raise FencedError
 
 
-def _why_unread(error: APIError) -> str:
+def _why_unread(error: APIError, whose: str) -> str:
     if isinstance(error, ConversationNotFoundError):
-        return (
-            "the API server knows no conversation of this customer: "
-            "`convsync doctor --phone PHONE` tells why"
-        )
+        advice = "`convsync doctor --phone PHONE` tells why"
+        if whose == "group":
+            advice = "it must keep one under the group's chat id, or leave groups= away"
+        return f"the API server knows no conversation of this {whose}: {advice}"
     if is_away(error):
         return f"the API server does not answer: {cause_of(error)}"
     return f"the conversation cannot be read: {cause_of(error)}"
@@ -472,8 +501,3 @@ def _until_again(attempt: Attempt) -> float:
     """
     waited = attempt.acquired.now - attempt.batch.since
     return min(LONGEST_WANT, max(RETRY_LATER, waited / 2))
-
-
-def _given_to_a_human(attempt: Attempt) -> TurnResult:
-    """What was said is recorded; a human answers it."""
-    return TurnResult(status="paused", messages=inbound(attempt.batch))

@@ -61,7 +61,7 @@ def own_records(
         words = history[place]
         told = (each for each in reversed(wanted) if words.content in each.possible_records)
         if words.role == "user" and (event := next(told, None)) is not None:
-            own[place] = event.content
+            own[place] = event.words
             wanted.remove(event)
     return own
 

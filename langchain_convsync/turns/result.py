@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
+from langchain_convsync._lines import span
 from langchain_convsync._platform import now
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox import (
@@ -22,12 +25,20 @@ from langchain_convsync.outbox import (
 )
 from langchain_convsync.outbox.plan import tenant_note
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.stores.base import LONGEST_SNAPSHOT, Acquired, Commit, Operation
+from langchain_convsync.stores.base import (
+    LONGEST_SNAPSHOT,
+    Acquired,
+    Commit,
+    Keys,
+    Operation,
+)
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
+from langchain_convsync.turns.bounds import is_telling
 from langchain_convsync.turns.files import Shown
 from langchain_convsync.turns.interrupts import WaitingRun
 from langchain_convsync.turns.naming import is_named
+from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.recorded import (
     SNAPSHOT_MESSAGES,
     own_records,
@@ -35,6 +46,8 @@ from langchain_convsync.turns.recorded import (
     without,
 )
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
+
+logger = logging.getLogger(__name__)
 
 #: Begins a snapshot that no turn reads instead of the conversation.
 _COMPARED = "~"
@@ -116,7 +129,9 @@ class Attempt:
     """One attempt at a turn: what was acquired, for whom, and what was read.
 
     Attributes:
+        note: What the turns before left, and then what this one leaves.
         lid: The customer's LID, where only WAHA told whose it is.
+        keys: The store's, once the conversation was read.
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
         left: Events that wait for the next turn already.
@@ -127,7 +142,9 @@ class Attempt:
     acquired: Acquired
     batch: Batch
     ref: ConversationRef
+    note: Note
     lid: str | None = None
+    keys: Keys | None = None
     current: CurrentConversation | None = None
     began: float = field(default_factory=monotonic)
     left: int = 0
@@ -144,6 +161,15 @@ class Attempt:
         """Store time, as far as this process knows."""
         return self.acquired.now + monotonic() - self.began
 
+    def hashed(self, text: str) -> str:
+        """A text under the store's secret: to be compared, and not to be read."""
+        return "" if self.keys is None else self.keys.facts({"h": text})
+
+    @property
+    def session(self) -> str:
+        """Names the session of the conversation that was read; empty before it was."""
+        return "" if self.current is None else self.hashed(self.current.conversation.session_id)
+
     def work_on(self, current: CurrentConversation) -> None:
         """Work on this conversation from now on."""
         self.current, self.ref = current, self.ref.at(current.conversation)
@@ -156,6 +182,7 @@ class TurnResult:
     Attributes:
         reason: Why it failed, for an operator; it holds no words and no number.
         waiting: The run that was interrupted, and waits from now on.
+        silence: Seconds for which the conversation is silent from now on, because it goes too fast.
     """
 
     status: FinalStatus
@@ -164,6 +191,7 @@ class TurnResult:
     update: StateUpdate = field(default_factory=StateUpdate)
     reason: str = ""
     waiting: WaitingRun | None = None
+    silence: float = 0.0
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -186,11 +214,14 @@ class TurnResult:
         """Everything that this result changes in the store; the reply too, where we send it."""
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        tenant, snapshot, ttl = None, None, 0.0
+        tenant, snapshot, ttl, note = None, None, 0.0, attempt.note
         if current is not None:
             writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
+            if self.status in {"answered", "interrupted"}:
+                session, at = attempt.session, attempt.acquired.now
+                note = note.after_answering(session, current.conversation, self.update, now=at)
             named = is_named(attempt.batch.latest)
             snapshot, ttl = _snapshot(current.conversation, everything, stands_in=named)
         return Commit(
@@ -199,11 +230,13 @@ class TurnResult:
             fact=outcome.fact,
             operations=as_operations(writes),
             replies=self._replies(attempt) if queue_reply else (),
-            dead=self.status == "failed",
+            dead=self.status == "failed" or self.silence > 0,
             reason=attempt.batch.damage or self.reason,
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,
+            note=note.stored,
+            pause=self.silence,
         )
 
     def _replies(self, attempt: Attempt) -> list[Operation]:
@@ -256,7 +289,50 @@ def _snapshot(
 def inbound(batch: Batch) -> list[ConversationMessage]:
     """What the turn records of what was said to it."""
     return [
-        ConversationMessage(role=event.role, content=event.content)
+        ConversationMessage(role=event.role, content=event.words)
         for _, event in batch.said
         if event.content
     ]
+
+
+def recorded(attempt: Attempt, *, retention: float) -> TurnResult:
+    """What was said is recorded, not answered: a human has it, it is old, or asks for nothing.
+
+    A delivery that is older than the store's ``retention`` may be one that it has forgotten.
+    """
+    messages, batch = inbound(attempt.batch), attempt.batch
+    if attempt.acquired.paused:
+        return TurnResult(status="paused", messages=messages)
+    if not batch.stale:
+        return TurnResult(status="silent", messages=messages)
+    if attempt.current is not None:
+        forgotten = batch.judged(before=now() - timedelta(seconds=retention)).stale
+        known = attempt.current.conversation.said if forgotten else ()
+        said = [message.content for message in known if message.role == "user"]
+        messages = unrecorded(messages, said)
+    return TurnResult(status="stale", messages=messages)
+
+
+def paced(attempt: Attempt, most: int | None) -> TurnResult | None:
+    """Silence, where the conversation goes faster than so many turns a minute; else None.
+
+    Two machines that answer each other would never end. What was said is recorded, and kept as a
+    dead letter.
+    """
+    if most is None:
+        return None
+    said = "\n".join(event.content for _, event in attempt.batch.asked)
+    words = attempt.hashed(said) if is_telling(said) else ""
+    pace, seconds = attempt.note.pace.after_turn(words, now=attempt.acquired.now, most=most)
+    attempt.note = attempt.note.model_copy(update={"pace": pace})
+    if not seconds:
+        return None
+    reason = (
+        f"more turns than max_turns_per_minute={most} allows, or the same words again and again: "
+        "another machine may answer"
+    )
+    telemetry.count("silences")
+    told = "it is not answered for %s: %s; convsync resume ends that"
+    telemetry.log(logger, logging.WARNING, attempt.conversation_key, told, span(seconds), reason)
+    messages = inbound(attempt.batch)
+    return TurnResult(status="paused", messages=messages, reason=reason, silence=seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
@@ -100,6 +101,18 @@ class TurnRunner(_forks.Unpicklable):
         conversation_timeout: Seconds for which an event waits for an API server that does not
             answer.
         max_queued: Queued events per conversation; beyond, new ones are refused as ``busy``.
+        max_age: Seconds after which a message is not answered any more, by when it was sent: it is
+            recorded, and its turn ``stale``. One that comes with a newer one is answered. None: any
+            age; but a webhook of ``create_app`` ignores what is older than the store's retention,
+            since it may have been answered and forgotten.
+        max_turns_per_minute: Turns of one conversation that are answered within a minute. Beyond,
+            and where long messages repeat themselves, another machine answers: the turn is recorded
+            as ``paused`` and kept as a dead letter, and the conversation paused for a minute, then
+            for two, up to a day. None: any number.
+        automatic_texts: What the WhatsApp Business app sends by itself, away and greeting messages
+            and quick replies say: these words are recorded, and no human's takeover. Such that no
+            text is configured for are recognised where they come within seconds of the customer's
+            first message, or the same words go to several customers.
         history_limit: Messages of the history that the agent is given at most, from a customer's
             on; the oldest are left out. An agent with a memory of its own gets what
             ``ConvSyncMiddleware(history_limit=…)`` says.
@@ -156,6 +169,9 @@ class TurnRunner(_forks.Unpicklable):
         max_starts: Count = 5,
         conversation_timeout: Seconds = 900.0,
         max_queued: Count = 1000,
+        max_age: PositiveSeconds | None = 24 * 3600.0,
+        max_turns_per_minute: Count | None = 20,
+        automatic_texts: Iterable[str] = (),
         history_limit: Count = 100,
         account_concurrency: Count | None = None,
         on_newer_message: process.OnNewerMessage = "answer",
@@ -218,6 +234,9 @@ class TurnRunner(_forks.Unpicklable):
                 account_concurrency=account_concurrency or 0,
             ),
             naming := Naming(self.store),
+            automatic_texts=automatic_texts,
+            keeps_groups=self._api.profile.groups,
+            max_age=math.inf if max_age is None else max_age,
         )
         outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
         replies = None if reply is None else Replies(reply, self.store, lease=lease)
@@ -240,6 +259,8 @@ class TurnRunner(_forks.Unpicklable):
             conversation_timeout=conversation_timeout,
             lease=lease,
             on_newer_message=on_newer_message,
+            max_age=max_age,
+            max_turns=max_turns_per_minute,
         )
         processor = Processor(
             _answers_nothing if agent is None else agent,
@@ -300,6 +321,16 @@ class TurnRunner(_forks.Unpicklable):
         return "" if self._engine.pool is None else self._engine.pool.shortage
 
     @property
+    def profile(self) -> settings.ServerProfile:
+        """What the API server is like."""
+        return self._api.profile
+
+    @property
+    def max_age(self) -> float:
+        """Seconds after which a message is not answered any more; ``math.inf`` for any age."""
+        return self._inbox.max_age
+
+    @property
     def transports(self) -> tuple[settings.Transport, ...]:
         """What awaited calls to the API server and to WAHA travel over, lent clients left out."""
         used = (self._api.transport, self._waha.transport if self._waha else None)
@@ -318,7 +349,7 @@ class TurnRunner(_forks.Unpicklable):
             ``failed``, and only there: one call per turn gets that status.
 
         Raises:
-            InvalidEventError: The event names no customer.
+            InvalidEventError: The event names no customer, or a group of a server without any.
             StoreError: The store did not accept the event; deliver it again.
             ClosedError: The runner is closed.
             ConfigurationError: It only records.
@@ -419,10 +450,11 @@ class TurnRunner(_forks.Unpicklable):
 
         The words enter the history, and the agent is paused for so many seconds from now. WAHA now
         and then reports what ``WAHAReply`` sent as a human's: that is recognised by its id, or by
-        its words while its id is not known, and only noted as an echo.
+        its words while its id is not known, and only noted as an echo. What the WhatsApp Business
+        app sends by itself is recorded, and pauses nothing: see ``automatic_texts=``.
 
         Returns:
-            Whether it was a human.
+            Whether it was a human, who is there now.
 
         Raises:
             InvalidEventError: The message names no customer.
@@ -458,20 +490,38 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`amend` on the running event loop."""
         return await arun(self._engine.amend(change))
 
-    def record_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+    def record_echo(
+        self, echo: waha.Ignored | waha.OperatorMessage, *, seconds: Seconds = 0.0
+    ) -> bool:
         """Take one of our own messages, as WAHA's webhook reports it, as proof that it was sent.
 
         So a reply whose sending got no clear answer need not be looked for in the chat. Needs the
         webhook event ``message.any``; give every own message that ``waha.parse_event`` finds.
 
+        A runner with ``reply=WAHAReply(…)`` knows its own sends. What another program has sent
+        through WAHA, in a conversation that the store knows, enters the history as the bot's words.
+
+        Args:
+            echo: The message.
+            seconds: For how long another program's message pauses its conversation.
+
         Returns:
             Whether a reply in this conversation was waiting for a sign.
-        """
-        return run(self._inbox.record_echo(echo))
 
-    async def arecord_echo(self, echo: waha.Ignored | waha.OperatorMessage) -> bool:
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_echo(echo, self._others(seconds)))
+
+    async def arecord_echo(
+        self, echo: waha.Ignored | waha.OperatorMessage, *, seconds: Seconds = 0.0
+    ) -> bool:
         """:meth:`record_echo` on the running event loop."""
-        return await arun(self._inbox.record_echo(echo))
+        return await arun(self._engine.record_echo(echo, self._others(seconds)))
+
+    def _others(self, seconds: float) -> float | None:
+        """Pause for another program's message; None where it cannot be told from a reply."""
+        return None if self._waha is None else seconds
 
     def metrics(self) -> str:
         """All metrics of this process, and what its store has to do now, as Prometheus reads them.

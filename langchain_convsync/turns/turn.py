@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_convsync import phone, waha
 from langchain_convsync._display import Displayed, Summary
+from langchain_convsync._lines import one_line
 from langchain_convsync.models import (
     InboundEvent,
     Role,
@@ -33,9 +35,13 @@ Status: TypeAlias = Literal[
     "no_conversation",
     "busy",
     "failed",
+    "stale",
+    "silent",
 ]
 #: How a committed turn ended.
-FinalStatus: TypeAlias = Literal["answered", "dropped", "paused", "interrupted", "failed"]
+FinalStatus: TypeAlias = Literal[
+    "answered", "dropped", "paused", "interrupted", "failed", "stale", "silent"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +53,13 @@ class Turn(Displayed):
             answered this event together with others. ``duplicate``: it was answered before.
             ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, or the
             customer took everything back; nothing is sent. ``paused``: a human has the
-            conversation; it is recorded, and not answered. ``interrupted``: the agent waits for
-            what ``interrupts`` tell; send ``reply``, which is a question to the customer, if there
-            is one. ``no_conversation``: the API server knows none; the event stays queued.
-            ``busy``: too many queued events, nothing recorded. ``failed``: the agent could not
-            answer; ``reply`` is the fallback.
+            conversation, or it went faster than ``max_turns_per_minute``; it is recorded, and not
+            answered. ``stale``: it was sent longer ago than ``max_age``; likewise. ``silent``: what
+            the business wrote by itself; it is recorded, and there is nothing to answer.
+            ``interrupted``: the agent waits for what ``interrupts`` tell; send ``reply``, which is
+            a question to the customer, if there is one. ``no_conversation``: the API server knows
+            none; the event stays queued. ``busy``: too many queued events, nothing recorded.
+            ``failed``: the agent could not answer; ``reply`` is the fallback.
         reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
             the store keeps it no longer (an hour, by default).
         state: What the run decided about the conversation.
@@ -149,6 +157,8 @@ class QueuedMessage(InboundEvent):
         revoked: Whether its writer took it back since.
         edited_at: When its writer edited it last, where that is known.
         was: What it said before, as the API server may have recorded it.
+        retried: Whether an operator wants it answered, however old it is.
+        paused: Whether its writer was taken for a human, and has paused the conversation.
     """
 
     kind: Literal["message"] = "message"
@@ -156,11 +166,25 @@ class QueuedMessage(InboundEvent):
     revoked: bool = False
     edited_at: SentAt | None = None
     was: tuple[str, ...] = Field(default=(), repr=False)
+    retried: bool = False
+    paused: bool = False
 
     @property
     def role(self) -> Role:
         """Whose words the history takes them for."""
         return "bot" if self.by == "operator" else "user"
+
+    @property
+    def words(self) -> str:
+        """What enters the history: its content, in a group with who said it."""
+        return self.spoken(self.content)
+
+    def spoken(self, content: str) -> str:
+        """The content, in a group with who said it."""
+        if not (self.is_group and self.by == "customer" and content):
+            return content
+        who = one_line(self.sender_name or "") or phone.masked(self.participant)
+        return f"{who}: {content}"
 
     @property
     def possible_records(self) -> set[str]:
@@ -233,6 +257,14 @@ def payload_of(event: InboundEvent) -> str:
     return json.dumps({"kind": "message", **event.model_dump(mode="json", exclude_defaults=True)})
 
 
+def retried(payload: str) -> str | None:
+    """A stored message that an operator wants answered; None where it cannot be read."""
+    message, damage = QueuedMessage.read(payload)
+    if message is None or damage:
+        return None
+    return json.dumps({**json.loads(payload), "retried": True})  # fields of newer versions stay
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The events that one turn answers.
@@ -242,12 +274,14 @@ class Batch:
         events: (event key, event), in the order in which the agent reads them.
         damage: Why its only event cannot be read; then it holds what is left of it, if anything.
         waiting: The run that goes on in this turn; its entry is the first of ``queued``.
+        stale: Whether all that the customer wrote is too old to be answered.
     """
 
     queued: tuple[QueuedEvent, ...]
     events: tuple[tuple[str, QueuedMessage], ...]
     damage: str = ""
     waiting: WaitingRun | None = None
+    stale: bool = False
 
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
@@ -310,7 +344,36 @@ class Batch:
     @property
     def asked(self) -> list[tuple[str, QueuedMessage]]:
         """What the customer wrote: what there is to answer."""
+        if self.stale:
+            return []
         return [(event_key, event) for event_key, event in self.said if event.by == "customer"]
+
+    def judged(self, *, before: datetime) -> Batch:
+        """The batch, stale if all that the customer wrote in it was sent before this."""
+        ages = [
+            event.sent_at is not None and event.sent_at < before and not event.retried
+            for _, event in self.said
+            if event.by == "customer"
+        ]
+        return replace(self, stale=self.waiting is None and bool(ages) and all(ages))
+
+    @property
+    def heard(self) -> list[float]:
+        """When the customer wrote, in seconds since 1970: on WhatsApp's clock where it tells."""
+        return [at for at, event in self._times if event.by == "customer"]
+
+    @property
+    def taken_over(self) -> list[float]:
+        """When someone wrote who was taken for a human, where WhatsApp's clock tells it."""
+        return [at for at, event in self._times if event.paused and event.sent_at is not None]
+
+    @property
+    def _times(self) -> list[tuple[float, QueuedMessage]]:
+        arrived = {item.event_key: item.accepted_at for item in self.queued}
+        return [
+            (arrived[key] if event.sent_at is None else event.sent_at.timestamp(), event)
+            for key, event in self.events
+        ]
 
     @property
     def latest(self) -> InboundEvent:

@@ -12,12 +12,14 @@ it: WEBJS, WPP, NOWEB and GOWS, envelopes of 2023 and later. Pure functions with
 """
 
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
+from langchain_convsync.waha.groups import Groups
 from langchain_convsync.waha.origin import event_id, stanza_id
 from langchain_convsync.waha.parsing import parse_event
 from langchain_convsync.waha.signature import verify
 from langchain_convsync.waha.wire import parse_json
 
 __all__ = [
+    "Groups",
     "Ignored",
     "OperatorMessage",
     "Reason",

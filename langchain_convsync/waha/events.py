@@ -14,6 +14,7 @@ Reason: TypeAlias = Literal[
     "not a message",
     "a payload alone: pass the whole event",
     "group",
+    "not mentioned",
     "newsletter",
     "broadcast",
     "own echo",
@@ -101,6 +102,7 @@ class Ignored:
         lid: The customer's ``…@lid`` identity, where known.
         text: The words: of our own echo, of the edited message, the reaction's emoji, or where a
             live location is now.
+        notes: What came along with our own echo and is not text, as in :class:`InboundEvent`.
         sent_at: When it happened.
         ack: How far a message got: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
         status: The session's status, e.g. ``"WORKING"``.
@@ -121,6 +123,12 @@ class Ignored:
     phone_number: str | None = field(default=None, repr=False)
     lid: str | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
     sent_at: datetime | None = None
     ack: int | None = None
     status: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What enters the history of our own echo: its text, and a line for all that is not."""
+        return content_of(self.text, self.notes)

@@ -9,6 +9,7 @@ from langchain_convsync.models import InboundEvent
 from langchain_convsync.waha.answers import answer_of
 from langchain_convsync.waha.content import Change, Content, changed_text, changes, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
+from langchain_convsync.waha.groups import Groups, is_for_us
 from langchain_convsync.waha.origin import (
     Envelope,
     Party,
@@ -36,7 +37,9 @@ _NAME_LENGTH = 120
 _PAYLOAD = frozenset({"id", "from", "body"})
 
 
-def parse_event(body: object, *, groups: bool = False) -> InboundEvent | OperatorMessage | Ignored:
+def parse_event(
+    body: object, *, groups: Groups = False
+) -> InboundEvent | OperatorMessage | Ignored:
     """What one delivery reports; never raises on a JSON object, whatever its shape.
 
     A message is one event, however often it is reported: ``message`` and ``message.any``, its
@@ -51,7 +54,9 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
 
     Args:
         body: The parsed JSON, e.g. of :func:`parse_json`.
-        groups: Whether messages in groups are for us, too.
+        groups: What is for us in groups: ``"mentions"`` what mentions the business, by its number
+            or its LID, or quotes it; ``"all"`` everything; False nothing. True stands for
+            ``"mentions"``.
 
     Raises:
         InvalidEventError: The body is a text, bytes or None: it is not parsed yet.
@@ -72,7 +77,7 @@ def parse_event(body: object, *, groups: bool = False) -> InboundEvent | Operato
 
 
 def _message(
-    envelope: Envelope, payload: Json, content: Content | None = None, *, groups: bool
+    envelope: Envelope, payload: Json, content: Content | None = None, *, groups: Groups
 ) -> InboundEvent | OperatorMessage | Ignored:
     from_me = bool(sent_from_me(payload, envelope.event))
     party = Party.of(payload, envelope.own, from_me=from_me)
@@ -81,7 +86,7 @@ def _message(
             return _changed(envelope, payload, *change)
         content = read_content(payload, envelope.own, party.customer)
     if reason := _reason_to_ignore(payload, party, content, from_me=from_me, groups=groups):
-        return _ignored(envelope, reason, payload, text=content.text)
+        return _ignored(envelope, reason, payload, text=content.text, notes=content.notes)
     sent_at = moment(payload.get("timestamp"))
     stanza = message_stanza(payload) or digest(
         party.chat_id or party.phone_number or party.lid or "",
@@ -99,11 +104,14 @@ def _message(
     }
     if from_me:
         return OperatorMessage(message_id=stanza, **facts, **content.of_a_colleague)
-    return InboundEvent(sender_name=_sender_name(payload), **facts, **content.facts)
+    event = InboundEvent(sender_name=_sender_name(payload), **facts, **content.facts)
+    if not is_for_us(event, groups, envelope.own):
+        return _ignored(envelope, "not mentioned", payload)
+    return event
 
 
 def _reason_to_ignore(
-    payload: Json, party: Party, content: Content, *, from_me: bool, groups: bool
+    payload: Json, party: Party, content: Content, *, from_me: bool, groups: Groups
 ) -> Reason | None:
     source = payload.get("source") if from_me else "app"
     sender = party.chat_id if from_me else party.phone_number or party.lid

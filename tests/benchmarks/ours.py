@@ -86,10 +86,26 @@ class _OursAwaited:
             await asyncio.sleep(LOOK)
 
 
+def _runner(
+    agent: Agent,
+    client: ConvSyncClient | AsyncConvSyncClient,
+    store: EventStore,
+    moments: _Moments,
+) -> TurnRunner:
+    return TurnRunner(
+        agent,
+        client=client,
+        store=store,
+        extractor=decided,
+        on_reply=moments.note,
+        max_turns_per_minute=None,  # these customers are machines
+    )
+
+
 @contextmanager
 def _opened(place: Place, agent: Agent, kind: StoreKind, *, in_block: bool) -> Iterator[Blocking]:
     store, client, moments = new_store(place, kind), ConvSyncClient(place.api_url), _Moments()
-    runner = TurnRunner(agent, client=client, store=store, extractor=decided, on_reply=moments.note)
+    runner = _runner(agent, client, store, moments)
     try:
         if in_block:
             with runner:
@@ -108,7 +124,7 @@ async def _aopened(
     transport: Transport = "aiohttp" if aiohttp else "httpx"
     client = AsyncConvSyncClient(place.api_url, transport=transport)
     store, moments = new_store(place, kind), _Moments()
-    runner = TurnRunner(agent, client=client, store=store, extractor=decided, on_reply=moments.note)
+    runner = _runner(agent, client, store, moments)
     try:
         if in_block:
             async with runner:

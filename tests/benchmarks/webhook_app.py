@@ -38,6 +38,7 @@ def our_app(place: Place, kind: str, debounce: float) -> Any:
         debounce=debounce,
         max_debounce=debounce,
         shutdown_timeout=0.0,
+        max_turns_per_minute=None,  # these customers are machines
     )
     return create_app(runner, waha_secrets=SECRET)
 

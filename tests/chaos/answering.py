@@ -170,6 +170,7 @@ def new_runner(setup: Setup, agent: Agent, tell: Tell) -> TurnRunner:
         max_debounce=0.1,
         shutdown_timeout=3.0,
         max_starts=100,  # so many crashes at one event are no sign of a crashing event here
+        max_turns_per_minute=None,  # these customers are machines
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -94,7 +94,7 @@ def test_what_waited_under_both_names_is_answered_in_the_order_in_which_it_was_s
 ) -> None:
     """Together: nothing is lost, doubled or overtaken. The webhook asks nobody anything."""
     runner = runner_of(server, event_store, chats, workers=1)
-    sent = [datetime(2026, 1, 1, 12, second, tzinfo=UTC) for second in range(3)]
+    sent = [datetime.now(UTC) - timedelta(minutes=3 - number) for number in range(3)]
     runner.accept(by_lid("Una pizza", sent_at=sent[0]))
     runner.accept(said("con queso", sent_at=sent[1]))
     runner.accept(said("y piña", sent_at=sent[2]))

@@ -110,7 +110,13 @@ def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepte
     """Every event is in exactly one turn, and one call per turn is told to send its reply."""
     witness = Witness(event_store)
     monkeypatch.setattr(event_store, "accept", witness.accept)
-    runner = TurnRunner(echo(), client=server.client(), store=event_store, shutdown_timeout=60.0)
+    runner = TurnRunner(
+        echo(),
+        client=server.client(),
+        store=event_store,
+        shutdown_timeout=60.0,
+        max_turns_per_minute=None,
+    )
 
     turns: list[Turn] = burst(runner, count)
 

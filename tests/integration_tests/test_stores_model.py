@@ -373,6 +373,8 @@ class StoreMachine(RuleBasedStateMachine):
         snapshot=st.none() | TEXTS,
         ttl=st.sampled_from((0.0, 10.0, 1000.0)),
         tenant=st.sampled_from((None, None, "one", "two")),
+        note=st.none() | TEXTS,
+        pause=st.sampled_from((0.0, 0.0, 0.0, 30.0)),
         guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
         holds=st.sampled_from((None, None, 4.0, 40.0)),
     )
@@ -389,6 +391,8 @@ class StoreMachine(RuleBasedStateMachine):
         snapshot: str | None,
         ttl: float,
         tenant: str | None,
+        note: str | None,
+        pause: float,
         guards: tuple[bool, bool],
         holds: float | None,
     ) -> None:
@@ -412,6 +416,8 @@ class StoreMachine(RuleBasedStateMachine):
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,
+            note=note,
+            pause=pause,
             unless_paused=guards[0],
             unless_newer=guards[1],
         )

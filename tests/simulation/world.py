@@ -252,6 +252,7 @@ class World:
             "prepare": self.agent.prepare,
             "max_starts": 100,  # so many crashes at one event are no sign of a crashing event here,
             "max_errors": 6,  # and an agent that stumbles may be stopped besides
+            "max_turns_per_minute": None,  # these customers are machines
             "workers": 1,
             "interrupt_timeout": None,
             **self.plan.runner,

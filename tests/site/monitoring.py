@@ -106,6 +106,15 @@ ALERTS = (
         "The log names the reason; convsync show tells it by conversation",
     ),
     Alert(
+        "ConvsyncConversationsTooFast",
+        "sum(increase(convsync_silences_total[15m])) > 0",
+        "0m",
+        "warning",
+        "A conversation goes so fast that another machine may answer: it was paused",
+        "The log tells which; convsync resume ends the pause, max_turns_per_minute= the limit",
+        ("trouble", "a-conversation-is-paused-and-no-human-paused-it"),
+    ),
+    Alert(
         "ConvsyncAgentFails",
         "sum(rate(convsync_agent_failures_total[15m]))"
         " > 0.1 * sum(rate(convsync_turn_seconds_count[15m]))",

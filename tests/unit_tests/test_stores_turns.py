@@ -242,3 +242,36 @@ def test_a_lease_on_another_queue_commits_no_turn(store: EventStore, do: Do) -> 
     with pytest.raises(ValueError, match="inbox"):
         do(store.commit_turn(write.lease, commit))
     assert do(store.acquire("inbox", "inbox", conversation_key=conversation())) is not None
+
+
+def test_a_turn_leaves_a_note_for_the_next_ones(store: EventStore, do: Do, clock: Clock) -> None:
+    """Until another one is left, for as long as the conversation is remembered, however quiet."""
+    first = turn_of(store, do, event("1"), token="a")
+    do(store.commit_turn(first.lease, commit_of(first, note='{"step": "ñ"}')))
+    second = turn_of(store, do, event("2"), token="b")
+    do(store.commit_turn(second.lease, commit_of(second)))
+    clock.advance(6 * 24 * 3600.0)
+    seen = do(store.view(conversation())).note
+    third = turn_of(store, do, event("3"), token="c")
+    do(store.commit_turn(third.lease, commit_of(third, note="newer", writes=1)))
+
+    assert (first.note, second.note, seen, third.note) == (None, *['{"step": "ñ"}'] * 3)
+    assert turn_of(store, do, event("4"), token="d").note == "newer"
+    assert queue_of(store, do).note is None
+    do(store.forget(conversation()))
+    assert do(store.view(conversation())).note is None
+
+
+def test_a_commit_may_pause_its_conversation(store: EventStore, do: Do, clock: Clock) -> None:
+    """In the same step; the same commit again does not begin the pause anew."""
+    acquired = turn_of(store, do, event("1"))
+    commit = commit_of(acquired, pause=60.0, unless_paused=True)
+    answers = [do(store.commit_turn(acquired.lease, commit))]
+    clock.advance(30.0)
+    answers.append(do(store.commit_turn(acquired.lease, commit)))
+    during = turn_of(store, do, event("2"), token="during")
+    do(store.release(during.lease))
+    clock.advance(30.0)
+
+    assert answers == ["done", "done"]
+    assert (during.paused, queue_of(store, do, "inbox", token="after").paused) == (True, False)

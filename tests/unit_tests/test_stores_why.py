@@ -260,6 +260,7 @@ def test_a_file_of_an_older_version_gains_the_columns(tmp_path: Path) -> None:
     file = sqlite3.connect(path, isolation_level=None)
     for column in ("since", "why", "why_since"):
         file.execute(f"ALTER TABLE queues DROP COLUMN {column}")
+    file.execute("ALTER TABLE conversations DROP COLUMN noted")
 
     store = SQLiteEventStore(path)
     lease = queue_of(store, blocking).lease

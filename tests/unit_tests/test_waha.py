@@ -18,7 +18,7 @@ from langchain_convsync import waha
 from langchain_convsync.contents import Location, Media
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.waha import Ignored, OperatorMessage
+from langchain_convsync.waha import Groups, Ignored, OperatorMessage
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
 NAMES = sorted(path.stem for path in PAYLOADS.glob("*.json"))
@@ -72,7 +72,7 @@ def webjs(kind: str, **payload: Any) -> dict[str, Any]:
     return envelope(**{"body": "", "_data": data, **payload})
 
 
-def inbound(body: object, *, groups: bool = False) -> InboundEvent:
+def inbound(body: object, *, groups: Groups = False) -> InboundEvent:
     event = waha.parse_event(body, groups=groups)
     assert isinstance(event, InboundEvent), event
     return event
@@ -373,13 +373,14 @@ def test_only_direct_chats_are_answered(chat: str, reason: str) -> None:
     ],
 )
 def test_groups_are_answered_when_asked_for(participant: str | None, data: dict[str, Any]) -> None:
-    """The reply goes to the group, the customer is who wrote."""
+    """The conversation is the group's, whoever wrote in it."""
     group = "120363400000000006@g.us"
     body = envelope(
         **{"id": f"false_{group}_3EB0", "from": group, "participant": participant, "_data": data}
     )
-    event = inbound(body, groups=True)
-    assert (event.chat_id, event.phone_number) == (group, f"+{CUSTOMER}")
+    event = inbound(body, groups="all")
+    assert (event.chat_id, event.phone_number, event.lid) == (group, None, None)
+    assert event.participant == f"+{CUSTOMER}"
     assert ignored(body).reason == "group"
 
 
@@ -893,8 +894,8 @@ def private(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("groups", [True, False])
-def test_no_repr_shows_a_number_or_a_text(name: str, groups: bool) -> None:
+@pytest.mark.parametrize("groups", ["all", False])
+def test_no_repr_shows_a_number_or_a_text(name: str, groups: Groups) -> None:
     """Reprs end up in logs and traces."""
     shown = repr(waha.parse_event(sample(name), groups=groups))
     assert not [secret for secret in private(name) if secret in shown]
@@ -905,11 +906,11 @@ def test_no_repr_shows_a_number_or_a_text(name: str, groups: bool) -> None:
 def test_no_mutation_of_a_real_payload_raises_or_leaks(case: tuple[str, dict[str, Any]]) -> None:
     """Parsers are for the kind, not for the sample; an event that comes out is complete."""
     name, body = case
-    event = waha.parse_event(body, groups=True)
+    event = waha.parse_event(body, groups="all")
     assert not [secret for secret in private(name) if secret in repr(event)]
     if isinstance(event, InboundEvent):
         assert event.content.strip()
-        assert event.phone_number or event.lid
+        assert event.phone_number or event.lid or event.participant
         assert InboundEvent.model_validate_json(event.model_dump_json()) == event
 
 

@@ -24,17 +24,18 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add agent all answer approve as bad base bound by caller changed
+    abandoned accept acquire add age agent all answer approve as automatic bad base bound by caller
+    changed
     chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current customer cut damaged database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding
-    found from get history host ignored in inbound incomplete info intent invalid is kept
+    found from get groups history host ignored in inbound incomplete info intent invalid is kept
     leftovers limit line linked load longest lookup lost main max memory mended message
-    method mismatch missing most moved name new newer no not note observe of oldest on once
-    open ours outcome overlaid own pace page parse pending permission phase policy port prefix
+    method minute mismatch missing most moved name new newer no not note observe of oldest on once
+    open ours outcome overlaid own pace page parse pending per permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
-    release rerun resent respond response retry rule run runner scripted second secret
+    release rerun resent respond response retry rule run runner scripted second secret silences
     sent serve server show shutdown sign start status target text timed timeout trusted
     type unavailable unknown unnamed unreadable up used value version view watch what why with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt

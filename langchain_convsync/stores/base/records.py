@@ -177,6 +177,7 @@ class Acquired:
         turns: How many turns were committed so far.
         paused: Whether a human has taken the conversation over; inbox only.
         tenant: Whose conversation it is, as the first commit that knew it noted it.
+        note: JSON that the last turn which noted something left for the next ones; inbox only.
     """
 
     lease: Lease
@@ -189,6 +190,7 @@ class Acquired:
     turns: int = 0
     paused: bool = False
     tenant: str | None = None
+    note: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,10 @@ class Commit:
         snapshot: JSON for the next turn, should the API not answer then.
         snapshot_ttl: Seconds for which it is valid, and kept; a day at most.
         tenant: Whose conversation it is: noted for good by the first commit that tells it.
+        note: JSON for the turns that follow, kept as long as the conversation is: without a word of
+            the customer's. None keeps the one that is there.
+        pause: Seconds for which the conversation is paused in the same step, as by
+            :meth:`EventStore.pause`; 0.0 leaves it as it is.
         unless_paused: Commit nothing while a human has the conversation.
         unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
         held: An event for the head of the inbox, which is held from then on: it is due after
@@ -269,6 +275,8 @@ class Commit:
     snapshot: str | None = field(default=None, repr=False)
     snapshot_ttl: float = 0.0
     tenant: str | None = None
+    note: str | None = field(default=None, repr=False)
+    pause: float = 0.0
     unless_paused: bool = False
     unless_newer: bool = False
     held: HeldEvent | None = None
@@ -380,6 +388,7 @@ class ConversationView:
         paused_until: Until when a human has it; None when the agent answers.
         events: The first events in its inbox.
         running: How many turns of its account run now.
+        note: JSON that its turns left for the next ones.
     """
 
     conversation_key: str
@@ -391,6 +400,7 @@ class ConversationView:
     inbox: QueueView = QueueView()
     outbox: QueueView = QueueView()
     replies: QueueView = QueueView()
+    note: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -275,6 +275,7 @@ class RedisEventStore(_forks.Unpicklable):
         arguments += [commit.unless_paused, commit.unless_newer]
         arguments += [optional(commit.snapshot), snapshot_life(commit), commit.reason]
         arguments += [optional(commit.fact), self._replies_kept, optional(commit.tenant)]
+        arguments += [optional(commit.note), milliseconds(commit.pause)]
         held = commit.held
         arguments += (
             ["", "", 0]

@@ -138,6 +138,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         snapshot,
         paused,
         tenant,
+        note,
     ) = answer
     return Acquired(
         lease=Lease(
@@ -156,6 +157,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         turns=int(turns or 0),
         paused=bool(paused),
         tenant=as_text(tenant),
+        note=as_text(note),
     )
 
 
@@ -202,7 +204,7 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, running, *queues = answer
+    conversation_key, now, turns, paused_until, events, running, note, *queues = answer
     inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
@@ -211,6 +213,7 @@ def as_view(answer: Any) -> ConversationView:
         paused_until=_seconds(paused_until),
         events=tuple(_event(*event) for event in events),
         running=int(running),
+        note=as_text(note),
         inbox=inbox,
         outbox=outbox,
         replies=replies,

@@ -198,13 +198,16 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         _end(tx, event_key, commit, by)
     lives = snapshot_life(commit)
     tx.do(
-        "UPDATE conversations SET turns = turns + 1, tenant = ifnull(tenant, ?), snapshot = ?,"
-        " snapshot_until = ? WHERE conversation = ?",
+        "UPDATE conversations SET turns = turns + 1, tenant = ifnull(tenant, ?),"
+        " noted = ifnull(?, noted), snapshot = ?, snapshot_until = ? WHERE conversation = ?",
         blob(commit.tenant),
+        blob(commit.note),
         blob(commit.snapshot) if lives else None,
         tx.now + lives if lives else None,
         conversation,
     )
+    if length := milliseconds(commit.pause):
+        pause(tx, conversation, length)
     turn.give_back()
     turn.waits(None, 0)
     turn.pos = None

@@ -103,6 +103,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         paused_until=_seconds(paused and paused["until"]),
         events=events[:most],
         running=running(tx, account_of(conversation)),
+        note=text(talk["noted"]) if talk else None,
         inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,
     )

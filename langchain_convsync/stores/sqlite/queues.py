@@ -109,7 +109,8 @@ def acquired(tx: Transaction, conversation: str, queue: QueueName) -> Acquired:
     work: QueueName = "outbox" if queue == "inbox" else queue
     row, sending = tx.queue(conversation, queue), tx.queue(conversation, work)
     talk = tx.one(
-        "SELECT turns, tenant, iif(? = 'inbox' AND snapshot_until > ?, snapshot, NULL) AS snapshot"
+        "SELECT turns, tenant, noted,"
+        " iif(? = 'inbox' AND snapshot_until > ?, snapshot, NULL) AS snapshot"
         " FROM conversations WHERE conversation = ?",
         *(queue, tx.now, conversation),
     )
@@ -131,6 +132,7 @@ def acquired(tx: Transaction, conversation: str, queue: QueueName) -> Acquired:
         turns=talk["turns"],
         paused=queue == "inbox" and is_paused(tx, conversation),
         tenant=text(talk["tenant"]),
+        note=text(talk["noted"]) if queue == "inbox" else None,
     )
 
 

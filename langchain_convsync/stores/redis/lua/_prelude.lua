@@ -409,7 +409,7 @@ end
 local function acquired(conversation, queue)
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
-    queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant')
+    queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant', 'note')
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
@@ -419,6 +419,7 @@ local function acquired(conversation, queue)
     conversation, has[1], has[2], number(has[3]) or 0, now, number(has[4]) or 0, events,
     operations(conversation, work), cursor_of(conversation, work), has[5], snapshot,
     queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
+    queue == 'inbox' and has[8],
   }
 end
 

@@ -2,10 +2,11 @@
 -- After the fixed arguments: for every event its event_key and optional outcome, for every operation of
 -- the outbox and then of the reply queue its id and body.
 local conversation, token, epoch, dead, unless_paused, unless_newer, snapshot, snapshot_ttl, reason,
-  fact, replies_kept, tenant, held, held_payload, held_for, events, operations, replies = unpack(ARGV, 3)
+  fact, replies_kept, tenant, note, pause, held, held_payload, held_for, events, operations, replies = unpack(ARGV, 3)
 events, operations, replies = tonumber(events), tonumber(operations), tonumber(replies)
 fact, replies_kept, tenant = optional(fact), tonumber(replies_kept), optional(tenant)
-local FIRST = 21 -- where the lists begin in ARGV
+note, pause = optional(note), tonumber(pause)
+local FIRST = 23 -- where the lists begin in ARGV
 local by = epoch .. ' ' .. token
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
@@ -60,6 +61,8 @@ end
 call('LTRIM', list, events, -1)
 count('queued', -events)
 if tenant then call('HSETNX', record, 'tenant', tenant) end
+if note then call('HSET', record, 'note', note) end
+if pause > 0 then call('SET', pause_key(conversation), now + pause, 'PX', pause) end
 call('HDEL', record, 'inbox.until', 'inbox.since')
 waits(conversation, 'inbox')
 hold(conversation)

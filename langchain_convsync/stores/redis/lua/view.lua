@@ -21,5 +21,6 @@ end
 return {
   conversation, now, number(call('HGET', record, 'turns')) or 0,
   is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
-  events, running(account_of(conversation)), queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
+  events, running(account_of(conversation)), call('HGET', record, 'note'),
+  queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }
