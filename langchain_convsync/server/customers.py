@@ -1,4 +1,4 @@
-"""Whose conversation it is: phone numbers in every spelling, and LIDs that have no number yet."""
+"""Whose conversation it is: customer ids in every spelling, and LIDs that have no number yet."""
 
 from __future__ import annotations
 
@@ -74,15 +74,18 @@ class Tenant:
 
 
 class Customer(NamedTuple):
-    """Who writes: an E.164 phone number, a ``…@lid``, or both."""
+    """Who writes: an E.164 phone number, a BSUID or another id, a ``…@lid``, or one and a LID."""
 
     phone_number: str | None
     lid: str | None
 
     @classmethod
     def of(cls, name: str) -> Customer:
-        """The customer that a phone number in any spelling, or a chat id, names; else none."""
-        return cls(phone.phone_of(name), phone.lid_of(name))
+        """The customer that an id in any spelling names; none for a group and anything else."""
+        found = phone.identity_of(name)
+        if found is None or found.endswith("@g.us"):
+            return cls(None, None)
+        return cls(None, found) if found.endswith("@lid") else cls(found, None)
 
     def matches(self) -> Where:
         """True for the rows of this customer."""

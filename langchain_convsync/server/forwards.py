@@ -86,6 +86,7 @@ def _body(row: ConversationRow, event: InboundEvent) -> dict[str, Any]:
     known = {
         "chat_id": event.chat_id,
         "lid": event.lid,
+        "aliases": [*event.aliases] or None,
         "bot_id": row.bot_id,
         "subdomain": row.subdomain,
         "account": event.account,
