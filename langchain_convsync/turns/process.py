@@ -203,21 +203,26 @@ class Processor:
         return outcome.turn(error=error)
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
-        """An attempt at the turn; None if its events wait under the customer's number instead."""
-        lid = None
+        """An attempt at the turn; None if its events wait, or wait in another conversation."""
         key = acquired.lease.conversation_key
         if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
-            if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
+            place = yield from self._lids.link(acquired.lease, batch.latest, number)
+            is_late = acquired.now - batch.since >= self._limits.conversation_timeout
+            if place is None and not is_late:
+                why = "the customer's other conversation has something under way"
+                yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
                 return None
-            batch, lid = batch.known_as(number), batch.latest.lid
-        event = batch.latest
+            if place not in {None, key}:
+                return None
+            batch = batch.known_as(number)
+        customer, *others = batch.names
         ref = ConversationRef(
-            event.phone_number or event.lid or event.chat_id or "",
+            customer,
             bot_id=batch.told("bot_id"),
             subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
-        return Attempt(acquired, batch, ref, lid)
+        return Attempt(acquired, batch, ref, tuple(others))
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         if not attempt.batch.said and attempt.batch.waiting is None:

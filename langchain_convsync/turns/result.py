@@ -115,7 +115,7 @@ class Attempt:
     """One attempt at a turn: what was acquired, for whom, and what was read.
 
     Attributes:
-        lid: The customer's LID, where only WAHA told whose it is.
+        others: Further ids of the customer, under which the API server may know them.
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
         left: Events that wait for the next turn already.
@@ -125,7 +125,7 @@ class Attempt:
     acquired: Acquired
     batch: Batch
     ref: ConversationRef
-    lid: str | None = None
+    others: tuple[str, ...] = ()
     current: CurrentConversation | None = None
     began: float = field(default_factory=monotonic)
     left: int = 0

@@ -37,8 +37,8 @@ class NewEvent:
     Attributes:
         event_key: Names the event.
         conversation_key: Names the conversation it belongs to.
-        alias: Another conversation key of the same customer (that of their LID), to lead to
-            ``conversation_key`` from now on, see :meth:`EventStore.alias`.
+        aliases: Further conversation keys of the same customer (of their LID, their BSUID): all of
+            them lead to one conversation from now on, see :meth:`EventStore.alias`.
         digest: Hash of the normalised content: a repeated event key with another digest is counted.
         source: Under which name deliveries of the message find each other that tell of different
             accounts or customers, see :meth:`Keys.source`.
@@ -53,7 +53,7 @@ class NewEvent:
 
     event_key: str
     conversation_key: str
-    alias: str | None = None
+    aliases: tuple[str, ...] = ()
     digest: str = ""
     source: str = ""
     facts: str = ""

@@ -211,7 +211,8 @@ class RedisEventStore(_forks.Unpicklable):
     ) -> Io[Accepted]:
         """See :meth:`EventStore.accept`."""
         check_event(event)
-        arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
+        names = " ".join((event.conversation_key, *event.aliases))
+        arguments: list[Argument] = [event.event_key, names]
         arguments += [event.digest, event.payload, token or platform.token(8), token or ""]
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         sent = to_bytes([*arguments, event.source, event.facts])
@@ -376,12 +377,14 @@ class RedisEventStore(_forks.Unpicklable):
             "pause", conversation_key, [conversation_key, milliseconds(seconds)], lambda _: None
         )
 
-    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+    def alias(
+        self, name: str, conversation_key: str, *, lease: Lease | None = None
+    ) -> Io[str | None]:
         """See :meth:`EventStore.alias`."""
         check_names(name, conversation_key)
         arguments: list[Argument] = [name, conversation_key]
         arguments += ["", ""] if lease is None else [lease.token, lease.epoch]
-        return self._operation("alias", conversation_key, arguments, bool)
+        return self._operation("alias", conversation_key, arguments, as_text)
 
     def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""
