@@ -63,6 +63,7 @@ class Event:
     errors: int = 0
     ended_by: tuple[int, str] | None = None
     calls: dict[str, KeptCall] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
 
 
 @dataclass
@@ -160,7 +161,8 @@ class StoreModel:
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
     ) -> Accepted:
-        conversation_key, _ = self._unite([event.conversation_key, *event.aliases])
+        names = [event.conversation_key, *event.aliases]
+        conversation_key, is_one = self._unite(names)
         known = self.events.get(event.event_key) or self._twin(event, conversation_key)
         if known is None and event.pause:
             self.pause(conversation_key, seconds=event.pause)
@@ -191,6 +193,8 @@ class StoreModel:
             talk.debounce, talk.max_debounce = ms(rules.debounce), ms(rules.max_debounce)
             self._update_places()
         acquired = None
+        if known.state == "queued" and not is_one:
+            known.apart = tuple(names)
         if token is not None and known.state == "queued":
             acquired = self.acquire(
                 "inbox",
@@ -870,4 +874,5 @@ def _queued(event: Event) -> QueuedEvent:
         accepted_at=event.at / 1000,
         starts=event.starts,
         errors=event.errors,
+        apart=event.apart,
     )

@@ -167,6 +167,42 @@ def test_a_customer_whose_turn_runs_under_another_name_waits_for_it(
     assert answer(slow, later).status == "answered"
 
 
+@pytest.mark.parametrize("writes", [False, True], ids=["a turn", "writes"])
+def test_two_names_with_something_under_way_are_one_as_soon_as_they_can(
+    server: ReferenceServer, event_store: EventStore, writes: bool
+) -> None:
+    """Nothing is answered beside what runs under the other name, and nothing waits for ever."""
+    begun(server, LID)
+    runner = runner_of(server, event_store)
+    stuck = runner_of(server, event_store)
+    vars(stuck._deliveries)["drain"] = lambda _: iter(())  # what it commits stays to be written
+    runner.accept(said("1", phone_number=LID))
+    by_lid = key_of(event_store, LID)
+    busy = run(event_store.acquire("inbox", "by lid", conversation_key=by_lid)).lease
+    if writes:
+        stuck.run(said("2"))
+    else:
+        runner.accept(said("2"))
+        by_number = key_of(event_store, CUSTOMER)
+        also = run(event_store.acquire("inbox", "by number", conversation_key=by_number)).lease
+    runner.accept(said("3", lid=LID))
+    if not writes:
+        run(event_store.release(also))
+    waits = stuck.run(said("3", lid=LID), wait=0.0)
+    view = run(event_store.view(key_of(event_store, CUSTOMER)))
+    run(event_store.release(busy))
+    turn = runner.run(said("3", lid=LID))
+
+    assert waits.status == "queued"
+    assert len(view.events) == (1 if writes else 3)
+    if writes:
+        assert view.inbox.why == "the customer's other conversation has something under way"
+    assert turn.status == "answered"
+    assert key_of(event_store, LID) == key_of(event_store, CUSTOMER)
+    said_by_customer = [text for role, text in history(server) if role == "user"]
+    assert sorted(said_by_customer) == ["1", "2", "3"]
+
+
 def test_a_changed_bsuid_goes_on_with_the_conversation(
     server: ReferenceServer, event_store: EventStore
 ) -> None:

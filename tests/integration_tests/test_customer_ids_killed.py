@@ -1,4 +1,4 @@
-"""A process that dies between any two steps while it is found out whose names are one customer's."""
+"""A process that dies between any two steps while it is found out whose the names are."""
 
 from __future__ import annotations
 

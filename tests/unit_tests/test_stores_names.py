@@ -221,3 +221,23 @@ def test_names_of_two_accounts_are_not_linked(store: EventStore) -> None:
     """One customer, two tenants: two conversations."""
     with pytest.raises(ValueError, match="one account"):
         store.alias(conversation("lid"), conversation("ana", "soporte"))
+
+
+def test_an_event_tells_which_names_could_not_be_one(store: EventStore, do: Do) -> None:
+    """Its turn tries again, before it begins; what is done says nothing of it any more."""
+    in_use(store, do, "outbox")
+    in_use(store, do, "outbox", "ana")
+    acquired = turn_of(store, do, event("2", alias="lid"))
+
+    assert acquired.events[0].apart == (conversation(), conversation("lid"))
+    assert do(store.view(conversation())).events[0].apart == acquired.events[0].apart
+    assert do(store.alias(conversation("lid"), conversation(), lease=acquired.lease)) is None
+    head = queue_of(store, do, "outbox")
+    while head.lease.conversation_key != conversation("lid"):
+        head = queue_of(store, do, "outbox", "next")
+    done = head.operations[0].id
+    do(store.begin(head.lease, done, 0, attempt=1, need=1.0))
+    do(store.confirm(head.lease, done, 0, last=True))
+    linked = do(store.alias(conversation("lid"), conversation(), lease=acquired.lease))
+    assert linked == conversation()
+    assert do(store.commit_turn(acquired.lease, commit_of(acquired))) == "done"

@@ -91,6 +91,8 @@ class QueuedEvent:
     Attributes:
         starts: How often a turn began with it at its head and neither committed nor released.
         errors: How often a turn with it at its head was released as failed.
+        apart: The names of its customer that did not lead to one conversation when it came, since
+            several had something under way: its turn waits for that, see :meth:`EventStore.alias`.
     """
 
     event_key: str
@@ -98,6 +100,7 @@ class QueuedEvent:
     accepted_at: float
     starts: int = 0
     errors: int = 0
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,8 @@ def accept(
     token: str | None,
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
-    conversation, _ = _unite(tx, (event.conversation_key, *event.aliases))
+    names = (event.conversation_key, *event.aliases)
+    conversation, is_one = _unite(tx, names)
     known = _known(tx, event.event_key) or _twin(tx, event, conversation)
     if known is None:
         if length := milliseconds(event.pause):
@@ -117,6 +118,9 @@ def accept(
         )
     if accepted.state != "queued":
         return accepted
+    if not is_one:
+        note = "UPDATE events SET apart = ? WHERE event_key = ?"
+        tx.do(note, " ".join(names), accepted.event_key)
     conversation = accepted.conversation_key
     inbox, limit = None, rules.account_concurrency
     if token is not None:
@@ -449,6 +453,7 @@ def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
     said = outcome is not None and tx.replies_kept > 0
     tx.do(
         "UPDATE events SET state = ?, outcome = ?, outcome_until = ?, fact = ?, ended_by = ?,"
+        " apart = NULL,"
         " expires = ?, payload = iif(?, ifnull(payload, X''), NULL), reason = ?"
         " WHERE event_key = ?",
         *("dead" if commit.dead else "done", *((blob(outcome), until) if said else (None, None))),

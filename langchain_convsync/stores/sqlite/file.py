@@ -32,8 +32,11 @@ _NOT_A_PATH = (
     "redis://host:6379/0, or rediss://:PASSWORD@host:6380/0 with TLS, where user and password are "
     "percent-encoded (urllib.parse.quote(password, safe=''))"
 )
-#: Columns of queues that format 1 did not have from its beginning.
-_ADDED = (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"))
+#: Columns that format 1 did not have from its beginning.
+_ADDED = {
+    "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER")),
+    "events": (("apart", "TEXT"),),
+}
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
 #: Bytes of a SQLite file's header: https://www.sqlite.org/fileformat.html.
@@ -290,7 +293,8 @@ def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
 
 def _add_columns(sql: sqlite3.Connection) -> None:
     """Add what a file of an older version lacks; a process of that version works on."""
-    known = {row["name"] for row in sql.execute("PRAGMA table_info(queues)")}
-    for name, kind in _ADDED if known else ():
-        if name not in known:
-            sql.execute(f"ALTER TABLE queues ADD COLUMN {name} {kind}")
+    for table, columns in _ADDED.items():
+        known = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
+        for name, kind in columns if known else ():
+            if name not in known:
+                sql.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")

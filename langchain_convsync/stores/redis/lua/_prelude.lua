@@ -313,9 +313,9 @@ end
 
 -- An event that waits, and whether its record is whole.
 local function queued_event(event)
-  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors', 'state')
+  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors', 'state', 'apart')
   return {
-    event, has[1] or '', number(has[2]) or now, number(has[3]) or 0, number(has[4]) or 0,
+    event, has[1] or '', number(has[2]) or now, number(has[3]) or 0, number(has[4]) or 0, has[6] or '',
   }, has[5] == 'queued'
 end
 

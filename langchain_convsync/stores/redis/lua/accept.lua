@@ -7,7 +7,7 @@ lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrenc
 
 local aliases = {}
 for name in names:gmatch('%S+') do aliases[#aliases + 1] = name end
-local conversation
+local conversation, is_one
 
 local function due_in()
   return math.max(0, (due(conversation, 'inbox') or 0) - now)
@@ -22,7 +22,7 @@ local function meet(other)
   event = other
 end
 
-conversation = unite(aliases)
+conversation, is_one = unite(aliases)
 if call('EXISTS', event_record(event)) == 0 and source ~= '' then
   local other = only_one_of(source, facts, facts == '' and conversation)
   if other then meet(other) end
@@ -56,6 +56,7 @@ else
   schedule(conversation, 'inbox')
 end
 
+if state == 'queued' and not is_one then call('HSET', event_record(event), 'apart', names) end
 if state ~= 'queued' then return { status, conversation, event, state, outcome, differs, 0, false } end
 local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
 return { status, conversation, event, state, outcome, differs, inbox and 0 or due_in(), inbox }
