@@ -169,7 +169,7 @@ class Api(Unpicklable):
         """Look the tenant up anew next time; a 404 on any later call does the same by itself.
 
         Raises:
-            InvalidPhoneNumberError: It is not a phone number.
+            InvalidPhoneNumberError: It is not a customer id.
         """
         self._tenants.forget((bot_id, normalize(phone_number)))
 

@@ -56,7 +56,7 @@ def spellings(phone: str) -> Iterator[tuple[PhoneFormat, str]]:
     """Every text under which a server may keep the customer: the likeliest first.
 
     Raises:
-        InvalidPhoneNumberError: It is neither a phone number nor a chat id.
+        InvalidPhoneNumberError: It is not a customer id.
     """
     seen: set[str] = set()
     for identity in variants(phone):
