@@ -420,7 +420,7 @@ class InboundEvent(BaseModel):
     phone_number: str | None = Field(default=None, repr=False)
     chat_id: str | None = Field(default=None, repr=False)
     lid: str | None = Field(default=None, repr=False)
-    aliases: tuple[str, ...] = Field(default=(), repr=False)
+    aliases: tuple[str, ...] = Field(default=(), max_length=16, repr=False)
     account: str = Field(default="default", repr=False)  # sessions are named after phone numbers
     bot_id: str | None = None
     subdomain: str | None = None

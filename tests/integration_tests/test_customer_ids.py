@@ -382,6 +382,27 @@ def test_a_message_that_meta_redelivers_under_another_id_is_one(
     assert key_of(event_store, CUSTOMER) == key_of(event_store, BSUID)
 
 
+@pytest.mark.parametrize(
+    ("customer", "told"),
+    [
+        (BSUID, "EG•••••••••••••••••••18 is found as a BSUID"),
+        (LID, "is found as …@lid"),
+        (OWN, "cu•••42 is found as an id of the server's own"),
+        ("nobody", "a BSUID such as"),
+    ],
+)
+def test_doctor_looks_up_any_customer(
+    server: ReferenceServer, customer: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says what it would have taken."""
+    monkeypatch.delenv("CONVSYNC_STORE_URL", raising=False)
+    if customer != "nobody":
+        begun(server, customer)
+    asked = ["doctor", "--base-url", server.base_url, "--phone", customer, "--bot-id", "bot123"]
+
+    assert told in CliRunner().invoke(command_line(), asked).stdout
+
+
 @pytest.fixture
 def linked(durable_store_url: str) -> Callable[..., Any]:
     """``convsync link``."""
