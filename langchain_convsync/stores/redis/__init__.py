@@ -487,7 +487,7 @@ class RedisEventStore(_forks.Unpicklable):
         try:
             return (yield from self._run(name, keys, sent))
         except StoreUnavailableError as error:
-            named = [each for each in sent if is_key(each)]
+            named = [key for each in sent for key in _keys_in(each)]
             if not named or not is_damage(error.__cause__):
                 raise
         yield from self._run("mend", keys, named)
@@ -746,3 +746,9 @@ def _as_committed(answer: bytes) -> Committed:
 def _as_done(answer: bytes) -> Done:
     done: Done = answer.decode()  # type: ignore[assignment]  # the scripts answer these words only
     return done
+
+
+def _keys_in(argument: bytes) -> list[bytes]:
+    """The keys that an argument is, one or several; none where it is anything else."""
+    found = argument.split(b" ")
+    return found if all(map(is_key, found)) else []
