@@ -57,7 +57,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
     from what this process has read last.
 
     Args:
-        session_id: The conversation: a phone number, a chat id, or a reference.
+        session_id: The conversation: a phone number, chat id, BSUID or other id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         client: The API server, sync or async; None takes it from the environment.
         limit: Read the last so many messages; None reads as many as a prompt holds: the last 100,
@@ -71,7 +71,7 @@ class ConvSyncChatMessageHistory(BaseChatMessageHistory, Unpicklable):
         last_error: Why the last write failed; None once one succeeded.
 
     Raises:
-        InvalidPhoneNumberError: ``session_id`` is neither phone number nor chat id.
+        InvalidPhoneNumberError: ``session_id`` is not a customer id.
         ConversationMismatchError: ``bot_id`` is not the reference's.
         ConfigurationError: ``limit`` is less than 1, or ``client`` is None and
             the environment names no API server.

@@ -6,7 +6,7 @@
     ├── ConfigurationError              something is missing or malformed before any I/O
     │   ├── MissingExtraError           an optional dependency is not installed
     │   └── UnknownArgumentError        there is no argument of this name
-    ├── InvalidPhoneNumberError         neither E.164 nor a WhatsApp chat id
+    ├── InvalidPhoneNumberError         no phone number, nor another customer id
     ├── InvalidEventError               an inbound event that cannot be processed
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
@@ -83,7 +83,7 @@ class UnknownArgumentError(ConfigurationError, TypeError):
 
 
 class InvalidPhoneNumberError(ConvSyncError, ValueError):
-    """The text is neither an E.164 phone number nor a WhatsApp chat id."""
+    """The text is not a customer id: a phone number, WhatsApp chat id, BSUID or a server's own."""
 
 
 class InvalidEventError(ConvSyncError, ValueError):

@@ -391,9 +391,12 @@ class InboundEvent(BaseModel):
     Attributes:
         event_id: The message's own id at its source: the same for every delivery of it.
         text: What the customer wrote; the caption for media, ``""`` without one.
-        phone_number: The customer, E.164; None while only a LID is known.
+        phone_number: The customer: E.164, or a BSUID or the API server's own id of a customer who
+            has no number; None while only a LID is known.
         chat_id: Where a reply goes, e.g. ``51999999999@c.us``; None answers to the phone number.
         lid: The customer's ``…@lid`` identity, where the source told it.
+        aliases: Other ids of the customer that the source knows: a BSUID, or one that is no longer
+            used (``user_changed_user_id``). All of them name one conversation from then on.
         account: The receiving side that the event came through, as configured for its source.
             Together with the four that follow it tells one receiving side from another: pass all
             that the source knows.
@@ -428,6 +431,7 @@ class InboundEvent(BaseModel):
     phone_number: str | None = Field(default=None, repr=False)
     chat_id: str | None = Field(default=None, repr=False)
     lid: str | None = Field(default=None, repr=False)
+    aliases: tuple[str, ...] = Field(default=(), max_length=16, repr=False)
     account: str = Field(default="default", repr=False)  # sessions are named after phone numbers
     bot_id: str | None = None
     subdomain: str | None = None

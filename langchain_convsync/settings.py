@@ -45,7 +45,8 @@ class ServerProfile:
 
     Attributes:
         prefix: Path under which the endpoints are mounted.
-        phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``.
+        phone_format: How the server stores customers: ``+51…``, ``51…`` or ``51…@c.us``. LIDs,
+            BSUIDs and its own ids have one spelling everywhere.
         history: Whether ``POST …/messages`` persists the history, or only a sync that carries
             the list does. With ``sync`` every surface writes by a PUT of the list as just read plus
             what is new, and the clients' ``add_message`` refuses; what another process writes

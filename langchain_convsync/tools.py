@@ -104,7 +104,7 @@ class _ConversationTool(BaseTool, Unpicklable):  # copied by pydantic
             operations; never for an agent that customers talk to.
 
     Raises:
-        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
+        InvalidPhoneNumberError: ``conversation`` is not a customer id.
         ConfigurationError: ``client`` is None and the environment names no API server.
     """
 
@@ -269,7 +269,7 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
     Raises:
         ConfigurationError: ``client`` is None and the environment names no API server, or the
             API server does not accept one of ``intents``.
-        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
+        InvalidPhoneNumberError: ``conversation`` is not a customer id.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)

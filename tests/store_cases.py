@@ -54,7 +54,7 @@ def event(
     return NewEvent(
         event_key=KEYS.event(account, customer, "message", source),
         conversation_key=conversation(customer, account),
-        alias=None if alias is None else conversation(alias, account),
+        aliases=() if alias is None else (conversation(alias, account),),
         digest=digest,
         payload=payload,
     )

@@ -6,6 +6,7 @@ whole milliseconds inside, as in the stores.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,6 +63,7 @@ class Event:
     errors: int = 0
     ended_by: tuple[int, str] | None = None
     calls: dict[str, KeptCall] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
 
 
 @dataclass
@@ -160,7 +162,8 @@ class StoreModel:
     def accept(
         self, event: NewEvent, rules: AcceptRules = DEFAULT_RULES, *, token: str | None = None
     ) -> Accepted:
-        conversation_key = self._follow(event.conversation_key)
+        names = [event.conversation_key, *event.aliases]
+        conversation_key, is_one = self._unite(names)
         known = self.events.get(event.event_key) or self._twin(event, conversation_key)
         if known is None and event.pause:
             self.pause(conversation_key, seconds=event.pause)
@@ -173,8 +176,6 @@ class StoreModel:
             )
         if known is not None and known.event_key != event.event_key:
             self._meet(event, conversation_key, known)
-        if event.alias is not None:
-            self.alias(event.alias, conversation_key)
         by = token or object()
         if known is None:
             known = Event(
@@ -193,6 +194,8 @@ class StoreModel:
             talk.debounce, talk.max_debounce = ms(rules.debounce), ms(rules.max_debounce)
             self._update_places()
         acquired = None
+        if known.state == "queued" and not is_one:
+            known.apart = tuple(names)
         if token is not None and known.state == "queued":
             acquired = self.acquire(
                 "inbox",
@@ -226,9 +229,8 @@ class StoreModel:
 
     def _meet(self, event: NewEvent, conversation_key: str, known: Event) -> None:
         known.facts = " ".join(sorted({*known.facts.split(), *event.facts.split()}))
-        name, target = self._follow(conversation_key), self._follow(known.conversation_key)
-        if name[:15] == target[:15]:
-            self.alias(name, target)
+        if conversation_key[:15] == known.conversation_key[:15]:
+            self._unite([known.conversation_key, conversation_key])
 
     def find(self, account: AccountKey, source: str, facts: str) -> str | None:
         of_source = [e for e in self.events.values() if e.source == source]
@@ -257,39 +259,49 @@ class StoreModel:
     def pause(self, conversation_key: str, *, seconds: float) -> None:
         self.pauses[self._follow(conversation_key)] = self.now + ms(seconds)
 
-    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> bool:
-        conversation_key = self._follow(conversation_key)
-        if name == conversation_key:
-            return True
+    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> str | None:
+        target, is_one = self._unite([conversation_key, name], lease)
+        return target if is_one else None
+
+    def _unite(self, names: list[str], lease: Lease | None = None) -> tuple[str, bool]:
+        roots = list(dict.fromkeys(map(self._follow, names)))
+        bound = [root for root in roots if self._is_bound(root, lease)]
+        past = [root for root in roots if self._talk(root).turns]
+        target = (bound or past or roots)[0]
+        linked = [self._link(root, target, lease) for root in roots if root != target]
+        return target, all(linked)
+
+    def _is_bound(self, name: str, lease: Lease | None) -> bool:
         talk = self._talk(name)
-        turn = talk.queues["inbox"]
-        mine = (
-            lease is not None and lease.conversation_key == name and self._held(lease) is not None
-        )
-        if (
-            talk.operations["outbox"]
-            or talk.operations["replies"]
-            or (self.now < (turn.until or 0) and not mine)
-            or len({talk.tenant, self._talk(conversation_key).tenant} - {None}) > 1
-        ):
+        if talk.operations["outbox"] or talk.operations["replies"]:
+            return True
+        return not self._is_mine(name, lease) and self.now < (talk.queues["inbox"].until or 0)
+
+    def _is_mine(self, name: str, lease: Lease | None) -> bool:
+        return lease is not None and lease.conversation_key == name and self.holds(lease)
+
+    def _link(self, name: str, target: str, lease: Lease | None) -> bool:
+        talk, there = self._talk(name), self._talk(target)
+        if self._is_bound(name, lease) or len({talk.tenant, there.tenant} - {None}) > 1:
             return False
-        if mine:
+        if self._is_mine(name, lease):
             talk.inbox[0].starts -= 1
         if talk.inbox:
-            target = self.talks.setdefault(
-                conversation_key, Talk(debounce=talk.debounce, max_debounce=talk.max_debounce)
-            )
+            begun = Talk(debounce=talk.debounce, max_debounce=talk.max_debounce)
+            there = self.talks.setdefault(target, begun)
+            turn, own = there.queues["inbox"], talk.queues["inbox"]
             for event in talk.inbox:
-                event.conversation_key = conversation_key
-            target.inbox += talk.inbox
-            talk.inbox, turn.until, turn.held = [], None, None
+                event.conversation_key = target
+            if self.now < (turn.until or 0) or turn.held is not None or own.held is not None:
+                there.inbox += talk.inbox
+            else:
+                there.inbox = list(heapq.merge(there.inbox, talk.inbox, key=lambda e: e.at))
+            talk.inbox, own.until, own.held = [], None, None
             self._update_places()
-        if there := self.talks.get(conversation_key):
+        if target in self.talks:
             there.tenant = there.tenant or talk.tenant
-        self.aliases[name] = conversation_key
-        self.pauses[conversation_key] = max(
-            self.pauses.get(conversation_key, 0), self.pauses.pop(name, 0)
-        )
+        self.aliases[name] = target
+        self.pauses[target] = max(self.pauses.get(target, 0), self.pauses.pop(name, 0))
         return True
 
     # Leases
@@ -871,4 +883,5 @@ def _queued(event: Event) -> QueuedEvent:
         accepted_at=event.at / 1000,
         starts=event.starts,
         errors=event.errors,
+        apart=event.apart,
     )

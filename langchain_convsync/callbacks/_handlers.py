@@ -163,7 +163,7 @@ class ConvSyncCallbackHandler(_StateSync):
 
     Raises:
         ConfigurationError: ``client`` is None and the environment names no API server.
-        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
+        InvalidPhoneNumberError: ``conversation`` is not a customer id.
     """
 
     def on_chain_end(

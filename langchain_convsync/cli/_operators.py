@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_convsync.turns.interrupts import WaitingRun
     from langchain_convsync.turns.operators import OperatorView
 
-_WHO = "The customer's phone number, WhatsApp chat id, or the conversation's key."
+_WHO = "The customer's phone number, chat id, BSUID or other id, or the conversation's key."
 Customer = Annotated[str, typer.Argument(metavar="PHONE-or-KEY", help=_WHO)]
 CustomerOrAll = Annotated[
     str | None, typer.Argument(metavar="[PHONE-or-KEY]", help=f"{_WHO} Or --all.")
@@ -255,6 +255,28 @@ def forget(
     _told(f"erased from the event store; {ELSEWHERE}", as_json, **place.keys, forgotten=True)
 
 
+def link(
+    customer: Customer,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Another id of the customer.")],
+    store: Store = None,
+    account: Account = "default",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Let another id of a customer lead to their conversation, a new BSUID for example."""
+    from langchain_convsync.turns import operators
+
+    with _place(customer, store, account) as place:
+        if not run(operators.link(place.store, place.name, alias)):
+            message = (
+                "both ids have something under way, or are of two tenants: convsync show tells "
+                "what; try again when one of them is done"
+            )
+            typer.echo(f"convsync: {message}", err=True)
+            raise typer.Exit(1)
+    _told("both ids lead to one conversation now", as_json, **place.keys, linked=True)
+
+
 def hash_(
     customer: Customer,
     store: Store = None,
@@ -280,6 +302,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pause": pause,
     "resume": resume,
     "forget": forget,
+    "link": link,
     "hash": hash_,
 }
 

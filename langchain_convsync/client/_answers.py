@@ -36,7 +36,7 @@ from langchain_convsync.models import WireModel
 M = TypeVar("M", bound=WireModel)
 
 _NO_CONVERSATION = (
-    "the API server has no active conversation for this phone number or session: check that WAHA's "
+    "the API server has no active conversation for this customer or session: check that WAHA's "
     "webhook reaches it, that the conversation has not expired (24 hours by default), how the "
     "server stores phone numbers (ServerProfile(phone_format=…)), and the bot id"
 )

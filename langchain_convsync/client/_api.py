@@ -169,7 +169,7 @@ class Api(Unpicklable):
         """Look the tenant up anew next time; a 404 on any later call does the same by itself.
 
         Raises:
-            InvalidPhoneNumberError: It is not a phone number.
+            InvalidPhoneNumberError: It is not a customer id.
         """
         self._tenants.forget((bot_id, normalize(phone_number)))
 
@@ -181,8 +181,12 @@ class Api(Unpicklable):
         target: CallTarget | None = None,
         timeout: float | None = None,
         attempts: int | None = None,
+        known_as: Iterable[str] = (),
     ) -> Flow[Conversation]:
-        """The conversation of a phone number; see ``ConvSyncClient.get_conversation``."""
+        """The conversation of a customer; see ``ConvSyncClient.get_conversation``.
+
+        ``known_as`` are further ids of theirs, by which the answer may call them.
+        """
         identity, target = normalize(phone_number), joined(target, bot_id or None)
         flow = self._look_up(
             "conversation",
@@ -191,6 +195,7 @@ class Api(Unpicklable):
             Conversation,
             until=self._caller.until(timeout),
             attempts=attempts,
+            known_as=known_as,
         )
         try:
             return (yield from flow)
@@ -207,6 +212,7 @@ class Api(Unpicklable):
         *,
         until: float,
         attempts: int | None = None,
+        known_as: Iterable[str] = (),
     ) -> Flow[L]:
         customer = path_segment(formatted(identity, self.profile.phone_format))
         path = f"/lookup/{what}/{customer}{outgoing.query('botId', target.bot_id)}"
@@ -218,7 +224,7 @@ class Api(Unpicklable):
             until=until,
             attempts=attempts,
         )
-        require_same(found, target=target, identity=identity)
+        require_same(found, target=target, identity=identity, known_as=known_as)
         return found
 
     def sync_conversation(

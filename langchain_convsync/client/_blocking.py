@@ -102,7 +102,8 @@ class ConvSyncClient(Unpicklable):
         """Find the tenant that a phone number talks to.
 
         Args:
-            phone_number: The customer: a phone number in any spelling, or a chat id.
+            phone_number: The customer: a phone number in any spelling, a chat id, a BSUID, or the
+                server's own id.
             bot_id: The bot. With it, the answer is remembered for an hour, and many equal calls at
                 once make one request. Without it, a customer of two bots gets the newest one, and
                 nothing is remembered.
@@ -113,7 +114,7 @@ class ConvSyncClient(Unpicklable):
         Raises:
             ConversationNotFoundError: The customer has no active conversation.
             ConversationMismatchError: The answer is about another customer.
-            InvalidPhoneNumberError: It is not a phone number.
+            InvalidPhoneNumberError: It is not a customer id.
             APIError: Anything else that went wrong.
         """
         return run(self.api.lookup_tenant(phone_number, bot_id))
@@ -128,14 +129,15 @@ class ConvSyncClient(Unpicklable):
         """Read a conversation with its history, context and state.
 
         Args:
-            phone_number: The customer: a phone number in any spelling, or a chat id.
+            phone_number: The customer: a phone number in any spelling, a chat id, a BSUID, or the
+                server's own id.
             bot_id: The bot; without it, a customer of two bots gets the newest conversation.
             target: The tenant and bot that you know already; the answer must be of them.
 
         Raises:
             ConversationNotFoundError: The customer has no active conversation.
             ConversationMismatchError: The answer is about another customer.
-            InvalidPhoneNumberError: It is not a phone number.
+            InvalidPhoneNumberError: It is not a customer id.
             APIError: Anything else that went wrong.
         """
         return run(self.api.get_conversation(phone_number, bot_id, target=target))

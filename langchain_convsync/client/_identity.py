@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
-from langchain_convsync.phone import identity_of, lid_of, phone_of, same_subscriber
+from langchain_convsync.phone import identity_of, kind_of, phone_of, same_subscriber
 from langchain_convsync.settings import CallTarget
 
 #: Database ids: the same number in either case, and servers answer with their own spelling.
@@ -39,6 +40,7 @@ def require_same(
     *,
     target: CallTarget,
     identity: str | None = None,
+    known_as: Iterable[str] = (),
     session_id: str | None = None,
 ) -> None:
     """Refuse an answer that belongs to another customer.
@@ -47,6 +49,7 @@ def require_same(
         found: The answer; fields that it lacks are not compared.
         target: The tenant and bot that the caller knows.
         identity: The customer that was asked for.
+        known_as: Further ids of that customer.
         session_id: The session that was written to.
 
     Raises:
@@ -59,7 +62,7 @@ def require_same(
     if session_id is not None and found.session_id != session_id:
         raise _mismatch("session")
     if identity is not None and not all(
-        _same_customer(identity, customer) for customer in _customers(found)
+        _is_customer(customer, identity, known_as) for customer in _customers(found)
     ):
         raise _mismatch("customer")
 
@@ -71,17 +74,26 @@ def _customers(found: Conversation | PartialConversation | TenantInfo) -> list[s
     if not isinstance(found, TenantInfo):
         return []
     extra = found.model_extra or {}
-    named = [extra[name] for name in _NAMES if identity_of(extra.get(name))]
+    told = filter(None, (identity_of(extra.get(name)) for name in _NAMES))
+    # A server's own id may be one of anything.
+    named: list[str | None] = [who for who in told if kind_of(who) != "opaque"]
     bot, session = found.bot_id, found.session_id
     if session.startswith(bot) and (match := _SESSION.fullmatch(session[len(bot) :])):
         named.append(match[1])
     return named
 
 
-def _same_customer(asked: str, answered: str | None) -> bool:
-    # A LID says nothing of its phone number: a server that knows both may answer with either.
-    linked = lid_of(asked) is not None and phone_of(answered) is not None
-    return linked or same_subscriber(asked, answered)
+def _is_customer(answered: str | None, asked: str, known_as: Iterable[str]) -> bool:
+    """Whether an answer names the customer that was asked for."""
+    names = {asked, *known_as}
+    if any(same_subscriber(name, answered) for name in names):
+        return True
+    found = identity_of(answered)
+    # A LID, for example, says nothing of its phone number: a server that knows both may answer with
+    # either. But a number is answered with the number, and what is known can be compared.
+    if found is None or phone_of(asked) is not None or found.endswith("@g.us"):
+        return False
+    return kind_of(found) not in map(kind_of, names)
 
 
 def _same_bot(one: str | None, other: str | None) -> bool:

@@ -132,7 +132,7 @@ class ConvSyncMiddleware(AgentMiddleware[AgentState[Any], Any, Any], Unpicklable
         ConfigurationError: ``on_error`` is not one of these, ``history_limit`` is less than 1, the
             API server does not accept one of ``intents``, or ``client`` is None and the environment
             names no API server.
-        InvalidPhoneNumberError: ``conversation`` is neither phone number nor chat id.
+        InvalidPhoneNumberError: ``conversation`` is not a customer id.
     """
 
     @checked

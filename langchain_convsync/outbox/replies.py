@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import httpx
 from pydantic import SecretStr
 
-from langchain_convsync import _machine, telemetry
+from langchain_convsync import _machine, phone, telemetry
 from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
@@ -42,6 +42,11 @@ READ_PATIENCE = 300.0
 
 #: Why a reply waits that is to be looked for.
 UNCLEAR = "it may have arrived, and is looked for before it is sent again"
+#: Why a reply goes nowhere: its customer is known by a BSUID or an API server's own id alone.
+NO_CHAT = (
+    "WAHA reaches phone numbers, LIDs and groups, and the customer is known by another id alone: "
+    "have the source tell the phone_number or lid, or send replies another way (on_reply=…)"
+)
 
 TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
@@ -171,6 +176,8 @@ class Replies(OperationQueue[ReplyJob]):
                 return (yield from self._verify(head, now))
 
     def _send(self, head: ReplyJob, attempt: int) -> Flow[float]:
+        if not phone.is_chat(head.reply.chat_id):
+            raise Undeliverable(NO_CHAT)
         if attempt == 1:
             yield from self._show_signs(head)
         yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)

@@ -61,8 +61,8 @@ PhoneNumber = Annotated[
     str,
     Path(
         alias="phoneNumber",
-        description="The customer in any spelling, or a chat id.",
-        examples=["+51999999999", "51999999999@c.us"],
+        description="The customer: a number in any spelling, a chat id, a BSUID or another id.",
+        examples=["+51999999999", "51999999999@c.us", "PE.1A2b3C"],
     ),
 ]
 BotId = Annotated[

@@ -1,4 +1,4 @@
-"""Whose conversation it is: phone numbers in every spelling, and LIDs that have no number yet."""
+"""Whose conversation it is: customer ids in every spelling, and LIDs that have no number yet."""
 
 from __future__ import annotations
 
@@ -74,16 +74,19 @@ class Tenant:
 
 
 class Customer(NamedTuple):
-    """Who writes: an E.164 phone number, a ``…@lid``, or both."""
+    """Who writes: an E.164 phone number, a BSUID or another id, a ``…@lid``, or one and a LID."""
 
     phone_number: str | None
     lid: str | None
 
     @classmethod
     def of(cls, name: str) -> Customer:
-        """The customer that a phone number in any spelling, or a chat id, names; else none."""
-        group = phone.identity_of(name) if phone.is_group(name) else None
-        return cls(phone.phone_of(name), phone.lid_of(name) or group)
+        """The customer that an id in any spelling names, or a group; else none."""
+        found = phone.identity_of(name)
+        if found is None:
+            return cls(None, None)
+        is_number = not (found.endswith("@lid") or phone.is_group(found))
+        return cls(found, None) if is_number else cls(None, found)
 
     def matches(self) -> Where:
         """True for the rows of this customer."""

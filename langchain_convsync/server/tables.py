@@ -42,8 +42,8 @@ class ConversationRow(Base):
     session_id: Mapped[str] = mapped_column(String(512), unique=True)
     subdomain: Mapped[str] = mapped_column(String(128))
     bot_id: Mapped[str] = mapped_column(String(128))
-    #: E.164 as it was first written; None while the customer is known by the LID alone.
-    phone_number: Mapped[str | None] = mapped_column(String(64), index=True)
+    #: E.164 as it was first written, a BSUID or another id; None while only the LID is known.
+    phone_number: Mapped[str | None] = mapped_column(String(160), index=True)
     lid: Mapped[str | None] = mapped_column(String(64), index=True)
     current_intent: Mapped[str] = mapped_column(Text)
     current_step: Mapped[str] = mapped_column(Text)

@@ -114,15 +114,13 @@ def is_key(text: bytes) -> bool:
 
 def check_event(event: NewEvent) -> None:
     """Raise ValueError unless the event's keys belong together."""
-    check_names(
-        event.event_key, event.conversation_key, *([event.alias] if event.alias is not None else [])
-    )
+    check_names(event.event_key, event.conversation_key, *event.aliases)
 
 
 def check_names(*keys: str) -> None:
     """Raise ValueError unless the keys belong together."""
     if len({account_of(key) for key in keys}) > 1:
-        message = "an event, its conversation and its alias must belong to one account"
+        message = "an event, its conversation and its aliases must belong to one account"
         raise ValueError(message)
 
 

@@ -2,8 +2,9 @@
 
 Each is a text that :meth:`Keys.facts` made, one ``<kind>=<hash>`` per fact: of the receiving side
 its bot (``b``), subdomain (``d``), own number (``n``), WAHA session (``s``) and configured name
-(``a``), of the customer the phone number (``p``), LID (``l``) or group (``g``), and the words
-(``t``). The Redis scripts say the same in ``lua/_facts.lua``.
+(``a``), of the customer the phone number (``p``), BSUID (``u``), LID (``l``), the API server's own
+id (``o``) or the group (``g``), and the words (``t``). The Redis scripts say the same in
+``lua/_facts.lua``.
 """
 
 from __future__ import annotations

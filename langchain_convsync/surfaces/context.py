@@ -41,7 +41,7 @@ class ConversationRef:
     """Names one conversation: a customer, and as much of the tenant as is known.
 
     Args:
-        phone_number: The customer: E.164 in any spelling, or a chat id.
+        phone_number: The customer: E.164 in any spelling, a chat id, a BSUID or another id.
         bot_id: The bot; without it the newest conversation of the phone number is meant.
         subdomain: The tenant, once it is known.
         session_id: The conversation's key on the API server, once it is known.
@@ -49,7 +49,7 @@ class ConversationRef:
         event_id: The event that is being answered, where something is to be done once for it.
 
     Raises:
-        InvalidPhoneNumberError: ``phone_number`` is neither.
+        InvalidPhoneNumberError: ``phone_number`` is not a customer id.
         InvalidEventError: ``event_id`` is empty.
         ConfigurationError: Something is no text.
     """
@@ -69,7 +69,7 @@ class ConversationRef:
 
     @classmethod
     def of(cls, conversation: ConversationLike) -> ConversationRef:
-        """The reference itself, or one made of a phone number or chat id.
+        """The reference itself, or one made of a customer id.
 
         Inside a turn its thread id stands for its conversation: what an agent's own memory is keyed
         by must not be a phone number.
@@ -298,7 +298,7 @@ def in_conversation(
     """Serve one conversation inside the block, sync and async and in everything called from it.
 
     Args:
-        conversation: The customer's phone number or chat id, or a reference.
+        conversation: The customer's phone number, chat id, BSUID or other id, or a reference.
         bot_id: The bot, where a phone number may talk to several.
         event_id: The event that is answered here: callback handlers with a store sync once for it.
             It travels with the context, not with the run's metadata, which tracers export.

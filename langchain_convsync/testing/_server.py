@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import httpx
 
+from langchain_convsync import phone
 from langchain_convsync._checked import checked
 from langchain_convsync.client import AsyncConvSyncClient, ConvSyncClient
 from langchain_convsync.errors import (
@@ -172,8 +173,9 @@ class ReferenceServer:
         """Begin a conversation, as a first WhatsApp message would.
 
         Args:
-            phone_number: The customer in any spelling, a ``…@lid``, or a group; with the quirk
-                ``exact_phone`` it is stored as a chat id, as :attr:`profile` says.
+            phone_number: The customer in any spelling: a number, ``…@lid``, BSUID or an id of the
+                server's own; or a group. With the quirk ``exact_phone`` a number is stored as a
+                chat id, as :attr:`profile` says.
             subdomain: The tenant.
             bot_id: The bot.
             intent: The current intent.
@@ -189,7 +191,8 @@ class ReferenceServer:
         """
         customer = Customer.of(phone_number)
         if customer == Customer(None, None):
-            message = "phone_number must be a phone number such as +51999999999, or a …@lid"
+            phone.normalize(phone_number)  # tells what is wrong with it, unless it is a group
+            message = "phone_number names a group: pass a customer's id, such as +51999999999"
             raise InvalidPhoneNumberError(message)
         state = StateSync.model_validate(
             {"intent": intent, "step": step, "context": context or {}, "metadata": metadata or {}}

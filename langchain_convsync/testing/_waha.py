@@ -184,7 +184,7 @@ class FakeWAHA:
             InvalidPhoneNumberError: ``sender`` names no customer.
         """
         identity = phone.identity_of(sender)
-        if identity is None:
+        if identity is None or not phone.is_chat(identity):
             message = "sender must be a phone number such as +51999999999, or a chat id"
             raise InvalidPhoneNumberError(message)
         chat_id = phone.chat_id(identity)

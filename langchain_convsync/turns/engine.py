@@ -23,7 +23,7 @@ from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.naming import OwnMessage
-from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges
+from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges, link
 from langchain_convsync.turns.process import Processor
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
@@ -143,6 +143,15 @@ class Engine:
                 turns.info("Conversation %s is resumed", conversation_key, extra=about)
 
         yield from with_new_names(paused)
+
+    def link(self, customer: str, alias: str, account: str) -> Flow[bool]:
+        """Let another id of a customer lead to their conversation."""
+
+        def linked() -> Flow[bool]:
+            conversation_key = yield from conversation_key_of(self.store, customer, account)
+            return (yield from link(self.store, conversation_key, alias))
+
+        return (yield from with_new_names(linked))
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it; False where it was not a human."""

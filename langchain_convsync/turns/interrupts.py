@@ -19,6 +19,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT
 from langchain_convsync.turns.bounds import LONGEST_TEXT
+from langchain_convsync.turns.naming import known_as
 
 #: Seconds after which a question to the customer is given up: as long as a session lives.
 QUESTION_LIFE = LONGEST_SNAPSHOT
@@ -275,7 +276,7 @@ class WaitingRun(BaseModel):
 
     def known_as(self, phone_number: str) -> Self:
         """The run of a customer whose phone number it does not tell."""
-        customer = self.customer.model_copy(update={"phone_number": phone_number})
+        customer = known_as(self.customer, phone_number)
         return self.model_copy(update={"customer": customer})
 
     def having_noted(

@@ -12,7 +12,7 @@ from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores.base import Lease
-from langchain_convsync.turns.naming import Naming
+from langchain_convsync.turns.naming import Naming, people_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,11 @@ class Lids:
             event: The event.
             conversation_key: Its conversation, for the log.
         """
-        if self._waha is None or event.phone_number is not None or event.lid is None:
+        people = people_of(event)
+        lid = next((who for who in people if phone.kind_of(who) == "lid"), None)
+        if self._waha is None or lid is None or people[0].startswith("+"):
             return None
-        key = (event.waha_session or "default", phone.normalize(event.lid))
+        key = (event.waha_session or "default", lid)
         with self._lock:
             until, number = self._known.get(key, (0.0, None))
         if self._clock() < until:
@@ -73,28 +75,25 @@ class Lids:
         self._remember(key, number)
         return number
 
-    def moved(self, lease: Lease, event: InboundEvent, phone_number: str) -> Flow[bool]:
-        """Let the LID lead to the number's conversation, in which its events wait from now on.
+    def link(self, lease: Lease, event: InboundEvent, phone_number: str) -> Flow[str | None]:
+        """Let LID and number lead to one conversation, in which the events wait from now on.
 
-        False while the LID's conversation has something to deliver: its turn goes on where it is,
-        and the next one moves. Or if it is the number's already.
+        Answers its key: the turn's own, or the one that its events went along to; None while both
+        have something under way, or where they are of two tenants.
 
         Args:
             lease: The turn that found out.
             event: One of its events, known by its LID alone.
             phone_number: The number.
         """
-        alias = yield from self._naming.conversation(event, event.lid or "")
-        if lease.conversation_key != alias:  # it leads somewhere already
-            return False
         conversation_key = yield from self._naming.conversation(event, phone_number)
         view = yield from self._naming.store.view(conversation_key, most=1)
-        if view.conversation_key == alias or not (
-            yield from self._naming.store.alias(alias, conversation_key, lease=lease)
-        ):
-            return False
-        telemetry.count("lids_linked")
-        return True
+        if view.conversation_key == lease.conversation_key:  # it is linked already
+            return lease.conversation_key
+        link = self._naming.store.alias(lease.conversation_key, conversation_key, lease=lease)
+        if (place := (yield from link)) is not None:
+            telemetry.count("lids_linked")
+        return place
 
     def _remember(self, key: tuple[str, str], number: str | None) -> None:
         lifetime = SHORT_LIFETIME if number is None else LIFETIME

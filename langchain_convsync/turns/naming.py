@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from langchain_convsync import phone, waha
 from langchain_convsync._flow import Flow, monotonic
@@ -18,10 +18,19 @@ from langchain_convsync.stores.facts import agree, is_one_side
 UNNAMED = "default"
 #: Seconds for which it is remembered which accounts a message of the business may be of.
 LIFETIME = 10.0
+#: What :mod:`langchain_convsync.stores.facts` calls a kind of customer id.
+_KINDS: dict[phone.Kind, str] = {
+    "phone": "p",
+    "bsuid": "u",
+    "lid": "l",
+    "group": "g",
+    "opaque": "o",
+}
 #: A message of the business itself, or what is told about one.
 OwnMessage: TypeAlias = waha.OperatorMessage | waha.Ignored
 #: Whatever tells who was written to, and by whom.
 Source: TypeAlias = InboundEvent | OwnMessage
+Event = TypeVar("Event", bound=InboundEvent)
 
 
 def account_facts(source: Source) -> dict[str, str]:
@@ -32,7 +41,7 @@ def account_facts(source: Source) -> dict[str, str]:
         "a": name,
         "b": source.bot_id,
         "d": source.subdomain,
-        "n": phone.identity_of(source.business_number) or source.business_number,
+        "n": phone.canonical(source.business_number or ""),
         "s": session,
     }
     return {kind: value for kind, value in told.items() if value}
@@ -44,9 +53,28 @@ def is_named(source: Source) -> bool:
 
 
 def customers_of(source: Source) -> list[str]:
-    """Every identity of the customer that a source tells, the surest first."""
-    told = (source.phone_number, source.lid, source.chat_id)
-    return list(dict.fromkeys(name for name in map(phone.identity_of, told) if name is not None))
+    """Every customer id that a source tells, and the group, the surest first."""
+    people, group = people_of(source), phone.identity_of(source.chat_id)
+    return [*people, group] if group is not None and group not in people else people
+
+
+def names_of(source: Source) -> list[str]:
+    """Whose conversation it is, by every customer id that a source tells, the surest first."""
+    return people_of(source) or customers_of(source)
+
+
+def known_as(event: Event, phone_number: str) -> Event:
+    """The event of a customer whose phone number it does not tell."""
+    named = event.phone_number
+    aliases = event.aliases if named is None else (named, *event.aliases)
+    return event.model_copy(update={"phone_number": phone_number, "aliases": aliases})
+
+
+def people_of(source: Source) -> list[str]:
+    """Every customer id of the one person that a source tells: a phone number first, if any."""
+    others = source.aliases if isinstance(source, InboundEvent) else ()
+    people = phone.known_people(source.phone_number, *others, source.lid, source.chat_id)
+    return sorted(people, key=lambda who: not who.startswith("+"))
 
 
 @dataclass(slots=True)
@@ -111,7 +139,7 @@ class Naming:
         """The conversation key of a customer of the receiving side.
 
         Raises:
-            InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
+            InvalidPhoneNumberError: ``customer`` is not a customer id.
         """
         account, customer = (yield from self.account(source)), phone.normalize(customer)
         return (yield from self.keys()).conversation(account, customer)
@@ -163,33 +191,33 @@ class Naming:
 
         Raises:
             InvalidEventError: It names no customer.
-            InvalidPhoneNumberError: What it names is neither a phone number nor a chat id.
+            InvalidPhoneNumberError: What it names is not a customer id.
         """
-        named = event.phone_number or event.lid or event.chat_id
-        if named is None:
+        told = (event.phone_number, *event.aliases, event.lid)
+        if not (given := [who for who in told if who] or [event.chat_id or ""])[0]:
             message = "the event names no customer: set phone_number or chat_id"
             raise InvalidEventError(message)
+        names = [phone.normalize(who) for who in given]
+        customer, *others = people_of(event) or names
         keys, account = (yield from self.keys()), account or (yield from self.account(event))
         check_names_of(keys, (yield from self.keys()))  # the account may be of the next one
-        customer, words = phone.normalize(named), keys.facts({"t": event.content})
-        own, is_whatsapps = event.event_id, event.event_id.startswith(("true_", "false_"))
-        if is_whatsapps:  # in any spelling
+        words = keys.facts({"t": event.content})
+        own, is_wahas = event.event_id, event.event_id.startswith(("true_", "false_"))
+        is_whatsapps = is_wahas or own.startswith("wamid.")  # every source has it alike
+        if is_wahas:  # in any spelling
             own = waha.event_id(own, from_me=own.startswith("true_"))
         # Every tenant's source may number its messages alike.
         unique = own if is_named(event) else f"{own}\0{words}"
-        alias = None
-        if event.phone_number and event.lid:
-            alias = keys.conversation(account, phone.normalize(event.lid))
-        told = {**account_facts(event), **_customer_facts(customers_of(event))}
+        facts = {**account_facts(event), **_customer_facts(customers_of(event))}
         if text := " ".join(event.text.split()):  # a source may tell less of what came along
-            told["t"] = text
+            facts["t"] = text
         return NewEvent(
             event_key=keys.event(account, customer, "message", unique),
             conversation_key=keys.conversation(account, customer),
-            alias=alias,
+            aliases=tuple(keys.conversation(account, other) for other in others),
             digest=words,
             source=keys.source("message", own if is_whatsapps else f"{account} {unique}"),
-            facts=keys.facts(told) if is_whatsapps else "",
+            facts=keys.facts(facts) if is_whatsapps else "",
             payload=payload,
             names=keys,
         )
@@ -207,8 +235,7 @@ def is_near(known: str, told: str) -> bool:
 
 
 def _customer_facts(customers: Iterable[str]) -> dict[str, str]:
-    kinds = {"@lid": "l", "@g.us": "g"}
-    return {
-        next((kind for end, kind in kinds.items() if who.endswith(end)), "p"): who
-        for who in customers
-    }
+    facts: dict[str, str] = {}
+    for who in customers:  # of two of a kind the surest counts
+        facts.setdefault(_KINDS[phone.kind_of(who)], phone.canonical(who))
+    return facts

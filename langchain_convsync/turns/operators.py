@@ -53,14 +53,14 @@ def conversation_key_of(store: EventStore, customer: str, account: str = UNNAMED
 
     Args:
         store: The store.
-        customer: The customer's phone number, or chat id; or the key itself.
+        customer: The customer's phone number, chat id, BSUID or other id; or the key itself.
         account: The receiving side: its subdomain, bot id, number or WAHA session, the name that it
             is configured under, or its key, as :meth:`EventStore.loads` tells it; ``"default"``
             stands for whichever side the customer has written to.
 
     Raises:
         ConfigurationError: The customer has written to several.
-        InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
+        InvalidPhoneNumberError: ``customer`` is not a customer id.
     """
     if _CONVERSATION_KEY.fullmatch(customer.strip()):
         return customer.strip()
@@ -92,7 +92,7 @@ def _known_accounts(store: EventStore, account: str) -> Flow[list[AccountKey]]:
     """Those that a source has named and that this may stand for; ``"default"`` stands for all."""
     keys, named = (yield from store.keys()), (yield from store.accounts())
     if account != UNNAMED:
-        spelled = {account, phone.identity_of(account) or account}
+        spelled = {account, phone.canonical(phone.identity_of(account) or account)}
         facts = {keys.facts({kind: each}) for kind in "abdns" for each in spelled}
         named = {key: known for key, known in named.items() if facts & {*known.split()}}
     return sorted(named, key=str)
@@ -278,6 +278,30 @@ def pause(store: EventStore, conversation_key: str, seconds: float) -> Flow[None
     """Give a conversation to a human for so many seconds; 0.0 gives it back."""
     yield from store.pause(conversation_key, seconds=seconds)
     _audited("pause" if seconds else "resume", conversation_key, 1)
+
+
+def link(store: EventStore, conversation_key: str, alias: str) -> Flow[bool]:
+    """Let another id of a customer lead to their conversation, and what waits under it with it.
+
+    Args:
+        store: The store.
+        conversation_key: The conversation, see :func:`conversation_key_of`.
+        alias: The other id of the customer, of the same account.
+
+    Returns:
+        Whether they are one conversation now: not while both have a turn or something to deliver,
+        nor where they are of two tenants.
+
+    Raises:
+        InvalidPhoneNumberError: ``alias`` is not a customer id.
+    """
+    keys, account = (yield from store.keys()), AccountKey(conversation_key[:15])
+    name = keys.conversation(account, phone.normalize(alias))
+    linked = (yield from store.alias(name, conversation_key)) is not None
+    if linked:
+        telemetry.count("operator", what="link")
+    _audited("link", conversation_key, 1 if linked else "both have something under way")
+    return linked
 
 
 def forget(store: EventStore, conversation_key: str) -> Flow[bool]:

@@ -213,24 +213,43 @@ class Processor:
         return outcome.turn(error=error)
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
-        """An attempt at the turn; None if its events wait under the customer's number instead."""
-        lid = None
-        key = acquired.lease.conversation_key
-        if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
-            if (yield from self._lids.moved(acquired.lease, batch.latest, number)):
+        """An attempt at the turn; None if its events wait, or wait in another conversation."""
+        lease, key = acquired.lease, acquired.lease.conversation_key
+        for name in dict.fromkeys(name for event in batch.queued for name in event.apart):
+            linked = self._store.alias(name, key, lease=lease)
+            if not (yield from self._stays(acquired, batch, (yield from linked))):
                 return None
-            batch, lid = batch.known_as(number), batch.latest.lid
+        if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
+            place = yield from self._lids.link(lease, batch.latest, number)
+            if not (yield from self._stays(acquired, batch, place)):
+                return None
+            batch = batch.known_as(number)
         if (seconds := self._limits.max_age) is not None:
             batch = batch.judged(before=now() - timedelta(seconds=seconds))
-        event = batch.latest
+        customer, *others = batch.names or [batch.latest.phone_number or ""]  # which is refused
         ref = ConversationRef(
-            event.phone_number or event.lid or event.chat_id or "",
+            customer,
             bot_id=batch.told("bot_id"),
             subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
         note = Note.read(acquired.note).hearing(batch.heard).taken_over(batch.taken_over)
-        return Attempt(acquired, batch, ref, note, lid)
+        return Attempt(acquired, batch, ref, note, tuple(others))
+
+    def _stays(self, acquired: Acquired, batch: Batch, place: str | None) -> Flow[bool]:
+        """Whether a turn goes on where it is, after two of its customer's names were to be linked.
+
+        Args:
+            acquired: The turn's inbox.
+            batch: The turn's events.
+            place: Where both names lead to now; None while both have something under way, which is
+                waited for, lest its reply be overtaken.
+        """
+        is_late = acquired.now - batch.since >= self._limits.conversation_timeout
+        if place is None and not is_late:
+            why = "the customer's other conversation has something under way"
+            yield from self._store.release(acquired.lease, delay=RETRY_LATER, why=why)
+        return place == acquired.lease.conversation_key or (place is None and is_late)
 
     def _begin(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         if not attempt.batch.said and attempt.batch.waiting is None:

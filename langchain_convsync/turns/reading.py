@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from langchain_convsync import telemetry
+from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker
@@ -17,7 +17,6 @@ from langchain_convsync.errors import (
 from langchain_convsync.models import Conversation
 from langchain_convsync.outbox.plan import noted_target, require_tenant
 from langchain_convsync.settings import CallTarget
-from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot
 
@@ -101,20 +100,34 @@ class Reader:
             delay *= 2
 
     def _get(self, attempt: Attempt, seconds: float) -> Flow[Conversation]:
-        """The conversation; a server may know its customer by the LID only, as we did before."""
+        """The conversation; a server may know its customer by another id than the surest one.
 
-        def ask(ref: ConversationRef) -> Flow[Conversation]:
-            target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
-            return self.api.get_conversation(
-                ref.phone_number, ref.bot_id, target=target, timeout=seconds
-            )
+        From then on the turn calls the customer by the id that the server has for them.
+        """
+        ref, names = attempt.ref, _names_of(attempt)
+        target = CallTarget(subdomain=ref.subdomain, bot_id=ref.bot_id)
+        for place, name in enumerate(names, 1):
+            try:
+                found = yield from self.api.get_conversation(
+                    name, ref.bot_id, target=target, timeout=seconds, known_as=names
+                )
+            except ConversationNotFoundError:
+                if place == len(names):
+                    raise
+                continue
+            own = phone.identity_of(found.user_id)
+            attempt.ref = replace(ref, phone_number=own if own in names else name)
+            return found
+        raise AssertionError  # pragma: no cover - there is a name
 
-        try:
-            return (yield from ask(attempt.ref))
-        except ConversationNotFoundError:
-            if attempt.lid is None:
-                raise
-        of_lid = replace(attempt.ref, phone_number=attempt.lid)
-        found = yield from ask(of_lid)
-        attempt.ref = of_lid
-        return found
+
+def _names_of(attempt: Attempt) -> list[str]:
+    """What the API server may call the customer, the likeliest first.
+
+    No event may tell the id by which it found them for the last turn.
+    """
+    names, noted = [attempt.ref.phone_number, *attempt.others], attempt.acquired.snapshot
+    last = None if noted is None else Snapshot(noted).conversation
+    if last is None or (own := phone.identity_of(last.user_id)) is None or own in names:
+        return names
+    return [*names, own] if names[0].startswith("+") else [own, *names]

@@ -130,7 +130,7 @@ class Attempt:
 
     Attributes:
         note: What the turns before left, and then what this one leaves.
-        lid: The customer's LID, where only WAHA told whose it is.
+        others: Further ids of the customer, under which the API server may know them.
         keys: The store's, once the conversation was read.
         current: None as long as the conversation could not be read.
         began: When it was acquired, on this process's clock.
@@ -143,7 +143,7 @@ class Attempt:
     batch: Batch
     ref: ConversationRef
     note: Note
-    lid: str | None = None
+    others: tuple[str, ...] = ()
     keys: Keys | None = None
     current: CurrentConversation | None = None
     began: float = field(default_factory=monotonic)

@@ -386,14 +386,14 @@ class TurnRunner(_forks.Unpicklable):
         meanwhile it finds in the history. A reply that it is working on is dropped.
 
         Args:
-            customer: The customer's phone number, or chat id.
+            customer: The customer's phone number, chat id, BSUID or other id.
             seconds: For how long, from now; the latest call wins.
             account: The receiving side: any of what its source tells (subdomain, bot id, number,
                 WAHA session or configured name); ``"default"`` is whichever the customer wrote to.
 
         Raises:
             ConfigurationError: The customer has written to several.
-            InvalidPhoneNumberError: ``customer`` is neither.
+            InvalidPhoneNumberError: ``customer`` is not a customer id.
         """
         run(self._engine.pause(customer, account, seconds))
 
@@ -409,6 +409,34 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`resume` on the running event loop."""
         await arun(self._engine.pause(customer, account, 0.0))
 
+    def link(self, customer: str, alias: str, *, account: str = "default") -> bool:
+        """Two ids name one customer: their conversations are one from now on.
+
+        For what no message tells: Meta's ``user_changed_user_id`` (the old BSUID and the new one),
+        or a number that the customer's account at the shop has. Ids that one event tells
+        (``phone_number``, ``lid``, ``aliases``) are linked by themselves.
+
+        What waits under either id is answered in order of arrival; a takeover goes along.
+
+        Args:
+            customer: An id of the customer: a phone number, chat id, BSUID or another id.
+            alias: Another id of theirs.
+            account: The receiving side, as for :meth:`pause`.
+
+        Returns:
+            Whether they are one conversation now: not while a turn runs, or something is still to
+            be delivered, under both; call again later. Nor where they are of two tenants.
+
+        Raises:
+            ConfigurationError: The customer has written to several accounts.
+            InvalidPhoneNumberError: ``customer`` or ``alias`` is not a customer id.
+        """
+        return run(self._engine.link(customer, alias, account))
+
+    async def alink(self, customer: str, alias: str, *, account: str = "default") -> bool:
+        """:meth:`link` on the running event loop."""
+        return await arun(self._engine.link(customer, alias, account))
+
     def resume_interrupt(
         self, customer: str, value: object, *, account: str = "default"
     ) -> turns.Turn:
@@ -418,7 +446,7 @@ class TurnRunner(_forks.Unpicklable):
         customer wrote meanwhile is answered by the next turns.
 
         Args:
-            customer: The customer's phone number, or chat id.
+            customer: The customer's phone number, chat id, BSUID or other id.
             value: What ``interrupt()`` returns in the agent, JSON: for LangChain's
                 ``HumanInTheLoopMiddleware`` ``{"decisions": [{"type": "approve"}]}``, a decision
                 for each of its requests. Where several interrupts wait, a mapping by their ids, or
@@ -433,7 +461,7 @@ class TurnRunner(_forks.Unpicklable):
             NoInterruptError: The agent waits for nothing there, or it has another answer already.
             ConfigurationError: The customer has written to several accounts, or the value is not
                 JSON.
-            InvalidPhoneNumberError: ``customer`` is neither a phone number nor a chat id.
+            InvalidPhoneNumberError: ``customer`` is not a customer id.
         """
         self._require(awaited=False)
         return run(self._engine.resume_interrupt(customer, value, account))

@@ -23,6 +23,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.stores.base import QueuedEvent
 from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
+from langchain_convsync.turns.naming import known_as, names_of
 
 Status: TypeAlias = Literal[
     "answered",
@@ -231,7 +232,7 @@ class QueuedMessage(InboundEvent):
         except ValueError:
             damaged = {""}
         else:
-            named = message.phone_number or message.lid or message.chat_id
+            named = message.phone_number or message.lid or message.chat_id or message.aliases
             return (message, "") if named else (None, "the stored event names no customer")
         if "" in damaged:
             return None, "the stored event is no JSON object"
@@ -313,10 +314,9 @@ class Batch:
 
     def known_as(self, phone_number: str) -> Batch:
         """The batch of a customer whose phone number none of its events tells."""
-        number = {"phone_number": phone_number}
         return replace(
             self,
-            events=tuple((event_key, e.model_copy(update=number)) for event_key, e in self.events),
+            events=tuple((event_key, known_as(e, phone_number)) for event_key, e in self.events),
             waiting=self.waiting and self.waiting.known_as(phone_number),
         )
 
@@ -379,7 +379,14 @@ class Batch:
     def latest(self) -> InboundEvent:
         """The newest event that tells the customer's phone number, else the newest one."""
         told = self._told
-        return next((event for event in reversed(told) if event.phone_number), told[-1])
+        numbered = (event for event in reversed(told) if any(map(phone.phone_of, names_of(event))))
+        return next(numbered, told[-1])
+
+    @property
+    def names(self) -> list[str]:
+        """Every customer id that its events tell, the surest of :attr:`latest` first."""
+        events = (self.latest, *reversed(self._told))
+        return list(dict.fromkeys(name for event in events for name in names_of(event)))
 
     def told(self, name: Literal["bot_id", "subdomain"]) -> str | None:
         """What any of the events tells of the receiving side, which is the same for all."""
@@ -405,6 +412,7 @@ class Batch:
             event_id=self.turn_id,
             phone_number=latest.phone_number,
             lid=latest.lid,
+            aliases=latest.aliases,
             chat_id=newest.chat_id,
             account=newest.account,
             bot_id=self.told("bot_id"),
@@ -417,8 +425,9 @@ class Batch:
     def chat_id(self) -> str:
         """Where a reply goes: the chat that the customer wrote in last."""
         event = self.newest  # accepted, so one of these names the customer
-        names = (event.chat_id, event.phone_number, event.lid)
-        return phone.chat_id(next(filter(None, map(phone.identity_of, names)), ""))
+        names = [phone.identity_of(event.chat_id), *names_of(event)]
+        found = [name for name in names if name is not None]
+        return phone.chat_id(next(filter(phone.is_chat, found), found[0]))
 
     def addressed(self, turn: Turn) -> Turn:
         """The turn with where its reply goes."""

@@ -108,8 +108,7 @@ class Party:
             *([] if group else chats),
             *_people(payload, in_group=bool(group), from_me=from_me),
         ]
-        found = [who for value in people if (who := phone.identity_of(_jid(value)))]
-        others = [who for who in found if who not in own]
+        others = [who for who in phone.known_people(*map(_jid, people)) if who not in own]
         chat = phone.identity_of(group) or next(iter(others), None)
         return cls(
             servers=servers,

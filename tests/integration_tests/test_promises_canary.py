@@ -1,4 +1,4 @@
-"""A phone number, a LID, a WAHA session and an API key are found nowhere they do not belong."""
+"""No customer id, WAHA session and API key is found anywhere it does not belong."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ from tests.stored import rows
 from tests.surfaces import calls
 
 PHONE, LID = "+51944333222", "38111222333444@lid"
+BSUID, OWN = "PE.canaryBSUID0001z", "canary-customer-0001"
 KEY, WAHA_SESSION = "canary-key-5d1c", "canary-session-77"
 WORDS, SAID = "canary-words-of-the-customer", "canary-words-of-the-bot"
 BESIDE = "canary-beside-the-words"
-CANARIES = ("944333222", "38111222333444", KEY, WAHA_SESSION, WORDS, SAID, BESIDE)
+IDS = ("944333222", "38111222333444", "canaryBSUID0001z", OWN)
+CANARIES = (*IDS, KEY, WAHA_SESSION, WORDS, SAID, BESIDE)
 #: All that may come along with a text.
 PARTS: dict[str, Any] = {
     "quoted": {"text": BESIDE, "id": BESIDE, "sender": PHONE, "media": {"filename": BESIDE}},
@@ -68,7 +70,7 @@ PARTS: dict[str, Any] = {
 WAHA_ID = "false_51944333222@c.us_3EB0C0FFEE"
 
 #: What a faulty API server says: everything it knows about the customer.
-GOSSIP = {"type": "3", "message": f"{PHONE} {LID} {KEY}", "data": {"userId": PHONE}}
+GOSSIP = {"type": "3", "message": f"{PHONE} {LID} {BSUID} {OWN} {KEY}", "data": {"userId": PHONE}}
 FAULTS: dict[str, Script] = {
     "401": answers(GOSSIP, 401),
     "404": answers(GOSSIP, 404),
@@ -81,8 +83,9 @@ FAULTS: dict[str, Script] = {
 
 
 def message(number: int, **fields: Any) -> InboundEvent:
-    """A message as WAHA's webhook tells it."""
-    told = {"chat_id": "51944333222@c.us", "lid": LID, "waha_session": WAHA_SESSION}
+    """A message as WAHA's webhook tells it, with all ids that a source may know."""
+    told: dict[str, Any] = {"chat_id": "51944333222@c.us", "lid": LID, "aliases": (BSUID, OWN)}
+    told["waha_session"] = WAHA_SESSION
     return InboundEvent(
         **{
             "event_id": f"{WAHA_ID}{number}",
@@ -170,7 +173,7 @@ def test_logs_errors_metrics_and_keys_never_name_the_customer(
         "failed": outcome(answer, broken, message(2)),
         "mismatch": outcome(answer, runner, message(3, subdomain="another")),
         "no customer": outcome(
-            answer, runner, message(4, phone_number=None, chat_id=None, lid=None)
+            answer, runner, message(4, phone_number=None, chat_id=None, lid=None, aliases=())
         ),
     }
     for number, (name, script) in enumerate(FAULTS.items()):
@@ -189,6 +192,41 @@ def test_logs_errors_metrics_and_keys_never_name_the_customer(
     spans = ("convsync turn agent", "convsync api add_message", "convsync waha send_text")
     assert all(f'"{name}"' in texts["spans and meters"] for name in spans)
     assert all(f"{what} of turn" in texts["log"] for what in ("a write", "the reply"))
+    assert_no_canary(texts)
+
+
+@sync_and_async
+@pytest.mark.parametrize("customer", [BSUID, OWN, LID])
+def test_a_customer_without_a_number_is_named_nowhere(
+    answer: Answer,
+    customer: str,
+    server: ReferenceServer,
+    durable_store_url: str,
+    everything_logged: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    otel: Exported,
+) -> None:
+    """Known to the API server or not, linked to a number, out of WAHA's reach, mistyped."""
+    monkeypatch.setattr("langchain_convsync.turns.reading.NOT_FOUND_TIME", 0.0)
+    store, client = open_store(durable_store_url), server.client(api_key=KEY)
+    sender = WAHAReply("http://localhost:1", api_key=KEY, settle=0.0)
+    runner = TurnRunner(echo(), client=client, store=store, shutdown_timeout=0.01, reply=sender)
+    named = {"phone_number": customer, "chat_id": None, "lid": None, "aliases": ()}
+    texts = {"unknown": outcome(answer, runner, message(1, **named))}
+    server.create_conversation(phone_number=customer, subdomain="restaurant", bot_id="bot123")
+    texts["known"] = outcome(answer, runner, message(2, **named))
+    runner.link(customer, PHONE)
+    runner.pause(customer, seconds=60.0)
+    with pytest.raises(ConvSyncError) as refused:
+        client.get_conversation(f"{customer} and more")
+    texts["refused"] = told_by(refused.value)
+    store.close()
+    texts["log"] = everything_logged.text + repr([r.__dict__ for r in everything_logged.records])
+    texts["metrics"] = runner.metrics() + telemetry.exposition()
+    texts["spans and meters"] = otel.everything()
+    texts["keys"] = keys(request, durable_store_url)
+
     assert_no_canary(texts)
 
 
@@ -446,6 +484,7 @@ def test_nothing_that_can_be_printed_names_the_customer(server: ReferenceServer)
         store,
         runner,
         ConversationRef(PHONE, session_id=f"bot_{PHONE}"),
+        *map(ConversationRef, (BSUID, OWN, LID)),
         message(1, reply_to=WAHA_ID),
         runner.run(message(1, text="Hola")),  # a notebook shows its words
         runner.accept(message(2)),

@@ -145,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
         account=st.sampled_from((0, 0, 1, 2)),
         customer=CUSTOMERS,
         source=st.integers(0, 30),
-        alias=st.sampled_from((None, None, 0, 1, 2)),
+        aliases=st.sampled_from(((), (), (), (0,), (1,), (2,), (2, 1), (0, 1))),
         text=TEXTS,
         takes=st.booleans(),
         lease=LEASES,
@@ -162,7 +162,7 @@ class StoreMachine(RuleBasedStateMachine):
         account: int,
         customer: int,
         source: int,
-        alias: int | None,
+        aliases: tuple[int, ...],
         text: str,
         takes: bool,
         lease: float,
@@ -177,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
         event = NewEvent(
             event_key=KEYS.event(name, "", "message", str(source)),
             conversation_key=KEYS.conversation(name, str(customer)),
-            alias=None if alias is None else KEYS.conversation(name, str(alias)),
+            aliases=tuple(KEYS.conversation(name, str(alias)) for alias in aliases),
             digest=str(len(text)),
             source=found_as,
             facts=facts,
@@ -237,13 +237,17 @@ class StoreMachine(RuleBasedStateMachine):
             self.step("amend", event_key, before, after, due=due)
 
     def events_moved(self) -> None:
-        """What waited under a name that was linked stands behind what waited there."""
+        """What waited under a name that was linked stands among what waited there."""
         for talk in list(self.model.talks.values()):
             for event in talk.inbox:
                 for conversation_key, event_keys in list(self.accepted.items()):
                     if event.event_key in event_keys and event.conversation_key != conversation_key:
                         event_keys.remove(event.event_key)
-                        self.accepted[event.conversation_key].append(event.event_key)
+                        here = self.accepted[event.conversation_key]
+                        waiting = [each.event_key for each in talk.inbox]
+                        mine = {*here, event.event_key}
+                        here[:] = [key for key in here if key not in waiting]
+                        here += [key for key in waiting if key in mine]
 
     def a_queue(self, choice: int) -> QueueName:
         """Mostly one in which there is something to take."""

@@ -59,7 +59,7 @@ def test_nothing_in_the_keys_names_a_customer(server: RedisServer, do: Do) -> No
     new = NewEvent(
         event_key=keys.event(account, "", "message", f"false_{phone}@c.us_ABC"),
         conversation_key=keys.conversation(account, f"+{phone}"),
-        alias=keys.conversation(account, f"{phone}@c.us"),
+        aliases=(keys.conversation(account, f"{phone}@c.us"),),
     )
     do(store.accept(new, token="mine"))
     do(Io(store.close, store.aclose))

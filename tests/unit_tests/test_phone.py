@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 import httpx
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 from langchain_convsync import phone
 from langchain_convsync.errors import ConfigurationError, ConvSyncError, InvalidPhoneNumberError
 
-CANONICAL = re.compile(r"\+[1-9][0-9]{6,14}|[0-9]{1,20}@lid|[0-9]{1,20}(-[0-9]{1,20})?@g\.us")
+CANONICAL = re.compile(
+    r"\+[1-9][0-9]{6,14}|[0-9]{1,20}@lid|[0-9]{1,20}(-[0-9]{1,20})?@g\.us"
+    r"|[A-Za-z0-9][A-Za-z0-9._:~=-]{0,160}"
+)
 
 SPELLINGS = [
     "+51999999999",
@@ -39,6 +43,8 @@ SPELLINGS = [
     "51999999999:3@c.us",
     "+51999999999@c.us",
     "51999999999@C.US",
+    "51999999999@hosted",
+    "51999999999:99@hosted",
 ]
 
 REJECTED = [
@@ -89,6 +95,19 @@ REJECTED = [
     "1/2@g.us",
     "51999999999@c.us/..",
     pytest.param("9" * 1_000_000, id="1 MB"),
+    "nobody",
+    "999999999999999999",
+    "two words 2",
+    "EG.",
+    "eg1/..",
+    "cliente_ñ1",
+    "51999999999ext5",
+    "bot123_51999999999_1234567890_xyz",
+    "07.0123456789ab",
+    "07.0123456789ab.0123456789abcdef0123456789abcdef",
+    "wamid.HBgLNTE5OTk5OTk5OTk5",
+    "false_3EB0C767D097B7C5",
+    "a1" * 65,
     "²³²³²³²³²³",
 ]
 
@@ -125,11 +144,85 @@ def test_a_trunk_zero_is_dropped_where_the_country_drops_it(text: str, expected:
         ("38000000000002:12@lid", "38000000000002@lid"),
         ("120363400000000006@g.us", "120363400000000006@g.us"),
         ("51999999999-1612345678@g.us", "51999999999-1612345678@g.us"),
+        ("38000000000002@hosted.lid", "38000000000002@lid"),
+        ("38000000000002:99@hosted.lid", "38000000000002@lid"),
     ],
 )
 def test_lids_and_groups_stay_chat_ids(text: str, expected: str) -> None:
     """What is no phone number is never turned into one."""
     assert phone.normalize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("EG.13491208655302741918", "bsuid"),
+        ("PE.1A2b3C", "bsuid"),
+        ("US.ENT.11815799212886844830", "bsuid"),
+        (f"BR.{'9z' * 64}", "bsuid"),
+        ("cust_42", "opaque"),
+        ("64f1c0ffee64f1c0ffee64f1", "opaque"),
+        ("550e8400-e29b-41d4-a716-446655440000", "opaque"),
+        ("web:visitor-8812", "opaque"),
+        ("+51999999999", "phone"),
+        ("38000000000002@lid", "lid"),
+        ("120363400000000006@g.us", "group"),
+    ],
+)
+def test_a_customer_without_a_number_has_an_id_too(text: str, kind: str) -> None:
+    """Usernames leave a BSUID or a LID, and servers have ids of their own: all stay as they are."""
+    assert phone.normalize(text) == text
+    assert phone.kind_of(text) == kind
+    assert phone.variants(text) == (text,)
+    assert {phone.formatted(text, style) for style in ("digits", "jid")} >= (
+        set() if kind == "phone" else {text}
+    )
+    assert phone.is_chat(text) == (kind in {"phone", "lid", "group"})
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("bot123_51999999999_1234567890_xyz", "a session id: pass the customer's"),
+        ("07.0123456789ab.0123456789abcdef0123456789abcdef", "a conversation key"),
+        ("wamid.HBgLNTE5OTk5OTk5OTk5", "a message id"),
+        ("1-800-FLOWERS", "a number in words"),
+        ("120363000000000045@newsletter", "have no customer"),
+        ("51999999999@example.com", "ending in @c.us, @lid or @g.us"),
+    ],
+)
+def test_what_was_given_instead_is_told(text: str, advice: str) -> None:
+    """It is pasted from a log or an answer, most of the time."""
+    with pytest.raises(InvalidPhoneNumberError, match=re.escape(advice)):
+        phone.normalize(text)
+
+
+def test_lids_are_told_from_numbers_by_what_no_mobile_number_is() -> None:
+    """An engine that writes a LID under @c.us makes no other customer of it."""
+    taken: set[str] = set()
+    for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items():
+        for region in regions:
+            found = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+            for length in found.mobile.possible_length if found and found.mobile else ():
+                number = f"{code}{'7' * length}"
+                if 13 <= len(number) <= 15 and not phone.phone_of(f"{number}@c.us"):
+                    taken.add(number)
+    assert taken == set()
+    assert phone.phone_of("5215512345678@c.us") == "+5215512345678"
+
+
+@pytest.mark.parametrize(
+    ("names", "people"),
+    [
+        (["+51999999999", "38000000000002@lid"], ["+51999999999", "38000000000002@lid"]),
+        (["+5511987654321", "5511987654321:3@lid"], ["5511987654321@lid"]),
+        (["51999999999@c.us", None, "+51999999999", "1203634@g.us"], ["+51999999999"]),
+        (["EG.1a", "cust_42", "nobody"], ["EG.1a", "cust_42"]),
+    ],
+)
+def test_what_names_one_person_is_told_once(names: list[str | None], people: list[str]) -> None:
+    """A number with the digits of the person's LID is an engine's mistake, and no number."""
+    assert phone.known_people(*names) == people
 
 
 @pytest.mark.parametrize("text", REJECTED)
@@ -202,6 +295,11 @@ SAME = [
     ("+5491123456789", "+541123456789"),
     ("+5215512345678", "525512345678@c.us"),
     ("38000000000002:3@lid", "38000000000002@lid"),
+    ("38000000000002@lid", "38000000000002@c.us"),
+    ("4639135154355:7@s.whatsapp.net", "4639135154355@lid"),
+    ("+54 11 15 2345-6789", "5491123456789@c.us"),
+    ("+541123456789", "0054 11 15-2345-6789"),
+    (" EG.13491208655302741918 ", "EG.13491208655302741918"),
 ]
 DIFFERENT = [
     ("+51999999999", "+51999999998"),
@@ -209,7 +307,11 @@ DIFFERENT = [
     ("+5511987654321", "+5521987654321"),
     ("+5491123456789", "+521123456789"),
     ("38000000000002@lid", "+38000000000002"),
-    ("38000000000002@lid", "38000000000002@c.us"),
+    ("5511987654321@lid", "5511987654321@c.us"),  # as long as numbers in Brazil
+    ("EG.13491208655302741918", "EG.13491208655302741919"),
+    ("EG.1a", "EG.1A"),
+    ("EG.51999999999", "+51999999999"),
+    ("cust_42", "cust_43"),
     ("120363400000000006@g.us", "120363400000000006@lid"),
     ("", ""),
     ("..", ".."),
@@ -232,6 +334,12 @@ def test_two_subscribers_are_never_the_same(a: object, b: object) -> None:
     """Above all, a LID is no phone number, and what is no identity is nobody."""
     assert not phone.same_subscriber(a, b)
     assert not phone.same_subscriber(b, a)
+
+
+@pytest.mark.parametrize(("a", "b"), SAME)
+def test_one_subscriber_has_one_canonical_spelling(a: str, b: str) -> None:
+    """Keys are made of it: whichever variant a message came under, its order is one."""
+    assert phone.canonical(a) == phone.canonical(b)
 
 
 numbers = st.from_regex(r"\+(55[1-9][0-9]9?|549?|521?|1|51)[1-9][0-9]{7,9}", fullmatch=True).filter(
@@ -311,6 +419,8 @@ def test_a_path_segment_never_climbs_or_injects(text: str) -> None:
         ("+1234567", "+12•••67"),
         ("38000000000002@lid", "38••••••••••02@lid"),
         ("9999@lid", "••••@lid"),
+        ("EG.13491208655302741918", "EG•••••••••••••••••••18"),
+        ("cust_42", "cu•••42"),
         ("51999999999-1612345678@g.us", "51••••••••••••••••••78@g.us"),
         ("", "•••"),
         ("no number", "•••"),

@@ -109,6 +109,24 @@ def test_no_other_conversation_waits_for_a_damaged_one(
     store.close()
 
 
+@pytest.mark.parametrize("names", [("eva", "ana"), ("ana", "eva")], ids=["its alias", "itself"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_customer_is_known_by_a_damaged_name_too(
+    server: RedisServer, do: Do, clock: Clock, damage: Damage, names: tuple[str, str]
+) -> None:
+    """Whichever of their names it is, the message is recorded, and lies in one conversation."""
+    store = RedisEventStore(server.url, clock=clock)
+    do(store.accept(event("1")))
+    with server.client() as redis:
+        damage(redis)
+
+    accepted = do(store.accept(event("2", customer=names[0], alias=names[1])))
+
+    assert accepted.status == "new"
+    assert len({do(store.view(conversation(name))).conversation_key for name in names}) == 1
+    store.close()
+
+
 @pytest.mark.in_turn
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

@@ -8,7 +8,17 @@ import pytest
 
 from langchain_convsync.stores import Acquired, EventStore
 from langchain_convsync.stores.base import AcceptRules, HeldEvent
-from tests.store_cases import KEYS, Clock, Do, commit_of, conversation, event, queue_of, turn_of
+from tests.store_cases import (
+    KEYS,
+    Clock,
+    Do,
+    commit_of,
+    committed,
+    conversation,
+    event,
+    queue_of,
+    turn_of,
+)
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -168,8 +178,9 @@ def test_it_is_forgotten_with_its_conversation(store: EventStore, do: Do) -> Non
 def test_it_goes_along_where_its_name_leads_elsewhere(store: EventStore, do: Do) -> None:
     """And is looked at there, since it may not stand at the head any more."""
     interrupted(store, do)
+    committed(store, do, "9", customer="luis", writes=0)
 
-    assert do(store.alias(conversation(), conversation("luis")))
+    assert do(store.alias(conversation(), conversation("luis"))) == conversation("luis")
 
     assert do(store.backlog()).interrupts == 0
     assert keys_of(queue_of(store, do, "inbox")) == [HELD.event_key]

@@ -173,6 +173,7 @@ def test_what_is_discarded_is_gone_once(
 def test_what_is_set_aside_under_an_alias_goes_to_where_it_leads(store: EventStore, do: Do) -> None:
     """The customer's LID turned out to be their phone number."""
     letter = dead_operation(store, do)
+    committed(store, do, "9", customer="eva", writes=0)
     do(store.alias(conversation(), conversation("eva")))
     assert do(store.dead_letters(conversation())) == (letter,)
     assert do(store.dead_letters(conversation("eva"))) == ()

@@ -27,7 +27,7 @@ ENGLISH = frozenset(
     abandoned accept acquire add age agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
-    conflict connect connection content count create current customer cut damaged database date
+    conflict connect connection content count create current cut damaged database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
     extraction failed failure fake field for forget forgotten format forward forwarding
     found from get groups history host ignored in inbound incomplete info intent invalid is kept

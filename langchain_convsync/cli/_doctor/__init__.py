@@ -28,7 +28,7 @@ from langchain_convsync.cli._doctor.whatsapp import waha
 from langchain_convsync.client import Answer, Api, chosen, recommended
 from langchain_convsync.client._outgoing import mount_point
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.phone import PhoneFormat, identity_of
+from langchain_convsync.phone import EXPECTED, PhoneFormat, identity_of
 from langchain_convsync.settings import (
     DOCUMENTED_PREFIX,
     OBSERVED_PREFIX,
@@ -47,7 +47,7 @@ def doctor(
     ] = None,
     phone: Annotated[
         str | None,
-        typer.Option(help="A customer to look up: a phone number or a chat id, …@lid too."),
+        typer.Option(help="A customer to look up: a phone number, chat id, BSUID or other id."),
     ] = None,
     bot_id: Annotated[str | None, typer.Option(help="The bot that --phone talks to.")] = None,
     prefix: Annotated[
@@ -166,7 +166,7 @@ def _conversation(
         yield CONVERSATION.skipped("lookup", "no customer is named", "pass --phone")
         return
     if identity_of(phone) is None:
-        message = "--phone is neither a phone number with its country code nor a chat id"
+        message = f"--phone: {EXPECTED}"
         yield CONVERSATION.failed("lookup", message, "pass one such as +51999999999")
         return
 

@@ -20,7 +20,7 @@ from langchain_convsync.errors import (
     ServerError,
 )
 from langchain_convsync.models import Conversation
-from langchain_convsync.phone import PhoneFormat, formatted, masked, normalize, variants
+from langchain_convsync.phone import PhoneFormat, formatted, kind_of, masked, normalize, variants
 
 CONVERSATION = Area("conversation")
 #: What the messages that doctor writes begin with.
@@ -56,7 +56,7 @@ def spellings(phone: str) -> Iterator[tuple[PhoneFormat, str]]:
     """Every text under which a server may keep the customer: the likeliest first.
 
     Raises:
-        InvalidPhoneNumberError: It is neither a phone number nor a chat id.
+        InvalidPhoneNumberError: It is not a customer id.
     """
     seen: set[str] = set()
     for identity in variants(phone):
@@ -184,7 +184,7 @@ def spelled(found: Found, phone: str) -> Finding:
             phone_format=found.phone_format,
         )
     if not identity.startswith("+"):
-        return CONVERSATION.ok("lookup", message)  # a LID is written in one way only
+        return CONVERSATION.ok("lookup", message)  # a LID, for example, is written in one way only
     if found.phone_format == "e164":
         return CONVERSATION.ok("lookup", message, phone_format="e164")
     return CONVERSATION.warning(
@@ -198,7 +198,8 @@ def spelled(found: Found, phone: str) -> Finding:
 def _named(style: PhoneFormat, identity: str) -> str:
     if identity.startswith("+"):
         return _FORMATS[style]
-    return f"…@{identity.partition('@')[2]}"
+    kinds = {"bsuid": "a BSUID", "opaque": "an id of the server's own"}
+    return kinds.get(kind_of(identity)) or f"…@{identity.partition('@')[2]}"
 
 
 def lively(read: Conversation, now: datetime) -> Finding:

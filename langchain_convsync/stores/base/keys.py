@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
+from langchain_convsync import phone
 from langchain_convsync._platform import token
 
 SHARDS = 64
@@ -51,11 +52,14 @@ class Keys:
 
     def event(self, account: str | AccountKey, customer: str, family: str, source_id: str) -> str:
         """The *event key*: one per message of a customer, whichever deliveries report it."""
-        return self._key(account, "event", customer, family, source_id)
+        return self._key(account, "event", phone.canonical(customer), family, source_id)
 
     def conversation(self, account: str | AccountKey, customer: str) -> str:
-        """The *conversation key*: it only orders the events of one customer of one account."""
-        return self._key(account, "conversation", customer)
+        """The *conversation key*: it only orders the events of one customer of one account.
+
+        A phone number's variants have one key.
+        """
+        return self._key(account, "conversation", phone.canonical(customer))
 
     def source(self, family: str, source_id: str) -> str:
         """Under which name deliveries find each other that may report one message."""

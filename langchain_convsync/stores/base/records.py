@@ -37,8 +37,8 @@ class NewEvent:
     Attributes:
         event_key: Names the event.
         conversation_key: Names the conversation it belongs to.
-        alias: Another conversation key of the same customer (that of their LID), to lead to
-            ``conversation_key`` from now on, see :meth:`EventStore.alias`.
+        aliases: Further conversation keys of the same customer (of their LID, their BSUID): all of
+            them lead to one conversation from now on, see :meth:`EventStore.alias`.
         digest: Hash of the normalised content: a repeated event key with another digest is counted.
         source: Under which name deliveries of the message find each other that tell of different
             accounts or customers, see :meth:`Keys.source`.
@@ -53,7 +53,7 @@ class NewEvent:
 
     event_key: str
     conversation_key: str
-    alias: str | None = None
+    aliases: tuple[str, ...] = ()
     digest: str = ""
     source: str = ""
     facts: str = ""
@@ -91,6 +91,8 @@ class QueuedEvent:
     Attributes:
         starts: How often a turn began with it at its head and neither committed nor released.
         errors: How often a turn with it at its head was released as failed.
+        apart: The names of its customer that did not lead to one conversation when it came, since
+            several had something under way: its turn waits for that, see :meth:`EventStore.alias`.
     """
 
     event_key: str
@@ -98,6 +100,7 @@ class QueuedEvent:
     accepted_at: float
     starts: int = 0
     errors: int = 0
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

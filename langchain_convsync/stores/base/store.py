@@ -80,11 +80,12 @@ class EventStore(Protocol):
     ) -> Io[Accepted]:
         """Record an event once, and acquire its conversation's inbox in the same step if possible.
 
-        Follows the alias of ``event.conversation_key``. A new event is appended to the inbox; the
-        conversation becomes due at ``min(first + max_debounce, last + debounce)``, first and last
-        being the arrival of the oldest and the newest queued event, and the two windows those of
-        the newest. A dead letter that is offered again is a duplicate. ``event.pause`` is that of a
-        :meth:`pause`, also where there is no room for the event; one that is known pauses nothing.
+        Its conversation is the one that all its names lead to, see :meth:`alias`. A new event is
+        appended to the inbox; the conversation becomes due at ``min(first + max_debounce, last +
+        debounce)``, first and last being the arrival of the oldest and the newest queued event, and
+        the two windows those of the newest. A dead letter that is offered again is a duplicate.
+        ``event.pause`` is that of a :meth:`pause`, also where there is no room for the event; one
+        that is known pauses nothing.
 
         An event is known, too, where exactly one event of the same ``source`` agrees with its
         ``facts`` or, without any, lies in its conversation: another delivery told it under another
@@ -322,18 +323,23 @@ class EventStore(Protocol):
         """
         ...
 
-    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
-        """Let another conversation key of the same customer lead to their conversation.
+    def alias(
+        self, name: str, conversation_key: str, *, lease: Lease | None = None
+    ) -> Io[str | None]:
+        """Let two conversation keys of one customer lead to one conversation; which one that is.
 
-        Events that wait under that name go along, behind those that wait there, and so do a
-        human's takeover and its tenant. False, and nothing is changed, while the conversation of
-        that name has operations to deliver, or a turn that runs, or where it is another tenant's.
+        It is the one that has operations to deliver or a turn that runs, else the one that had a
+        turn before, else that of ``conversation_key``. Events that wait under the other name go
+        along: in order of arrival, but behind what a turn has acquired or holds. So do a human's
+        takeover and its tenant. None, and nothing is changed, while both have operations or a turn,
+        or where they are of two tenants.
 
         Args:
             name: The other key.
             conversation_key: The conversation.
-            lease: Of the inbox of ``name``, held by a turn that found out whose name it is: instead
-                of standing in the way, that turn ends, as released.
+            lease: Of an inbox, held by a turn that found out whose name it is: it does not count as
+                a turn that runs. Where its conversation is the one that goes along, it ends, as
+                released.
 
         Raises:
             ValueError: The keys are malformed, or belong to different accounts.

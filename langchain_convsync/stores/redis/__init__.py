@@ -211,7 +211,8 @@ class RedisEventStore(_forks.Unpicklable):
     ) -> Io[Accepted]:
         """See :meth:`EventStore.accept`."""
         check_event(event)
-        arguments: list[Argument] = [event.event_key, event.conversation_key, event.alias or ""]
+        names = " ".join((event.conversation_key, *event.aliases))
+        arguments: list[Argument] = [event.event_key, names]
         arguments += [event.digest, event.payload, token or platform.token(8), token or ""]
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
         sent = to_bytes([*arguments, event.source, event.facts])
@@ -377,12 +378,14 @@ class RedisEventStore(_forks.Unpicklable):
             "pause", conversation_key, [conversation_key, milliseconds(seconds)], lambda _: None
         )
 
-    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+    def alias(
+        self, name: str, conversation_key: str, *, lease: Lease | None = None
+    ) -> Io[str | None]:
         """See :meth:`EventStore.alias`."""
         check_names(name, conversation_key)
         arguments: list[Argument] = [name, conversation_key]
         arguments += ["", ""] if lease is None else [lease.token, lease.epoch]
-        return self._operation("alias", conversation_key, arguments, bool)
+        return self._operation("alias", conversation_key, arguments, as_text)
 
     def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""
@@ -485,7 +488,7 @@ class RedisEventStore(_forks.Unpicklable):
         try:
             return (yield from self._run(name, keys, sent))
         except StoreUnavailableError as error:
-            named = [each for each in sent if is_key(each)]
+            named = [key for each in sent for key in _keys_in(each)]
             if not named or not is_damage(error.__cause__):
                 raise
         yield from self._run("mend", keys, named)
@@ -744,3 +747,9 @@ def _as_committed(answer: bytes) -> Committed:
 def _as_done(answer: bytes) -> Done:
     done: Done = answer.decode()  # type: ignore[assignment]  # the scripts answer these words only
     return done
+
+
+def _keys_in(argument: bytes) -> list[bytes]:
+    """The keys that an argument is, one or several; none where it is anything else."""
+    found = argument.split(b" ")
+    return found if all(map(is_key, found)) else []

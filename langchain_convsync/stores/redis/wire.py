@@ -274,15 +274,15 @@ def _seconds(milliseconds: Any) -> float | None:
     return None if milliseconds is None else int(milliseconds) / 1000
 
 
-def _event(
-    event_key: bytes, payload: bytes, at: bytes, starts: bytes, errors: bytes
-) -> QueuedEvent:
+def _event(*fields: bytes) -> QueuedEvent:
+    event_key, payload, at, starts, errors, apart = fields
     return QueuedEvent(
         event_key=decoded(event_key),
         payload=decoded(payload),
         accepted_at=int(at) / 1000,
         starts=int(starts),
         errors=int(errors),
+        apart=tuple(decoded(apart).split()),
     )
 
 

@@ -354,12 +354,12 @@ class SQLiteEventStore(_forks.Unpicklable):
         length = milliseconds(seconds)
         return self._step(lambda tx: queues.pause(tx, conversation_key, length))
 
-    def alias(self, name: str, conversation_key: str, *, lease: Lease | None = None) -> Io[bool]:
+    def alias(
+        self, name: str, conversation_key: str, *, lease: Lease | None = None
+    ) -> Io[str | None]:
         """See :meth:`EventStore.alias`."""
         check_names(name, conversation_key)
-        return self._step(
-            lambda tx: events.link(tx, name, queues.follow(tx, conversation_key), lease)
-        )
+        return self._step(lambda tx: events.alias(tx, name, conversation_key, lease))
 
     def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from langchain_convsync.stores import facts
@@ -41,7 +42,7 @@ from langchain_convsync.stores.sqlite.queues import (
     revive,
     text,
 )
-from langchain_convsync.stores.sqlite.transaction import Transaction
+from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 #: How much of each kind an operation erases that ran out: more than it adds, and never long.
 _SWEEP = 20
@@ -62,7 +63,10 @@ _EXISTS = "EXISTS (SELECT 1 FROM {} WHERE {} <= ?)"
 _HAS_RUN_OUT = "SELECT " + " OR ".join(
     _EXISTS.format(table, until) for table, _, until, _ in _ERASED
 )
-_WAITING = "SELECT event_key FROM events WHERE conversation = ? AND state = 'queued' ORDER BY seq"
+_WAITING = (
+    "SELECT event_key, accepted_at FROM events WHERE conversation = ? AND state = 'queued'"
+    " ORDER BY seq"
+)
 
 
 def accept(
@@ -74,7 +78,8 @@ def accept(
     token: str | None,
 ) -> Accepted:
     """Record an event once; ``by`` tells a repeated call from another delivery of the event."""
-    conversation = follow(tx, event.conversation_key)
+    names = (event.conversation_key, *event.aliases)
+    conversation, is_one = _unite(tx, names)
     known = _known(tx, event.event_key) or _twin(tx, event, conversation)
     if known is None:
         if length := milliseconds(event.pause):
@@ -92,8 +97,6 @@ def accept(
             )
     if known is not None and known["event_key"] != event.event_key:
         _meet(tx, event, conversation, known)
-    if event.alias is not None:
-        link(tx, event.alias, follow(tx, conversation))
     if known is not None:
         known = _known(tx, known["event_key"])  # it may have moved
     if known is None:
@@ -115,6 +118,9 @@ def accept(
         )
     if accepted.state != "queued":
         return accepted
+    if not is_one:
+        note = "UPDATE events SET apart = ? WHERE event_key = ?"
+        tx.do(note, " ".join(names), accepted.event_key)
     conversation = accepted.conversation_key
     inbox, limit = None, rules.account_concurrency
     if token is not None:
@@ -144,24 +150,54 @@ def amend(tx: Transaction, event_key: str, before: str, after: str, *, due: bool
     return after
 
 
-def link(tx: Transaction, name: str, conversation: str, lease: Lease | None = None) -> bool:
-    """Let a name lead to a conversation, which is not an alias itself, hence never in a circle.
+def alias(tx: Transaction, name: str, conversation: str, lease: Lease | None) -> str | None:
+    """The conversation that two names lead to from now on; None where they cannot."""
+    target, is_one = _unite(tx, (conversation, name), lease)
+    return target if is_one else None
 
-    Its events and a human's takeover go along. Answers whether the name leads there now: not while
-    it has operations, or a turn that is not the caller's.
-    """
-    if name == conversation:
+
+def _unite(tx: Transaction, names: Sequence[str], lease: Lease | None = None) -> tuple[str, bool]:
+    """The conversation of a customer's names, the surest first, and whether all lead there now."""
+    roots = list(dict.fromkeys(follow(tx, name) for name in names))
+    if len(roots) == 1:
+        return roots[0], True
+    bound = (root for root in roots if _is_bound(tx, root, lease))
+    past = (root for root in roots if _has_past(tx, root))
+    target = next(chain(bound, past, roots))
+    linked = [_link(tx, root, target, lease) for root in roots if root != target]
+    return target, all(linked)
+
+
+def _is_bound(tx: Transaction, conversation: str, lease: Lease | None) -> bool:
+    """Whether it has what can go nowhere else: operations, or a turn that is not the caller's."""
+    if tx.one("SELECT 1 FROM operations WHERE conversation = ?", conversation):
         return True
-    if tx.one("SELECT 1 FROM operations WHERE conversation = ?", name):
+    turn = tx.queue(conversation, "inbox")
+    return not _is_callers(turn, lease) and tx.now < (turn.until or 0)
+
+
+def _is_callers(turn: QueueRow, lease: Lease | None) -> bool:
+    return (
+        lease is not None and lease.conversation_key == turn.conversation and is_held(turn, lease)
+    )
+
+
+def _has_past(tx: Transaction, conversation: str) -> bool:
+    query = "SELECT turns FROM conversations WHERE conversation = ? AND ifnull(expires, ?) > ?"
+    row = tx.one(query, conversation, tx.now + 1, tx.now)
+    return bool(row and row["turns"])
+
+
+def _link(tx: Transaction, name: str, conversation: str, lease: Lease | None) -> bool:
+    """Let a name lead to a conversation; neither is an alias itself, hence never in a circle."""
+    if _is_bound(tx, name, lease):
         return False
     tenant, other = _tenant(tx, name), _tenant(tx, conversation)
     if tenant and other and tenant != other:
         return False
     turn = tx.queue(name, "inbox")
-    if lease is not None and lease.conversation_key == name and is_held(turn, lease):
+    if _is_callers(turn, lease):
         tx.do("UPDATE events SET starts = starts - 1 WHERE event_key = ?", turn.head)
-    elif tx.now < (turn.until or 0):
-        return False
     if turn.head is not None:
         _bring_along(tx, name, conversation)
     if tenant:
@@ -328,9 +364,8 @@ def _meet(tx: Transaction, event: NewEvent, conversation: str, known: Any) -> No
     """Learn from another delivery of a message: more about it, and whose names are one."""
     all_told = facts.joined(known["facts"], event.facts)
     tx.do("UPDATE events SET facts = ? WHERE event_key = ?", all_told, known["event_key"])
-    target = follow(tx, known["conversation"])
-    if account_of(conversation) == account_of(target):
-        link(tx, conversation, target)
+    if account_of(conversation) == account_of(known["conversation"]):
+        _unite(tx, (known["conversation"], conversation))
 
 
 def sweep(tx: Transaction, operations: int) -> bool:
@@ -377,22 +412,41 @@ def _hold(tx: Transaction, conversation: str, held: HeldEvent, by: str) -> None:
 
 
 def _bring_along(tx: Transaction, name: str, conversation: str) -> None:
-    """Put the events that wait under a name behind those of a conversation."""
+    """Put the events that wait under a name among those of a conversation, by their arrival.
+
+    They stand behind what a turn has acquired or holds.
+    """
     windows = tx.one(
         "SELECT debounce, max_debounce FROM conversations WHERE conversation = ?", name
     )
     revive(tx, conversation, **dict(windows))
-    for row in tx.all(_WAITING, name):
+    turn, own = tx.queue(conversation, "inbox"), tx.queue(name, "inbox")
+    coming = tx.all(_WAITING, name)
+    if tx.now < (turn.until or 0) or turn.pos is not None or own.pos is not None:
+        moved = [row["event_key"] for row in coming]
+    else:
+        moved = _merged(tx.all(_WAITING, conversation), coming)
+    for event_key in moved:
         tx.do(
             "UPDATE events SET conversation = ?, seq = (SELECT max(seq) + 1 FROM events)"
             " WHERE event_key = ?",
-            *(conversation, row["event_key"]),
+            *(conversation, event_key),
         )
     tx.moved(conversation, "inbox")
     emptied = tx.moved(name, "inbox")
     emptied.give_back()
     emptied.pos = None
     expire_if_idle(tx, name)
+
+
+def _merged(waiting: Sequence[Any], coming: Sequence[Any]) -> list[str]:
+    """The event keys of two inboxes as they arrived; each keeps its own order."""
+    merged, rest = [], list(waiting)
+    for row in coming:
+        while rest and rest[0]["accepted_at"] <= row["accepted_at"]:
+            merged.append(rest.pop(0))
+        merged.append(row)
+    return [row["event_key"] for row in (*merged, *rest)]
 
 
 def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
@@ -402,6 +456,7 @@ def _end(tx: Transaction, event_key: str, commit: Commit, by: str) -> None:
     said = outcome is not None and tx.replies_kept > 0
     tx.do(
         "UPDATE events SET state = ?, outcome = ?, outcome_until = ?, fact = ?, ended_by = ?,"
+        " apart = NULL,"
         " expires = ?, payload = iif(?, ifnull(payload, X''), NULL), reason = ?"
         " WHERE event_key = ?",
         *("dead" if commit.dead else "done", *((blob(outcome), until) if said else (None, None))),

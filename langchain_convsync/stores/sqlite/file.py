@@ -32,13 +32,12 @@ _NOT_A_PATH = (
     "redis://host:6379/0, or rediss://:PASSWORD@host:6380/0 with TLS, where user and password are "
     "percent-encoded (urllib.parse.quote(password, safe=''))"
 )
-#: Columns of tables that format 1 did not have from its beginning.
-_ADDED = (
-    ("queues", "since", "INTEGER"),
-    ("queues", "why", "BLOB"),
-    ("queues", "why_since", "INTEGER"),
-    ("conversations", "noted", "BLOB"),
-)
+#: Columns that format 1 did not have from its beginning.
+_ADDED = {
+    "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER")),
+    "events": (("apart", "TEXT"),),
+    "conversations": (("noted", "BLOB"),),
+}
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
 #: Bytes of a SQLite file's header: https://www.sqlite.org/fileformat.html.
@@ -295,7 +294,8 @@ def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
 
 def _add_columns(sql: sqlite3.Connection) -> None:
     """Add what a file of an older version lacks; a process of that version works on."""
-    for table, name, kind in _ADDED:
+    for table, columns in _ADDED.items():
         known = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
-        if known and name not in known:
-            sql.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+        for name, kind in columns if known else ():
+            if name not in known:
+                sql.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")

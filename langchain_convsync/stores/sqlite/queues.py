@@ -149,6 +149,7 @@ def inbox(tx: Transaction, conversation: str) -> tuple[QueuedEvent, ...]:
             accepted_at=row["accepted_at"] / 1000,
             starts=row["starts"],
             errors=row["errors"],
+            apart=tuple((row["apart"] or "").split()),
         )
         for row in rows
     )

@@ -35,6 +35,7 @@ CREATE TABLE events (
     starts INTEGER NOT NULL DEFAULT 0,
     errors INTEGER NOT NULL DEFAULT 0,
     ended_by TEXT, -- epoch and token of the lease that committed it
+    apart TEXT, -- its customer's names, where they could not be one conversation when it came
     expires INTEGER -- null unless it is done
 ) STRICT;
 CREATE INDEX inbox ON events (conversation, seq) WHERE state = 'queued';

@@ -216,16 +216,29 @@ local function is_paused(conversation)
   return now < (number(call('GET', pause_key(conversation))) or 0)
 end
 
--- Puts the events that wait under a name behind those of a conversation.
+-- Puts the events that wait under a name among those of a conversation, by their arrival; behind what
+-- a turn has acquired or holds.
 local function bring_along(name, target)
-  local own, there = conversation_record(name), conversation_record(target)
-  local windows = call('HMGET', own, 'debounce', 'max_debounce')
+  local own, there, list = conversation_record(name), conversation_record(target), queue_key(target, 'inbox')
+  local windows = call('HMGET', own, 'debounce', 'max_debounce', 'inbox.held')
+  local has = call('HMGET', there, 'inbox.until', 'inbox.held')
+  local waiting, place = {}, 1
+  if not windows[3] and not has[2] and now >= (number(has[1]) or 0) then
+    waiting = call('LRANGE', list, 0, -1)
+    call('DEL', list)
+  end
   for _, event in ipairs(call('LRANGE', queue_key(name, 'inbox'), 0, -1)) do
+    local at = accepted_at(event)
+    while waiting[place] and accepted_at(waiting[place]) <= at do
+      call('RPUSH', list, waiting[place])
+      place = place + 1
+    end
     call('HSET', event_record(event), 'conversation', target)
-    call('RPUSH', queue_key(target, 'inbox'), event)
+    call('RPUSH', list, event)
     call('HSETNX', there, 'debounce', windows[1] or 0)
     call('HSETNX', there, 'max_debounce', windows[2] or 0)
   end
+  for left = place, #waiting do call('RPUSH', list, waiting[left]) end
   call('DEL', queue_key(name, 'inbox'))
   call('HDEL', own, 'inbox.until', 'inbox.since')
   hold(name)
@@ -235,20 +248,23 @@ local function bring_along(name, target)
   end
 end
 
--- Lets a name lead to a conversation, which is not an alias itself, hence never in a circle; its events,
--- a human's takeover and its tenant go along. Whether it leads there now: not while it has operations,
--- or a turn that is not the caller's, whose lease may be given, or where it is another tenant's.
+-- Whether a conversation has what can go nowhere else: operations, or a turn that is not the caller's.
+local function is_bound(name, token, epoch)
+  if call('EXISTS', queue_key(name, 'outbox'), queue_key(name, 'replies')) > 0 then return true end
+  if token and held_until(name, 'inbox', token, epoch) then return false end
+  return now < (number(call('HGET', conversation_record(name), 'inbox.until')) or 0)
+end
+
+-- Lets a name lead to a conversation; neither is an alias itself, hence never in a circle. Its events,
+-- a human's takeover and its tenant go along. Whether it leads there now: not where it is bound, or
+-- another tenant's.
 local function link(name, target, token, epoch)
-  if name == target then return true end
-  if call('EXISTS', queue_key(name, 'outbox'), queue_key(name, 'replies')) > 0 then return false end
+  if is_bound(name, token, epoch) then return false end
   local tenant = call('HGET', conversation_record(name), 'tenant')
   local other = call('HGET', conversation_record(target), 'tenant')
   if tenant and other and tenant ~= other then return false end
-  local mine = token and held_until(name, 'inbox', token, epoch)
-  if mine then
+  if token and held_until(name, 'inbox', token, epoch) then
     call('HINCRBY', event_record(call('LINDEX', queue_key(name, 'inbox'), 0)), 'starts', -1)
-  elseif now < (number(call('HGET', conversation_record(name), 'inbox.until')) or 0) then
-    return false
   end
   if call('EXISTS', queue_key(name, 'inbox')) == 1 then bring_along(name, target) end
   if tenant and call('EXISTS', conversation_record(target)) == 1 then
@@ -263,6 +279,28 @@ local function link(name, target, token, epoch)
   return true
 end
 
+-- The conversation that names of one customer, the surest first, lead to from now on, and whether all of
+-- them do: the one that is bound, else the one that had a turn, else that of the surest name.
+local function unite(names, token, epoch)
+  local roots, met = {}, {}
+  for _, name in ipairs(names) do
+    local root = follow(name)
+    if not met[root] then roots[#roots + 1] = root end
+    met[root] = true
+  end
+  if #roots == 1 then return roots[1], true end
+  local target, best = nil, -1
+  for _, root in ipairs(roots) do
+    local rank = is_bound(root, token, epoch) and 2 or (number(call('HGET', conversation_record(root), 'turns')) or 0) > 0 and 1 or 0
+    if rank > best then target, best = root, rank end
+  end
+  local is_one = true
+  for _, root in ipairs(roots) do
+    if root ~= target and not link(root, target, token, epoch) then is_one = false end
+  end
+  return target, is_one
+end
+
 local function cursor_of(conversation, queue)
   local has = call('HMGET', conversation_record(conversation),
     queue .. '.operation', queue .. '.pos', queue .. '.sent', queue .. '.tries', queue .. '.note',
@@ -275,9 +313,9 @@ end
 
 -- An event that waits, and whether its record is whole.
 local function queued_event(event)
-  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors', 'state')
+  local has = call('HMGET', event_record(event), 'payload', 'at', 'starts', 'errors', 'state', 'apart')
   return {
-    event, has[1] or '', number(has[2]) or now, number(has[3]) or 0, number(has[4]) or 0,
+    event, has[1] or '', number(has[2]) or now, number(has[3]) or 0, number(has[4]) or 0, has[6] or '',
   }, has[5] == 'queued'
 end
 

@@ -1,9 +1,13 @@
 -- Records an event once, and acquires its conversation's inbox in the same step if it can.
 -- `by` tells a repeated call from another delivery of the same event. KEYS[2] is where events are looked
 -- for that another delivery of the same message may have told.
-local event, conversation, alias, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
+local event, names, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
   account_concurrency, pause, source, facts = unpack(ARGV, 3)
 lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrency), tonumber(pause)
+
+local aliases = {}
+for name in names:gmatch('%S+') do aliases[#aliases + 1] = name end
+local conversation, is_one
 
 local function due_in()
   return math.max(0, (due(conversation, 'inbox') or 0) - now)
@@ -11,18 +15,14 @@ end
 
 -- Learns from another delivery of a message: more about it, and whose names are one.
 local function meet(other)
-  local here, name = prefix, conversation
   prefix = prefix_of(other)
   local has = call('HMGET', event_record(other), 'facts', 'conversation')
   call('HSET', event_record(other), 'facts', joined(has[1], facts))
-  local target = follow(has[2])
-  if account_of(name) == account_of(target) then link(name, target) end
-  prefix = here
-  if alias ~= '' then link(alias, follow(name)) end
-  event, alias, prefix = other, '', prefix_of(other)
+  if account_of(conversation) == account_of(has[2]) then unite({ has[2], conversation }) end
+  event = other
 end
 
-conversation = follow(conversation)
+conversation, is_one = unite(aliases)
 if call('EXISTS', event_record(event)) == 0 and source ~= '' then
   local other = only_one_of(source, facts, facts == '' and conversation)
   if other then meet(other) end
@@ -30,7 +30,6 @@ end
 local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'fact', 'by', 'said_until')
 local status, state, outcome, differs = 'new', 'queued', false, 0
 if known[1] then
-  if alias ~= '' then link(alias, conversation) end
   conversation = call('HGET', event_record(event), 'conversation') or conversation -- it may have moved
   state, outcome = known[1], known[4]
   if now < (number(known[6]) or 0) then outcome = read('GET', said_key(event)) or outcome end
@@ -47,7 +46,6 @@ else
   if call('LLEN', list) >= tonumber(max_queued) then
     return { 'busy', conversation, event, false, false, 0, due_in(), false }
   end
-  if alias ~= '' then link(alias, conversation) end
   call('HSET', event_record(event), 'state', 'queued', 'conversation', conversation, 'digest', digest,
     'payload', payload, 'by', by, 'at', now, 'starts', 0, 'errors', 0, 'facts', facts)
   if source ~= '' then list_under(source, event) end
@@ -58,6 +56,7 @@ else
   schedule(conversation, 'inbox')
 end
 
+if state == 'queued' and not is_one then call('HSET', event_record(event), 'apart', names) end
 if state ~= 'queued' then return { status, conversation, event, state, outcome, differs, 0, false } end
 local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
 return { status, conversation, event, state, outcome, differs, inbox and 0 or due_in(), inbox }

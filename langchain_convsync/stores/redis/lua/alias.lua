@@ -1,3 +1,4 @@
--- Lets another key of the same customer lead to their conversation; 0 while a worker is at it.
+-- Lets two names of a customer lead to one conversation, and answers it; false while they cannot.
 local name, conversation, token, epoch = unpack(ARGV, 3)
-return link(name, follow(conversation), token ~= '' and token, epoch) and 1 or 0
+local target, is_one = unite({ conversation, name }, token ~= '' and token, epoch)
+return is_one and target

@@ -54,7 +54,7 @@ for i = FIRST, FIRST + 2 * events - 1, 2 do
     if reason ~= '' then call('HSET', record, 'reason', reason) end
   else
     drop_calls(ARGV[i])
-    call('HDEL', record, 'payload', 'starts', 'errors')
+    call('HDEL', record, 'payload', 'starts', 'errors', 'apart')
     call('PEXPIRE', record, retention)
   end
 end
