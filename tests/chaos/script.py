@@ -29,12 +29,14 @@ class Said:
         text: Some texts are said again and again, as customers do.
         twin: How it is delivered a second time while the first delivery is under way.
         edited: What the customer made of it afterwards.
+        by_lid: Whether it is delivered under the customer's LID alone.
     """
 
     event_id: str
     text: str
     twin: Twin | None = None
     edited: str = ""
+    by_lid: bool = False
 
     @property
     def words(self) -> str:

@@ -65,6 +65,12 @@ class Kind:
     expires: str | None = ""
 
 
+class ByLid(str):
+    """A text that is delivered under the customer's LID alone."""
+
+    __slots__ = ()
+
+
 def _any_of(*stories: str) -> frozenset[str]:
     return frozenset(stories)
 
@@ -76,6 +82,13 @@ KINDS = (
     Kind(name="a burst", bursts=(("uno", "dos"),), runner={"debounce": 1.0}),
     Kind(name="delivered twice", bursts=(("Hola",),), twin="same"),
     Kind(name="under a LID", bursts=(("Hola",), ("¿Qué hay?",)), twin="lid"),
+    Kind(name="a LID, then its number", bursts=((ByLid("Hola"),), ("dos",))),
+    Kind(name="a number, then its LID", bursts=(("Hola",), (ByLid("dos"),))),
+    Kind(
+        name="a number meanwhile",
+        bursts=((ByLid(f"uno {SLOWLY}"), waits(3.0), "dos"),),
+    ),
+    Kind(name="a LID meanwhile", bursts=((f"uno {SLOWLY}", waits(3.0), ByLid("dos")),)),
     Kind(name="slow", bursts=((f"Hola {SLOWLY}",),)),
     Kind(name="history by sync", bursts=(("sí",), ("sí",)), manners=Manners(by_sync=True)),
     Kind(name="replaced state", bursts=(("uno",), ("dos",)), manners=Manners(replace=True)),
@@ -232,7 +245,8 @@ def _said(kind: Kind) -> tuple[tuple[Any, ...], ...]:
         if not isinstance(one, str):
             return one
         number = next(numbers)
-        return Said(f"false_{number}", one, kind.twin if number == len(texts) - 1 else None)
+        twin = kind.twin if number == len(texts) - 1 else None
+        return Said(f"false_{number}", f"{one}", twin, by_lid=isinstance(one, ByLid))
 
     return tuple(tuple(map(event, burst)) for burst in kind.bursts)
 

@@ -38,7 +38,7 @@ REPLACED = 1.0
 #: Seconds that a process has, once it woke, to do what it was about to.
 AWAKE = 30.0
 #: Steps of a store in which it erases what ran out.
-SWEEPS = 50
+SWEEPS = 12
 #: A process dies, or stands still for so many seconds.
 Strike: TypeAlias = Literal["dies"] | float
 #: How turns end for whoever delivered an event of theirs.
@@ -129,7 +129,7 @@ class World:
         self.living: list[tuple[Process, TurnRunner]] = []
         self.returned: list[Returned] = []
         self.sent: list[Sent] = []
-        self._resting = self._is_later = False
+        self._is_later = False
         self._born = 0
 
     def run(self) -> Report:
@@ -204,17 +204,16 @@ class World:
         customers = [self._begin(lambda talk=talk: self._talks(talk)) for talk in self.plan.talks]  # type: ignore[misc]
         for customer in customers:
             self._join(customer)
-        self._resting = True  # nobody dies any more: who stands still wakes, all is delivered
-        wakes = max(process.wakes for process, _ in self.living)
-        self.simulation.rest(max(0.0, wakes - self.simulation.time) + AWAKE)
         self._finish()
         if self.plan.days_later:
             self._days_later()
             self._finish()
 
     def _finish(self) -> None:
-        """Wait until the store has nothing left to do."""
+        """Wait until who stands still has woken, and the store has nothing left to do."""
         began = self.simulation.time
+        wakes = max((process.wakes for process, _ in self.living), default=began)
+        self.simulation.rest(max(0.0, wakes - began) + AWAKE)
         while any(left_of(run(self._store.backlog()))):
             self.simulation.rest(1.0)
             if self.simulation.time > began + PATIENCE:
@@ -269,7 +268,7 @@ class World:
         self.sent.append(Sent(turn.turn_id or "", turn.reply or ""))
 
     def _point(self, point: Point, process: Process) -> None:
-        if self._resting or (strike := self.plan.strikes(point)) is None:
+        if (strike := self.plan.strikes(point)) is None:
             return
         if strike != "dies":
             self.simulation.stop(process, strike)
@@ -313,7 +312,7 @@ class World:
 
             return work
 
-        first = self._begin(deliver(by_lid=False))
+        first = self._begin(deliver(by_lid=said.by_lid))
         if said.twin:
             self._begin(deliver(by_lid=said.twin == "lid"))
         self.simulation.rest(PATIENCE, lambda: bool(acknowledged))
