@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -114,6 +115,45 @@ def test_what_mentions_no_bot_is_not_for_it(text: str) -> None:
     assert ignored.reason == "not mentioned"
     assert parsed(delivery("3AG1", text), "all") is not None
     assert parsed(delivery("3AG1", text), False) is None
+
+
+#: How engines tell who is mentioned, and who wrote what is quoted.
+SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "WAHA": lambda who: {"mentionedIds": [who]},
+    "WEBJS": lambda who: {"_data": {"type": "chat", "mentionedJidList": [{"_serialized": who}]}},
+    "NOWEB": lambda who: {"_data": {"message": extended({"mentionedJid": [who]})}},
+    "GOWS": lambda who: {"_data": {"Message": extended({"mentionedJID": [who]})}},
+    "quoted": lambda who: {"replyTo": {"id": "3EB0", "participant": who, "body": "¿Quiere?"}},
+    "quoted by NOWEB": lambda who: {
+        "_data": {
+            "message": extended(
+                {"stanzaId": "3EB0", "participant": who, "quotedMessage": {"conversation": "¿?"}}
+            )
+        }
+    },
+}
+
+
+def extended(context: dict[str, Any]) -> dict[str, Any]:
+    return {"extendedTextMessage": {"text": "¿Y hoy?", "contextInfo": context}}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    ("who", "addressed"),
+    [
+        (BOT, True),
+        (BOT_LID, True),
+        ("5511900000001:7@s.whatsapp.net", True),
+        ("51988888888@c.us", False),
+        ("198300000000007@lid", False),
+    ],
+)
+def test_each_engine_tells_who_is_addressed(
+    shape: Callable[[str], dict[str, Any]], who: str, addressed: bool
+) -> None:
+    """By number or LID, with or without a device."""
+    assert (parsed(delivery("3AG1", "¿Y hoy?", **shape(who))) is not None) is addressed
 
 
 @pytest.mark.parametrize(

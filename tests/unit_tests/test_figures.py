@@ -20,11 +20,11 @@ from langchain_convsync.outbox import journal, queue
 from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
-from langchain_convsync.turns import bounds, interrupts, reading, worker
+from langchain_convsync.turns import bounds, interrupts, note, reading, telling, worker
 from langchain_convsync.turns.turn import Status
 from tests.pages import DOCS, page, rows
 
-HOUR = timedelta(hours=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 HOURS = HOUR.total_seconds()
 
 
@@ -45,6 +45,15 @@ FIGURES = [
     ("build/incoming", r"events and ([\d,]+) characters", bounds.MOST_CHARACTERS),
     ("build/incoming", r"conversation to them for (an hour)", app.TAKEOVER / HOURS),
     ("build/incoming", r"create_app\(takeover=([\d.]+)\)", app.TAKEOVER),
+    ("build/incoming", r"come within (ten) seconds of", note.PROMPT),
+    ("build/incoming", r"after (an hour) of silence", note.BEGINS_ANEW / HOURS),
+    ("build/incoming", r"more than (a day) ago", default(TurnRunner, "max_age") / HOURS),
+    ("build/incoming", r"more than (ten) minutes old", telling.LATE / MINUTE),
+    (
+        "build/incoming",
+        r"`max_turns_per_minute=(\d+)`",
+        default(TurnRunner, "max_turns_per_minute"),
+    ),
     ("build/interrupts", r"A question is kept for (a day)", interrupts.QUESTION_LIFE / HOURS),
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
