@@ -40,7 +40,7 @@ _NO_NUMBER = re.compile(
     r"|(?!31|43|49|52|54|55|62|86|225|229|234|358|381|685|850|856|88[012]|964|977)[0-9]{13}"
 )
 # How Argentinians write a mobile number at home: 15 behind the area code, instead of 9 before it.
-_DIALLED_AT_HOME = re.compile(r"54[1-9][0-9]{1,3}15[0-9]{6,8}")
+_DIALLED_AT_HOME = re.compile(r"(?=[0-9]{14}$)54[1-8][0-9]{1,3}15[0-9]{6,8}")
 
 _BSUID = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}")
 # Letters and digits, so that neither a mistyped number nor a word is taken for an id.
