@@ -51,7 +51,7 @@ _OTHER_IDS = {
         r".+_[0-9]{5,20}_[0-9]{10,13}_\w+"
     ),
     "a conversation key: convsync's commands take one, a customer id it is not": re.compile(
-        r"[0-9]{2}\.[0-9a-f]{12}(?:\.[0-9a-f]+)*"
+        r"[0-9]{2}\.[0-9a-f]+(?:\.[0-9a-f]+)*"
     ),
     "a message id: pass the id of the customer who wrote it": re.compile(
         r"(?:wamid\.|evt_|true_|false_).*"

@@ -35,7 +35,8 @@ def shortened(event: E) -> E:
     if len(event.content) <= LONGEST_TEXT:
         return event
     telemetry.count("cuts", what="text")
-    most = LONGEST_TEXT - len(event.model_copy(update={"text": "", "notes": ()}).content) - 1
+    beside = len(event.model_copy(update={"text": "", "notes": ()}).content)
+    most = LONGEST_TEXT - (beside and beside + 1)
     text = cut(event.text, most)
     room, notes = most - len(text), []
     for note in event.notes:

@@ -109,12 +109,16 @@ def _late() -> None:
 
 def _dedup() -> None:
     """Every delivery is another event."""
-    real = Keys.event
+    event, source = Keys.event, Keys.source
 
     def fresh(self: Keys, account: str, customer: str, family: str, source_id: str) -> str:
-        return real(self, account, customer, family, source_id + uuid.uuid4().hex)
+        return event(self, account, customer, family, source_id + uuid.uuid4().hex)
+
+    def other(self: Keys, family: str, source_id: str) -> str:
+        return source(self, family, source_id + uuid.uuid4().hex)
 
     put("stores.base:Keys.event", fresh)
+    put("stores.base:Keys.source", other)
 
 
 def _order() -> None:

@@ -100,13 +100,13 @@ def test_the_documents_sample_flow_fails_the_same_run(tmp_path: Path) -> None:
 
 
 def test_every_guard_says_what_goes_wrong_without_it() -> None:
-    """None is taken on trust."""
-    assert set(MISSED) == set(GUARDS)
+    """None is taken on trust; to stand still at the very wrong moment is left to the simulator."""
+    assert set(MISSED) == set(GUARDS) - {"late"}
 
 
 @pytest.mark.slow  # that a run can fail is seen above
 @pytest.mark.parametrize("store", STORES if LONG else STORES[:1])
-@pytest.mark.parametrize("guard", GUARDS if LONG else ["verify", "overlay"])
+@pytest.mark.parametrize("guard", [*MISSED] if LONG else ["verify", "overlay"])
 def test_without_a_guard_the_same_run_fails(guard: str, store: Store, tmp_path: Path) -> None:
     """Each guard is needed, and the run would tell if it were gone."""
     plan = Plan(folder=tmp_path, store=store, without=guard)
@@ -162,7 +162,9 @@ def test_an_oracle_that_sees_nothing_wrong_says_so() -> None:
     assert verdict.turns == len(TALK.said) + len(OTHER.said)
 
 
-STRANGE = Kept(TALK.session_id, "message", f"bot {OTHER.subdomain} #1 after #0: evt_0_1")
+STRANGE = Kept(
+    TALK.session_id, "message", f"bot {OTHER.subdomain} #1 after #0: {OTHER.said[0].event_id}"
+)
 
 
 @pytest.mark.parametrize(

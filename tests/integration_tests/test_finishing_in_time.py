@@ -157,7 +157,8 @@ def test_a_missing_conversation_is_asked_for_again_for_three_seconds(
     monkeypatch.setattr(reading, "monotonic", lambda: now[0])
     monkeypatch.setattr(reading, "sleep", sleep)
     api: Any = SimpleNamespace(get_conversation=get_conversation)
-    attempt: Any = SimpleNamespace(ref=ConversationRef(CUSTOMER), lid=None)
+    acquired = SimpleNamespace(snapshot=None)
+    attempt: Any = SimpleNamespace(ref=ConversationRef(CUSTOMER), others=(), acquired=acquired)
     unused: Any = None
 
     with pytest.raises(ConversationNotFoundError):

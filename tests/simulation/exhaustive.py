@@ -109,7 +109,7 @@ KINDS = (
         stories=_any_of(f"user Hola {HANGS} | bot Perdón"),
         dead=frozenset({1}),
     ),
-    Kind(name="through WAHA", bursts=(("Hola",),), echo="none"),
+    Kind(name="through WAHA", bursts=(("Hola",),), echo="none", runner={"lease": 8.0}),
     Kind(name="echoed", bursts=(("Hola",), ("sí",)), echo="soon"),
     Kind(name="echoed as a colleague's", bursts=(("Hola",), ("sí",)), echo="as a colleague's"),
     Kind(

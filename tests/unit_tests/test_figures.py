@@ -20,7 +20,16 @@ from langchain_convsync.outbox import journal, queue
 from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
-from langchain_convsync.turns import bounds, interrupts, note, reading, telling, worker
+from langchain_convsync.turns import (
+    bounds,
+    files,
+    interrupts,
+    media,
+    note,
+    reading,
+    telling,
+    worker,
+)
 from langchain_convsync.turns.turn import Status
 from tests.pages import DOCS, page, rows
 
@@ -55,6 +64,12 @@ FIGURES = [
         default(TurnRunner, "max_turns_per_minute"),
     ),
     ("build/interrupts", r"A question is kept for (a day)", interrupts.QUESTION_LIFE / HOURS),
+    ("build/media", r"the first ([\d,]+) characters", files.LONGEST_DOCUMENT),
+    ("build/media", r"of a turn may take (\d+) seconds", media.TRANSCRIPTION_TIME),
+    ("build/media", r"unpacked \| (\d+) MiB", files.LARGEST_FILE / 1024**2),
+    ("build/media", r"MiB, (\d+) seconds \| \| the files", media.FILE_TIME),
+    ("build/media", r"of one turn \| (\d+) MiB", files.LARGEST_TURN / 1024**2),
+    ("build/media", r"of one turn \| \d+ MiB, (\d+) seconds", media.TURN_TIME),
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
     ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
@@ -110,6 +125,8 @@ OTHERS = re.compile(
     r"|`typing=3\.0` shows the bot typing for up to three seconds"
     r"|(?:can lose|loses up to) two seconds"
     r"|500 messages at once"
+    r"|deletes what it downloaded after 180 seconds"
+    r"|`86400` for a day"
     r"|`answer_cap = 20` shows the newest 20 messages"
     r"|a worker is at them for 12 s"
 )
