@@ -16,7 +16,7 @@ from langchain_convsync._flow import Polling
 from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
-from langchain_convsync.outbox import journal, queue
+from langchain_convsync.outbox import journal, queue, reply
 from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
@@ -100,6 +100,7 @@ FIGURES = [
     ("trust/faults", r"now and then (\d+) s more", reading.SPARE_READ_TIME),
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
     ("trust/faults", r"the stored reply for (an hour)", REPLIES_KEPT / HOURS),
+    ("trust/promises", r"more than (\d+) seconds ahead", reply.SKEW),
     ("trust/promises", r"a reply by up to (\d+) seconds", reading.SPARE_READ_TIME),
     ("trust/promises", r"After (three) such turns", _breaker.FAILURES_TO_OPEN),
     ("trust/promises", r"for (\d+) s at most", journal.INLINE),
