@@ -379,7 +379,7 @@ def _of_its_group(given: Mapping[str, Any]) -> Mapping[str, Any]:
     if not phone.is_group(given.get("chat_id")):
         return given
     who = next(filter(None, map(given.get, ("participant", "phone_number", "lid"))), None)
-    return {**given, "participant": who, "phone_number": None, "lid": None}
+    return {**given, "participant": who, "phone_number": None, "lid": None, "aliases": ()}
 
 
 class InboundEvent(BaseModel):

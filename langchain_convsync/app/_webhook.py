@@ -42,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 #: What tells a forwarded event from a delivery of WAHA's.
 _FORWARDED = frozenset({"event_id", "phone_number"})
+#: Either of these says something.
+_SAYING = frozenset({"message", "media", "notes", "choice", "location", "contacts", "poll_votes"})
+#: What is known of a message that says nothing.
+_UNTOLD = {"text": "", "unread_kind": "unknown"}
 _NEEDED = "a forwarded event needs event_id, phone_number and message; see "
 
 
@@ -153,14 +157,15 @@ def _forwarded(body: Json) -> InboundEvent | None:
     if "event" in body or not _FORWARDED & body.keys():
         return None
     needed = _FORWARDED - ({"phone_number"} if {"chat_id", "lid"} & body.keys() else set())
-    needed |= set() if {"media", "notes"} & body.keys() else {"message"}
+    needed |= set() if _SAYING & body.keys() else {"message"}
     if missing := sorted(needed - body.keys()):
         raise InvalidEventError(_NEEDED + ", ".join(missing))
     facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
-    message = body.get("message", "")
-    facts["text"] = body.get("text", message) if "message" in body else message
+    facts["text"] = body.get("text", body.get("message", ""))
     try:
-        return InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
+        event = InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
+        # A server that keeps words alone forwards a file, say, as none.
+        return event if event.content.strip() else event.model_copy(update=_UNTOLD)
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
         names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
     raise InvalidEventError(_NEEDED + ", ".join(names))

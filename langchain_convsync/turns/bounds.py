@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import TypeVar
+from unicodedata import east_asian_width
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +24,9 @@ MOST_EVENTS, MOST_CHARACTERS = 500, 100_000
 FIRST_SILENCE, LONGEST_SILENCE = 60.0, 24 * 3600.0
 #: Seconds after which the same words are no repetition any more.
 REPEATED_WITHIN = 600.0
-#: Bytes from which on words are hardly said twice by chance: "sí" and "más" often are.
+#: Seconds without a silence after which the next one is the first again.
+CALM = 3600.0
+#: Columns from which on words are hardly said twice by chance: "sí" and "más" often are.
 TELLING = 24
 
 #: What else of an event a model reads; of each, no more than a few thousand characters.
@@ -73,7 +76,7 @@ def _characters(payload: str) -> int:
 
 def is_telling(text: str) -> bool:
     """Whether a text is so long that the same one again is likely a machine's."""
-    return len(text.encode("utf-8", "surrogatepass")) >= TELLING
+    return sum(2 if east_asian_width(each) in "WF" else 1 for each in text[:TELLING]) >= TELLING
 
 
 class Pace(BaseModel):
@@ -116,8 +119,7 @@ class Pace(BaseModel):
             return self.model_copy(
                 update={"left": left, "at": now, "words": words, "same": same}
             ), 0.0
-        silences = self.silences + 1 if now < self.until + LONGEST_SILENCE else 1
+        silences = self.silences + 1 if now < self.until + CALM else 1
         seconds = min(LONGEST_SILENCE, FIRST_SILENCE * 2.0 ** min(silences - 1, 20))
         until = now + seconds
-        pace = Pace(at=until, words=words, same=same, silences=silences, until=until)
-        return pace, seconds
+        return Pace(at=until, silences=silences, until=until), seconds

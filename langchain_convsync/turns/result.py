@@ -322,7 +322,8 @@ def paced(attempt: Attempt, most: int | None) -> TurnResult | None:
     if most is None:
         return None
     said = "\n".join(event.content for _, event in attempt.batch.asked)
-    words = attempt.hashed(said) if is_telling(said) else ""
+    taps = any(event.choice for _, event in attempt.batch.asked)  # no machine does
+    words = attempt.hashed(said) if is_telling(said) and not taps else ""
     pace, seconds = attempt.note.pace.after_turn(words, now=attempt.acquired.now, most=most)
     attempt.note = attempt.note.model_copy(update={"pace": pace})
     if not seconds:

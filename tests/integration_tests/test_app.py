@@ -260,14 +260,27 @@ def test_what_a_forwarded_event_lacks_is_named(
     assert answer.json()["detail"].endswith(f"and message; see {missing}")
 
 
-def test_a_forwarded_file_needs_no_words(runner: TurnRunner, chats: WahaChats) -> None:
-    """Its note is what the model reads."""
-    forwarded = {"event_id": "1", "phone_number": CUSTOMER, "notes": ["[image]"]}
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ({"notes": ["[image]"]}, "[image]"),
+        ({"text": "Este", "media": {"mimetype": "image/jpeg"}}, "Este\n[image]"),
+        ({"choice": {"id": "b1", "title": "Diavola"}}, "Diavola"),
+        ({"location": {"name": "Casa"}}, "[location: Casa]"),
+        ({"message": " \n"}, "[a message of a kind this bot cannot read: unknown]"),
+    ],
+    ids=["a note", "a caption", "a choice", "a place", "nothing"],
+)
+def test_a_forwarded_message_needs_no_words(
+    runner: TurnRunner, chats: WahaChats, said: dict[str, Any], heard: str
+) -> None:
+    """What it says instead is what the model reads."""
+    forwarded = {"event_id": "1", "phone_number": CUSTOMER, **said}
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
         web.post("/webhook", **signed(forwarded))
         until(lambda: chats.texts)
 
-    assert chats.texts == ["re: [image]"]
+    assert chats.texts == [f"re: {heard}"]
 
 
 def test_a_kind_that_cannot_be_read_is_recorded_answered_and_counted(

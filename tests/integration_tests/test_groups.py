@@ -338,6 +338,16 @@ def test_another_choice_is_refused_by_name(
         create_app(runner, waha_secrets=[], groups=groups)
 
 
+def test_no_id_of_whoever_speaks_leads_out_of_a_group() -> None:
+    """Whatever else a source tells of them."""
+    told = {"phone_number": "+51999999999", "lid": ANA_LID, "aliases": ("PE.1A2b3C",)}
+
+    event = InboundEvent(event_id="1", text="Hola", chat_id=GROUP, **told)
+
+    assert (event.phone_number, event.lid, event.aliases) == (None, None, ())
+    assert event.participant == "+51999999999"
+
+
 def test_a_group_has_no_customer_of_its_own(server: ReferenceServer) -> None:
     """Whatever names the member, in an event of yours too: said() names a phone number."""
     event = said("Hola", chat_id=GROUP, lid=ANA_LID)

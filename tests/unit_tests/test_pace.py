@@ -69,7 +69,9 @@ def test_a_silence_doubles_with_each_that_follows_up_to_a_day() -> None:
     assert seconds == 60.0
 
 
-@pytest.mark.parametrize("text", ["sí", "1", "más", "una más por favor", "好的"])
+@pytest.mark.parametrize(
+    "text", ["sí", "1", "más", "una más por favor", "好的", "Здравствуйте", "สวัสดีครับ"]
+)
 def test_short_words_tell_nothing_about_machines(text: str) -> None:
     """Customers page through a menu with one word."""
     assert not is_telling(text)
