@@ -340,7 +340,11 @@ def test_another_choice_is_refused_by_name(
 
 def test_no_id_of_whoever_speaks_leads_out_of_a_group() -> None:
     """Whatever else a source tells of them."""
-    told = {"phone_number": "+51999999999", "lid": ANA_LID, "aliases": ("PE.1A2b3C",)}
+    told: dict[str, Any] = {
+        "phone_number": "+51999999999",
+        "lid": ANA_LID,
+        "aliases": ("PE.1A2b3C",),
+    }
 
     event = InboundEvent(event_id="1", text="Hola", chat_id=GROUP, **told)
 
