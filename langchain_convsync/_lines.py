@@ -19,10 +19,18 @@ _SUSPECT = re.compile(
     "\u200b-\u206f\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\uffff"
     "\U000110bd-\U0010ffff]"
 )
+_HALVES = re.compile("[\ud800-\udfff]")
 _ALWAYS = re.compile(f"[{_INVISIBLE}]")
 #: Line ends and tabs that people write.
 _SPACES = str.maketrans("\n\r\t", "   ")
 _ESCAPED = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+
+
+def whole(text: str) -> str:
+    """The text, with a mark for each half of a character: no JSON, no database takes one."""
+    if text.isascii() or _HALVES.search(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def shown(text: str) -> str:

@@ -32,6 +32,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsona
 from langchain_convsync import phone
 from langchain_convsync._checked import refuse_unknown
 from langchain_convsync._display import Displayed, Summary
+from langchain_convsync._lines import whole
 from langchain_convsync.contents import (
     Choice,
     Contact,
@@ -427,7 +428,7 @@ class InboundEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     event_id: str = Field(min_length=1, max_length=1024, repr=False)  # WAHA's hold the chat id
-    text: str = Field(default="", repr=False)
+    text: Annotated[str, AfterValidator(whole)] = Field(default="", repr=False)
     phone_number: str | None = Field(default=None, repr=False)
     chat_id: str | None = Field(default=None, repr=False)
     lid: str | None = Field(default=None, repr=False)

@@ -71,6 +71,11 @@ async def receive_event(service: CurrentService, request: Request) -> Response:
     customer = Customer(event.phone_number, event.lid)
     if event.is_group:
         customer = Customer.of(event.chat_id or "")
+        if (
+            service.groups != "all" and event.business_number
+        ):  # where it goes no LID of ours is known
+            mentions = dict.fromkeys((*event.mentions, event.business_number))
+            event = event.model_copy(update={"mentions": tuple(mentions)})
     try:
         session_id = await run_in_threadpool(
             service.store.receive,

@@ -23,12 +23,13 @@ def answer_of(event: str, payload: Json) -> tuple[Json, Content] | None:
 
 def _vote(payload: Json, *, is_read: bool) -> tuple[Json, Content]:
     vote = as_object(payload.get("vote"))
+    selected = vote.get("selectedOptions")
     options = [
-        as_text(option) or as_text(at(option, "name"))
-        for option in as_list(vote.get("selectedOptions"))[:_MOST]
+        as_text(option) or as_text(at(option, "name")) or as_text(at(option, "optionName"))
+        for option in as_list(selected)[:_MOST]
     ]
     chosen = tuple(option for option in options if option.strip())
-    note = _NO_VOTE if is_read else _UNREAD_VOTE
+    note = _NO_VOTE if is_read and selected == [] else _UNREAD_VOTE
     content = Content(
         text=", ".join(chosen),
         poll_votes=chosen,

@@ -306,7 +306,9 @@ def _unread(raw: RawMessage) -> str | None:
     """What a message is called that says something which cannot be read here; None for no words."""
     spoken = [name for name in raw.names if folded(name) not in SILENT]
     if not spoken and raw.web_type in {"", "chat"}:
-        return None
+        spoken = [name for name in [as_text(at(raw.data, "Info", "MediaType"))] if name]
+        if not spoken:
+            return None
     name = (spoken or [as_text(raw.data.get("type"))])[0]
     return name if _KIND.fullmatch(name) else "unknown"
 

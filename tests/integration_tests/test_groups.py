@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +16,15 @@ from langchain_convsync import ServerProfile, WAHAReply, create_app, waha
 from langchain_convsync._flow import run
 from langchain_convsync.errors import ConfigurationError, InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.server import Tenant
+from langchain_convsync.server import Forwarding, Tenant
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.waha import Groups
 from langchain_convsync.waha.groups import is_for_us
 from tests import promises, waha_chats
+from tests.agent_webhook import SECRET as FORWARDED
+from tests.agent_webhook import agent_webhook
 from tests.promises import CUSTOMER, Answer, history, said, sync_and_async
 from tests.redis_topologies import until
 from tests.waha_chats import WahaChats
@@ -377,3 +380,16 @@ def test_the_reference_server_keeps_a_groups_conversation_where_that_is_wanted()
     assert told == [False, True]
     assert (conversation.user_id, found.session_id) == (GROUP, conversation.session_id)
     assert ignored["reason"] == "group"
+
+
+def test_a_mention_by_lid_is_one_where_it_is_forwarded_to() -> None:
+    """The app there knows the business by its number alone."""
+    tenants = {"loja": Tenant("restaurant-abc", "bot123")}
+    with agent_webhook() as webhook:
+        forwarding = Forwarding(url=webhook.url, secret=FORWARDED)
+        with ReferenceServer(tenants=tenants, groups="mentions", forwarding=forwarding) as server:
+            server.deliver(delivery("3AG2", "@135900000000001 ¿hay pizza?"))
+            until(lambda: webhook.got)
+    forwarded = InboundEvent.model_validate_json(json.dumps(webhook.got[0]))
+
+    assert is_for_us(forwarded, "mentions")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.fake_api import AS_DOCUMENTED
 from tests.chaos.guards import GUARDS
 from tests.redis_server import RedisServer
 from tests.simulation.disks import Disk, File, NewDisk, Redis
@@ -22,6 +23,8 @@ pytest_plugins = ("tests.store_fixtures",)
 
 SAMPLED = "from tests.simulation.world import *; from tests.simulation.random_runs import *"
 TRACE = f"{SAMPLED}; print(World(plan_of(7, 15)[0]).run().trace)"
+#: Kinds that differ in what they ask of a store, and not in the API server alone.
+IN_THE_STORE = [kind for kind in KINDS[1:] if kind.manners == AS_DOCUMENTED and kind.expires == ""]
 #: Towns of one test.
 STREET = 5
 
@@ -61,7 +64,7 @@ def test_no_kind_of_turn_is_ever_wrong(kind: Kind) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", IN_THE_STORE, ids=lambda kind: kind.name)
 def test_nor_is_it_on_redis(kind: Kind, server: RedisServer) -> None:
     """By the store's own Lua, on a real server."""
 

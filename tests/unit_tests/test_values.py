@@ -389,3 +389,10 @@ def test_no_error_repeats_a_key_or_a_phone_number(make: Callable[[], object]) ->
         make()
 
     assert "51999999999" not in str(refused.value)
+
+
+def test_half_a_character_is_marked_where_an_event_is_made() -> None:
+    """A text that was cut in the middle of an emoji is answered all the same."""
+    event = InboundEvent(event_id="1", phone_number="+51999999999", text="Hola \ud83d")
+
+    assert event.text == "Hola \ufffd"

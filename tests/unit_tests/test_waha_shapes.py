@@ -210,17 +210,18 @@ def test_a_quote_without_words_is_a_quote_all_the_same() -> None:
     [
         ("poll.vote", ["Pan", "Queso"], "Pan, Queso"),
         ("poll.vote", [], "[a vote in a poll was taken back]"),
+        ("poll.vote", None, "[a vote in a poll that could not be read]"),
         ("poll.vote.failed", [], "[a vote in a poll that could not be read]"),
     ],
 )
-def test_a_vote_is_an_answer(event: str, options: list[str], content: str) -> None:
+def test_a_vote_is_an_answer(event: str, options: list[str] | None, content: str) -> None:
     """Whatever becomes of it: the customer did something."""
     chat = f"{CUSTOMER}@c.us"
     vote = {"id": f"false_{chat}_3A0A", "from": chat, "fromMe": False, "selectedOptions": options}
     body = {"event": event, "payload": {"vote": vote, "poll": {"id": f"true_{chat}_3EB0P"}}}
     voted = inbound(body)
     assert (voted.content, voted.reply_to) == (content, "3EB0P")
-    assert (voted.poll_votes, voted.event_id) == (tuple(options), "false_3A0A")
+    assert (voted.poll_votes, voted.event_id) == (tuple(options or ()), "false_3A0A")
 
 
 def test_an_answer_to_an_invitation_is_an_answer() -> None:
