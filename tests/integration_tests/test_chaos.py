@@ -79,7 +79,8 @@ def test_whatever_is_killed_nothing_is_lost_doubled_or_out_of_order(
     assert report.struck.total() == kills
 
 
-@pytest.mark.parametrize("store", [pytest.param("sqlite", marks=pytest.mark.slow), "redis"])
+@pytest.mark.slow  # `test_simulation.py` stops a process at every step
+@pytest.mark.parametrize("store", STORES)
 def test_a_worker_that_wakes_up_after_its_lease_changes_nothing(
     store: Store, tmp_path: Path
 ) -> None:

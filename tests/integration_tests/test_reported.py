@@ -53,9 +53,13 @@ def sent_now(delivery: dict[str, Any], sent_ago: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", REPORTED.values(), ids=REPORTED)
 def test_what_was_reported_ends_as_it_should(
-    case: dict[str, Any], event_store: EventStore, chats: WahaChats
+    case: dict[str, Any],
+    event_store: EventStore,
+    chats: WahaChats,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What customers read, what the history holds, and what an operator is told."""
+    monkeypatch.setattr("langchain_convsync.outbox.reply.SEND_TIME", 0.0)
     chats.fates = [fate(chats, named) for named in case.get("waha", ())]
 
     def is_idle() -> bool:

@@ -6,6 +6,8 @@ from asyncio import sleep
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from langchain_convsync._flow import Flow, Io
 from langchain_convsync.client._exchange import Answer
 from langchain_convsync.turns import TurnRunner
@@ -54,6 +56,7 @@ class ListeningWorld(World):
         return voice[4:].decode()
 
 
+@pytest.mark.slow  # `test_transcriptions.py` kills a process between the hearing and the answer
 def test_wherever_its_process_dies_a_voice_is_heard_once() -> None:
     """Unless it dies while it listens; in the history are its words, once and in order."""
     bursts = ((Said("evt_0", "Hola\n[audio]"), Said("evt_1", "Quiero dos\n[audio]")),)
