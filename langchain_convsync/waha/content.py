@@ -270,7 +270,7 @@ def _quoted(raw: RawMessage, own: frozenset[str], customer: frozenset[str]) -> Q
     people = (reply.get("participant"), context.get("participant"), data.get("quotedparticipant"))
     sender = next((who for each in people if (who := _identity(each))), None)
     return Quoted(
-        text=content.shown(but=frozenset({"media"})),
+        text=content.shown(but=frozenset({"media", "view_once"})),
         id=stanza_id(told),
         by=_speaker(sender, as_text(told), own, customer),
         sender=sender,
