@@ -21,6 +21,11 @@ def answer_of(event: str, payload: Json) -> tuple[Json, Content] | None:
     return None
 
 
+def is_asked_by_us(payload: Json) -> bool:
+    """Whether the poll, or the invitation, that is answered is the business's own."""
+    return any(at(payload, asked, "fromMe") is True for asked in ("poll", "eventCreationKey"))
+
+
 def _vote(payload: Json, *, is_read: bool) -> tuple[Json, Content]:
     vote = as_object(payload.get("vote"))
     selected = vote.get("selectedOptions")

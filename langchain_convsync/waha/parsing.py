@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_convsync.errors import InvalidEventError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.waha.answers import answer_of
+from langchain_convsync.waha.answers import answer_of, is_asked_by_us
 from langchain_convsync.waha.content import Change, Content, changed_text, changes, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
 from langchain_convsync.waha.groups import Groups, is_for_us
@@ -72,6 +72,8 @@ def parse_event(
     if envelope.event in {"message", "message.any"}:
         return _message(envelope, envelope.payload, groups=groups)
     if (answer := answer_of(envelope.event, envelope.payload)) is not None:
+        if groups and is_asked_by_us(envelope.payload):
+            groups = "all"
         return _message(envelope, *answer, groups=groups)
     return _other(envelope)
 

@@ -191,6 +191,18 @@ def test_a_single_customer_is_always_answered() -> None:
         assert parsed(private("3AP1", "Hola"), groups) is not None
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_vote_in_a_poll_of_the_bots_is_for_it(*, own: bool) -> None:
+    """It asked. A vote in anybody else's poll is none of its business."""
+    body = delivery("3AG3", "")
+    vote = {**body["payload"], "selectedOptions": ["Diavola"]}
+    poll = {"id": f"{str(own).lower()}_{GROUP}_3AP0", "fromMe": own}
+
+    event = parsed({**body, "event": "poll.vote", "payload": {"vote": vote, "poll": poll}})
+
+    assert (event and event.content) == ("Diavola" if own else None)
+
+
 @sync_and_async
 def test_nothing_private_is_read_in_a_group_nor_the_other_way_round(
     server: ReferenceServer, event_store: EventStore, agent: Listening, answer: Answer
