@@ -360,6 +360,7 @@ def test_any_message_is_read(bodies: st.SearchStrategy[dict[str, Any]], check: C
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @CHECKS
 def test_twenty_thousand_messages_are_read(
     bodies: st.SearchStrategy[dict[str, Any]], check: Check
