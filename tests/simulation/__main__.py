@@ -11,7 +11,8 @@ from tests.chaos.guards import GUARDS
 from tests.simulation.exhaustive import KINDS
 from tests.simulation.many import TOWN, begin, processes, run_kind, run_town, table
 from tests.simulation.random_runs import plan_of
-from tests.simulation.shrinking import flaw_of, shrunk
+from tests.simulation.shrinking import shrunk
+from tests.simulation.world import World
 
 
 def main() -> int:
@@ -54,12 +55,11 @@ def random_turns(pool: ProcessPoolExecutor, seeds: range) -> int:
 def told(seed: int) -> int:
     """What happened, as a list that a person can read: less of it, as long as it is wrong."""
     plan, what = plan_of(seed, TOWN)
-    flaw_of(plan)  # by which it is known what goes wrong
+    World(plan).run()  # by which it is known what goes wrong
     plan, what = shrunk(plan, what)
-    steps: list[str] = []
-    flaw = flaw_of(plan, steps)
-    print("\n".join(line for line in steps if not line.endswith(" acquire")))
-    print(f"\nseed {seed}: {flaw}\nwith {what}")
+    report = World(plan).run()
+    print("\n".join(line for line in report.log if not line.endswith(" acquire")))
+    print(f"\nseed {seed}: {report.wrong}\nwith {what}")
     print(f"again: make simulate ARGS='--seed {seed} --turns {TOWN}'")
     return 1
 

@@ -8,7 +8,6 @@ too. A look for work that finds none is no such point.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -223,6 +222,8 @@ class Schedule:
             goes_wrong=self._goes_wrong,
             strikes=self._strikes,
             new_disk=new_disk,
+            stories=kind.stories,
+            dead=kind.dead,
             **given,
         )
 
@@ -256,27 +257,13 @@ class Ran:
     """A schedule, and what came of it; ``began`` is the step at which its fault struck."""
 
     schedule: Schedule
-    report: Report | None
+    report: Report
     began: int = 0
-    failure: str = ""
 
     @property
-    def is_wrong(self) -> bool:
-        """Whether it did not end, or not as it should."""
-        return bool(self.what)
-
-    @property
-    def what(self) -> str:
+    def wrong(self) -> str:
         """What is wrong with it, if anything is."""
-        kind, report = self.schedule.kind, self.report
-        if report is None:
-            return self.failure
-        if report.dead not in kind.dead:
-            return f"{report.dead} dead letters"
-        if kind.stories and not report.left:
-            story = _in_short(report.stories[0])
-            return "" if story in kind.stories else story
-        return report.wrong
+        return self.report.wrong
 
 
 def run_all(kind: Kind, new_disk: NewDisk = Memory, *, pairs: bool = True) -> Iterator[Ran]:
@@ -291,7 +278,7 @@ def run_all(kind: Kind, new_disk: NewDisk = Memory, *, pairs: bool = True) -> It
         for fault in call.faults:
             ran = _ran(Schedule(kind, (call.server, call.number, fault)), new_disk)
             yield ran
-            if ran.report is None or not pairs or len(busy) > SHORT:
+            if ran.wrong or not pairs or len(busy) > SHORT:
                 continue
             last = min(ran.report.steps, ran.began + BEHIND)
             for number in range(max(0, ran.began - 1), last):
@@ -310,12 +297,5 @@ def _ran(schedule: Schedule, new_disk: NewDisk) -> Ran:
 
     plan = schedule.plan(new_disk)
     world = World(replace(plan, goes_wrong=goes_wrong))
-    try:
-        return Ran(schedule, world.run(), began)
-    except Exception as error:  # noqa: BLE001 - whatever a schedule comes to is told
-        return Ran(schedule, None, began, f"{type(error).__name__}: {error}")
-
-
-def _in_short(story: str) -> str:
-    """A clerk's replies by their numbers."""
-    return re.sub(r"\S+ (#\d+) after #\d+: [^|]*(?= \||$)", r"\1", story)
+    report = world.run()
+    return Ran(schedule, report, began)

@@ -12,28 +12,12 @@ from tests.simulation.world import Plan, World
 T = TypeVar("T")
 
 
-def flaw_of(plan: Plan, steps: list[str] | None = None) -> str:
-    """What is wrong with a run, if anything is; its steps are added to the list."""
-    world = World(plan)
-    try:
-        report = world.run()
-    except Exception as error:  # noqa: BLE001 - that it did not end, say
-        return f"{type(error).__name__}: {error}"
-    finally:
-        if steps is not None:
-            steps += world.simulation.log
-    if report.dead:
-        return f"{report.dead} dead letters"
-    return report.wrong
-
-
 def shrunk(plan: Plan, what: Misfortunes) -> tuple[Plan, Misfortunes]:
     """A run that is still wrong, with fewer people, and to whom less happens."""
-    fewest = replace(plan)
 
     def fails(talks: Sequence[Any], places: Sequence[Any]) -> bool:
-        happens = _only(what, places)
-        return bool(flaw_of(with_misfortunes(replace(fewest, talks=talks), happens)))
+        few = with_misfortunes(replace(plan, talks=talks), _only(what, places))
+        return bool(World(few).run().wrong)
 
     places: list[Any] = [*what.faults, *what.strikes]
     talks = _fewer(list(plan.talks), lambda few: fails(few, places))

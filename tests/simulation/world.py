@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -59,6 +60,9 @@ class Plan:
         expires: The ``expiresAt`` of the API server's answers.
         runner: Arguments of ``TurnRunner``.
         days_later: Whether some messages are delivered again, days later.
+        stories: What the first conversation may hold in the end; where none is named, the judge
+            tells what it must.
+        dead: How many dead letters may be left.
     """
 
     talks: Sequence[Talk]
@@ -74,37 +78,20 @@ class Plan:
     new_disk: NewDisk = Memory
     runner: dict[str, Any] = field(default_factory=dict)
     days_later: bool = False
+    stories: frozenset[str] = frozenset()
+    dead: frozenset[int] = frozenset({0})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """What came of it.
+    """What came of it; ``wrong`` is what should not be, or why it did not end."""
 
-    Attributes:
-        stories: What each customer's conversation holds in the end.
-        dead: Dead letters.
-        left: Words of customers that the store holds long after.
-    """
-
-    verdict: Verdict
-    stories: list[str]
-    dead: int
-    left: list[str]
+    wrong: str
+    turns: int
     steps: int
-    calls: int
     kills: int
-    seconds: float
     trace: str
     log: list[str]
-
-    @property
-    def wrong(self) -> str:
-        """What should not be; nothing where all is well."""
-        told = self.verdict
-        tallies = (told.messages, told.syncs, told.replies, told.sends, told.charges)
-        if sum(each.wrong for each in tallies) + told.overlaps:
-            return f"{told}"
-        return f"long after, the store holds {self.left}" if self.left else ""
 
 
 class World:
@@ -113,7 +100,7 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.simulation = Simulation(plan.seed, at=self._point, shuffled=plan.shuffled)
-        self.disk = plan.new_disk(self._time_of_day)
+        self.disk = plan.new_disk(self._time_elsewhere)
         self.agent = plan.agent(self.simulation)
         self.api = ApiServer(
             self.simulation, plan.goes_wrong, plan.talks, plan.manners, plan.expires
@@ -133,32 +120,41 @@ class World:
         self._born = 0
 
     def run(self) -> Report:
-        """Let it happen; what came of it."""
+        """Let it happen; what came of it, also where it did not end."""
+        verdict = Verdict()
         with _platform.standing_in(self.simulation):
             self._store = self.disk.open()
             self.simulation.begin(self.simulation.outside, self._live, "the town")
             try:
                 self.simulation.run(until=DAYS + 10 * PATIENCE)
-                backlog = run(self._store.backlog())
-                left = self._left()
+                dead, left = run(self._store.backlog()).dead_letters, self._left()
+                verdict = self._verdict()
+                wrong = self._flaw(verdict, dead, left)
+            except Exception as error:  # noqa: BLE001 - whatever it comes to is told
+                wrong = f"{type(error).__name__}: {error}"
             finally:
                 self.disk.close()
+        told = self.simulation
+        return Report(wrong, verdict.turns, told.steps, self.kills, told.trace, told.log)
+
+    def _verdict(self) -> Verdict:
         kept: list[Kept] = [*self.api.kept, *self.waha.kept]
         finals = {name: each.state["context"] for name, each in self.api.sessions.items()}
         verdict = judge(self.plan.talks, self.returned, self.sent, kept, finals)
         verdict.charges.doubled = len(self.agent.charged) - len({*self.agent.charged})
-        return Report(
-            verdict=verdict,
-            stories=[self._story(talk) for talk in self.plan.talks],
-            dead=backlog.dead_letters,
-            left=left,
-            steps=self.simulation.steps,
-            calls=len(self.api.calls),
-            kills=self.kills,
-            seconds=self.simulation.time,
-            trace=self.simulation.trace,
-            log=self.simulation.log,
-        )
+        return verdict
+
+    def _flaw(self, told: Verdict, dead: int, left: list[str]) -> str:
+        """What should not be; nothing where all is well."""
+        if dead not in self.plan.dead:
+            return f"{dead} dead letters"
+        if left:
+            return f"long after, the store holds {left}"
+        if self.plan.stories:
+            story = self._story(self.plan.talks[0])
+            return "" if story in self.plan.stories else story
+        tallies = (told.messages, told.syncs, told.replies, told.sends, told.charges)
+        return f"{told}" if sum(each.wrong for each in tallies) + told.overlaps else ""
 
     def ask(self, talk: Talk, work: Callable[[TurnRunner], T | None]) -> T | None:
         """What a process says; None where it died or stood still meanwhile, or failed."""
@@ -195,8 +191,9 @@ class World:
         )
         return ConvSyncClient("https://api", profile=profile, http_client=self.api.client())
 
-    def _time_of_day(self) -> float:
-        return EPOCH.timestamp() + self.simulation.time + self.simulation.clock
+    def _time_elsewhere(self) -> float:
+        """The time of day on another machine, whose clock nobody sets."""
+        return EPOCH.timestamp() + self.simulation.time
 
     def _live(self) -> None:
         for _ in range(self.plan.processes):
@@ -338,14 +335,14 @@ class World:
             self.insist(talk, lambda runner: [runner.record_echo(echo)])
 
     def _story(self, talk: Talk) -> str:
-        """What the customer's sessions hold, what was sent, each in a few words."""
+        """What the customer's sessions hold and what was sent, a clerk's replies by number."""
         sessions = {name for name, each in self.api.sessions.items() if each.talk is talk}
         told = [
             f"{write.kind[0]}:{write.text}" if write.kind != "message" else write.text
             for write in [*self.api.kept, *self.waha.kept]
             if write.session_id in sessions and write.kind != "sync"
         ]
-        return " | ".join(told)
+        return re.sub(r"\S+ (#\d+) after #\d+: [^|]*(?= \||$)", r"\1", " | ".join(told))
 
     def _left(self) -> list[str]:
         """What lies in the store when even the latest has had its time there: words, and facts."""
