@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_convsync.client import ConvSyncClient
+from langchain_convsync.middleware._runs import RUNS
 from langchain_convsync.models import Conversation
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord, current_turn
 
@@ -22,6 +23,14 @@ HISTORY = [
     {"role": "user", "content": "Hola", "timestamp": "2025-12-29T10:00:00.000Z"},
     {"role": "bot", "content": "¡Hola! Bienvenido", "timestamp": "2025-12-29T10:00:01.000Z"},
 ]
+
+
+@pytest.fixture
+def no_run_left() -> Iterator[None]:
+    """No run of the test is under way after it; those that hang in other tests' threads may be."""
+    before = set(RUNS._runs)
+    yield
+    assert set(RUNS._runs) <= before
 
 
 def conversation(**fields: Any) -> Conversation:

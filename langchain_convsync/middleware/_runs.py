@@ -110,11 +110,6 @@ class Runs(BaseCallbackHandler):
             on_tool_error=fail,
         )
 
-    @property
-    def under_way(self) -> int:
-        """How many runs are under way."""  # no length: LangChain asks whether there is a handler
-        return len(self._runs)
-
     def of(self, run_id: UUID | None) -> tuple[Exchange, UUID | None]:
         """The exchange that a run belongs to, and the graph that it is in."""
         found = self._runs.get(run_id) if run_id else None

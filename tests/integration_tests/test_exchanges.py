@@ -13,20 +13,20 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.errors import APIError
 from langchain_convsync.middleware import ConvSyncMiddleware
-from langchain_convsync.middleware._runs import RUNS
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.turns import TurnRunner
-from tests import served
+from tests import served, surfaces
 from tests.graphs import CONSULTED, SHAPES, Shape, remembering
 from tests.served import THREAD, Client, read_by, requests, state, words
 from tests.surfaces import PHONE, TENANT, calls, invoke, sync_and_async
 
-pytestmark = pytest.mark.in_turn
+pytestmark = [pytest.mark.in_turn, pytest.mark.usefixtures("no_run_left")]
 
+no_run_left = surfaces.no_run_left
 reference, server, client = served.reference, served.server, served.client
 
 BEGIN = ["Hola", "¡Hola! Bienvenido"]
@@ -90,7 +90,6 @@ async def test_each_message_is_recorded_once_and_a_colleagues_words_are_heard_in
     assert told(model) == [*BEGIN, *whole[:-1]]
     assert state(server) == ("payment", "asked")
     assert requests(server).count("PUT") == 1
-    assert RUNS.under_way == 0
 
 
 @memories
@@ -191,7 +190,6 @@ async def test_the_failure_of_a_write_can_fail_the_run(
         await invoke(mode, graph, said("Una pizza"))
 
     assert len(failures) == 1
-    assert RUNS.under_way == 0
 
 
 @sync_and_async

@@ -19,15 +19,11 @@ from langchain_convsync.middleware import _runs as runs_module
 from langchain_convsync.middleware._exchange import Exchange
 from langchain_convsync.middleware._runs import RUNS
 from langchain_convsync.testing import ScriptedChatModel
+from tests import surfaces
 from tests.surfaces import calls, in_turn, invoke, perform, sync_and_async, unreachable
 
-#: Runs that hang in other tests' threads, as this one begins.
-LEFT = [0]
-
-
-@pytest.fixture(autouse=True)
-def left_by_others() -> None:
-    LEFT[:] = [RUNS.under_way]
+no_run_left = surfaces.no_run_left
+pytestmark = pytest.mark.usefixtures("no_run_left")
 
 
 def exchange_here(config: RunnableConfig) -> tuple[Exchange, Any]:
@@ -63,7 +59,6 @@ async def test_all_runs_of_the_outermost_graph_are_one_exchange(mode: str) -> No
     assert one.root == graph
     assert inner_graph not in {None, graph}
     assert [message.content for message in one.words] == ["Hola"]
-    assert RUNS.under_way == LEFT[-1]
 
 
 @pytest.mark.parametrize("ending", ["fails", "waits", "is left", "is cancelled"])
@@ -107,8 +102,6 @@ async def test_nothing_is_remembered_of_runs_that_are_over(mode: str, ending: st
     else:
         await invoke(mode, graph, given, config)
 
-    assert RUNS.under_way == LEFT[-1]
-
 
 def test_runs_that_never_end_are_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest first."""
@@ -118,7 +111,7 @@ def test_runs_that_never_end_are_forgotten_at_last(monkeypatch: pytest.MonkeyPat
     for number in range(10):
         runs.on_chain_start({}, {}, run_id=UUID(int=number))
 
-    assert runs.under_way == 3
+    assert len(runs._runs) == 3
 
 
 @pytest.mark.parametrize(
@@ -159,4 +152,3 @@ async def test_a_hand_over_in_a_turn_notes_once(form: str) -> None:
         await perform(form, graph_of(agent), {"messages": [("user", "Hola")]}, {})
 
     assert record.update.intent == "payment"
-    assert RUNS.under_way == LEFT[-1]
