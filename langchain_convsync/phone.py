@@ -211,7 +211,7 @@ def known_people(*names: object) -> list[str]:
 
     A number that has the digits of a LID among them is that LID, and no number.
     """
-    found = [who for who in map(identity_of, names) if who and not who.endswith("@g.us")]
+    found = [who for who in map(identity_of, names) if who and not is_group(who)]
     lids = {f"+{who.removesuffix('@lid')}" for who in found if who.endswith("@lid")}
     return list(dict.fromkeys(who for who in found if who not in lids))
 

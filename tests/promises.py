@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableLambda
+from redis.exceptions import NoScriptError
 
+from langchain_convsync._flow import Flow
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
@@ -86,3 +88,36 @@ def spoken(texts: list[str]) -> list[tuple[str, str]]:
     """The history in which each of these was answered by itself."""
     pairs = ([("user", text), ("bot", f"re: {text}")] for text in texts)
     return [entry for pair in pairs for entry in pair]
+
+
+class Listening:
+    """An agent that keeps what it was told, run by run."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[str]] = []
+        self.runnable: RunnableLambda[Any, Any] = RunnableLambda(self.reply)
+
+    def reply(self, messages: list[BaseMessage]) -> AIMessage:
+        """As :func:`echo` does."""
+        self.heard.append([str(message.content) for message in messages])
+        return AIMessage(f"re: {messages[-1].content}")
+
+
+def killed(flow: Flow[Any], at: int, *, after: bool) -> bool:
+    """Perform a flow up to a step and drop it there; whether it came so far."""
+    try:
+        step = next(flow)
+        for _ in range(at):
+            try:
+                done = step.block()
+            except Exception as error:  # noqa: BLE001 - such as a script that Redis has to be sent
+                step = flow.throw(error)
+            else:
+                step = flow.send(done)
+        if after:
+            with suppress(NoScriptError):  # the step was taken, to no effect
+                step.block()
+    except StopIteration:
+        return False
+    flow.close()  # its lease is given back, as it would lapse
+    return True

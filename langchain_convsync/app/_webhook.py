@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC
 
 from pydantic import ValidationError
 
@@ -23,7 +22,7 @@ from langchain_convsync.errors import (
     StoreDamagedError,
     StoreError,
 )
-from langchain_convsync.models import InboundEvent
+from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.threads import OwnThreads
 from langchain_convsync.waha.groups import Groups, is_for_us
@@ -144,8 +143,7 @@ class Webhook(Unpicklable):
         is_stale = isinstance(event, InboundEvent) and self.runner.max_age <= retention
         if sent_at is None or is_stale:
             return False
-        told = sent_at if sent_at.tzinfo else sent_at.replace(tzinfo=UTC)
-        return (now() - told).total_seconds() > retention
+        return (now() - zoned(sent_at)).total_seconds() > retention
 
 
 def _forwarded(body: Json) -> InboundEvent | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
 from langchain_convsync.models import Conversation, PartialConversation, TenantInfo
-from langchain_convsync.phone import identity_of, kind_of, phone_of, same_subscriber
+from langchain_convsync.phone import identity_of, is_group, kind_of, phone_of, same_subscriber
 from langchain_convsync.settings import CallTarget
 
 #: Database ids: the same number in either case, and servers answer with their own spelling.
@@ -91,7 +91,7 @@ def _is_customer(answered: str | None, asked: str, known_as: Iterable[str]) -> b
     found = identity_of(answered)
     # A LID, for example, says nothing of its phone number: a server that knows both may answer with
     # either. But a number is answered with the number, and what is known can be compared.
-    if found is None or phone_of(asked) is not None or found.endswith("@g.us"):
+    if found is None or phone_of(asked) is not None or is_group(found):
         return False
     return kind_of(found) not in map(kind_of, names)
 

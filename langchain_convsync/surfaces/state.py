@@ -129,6 +129,20 @@ def _flaws_in(decision: object) -> Iterator[str]:
             yield f"{name} is of type {type(value).__name__}"
 
 
+def said_by(function: Callable[..., Any], *given: object, is_async: str) -> Any:
+    """What a function of the user's says that cannot be awaited here.
+
+    Raises:
+        ConfigurationError: It is async, told as ``is_async``.
+    """
+    said = function(*given)
+    if isinstance(said, Awaitable):
+        if isinstance(said, Coroutine):
+            said.close()  # never awaited, and that is said better below
+        raise ConfigurationError(is_async)
+    return said
+
+
 def consult(function: Callable[..., Any], *given: object, is_async: str) -> Flow[Any]:
     """What a function of the user's says, which may be async where it can be awaited.
 
@@ -137,12 +151,7 @@ def consult(function: Callable[..., Any], *given: object, is_async: str) -> Flow
     """
 
     def block() -> Any:
-        said = function(*given)
-        if isinstance(said, Awaitable):
-            if isinstance(said, Coroutine):
-                said.close()  # never awaited, and that is said better below
-            raise ConfigurationError(is_async)
-        return said
+        return said_by(function, *given, is_async=is_async)
 
     async def wait() -> Any:
         said = function(*given)

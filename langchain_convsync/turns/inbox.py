@@ -108,8 +108,9 @@ class Inbox:
             telemetry.count("own_echoes_from_app")
             yield from self.record_echo(message)
             return False
-        account = yield from self._home_of(message)
-        by = yield from self._machine(message, account)
+        places = yield from self.naming.conversations_of(message)
+        account = yield from self._home_in(places)
+        by = yield from self._machine(message, account, places)
         if by is not None or self._is_old(message):
             telemetry.count("automatic_messages", by=by or "age")
             yield from self._record(message, account)
@@ -152,7 +153,10 @@ class Inbox:
         return accepted.conversation_key
 
     def _machine(
-        self, message: waha.OperatorMessage, account: AccountKey | None
+        self,
+        message: waha.OperatorMessage,
+        account: AccountKey | None,
+        places: Mapping[str, AccountKey],
     ) -> Flow[Automatic | None]:
         """What tells that the business app has written this by itself; None where nothing does."""
         words = spelled(message.text)
@@ -160,10 +164,9 @@ class Inbox:
             return "text"
         if phone.is_group(message.chat_id):  # the app greets nobody there
             return None
-        named = yield from self.naming.conversations_of(message)
         sent = None if message.sent_at is None else zoned(message.sent_at).timestamp()
         conversation_key = ""
-        for key in named:
+        for key in places:
             view = yield from self.store.view(key)
             conversation_key = conversation_key or view.conversation_key
             if view.turns or view.events:
@@ -171,7 +174,7 @@ class Inbox:
                 if sent is not None and exchange_in(view).is_prompt(sent):
                     return "promptness"
         if conversation_key and is_telling(words):
-            side = account or next(iter(named.values()))
+            side = account or next(iter(places.values()))
             if (yield from self._is_said_elsewhere(side, conversation_key, words)):
                 return "repetition"
         return None
@@ -188,14 +191,13 @@ class Inbox:
         yield from self.store.commit_turn(accepted.acquired.lease, where)
         return False
 
-    def _home_of(self, message: waha.OperatorMessage) -> Flow[AccountKey | None]:
-        """The account in whose conversation the customer has written; None for the one it tells."""
-        conversations = yield from self.naming.conversations_of(message)
-        for conversation_key, account in conversations.items():
+    def _home_in(self, places: Mapping[str, AccountKey]) -> Flow[AccountKey | None]:
+        """The account in whose conversation the customer has written, else the first one."""
+        for conversation_key, account in places.items():
             view = yield from self.store.view(conversation_key, most=1)
             if view.turns or view.events:
                 return account
-        return next(iter(conversations.values()), None)
+        return next(iter(places.values()), None)
 
     def _is_ours(self, own: OwnMessage) -> Flow[bool]:
         for conversation_key in (yield from self.naming.conversations_of(own, and_unnamed=True)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -20,6 +20,7 @@ from langchain_convsync._platform import spawn
 from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConfigurationError, raised_by
 from langchain_convsync.surfaces.calls import TurnCalls
+from langchain_convsync.surfaces.state import said_by
 from langchain_convsync.turns.bounds import LONGEST_TEXT, shortened
 from langchain_convsync.turns.files import (
     ADVICE,
@@ -42,6 +43,8 @@ MediaMode: TypeAlias = Literal["text", "blocks"]
 #: Makes words of a voice message: its bytes and MIME type → text.
 Transcribe: TypeAlias = Callable[[bytes, str], str | Awaitable[str]]
 
+#: What is wrong with it in a blocking run.
+IS_ASYNC = "transcribe= is async: use arun(), or pass a plain function"
 #: Seconds that one file may take, and all of a turn's; and all of its transcriptions.
 FILE_TIME, TURN_TIME, TRANSCRIPTION_TIME = 10.0, 20.0, 60.0
 
@@ -247,7 +250,8 @@ def _within(seconds: float, function: Callable[..., Any], *given: object) -> Io[
 
         def work() -> None:
             try:
-                ended.append((context.run(function, *given), None))
+                said = context.run(said_by, function, *given, is_async=IS_ASYNC)
+                ended.append((said, None))
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
                 ended.append((None, error))
 
@@ -257,11 +261,6 @@ def _within(seconds: float, function: Callable[..., Any], *given: object) -> Io[
         [(said, error)] = ended
         if error is not None:
             raise error
-        if isinstance(said, Awaitable):
-            if isinstance(said, Coroutine):
-                said.close()  # never awaited, and that is said better below
-            message = "transcribe= is async: use arun(), or pass a plain function"
-            raise ConfigurationError(message)
         return said
 
     async def wait() -> Any:

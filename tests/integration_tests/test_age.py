@@ -35,16 +35,8 @@ def ago(**span: float) -> datetime:
     return datetime.now(UTC) - timedelta(**span)
 
 
-class Listening:
-    """An agent that keeps what it was told, run by run."""
-
-    def __init__(self) -> None:
-        self.heard: list[list[str]] = []
-        self.runnable: RunnableLambda[Any, Any] = RunnableLambda(self.reply)
-
-    def reply(self, messages: list[BaseMessage]) -> AIMessage:
-        self.heard.append([str(message.content) for message in messages])
-        return AIMessage(f"re: {messages[-1].content}")
+class Listening(promises.Listening):
+    """One whose prompts can be asked what they tell about the messages."""
 
     @property
     def about(self) -> list[dict[str, Any]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import pytest
-from redis.exceptions import NoScriptError
 
 from langchain_convsync import WAHAReply
 from langchain_convsync._flow import Flow, run
@@ -18,7 +16,7 @@ from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
 from tests import promises
-from tests.promises import echo, spoken
+from tests.promises import echo, killed, spoken
 from tests.waha_chats import WahaChats, waha_server
 
 server = promises.server
@@ -81,26 +79,6 @@ def says(text: str, spelled: str) -> Act:
 def links(customer: Customer, process: TurnRunner) -> Flow[Any]:
     """Somebody tells that BSUID and number are one."""
     return process._engine.link(customer.phone, customer.bsuid, "default")
-
-
-def killed(flow: Flow[Any], at: int, *, after: bool) -> bool:
-    """Perform a flow up to a step and drop it there; whether it came so far."""
-    try:
-        step = next(flow)
-        for _ in range(at):
-            try:
-                done = step.block()
-            except Exception as error:  # noqa: BLE001 - such as a script that Redis has to be sent
-                step = flow.throw(error)
-            else:
-                step = flow.send(done)
-        if after:
-            with suppress(NoScriptError):  # the step was taken, to no effect
-                step.block()
-    except StopIteration:
-        return False
-    flow.close()
-    return True
 
 
 #: What happens, and which of it is killed.

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import RunnableLambda
 from starlette.testclient import TestClient
 
 from langchain_convsync import ServerProfile, WAHAReply, create_app, waha
@@ -25,7 +23,7 @@ from langchain_convsync.waha.groups import is_for_us
 from tests import promises, waha_chats
 from tests.agent_webhook import SECRET as FORWARDED
 from tests.agent_webhook import agent_webhook
-from tests.promises import CUSTOMER, Answer, history, said, sync_and_async
+from tests.promises import CUSTOMER, Answer, Listening, history, said, sync_and_async
 from tests.redis_topologies import until
 from tests.waha_chats import WahaChats
 
@@ -36,18 +34,6 @@ ME = {"id": BOT, "lid": BOT_LID, "jid": "5511900000001:7@s.whatsapp.net", "pushN
 SECRET = "Mi tarjeta termina en 4242"
 
 server, chats = promises.server, waha_chats.chats
-
-
-class Listening:
-    """An agent that keeps what it was told, run by run."""
-
-    def __init__(self) -> None:
-        self.heard: list[list[str]] = []
-        self.runnable: RunnableLambda[Any, Any] = RunnableLambda(self.reply)
-
-    def reply(self, messages: list[BaseMessage]) -> AIMessage:
-        self.heard.append([str(message.content) for message in messages])
-        return AIMessage(f"re: {messages[-1].content}")
 
 
 def delivery(stanza: str, text: str, *, who: str = ANA_LID, **payload: Any) -> dict[str, Any]:

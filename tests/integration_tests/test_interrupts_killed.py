@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -14,7 +13,6 @@ from langchain_core.runnables import Runnable
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
-from redis.exceptions import NoScriptError
 
 from langchain_convsync._flow import Flow, run
 from langchain_convsync.models import InboundEvent
@@ -23,6 +21,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.tools import ConvSyncToolkit
 from langchain_convsync.turns import TurnRunner, operators
 from tests import promises
+from tests.promises import killed
 from tests.waiting import syncs
 
 server = promises.server
@@ -104,26 +103,6 @@ def answers(value: object) -> Act:
             yield from process._engine.resume_interrupt(talk.customer, value, "default")
 
     return act
-
-
-def killed(flow: Flow[Any], at: int, *, after: bool) -> bool:
-    """Perform a flow up to a step and drop it there; whether it came so far."""
-    try:
-        step = next(flow)
-        for _ in range(at):
-            try:
-                done = step.block()
-            except Exception as error:  # noqa: BLE001 - such as a script that Redis has to be sent
-                step = flow.throw(error)
-            else:
-                step = flow.send(done)
-        if after:
-            with suppress(NoScriptError):  # the step was taken, to no effect
-                step.block()
-    except StopIteration:
-        return False
-    flow.close()  # its lease is given back, as it would lapse
-    return True
 
 
 @dataclass
