@@ -67,10 +67,10 @@ $(LANGGRAPH)/.installed: pyproject.toml .ci/langgraph.txt
 # What was compiled is kept, also where the environment says otherwise: 8,000 tests are read by each.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: install ## run the tests in random order, but for those that are long by nature: 6 to 8 min on two cores
+test: install ## run the tests in random order, but for those that are long by nature: 8 to 10 min on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: install ## run every test in random order, with branch coverage: 14 to 18 min on two cores
+test-all: install ## run every test in random order, with branch coverage: about 40 min on two cores
 	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) --cov $(ARGS)
 
