@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         TenantInfo,
     )
     from langchain_convsync.outbox import WAHAReply
+    from langchain_convsync.reply import Reply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.surfaces.context import (
@@ -142,6 +143,7 @@ _MODULES = {
         "TenantInfo",
     ),
     "outbox": ("WAHAReply",),
+    "reply": ("Reply",),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
@@ -190,6 +192,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RedisEventStore",
+    "Reply",
     "SQLiteEventStore",
     "ServerError",
     "ServerProfile",
