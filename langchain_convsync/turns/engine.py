@@ -244,7 +244,8 @@ class Engine:
         replies = [each.reply for each in committed if each.reply]
         last = turn if turn.is_committed else [each for each in before if each.reply][-1]
         events = tuple(event for each in committed for event in each.events)
-        return replace(last, reply="\n\n".join(replies), events=events)
+        said = tuple(reply for each in committed for reply in each.said)
+        return replace(last, reply="\n\n".join(replies), said=said, events=events)
 
     def run_plain_functions_on_threads(self) -> None:
         """Those that the user gave, where nothing else of the user's is on the event loop."""

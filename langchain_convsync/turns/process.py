@@ -31,6 +31,7 @@ from langchain_convsync.models import (
     ConversationMessage,
 )
 from langchain_convsync.outbox.plan import digest
+from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Acquired, Commit, EventStore, Lease, QueuedEvent
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
@@ -62,6 +63,7 @@ from langchain_convsync.turns.resuming import (
     held_event,
 )
 from langchain_convsync.turns.running import Runs
+from langchain_convsync.turns.said import text_of
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class Processor:
         media: Media,
         queues_replies: bool = False,
         log_errors: bool = False,
+        silent_marker: str | None = None,
     ) -> None:
         self._agents = Agents(agent, context)
         self._api = api
@@ -122,7 +125,9 @@ class Processor:
         self._prepare = prepare
         self._history_limit = history_limit
         self._answers = Answers(store, prepare, resume, interrupt_timeout, log_errors)
-        self._runs = Runs(self._answers, extractor, api.profile, limits.agent_timeout)
+        self._runs = Runs(
+            self._answers, extractor, api.profile, limits.agent_timeout, silent_marker
+        )
         self._limits = limits
         self._lids = lids
         self._media = media
@@ -443,11 +448,12 @@ class Processor:
         is_awaited = attempt.batch.asked or (waiting is not None and not waiting.is_back)
         fallback = self._limits.fallback_reply if is_awaited else None
         messages = inbound(attempt.batch)
-        if fallback:
-            messages.append(ConversationMessage(role="bot", content=fallback))
+        said = [Reply(texts=(fallback,))] if fallback and fallback.strip() else []
+        if said:
+            messages.append(ConversationMessage(role="bot", content=text_of(said)))
         if not reason:
             reason = self._never_ended(attempt.batch.head) if error is None else str(error)
-        result = TurnResult(status="failed", messages=messages, reply=fallback, reason=reason)
+        result = TurnResult(status="failed", messages=messages, said=said, reason=reason)
         return (yield from self._commit(attempt, result, error))
 
     def _never_ended(self, head: QueuedEvent) -> str:
@@ -486,7 +492,10 @@ class Processor:
                 telemetry.observe("turn_phase", waited, phase="wait")
                 turn = attempt.batch.addressed(outcome.turn(error=error))
                 return replace(
-                    turn, conversation_key=lease.conversation_key, phases=dict(attempt.phases)
+                    turn,
+                    said=tuple(result.said),
+                    conversation_key=lease.conversation_key,
+                    phases=dict(attempt.phases),
                 )
             case "paused":
                 telemetry.count("replies_withheld")

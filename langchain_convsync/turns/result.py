@@ -15,15 +15,16 @@ from langchain_convsync._platform import now
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox import (
     Anchor,
-    PendingReply,
     Write,
     as_operations,
     overlaid,
     overlay,
+    replies_of,
     target_of,
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import (
     LONGEST_SNAPSHOT,
@@ -45,6 +46,7 @@ from langchain_convsync.turns.recorded import (
     seen_recording,
     without,
 )
+from langchain_convsync.turns.said import text_of
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -180,6 +182,7 @@ class TurnResult:
     """How a turn ends: what the customer gets, and what the API server is told.
 
     Attributes:
+        said: What the customer gets, in order.
         reason: Why it failed, for an operator; it holds no words and no number.
         waiting: The run that was interrupted, and waits from now on.
         silence: Seconds for which the conversation is silent from now on, because it goes too fast.
@@ -187,11 +190,16 @@ class TurnResult:
 
     status: FinalStatus
     messages: Sequence[ConversationMessage]
-    reply: str | None = None
+    said: Sequence[Reply] = ()
     update: StateUpdate = field(default_factory=StateUpdate)
     reason: str = ""
     waiting: WaitingRun | None = None
     silence: float = 0.0
+
+    @property
+    def reply(self) -> str | None:
+        """All that the customer gets as one text; None where that is nothing."""
+        return text_of(self.said) or None
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -219,7 +227,7 @@ class TurnResult:
             writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
-            if self.status in {"answered", "interrupted"}:
+            if self.status in {"answered", "interrupted"} or self.update:
                 session, at = attempt.session, attempt.acquired.now
                 note = note.after_answering(session, current.conversation, self.update, now=at)
             named = is_named(attempt.batch.latest)
@@ -240,17 +248,14 @@ class TurnResult:
         )
 
     def _replies(self, attempt: Attempt) -> list[Operation]:
-        if not self.reply:
-            return []
         batch = attempt.batch
-        reply = PendingReply(
+        return replies_of(
+            self.said,
             turn=batch.turn_id,
             waha_session=batch.newest.waha_session or "default",
             chat_id=batch.chat_id,
-            text=self.reply,
             decided_at=attempt.now,
         )
-        return [Operation(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(
         self,

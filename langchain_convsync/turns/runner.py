@@ -88,6 +88,9 @@ class TurnRunner(_forks.Unpicklable):
             A value resumes the run, together with what the customer wrote; None leaves it waiting.
         interrupt_timeout: Seconds for which it waits for a human; then it goes on with a refusal.
             None: for as long as it takes.
+        silent_marker: What a plain chain, or a model by its prompt, answers where it says nothing,
+            such as ``"[silent]"``: the customer's words are recorded, and nothing is sent, as with
+            ``Reply.silent``. Beside other words it is left out of what is sent.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -159,6 +162,7 @@ class TurnRunner(_forks.Unpicklable):
             resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
         ] = None,
         interrupt_timeout: Patience | None = 30.0,
+        silent_marker: str | None = None,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
@@ -278,6 +282,7 @@ class TurnRunner(_forks.Unpicklable):
             media=self._media,
             queues_replies=reply is not None,
             log_errors=log_errors,
+            silent_marker=silent_marker,
         )
         self._engine = Engine(
             self._api,

@@ -10,6 +10,7 @@ from typing import Any
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
@@ -22,7 +23,6 @@ from langchain_convsync.turns.agent import (
     has_memory,
     invoke,
     is_graph,
-    reply_of,
     require_input,
     undo,
 )
@@ -41,6 +41,7 @@ from langchain_convsync.turns.resuming import (
     by_words,
     going_on,
 )
+from langchain_convsync.turns.said import said_in, set_since, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,14 @@ class Runs:
         extractor: What its output says about the state; None takes the usual places.
         profile: The API server, which may refuse intents.
         agent_timeout: Seconds that one run may take.
+        silent_marker: The text by which an agent says that it says nothing.
     """
 
     answers: Answers
     extractor: Extractor | None
     profile: ServerProfile
     agent_timeout: float
+    silent_marker: str | None = None
 
     def begin(
         self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
@@ -124,9 +127,9 @@ class Runs:
         waiting: WaitingRun | None = None,
     ) -> Flow[TurnResult]:
         """What a run came to; of one that went on, what it has not noted before."""
-        interrupts, reply = interrupts_in(output), None
+        interrupts, said = interrupts_in(output), [*record.said]
         if not interrupts:
-            reply = reply_of(output, before.values)
+            said = said_in(output, before.values, recorded=said, silent_marker=self.silent_marker)
             decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
             decided = extract(output, baseline=before.values, noted=record.update)
@@ -139,15 +142,22 @@ class Runs:
         messages = [*inbound(attempt.batch), *added]
         if interrupts:
             stopped = self.answers.waiting(attempt, record, interrupts)
+            said = [r for r in [*said, *set_since(output, before.values)] if not r.is_silent]
+            if said:
+                messages.append(ConversationMessage(role="bot", content=text_of(said)))
+            if stopped.question:
+                said.append(Reply(texts=(stopped.question,)))
             return TurnResult(
                 status="interrupted",
                 messages=messages,
-                reply=stopped.question,
+                said=said,
                 update=update,
                 waiting=stopped.having_noted(update, added, waiting),
             )
-        messages.append(ConversationMessage(role="bot", content=reply or ""))
-        return TurnResult(status="answered", messages=messages, reply=reply, update=update)
+        if not said:
+            return TurnResult(status="silent", messages=messages, update=update)
+        messages.append(ConversationMessage(role="bot", content=text_of(said)))
+        return TurnResult(status="answered", messages=messages, said=said, update=update)
 
     def _decide(
         self, attempt: Attempt, record: TurnRecord, output: object, before: Mapping[str, Any]

@@ -21,6 +21,7 @@ from langchain_convsync.models import (
     StoredUpdate,
     zoned,
 )
+from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import QueuedEvent
 from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
 from langchain_convsync.turns.naming import known_as, names_of
@@ -55,14 +56,18 @@ class Turn(Displayed):
             ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, or the
             customer took everything back; nothing is sent. ``paused``: a human has the
             conversation, or it went faster than ``max_turns_per_minute``; it is recorded, and not
-            answered. ``stale``: it was sent longer ago than ``max_age``; likewise. ``silent``: what
-            the business wrote by itself; it is recorded, and there is nothing to answer.
+            answered. ``stale``: it was sent longer ago than ``max_age``; likewise. ``silent``:
+            it is recorded, and nothing is said: the agent's answer is silence, or the business
+            wrote it by itself.
             ``interrupted``: the agent waits for what ``interrupts`` tell; send ``reply``, which is
             a question to the customer, if there is one. ``no_conversation``: the API server knows
             none; the event stays queued. ``busy``: too many queued events, nothing recorded.
             ``failed``: the agent could not answer; ``reply`` is the fallback.
-        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
-            the store keeps it no longer (an hour, by default).
+        reply: The text for the customer, several and a file's caption joined; the stored one for
+            ``merged`` and ``duplicate``, None once the store keeps it no longer (an hour, by
+            default).
+        said: The same as it is to be sent, in order: texts one by one, files with their bytes.
+            Known in the call that committed the turn, hence in ``on_reply``.
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
         events: The event ids that this turn answered, in order.
@@ -89,6 +94,7 @@ class Turn(Displayed):
     interrupts: tuple[Interrupt, ...] = ()
     error: BaseException | None = field(default=None, repr=False, compare=False)
     conversation_key: str | None = field(default=None, repr=False, compare=False)
+    said: tuple[Reply, ...] = field(default=(), repr=False, compare=False)
     phases: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
