@@ -47,6 +47,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
+from typing import Literal
 
 
 class ConvSyncError(Exception):
@@ -218,6 +219,10 @@ class WAHAError(ConvSyncError):
         ambiguous: True when a message may have been sent although the call failed.
         foreign: True when what answered is not WAHA, or not all of the answer arrived: its status
             says nothing of the request, which may well succeed later.
+        kind: What a refusal is about: the ``chat``, the ``account``, the ``message`` itself; else
+            ``unclear``, which may pass.
+        words: WAHA's own, without a number, an address or what was to be sent.
+        engine: The engine that refused, e.g. ``"GOWS"``, where WAHA tells it.
     """
 
     def __init__(
@@ -228,12 +233,21 @@ class WAHAError(ConvSyncError):
         retry_after: float | None = None,
         ambiguous: bool = False,
         foreign: bool = False,
+        kind: Literal["chat", "account", "message", "unclear"] = "unclear",
+        words: str = "",
+        engine: str = "",
     ) -> None:
-        super().__init__(message if status_code is None else f"{message} (status {status_code})")
+        facts = [f"status {status_code}"] if status_code is not None else []
+        facts += [f"engine {engine}"] if engine else []
+        said = f"{message}; it says: {words}" if words else message
+        super().__init__(f"{said} ({', '.join(facts)})" if facts else said)
         self.status_code = status_code
         self.retry_after = retry_after
         self.ambiguous = ambiguous
         self.foreign = foreign
+        self.kind = kind
+        self.words = words
+        self.engine = engine
 
 
 class StoreError(ConvSyncError):

@@ -19,6 +19,7 @@ class WahaChats:
     Attributes:
         sent: (WAHA session, chat id, text), in order.
         fates: What to do with the next sends; an empty list carries them out.
+        refusing: What to answer whatever is sent to these chats.
         reading: What to answer instead of a chat; None shows the chat.
         reads: How often a chat was asked for.
         numbers: The phone numbers that it knows, by LID.
@@ -31,6 +32,7 @@ class WahaChats:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []
         self.fates: list[Script] = []
+        self.refusing: dict[str, Script] = {}
         self.reading: Script | None = None
         self.reads = 0
         self.numbers: dict[str, str] = {}
@@ -54,7 +56,11 @@ class WahaChats:
             if path != "/api/sendText":
                 return self.signs(request)
             fate = self.fates.pop(0) if self.fates else self.carried_out
-            return fate(request)
+            return self.refusing.get(request.json["chatId"], fate)(request)
+        if "/lids/pn/" in path:
+            number = f"+{path.rpartition('/')[2].partition('@')[0]}"
+            lids = {known: lid for lid, known in self.numbers.items()}
+            return answers({"lid": lids.get(number), "pn": number})(request)
         if "/lids/" in path:
             lid = path.rpartition("/")[2]
             self.lid_reads.append(lid)

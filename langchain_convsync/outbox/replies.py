@@ -18,6 +18,7 @@ from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError, FencedError, WAHAError
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
+from langchain_convsync.outbox.refused import REPLY_TIMEOUT
 from langchain_convsync.outbox.reply import (
     LOOK_BACK,
     SEND_TIME,
@@ -135,6 +136,7 @@ class Replies(OperationQueue[ReplyJob]):
         sender: How replies are sent.
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
+        timeout: Seconds for which WAHA may fail at a reply, before it is a dead letter.
         clock: Seconds that only ever grow.
     """
 
@@ -146,10 +148,12 @@ class Replies(OperationQueue[ReplyJob]):
         store: EventStore,
         *,
         lease: float = 30.0,
+        timeout: float = REPLY_TIMEOUT,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
+        self._timeout = timeout
 
     def _open(
         self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
@@ -169,25 +173,30 @@ class Replies(OperationQueue[ReplyJob]):
                 head.why = UNCLEAR
                 return seconds
             case Send(_, attempt):
-                return (yield from self._send(head, attempt))
+                return (yield from self._send(head, attempt, now))
             case Verify():
                 if echoed is not None:
                     return self._confirm(head, echoed, by="echo")
                 return (yield from self._verify(head, now))
 
-    def _send(self, head: ReplyJob, attempt: int) -> Flow[float]:
-        if not phone.is_chat(head.reply.chat_id):
+    def _send(self, head: ReplyJob, attempt: int, now: float) -> Flow[float]:
+        reply, chat_id = head.reply, head.refusals.chat_of(head.reply)
+        if not phone.is_chat(chat_id):
             raise Undeliverable(NO_CHAT)
+        if (end := head.refusals.end_of(reply, now=now, timeout=self._timeout)) is not None:
+            raise Undeliverable(end)
         if attempt == 1:
             yield from self._show_signs(head)
         yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
-        reply = head.reply
         try:
             message_id = yield from self._sender.waha.send_text(
-                reply.waha_session, reply.chat_id, reply.text, timeout=SEND_TIME
+                reply.waha_session, chat_id, reply.text, timeout=SEND_TIME
             )
         except WAHAError as error:
-            return (yield from self._failed(head, error))
+            telemetry.count("replies_refused", kind=error.kind)
+            if error.kind in {"chat", "message"}:
+                return (yield from self._refused(head, error))
+            return (yield from self._failed(head, error, now))
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
         return self._confirm(head, message_id, by="answer")
@@ -212,12 +221,33 @@ class Replies(OperationQueue[ReplyJob]):
         except ConvSyncError as error:
             telemetry.count("signs_failed", error=type(error).__name__)
 
-    def _failed(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
-        """Keep the reply for later: to be looked for first where it may have been sent."""
-        # 422: the session is not WORKING; it may be again soon.
-        may_pass = error.ambiguous or error.foreign or passing(error.status_code)
-        if not (may_pass or error.status_code == 422):
+    def _refused(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
+        """It surely was not sent: it goes to the customer's next name, or nowhere."""
+        refusals = head.refusals.after_refusal(head.reply, error)
+        if error.kind == "chat" and refusals.chat_id is None:
+            name = refusals.to_look_up(head.reply)
+            found = None if name is None else (yield from self._counterpart(head, name))
+            refusals = refusals.model_copy(update={"found": found or ""}).by(found)
+        yield from self._store_retry(head, delay=0.0, sent_at=None, note=refusals.note)
+        if error.kind == "message" or refusals.chat_id is None:
             raise Undeliverable(str(error)) from error
+        key, told = head.lease.conversation_key, "its reply is sent by another id: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
+        return 0.0
+
+    def _counterpart(self, head: ReplyJob, name: str) -> Flow[str | None]:
+        """The LID of a number, or the number of a LID, where WAHA knows it."""
+        waha, session = self._sender.waha, head.reply.waha_session
+        try:
+            if (number := phone.phone_of(name)) is not None:
+                return (yield from waha.lid_of(session, number, timeout=SIGN_TIME))
+            found = yield from waha.lid(session, name, timeout=SIGN_TIME)
+        except ConvSyncError:
+            return None
+        return None if found is None else phone.chat_id(found)
+
+    def _failed(self, head: ReplyJob, error: WAHAError, now: float) -> Flow[float]:
+        """Keep the reply for later: to be looked for first where it may have been sent."""
         telemetry.count("reply_retries")
         key, told = head.lease.conversation_key, "its reply waits for WAHA: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
@@ -226,7 +256,8 @@ class Replies(OperationQueue[ReplyJob]):
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
         head.why = f"{UNCLEAR}: {error}" if error.ambiguous else _why_refused(error)
-        yield from self._store_retry(head, delay=delay, sent_at=sent_at)
+        note = head.refusals.after_failure(head.reply, error, now).note
+        yield from self._store_retry(head, delay=delay, sent_at=sent_at, note=note)
         return delay
 
     def _confirm(self, head: ReplyJob, message_id: str | None, *, by: str) -> float:
@@ -243,20 +274,21 @@ class Replies(OperationQueue[ReplyJob]):
         telemetry.count("reply_verifications")
         yield from self._store_confirmed(head)
         reply, sent_at = head.reply, head.cursor.sent_at or now
+        since, found = datetime.fromtimestamp(sent_at, UTC), None
         try:
-            chat = yield from self._sender.waha.chat(
-                reply.waha_session,
-                reply.chat_id,
-                most=LOOK_BACK,
-                own_only=True,
-                timeout=SEND_TIME,
-            )
-            since = datetime.fromtimestamp(sent_at, UTC)
-            found = standing_in(reply, chat, since=since, known=head.known)
+            for chat_id in head.refusals.chats_of(reply):
+                chat = yield from self._sender.waha.chat(
+                    *(reply.waha_session, chat_id),
+                    most=LOOK_BACK,
+                    own_only=True,
+                    timeout=SEND_TIME,
+                )
+                found = found or standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
+            away = error.kind == "account" or _machine.lacking(error)
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
-            if may_pass and (now < sent_at + READ_PATIENCE or _machine.lacking(error)):
+            if away or (may_pass and now < sent_at + READ_PATIENCE):
                 head.unread += 1
                 head.why = f"the chat cannot be read to see whether it arrived: {error}"
                 return max(backoff(head.unread), error.retry_after or 0.0)

@@ -19,6 +19,7 @@ from langchain_convsync import telemetry
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
+from langchain_convsync.outbox.refused import Refusals
 from langchain_convsync.stores.base import Cursor, QueueView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
@@ -43,7 +44,10 @@ class PendingReply(BaseModel):
         waha_session: WAHA's session to send from.
         chat_id: Where it goes: the chat that the customer wrote in.
         text: What the customer reads.
-        decided_at: Store time of the commit; None in one that an older version queued.
+        decided_at: Store time of the commit; None in one that an operator sends after all, and in
+            one that an older version queued.
+        other_chats: The customer's other names: where it goes if that chat is refused for good.
+        expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -53,6 +57,8 @@ class PendingReply(BaseModel):
     chat_id: str = Field(repr=False)
     text: str = Field(repr=False)
     decided_at: float | None = None
+    other_chats: tuple[str, ...] = Field(default=(), repr=False)
+    expires: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +75,11 @@ class ReplyJob(Head):
     def done(self) -> bool:
         """Whether it was sent."""
         return self.sent
+
+    @property
+    def refusals(self) -> Refusals:
+        """What WAHA has refused of it so far."""
+        return Refusals.read(self.cursor.note)
 
     @property
     def known(self) -> list[str]:

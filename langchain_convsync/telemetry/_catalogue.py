@@ -101,6 +101,7 @@ _ALL = (
     _counted("replies_sent", "Replies sent, by what proved it", "by"),
     _counted("signs_failed", "Signs of reading and typing that WAHA did not show", "error"),
     _counted("reply_retries", "Replies to be tried again"),
+    _counted("replies_refused", "Sends that WAHA refused, by what it refused", "kind"),
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),
     _counted("replies_unverified", "Replies of which WAHA cannot tell", "policy"),

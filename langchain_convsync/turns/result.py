@@ -254,6 +254,7 @@ class TurnResult:
             turn=batch.turn_id,
             waha_session=batch.newest.waha_session or "default",
             chat_id=batch.chat_id,
+            other_chats=batch.other_chats,
             decided_at=attempt.now,
         )
 

@@ -96,6 +96,9 @@ class TurnRunner(_forks.Unpicklable):
             the API writes. Where it is given, send replies there and only there.
         reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
             queued with its turn's commit and sent once, whatever is killed.
+        reply_timeout: Seconds for which WAHA may fail at sending a reply, before it is a dead
+            letter with WAHA's own words and the conversation's next reply goes on. What it refuses
+            for good is one at once; while WAHA is away the reply waits until it expires.
         debounce: Seconds without a further event before a conversation is answered.
         max_debounce: Seconds after the first event at which it is answered in any case.
         agent_timeout: Seconds that one run of the agent may take.
@@ -166,6 +169,7 @@ class TurnRunner(_forks.Unpicklable):
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
+        reply_timeout: Seconds = 900.0,
         debounce: Seconds = 0.0,
         max_debounce: Seconds = 5.0,
         agent_timeout: PositiveSeconds = 120.0,
@@ -243,7 +247,11 @@ class TurnRunner(_forks.Unpicklable):
             max_age=math.inf if max_age is None else max_age,
         )
         outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
-        replies = None if reply is None else Replies(reply, self.store, lease=lease)
+        replies = (
+            None
+            if reply is None
+            else Replies(reply, self.store, lease=lease, timeout=reply_timeout)
+        )
         self._deliveries = Deliveries(
             self.store, outbox, replies, lease=lease, budget=shutdown_timeout
         )

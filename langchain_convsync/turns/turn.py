@@ -435,6 +435,18 @@ class Batch:
         found = [name for name in names if name is not None]
         return phone.chat_id(next(filter(phone.is_chat, found), found[0]))
 
+    @property
+    def other_chats(self) -> tuple[str, ...]:
+        """Where a reply goes if that chat is refused: the customer's other names, the surest first.
+
+        A group has none.
+        """
+        if phone.is_group(self.chat_id):
+            return ()
+        names = [name for _, event in reversed(self.events) for name in names_of(event)]
+        chats = dict.fromkeys(phone.chat_id(name) for name in names if phone.is_chat(name))
+        return tuple(chat for chat in chats if chat != self.chat_id)
+
     def addressed(self, turn: Turn) -> Turn:
         """The turn with where its reply goes."""
         return replace(turn, chat_id=self.chat_id, waha_session=self.newest.waha_session)
