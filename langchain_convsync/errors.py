@@ -11,6 +11,7 @@
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
     ├── LoopError                       the agent's run went on and on
+    ├── BudgetError                     the runner's budget= refused to run the agent
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
@@ -101,6 +102,10 @@ class UnknownOutcomeError(ConvSyncError):
 
 class LoopError(ConvSyncError, RuntimeError):
     """The agent repeated a call of a tool, or took more steps than a turn may; it was ended."""
+
+
+class BudgetError(ConvSyncError):
+    """The function ``budget=`` of a runner refused to run the agent; the message is its reason."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):

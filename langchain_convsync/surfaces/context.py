@@ -34,6 +34,7 @@ from langchain_convsync.reply import Reply
 
 if TYPE_CHECKING:
     from langchain_convsync.surfaces.calls import TurnCalls
+    from langchain_convsync.surfaces.usage import Meter
 
 
 @checked
@@ -200,6 +201,7 @@ class TurnRecord:
         notes: Names of the single updates: the step of the graph that noted it, and its values.
         files: What belongs to the customer's messages, by their ids, and to no thread: the
             middleware gives it to the model.
+        meter: Adds up what the run's models take.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class TurnRecord:
         calls: TurnCalls | None = None,
         noted: Sequence[str] = (),
         files: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.ref = ref
         self.conversation = conversation
@@ -219,6 +222,7 @@ class TurnRecord:
         self.history_given = history_given
         self.calls = calls
         self.files = files or {}
+        self.meter = meter
         self.loop: LoopError | None = None
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []

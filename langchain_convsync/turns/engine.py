@@ -19,6 +19,7 @@ from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
 from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.stores.served import require_served
+from langchain_convsync.surfaces.usage import tokens
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
@@ -334,19 +335,22 @@ def _log(turn: Turn) -> None:
     if not turns.isEnabledFor(logging.INFO):
         return
     ms = {phase: round(seconds * 1000) for phase, seconds in turn.phases.items()}
+    given, said = tokens(turn.usage)
     turns.info(
-        "Conversation %s: turn %s %s, events: %d, %s",
+        "Conversation %s: turn %s %s, events: %d, %s%s",
         turn.conversation_key,
         turn.turn_id,
         turn.status,
         len(turn.events),
         ", ".join(f"{phase} {took} ms" for phase, took in ms.items()),
+        f", tokens {given} in, {said} out" if turn.usage else "",
         extra={
             "turn": turn.turn_id,
             "conversation": turn.conversation_key,
             "status": turn.status,
             "events": len(turn.events),
             "phases": ms,
+            "tokens": {name: {**usage} for name, usage in turn.usage.items()},
         },
     )
 

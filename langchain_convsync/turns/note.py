@@ -14,6 +14,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._lines import is_name
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.bounds import LONGEST_NAME
+from langchain_convsync.surfaces.usage import Usage, added
 from langchain_convsync.turns.bounds import Pace
 
 #: Seconds without a word of the customer's after which they begin anew.
@@ -38,6 +39,8 @@ class Note(BaseModel):
         taken: When someone wrote who was taken for a human.
         takes: How often that was since the customer began.
         pace: How fast it goes.
+        day: The day, in UTC, of what was spent: days since 1970.
+        spent: Tokens that models took on that day, by model, those given and those that they gave.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -51,6 +54,8 @@ class Note(BaseModel):
     taken: float | None = None
     takes: int = 0
     pace: Pace = Pace()
+    day: int = 0
+    spent: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, stored: str | None) -> Note:
@@ -111,9 +116,30 @@ class Note(BaseModel):
             }
         )
 
+    def spending(self, usage: Usage, *, now: float) -> Note:
+        """The note once models took this, at this store time."""
+        if not usage:
+            return self
+        spent = added(self.spent_today(now=now), usage)
+        kept = {name: (one["input_tokens"], one["output_tokens"]) for name, one in spent.items()}
+        return self.model_copy(update={"day": _day(now), "spent": kept})
+
+    def spent_today(self, *, now: float) -> Usage:
+        """What models took since midnight in UTC."""
+        if self.day != _day(now):
+            return {}
+        return {
+            name: {"input_tokens": given, "output_tokens": said, "total_tokens": given + said}
+            for name, (given, said) in self.spent.items()
+        }
+
     def follows(self, session: str) -> bool:
         """Whether the last answer was given in another session than this one."""
         return self.session not in {"", session}
+
+
+def _day(at: float) -> int:
+    return int(at // 86400)
 
 
 def _name(name: str | None) -> str | None:

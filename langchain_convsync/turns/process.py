@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
@@ -11,12 +12,15 @@ from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, off_the_loop
+from langchain_convsync._lines import cut, one_line
 from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
     APIError,
+    BudgetError,
     ClosedError,
+    ConfigurationError,
     ConversationMismatchError,
     ConversationNotFoundError,
     FencedError,
@@ -25,6 +29,7 @@ from langchain_convsync.errors import (
     UnknownOutcomeError,
     cause_of,
     loggable,
+    raised_by,
 )
 from langchain_convsync.models import (
     Conversation,
@@ -32,13 +37,21 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.reply import Reply
-from langchain_convsync.stores.base import Acquired, Commit, EventStore, Lease, QueuedEvent
+from langchain_convsync.stores.base import (
+    LONGEST_WHY,
+    Acquired,
+    Commit,
+    EventStore,
+    Lease,
+    QueuedEvent,
+)
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import recent
 from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.messages import to_langchain
-from langchain_convsync.surfaces.state import Extractor
+from langchain_convsync.surfaces.state import Extractor, consult
+from langchain_convsync.surfaces.usage import Usage
 from langchain_convsync.turns import telling
 from langchain_convsync.turns.agent import (
     Call,
@@ -64,6 +77,7 @@ from langchain_convsync.turns.resuming import (
 )
 from langchain_convsync.turns.running import Runs
 from langchain_convsync.turns.said import text_of
+from langchain_convsync.turns.shapes import kind_of
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -76,6 +90,8 @@ FIRST_BACKOFF = 0.2
 LONGEST_WANT = 60.0
 
 
+#: Why the agent is not to run: (conversation, what its models took today) → reason or None.
+Budget: TypeAlias = Callable[[ConversationRef, Usage], Awaitable[str | None] | str | None]
 #: What becomes of a reply while whose agent ran another message came.
 OnNewerMessage: TypeAlias = Literal["answer", "rerun"]
 
@@ -111,6 +127,7 @@ class Processor:
         context: ContextOf | None,
         resume: Resume | None,
         interrupt_timeout: float | None,
+        budget: Budget | None,
         limits: Limits,
         lids: Lids,
         media: Media,
@@ -128,6 +145,7 @@ class Processor:
         self._runs = Runs(
             self._answers, extractor, api.profile, limits.agent_timeout, silent_marker
         )
+        self._budget = budget
         self._limits = limits
         self._lids = lids
         self._media = media
@@ -139,13 +157,15 @@ class Processor:
         self._agents.require(awaited=awaited)
 
     def run_plain_functions_on_threads(self) -> None:
-        """``extractor`` and ``resume``."""
+        """``extractor``, ``resume`` and ``budget``."""
         answers, extractor = self._answers, self._runs.extractor
         if answers.resume is not None:
             answers = self._answers = replace(answers, resume=off_the_loop(answers.resume))
         if extractor is not None and not isinstance(extractor, Runnable):
             extractor = off_the_loop(extractor)
         self._runs = replace(self._runs, answers=answers, extractor=extractor)
+        if self._budget is not None:
+            self._budget = off_the_loop(self._budget)
 
     def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
@@ -347,11 +367,31 @@ class Processor:
             return TurnResult(status="dropped", messages=inbound(batch))
         if silence := paced(attempt, self._limits.max_turns):
             return silence
+        yield from self._require_budget(attempt)
         yield from self._load(attempt)
         call, record = self._call(attempt, current.conversation)
         if batch.waiting is None:
             return (yield from self._runs.begin(attempt, watch, call, record))
         return (yield from self._runs.resume(attempt, watch, call, record))
+
+    def _require_budget(self, attempt: Attempt) -> Flow[None]:
+        """Ask the user's function whether the agent may run.
+
+        Raises:
+            BudgetError: It may not.
+        """
+        if self._budget is None:
+            return
+        spent = attempt.note.spent_today(now=attempt.acquired.now)
+        is_async = "budget= is async: use arun(), or pass a plain function"
+        with raised_by("budget="):
+            refused = yield from consult(self._budget, attempt.ref, spent, is_async=is_async)
+            if not isinstance(refused, str | None):
+                told = f"budget= returned {kind_of(refused)}: return why not, or None to go ahead"
+                raise ConfigurationError(told)
+        if refused is not None:
+            telemetry.count("budget_refusals")
+            raise BudgetError(f"budget= refused: {cut(one_line(refused), LONGEST_WHY)}")
 
     def _load(self, attempt: Attempt) -> Flow[None]:
         """Load what came along; after runs that failed, the last one goes without."""
@@ -395,6 +435,7 @@ class Processor:
             calls=TurnCalls(self._store, attempt.acquired.lease, attempt.batch.event_keys),
             noted=() if batch.waiting is None else batch.waiting.notes,
             files=files,
+            meter=attempt.meter,
         )
         about: dict[str, Any] = {
             "facts": {"convsync_turn": batch.turn_id, "convsync_tenant": attempt.ref.subdomain},
@@ -415,6 +456,10 @@ class Processor:
             logger.warning("Turn %s waits: the machine is short (%s)", attempt.batch.turn_id, what)
             yield from self._store.release(attempt.acquired.lease, delay=_until_again(attempt))
             return None
+        if isinstance(error, BudgetError):
+            key, told = attempt.conversation_key, "the agent is not run: %s"
+            telemetry.log(logger, logging.WARNING, key, told, error)
+            return (yield from self._give_up(attempt, error))
         batch, limit = attempt.batch, self._limits.max_errors
         failures = batch.head.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
@@ -496,6 +541,7 @@ class Processor:
                     said=tuple(result.said),
                     conversation_key=lease.conversation_key,
                     phases=dict(attempt.phases),
+                    usage=attempt.meter.usage,
                 )
             case "paused":
                 telemetry.count("replies_withheld")

@@ -35,6 +35,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
+from langchain_convsync.surfaces.usage import Meter
 from langchain_convsync.turns.bounds import is_telling
 from langchain_convsync.turns.files import Shown
 from langchain_convsync.turns.interrupts import WaitingRun
@@ -139,6 +140,7 @@ class Attempt:
         left: Events that wait for the next turn already.
         phases: Seconds that each phase has taken.
         shown: What a model reads of events that came with files.
+        meter: What the agent's models have taken.
     """
 
     acquired: Acquired
@@ -152,6 +154,7 @@ class Attempt:
     left: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def conversation_key(self) -> str:
@@ -222,7 +225,8 @@ class TurnResult:
         """Everything that this result changes in the store; the reply too, where we send it."""
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        tenant, snapshot, ttl, note = None, None, 0.0, attempt.note
+        tenant, snapshot, ttl = None, None, 0.0
+        note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
         if current is not None:
             writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
             everything = self._writes(attempt, current, self.messages)

@@ -91,6 +91,10 @@ class TurnRunner(_forks.Unpicklable):
         silent_marker: What a plain chain, or a model by its prompt, answers where it says nothing,
             such as ``"[silent]"``: the customer's words are recorded, and nothing is sent, as with
             ``Reply.silent``. Beside other words it is left out of what is sent.
+        budget: Asked before each run of the agent whether it may cost something: (the turn's
+            ``ConversationRef``, tokens that its conversation took since midnight in UTC, as in
+            ``Turn.usage``) → None to go ahead, else why not; it may be async. A refused turn is
+            ``failed``: the customer gets ``fallback_reply``, the reason is in the dead letter.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -166,6 +170,7 @@ class TurnRunner(_forks.Unpicklable):
         ] = None,
         interrupt_timeout: Patience | None = 30.0,
         silent_marker: str | None = None,
+        budget: process.Budget | None = None,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
@@ -259,6 +264,7 @@ class TurnRunner(_forks.Unpicklable):
             "on_reply=": partial(is_async, on_reply),
             "extractor=": partial(is_async, extractor),
             "resume=": partial(is_async, resume),
+            "budget=": partial(is_async, budget),
             "transcribe=": partial(is_async, transcribe),
             "client=": lambda: self._api.only_awaits,
             "reply=": lambda: self._waha is not None and self._waha.only_awaits,
@@ -285,6 +291,7 @@ class TurnRunner(_forks.Unpicklable):
             context=context,
             resume=resume,
             interrupt_timeout=interrupt_timeout,
+            budget=budget,
             limits=limits,
             lids=Lids(naming, self._waha),
             media=self._media,

@@ -14,6 +14,7 @@ from langchain_convsync.reply import Reply
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
+from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
 from langchain_convsync.turns.agent import (
     Before,
@@ -127,6 +128,9 @@ class Runs:
         waiting: WaitingRun | None = None,
     ) -> Flow[TurnResult]:
         """What a run came to; of one that went on, what it has not noted before."""
+        if not attempt.meter.usage:  # its models were asked elsewhere
+            known = {message.id for message in messages_of(before.values)}
+            attempt.meter.add(m for m in messages_of(output) if m.id is None or m.id not in known)
         interrupts, said = interrupts_in(output), [*record.said]
         if not interrupts:
             said = said_in(output, before.values, recorded=said, silent_marker=self.silent_marker)

@@ -23,6 +23,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import QueuedEvent
+from langchain_convsync.surfaces.usage import Usage
 from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
 from langchain_convsync.turns.naming import known_as, names_of
 
@@ -82,6 +83,8 @@ class Turn(Displayed):
             that committed the turn.
         phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``, and
             ``media`` where files came along.
+        usage: Tokens that the agent's models took in that call, by model: LangChain's
+            ``usage_metadata``. Subagents are included, runs of an earlier call that failed are not.
     """
 
     status: Status
@@ -96,6 +99,7 @@ class Turn(Displayed):
     conversation_key: str | None = field(default=None, repr=False, compare=False)
     said: tuple[Reply, ...] = field(default=(), repr=False, compare=False)
     phases: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    usage: Usage = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         length = len(self.reply or "")

@@ -41,6 +41,7 @@ ENGLISH = frozenset(
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
     marker
+    budget direction refusals
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
