@@ -27,6 +27,7 @@ class WahaChats:
         lid_answer: What to answer instead of a number; None tells it.
         posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
         signs: What to answer whatever sends no text.
+        quotes: The message that each text quotes, in order.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class WahaChats:
         self.lid_answer: Script | None = None
         self.posts: list[tuple[str, str]] = []
         self.signs: Script = answers({}, status=201)
+        self.quotes: list[str | None] = []
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -72,6 +74,7 @@ class WahaChats:
     def carried_out(self, request: Received) -> Iterable[bytes | float | Deed]:
         """The text is sent, and the answer tells under which id."""
         asked = request.json
+        self.quotes.append(asked.get("reply_to"))
         self.sent.append((asked["session"], asked["chatId"], asked["text"]))
         return answers(self.message(len(self.sent)), status=201)(request)
 

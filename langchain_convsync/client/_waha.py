@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -138,15 +138,28 @@ class Waha(Unpicklable):
         return self._connections.only_awaits
 
     def send_text(
-        self, session: str, chat_id: str, text: str, *, timeout: float
+        self,
+        session: str,
+        chat_id: str,
+        text: str,
+        *,
+        reply_to: str | None = None,
+        timeout: float,
     ) -> Flow[str | None]:
         """Send a text; the stanza id of the message, where the answer tells it.
 
         Raises:
             WAHAError: It was not sent, or that is unknown.
         """
-        body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
-        answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
+        asked = {"session": session, "chatId": chat_id, "text": text}
+        if reply_to is not None:
+            asked["reply_to"] = reply_to
+        return (yield from self._sent("send_text", "/api/sendText", asked, timeout))
+
+    def _sent(
+        self, operation: str, path: str, asked: Mapping[str, object], timeout: float
+    ) -> Flow[str | None]:
+        answer = yield from self._ask(operation, "POST", path, json.dumps(asked).encode(), timeout)
         told = _parsed(answer)
         if told is None and answer.body.strip():
             message = "what answered is not WAHA: check base_url, and what stands in front of it"

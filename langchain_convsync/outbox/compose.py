@@ -64,18 +64,27 @@ def as_operations(writes: Sequence[Write]) -> list[Operation]:
     ]
 
 
-def replies_of(said: Sequence[Reply], *, turn: str, **common: Any) -> list[Operation]:
+def replies_of(
+    said: Sequence[Reply], *, turn: str, quoted: str | None = None, **common: Any
+) -> list[Operation]:
     """What a turn says, as a store keeps it until it is sent: one operation for each message.
 
     Args:
         said: What it says, in order.
         turn: The turn's id.
+        quoted: WAHA's id of the message that is quoted, where a reply quotes.
         common: See :class:`PendingReply`.
     """
-    texts = [text for reply in said for text in reply.texts]
-    pending = [PendingReply(turn=turn, text=text, **common) for text in texts]
+    pending: list[PendingReply] = []
+    for reply in said:
+        about = {**common, "turn": turn, "expires": reply.expires}
+        quotes = [quoted if reply.quote else None, *[None] * len(reply.texts)]
+        pending += [
+            PendingReply(**about, text=text, reply_to=quote)
+            for text, quote in zip(reply.texts, quotes, strict=False)
+        ]
     return [
-        Operation(id=f"{turn}/{number}", body=each.model_dump_json())
+        Operation(id=f"{turn}/{number}", body=each.model_dump_json(exclude_defaults=True))
         for number, each in enumerate(pending)
     ]
 

@@ -11,15 +11,23 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import _machine, phone, telemetry
-from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
+from langchain_convsync._checked import ELSEWHERE, Count, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._lines import whole
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConvSyncError, FencedError, WAHAError
+from langchain_convsync.errors import (
+    ConfigurationError,
+    ConvSyncError,
+    FencedError,
+    WAHAError,
+    raised_by,
+)
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.refused import REPLY_TIMEOUT
 from langchain_convsync.outbox.reply import (
+    LONGEST_PAUSE,
     LOOK_BACK,
     SEND_TIME,
     PendingReply,
@@ -29,8 +37,11 @@ from langchain_convsync.outbox.reply import (
     standing_in,
     typing_time,
 )
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import TransportSetting
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
+from langchain_convsync.waha import from_markdown
+from langchain_convsync.waha.bubbles import bubbles
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +60,7 @@ NO_CHAT = (
     "have the source tell the phone_number or lid, or send replies another way (on_reply=…)"
 )
 
+Format: TypeAlias = Callable[[str], str]
 TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
@@ -72,10 +84,16 @@ class WAHAReply(Unpicklable):
             Both are counted.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
-        seen: Whether the customer sees that the message was read, right before the reply is sent.
+        seen: Whether the customer sees that the message was read, right before the reply is sent,
+            or before typing is shown.
         typing: Seconds for which the customer sees the typing sign before that, at most: a
             short text takes less. The delivery waits so long: a worker, or outside a block the
-            call. Both signs may fail, and then the reply is sent without them.
+            call. It is shown from the turn's begin, too. Signs may fail, and then the reply is sent
+            without them.
+        bubbles: Characters beyond which a text is sent as several messages, split on blank lines
+            and never inside code; a pause by length lies between them. None splits nothing.
+        format: Makes WhatsApp's formatting of the agent's texts: text → text. None sends them as
+            they are.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
@@ -99,6 +117,8 @@ class WAHAReply(Unpicklable):
         settle: Seconds = 10.0,
         seen: bool = False,
         typing: TypingTime = 0.0,
+        bubbles: Count | None = None,
+        format: Format | None = from_markdown,  # noqa: A002 - what it is for whoever passes it
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
@@ -116,6 +136,31 @@ class WAHAReply(Unpicklable):
         self.settle = settle
         self.seen = seen
         self.typing = typing
+        self.bubbles = bubbles
+        self.format = format
+
+    def as_sent(self, said: Iterable[Reply]) -> list[Reply]:
+        """What an agent says as it is sent: formatted, and each text as one message or several.
+
+        Raises:
+            ConfigurationError: ``format=`` returned no text.
+        """
+        return [reply for each in said if not (reply := self._as_sent(each)).is_silent]
+
+    def _as_sent(self, reply: Reply) -> Reply:
+        texts = [b for text in reply.texts for b in bubbles(self._formatted(text), self.bubbles)]
+        caption = self._formatted(reply.caption) if reply.caption else ""
+        return reply.model_copy(update={"texts": tuple(texts), "caption": caption.strip()})
+
+    def _formatted(self, text: str) -> str:
+        if self.format is None:
+            return text
+        with raised_by("format="):
+            formatted: object = self.format(text)
+            if not isinstance(formatted, str):
+                told = f"format= returned an object of {type(formatted).__name__}: return a text"
+                raise ConfigurationError(told)
+        return whole(formatted)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
@@ -155,6 +200,11 @@ class Replies(OperationQueue[ReplyJob]):
         self._sender = sender
         self._timeout = timeout
 
+    @property
+    def as_sent(self) -> Callable[[Iterable[Reply]], list[Reply]]:
+        """Makes of what an agent says what is sent."""
+        return self._sender.as_sent
+
     def _open(
         self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
     ) -> ReplyJob:
@@ -190,7 +240,9 @@ class Replies(OperationQueue[ReplyJob]):
         yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
         try:
             message_id = yield from self._sender.waha.send_text(
-                reply.waha_session, chat_id, reply.text, timeout=SEND_TIME
+                *(reply.waha_session, chat_id, reply.text),
+                reply_to=reply.reply_to,
+                timeout=SEND_TIME,
             )
         except WAHAError as error:
             telemetry.count("replies_refused", kind=error.kind)
@@ -203,23 +255,49 @@ class Replies(OperationQueue[ReplyJob]):
 
     def _show_signs(self, head: ReplyJob) -> Flow[None]:
         """Show that the message was read and an answer is typed; nothing depends on it."""
-        sender, reply = self._sender, head.reply
-        pause = typing_time(reply.text, sender.typing)
-        if not (sender.seen or pause):
+        sender, reply, first = self._sender, head.reply, head.is_first
+        pause = typing_time(reply.text, sender.typing or (0.0 if first else LONGEST_PAUSE))
+        shows_typing = pause > 0 and sender.typing > 0
+        shows_seen = sender.seen and first and not shows_typing  # else it was, at the turn's begin
+        if not (shows_seen or pause):
             return
+        yield from self._store_confirmed(head)  # what was sent before it; the pause may be long
         needed = pause + 3 * SIGN_TIME + SLACK
         if (yield from self._store.renew(head.lease, seconds=needed)) is None:
             raise FencedError
         chat = (reply.waha_session, reply.chat_id)
+        if shows_seen:
+            yield from self._sign(sender.waha.seen(*chat, timeout=SIGN_TIME))
+        if shows_typing:
+            shows_typing = yield from self.show_typing(*chat)
+        if shows_typing or not first:
+            yield from sleep(pause)
+        if shows_typing:
+            yield from self.show_typing(*chat, on=False)
+
+    def show_work(self, waha_session: str, chat_id: str) -> Flow[bool]:
+        """Show that a message was read and is being answered, where both is wanted."""
+        sender = self._sender
+        if not (sender.typing and phone.is_chat(chat_id)):
+            return False
+        seen = sender.waha.seen(waha_session, chat_id, timeout=SIGN_TIME)
+        if sender.seen and not (yield from self._sign(seen)):
+            return False
+        return (yield from self.show_typing(waha_session, chat_id))
+
+    def show_typing(self, waha_session: str, chat_id: str, *, on: bool = True) -> Flow[bool]:
+        """Show that an answer is being written, or no longer is; whether that is shown."""
+        shown = self._sender.waha.typing(waha_session, chat_id, on=on, timeout=SIGN_TIME)
+        return (yield from self._sign(shown))
+
+    def _sign(self, shown: Flow[None]) -> Flow[bool]:
+        """Give a sign of life; whether it was given."""
         try:
-            if sender.seen:
-                yield from sender.waha.seen(*chat, timeout=SIGN_TIME)
-            if pause:
-                yield from sender.waha.typing(*chat, on=True, timeout=SIGN_TIME)
-                yield from sleep(pause)
-                yield from sender.waha.typing(*chat, on=False, timeout=SIGN_TIME)
+            yield from shown
         except ConvSyncError as error:
             telemetry.count("signs_failed", error=type(error).__name__)
+            return False
+        return True
 
     def _refused(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
         """It surely was not sent: it goes to the customer's next name, or nowhere."""

@@ -30,6 +30,8 @@ SKEW = 30.0
 LOOK_BACK = 100
 #: Characters that seem to be typed in a second.
 TYPED_PER_SECOND = 15.0
+#: Seconds that pass at most between two messages of one answer, where no typing is shown.
+LONGEST_PAUSE = 3.0
 #: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
 #: Seconds for which a message counts as ours by its words, where no answer told us its id.
@@ -48,6 +50,7 @@ class PendingReply(BaseModel):
             one that an older version queued.
         other_chats: The customer's other names: where it goes if that chat is refused for good.
         expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
+        reply_to: WAHA's id of the message that it quotes.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -59,6 +62,7 @@ class PendingReply(BaseModel):
     decided_at: float | None = None
     other_chats: tuple[str, ...] = Field(default=(), repr=False)
     expires: float | None = None
+    reply_to: str | None = Field(default=None, repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +79,11 @@ class ReplyJob(Head):
     def done(self) -> bool:
         """Whether it was sent."""
         return self.sent
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing of its turn goes before it."""
+        return self.operation.id.endswith("/0")
 
     @property
     def refusals(self) -> Refusals:

@@ -35,6 +35,7 @@ from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
 )
+from langchain_convsync.outbox import Replies
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import (
@@ -131,9 +132,9 @@ class Processor:
         limits: Limits,
         lids: Lids,
         media: Media,
-        queues_replies: bool = False,
         log_errors: bool = False,
         silent_marker: str | None = None,
+        replies: Replies | None = None,
     ) -> None:
         self._agents = Agents(agent, context)
         self._api = api
@@ -143,13 +144,18 @@ class Processor:
         self._history_limit = history_limit
         self._answers = Answers(store, prepare, resume, interrupt_timeout, log_errors)
         self._runs = Runs(
-            self._answers, extractor, api.profile, limits.agent_timeout, silent_marker
+            self._answers,
+            extractor,
+            api.profile,
+            limits.agent_timeout,
+            silent_marker,
+            list if replies is None else replies.as_sent,
         )
         self._budget = budget
         self._limits = limits
         self._lids = lids
         self._media = media
-        self._queues_replies = queues_replies
+        self._replies = replies
         self._log_errors = log_errors
 
     def require(self, *, awaited: bool) -> None:
@@ -368,11 +374,22 @@ class Processor:
         if silence := paced(attempt, self._limits.max_turns):
             return silence
         yield from self._require_budget(attempt)
+        yield from self._show_work(attempt)
         yield from self._load(attempt)
         call, record = self._call(attempt, current.conversation)
         if batch.waiting is None:
             return (yield from self._runs.begin(attempt, watch, call, record))
         return (yield from self._runs.resume(attempt, watch, call, record))
+
+    def _show_work(self, attempt: Attempt) -> Flow[None]:
+        """Show the customer that an answer is being written, from before the agent runs on."""
+        if self._replies is not None:
+            attempt.typing = yield from self._replies.show_work(*attempt.batch.chat)
+
+    def _show_nothing(self, attempt: Attempt) -> Flow[None]:
+        """Nothing was written after all."""
+        if attempt.typing and self._replies is not None:
+            yield from self._replies.show_typing(*attempt.batch.chat, on=False)
 
     def _require_budget(self, attempt: Attempt) -> Flow[None]:
         """Ask the user's function whether the agent may run.
@@ -519,7 +536,7 @@ class Processor:
         rerun: bool = False,
     ) -> Flow[Turn | None]:
         outcome, lease = result.outcome(attempt.batch), attempt.acquired.lease
-        commit = result.commit(attempt, outcome, queue_reply=self._queues_replies)
+        commit = result.commit(attempt, outcome, queue_reply=self._replies is not None)
         guarded = replace(
             commit,
             unless_paused=result.reply is not None,
@@ -533,6 +550,8 @@ class Processor:
         attempt.phases["commit"] = timing.seconds
         match committed:
             case "done":
+                if not result.said:
+                    yield from self._show_nothing(attempt)
                 waited = max(0.0, attempt.acquired.now - attempt.batch.since)
                 telemetry.observe("turn_phase", waited, phase="wait")
                 turn = attempt.batch.addressed(outcome.turn(error=error))

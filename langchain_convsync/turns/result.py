@@ -140,6 +140,7 @@ class Attempt:
         left: Events that wait for the next turn already.
         phases: Seconds that each phase has taken.
         shown: What a model reads of events that came with files.
+        typing: Whether the customer sees that an answer is being written.
         meter: What the agent's models have taken.
     """
 
@@ -154,6 +155,7 @@ class Attempt:
     left: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    typing: bool = False
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -253,12 +255,14 @@ class TurnResult:
 
     def _replies(self, attempt: Attempt) -> list[Operation]:
         batch = attempt.batch
+        waha_session, chat_id = batch.chat
         return replies_of(
             self.said,
             turn=batch.turn_id,
-            waha_session=batch.newest.waha_session or "default",
-            chat_id=batch.chat_id,
+            waha_session=waha_session,
+            chat_id=chat_id,
             other_chats=batch.other_chats,
+            quoted=batch.quotable,
             decided_at=attempt.now,
         )
 

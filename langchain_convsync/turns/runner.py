@@ -295,7 +295,7 @@ class TurnRunner(_forks.Unpicklable):
             limits=limits,
             lids=Lids(naming, self._waha),
             media=self._media,
-            queues_replies=reply is not None,
+            replies=replies,
             log_errors=log_errors,
             silent_marker=silent_marker,
         )

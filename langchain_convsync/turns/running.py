@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
@@ -46,6 +46,8 @@ from langchain_convsync.turns.said import said_in, set_since, text_of
 
 logger = logging.getLogger(__name__)
 
+AsSent: TypeAlias = Callable[[Sequence[Reply]], list[Reply]]
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -57,6 +59,7 @@ class Runs:
         profile: The API server, which may refuse intents.
         agent_timeout: Seconds that one run may take.
         silent_marker: The text by which an agent says that it says nothing.
+        as_sent: Makes of what is said what is sent.
     """
 
     answers: Answers
@@ -64,6 +67,7 @@ class Runs:
     profile: ServerProfile
     agent_timeout: float
     silent_marker: str | None = None
+    as_sent: AsSent = list
 
     def begin(
         self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
@@ -134,6 +138,7 @@ class Runs:
         interrupts, said = interrupts_in(output), [*record.said]
         if not interrupts:
             said = said_in(output, before.values, recorded=said, silent_marker=self.silent_marker)
+            said = self.as_sent(said)
             decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
             decided = extract(output, baseline=before.values, noted=record.update)
@@ -147,10 +152,11 @@ class Runs:
         if interrupts:
             stopped = self.answers.waiting(attempt, record, interrupts)
             said = [r for r in [*said, *set_since(output, before.values)] if not r.is_silent]
+            said = self.as_sent(said)
             if said:
                 messages.append(ConversationMessage(role="bot", content=text_of(said)))
             if stopped.question:
-                said.append(Reply(texts=(stopped.question,)))
+                said += self.as_sent([Reply(texts=(stopped.question,))])
             return TurnResult(
                 status="interrupted",
                 messages=messages,

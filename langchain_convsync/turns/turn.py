@@ -440,6 +440,11 @@ class Batch:
         return phone.chat_id(next(filter(phone.is_chat, found), found[0]))
 
     @property
+    def chat(self) -> tuple[str, str]:
+        """The same with the WAHA session to send from."""
+        return self.newest.waha_session or "default", self.chat_id
+
+    @property
     def other_chats(self) -> tuple[str, ...]:
         """Where a reply goes if that chat is refused: the customer's other names, the surest first.
 
@@ -450,6 +455,16 @@ class Batch:
         names = [name for _, event in reversed(self.events) for name in names_of(event)]
         chats = dict.fromkeys(phone.chat_id(name) for name in names if phone.is_chat(name))
         return tuple(chat for chat in chats if chat != self.chat_id)
+
+    @property
+    def quotable(self) -> str | None:
+        """WAHA's id of the message that the customer sent last; None where it has none."""
+        event = self.newest
+        stanza = waha.stanza_id(event.event_id) if event.event_id.startswith("false_") else None
+        if stanza is None:
+            return None
+        who = phone.chat_id(event.participant) if event.participant else ""
+        return "_".join(filter(None, ("false", self.chat_id, stanza, who)))
 
     def addressed(self, turn: Turn) -> Turn:
         """The turn with where its reply goes."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from langchain_convsync import Reply
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners
 from tests.chaos.script import SLOWLY, Said, Talk, Twin
-from tests.simulation.agents import BREAKS, CHARGES, FAILS, HANGS, Agent, Clerk, asking
+from tests.simulation.agents import BREAKS, CHARGES, FAILS, HANGS, Agent, Clerk, asking, saying
 from tests.simulation.deeds import (
     adds,
     colleague,
@@ -111,6 +112,28 @@ KINDS = (
     Kind(name="through WAHA", bursts=(("Hola",),), echo="none", runner={"lease": 8.0}),
     Kind(name="echoed", bursts=(("Hola",), ("sí",)), echo="soon"),
     Kind(name="echoed as a colleague's", bursts=(("Hola",), ("sí",)), echo="as a colleague's"),
+    Kind(
+        name="silent",
+        agent=saying(Reply.silent),
+        bursts=(("Hola",), ("dos",)),
+        echo="soon",
+        stories=_any_of("user Hola | user dos"),
+    ),
+    Kind(
+        name="several messages",
+        agent=saying(Reply(texts=["Uno", "Dos", "Tres"])),
+        bursts=(("Hola",),),
+        echo="soon",
+        stories=_any_of("user Hola | bot Uno\n\nDos\n\nTres | r:Uno | r:Dos | r:Tres"),
+    ),
+    Kind(
+        name="several messages, and no echo",
+        agent=saying(Reply(texts=["sí", "sí"])),
+        bursts=(("Hola",),),
+        echo="none",
+        runner={"lease": 8.0},
+        stories=_any_of("user Hola | bot sí\n\nsí | r:sí | r:sí"),
+    ),
     Kind(
         name="edited while it waits",
         bursts=((f"uno {SLOWLY}", waits(3.0), "dos", edits("1", "tres")),),

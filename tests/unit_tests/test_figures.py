@@ -31,6 +31,7 @@ from langchain_convsync.turns import (
     worker,
 )
 from langchain_convsync.turns.turn import Status
+from langchain_convsync.waha import bubbles
 from tests.pages import DOCS, page, rows
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -73,6 +74,8 @@ FIGURES = [
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
     ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
+    ("build/replies", r"into (ten) messages at most", bubbles.MOST_BUBBLES),
+    ("build/replies", r"up to (three) seconds, or up to", reply.LONGEST_PAUSE),
     ("build/replies", r"waited for (three) hours", refused.EXPIRES / HOURS),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
     ("run/deploy", r"within its (ten) seconds", default(ConvSyncClient, "timeout")),
