@@ -40,7 +40,13 @@ from langchain_convsync.outbox.reply import (
 )
 from langchain_convsync.reply import Reply
 from langchain_convsync.settings import TransportSetting
-from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
+from langchain_convsync.stores.base import (
+    Acquired,
+    ConversationView,
+    Cursor,
+    EventStore,
+    Operation,
+)
 from langchain_convsync.waha import from_markdown
 from langchain_convsync.waha.bubbles import bubbles
 
@@ -183,6 +189,7 @@ class Replies(OperationQueue[ReplyJob]):
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
         timeout: Seconds for which WAHA may fail at a reply, before it is a dead letter.
+        is_newer: Whether the customer has written again: then the rest of an answer may be dropped.
         clock: Seconds that only ever grow.
     """
 
@@ -195,11 +202,13 @@ class Replies(OperationQueue[ReplyJob]):
         *,
         lease: float = 30.0,
         timeout: float = REPLY_TIMEOUT,
+        is_newer: Callable[[ConversationView], bool] = lambda view: bool(view.events),
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
         self._timeout = timeout
+        self._is_newer = is_newer
 
     @property
     def as_sent(self) -> Callable[[Iterable[Reply]], list[Reply]]:
@@ -241,7 +250,11 @@ class Replies(OperationQueue[ReplyJob]):
         if (end := head.refusals.end_of(reply, now=now, timeout=self._timeout)) is not None:
             raise Undeliverable(end)
         if attempt == 1:
+            if (yield from self._is_overtaken(head)):
+                return (yield from self._drop(head))
             yield from self._show_signs(head)
+            if (yield from self._is_overtaken(head)):  # while it was typed
+                return (yield from self._drop(head))
         seconds = SEND_TIME if reply.file is None else FILE_TIME
         yield from self._store_begin(head, attempt=attempt, need=seconds)
         try:
@@ -254,6 +267,22 @@ class Replies(OperationQueue[ReplyJob]):
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
         return self._confirm(head, message_id, by="answer")
+
+    def _is_overtaken(self, head: ReplyJob) -> Flow[bool]:
+        """Whether it is not to be sent any more, since a later turn has begun, or is to."""
+        number = head.reply.unless_newer
+        if number is None:
+            return False
+        view = yield from self._store.view(head.lease.conversation_key)
+        return view.turns != number or self._is_newer(view)
+
+    def _drop(self, head: ReplyJob) -> Flow[float]:
+        """It is not sent: the customer wrote on meanwhile."""
+        yield from self._store_confirmed(head)  # what was sent, or dropped, before it
+        self._remember_confirmed(head, end=1, last=True, anchor=head.anchor_without)
+        telemetry.count("replies_withheld")
+        head.sent = True
+        return 0.0
 
     def _request(self, reply: PendingReply, chat_id: str, seconds: float) -> Flow[str | None]:
         to, quote = (reply.waha_session, chat_id), reply.reply_to

@@ -96,6 +96,8 @@ class PendingReply(BaseModel):
         other_chats: The customer's other names: where it goes if that chat is refused for good.
         expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
         reply_to: WAHA's id of the message that it quotes.
+        unless_newer: The number of its turn, where it is not sent once a later one has begun; None
+            in what is sent in any case.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -109,6 +111,7 @@ class PendingReply(BaseModel):
     other_chats: tuple[str, ...] = Field(default=(), repr=False)
     expires: float | None = None
     reply_to: str | None = Field(default=None, repr=False)
+    unless_newer: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,7 +155,16 @@ class ReplyJob(Head):
             "digest": digest(self.reply.text),
             "at": self.cursor.sent_at or self.acquired.now,
         }
-        return json.dumps([*_before(self.anchor), sent][-REMEMBERED:])
+        return self._anchor_and(sent)
+
+    @property
+    def anchor_without(self) -> str:
+        """The anchor once it was decided that the reply is not sent."""
+        return self._anchor_and({"dropped": self.operation.id})
+
+    def _anchor_and(self, last: object) -> str:
+        noted = _listed(self.anchor)
+        return json.dumps([*noted, last][-REMEMBERED:])
 
 
 def plan_reply(
@@ -223,9 +235,34 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
         return False
 
 
-def _before(anchor: str | None) -> list[Any]:
+def sent_of(turn: str, count: int, replies: QueueView, *, so_far: bool = False) -> int | None:
+    """How many of a turn's messages were sent, as far as its reply queue tells.
+
+    Args:
+        turn: The turn's id.
+        count: How many there are.
+        replies: The queue.
+        so_far: Whether what has not begun counts as not sent; else None tells that it may be yet.
+    """
+    head, cursor = next(iter(replies.operations), None), replies.cursor
+    if head is not None and head.id.rpartition("/")[0] == turn:
+        began = cursor is not None and cursor.operation_id == head.id and cursor.tries > 0
+        return int(head.id.rpartition("/")[2]) + began if so_far else None
+    dropped = {each["dropped"] for each in _listed(replies.anchor) if _is_dropped(each)}
+    return next((n for n in range(count) if f"{turn}/{n}" in dropped), count)
+
+
+def _listed(anchor: str | None) -> list[Any]:
     found = None if anchor is None else _json(anchor)
-    return [each for each in found if _is_sent(each)] if isinstance(found, list) else []
+    return [e for e in found if _is_sent(e) or _is_dropped(e)] if isinstance(found, list) else []
+
+
+def _before(anchor: str | None) -> list[Any]:
+    return [each for each in _listed(anchor) if _is_sent(each)]
+
+
+def _is_dropped(each: object) -> bool:
+    return isinstance(each, dict) and isinstance(each.get("dropped"), str)
 
 
 def _is_sent(each: object) -> bool:

@@ -107,7 +107,9 @@ _ALL = (
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),
     _counted("replies_unverified", "Replies of which WAHA cannot tell", "policy"),
-    _counted("replies_withheld", "Replies dropped because a human took over"),
+    _counted(
+        "replies_withheld", "Replies dropped because a human took over or the customer wrote on"
+    ),
     _counted("on_reply_failures", "Calls of on_reply that failed"),
     # Stores and workers
     _looked_up("store_up", "Whether the event store answered just now"),

@@ -57,6 +57,12 @@ def exchange_in(view: ConversationView) -> Note:
     return Note.read(view.note).hearing(times)
 
 
+def has_newer(view: ConversationView) -> bool:
+    """Whether the customer wrote something that waits."""
+    read = (QueuedMessage.read(queued.payload)[0] for queued in view.events)
+    return any(one and one.by == "customer" and not one.revoked for one in read)
+
+
 @dataclass(slots=True)
 class Inbox:
     """Offers events to a store; ``TurnRunner`` describes the rules."""

@@ -340,12 +340,13 @@ def rest_of(letter: DeadLetter) -> str | None:
 
 
 def _anew(body: str) -> str | None:
-    """A reply that an operator sends after all: it expires no more."""
+    """A reply that an operator sends after all: it expires no more, and is not overtaken."""
     try:
         reply = PendingReply.model_validate_json(body)
     except ValueError:
         return None
-    return reply.model_copy(update={"decided_at": None}).model_dump_json(exclude_defaults=True)
+    after_all = reply.model_copy(update={"decided_at": None, "unless_newer": None})
+    return after_all.model_dump_json(exclude_defaults=True)
 
 
 def _decide(

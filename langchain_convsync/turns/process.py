@@ -35,7 +35,7 @@ from langchain_convsync.models import (
     Conversation,
     ConversationMessage,
 )
-from langchain_convsync.outbox import Replies
+from langchain_convsync.outbox import Replies, without_dropped
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import (
@@ -264,8 +264,21 @@ class Processor:
             subdomain=batch.told("subdomain"),
             turn_id=batch.turn_id,
         )
+        acquired = yield from self._without_dropped(acquired)
         note = Note.read(acquired.note).hearing(batch.heard).taken_over(batch.taken_over)
         return Attempt(acquired, batch, ref, note, tuple(others))
+
+    @property
+    def _may_drop(self) -> bool:
+        """Whether the rest of an answer is dropped once the customer writes again."""
+        return self._limits.on_newer_message == "rerun"
+
+    def _without_dropped(self, acquired: Acquired) -> Flow[Acquired]:
+        """What was acquired, as far as the customer got the answer before: the rest is dropped."""
+        if not any('"follows"' in operation.body for operation in acquired.operations):
+            return acquired
+        view = yield from self._store.view(acquired.lease.conversation_key, most=1)
+        return without_dropped(acquired, view.replies)
 
     def _stays(self, acquired: Acquired, batch: Batch, place: str | None) -> Flow[bool]:
         """Whether a turn goes on where it is, after two of its customer's names were to be linked.
@@ -536,7 +549,9 @@ class Processor:
         rerun: bool = False,
     ) -> Flow[Turn | None]:
         outcome, lease = result.outcome(attempt.batch), attempt.acquired.lease
-        commit = result.commit(attempt, outcome, queue_reply=self._replies is not None)
+        commit = result.commit(
+            attempt, outcome, queue_reply=self._replies is not None, may_drop=self._may_drop
+        )
         guarded = replace(
             commit,
             unless_paused=result.reply is not None,

@@ -21,6 +21,7 @@ from langchain_convsync.outbox import (
     overlay,
     replies_of,
     target_of,
+    words_of,
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
@@ -223,14 +224,21 @@ class TurnResult:
         outcome: Outcome,
         *,
         queue_reply: bool = False,
+        may_drop: bool = False,
     ) -> Commit:
-        """Everything that this result changes in the store; the reply too, where we send it."""
+        """Everything that this result changes in the store; the reply too, where we send it.
+
+        Where a newer message ``may_drop`` the rest of it, the history waits for what is sent.
+        """
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
+        parts = words_of(self.said) if queue_reply and may_drop else []
+        follows = parts if len(parts) > 1 and self.status == "answered" else []
         tenant, snapshot, ttl = None, None, 0.0
         note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
         if current is not None:
-            writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
+            ours = unrecorded(self.messages, current.recorded)
+            writes = self._writes(attempt, current, ours, follows)
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
             if self.status in {"answered", "interrupted"} or self.update:
@@ -243,7 +251,7 @@ class TurnResult:
             outcomes=dict.fromkeys(event_keys, outcome.stored),
             fact=outcome.fact,
             operations=as_operations(writes),
-            replies=self._replies(attempt) if queue_reply else (),
+            replies=self._replies(attempt, may_drop=bool(follows)) if queue_reply else (),
             dead=self.status == "failed" or self.silence > 0,
             reason=attempt.batch.damage or self.reason,
             snapshot=snapshot,
@@ -253,7 +261,7 @@ class TurnResult:
             pause=self.silence,
         )
 
-    def _replies(self, attempt: Attempt) -> list[Operation]:
+    def _replies(self, attempt: Attempt, *, may_drop: bool) -> list[Operation]:
         batch = attempt.batch
         waha_session, chat_id = batch.chat
         return replies_of(
@@ -263,6 +271,7 @@ class TurnResult:
             chat_id=chat_id,
             other_chats=batch.other_chats,
             quoted=batch.quotable,
+            unless_newer=attempt.acquired.turns + 1 if may_drop else None,
             decided_at=attempt.now,
         )
 
@@ -271,6 +280,7 @@ class TurnResult:
         attempt: Attempt,
         current: CurrentConversation,
         messages: Sequence[ConversationMessage],
+        follows: Sequence[str] = (),
     ) -> list[Write]:
         return writes_for(
             current.conversation,
@@ -282,6 +292,7 @@ class TurnResult:
             decided_at=attempt.acquired.now,
             base=current.base,
             records=current.records,
+            follows=follows,
         )
 
 

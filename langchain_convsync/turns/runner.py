@@ -131,7 +131,7 @@ class TurnRunner(_forks.Unpicklable):
         on_newer_message: What becomes of a reply if another message came while the agent was
             running: ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it
             and runs the agent on all of them, for at most ``agent_timeout`` seconds after the first
-            message.
+            message. Of an answer of several messages, it drops those that are not sent yet.
         on_unverifiable: What becomes of a message that got no answer from the API server, when the
             history does not reach back far enough any more to tell whether it was recorded:
             ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
@@ -200,7 +200,7 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.stores import AcceptRules, open_store
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
-        from langchain_convsync.turns.inbox import Inbox
+        from langchain_convsync.turns.inbox import Inbox, has_newer
         from langchain_convsync.turns.lids import Lids
         from langchain_convsync.turns.media import Media
         from langchain_convsync.turns.naming import Naming
@@ -255,7 +255,7 @@ class TurnRunner(_forks.Unpicklable):
         replies = (
             None
             if reply is None
-            else Replies(reply, self.store, lease=lease, timeout=reply_timeout)
+            else Replies(reply, self.store, lease=lease, timeout=reply_timeout, is_newer=has_newer)
         )
         self._deliveries = Deliveries(
             self.store, outbox, replies, lease=lease, budget=shutdown_timeout

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_convsync import (
@@ -169,6 +170,65 @@ def test_a_format_that_makes_no_text_fails_the_run(
 
     assert (turn.status, chats.texts) == ("failed", [])
     assert isinstance(turn.error, ConfigurationError)
+
+
+LINES = [f"{n} " + "línea " * 8 for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("on_newer_message", "sent"),
+    [("answer", [*LINES, "Cuatro"]), ("rerun", [LINES[0], "Cuatro"])],
+)
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_newer_message_may_cancel_the_rest(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    monkeypatch: pytest.MonkeyPatch,
+    on_newer_message: Any,
+    sent: list[str],
+    is_written: bool,
+) -> None:
+    """As ``on_newer_message`` says; the history holds what was sent, the agent reads it.
+
+    Whether or not it has been written when the next turn begins.
+    """
+    heard: list[list[str]] = []
+
+    def agent(messages: list[BaseMessage]) -> object:
+        heard.append([str(each.content) for each in messages])
+        return Reply(texts=LINES) if messages[-1].content == "Hola" else "Cuatro"
+
+    runner = TurnRunner(
+        RunnableLambda(agent),
+        client=server.client(),
+        store=event_store,
+        reply=WAHAReply(chats.url, settle=0.0),
+        on_newer_message=on_newer_message,
+    )
+    newer = iter([said("¿Y mañana?")])
+
+    def sleep(seconds: float) -> Iterator[Any]:
+        """The customer writes while the second message seems to be typed."""
+        if event := next(newer, None):
+            runner.accept(event)
+        yield from ()
+
+    monkeypatch.setattr("langchain_convsync.outbox.replies.sleep", sleep)
+    budget, runner._deliveries.budget = runner._deliveries.budget, 10.0 if is_written else 0.0
+    runner.run(said("Hola"))
+    runner._deliveries.budget = budget
+    runner.run(said("¿Y mañana?"))
+
+    texts = [text.strip() for text in sent]
+    assert chats.texts == texts
+    bot = "\n\n".join(texts[:-1])
+    assert history(server) == [
+        *(("user", "Hola"), ("bot", bot)),
+        *(("user", "¿Y mañana?"), ("bot", "Cuatro")),
+    ]
+    assert heard[-1] == ["Hola", bot, "¿Y mañana?"]
+    assert run(event_store.backlog()).dead_letters == 0
 
 
 MARKDOWN = "**Pizza** [menú](https://x.pe)\n# Ofertas"

@@ -77,6 +77,20 @@ def _any_of(*stories: str) -> frozenset[str]:
     return frozenset(stories)
 
 
+#: An answer of three messages, each of which takes three seconds.
+LINES = tuple(f"{n} {'línea ' * 8}".strip() for n in (1, 2, 3))
+
+
+def _answered(words: str, most: int = 3) -> str:
+    return f"{words} | bot " + "\n\n".join(LINES[:most])
+
+
+def _overtaken(sent: int) -> str:
+    """The story of an answer of which so many messages were sent, and of the next."""
+    replies = " | ".join(f"r:{line}" for line in (*LINES[:sent], *LINES))
+    return f"{_answered('user Hola', sent)} | {_answered('user dos')} | {replies}"
+
+
 KINDS = (
     Kind(name="plain", bursts=(("Hola",),)),
     Kind(name="taken over soon", bursts=(("Hola",),), runner={"lease": 8.0}),
@@ -127,6 +141,19 @@ KINDS = (
         bursts=(("Hola",),),
         echo="soon",
         stories=_any_of("user Hola | bot Uno\n\nDos\n\nTres | r:Uno | r:Dos | r:Tres"),
+    ),
+    Kind(
+        name="several messages, and a newer one",
+        agent=saying(Reply(texts=LINES)),
+        bursts=(("Hola", waits(4.0), "dos"),),
+        echo="soon",
+        runner={"on_newer_message": "rerun", "lease": 8.0},
+        stories=frozenset(
+            {
+                _answered("user Hola | user dos") + "".join(f" | r:{line}" for line in LINES),
+                *map(_overtaken, range(1, 4)),
+            }
+        ),
     ),
     Kind(
         name="two files",
