@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         APITimeoutError,
         AuthenticationError,
         BadRequestError,
+        BudgetError,
         ClosedError,
         ConfigurationError,
         ConflictError,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         TenantInfo,
     )
     from langchain_convsync.outbox import WAHAReply
+    from langchain_convsync.reply import Reply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.surfaces.context import (
@@ -105,6 +107,7 @@ _MODULES = {
         "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
+        "BudgetError",
         "ClosedError",
         "ConfigurationError",
         "ConflictError",
@@ -142,6 +145,7 @@ _MODULES = {
         "TenantInfo",
     ),
     "outbox": ("WAHAReply",),
+    "reply": ("Reply",),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
     "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
@@ -161,6 +165,7 @@ __all__ = [
     "AsyncWAHAClient",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetError",
     "ClosedError",
     "ConfigurationError",
     "ConflictError",
@@ -190,6 +195,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RedisEventStore",
+    "Reply",
     "SQLiteEventStore",
     "ServerError",
     "ServerProfile",

@@ -19,6 +19,7 @@ class WahaChats:
     Attributes:
         sent: (WAHA session, chat id, text), in order.
         fates: What to do with the next sends; an empty list carries them out.
+        refusing: What to answer whatever is sent to these chats.
         reading: What to answer instead of a chat; None shows the chat.
         reads: How often a chat was asked for.
         numbers: The phone numbers that it knows, by LID.
@@ -26,11 +27,13 @@ class WahaChats:
         lid_answer: What to answer instead of a number; None tells it.
         posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
         signs: What to answer whatever sends no text.
+        quotes: The message that each text quotes, in order.
     """
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []
         self.fates: list[Script] = []
+        self.refusing: dict[str, Script] = {}
         self.reading: Script | None = None
         self.reads = 0
         self.numbers: dict[str, str] = {}
@@ -38,6 +41,7 @@ class WahaChats:
         self.lid_answer: Script | None = None
         self.posts: list[tuple[str, str]] = []
         self.signs: Script = answers({}, status=201)
+        self.quotes: list[str | None] = []
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -54,7 +58,11 @@ class WahaChats:
             if path != "/api/sendText":
                 return self.signs(request)
             fate = self.fates.pop(0) if self.fates else self.carried_out
-            return fate(request)
+            return self.refusing.get(request.json["chatId"], fate)(request)
+        if "/lids/pn/" in path:
+            number = f"+{path.rpartition('/')[2].partition('@')[0]}"
+            lids = {known: lid for lid, known in self.numbers.items()}
+            return answers({"lid": lids.get(number), "pn": number})(request)
         if "/lids/" in path:
             lid = path.rpartition("/")[2]
             self.lid_reads.append(lid)
@@ -66,6 +74,7 @@ class WahaChats:
     def carried_out(self, request: Received) -> Iterable[bytes | float | Deed]:
         """The text is sent, and the answer tells under which id."""
         asked = request.json
+        self.quotes.append(asked.get("reply_to"))
         self.sent.append((asked["session"], asked["chatId"], asked["text"]))
         return answers(self.message(len(self.sent)), status=201)(request)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -39,11 +39,17 @@ from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.origin import message_stanza, moment
+from langchain_convsync.waha.refusals import RefusalKind, refusal_of
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
 
 #: What is pasted from a call's URL, or from the dashboard's.
 _ENDPOINT = re.compile(r"/(api|dashboard)(?:/(?:send\w*|sessions|server|default)(?:/.*)?)?$")
-_REFUSED = "WAHA refused: check its api_key, the session's name and that it is WORKING"
+_REFUSED: dict[RefusalKind, str] = {
+    "chat": "WAHA refused this chat id",
+    "account": "WAHA's session sends nothing for now: look at it in WAHA's dashboard",
+    "message": "WAHA refused: check its api_key and the session's name",
+    "unclear": "WAHA refused, which may pass: look into its log",
+}
 _NOT_THERE = "there is no WAHA at base_url: pass where its /api begins, without /api"
 #: Of a text that is refused with it, whoever refuses it, nothing becomes smaller by itself.
 _TOO_LARGE = 413
@@ -132,15 +138,28 @@ class Waha(Unpicklable):
         return self._connections.only_awaits
 
     def send_text(
-        self, session: str, chat_id: str, text: str, *, timeout: float
+        self,
+        session: str,
+        chat_id: str,
+        text: str,
+        *,
+        reply_to: str | None = None,
+        timeout: float,
     ) -> Flow[str | None]:
         """Send a text; the stanza id of the message, where the answer tells it.
 
         Raises:
             WAHAError: It was not sent, or that is unknown.
         """
-        body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
-        answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
+        asked = {"session": session, "chatId": chat_id, "text": text}
+        if reply_to is not None:
+            asked["reply_to"] = reply_to
+        return (yield from self._sent("send_text", "/api/sendText", asked, timeout))
+
+    def _sent(
+        self, operation: str, path: str, asked: Mapping[str, object], timeout: float
+    ) -> Flow[str | None]:
+        answer = yield from self._ask(operation, "POST", path, json.dumps(asked).encode(), timeout)
         told = _parsed(answer)
         if told is None and answer.body.strip():
             message = "what answered is not WAHA: check base_url, and what stands in front of it"
@@ -174,6 +193,17 @@ class Waha(Unpicklable):
         mapping = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
         number = phone.identity_of(as_text(mapping.get("pn")))
         return number if number is not None and number.startswith("+") else None
+
+    def lid_of(self, session: str, phone_number: str, *, timeout: float) -> Flow[str | None]:
+        """The LID of a phone number; None where WAHA does not know it.
+
+        Raises:
+            WAHAError: It cannot be asked.
+        """
+        chat_id = path_segment(phone.chat_id(phone_number))
+        path = f"/api/{path_segment(session)}/lids/pn/{chat_id}"
+        mapping = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
+        return phone.lid_of(phone.identity_of(as_text(mapping.get("lid"))))
 
     def chats(self, session: str, *, most: int, timeout: float) -> Flow[list[str]]:
         """The chat ids of the last ``most`` chats; those that cannot be read are left out.
@@ -275,12 +305,17 @@ class Waha(Unpicklable):
             message = outcome.told("check WAHA's base_url and that it is up")
             raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
         if not 200 <= outcome.status < 300:
+            told = _parsed(outcome)
+            refusal = refusal_of(outcome.status, told, sent=_texts_in(body))
             raise WAHAError(
-                _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED,
+                _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED[refusal.kind],
                 status_code=outcome.status,
                 retry_after=retry_after(outcome.headers.get("Retry-After"), now()),
-                ambiguous=writes and outcome.status >= 500,
-                foreign=outcome.status != _TOO_LARGE and not isinstance(_parsed(outcome), dict),
+                ambiguous=writes and outcome.status >= 500 and refusal.kind == "unclear",
+                foreign=outcome.status != _TOO_LARGE and not isinstance(told, dict),
+                kind=refusal.kind,
+                words=refusal.words,
+                engine=refusal.engine,
             )
         if outcome.flaw is not None:
             raise WAHAError(
@@ -334,6 +369,12 @@ def _parsed(answer: Answer) -> Any:
         return parse_json(answer.body)
     except InvalidEventError:
         return None
+
+
+def _texts_in(body: bytes | None) -> list[str]:
+    """What a request of ours tells."""
+    told = as_object(None if body is None else json.loads(body))
+    return [as_text(value) for name, value in told.items() if name != "session"]
 
 
 def _is_no_endpoint(answer: Answer) -> bool:

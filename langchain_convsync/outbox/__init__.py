@@ -3,7 +3,7 @@
 ``journal`` serves the surfaces that run no turn.
 """
 
-from langchain_convsync.outbox.compose import as_operations, overlaid, writes_for
+from langchain_convsync.outbox.compose import as_operations, overlaid, replies_of, writes_for
 from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
 from langchain_convsync.outbox.replies import Replies, WAHAReply
@@ -23,6 +23,7 @@ __all__ = [
     "is_ours",
     "overlaid",
     "overlay",
+    "replies_of",
     "target_of",
     "writes_for",
 ]

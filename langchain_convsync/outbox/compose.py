@@ -1,4 +1,4 @@
-"""What is said and decided, as writes for an outbox; and a conversation with an outbox on top."""
+"""What is said and decided, as operations; and a conversation with an outbox on top."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
+from langchain_convsync.outbox.reply import PendingReply
+from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Acquired, Operation
 
 
@@ -59,6 +61,31 @@ def as_operations(writes: Sequence[Write]) -> list[Operation]:
     return [
         Operation(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
         for index, write in enumerate(writes)
+    ]
+
+
+def replies_of(
+    said: Sequence[Reply], *, turn: str, quoted: str | None = None, **common: Any
+) -> list[Operation]:
+    """What a turn says, as a store keeps it until it is sent: one operation for each message.
+
+    Args:
+        said: What it says, in order.
+        turn: The turn's id.
+        quoted: WAHA's id of the message that is quoted, where a reply quotes.
+        common: See :class:`PendingReply`.
+    """
+    pending: list[PendingReply] = []
+    for reply in said:
+        about = {**common, "turn": turn, "expires": reply.expires}
+        quotes = [quoted if reply.quote else None, *[None] * len(reply.texts)]
+        pending += [
+            PendingReply(**about, text=text, reply_to=quote)
+            for text, quote in zip(reply.texts, quotes, strict=False)
+        ]
+    return [
+        Operation(id=f"{turn}/{number}", body=each.model_dump_json(exclude_defaults=True))
+        for number, each in enumerate(pending)
     ]
 
 

@@ -288,14 +288,20 @@ class OperationQueue(ABC, Generic[H]):
                 return
             attempt, slack = attempt + 1, 2 * took
 
-    def _store_retry(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
+    def _store_retry(
+        self, head: H, *, delay: float, sent_at: float | None, note: str | None = None
+    ) -> Flow[None]:
         """Store that the part is to be tried again; no ``sent_at`` takes back that it was sent."""
         done = yield from self._store.retry(
-            head.lease, head.operation.id, head.cursor.pos, delay=delay, sent=sent_at is not None
+            *(head.lease, head.operation.id, head.cursor.pos),
+            delay=delay,
+            sent=sent_at is not None,
+            note=note,
         )
         if done == "fenced":
             raise FencedError
-        head.cursor = replace(head.cursor, sent_at=sent_at)
+        note = head.cursor.note if note is None else note
+        head.cursor = replace(head.cursor, sent_at=sent_at, note=note)
 
     def _remember_confirmed(self, head: H, *, end: int, last: bool, anchor: str | None) -> None:
         """Everything before part ``end`` is confirmed; the next step stores that, too."""

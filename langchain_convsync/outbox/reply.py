@@ -19,6 +19,7 @@ from langchain_convsync import telemetry
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
+from langchain_convsync.outbox.refused import Refusals
 from langchain_convsync.stores.base import Cursor, QueueView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
@@ -29,6 +30,8 @@ SKEW = 30.0
 LOOK_BACK = 100
 #: Characters that seem to be typed in a second.
 TYPED_PER_SECOND = 15.0
+#: Seconds that pass at most between two messages of one answer, where no typing is shown.
+LONGEST_PAUSE = 3.0
 #: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
 #: Seconds for which a message counts as ours by its words, where no answer told us its id.
@@ -43,7 +46,11 @@ class PendingReply(BaseModel):
         waha_session: WAHA's session to send from.
         chat_id: Where it goes: the chat that the customer wrote in.
         text: What the customer reads.
-        decided_at: Store time of the commit; None in one that an older version queued.
+        decided_at: Store time of the commit; None in one that an operator sends after all, and in
+            one that an older version queued.
+        other_chats: The customer's other names: where it goes if that chat is refused for good.
+        expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
+        reply_to: WAHA's id of the message that it quotes.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -53,6 +60,9 @@ class PendingReply(BaseModel):
     chat_id: str = Field(repr=False)
     text: str = Field(repr=False)
     decided_at: float | None = None
+    other_chats: tuple[str, ...] = Field(default=(), repr=False)
+    expires: float | None = None
+    reply_to: str | None = Field(default=None, repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +79,16 @@ class ReplyJob(Head):
     def done(self) -> bool:
         """Whether it was sent."""
         return self.sent
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing of its turn goes before it."""
+        return self.operation.id.endswith("/0")
+
+    @property
+    def refusals(self) -> Refusals:
+        """What WAHA has refused of it so far."""
+        return Refusals.read(self.cursor.note)
 
     @property
     def known(self) -> list[str]:

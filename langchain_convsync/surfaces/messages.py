@@ -175,13 +175,19 @@ def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> st
     if not said or said[-1].type not in _BOTS:
         return ""
     text = text_of(said[-1])
-    if structured is None or (len(said) == len(messages) and not _is_json_object(text)):
+    if structured is None or not carrying(messages):
         return text
     fields = structured if isinstance(structured, Mapping) else {}
     reply = fields.get("reply", getattr(structured, "reply", None))
     if reply is not None:
         return text_in(reply)
     return "" if _is_json_object(text) else text
+
+
+def carrying(messages: Sequence[BaseMessage]) -> bool:
+    """Whether the last message carries a structured response: a tool's answer, or JSON."""
+    last = messages[-1]
+    return isinstance(last, ToolMessage) or _is_json_object(text_of(last))
 
 
 def _is_json_object(text: str) -> bool:

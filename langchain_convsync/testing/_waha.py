@@ -259,8 +259,8 @@ class FakeWAHA:
                 return self._files.get((session, name))
             case ["api", "sessions"]:
                 return [{"name": self.session, "status": "WORKING"}]
-            case ["api", _, "lids", lid]:
-                return {"lid": lid, "pn": self._numbers.get(lid)}
+            case ["api", _, "lids", *named]:
+                return self._pair(*named)
             case ["api", session, "chats"]:
                 return self._chats(session)
             case ["api", session, "chats", chat_id, "messages"]:
@@ -276,6 +276,13 @@ class FakeWAHA:
         self.sent.append(sent)
         self._changed.notify_all()
         return fate or Answer(201, _message(stanza, sent.chat_id, sent.text, time.time(), own=True))
+
+    def _pair(self, *named: str) -> dict[str, str | None]:
+        """A LID and its number, by either."""
+        if named[0] != "pn":
+            return {"lid": named[0], "pn": self._numbers.get(named[0])}
+        numbers = {number: lid for lid, number in self._numbers.items()}
+        return {"lid": numbers.get(phone.identity_of(named[-1]) or ""), "pn": named[-1]}
 
     def _chats(self, session: str) -> list[dict[str, str]]:
         newest_first = reversed([sent.chat_id for sent in self.sent if sent.session == session])

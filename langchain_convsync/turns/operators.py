@@ -23,7 +23,7 @@ from langchain_convsync.errors import (
     NoInterruptError,
     StoreError,
 )
-from langchain_convsync.outbox import Write
+from langchain_convsync.outbox import PendingReply, Write
 from langchain_convsync.stores.base import (
     AccountKey,
     ConversationView,
@@ -329,14 +329,23 @@ def rest_of(letter: DeadLetter) -> str | None:
     if letter.queue == "inbox":
         waiting = WaitingRun.read(letter.body)
         return retried(letter.body) if waiting is None else waiting.given_back().stored
-    if letter.queue != "outbox":
-        return None
+    if letter.queue == "replies":
+        return _anew(letter.body)
     try:
         write = Write.model_validate_json(letter.body)
     except ValueError:  # as it was: its delivery says what is wrong with it
         return None
     rest = write.model_copy(update={"messages": write.messages[letter.pos :], "base": None})
     return rest.model_dump_json(exclude_defaults=True)
+
+
+def _anew(body: str) -> str | None:
+    """A reply that an operator sends after all: it expires no more."""
+    try:
+        reply = PendingReply.model_validate_json(body)
+    except ValueError:
+        return None
+    return reply.model_copy(update={"decided_at": None}).model_dump_json(exclude_defaults=True)
 
 
 def _decide(

@@ -15,15 +15,16 @@ from langchain_convsync._platform import now
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox import (
     Anchor,
-    PendingReply,
     Write,
     as_operations,
     overlaid,
     overlay,
+    replies_of,
     target_of,
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import (
     LONGEST_SNAPSHOT,
@@ -34,6 +35,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
+from langchain_convsync.surfaces.usage import Meter
 from langchain_convsync.turns.bounds import is_telling
 from langchain_convsync.turns.files import Shown
 from langchain_convsync.turns.interrupts import WaitingRun
@@ -45,6 +47,8 @@ from langchain_convsync.turns.recorded import (
     seen_recording,
     without,
 )
+from langchain_convsync.turns.said import text_of
+from langchain_convsync.turns.saying import Saying
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -137,6 +141,8 @@ class Attempt:
         left: Events that wait for the next turn already.
         phases: Seconds that each phase has taken.
         shown: What a model reads of events that came with files.
+        typing: Whether the customer sees that an answer is being written.
+        meter: What the agent's models have taken.
     """
 
     acquired: Acquired
@@ -150,6 +156,8 @@ class Attempt:
     left: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    typing: bool = False
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def conversation_key(self) -> str:
@@ -180,6 +188,7 @@ class TurnResult:
     """How a turn ends: what the customer gets, and what the API server is told.
 
     Attributes:
+        said: What the customer gets, in order.
         reason: Why it failed, for an operator; it holds no words and no number.
         waiting: The run that was interrupted, and waits from now on.
         silence: Seconds for which the conversation is silent from now on, because it goes too fast.
@@ -187,11 +196,16 @@ class TurnResult:
 
     status: FinalStatus
     messages: Sequence[ConversationMessage]
-    reply: str | None = None
+    said: Sequence[Reply] = ()
     update: StateUpdate = field(default_factory=StateUpdate)
     reason: str = ""
     waiting: WaitingRun | None = None
     silence: float = 0.0
+
+    @property
+    def reply(self) -> str | None:
+        """All that the customer gets as one text; None where that is nothing."""
+        return text_of(self.said) or None
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -214,12 +228,13 @@ class TurnResult:
         """Everything that this result changes in the store; the reply too, where we send it."""
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        tenant, snapshot, ttl, note = None, None, 0.0, attempt.note
+        tenant, snapshot, ttl = None, None, 0.0
+        note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
         if current is not None:
             writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
-            if self.status in {"answered", "interrupted"}:
+            if self.status in {"answered", "interrupted"} or self.update:
                 session, at = attempt.session, attempt.acquired.now
                 note = note.after_answering(session, current.conversation, self.update, now=at)
             named = is_named(attempt.batch.latest)
@@ -237,20 +252,22 @@ class TurnResult:
             tenant=tenant,
             note=note.stored,
             pause=self.silence,
+            kept=attempt.batch.kept,
+            kept_for=attempt.batch.wait(attempt.acquired.now),
         )
 
     def _replies(self, attempt: Attempt) -> list[Operation]:
-        if not self.reply:
-            return []
         batch = attempt.batch
-        reply = PendingReply(
+        waha_session, chat_id = batch.chat
+        return replies_of(
+            self.said,
             turn=batch.turn_id,
-            waha_session=batch.newest.waha_session or "default",
-            chat_id=batch.chat_id,
-            text=self.reply,
+            waha_session=waha_session,
+            chat_id=chat_id,
+            other_chats=batch.other_chats,
+            quoted=batch.quotable,
             decided_at=attempt.now,
         )
-        return [Operation(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(
         self,
@@ -291,7 +308,7 @@ def inbound(batch: Batch) -> list[ConversationMessage]:
     return [
         ConversationMessage(role=event.role, content=event.words)
         for _, event in batch.said
-        if event.content
+        if event.content and event.by != "bot"
     ]
 
 
@@ -311,6 +328,32 @@ def recorded(attempt: Attempt, *, retention: float) -> TurnResult:
         said = [message.content for message in known if message.role == "user"]
         messages = unrecorded(messages, said)
     return TurnResult(status="stale", messages=messages)
+
+
+def spoken(attempt: Attempt, saying: Saying) -> TurnResult:
+    """What the bot says of its own accord; nothing where it is not wanted any more.
+
+    Where the API server knows no conversation it is sent all the same, and nowhere recorded.
+    """
+    reply, current, batch = saying.reply, attempt.current, attempt.batch
+    since = batch.head.accepted_at
+    # Servers hide what was closed: a session that has not ended is known, or it was.
+    lives = attempt.acquired.snapshot is not None
+    is_closed = lives if current is None else not current.conversation.is_active
+    if attempt.acquired.paused:
+        outcome = "paused"
+    elif is_closed:
+        outcome = "closed"
+    elif saying.unless_heard and (batch.is_heard or attempt.note.has_heard(since, but=saying.turn)):
+        outcome = "heard"
+    else:
+        outcome = "unrecorded" if current is None else "said"
+    telemetry.count("said", outcome=outcome)
+    if outcome in {"said", "unrecorded"}:
+        words = ConversationMessage(role="bot", content=reply.text)
+        return TurnResult(status="said", messages=[words], said=[reply])
+    status: FinalStatus = "paused" if outcome == "paused" else "dropped"
+    return TurnResult(status=status, messages=[])
 
 
 def paced(attempt: Attempt, most: int | None) -> TurnResult | None:

@@ -13,6 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
+from langchain_convsync import Reply
 from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, InboundEvent
 from tests.chaos.fake_api import CAP
@@ -114,6 +115,21 @@ class Asker:
         graph: Any = StateGraph(MessagesState)  # its overloads know no nodes like this
         graph.add_node("ask", ask).add_edge(START, "ask")
         self.runnable: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
+
+
+class Speaker:
+    """Says the same to everything, in several messages."""
+
+    prepare = None
+
+    def __init__(self, reply: Reply) -> None:
+        self.charged: list[str] = []
+        self.runnable: Runnable[Any, Any] = RunnableLambda(lambda _: reply)
+
+
+def saying(reply: Reply) -> Callable[[Simulation], Agent]:
+    """An agent that says so."""
+    return lambda _: Speaker(reply)
 
 
 def asking(question: Any) -> Callable[[Simulation], Agent]:

@@ -16,7 +16,7 @@ from langchain_convsync._flow import Polling
 from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
-from langchain_convsync.outbox import journal, queue, reply
+from langchain_convsync.outbox import journal, queue, refused, reply
 from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
 from langchain_convsync.stores.sqlite import file
@@ -31,6 +31,7 @@ from langchain_convsync.turns import (
     worker,
 )
 from langchain_convsync.turns.turn import Status
+from langchain_convsync.waha import bubbles
 from tests.pages import DOCS, page, rows
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -73,6 +74,9 @@ FIGURES = [
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
     ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
+    ("build/replies", r"into (ten) messages at most", bubbles.MOST_BUBBLES),
+    ("build/replies", r"up to (three) seconds, or up to", reply.LONGEST_PAUSE),
+    ("build/replies", r"waited for (three) hours", refused.EXPIRES / HOURS),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
     ("run/deploy", r"within its (ten) seconds", default(ConvSyncClient, "timeout")),
     ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),

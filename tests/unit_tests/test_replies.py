@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.messages import cut_off, last_reply
 from langchain_convsync.surfaces.state import extract
-from langchain_convsync.turns.agent import (
+from langchain_convsync.turns.said import (
     LONGEST_REPLY,
     EmptyReplyError,
     IncompleteReplyError,
