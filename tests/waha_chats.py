@@ -28,6 +28,7 @@ class WahaChats:
         posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
         signs: What to answer whatever sends no text.
         quotes: The message that each text quotes, in order.
+        files: The file of each, in order; ``sent`` has its caption then.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class WahaChats:
         self.posts: list[tuple[str, str]] = []
         self.signs: Script = answers({}, status=201)
         self.quotes: list[str | None] = []
+        self.files: list[dict[str, str] | None] = []
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -55,7 +57,7 @@ class WahaChats:
         path = unquote(request.target.partition("?")[0])
         if request.method == "POST":
             self.posts.append((path.rpartition("/")[2], request.json["chatId"]))
-            if path != "/api/sendText":
+            if path not in {f"/api/send{kind}" for kind in ("Text", "File", "Image", "Voice")}:
                 return self.signs(request)
             fate = self.fates.pop(0) if self.fates else self.carried_out
             return self.refusing.get(request.json["chatId"], fate)(request)
@@ -75,7 +77,9 @@ class WahaChats:
         """The text is sent, and the answer tells under which id."""
         asked = request.json
         self.quotes.append(asked.get("reply_to"))
-        self.sent.append((asked["session"], asked["chatId"], asked["text"]))
+        self.files.append(asked.get("file"))
+        text = asked["text"] if "text" in asked else asked.get("caption", "")
+        self.sent.append((asked["session"], asked["chatId"], text))
         return answers(self.message(len(self.sent)), status=201)(request)
 
     def lost(self, request: Received) -> Iterable[bytes | float | Deed]:
@@ -103,6 +107,7 @@ class WahaChats:
             "source": "api",
             "to": chat_id,
             "body": text,
+            "hasMedia": any(self.files[number - 1 : number]),
         }
 
     def echo(self, number: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from langchain_convsync.errors import ConfigurationError, InvalidEventError, WAH
 from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
+from langchain_convsync.waha.files import is_voice, sending_path
 from langchain_convsync.waha.origin import message_stanza, moment
 from langchain_convsync.waha.refusals import RefusalKind, refusal_of
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
@@ -57,12 +58,16 @@ _TOO_LARGE = 413
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """A message as WAHA keeps it in a chat; ``own`` is one of the business itself."""
+    """A message as WAHA keeps it in a chat.
+
+    ``own`` is one of the business itself, ``file`` one that came with a file.
+    """
 
     id: str | None
     text: str = field(repr=False)
     sent_at: datetime | None
     own: bool = True
+    file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,42 @@ class Waha(Unpicklable):
             asked["reply_to"] = reply_to
         return (yield from self._sent("send_text", "/api/sendText", asked, timeout))
 
+    def send_file(
+        self,
+        session: str,
+        chat_id: str,
+        file: Mapping[str, str],
+        *,
+        caption: str = "",
+        voice: bool = False,
+        reply_to: str | None = None,
+        timeout: float,
+    ) -> Flow[str | None]:
+        """Send a file; the stanza id of the message, where the answer tells it.
+
+        Args:
+            session: WAHA's session.
+            chat_id: The chat.
+            file: Its ``mimetype`` and ``filename``, and its ``url``, or its bytes in base64 as
+                ``data``.
+            caption: The text under it.
+            voice: Whether it is a voice message.
+            reply_to: WAHA's id of the message that it quotes.
+            timeout: Seconds for the whole call.
+
+        Raises:
+            WAHAError: It was not sent, or that is unknown.
+        """
+        asked: dict[str, object] = {"session": session, "chatId": chat_id, "file": dict(file)}
+        if caption and not voice:
+            asked["caption"] = caption
+        if voice:
+            asked["convert"] = not is_voice(file["mimetype"])
+        if reply_to is not None:
+            asked["reply_to"] = reply_to
+        path = sending_path(file["mimetype"], voice=voice)
+        return (yield from self._sent("send_file", path, asked, timeout))
+
     def _sent(
         self, operation: str, path: str, asked: Mapping[str, object], timeout: float
     ) -> Flow[str | None]:
@@ -235,6 +276,7 @@ class Waha(Unpicklable):
                 as_text(entry.get("body")),
                 moment(entry.get("timestamp")),
                 own=entry.get("fromMe") is True,
+                file=entry.get("hasMedia") is True,
             )
             for entry in listed
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
-from langchain_convsync.outbox.reply import PendingReply
+from langchain_convsync.outbox.reply import PendingFile, PendingReply
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Acquired, Operation
 
@@ -77,11 +77,15 @@ def replies_of(
     """
     pending: list[PendingReply] = []
     for reply in said:
+        parts: list[tuple[str, PendingFile | None]] = [(text, None) for text in reply.texts]
+        if (file := PendingFile.of(reply)) is not None:
+            parts.append(("" if file.voice else reply.caption, file))
         about = {**common, "turn": turn, "expires": reply.expires}
-        quotes = [quoted if reply.quote else None, *[None] * len(reply.texts)]
         pending += [
-            PendingReply(**about, text=text, reply_to=quote)
-            for text, quote in zip(reply.texts, quotes, strict=False)
+            PendingReply(
+                **about, text=text, file=file, reply_to=None if n or not reply.quote else quoted
+            )
+            for n, (text, file) in enumerate(parts)
         ]
     return [
         Operation(id=f"{turn}/{number}", body=each.model_dump_json(exclude_defaults=True))

@@ -27,6 +27,7 @@ from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.refused import REPLY_TIMEOUT
 from langchain_convsync.outbox.reply import (
+    FILE_TIME,
     LONGEST_PAUSE,
     LOOK_BACK,
     SEND_TIME,
@@ -216,7 +217,11 @@ class Replies(OperationQueue[ReplyJob]):
     def _step(self, head: ReplyJob, now: float) -> Flow[float]:
         echoed = echo_of(head.reply, head.cursor.echoes, head.known)
         step = plan_reply(
-            head.cursor, now=now, settle=self._sender.settle, echoed=echoed is not None
+            head.cursor,
+            now=now,
+            settle=self._sender.settle,
+            echoed=echoed is not None,
+            send_time=head.send_time,
         )
         match step:
             case Wait(seconds):
@@ -237,13 +242,10 @@ class Replies(OperationQueue[ReplyJob]):
             raise Undeliverable(end)
         if attempt == 1:
             yield from self._show_signs(head)
-        yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
+        seconds = SEND_TIME if reply.file is None else FILE_TIME
+        yield from self._store_begin(head, attempt=attempt, need=seconds)
         try:
-            message_id = yield from self._sender.waha.send_text(
-                *(reply.waha_session, chat_id, reply.text),
-                reply_to=reply.reply_to,
-                timeout=SEND_TIME,
-            )
+            message_id = yield from self._request(reply, chat_id, seconds)
         except WAHAError as error:
             telemetry.count("replies_refused", kind=error.kind)
             if error.kind in {"chat", "message"}:
@@ -252,6 +254,21 @@ class Replies(OperationQueue[ReplyJob]):
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
         return self._confirm(head, message_id, by="answer")
+
+    def _request(self, reply: PendingReply, chat_id: str, seconds: float) -> Flow[str | None]:
+        to, quote = (reply.waha_session, chat_id), reply.reply_to
+        waha, file = self._sender.waha, reply.file
+        if file is None:
+            return (yield from waha.send_text(*to, reply.text, reply_to=quote, timeout=seconds))
+        return (
+            yield from waha.send_file(
+                *(*to, file.wire),
+                caption=reply.text,
+                voice=file.voice,
+                reply_to=quote,
+                timeout=seconds,
+            )
+        )
 
     def _show_signs(self, head: ReplyJob) -> Flow[None]:
         """Show that the message was read and an answer is typed; nothing depends on it."""

@@ -7,7 +7,9 @@ counts as sent if the same words stand there under an id that none of our other 
 
 from __future__ import annotations
 
+import base64
 import json
+import mimetypes
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,10 +22,13 @@ from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
 from langchain_convsync.outbox.refused import Refusals
+from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Cursor, QueueView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
 SEND_TIME = 10.0
+#: Seconds that a file may take: WAHA fetches it, and WhatsApp has to have all of it.
+FILE_TIME = 60.0
 #: Seconds by which WhatsApp's clock and the store's may differ.
 SKEW = 30.0
 #: Messages of a chat that are read to find a reply.
@@ -38,6 +43,45 @@ REMEMBERED = 200
 ECHO_TIME = 600.0
 
 
+class PendingFile(BaseModel):
+    """A file that is sent, as it is stored and as WAHA takes it.
+
+    Attributes:
+        mimetype: What it is.
+        filename: What it is called.
+        url: Where WAHA fetches it.
+        data: Else its bytes in base64.
+        voice: Whether it is a voice message.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    mimetype: str
+    filename: str = Field(default="", repr=False)
+    url: str | None = Field(default=None, repr=False)
+    data: str | None = Field(default=None, repr=False)
+    voice: bool = False
+
+    @classmethod
+    def of(cls, reply: Reply) -> PendingFile | None:
+        """The file of a reply; None where it has none."""
+        if reply.file is None:
+            return None
+        is_url = isinstance(reply.file, str)
+        return cls(
+            mimetype=reply.kind,
+            filename=reply.name or f"file{mimetypes.guess_extension(reply.kind) or ''}",
+            url=reply.file if isinstance(reply.file, str) else None,
+            data=None if is_url else base64.b64encode(reply.file).decode(),  # type: ignore[arg-type]
+            voice=reply.voice,
+        )
+
+    @property
+    def wire(self) -> dict[str, str]:
+        """As WAHA takes it."""
+        return self.model_dump(include={"mimetype", "filename", "url", "data"}, exclude_none=True)
+
+
 class PendingReply(BaseModel):
     """One operation of the reply queue, as it is stored.
 
@@ -45,7 +89,8 @@ class PendingReply(BaseModel):
         turn: The turn that decided it.
         waha_session: WAHA's session to send from.
         chat_id: Where it goes: the chat that the customer wrote in.
-        text: What the customer reads.
+        text: What the customer reads; under a file its caption, empty without one.
+        file: The file that is sent.
         decided_at: Store time of the commit; None in one that an operator sends after all, and in
             one that an older version queued.
         other_chats: The customer's other names: where it goes if that chat is refused for good.
@@ -59,6 +104,7 @@ class PendingReply(BaseModel):
     waha_session: str = Field(default="default", repr=False)
     chat_id: str = Field(repr=False)
     text: str = Field(repr=False)
+    file: PendingFile | None = None
     decided_at: float | None = None
     other_chats: tuple[str, ...] = Field(default=(), repr=False)
     expires: float | None = None
@@ -79,6 +125,11 @@ class ReplyJob(Head):
     def done(self) -> bool:
         """Whether it was sent."""
         return self.sent
+
+    @property
+    def send_time(self) -> float:
+        """Seconds that the request may take."""
+        return SEND_TIME if self.reply.file is None else FILE_TIME
 
     @property
     def is_first(self) -> bool:
@@ -104,7 +155,14 @@ class ReplyJob(Head):
         return json.dumps([*_before(self.anchor), sent][-REMEMBERED:])
 
 
-def plan_reply(cursor: Cursor, *, now: float, settle: float, echoed: bool = False) -> Step:
+def plan_reply(
+    cursor: Cursor,
+    *,
+    now: float,
+    settle: float,
+    echoed: bool = False,
+    send_time: float | None = None,
+) -> Step:
     """The next step for a reply.
 
     Args:
@@ -113,10 +171,11 @@ def plan_reply(cursor: Cursor, *, now: float, settle: float, echoed: bool = Fals
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
         echoed: Its echo came in: no need to wait.
+        send_time: Seconds that its request may take; None for a text's.
     """
     if cursor.sent_at is None:
         return Send(0, cursor.tries + 1)
-    settled = cursor.sent_at + SEND_TIME + settle
+    settled = cursor.sent_at + (SEND_TIME if send_time is None else send_time) + settle
     return Verify(0) if echoed or now >= settled else Wait(settled - now)
 
 
@@ -183,6 +242,14 @@ def _json(stored: str) -> Any:
         return None
 
 
+def _is_like(message: ChatMessage, reply: PendingReply) -> bool:
+    """Whether a message says what a reply says; engines tell a document without caption by name."""
+    if reply.file is None:
+        return message.text == reply.text
+    bare = {"", reply.file.filename} if not reply.text else set()
+    return message.file and message.text in {reply.text, *bare}
+
+
 def standing_in(
     reply: PendingReply, chat: Collection[ChatMessage], *, since: datetime, known: Collection[str]
 ) -> ChatMessage | None:
@@ -202,7 +269,7 @@ def standing_in(
         message
         for message in chat
         if message.own
-        and message.text == reply.text
+        and _is_like(message, reply)
         and message.id not in known
         and (message.sent_at is None or message.sent_at >= since)
     ]

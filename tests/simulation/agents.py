@@ -128,14 +128,14 @@ class Speaker:
 
     prepare = None
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, *replies: Reply) -> None:
         self.charged: list[str] = []
-        self.runnable: Runnable[Any, Any] = RunnableLambda(lambda _: reply)
+        self.runnable: Runnable[Any, Any] = RunnableLambda(lambda _: list(replies))
 
 
-def saying(reply: Reply) -> Callable[[Simulation], Agent]:
+def saying(*replies: Reply) -> Callable[[Simulation], Agent]:
     """An agent that says so."""
-    return lambda _: Speaker(reply)
+    return lambda _: Speaker(*replies)
 
 
 def asking(question: Any) -> Callable[[Simulation], Agent]:

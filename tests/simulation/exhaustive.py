@@ -46,6 +46,8 @@ from tests.simulation.world import Plan, Report, Strike, World
 
 #: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
 BEHIND, SHORT = 4, 40
+#: An image, as far as anyone looks.
+PNG = b"\x89PNG\r\n\x1a\n"
 #: Seconds for which a process stands still: longer than a lease lasts.
 STILL = 60.0
 
@@ -136,6 +138,16 @@ KINDS = (
         bursts=(("Hola",),),
         echo="soon",
         stories=_any_of("user Hola | bot Uno\n\nDos\n\nTres | r:Uno | r:Dos | r:Tres"),
+    ),
+    Kind(
+        name="two files",
+        agent=saying(Reply(file=PNG), Reply(texts=["Uno"], file=PNG, caption="Uno")),
+        bursts=(("Hola",),),
+        echo="late",
+        runner={"lease": 8.0},
+        stories=_any_of(
+            "user Hola | bot [image]\n\nUno\n\nUno\n[image] | r: (a file) | r:Uno | r:Uno (a file)"
+        ),
     ),
     Kind(
         name="several messages, and no echo",

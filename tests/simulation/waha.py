@@ -47,6 +47,8 @@ class WahaServer(Server):
     def answer(self, method: str, path: str, query: httpx.QueryParams, body: Any) -> Any:
         if (method, path) == ("POST", "/api/sendText"):
             return httpx.Response(201, json=self._send(**body))
+        if (method, path) == ("POST", "/api/sendImage"):
+            return httpx.Response(201, json=self._send_image(**body))
         if method == "GET" and (
             found := re.fullmatch(r"/api/([^/]+)/chats/([^/]+)/messages", path)
         ):
@@ -56,7 +58,23 @@ class WahaServer(Server):
             return httpx.Response(200, json={"lid": path.rpartition("/")[2], "pn": None})
         raise Refusal(404, "no such route")
 
-    def _send(self, session: str, chatId: str, text: str) -> dict[str, Any]:  # noqa: N803 - wire
+    def _send_image(
+        self,
+        session: str,
+        chatId: str,  # noqa: N803 - wire
+        file: dict[str, str],
+        caption: str = "",
+    ) -> dict[str, Any]:
+        return self._send(session, chatId, caption, is_file=bool(file))
+
+    def _send(
+        self,
+        session: str,
+        chatId: str,  # noqa: N803 - wire
+        text: str,
+        *,
+        is_file: bool = False,
+    ) -> dict[str, Any]:
         talk = self._homes[session, chatId]
         message = {
             "id": f"true_{chatId}_3EB0{len(self.kept):016X}",
@@ -65,11 +83,12 @@ class WahaServer(Server):
             "source": "api",
             "to": chatId,
             "body": text,
-            "hasMedia": False,
+            "hasMedia": is_file,
         }
         self._chats.setdefault((session, chatId), []).append(message)
-        self.simulation.note(f"waha: {talk.session_id} gets {text}")
-        self.kept.append(Kept(talk.session_id, "reply", text))
+        shown = f"{text} (a file)" if is_file else text
+        self.simulation.note(f"waha: {talk.session_id} gets {shown}")
+        self.kept.append(Kept(talk.session_id, "reply", shown))
         if (echo := self._echo()) != "none":
             self._tell(session, message, echo)
         return message

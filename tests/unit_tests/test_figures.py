@@ -12,6 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from langchain_convsync import ConvSyncClient, TurnRunner, _bodies, app, llm_extractor
+from langchain_convsync import reply as said
 from langchain_convsync._flow import Polling
 from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
@@ -75,6 +76,7 @@ FIGURES = [
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
     ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
     ("build/replies", r"into (ten) messages at most", bubbles.MOST_BUBBLES),
+    ("build/replies", r"at most (\d+) MiB of them", said.LARGEST_FILE / 1024 / 1024),
     ("build/replies", r"up to (three) seconds, or up to", reply.LONGEST_PAUSE),
     ("build/replies", r"waited for (three) hours", refused.EXPIRES / HOURS),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
