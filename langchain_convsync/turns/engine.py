@@ -12,13 +12,22 @@ from typing import TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
+from langchain_convsync.stores.base import (
+    Accepted,
+    Acquired,
+    EventStore,
+    NewEvent,
+    QueueName,
+    new_token,
+)
 from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.stores.served import require_served
+from langchain_convsync.surfaces.context import current_turn
 from langchain_convsync.surfaces.usage import tokens
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
@@ -26,6 +35,7 @@ from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.naming import OwnMessage
 from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges, link
 from langchain_convsync.turns.process import Processor
+from langchain_convsync.turns.saying import Wanted
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
@@ -76,6 +86,17 @@ class Engine:
 
         return (yield from self._finish(answered, None))
 
+    def say(self, customer: str, account: str, wanted: Wanted) -> Flow[Turn]:
+        """Say something of the bot's own accord, now or later."""
+
+        def named() -> Flow[NewEvent]:
+            return (yield from self.inbox.saying(customer, account, wanted))
+
+        is_later = wanted.at is not None and wanted.at > now()
+        if is_later or self.record_only or current_turn.get() is not None:
+            return (yield from self._record(named))
+        return (yield from self._finish(named, 0.0))
+
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
         if self.record_only:
             message = (
@@ -92,17 +113,36 @@ class Engine:
         turn, conversation_key = yield from self._ready(settled)
         turn = self._together(before, turn)
         yield from self._tell(turn, conversation_key)
+        if turn.handoff is not None and (self.pool is None or not self.sends):
+            yield from self._tell_human(conversation_key)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
         else:
             self.pool.dispatch(conversation_key, "replies", "outbox")
         return turn
 
+    def _tell_human(self, conversation_key: str) -> Flow[None]:
+        """Tell a human of a hand-over at once; what fails waits for the next call, or a worker."""
+        acquired = yield from self.store.acquire(
+            "inbox",
+            new_token(),
+            conversation_key=conversation_key,
+            lease=self.inbox.rules.lease,
+        )
+        if acquired is None:
+            return
+        if (batch := _head_of(acquired)).handoff is None:
+            yield from self.store.release(acquired.lease)
+        else:
+            yield from self.processor.process(acquired, batch)
+
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
+        return (yield from self._record(lambda: self.inbox.named(event)))
 
+    def _record(self, named: Callable[[], Flow[NewEvent]]) -> Flow[Turn]:
         def offered() -> Flow[Accepted]:
-            new = yield from self.inbox.named(event)
+            new = yield from named()
             return (yield from self.inbox.offer(new, acquire=False))
 
         try:
@@ -328,6 +368,8 @@ class Engine:
             yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+                if turn.handoff is not None:
+                    self.pool.notify("inbox")
 
 
 def _log(turn: Turn) -> None:
@@ -357,7 +399,7 @@ def _log(turn: Turn) -> None:
 
 def _head_of(acquired: Acquired) -> Batch:
     """As much of the inbox as one turn answers."""
-    return Batch.of(head_of(acquired).events)
+    return Batch.of(head_of(acquired).events, now=acquired.now)
 
 
 def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:

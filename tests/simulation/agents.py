@@ -21,8 +21,10 @@ from tests.chaos.oracle import number_of, reply_to
 from tests.chaos.script import SLOWLY
 from tests.simulation.hub import Simulation
 
-#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges.
+#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges;
+#: or hands over to a human.
 FAILS, BREAKS, HANGS, CHARGES = "tropieza", "se rompe", "se cuelga", "cobra"
+HANDS_OVER = "con una persona"
 
 
 class Agent(Protocol):
@@ -82,8 +84,11 @@ class Clerk:
         if BREAKS in text or (FAILS in text and self._runs[about] <= 2):
             raise RuntimeError
         context = {"number": number, "reply": asked["reply"]}
+        reply = asked["reply"]
+        if HANDS_OVER in text:
+            reply = Reply(texts=(reply,), handoff="the customer asks for a human")
         return {
-            "reply": asked["reply"],
+            "reply": reply,
             "intent": "order",
             "step": f"step {number}",
             "context": context,
