@@ -383,12 +383,17 @@ class StoreModel:
         if head.state != "queued":
             return "done" if head.ended_by == by else "already"
         state, talk = self._held(lease), self._talk(lease.conversation_key)
-        answered = talk.inbox[: len(commit.event_keys)]
-        if state is None or [event.event_key for event in answered] != list(commit.event_keys):
+        known = talk.inbox[: len(commit.event_keys) + len(commit.kept)]
+        answered = [event for event in known if event.event_key not in commit.kept]
+        kept = [event for event in known if event.event_key in commit.kept]
+        if state is None or [event.event_key for event in (*answered, *kept)] != [
+            *commit.event_keys,
+            *commit.kept,
+        ]:
             return "fenced"
         if commit.unless_paused and self._is_paused(lease.conversation_key):
             return "paused"
-        if commit.unless_newer and len(talk.inbox) > len(commit.event_keys):
+        if commit.unless_newer and len(talk.inbox) > len(known):
             return "newer"
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
@@ -397,20 +402,10 @@ class StoreModel:
             event.reason = commit.reason if commit.dead else ""
             if not commit.dead:
                 event.calls = {}
-        del talk.inbox[: len(commit.event_keys)]
+        talk.inbox[: len(known)] = kept
+        is_due = state.held == 0
         state.until = state.held = state.acquired_at = state.why = None
-        if commit.held is not None:
-            first = Event(
-                commit.held.event_key,
-                lease.conversation_key,
-                "",
-                commit.held.payload,
-                object(),
-                self.now,
-            )
-            self.events[first.event_key] = first
-            talk.inbox.insert(0, first)
-            state.held, state.not_before = 1, self.now + ms(commit.held.seconds)
+        self._hold(lease.conversation_key, commit, kept, is_due=is_due)
         work: dict[QueueName, Sequence[Operation]] = {
             "outbox": commit.operations,
             "replies": commit.replies,
@@ -429,6 +424,23 @@ class StoreModel:
         self._pause(lease.conversation_key, commit.pause)
         self._update_places()
         return "done"
+
+    def _hold(
+        self, conversation_key: str, commit: Commit, kept: list[Event], *, is_due: bool
+    ) -> None:
+        talk = self.talks[conversation_key]
+        state, waits = talk.queues["inbox"], []
+        if kept:
+            kept[0].starts = kept[0].errors = 0
+            waits.append(commit.kept_for)
+        if (held := commit.held) is not None:
+            waits.append(held.seconds)
+            first = Event(held.event_key, conversation_key, "", held.payload, object(), self.now)
+            self.events[first.event_key] = first
+            talk.inbox.insert(0, first)
+        if waits and (held is not None or not is_due):
+            state.held = len(kept) + (held is not None)
+            state.not_before = self.now + ms(min(waits))
 
     def begin_call(
         self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str

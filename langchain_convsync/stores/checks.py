@@ -134,6 +134,12 @@ def check_commit(lease: Lease, commit: Commit) -> None:
     if commit.held is not None:
         check_names(lease.conversation_key, commit.held.event_key)
         milliseconds(commit.held.seconds)
+    if commit.kept:
+        check_names(lease.conversation_key, *commit.kept)
+        milliseconds(commit.kept_for)
+    if not {*commit.event_keys}.isdisjoint(commit.kept):
+        message = "a commit keeps none of the events that it answers"
+        raise ValueError(message)
     if not commit.event_keys:
         message = "a commit answers at least one event"
         raise ValueError(message)

@@ -381,6 +381,7 @@ class StoreMachine(RuleBasedStateMachine):
         pause=st.sampled_from((0.0, 0.0, 0.0, 30.0)),
         guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
         holds=st.sampled_from((None, None, 4.0, 40.0)),
+        keeps=st.sampled_from((0, 0, 0, 1, 2)),
     )
     def commit_turn(
         self,
@@ -399,9 +400,13 @@ class StoreMachine(RuleBasedStateMachine):
         pause: float,
         guards: tuple[bool, bool],
         holds: float | None,
+        keeps: int,
     ) -> None:
         lease = self.a_lease(choice, ("inbox",))
-        event_keys = self.some_events(lease, skip, amount)
+        event_keys = self.some_events(lease, skip, amount + keeps)
+        kept = event_keys[amount % 2 :: 2][:keeps]  # every other one, the first of all included
+        kept = kept if len(kept) < len(event_keys) else []
+        event_keys = [each for each in event_keys if each not in kept]
         held = None
         if holds is not None:
             name = KEYS.event(AccountKey(event_keys[0][:15]), "", "interrupt", event_keys[0])
@@ -409,6 +414,8 @@ class StoreMachine(RuleBasedStateMachine):
         commit = Commit(
             event_keys=event_keys,
             held=held,
+            kept=kept,
+            kept_for=(holds or 8.0) / 2,
             outcomes={event_key: f"outcome {event_key}" for event_key in event_keys[::2]},
             operations=[
                 Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
@@ -430,9 +437,13 @@ class StoreMachine(RuleBasedStateMachine):
             and event_keys[0] not in self.ended[lease.conversation_key]
         ):
             self.ended[lease.conversation_key] += event_keys
-            if held is not None:  # it stands before all that waits
-                waiting = self.accepted[lease.conversation_key]
-                waiting.insert(len(self.ended[lease.conversation_key]), held.event_key)
+            waiting, ended = (
+                self.accepted[lease.conversation_key],
+                len(self.ended[lease.conversation_key]),
+            )
+            stays = [each for each in waiting[ended - len(event_keys) :] if each not in event_keys]
+            first = [] if held is None else [held.event_key]  # it stands before all that waits
+            waiting[ended - len(event_keys) :] = [*event_keys, *first, *stays]
 
     def an_op(self, lease: Lease, offset: int) -> tuple[str, int]:
         """The operation at the head and its next part; or, by the offset, another one."""

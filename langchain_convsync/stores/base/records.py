@@ -245,8 +245,8 @@ class Commit:
     """Everything that one turn changes, at its one linearisation point.
 
     Attributes:
-        event_keys: The events it answers: exactly the head of the inbox. The first one is the
-            turn id.
+        event_keys: The events it answers: exactly the head of the inbox, but for those that are
+            ``kept``. The first one is the turn id.
         outcomes: Outcome JSON by event key, for those that repeat it, as long as the store keeps
             words of what is done (``replies_kept``).
         fact: JSON for those that repeat one of the events after that; it holds no words.
@@ -262,10 +262,15 @@ class Commit:
         pause: Seconds for which the conversation is paused in the same step, as by
             :meth:`EventStore.pause`; 0.0 leaves it as it is.
         unless_paused: Commit nothing while a human has the conversation.
-        unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
+        unless_newer: Commit nothing if the inbox holds more events than ``event_keys`` and
+            ``kept``.
         held: An event for the head of the inbox, which is held from then on: it is due after
             ``held.seconds``, or by the events that stand or arrive behind it, or by
             :meth:`EventStore.amend`.
+        kept: Events that stand among those, and stay where they are, in this order: their time has
+            not come. They are held from then on, as :meth:`EventStore.release` holds events, and
+            what was counted of the first one's starts and errors begins anew.
+        kept_for: Seconds for which they are.
     """
 
     event_keys: Sequence[str]
@@ -283,6 +288,8 @@ class Commit:
     unless_paused: bool = False
     unless_newer: bool = False
     held: HeldEvent | None = None
+    kept: Sequence[str] = ()
+    kept_for: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

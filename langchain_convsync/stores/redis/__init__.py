@@ -283,11 +283,13 @@ class RedisEventStore(_forks.Unpicklable):
             if held is None
             else [held.event_key, held.payload, milliseconds(held.seconds)]
         )
+        arguments += [milliseconds(commit.kept_for), len(commit.kept)]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
         for operation in (*commit.operations, *commit.replies):
             arguments += [operation.id, operation.body]
+        arguments += commit.kept
         return self._operation("commit", lease.conversation_key, arguments, _as_committed)
 
     def begin_call(
