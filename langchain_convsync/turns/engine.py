@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
@@ -19,6 +20,7 @@ from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
 from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.stores.served import require_served
+from langchain_convsync.surfaces.context import current_turn
 from langchain_convsync.surfaces.usage import tokens
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
@@ -26,6 +28,7 @@ from langchain_convsync.turns.inbox import Inbox
 from langchain_convsync.turns.naming import OwnMessage
 from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges, link
 from langchain_convsync.turns.process import Processor
+from langchain_convsync.turns.saying import Wanted
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
@@ -76,6 +79,17 @@ class Engine:
 
         return (yield from self._finish(answered, None))
 
+    def say(self, customer: str, account: str, wanted: Wanted) -> Flow[Turn]:
+        """Say something of the bot's own accord, now or later."""
+
+        def named() -> Flow[NewEvent]:
+            return (yield from self.inbox.saying(customer, account, wanted))
+
+        is_later = wanted.at is not None and wanted.at > now()
+        if is_later or self.record_only or current_turn.get() is not None:
+            return (yield from self._record(named))
+        return (yield from self._finish(named, 0.0))
+
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
         if self.record_only:
             message = (
@@ -100,9 +114,11 @@ class Engine:
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
+        return (yield from self._record(lambda: self.inbox.named(event)))
 
+    def _record(self, named: Callable[[], Flow[NewEvent]]) -> Flow[Turn]:
         def offered() -> Flow[Accepted]:
-            new = yield from self.inbox.named(event)
+            new = yield from named()
             return (yield from self.inbox.offer(new, acquire=False))
 
         try:
@@ -357,7 +373,7 @@ def _log(turn: Turn) -> None:
 
 def _head_of(acquired: Acquired) -> Batch:
     """As much of the inbox as one turn answers."""
-    return Batch.of(head_of(acquired).events)
+    return Batch.of(head_of(acquired).events, now=acquired.now)
 
 
 def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:

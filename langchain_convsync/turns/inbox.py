@@ -27,9 +27,12 @@ from langchain_convsync.stores.base import (
     NewEvent,
     new_token,
 )
+from langchain_convsync.surfaces.context import current_turn
 from langchain_convsync.turns.bounds import LONGEST_TEXT, is_telling, shortened
 from langchain_convsync.turns.naming import Naming, OwnMessage
 from langchain_convsync.turns.note import Note
+from langchain_convsync.turns.operators import conversation_key_of
+from langchain_convsync.turns.saying import Saying, Wanted
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: Kinds of messages that a metric tells apart.
@@ -99,6 +102,49 @@ class Inbox:
         """Record an event, and acquire its conversation in the same step if that is possible."""
         token = new_token() if acquire else None
         return (yield from self.store.accept(new, self.rules, token=token))
+
+    def saying(self, customer: str, account: str, wanted: Wanted) -> Flow[NewEvent]:
+        """What the bot is to say of its own accord, as an event of the customer's conversation.
+
+        Raises:
+            ConfigurationError: The customer has written to several accounts.
+            InvalidPhoneNumberError: It is not a customer id.
+        """
+        identity, reply = phone.normalize(customer), wanted.reply
+        named = yield from conversation_key_of(self.store, identity, account)
+        keys = yield from self.naming.keys()
+        view = yield from self.store.view(named, most=1)
+        conversation_key = view.conversation_key
+        turn = current_turn.get()
+        own = turn if turn is not None and turn.conversation_key == conversation_key else None
+        at = 0.0 if wanted.at is None else view.now + (wanted.at - now()).total_seconds()
+        key = wanted.key
+        if key is None:  # a turn that runs again says it once
+            when = "" if wanted.at is None else wanted.at.isoformat()
+            key = new_token() if own is None else f"{own.ref.turn_id} {when} {reply.text}"
+        saying = Saying.of(
+            reply,
+            at=at,
+            unless_heard=wanted.unless_heard,
+            turn=None if own is None else own.ref.turn_id,
+        )
+        said = QueuedMessage(
+            event_id=keys.facts({"e": key}),
+            text=reply.text,
+            by="bot",
+            saying=saying,
+            chat_id=identity if "@" in identity else None,
+            phone_number=None if "@" in identity else identity,
+        )
+        return NewEvent(
+            event_key=keys.event(
+                AccountKey(conversation_key[:15]), "", f"say {conversation_key}", key
+            ),
+            conversation_key=conversation_key,
+            digest=keys.facts({"t": reply.text}),
+            payload=payload_of(said),
+            names=keys,
+        )
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.

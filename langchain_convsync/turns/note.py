@@ -16,6 +16,7 @@ from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.bounds import LONGEST_NAME
 from langchain_convsync.surfaces.usage import Usage, added
 from langchain_convsync.turns.bounds import Pace
+from langchain_convsync.turns.naming import UNNAMED
 
 #: Seconds without a word of the customer's after which they begin anew.
 BEGINS_ANEW = 3600.0
@@ -39,6 +40,9 @@ class Note(BaseModel):
         taken: When someone wrote who was taken for a human.
         takes: How often that was since the customer began.
         pace: How fast it goes.
+        turn: The last turn that the customer's words came to.
+        turn_at: Store time at which that was acquired.
+        waha_session: WAHA's session that they wrote through, unless that is its only one.
         day: The day, in UTC, of what was spent: days since 1970.
         spent: Tokens that models took on that day, by model, those given and those that they gave.
     """
@@ -54,6 +58,9 @@ class Note(BaseModel):
     taken: float | None = None
     takes: int = 0
     pace: Pace = Pace()
+    turn: str = ""
+    turn_at: float = 0.0
+    waha_session: str = Field(default="", repr=False)
     day: int = 0
     spent: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
@@ -115,6 +122,17 @@ class Note(BaseModel):
                 "at": now,
             }
         )
+
+    def answering(self, turn: str, waha_session: str | None, *, now: float) -> Note:
+        """The note once a turn has words of the customer's."""
+        changes: dict[str, object] = {"turn": turn, "turn_at": now}
+        if waha_session is not None:
+            changes["waha_session"] = "" if waha_session == UNNAMED else waha_session
+        return self.model_copy(update=changes)
+
+    def has_heard(self, since: float, *, but: str | None) -> bool:
+        """Whether a turn had words of the customer's after this store time, but for one turn."""
+        return self.turn_at > since and self.turn != but
 
     def spending(self, usage: Usage, *, now: float) -> Note:
         """The note once models took this, at this store time."""

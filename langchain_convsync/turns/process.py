@@ -36,7 +36,7 @@ from langchain_convsync.models import (
     ConversationMessage,
 )
 from langchain_convsync.outbox import Replies, without_dropped
-from langchain_convsync.outbox.plan import digest
+from langchain_convsync.outbox.plan import digest, noted_target
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import (
     LONGEST_WHY,
@@ -67,7 +67,14 @@ from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.media import Media
 from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.reading import READ_TIME, Reader
-from langchain_convsync.turns.result import Attempt, TurnResult, inbound, paced, recorded
+from langchain_convsync.turns.result import (
+    Attempt,
+    TurnResult,
+    inbound,
+    paced,
+    recorded,
+    spoken,
+)
 from langchain_convsync.turns.resuming import (
     NOT_RUN,
     Answers,
@@ -184,6 +191,9 @@ class Processor:
             What it came to; None when another worker has it now, or it is due again shortly.
         """
         left, limits, lease = len(acquired.events), self._limits, acquired.lease
+        if not batch.queued:  # all of it waits for its time
+            yield from self._store.release(lease, delay=batch.wait(acquired.now), held=left)
+            return None
         acquired = replace(acquired, events=batch.queued)
         deadline = limits.agent_timeout + READ_TIME + self._media.longest
         watch = Watch(self._store, lease, seconds=limits.lease, deadline=deadline)
@@ -192,11 +202,11 @@ class Processor:
             try:
                 with watch:
                     if not batch.events and batch.waiting is None:
-                        return (yield from self._bury(acquired, batch.damage))
+                        return (yield from self._bury(acquired, batch, batch.damage))
                     attempt = yield from self._attempt(acquired, batch)
                     if attempt is None:
                         return None
-                    attempt.left = left - len(acquired.events)
+                    attempt.left = left - len(acquired.events) - len(batch.kept)
                     return (yield from self._begin(attempt, watch))
             except FencedError:
                 telemetry.count("turns_fenced")
@@ -211,12 +221,12 @@ class Processor:
                     yield from self._give_back(watch, lease, shortage)
                     raise
                 reason = f"no turn could be made of the stored event: {loggable(error)}"
-                if batch.head.errors + 1 < limits.max_errors:
+                if batch.counts.errors + 1 < limits.max_errors:
                     yield from self._store.release(
                         lease, delay=RETRY_LATER, failed=True, why=reason
                     )
                     raise
-                return (yield from self._bury(acquired, reason, error))
+                return (yield from self._bury(acquired, batch, reason, error))
 
     def _give_back(self, watch: Watch, lease: Lease, why: str) -> Flow[None]:
         """Release a turn that is to begin again later, now or when the store can."""
@@ -226,13 +236,19 @@ class Processor:
             watch.give_back(delay=RETRY_LATER)
 
     def _bury(
-        self, acquired: Acquired, reason: str, error: BaseException | None = None
+        self, acquired: Acquired, batch: Batch, reason: str, error: BaseException | None = None
     ) -> Flow[Turn | None]:
         """An event that no turn can be made of ends as a dead letter, and holds up no other."""
-        turn_id = acquired.events[0].event_key
+        turn_id = batch.turn_id
         outcome = Outcome(status="failed", turn_id=turn_id)
         commit = Commit(
-            event_keys=[turn_id], outcomes={}, fact=outcome.fact, dead=True, reason=reason
+            event_keys=[turn_id],
+            outcomes={},
+            fact=outcome.fact,
+            dead=True,
+            reason=reason,
+            kept=batch.kept,
+            kept_for=batch.wait(acquired.now),
         )
         if (yield from self._store.commit_turn(acquired.lease, commit)) != "done":
             telemetry.count("turns_fenced")
@@ -250,7 +266,13 @@ class Processor:
             linked = self._store.alias(name, key, lease=lease)
             if not (yield from self._stays(acquired, batch, (yield from linked))):
                 return None
-        if (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None:
+        note = Note.read(acquired.note)
+        if batch.saying is not None and note.waha_session:
+            batch = batch.through(note.waha_session)
+        elif (
+            batch.saying is None
+            and (number := (yield from self._lids.phone_number_of(batch.latest, key))) is not None
+        ):
             place = yield from self._lids.link(lease, batch.latest, number)
             if not (yield from self._stays(acquired, batch, place)):
                 return None
@@ -258,14 +280,15 @@ class Processor:
         if (seconds := self._limits.max_age) is not None:
             batch = batch.judged(before=now() - timedelta(seconds=seconds))
         customer, *others = batch.names or [batch.latest.phone_number or ""]  # which is refused
-        ref = ConversationRef(
-            customer,
-            bot_id=batch.told("bot_id"),
-            subdomain=batch.told("subdomain"),
-            turn_id=batch.turn_id,
-        )
+        bot_id, subdomain = batch.told("bot_id"), batch.told("subdomain")
+        if batch.saying is not None and (noted := noted_target(acquired.tenant)) is not None:
+            bot_id, subdomain = noted.bot_id, noted.subdomain
+        ref = ConversationRef(customer, bot_id=bot_id, subdomain=subdomain, turn_id=batch.turn_id)
+        if batch.heard:
+            session = batch.newest.waha_session
+            note = note.answering(batch.turn_id, session, now=acquired.now)
         acquired = yield from self._without_dropped(acquired)
-        note = Note.read(acquired.note).hearing(batch.heard).taken_over(batch.taken_over)
+        note = note.hearing(batch.heard).taken_over(batch.taken_over)
         return Attempt(acquired, batch, ref, note, tuple(others))
 
     @property
@@ -329,7 +352,7 @@ class Processor:
 
     def _end(self, attempt: Attempt, watch: Watch) -> Flow[Turn | None]:
         """Answer the events of a conversation that was read, or give them up."""
-        head, limits = attempt.batch.head, self._limits
+        head, limits = attempt.batch.counts, self._limits
         damaged = bool(attempt.batch.damage)
         if damaged or head.errors >= limits.max_errors or head.starts > limits.max_starts:
             return (yield from self._give_up(attempt))
@@ -351,6 +374,8 @@ class Processor:
         waits = attempt.acquired.now - attempt.batch.since
         if attempt.left:  # they are newer, and would be left again
             return False
+        if attempt.batch.saying is not None:  # words of the customer's may make it needless
+            return attempt.batch.saying.unless_heard
         if result.waiting is not None or attempt.batch.waiting is not None:  # it cannot be undone
             return False
         return self._limits.on_newer_message == "rerun" and waits < self._limits.agent_timeout
@@ -360,6 +385,11 @@ class Processor:
         acquired, batch = attempt.acquired, attempt.batch
         missing = isinstance(error, ConversationNotFoundError)
         by_human = any(event.paused for _, event in batch.events)
+        if missing and batch.saying is not None:
+            result = spoken(attempt, batch.saying)
+            return (
+                yield from self._commit(attempt, result, rerun=self._may_rerun(attempt, result))
+            )
         if missing and batch.waiting is None and not (batch.asked or batch.stale or by_human):
             # What a machine wrote has no session that it could be recorded in.
             return (yield from self._commit(attempt, TurnResult(status="dropped", messages=[])))
@@ -377,6 +407,8 @@ class Processor:
         """How the turn ends; None where it waits on for what an earlier one was interrupted by."""
         current, batch = attempt.current, attempt.batch
         paused = attempt.acquired.paused
+        if batch.saying is not None:
+            return spoken(attempt, batch.saying)
         closed = current is None or not current.conversation.is_active
         if batch.waiting is not None and (paused or closed):
             yield from self._abandon(attempt)
@@ -429,7 +461,7 @@ class Processor:
         if not self._media.is_needed or all(event.media is None for _, event in batch.asked):
             return
         calls = TurnCalls(self._store, attempt.acquired.lease, batch.event_keys)
-        only_words = batch.head.errors >= max(last, 1)
+        only_words = batch.counts.errors >= max(last, 1)
         with telemetry.timed("turn_phase", phase="media") as timing:
             attempt.batch, attempt.shown = yield from self._media.load(
                 batch, calls, attempt.conversation_key, only_words=only_words
@@ -491,7 +523,7 @@ class Processor:
             telemetry.log(logger, logging.WARNING, key, told, error)
             return (yield from self._give_up(attempt, error))
         batch, limit = attempt.batch, self._limits.max_errors
-        failures = batch.head.errors + 1
+        failures = batch.counts.errors + 1
         telemetry.count("agent_failures", error=type(error).__name__)
         telemetry.log(
             logger,
@@ -527,7 +559,7 @@ class Processor:
         if said:
             messages.append(ConversationMessage(role="bot", content=text_of(said)))
         if not reason:
-            reason = self._never_ended(attempt.batch.head) if error is None else str(error)
+            reason = self._never_ended(attempt.batch.counts) if error is None else str(error)
         result = TurnResult(status="failed", messages=messages, said=said, reason=reason)
         return (yield from self._commit(attempt, result, error))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from langchain_convsync._lines import span
 from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
+from langchain_convsync.turns.turn import QueuedMessage
 
 _NO_WORKER = "due now, and no worker has acquired them: is one running?"
 
@@ -46,6 +47,8 @@ def _known(queue: QueueView, now: float) -> str | None:
 
 def _of_events(view: ConversationView) -> str:
     queue, head = view.inbox, view.events[0]
+    if later := _later_words(view):
+        return later
     waiting = WaitingRun.read(head.payload)
     if waiting is not None and waiting.answer is None:
         subjects = ", ".join(each.subject for each in waiting.interrupts)
@@ -67,6 +70,17 @@ def _of_events(view: ConversationView) -> str:
             "or the workers have other work: start more of them"
         )
     return _NO_WORKER
+
+
+def _later_words(view: ConversationView) -> str | None:
+    """What the bot is to say later, where nothing else waits."""
+    messages = [QueuedMessage.read(event.payload)[0] for event in view.events]
+    sayings = [message.saying for message in messages if message and message.saying]
+    if len(sayings) < len(messages) or any(each.at <= view.now for each in sayings):
+        return None
+    many = "1 message" if len(sayings) == 1 else f"{len(sayings)} messages"
+    first = min(each.at for each in sayings)
+    return f"the bot is to say {many} later, the first in {span(first - view.now)}"
 
 
 def _later(queue: QueueView, why: str) -> str | None:

@@ -49,6 +49,7 @@ from langchain_convsync.turns.recorded import (
     without,
 )
 from langchain_convsync.turns.said import text_of
+from langchain_convsync.turns.saying import Saying
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -259,6 +260,8 @@ class TurnResult:
             tenant=tenant,
             note=note.stored,
             pause=self.silence,
+            kept=attempt.batch.kept,
+            kept_for=attempt.batch.wait(attempt.acquired.now),
         )
 
     def _replies(self, attempt: Attempt, *, may_drop: bool) -> list[Operation]:
@@ -316,7 +319,7 @@ def inbound(batch: Batch) -> list[ConversationMessage]:
     return [
         ConversationMessage(role=event.role, content=event.words)
         for _, event in batch.said
-        if event.content
+        if event.content and event.by != "bot"
     ]
 
 
@@ -336,6 +339,32 @@ def recorded(attempt: Attempt, *, retention: float) -> TurnResult:
         said = [message.content for message in known if message.role == "user"]
         messages = unrecorded(messages, said)
     return TurnResult(status="stale", messages=messages)
+
+
+def spoken(attempt: Attempt, saying: Saying) -> TurnResult:
+    """What the bot says of its own accord; nothing where it is not wanted any more.
+
+    Where the API server knows no conversation it is sent all the same, and nowhere recorded.
+    """
+    reply, current, batch = saying.reply, attempt.current, attempt.batch
+    since = batch.head.accepted_at
+    # Servers hide what was closed: a session that has not ended is known, or it was.
+    lives = attempt.acquired.snapshot is not None
+    is_closed = lives if current is None else not current.conversation.is_active
+    if attempt.acquired.paused:
+        outcome = "paused"
+    elif is_closed:
+        outcome = "closed"
+    elif saying.unless_heard and (batch.is_heard or attempt.note.has_heard(since, but=saying.turn)):
+        outcome = "heard"
+    else:
+        outcome = "unrecorded" if current is None else "said"
+    telemetry.count("said", outcome=outcome)
+    if outcome in {"said", "unrecorded"}:
+        words = ConversationMessage(role="bot", content=reply.text)
+        return TurnResult(status="said", messages=[words], said=[reply])
+    status: FinalStatus = "paused" if outcome == "paused" else "dropped"
+    return TurnResult(status=status, messages=[])
 
 
 def paced(attempt: Attempt, most: int | None) -> TurnResult | None:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
@@ -27,10 +28,21 @@ from langchain_convsync.errors import ConfigurationError
 if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
+    from langchain_convsync import reply as bot
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, media, parts, process, resuming, worker
+    from langchain_convsync.turns import (
+        agents,
+        engine,
+        media,
+        parts,
+        process,
+        resuming,
+        saying,
+        worker,
+    )
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
+    bot = module_on_first_use("langchain_convsync.reply")
     clients = module_on_first_use("langchain_convsync.client")
     models = module_on_first_use("langchain_convsync.models")
     outbox = module_on_first_use("langchain_convsync.outbox")
@@ -44,6 +56,7 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     parts = module_on_first_use("langchain_convsync.turns.parts")
     process = module_on_first_use("langchain_convsync.turns.process")
     resuming = module_on_first_use("langchain_convsync.turns.resuming")
+    saying = module_on_first_use("langchain_convsync.turns.saying")
     turns = module_on_first_use("langchain_convsync.turns.turn")
 
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
@@ -398,6 +411,66 @@ class TurnRunner(_forks.Unpicklable):
     async def aaccept(self, event: models.InboundEvent) -> turns.Turn:
         """:meth:`accept` on the running event loop."""
         return await arun(self._engine.accept(event))
+
+    def say(
+        self,
+        customer: str,
+        what: str | bot.Reply,
+        *,
+        at: datetime | None = None,
+        unless_heard: bool = False,
+        key: str | None = None,
+        account: str = "default",
+    ) -> turns.Turn:
+        """Write to a customer first: a message of the bot's own, once, in its place.
+
+        It is recorded in the store like a customer's message, and sent like a reply, in order with
+        both; in the history it is the bot's. Nothing is said while a human has the conversation, or
+        after it was closed. Where the API server knows no conversation (any more), it is sent and
+        not recorded.
+
+        Args:
+            customer: The customer's phone number, chat id, BSUID or other id; or a group's chat id.
+            what: The text, or a ``Reply``.
+            at: When to say it, in a time zone; workers do, of this process or another. Past times
+                and None are now.
+            unless_heard: Say nothing if the customer writes first.
+            key: Names the message: with the same key, a customer gets it once, as long as the store
+                remembers (its ``retention``, a week by default). None is a new message; in a tool,
+                the same one when its turn is run again.
+            account: The receiving side, as for :meth:`pause`.
+
+        Returns:
+            ``said``, to be treated like a turn of :meth:`run`; ``queued`` where it waits for its
+            time, or for a turn that runs; ``duplicate`` where the key is known; ``dropped`` or
+            ``paused``, and nothing is said; ``busy``, and nothing is recorded.
+
+        Raises:
+            ConfigurationError: ``what`` says nothing, ``at`` names no time zone, or the customer
+                has written to several accounts.
+            InvalidPhoneNumberError: ``customer`` is not a customer id.
+            StoreError: The store did not accept it.
+        """
+        wanted = saying.Wanted.of(what, at=at, unless_heard=unless_heard, key=key)
+        if not self._engine.record_only:
+            self._require(awaited=False)
+        return run(self._engine.say(customer, account, wanted))
+
+    async def asay(
+        self,
+        customer: str,
+        what: str | bot.Reply,
+        *,
+        at: datetime | None = None,
+        unless_heard: bool = False,
+        key: str | None = None,
+        account: str = "default",
+    ) -> turns.Turn:
+        """:meth:`say` on the running event loop."""
+        wanted = saying.Wanted.of(what, at=at, unless_heard=unless_heard, key=key)
+        if not self._engine.record_only:
+            self._require(awaited=True)
+        return await arun(self._engine.say(customer, account, wanted))
 
     def pause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.

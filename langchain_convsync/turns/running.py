@@ -82,7 +82,7 @@ class Runs:
         if before.interrupts and before.turn == turn:  # an attempt that was not committed
             call, before = yield from undo(call, turn, NOT_RUN)
         elif before.interrupts and as_command(call.input) is None:
-            given_up = question_of(before.interrupts) is None or attempt.batch.head.errors > 0
+            given_up = question_of(before.interrupts) is None or attempt.batch.counts.errors > 0
             if given_up:  # its entry is lost, or was discarded; or it takes no such answer
                 yield from abandon(call, NOT_RUN)
                 before = yield from baseline(call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,8 +25,9 @@ from langchain_convsync.models import (
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import QueuedEvent
 from langchain_convsync.surfaces.usage import Usage
-from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
+from langchain_convsync.turns.interrupts import Answer, Interrupt, WaitingRun
 from langchain_convsync.turns.naming import known_as, names_of
+from langchain_convsync.turns.saying import Saying
 
 Status: TypeAlias = Literal[
     "answered",
@@ -40,10 +42,11 @@ Status: TypeAlias = Literal[
     "failed",
     "stale",
     "silent",
+    "said",
 ]
 #: How a committed turn ended.
 FinalStatus: TypeAlias = Literal[
-    "answered", "dropped", "paused", "interrupted", "failed", "stale", "silent"
+    "answered", "dropped", "paused", "interrupted", "failed", "stale", "silent", "said"
 ]
 
 
@@ -63,7 +66,9 @@ class Turn(Displayed):
             ``interrupted``: the agent waits for what ``interrupts`` tell; send ``reply``, which is
             a question to the customer, if there is one. ``no_conversation``: the API server knows
             none; the event stays queued. ``busy``: too many queued events, nothing recorded.
-            ``failed``: the agent could not answer; ``reply`` is the fallback.
+            ``failed``: the agent could not answer; ``reply`` is the fallback. ``said``: what
+            ``say()`` was told; send it. There ``dropped`` means that the customer wrote first, or
+            that the conversation is closed, and ``paused`` that a human has it.
         reply: The text for the customer, several and a file's caption joined; the stored one for
             ``merged`` and ``duplicate``, None once the store keeps it no longer (an hour, by
             default).
@@ -110,7 +115,7 @@ class Turn(Displayed):
     @property
     def is_committed(self) -> bool:
         """Whether this call has a reply to send, if there is one."""
-        return self.status in {"answered", "failed", "interrupted"}
+        return self.status in {"answered", "failed", "interrupted", "said"}
 
     def _summary(self) -> Summary:
         speaker = "bot" if self.is_committed else "bot, said before"
@@ -165,6 +170,7 @@ class QueuedMessage(InboundEvent):
     Attributes:
         kind: Tells it from what else an inbox may hold.
         by: Who wrote it: a human colleague's words are recorded and not answered.
+        saying: What the bot is to say of its own accord, and when.
         revoked: Whether its writer took it back since.
         edited_at: When its writer edited it last, where that is known.
         was: What it said before, as the API server may have recorded it.
@@ -173,17 +179,18 @@ class QueuedMessage(InboundEvent):
     """
 
     kind: Literal["message"] = "message"
-    by: Literal["customer", "operator"] = "customer"
+    by: Literal["customer", "operator", "bot"] = "customer"
     revoked: bool = False
     edited_at: SentAt | None = None
     was: tuple[str, ...] = Field(default=(), repr=False)
     retried: bool = False
     paused: bool = False
+    saying: Saying | None = Field(default=None, repr=False)
 
     @property
     def role(self) -> Role:
         """Whose words the history takes them for."""
-        return "bot" if self.by == "operator" else "user"
+        return "user" if self.by == "customer" else "bot"
 
     @property
     def words(self) -> str:
@@ -281,11 +288,16 @@ class Batch:
     """The events that one turn answers.
 
     Args:
-        queued: In order of arrival; the first one names the turn.
+        queued: In order of arrival; the first one names the turn. None where all that there is
+            waits for its time.
         events: (event key, event), in the order in which the agent reads them.
         damage: Why its only event cannot be read; then it holds what is left of it, if anything.
         waiting: The run that goes on in this turn; its entry is the first of ``queued``.
         stale: Whether all that the customer wrote is too old to be answered.
+        counted: The first event of the inbox: a store counts starts and failures with it.
+        kept: Events that stand among ``queued``, and stay where they are: their time has not come.
+        due: Store time at which the first of what waits for its time is due.
+        is_heard: Whether the customer has written since the bot was to say this of its own accord.
     """
 
     queued: tuple[QueuedEvent, ...]
@@ -293,34 +305,27 @@ class Batch:
     damage: str = ""
     waiting: WaitingRun | None = None
     stale: bool = False
+    counted: QueuedEvent | None = None
+    kept: tuple[str, ...] = ()
+    due: float = math.inf
+    is_heard: bool = False
 
     @classmethod
-    def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
+    def of(cls, queued: tuple[QueuedEvent, ...], *, now: float = math.inf) -> Batch:
         """The batch, its events in the order in which they are read: as sent, then as arrived.
 
         It ends before the first event that cannot be read, which is a batch by itself, and before a
-        run that waits, which is the first one of a batch, with what its answer takes along.
+        run that waits, which is the first one of a batch, with what its answer takes along. What
+        the bot says of its own accord is a batch by itself, too, at store time ``now`` or later: a
+        run that waits before it waits on.
         """
-        events: list[tuple[str, QueuedMessage]] = []
-        waiting = WaitingRun.read(queued[0].payload)
-        first = 0 if waiting is None else 1
-        last = len(queued)
-        if waiting is not None and waiting.answer is not None:
-            last = first + waiting.answer.messages
-        for item in queued[first:last]:
-            if events and WaitingRun.read(item.payload) is not None:
-                break
-            message, damage = QueuedMessage.read(item.payload)
-            if damage and not events and waiting is None:
-                rest = () if message is None else ((item.event_key, message),)
-                return cls(queued[:1], rest, damage)
-            if damage or message is None:
-                break
-            events.append((item.event_key, message))
-        taken = queued[: first + len(events)]
-        if all(event.sent_at for _, event in events):  # else only the order of arrival is known
-            events.sort(key=_sent)
-        return cls(taken, tuple(events), waiting=waiting)
+        head = _Head(now)
+        for place, item in enumerate(queued):
+            if not head.takes(item):
+                rest = queued[place:] if head.is_saying else ()
+                is_heard = any(map(_is_customers, rest))
+                return replace(head.batch(), counted=queued[0], is_heard=is_heard)
+        return replace(head.batch(), counted=queued[0])
 
     def known_as(self, phone_number: str) -> Batch:
         """The batch of a customer whose phone number none of its events tells."""
@@ -345,6 +350,17 @@ class Batch:
             known |= {waha.stanza_id(value): entry.get("content") for value in ids}
         events = tuple((key, event.quoting(known)) for key, event in self.events)
         return replace(self, events=events)
+
+    @property
+    def saying(self) -> Saying | None:
+        """What the bot says of its own accord: then it is all that the batch holds."""
+        return None if not self.events else self.events[0][1].saying
+
+    def through(self, waha_session: str) -> Batch:
+        """The batch of a customer who has written through this session of WAHA's."""
+        changes = {"waha_session": waha_session}
+        events = ((event_key, event.model_copy(update=changes)) for event_key, event in self.events)
+        return replace(self, events=tuple(events))
 
     @property
     def said(self) -> list[tuple[str, QueuedMessage]]:
@@ -477,22 +493,119 @@ class Batch:
 
     @property
     def head(self) -> QueuedEvent:
-        """The event whose failures count."""
+        """The event that names the turn."""
         return self.queued[0]
 
     @property
+    def counts(self) -> QueuedEvent:
+        """The event that starts and failures of the turn are counted with."""
+        return self.counted or self.head
+
+    @property
     def since(self) -> float:
-        """Store time at which its first event came, or at which what waited was decided."""
+        """Store time at which its first event came, or at which what waited was decided, or due."""
         if self.waiting is None:
-            return self.head.accepted_at
+            due = 0.0 if self.saying is None else self.saying.at
+            return max(self.head.accepted_at, due)
         if self.waiting.answer is not None:
             return self.waiting.answer.at
         return self.queued[min(1, len(self.queued) - 1)].accepted_at
+
+    def wait(self, now: float) -> float:
+        """Seconds until the first of what waits for its time is due; 0.0 without any."""
+        return 0.0 if self.due == math.inf else max(0.0, self.due - now)
 
     @property
     def event_keys(self) -> tuple[str, ...]:
         """The event keys to commit, in order of arrival."""
         return tuple(event.event_key for event in self.queued)
+
+
+@dataclass(slots=True)
+class _Head:
+    """As much of an inbox as one turn answers, event by event."""
+
+    now: float
+    taken: list[QueuedEvent] = field(default_factory=list)
+    events: list[tuple[str, QueuedMessage]] = field(default_factory=list)
+    waiting: WaitingRun | None = None
+    damage: str = ""
+    is_saying: bool = False
+    #: What waits for its time, with how many of ``taken`` stand before it.
+    waits: list[tuple[int, str]] = field(default_factory=list)
+    due: float = math.inf
+
+    def takes(self, item: QueuedEvent) -> bool:
+        """Whether the next event belongs to what the turn looks at."""
+        if self.damage or self.is_saying:
+            return False
+        if (run := WaitingRun.read(item.payload)) is not None:
+            if self.taken:
+                return False
+            self.taken, self.waiting = [item], run
+            return True
+        if self.answer is not None and len(self.events) >= self.answer.messages:
+            return False
+        message, damage = QueuedMessage.read(item.payload)
+        if message is not None and message.saying is not None and not damage:
+            return self._takes_saying(item, message, message.saying)
+        return self._takes_message(item, message, damage)
+
+    def _takes_message(self, item: QueuedEvent, message: QueuedMessage | None, damage: str) -> bool:
+        if damage and not self.taken:
+            self.taken, self.damage = [item], damage
+            self.events = [] if message is None else [(item.event_key, message)]
+            return True
+        if damage or message is None:
+            return False
+        self.taken.append(item)
+        self.events.append((item.event_key, message))
+        return True
+
+    @property
+    def answer(self) -> Answer | None:
+        """What the run that waits goes on with."""
+        return None if self.waiting is None else self.waiting.answer
+
+    def _takes_saying(self, item: QueuedEvent, message: QueuedMessage, saying: Saying) -> bool:
+        if saying.at > self.now:
+            self._keep(item, saying.at)
+            return True
+        if self.events or self.answer is not None:
+            return False
+        if self.waiting is not None:  # it waits on
+            entry = self.taken.pop()
+            self.waits = [(0, entry.event_key), *self.waits]
+            self.due = min(self.due, entry.accepted_at + self.waiting.life)
+            self.waiting = None
+        self.taken, self.events = [item], [(item.event_key, message)]
+        self.waits = [(0, key) for _, key in self.waits]
+        self.is_saying = True
+        return True
+
+    def _keep(self, item: QueuedEvent, due: float) -> None:
+        self.waits.append((len(self.taken), item.event_key))
+        self.due = min(self.due, due)
+
+    def batch(self) -> Batch:
+        """What the turn answers; what waits behind the last of that is no business of its."""
+        events = list(self.events)
+        if all(event.sent_at for _, event in events):  # else only the order of arrival is known
+            events.sort(key=_sent)
+        kept = tuple(key for before, key in self.waits if before < len(self.taken))
+        return Batch(
+            queued=tuple(self.taken),
+            events=tuple(events),
+            damage=self.damage,
+            waiting=self.waiting,
+            kept=kept,
+            due=self.due,
+        )
+
+
+def _is_customers(item: QueuedEvent) -> bool:
+    message, _ = QueuedMessage.read(item.payload)
+    return message is not None and message.by == "customer" and not message.revoked
 
 
 def _sent(item: tuple[str, QueuedMessage]) -> float:
