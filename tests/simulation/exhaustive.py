@@ -25,6 +25,7 @@ from tests.simulation.deeds import (
     renews,
     retries,
     revokes,
+    says,
     waits,
 )
 from tests.simulation.disks import Memory, NewDisk
@@ -234,6 +235,49 @@ KINDS = (
         name="a dead letter, retried",
         bursts=(("Hola",), (waits(120.0), refuses), ("dos",), (retries,)),
         stories=_any_of("user Hola | bot #1 | user dos | bot #2"),
+    ),
+    Kind(
+        name="the bot writes first",
+        bursts=(("Hola",), (says("Tu pedido salió"),), ("dos",)),
+        echo="none",
+        stories=_any_of(
+            "user Hola | bot #1 | bot Tu pedido salió | user dos | bot #2"
+            " | #1 | r:Tu pedido salió | #2"
+        ),
+    ),
+    Kind(
+        name="the bot writes later",
+        bursts=(("Hola",), (says("Cerramos", after=400.0),), ("dos",), (waits(500.0),)),
+        echo="none",
+        stories=_any_of(
+            "user Hola | bot #1 | user dos | bot #2 | bot Cerramos | #1 | #2 | r:Cerramos"
+        ),
+    ),
+    Kind(
+        name="the bot asks who stays silent",
+        bursts=(("Hola",), (says("¿Sigues ahí?", after=200.0, unless_heard=True), waits(400.0))),
+        stories=_any_of("user Hola | bot #1 | bot ¿Sigues ahí?"),
+    ),
+    Kind(
+        name="the bot asks nobody who writes",
+        bursts=(
+            ("Hola",),
+            (says("¿Sigues ahí?", after=400.0, unless_heard=True),),
+            ("dos",),
+            (waits(500.0),),
+        ),
+        stories=_any_of("user Hola | bot #1 | user dos | bot #2"),
+    ),
+    Kind(
+        name="the bot writes while a human does",
+        bursts=(("Hola",), (colleague("C1", "Atiendo yo"), says("Tu pedido salió"))),
+        stories=_any_of("user Hola | bot #1 | bot Atiendo yo"),
+    ),
+    Kind(
+        name="the bot writes while its agent waits",
+        agent=asking("¿Seguro?"),
+        bursts=(("Hola",), (says("¿Sigues ahí?"),), ("sí",)),
+        stories=_any_of("user Hola | bot ¿Sigues ahí? | user sí | bot Dijiste sí"),
     ),
     Kind(name="never expires", bursts=(("Hola",), ("dos",)), expires="9999-12-31T23:59:59Z"),
     Kind(name="expired long ago", bursts=(("Hola",), ("dos",)), expires="2019-01-01T00:00:00Z"),
