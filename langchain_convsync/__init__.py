@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         TenantInfo,
     )
     from langchain_convsync.outbox import WAHAReply
-    from langchain_convsync.reply import Reply
+    from langchain_convsync.reply import Handoff, Reply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.surfaces.context import (
@@ -82,10 +82,11 @@ if TYPE_CHECKING:
         AddMessage,
         ConvSyncToolkit,
         GetConversation,
+        HandOver,
         LookupTenant,
         SyncState,
     )
-    from langchain_convsync.turns import Interrupt, Turn, TurnRunner
+    from langchain_convsync.turns import HandedOver, Interrupt, Turn, TurnRunner
 
 _MODULES = {
     "app": ("create_app",),
@@ -145,11 +146,18 @@ _MODULES = {
         "TenantInfo",
     ),
     "outbox": ("WAHAReply",),
-    "reply": ("Reply",),
+    "reply": ("Handoff", "Reply"),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
-    "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
-    "turns": ("Interrupt", "Turn", "TurnRunner"),
+    "tools": (
+        "AddMessage",
+        "ConvSyncToolkit",
+        "GetConversation",
+        "HandOver",
+        "LookupTenant",
+        "SyncState",
+    ),
+    "turns": ("HandedOver", "Interrupt", "Turn", "TurnRunner"),
     "waha": (),
 }
 
@@ -182,6 +190,9 @@ __all__ = [
     "EventInProgressError",
     "FencedError",
     "GetConversation",
+    "HandOver",
+    "HandedOver",
+    "Handoff",
     "InboundEvent",
     "Interrupt",
     "InvalidEventError",

@@ -30,6 +30,8 @@ LARGEST_FILE = 16 * 1024 * 1024
 MOST_TEXTS = 20
 #: Seconds after which a reply that is to expire is of no use to anyone: a year.
 LONGEST_LIFE = 366 * 24 * 3600.0
+#: Characters of why a conversation is handed over, and of what it is about.
+LONGEST_REASON, LONGEST_SUMMARY = 300, 4000
 
 _ANY_TYPE = "application/octet-stream"
 _TEXT_OR_NULL = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})
@@ -44,6 +46,29 @@ def _texts(given: Any) -> Any:
 
 def _refused(kind: str, told: str) -> PydanticCustomError:
     return PydanticCustomError(kind, "{told}", {"told": told})
+
+
+class Handoff(BaseModel):
+    """An agent hands its conversation over to a human.
+
+    Attributes:
+        reason: Why, in a few words.
+        summary: What it is about, for whoever goes on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    reason: Annotated[str, AfterValidator(whole)] = Field(
+        min_length=1, max_length=LONGEST_REASON, repr=False
+    )
+    summary: Annotated[str, AfterValidator(whole)] = Field(
+        default="", max_length=LONGEST_SUMMARY, repr=False
+    )
+
+
+def _handoff(given: Any) -> Any:
+    """A reason alone is one, too."""
+    return {"reason": given} if isinstance(given, str) else given
 
 
 class Reply(BaseModel):
@@ -68,6 +93,8 @@ class Reply(BaseModel):
         voice: Whether the file is a voice message; WAHA converts other audio to WhatsApp's.
         quote: Whether the first message quotes the customer's last one.
         expires: Seconds after which it is not sent any more, from the turn's commit; None for ever.
+        handoff: Why a human goes on, a :class:`Handoff` or its reason: the conversation is paused,
+            and ``on_handoff=`` told, in one step with what is said. Nothing need be said.
         silent: The reply that says nothing: the customer's words are recorded, nothing is sent.
 
     Raises:
@@ -94,6 +121,8 @@ class Reply(BaseModel):
     voice: bool = False
     quote: bool = False
     expires: float | None = Field(default=None, gt=0, le=LONGEST_LIFE)
+
+    handoff: Annotated[Handoff | None, BeforeValidator(_handoff)] = None
 
     @model_validator(mode="before")
     @classmethod

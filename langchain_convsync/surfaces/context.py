@@ -30,7 +30,7 @@ from langchain_convsync.errors import (
     UnknownOutcomeError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
-from langchain_convsync.reply import Reply
+from langchain_convsync.reply import Handoff, Reply
 
 if TYPE_CHECKING:
     from langchain_convsync.surfaces.calls import TurnCalls
@@ -196,6 +196,7 @@ class TurnRecord:
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
         said: What tools have set to be said, before the agent's own words.
+        handoff: Why a human is to go on, where a tool has said so.
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
         loop: Why the run is over, where it went round in a loop.
         notes: Names of the single updates: the step of the graph that noted it, and its values.
@@ -227,6 +228,7 @@ class TurnRecord:
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
         self.said: list[Reply] = []
+        self.handoff: Handoff | None = None
         self.notes: list[str] = []
         self._noted = Counter(noted)  # by a run that was interrupted, whose steps may run again
         self._lock = _forks.lock()  # an agent calls its tools in parallel

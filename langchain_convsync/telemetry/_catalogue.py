@@ -53,6 +53,8 @@ _ALL = (
     _counted("turns", "Calls and workers' turns, by what became of the event", "status"),
     _counted("turns_failed", "Turns that ended as dead letters"),
     _counted("turns_fenced", "Turns that another process took over"),
+    _counted("handoffs", "Conversations that an agent has handed over to a human"),
+    _counted("handoff_failures", "Calls of on_handoff= that failed", "error"),
     _counted("said", "Messages that the bot was to write first, by what became of them", "outcome"),
     _counted("tokens", "Tokens that models of agents were given, and gave", "model", "direction"),
     _counted("budget_refusals", "Turns that budget= refused"),

@@ -17,7 +17,14 @@ from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
+from langchain_convsync.stores.base import (
+    Accepted,
+    Acquired,
+    EventStore,
+    NewEvent,
+    QueueName,
+    new_token,
+)
 from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.stores.served import require_served
 from langchain_convsync.surfaces.context import current_turn
@@ -106,11 +113,28 @@ class Engine:
         turn, conversation_key = yield from self._ready(settled)
         turn = self._together(before, turn)
         yield from self._tell(turn, conversation_key)
+        if turn.handoff is not None and (self.pool is None or not self.sends):
+            yield from self._tell_human(conversation_key)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
         else:
             self.pool.dispatch(conversation_key, "replies", "outbox")
         return turn
+
+    def _tell_human(self, conversation_key: str) -> Flow[None]:
+        """Tell a human of a hand-over at once; what fails waits for the next call, or a worker."""
+        acquired = yield from self.store.acquire(
+            "inbox",
+            new_token(),
+            conversation_key=conversation_key,
+            lease=self.inbox.rules.lease,
+        )
+        if acquired is None:
+            return
+        if (batch := _head_of(acquired)).handoff is None:
+            yield from self.store.release(acquired.lease)
+        else:
+            yield from self.processor.process(acquired, batch)
 
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
@@ -344,6 +368,8 @@ class Engine:
             yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+                if turn.handoff is not None:
+                    self.pool.notify("inbox")
 
 
 def _log(turn: Turn) -> None:

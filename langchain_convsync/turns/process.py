@@ -43,6 +43,7 @@ from langchain_convsync.stores.base import (
     Acquired,
     Commit,
     EventStore,
+    HeldEvent,
     Lease,
     QueuedEvent,
 )
@@ -63,6 +64,7 @@ from langchain_convsync.turns.agent import (
 )
 from langchain_convsync.turns.agents import Agent, Agents, ContextOf
 from langchain_convsync.turns.files import as_messages
+from langchain_convsync.turns.handoffs import HandedOver, HandoffEntry
 from langchain_convsync.turns.lids import Lids
 from langchain_convsync.turns.media import Media
 from langchain_convsync.turns.note import Note
@@ -71,8 +73,10 @@ from langchain_convsync.turns.result import (
     Attempt,
     TurnResult,
     inbound,
+    noting_handoff,
     paced,
     recorded,
+    snapshot_of,
     spoken,
 )
 from langchain_convsync.turns.resuming import (
@@ -89,6 +93,8 @@ from langchain_convsync.turns.shapes import kind_of
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 
 logger = logging.getLogger(__name__)
+#: What happened to conversations, at INFO.
+turns = logging.getLogger("langchain_convsync.turns")
 
 #: Seconds after which a turn that could not begin is tried again.
 RETRY_LATER = 1.0
@@ -98,8 +104,12 @@ FIRST_BACKOFF = 0.2
 LONGEST_WANT = 60.0
 
 
-#: Why the agent is not to run: (conversation, what its models took today) → reason or None.
-Budget: TypeAlias = Callable[[ConversationRef, Usage], Awaitable[str | None] | str | None]
+#: What a budget may say: why the agent is not to run, or what is said instead; or None.
+Refusal: TypeAlias = str | Reply | None
+#: Asked before the agent runs: (conversation, what its models took today).
+Budget: TypeAlias = Callable[[ConversationRef, Usage], Awaitable[Refusal] | Refusal]
+#: Told of a conversation that its agent has handed over.
+OnHandoff: TypeAlias = Callable[[HandedOver], Awaitable[None] | None]
 #: What becomes of a reply while whose agent ran another message came.
 OnNewerMessage: TypeAlias = Literal["answer", "rerun"]
 
@@ -115,6 +125,7 @@ class Limits:
     conversation_timeout: float
     lease: float
     on_newer_message: OnNewerMessage
+    handoff_pause: float
     max_age: float | None
     max_turns: int | None
 
@@ -136,6 +147,7 @@ class Processor:
         resume: Resume | None,
         interrupt_timeout: float | None,
         budget: Budget | None,
+        on_handoff: OnHandoff | None,
         limits: Limits,
         lids: Lids,
         media: Media,
@@ -159,6 +171,7 @@ class Processor:
             list if replies is None else replies.as_sent,
         )
         self._budget = budget
+        self._on_handoff = on_handoff
         self._limits = limits
         self._lids = lids
         self._media = media
@@ -170,7 +183,7 @@ class Processor:
         self._agents.require(awaited=awaited)
 
     def run_plain_functions_on_threads(self) -> None:
-        """``extractor``, ``resume`` and ``budget``."""
+        """``extractor``, ``resume``, ``budget`` and ``on_handoff``."""
         answers, extractor = self._answers, self._runs.extractor
         if answers.resume is not None:
             answers = self._answers = replace(answers, resume=off_the_loop(answers.resume))
@@ -179,6 +192,8 @@ class Processor:
         self._runs = replace(self._runs, answers=answers, extractor=extractor)
         if self._budget is not None:
             self._budget = off_the_loop(self._budget)
+        if self._on_handoff is not None:
+            self._on_handoff = off_the_loop(self._on_handoff)
 
     def process(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
         """Run one turn on an acquired conversation.
@@ -202,7 +217,7 @@ class Processor:
             try:
                 with watch:
                     if not batch.events and batch.waiting is None:
-                        return (yield from self._bury(acquired, batch, batch.damage))
+                        return (yield from self._without_words(acquired, batch))
                     attempt = yield from self._attempt(acquired, batch)
                     if attempt is None:
                         return None
@@ -258,6 +273,54 @@ class Processor:
         key = acquired.lease.conversation_key
         telemetry.log(logger, logging.ERROR, key, "event %s is a dead letter: %s", turn_id, reason)
         return outcome.turn(error=error)
+
+    def _without_words(self, acquired: Acquired, batch: Batch) -> Flow[Turn | None]:
+        """What no one has written ends: a hand-over that is to be told, or what is damaged."""
+        if batch.handoff is None:
+            return (yield from self._bury(acquired, batch, batch.damage))
+        yield from self._tell_human(acquired, batch, batch.handoff)
+        return None
+
+    def _tell_human(self, acquired: Acquired, batch: Batch, entry: HandoffEntry) -> Flow[None]:
+        """Tell a human of a hand-over: again, with pauses, until it succeeds or is given up."""
+        lease, key = acquired.lease, acquired.lease.conversation_key
+        is_async = "on_handoff= is async: use arun(), or pass a plain function"
+        try:
+            if self._on_handoff is not None:
+                with raised_by("on_handoff="):
+                    told = entry.told(batch.turn_id)
+                    yield from consult(self._on_handoff, told, is_async=is_async)
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+            telemetry.count("handoff_failures", error=type(error).__name__)
+            telemetry.log(
+                logger,
+                logging.WARNING,
+                key,
+                "on_handoff= failed (%d times by now): %s",
+                entry.tries + 1,
+                error,
+                with_text=self._log_errors,
+            )
+            again = entry.again(acquired.now)
+            if again.at < batch.head.accepted_at + self._limits.conversation_timeout:
+                yield from self._store.amend(batch.turn_id, batch.head.payload, again.stored)
+                yield from self._store.release(lease)  # and what the customer writes goes on
+                return
+            reason = f"on_handoff= failed {again.tries} times, last with {loggable(error)}"
+            yield from self._bury(acquired, batch, reason, error)
+            return
+        snapshot, ttl = snapshot_of(acquired)
+        commit = Commit(
+            event_keys=batch.event_keys,
+            outcomes={},
+            fact=Outcome(status="silent", turn_id=batch.turn_id).fact,
+            snapshot=snapshot,
+            snapshot_ttl=ttl,
+            kept=batch.kept,
+            kept_for=batch.wait(acquired.now),
+        )
+        if (yield from self._store.commit_turn(lease, commit)) != "done":
+            telemetry.count("turns_fenced")
 
     def _attempt(self, acquired: Acquired, batch: Batch) -> Flow[Attempt | None]:
         """An attempt at the turn; None if its events wait, or wait in another conversation."""
@@ -386,7 +449,8 @@ class Processor:
         missing = isinstance(error, ConversationNotFoundError)
         by_human = any(event.paused for _, event in batch.events)
         if missing and batch.saying is not None:
-            result = spoken(attempt, batch.saying)
+            said = self._runs.as_sent([batch.saying.reply])
+            result = spoken(attempt, batch.saying, said)
             return (
                 yield from self._commit(attempt, result, rerun=self._may_rerun(attempt, result))
             )
@@ -408,7 +472,7 @@ class Processor:
         current, batch = attempt.current, attempt.batch
         paused = attempt.acquired.paused
         if batch.saying is not None:
-            return spoken(attempt, batch.saying)
+            return spoken(attempt, batch.saying, self._runs.as_sent([batch.saying.reply]))
         closed = current is None or not current.conversation.is_active
         if batch.waiting is not None and (paused or closed):
             yield from self._abandon(attempt)
@@ -416,9 +480,10 @@ class Processor:
             return recorded(attempt, retention=self._store.retention)
         if current is None or closed:
             return TurnResult(status="dropped", messages=inbound(batch))
-        if silence := paced(attempt, self._limits.max_turns):
-            return silence
-        yield from self._require_budget(attempt)
+        instead = paced(attempt, self._limits.max_turns)
+        instead = instead or (yield from self._ask_budget(attempt))
+        if instead is not None:
+            return instead
         yield from self._show_work(attempt)
         yield from self._load(attempt)
         call, record = self._call(attempt, current.conversation)
@@ -436,24 +501,40 @@ class Processor:
         if attempt.typing and self._replies is not None:
             yield from self._replies.show_typing(*attempt.batch.chat, on=False)
 
-    def _require_budget(self, attempt: Attempt) -> Flow[None]:
-        """Ask the user's function whether the agent may run.
+    def _ask_budget(self, attempt: Attempt) -> Flow[TurnResult | None]:
+        """Ask the user's function whether the agent may run; None where it may.
 
         Raises:
-            BudgetError: It may not.
+            BudgetError: It may not, and nothing is said instead.
         """
         if self._budget is None:
-            return
+            return None
         spent = attempt.note.spent_today(now=attempt.acquired.now)
         is_async = "budget= is async: use arun(), or pass a plain function"
         with raised_by("budget="):
             refused = yield from consult(self._budget, attempt.ref, spent, is_async=is_async)
-            if not isinstance(refused, str | None):
-                told = f"budget= returned {kind_of(refused)}: return why not, or None to go ahead"
+            if not isinstance(refused, str | Reply | None):
+                told = (
+                    f"budget= returned {kind_of(refused)}: return None to go ahead, why not, or a "
+                    "Reply that is said instead"
+                )
                 raise ConfigurationError(told)
-        if refused is not None:
-            telemetry.count("budget_refusals")
+        if refused is None:
+            return None
+        telemetry.count("budget_refusals")
+        if isinstance(refused, str):
             raise BudgetError(f"budget= refused: {cut(one_line(refused), LONGEST_WHY)}")
+        if attempt.batch.waiting is not None:
+            yield from self._abandon(attempt)
+        said, messages = self._runs.as_sent([refused]), inbound(attempt.batch)
+        if said:
+            messages.append(ConversationMessage(role="bot", content=text_of(said)))
+        return TurnResult(
+            status="answered" if said else "silent",
+            messages=messages,
+            said=said,
+            handoff=refused.handoff,
+        )
 
     def _load(self, attempt: Attempt) -> Flow[None]:
         """Load what came along; after runs that failed, the last one goes without."""
@@ -580,18 +661,22 @@ class Processor:
         *,
         rerun: bool = False,
     ) -> Flow[Turn | None]:
+        result = noting_handoff(attempt, result)
         outcome, lease = result.outcome(attempt.batch), attempt.acquired.lease
         commit = result.commit(
-            attempt, outcome, queue_reply=self._replies is not None, may_drop=self._may_drop
+            attempt,
+            outcome,
+            queue_reply=self._replies is not None,
+            may_drop=self._may_drop,
+            handoff_pause=self._limits.handoff_pause,
         )
         guarded = replace(
             commit,
             unless_paused=result.reply is not None,
             unless_newer=rerun and result.reply is not None,
         )
-        if result.waiting is not None:
-            keys = yield from self._store.keys()
-            guarded = replace(guarded, held=held_event(keys, outcome.turn_id, result.waiting))
+        if result.waiting is not None or result.handoff is not None:
+            guarded = replace(guarded, held=(yield from self._held(attempt, result)))
         with telemetry.timed("turn_phase", phase="commit") as timing:
             committed = yield from self._store.commit_turn(lease, guarded)
         attempt.phases["commit"] = timing.seconds
@@ -599,12 +684,15 @@ class Processor:
             case "done":
                 if not result.said:
                     yield from self._show_nothing(attempt)
+                if result.handoff is not None:
+                    yield from self._handed_over(attempt, result)
                 waited = max(0.0, attempt.acquired.now - attempt.batch.since)
                 telemetry.observe("turn_phase", waited, phase="wait")
                 turn = attempt.batch.addressed(outcome.turn(error=error))
                 return replace(
                     turn,
                     said=tuple(result.said),
+                    handoff=result.handoff,
                     conversation_key=lease.conversation_key,
                     phases=dict(attempt.phases),
                     usage=attempt.meter.usage,
@@ -621,6 +709,30 @@ class Processor:
                 return None
             case _:
                 raise FencedError
+
+    def _held(self, attempt: Attempt, result: TurnResult) -> Flow[HeldEvent | None]:
+        """What a turn leaves at the head of its inbox."""
+        keys, turn_id = (yield from self._store.keys()), attempt.batch.turn_id
+        if result.handoff is None:
+            return None if result.waiting is None else held_event(keys, turn_id, result.waiting)
+        if self._on_handoff is None:
+            return None
+        chat_id, waha_session = attempt.batch.chat_id, attempt.batch.newest.waha_session
+        entry = HandoffEntry.of(
+            result.handoff, attempt.ref, chat_id=chat_id, waha_session=waha_session
+        )
+        return entry.held(keys, turn_id)
+
+    def _handed_over(self, attempt: Attempt, result: TurnResult) -> Flow[None]:
+        """Log it; a run that waits in the agent's memory is over: a human goes on."""
+        telemetry.count("handoffs")
+        key, seconds = attempt.conversation_key, self._limits.handoff_pause
+        about = {"conversation": key, "seconds": seconds}
+        turns.info(
+            "Conversation %s was handed over to a human, for %g s", key, seconds, extra=about
+        )
+        if result.waiting is not None:
+            yield from self._abandon(attempt)
 
 
 def _why_unread(error: APIError, whose: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
+
+from pydantic import JsonValue
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
@@ -25,7 +28,7 @@ from langchain_convsync.outbox import (
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
-from langchain_convsync.reply import Reply
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import (
     LONGEST_SNAPSHOT,
@@ -193,6 +196,7 @@ class TurnResult:
         reason: Why it failed, for an operator; it holds no words and no number.
         waiting: The run that was interrupted, and waits from now on.
         silence: Seconds for which the conversation is silent from now on, because it goes too fast.
+        handoff: Why a human goes on.
     """
 
     status: FinalStatus
@@ -202,6 +206,7 @@ class TurnResult:
     reason: str = ""
     waiting: WaitingRun | None = None
     silence: float = 0.0
+    handoff: Handoff | None = None
 
     @property
     def reply(self) -> str | None:
@@ -226,6 +231,7 @@ class TurnResult:
         *,
         queue_reply: bool = False,
         may_drop: bool = False,
+        handoff_pause: float = 0.0,
     ) -> Commit:
         """Everything that this result changes in the store; the reply too, where we send it.
 
@@ -259,7 +265,7 @@ class TurnResult:
             snapshot_ttl=ttl,
             tenant=tenant,
             note=note.stored,
-            pause=self.silence,
+            pause=self.silence if self.handoff is None else handoff_pause,
             kept=attempt.batch.kept,
             kept_for=attempt.batch.wait(attempt.acquired.now),
         )
@@ -314,6 +320,49 @@ def _snapshot(
     return ("" if stands_in else _COMPARED) + kept.model_dump_json(by_alias=True), ttl
 
 
+#: Where the API server's metadata tells why a conversation was handed over.
+HANDOFF = "handoff"
+
+
+def noting_handoff(attempt: Attempt, result: TurnResult) -> TurnResult:
+    """The result with what the API server is told of a hand-over, and of its end.
+
+    The agent's next run is told why it was, and what the human has said since: behind the last
+    message of the turn that handed over, which is known by its hash.
+    """
+    current = attempt.current
+    changes: dict[str, JsonValue] | None = None
+    if result.handoff is not None:
+        last = result.messages[-1].content if result.messages else ""
+        told = {"reason": result.handoff.reason, "summary": result.handoff.summary}
+        changes = {**told, "at": attempt.acquired.now, "after": attempt.hashed(last)}
+    elif (
+        current is None
+        or not handed_over_in(current.conversation)
+        or not attempt.batch.asked
+        or result.status not in {"answered", "silent", "interrupted"}
+    ):
+        return result
+    update = result.update.updated_by(StateUpdate(metadata={HANDOFF: changes}))
+    return replace(result, update=update)
+
+
+def handed_over_in(conversation: Conversation) -> Mapping[str, Any] | None:
+    """What the metadata tells of a hand-over that no run of the agent was told of yet."""
+    told = conversation.metadata.get(HANDOFF)
+    return told if isinstance(told, Mapping) and told else None
+
+
+def snapshot_of(acquired: Acquired) -> tuple[str | None, float]:
+    """What the last turn left behind, for a commit that changes nothing of it."""
+    if acquired.snapshot is None:
+        return None, 0.0
+    known = Snapshot(acquired.snapshot).conversation
+    if known is None or known.expires_at is None:
+        return acquired.snapshot, LONGEST_SNAPSHOT
+    return acquired.snapshot, max(0.0, (known.expires_at - now()).total_seconds())
+
+
 def inbound(batch: Batch) -> list[ConversationMessage]:
     """What the turn records of what was said to it."""
     return [
@@ -341,12 +390,12 @@ def recorded(attempt: Attempt, *, retention: float) -> TurnResult:
     return TurnResult(status="stale", messages=messages)
 
 
-def spoken(attempt: Attempt, saying: Saying) -> TurnResult:
+def spoken(attempt: Attempt, saying: Saying, said: Sequence[Reply]) -> TurnResult:
     """What the bot says of its own accord; nothing where it is not wanted any more.
 
     Where the API server knows no conversation it is sent all the same, and nowhere recorded.
     """
-    reply, current, batch = saying.reply, attempt.current, attempt.batch
+    current, batch = attempt.current, attempt.batch
     since = batch.head.accepted_at
     # Servers hide what was closed: a session that has not ended is known, or it was.
     lives = attempt.acquired.snapshot is not None
@@ -361,8 +410,8 @@ def spoken(attempt: Attempt, saying: Saying) -> TurnResult:
         outcome = "unrecorded" if current is None else "said"
     telemetry.count("said", outcome=outcome)
     if outcome in {"said", "unrecorded"}:
-        words = ConversationMessage(role="bot", content=reply.text)
-        return TurnResult(status="said", messages=[words], said=[reply])
+        words = ConversationMessage(role="bot", content=text_of(said))
+        return TurnResult(status="said", messages=[words], said=said)
     status: FinalStatus = "paused" if outcome == "paused" else "dropped"
     return TurnResult(status=status, messages=[])
 

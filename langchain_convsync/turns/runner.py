@@ -107,7 +107,12 @@ class TurnRunner(_forks.Unpicklable):
         budget: Asked before each run of the agent whether it may cost something: (the turn's
             ``ConversationRef``, tokens that its conversation took since midnight in UTC, as in
             ``Turn.usage``) → None to go ahead, else why not; it may be async. A refused turn is
-            ``failed``: the customer gets ``fallback_reply``, the reason is in the dead letter.
+            ``failed``: the customer gets ``fallback_reply``, the reason is in the dead letter. A
+            ``Reply`` is said instead of what the agent would say, and may hand over.
+        on_handoff: Told of each conversation that its agent hands over to a human, by the
+            ``handoff`` tool or a ``Reply``: a ``HandedOver`` → None; it may be async. At least
+            once, with a key, whatever crashes; it is told again while it fails.
+        handoff_pause: Seconds for which such a conversation is paused; :meth:`resume` ends that.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
@@ -184,6 +189,8 @@ class TurnRunner(_forks.Unpicklable):
         interrupt_timeout: Patience | None = 30.0,
         silent_marker: str | None = None,
         budget: process.Budget | None = None,
+        on_handoff: process.OnHandoff | None = None,
+        handoff_pause: PositiveSeconds = 24 * 3600.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
@@ -278,6 +285,7 @@ class TurnRunner(_forks.Unpicklable):
             "extractor=": partial(is_async, extractor),
             "resume=": partial(is_async, resume),
             "budget=": partial(is_async, budget),
+            "on_handoff=": partial(is_async, on_handoff),
             "transcribe=": partial(is_async, transcribe),
             "client=": lambda: self._api.only_awaits,
             "reply=": lambda: self._waha is not None and self._waha.only_awaits,
@@ -290,6 +298,7 @@ class TurnRunner(_forks.Unpicklable):
             conversation_timeout=conversation_timeout,
             lease=lease,
             on_newer_message=on_newer_message,
+            handoff_pause=handoff_pause,
             max_age=max_age,
             max_turns=max_turns_per_minute,
         )
@@ -305,6 +314,7 @@ class TurnRunner(_forks.Unpicklable):
             resume=resume,
             interrupt_timeout=interrupt_timeout,
             budget=budget,
+            on_handoff=on_handoff,
             limits=limits,
             lids=Lids(naming, self._waha),
             media=self._media,

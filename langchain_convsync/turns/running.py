@@ -42,7 +42,8 @@ from langchain_convsync.turns.resuming import (
     by_words,
     going_on,
 )
-from langchain_convsync.turns.said import said_in, set_since, text_of
+from langchain_convsync.turns.said import handoff_in, said_in, set_since, text_of
+from langchain_convsync.turns.turn import FinalStatus
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class Runs:
         else:  # it is asked about the end of the run
             decided = StateUpdate()
         update = self._accepted(attempt, record.update.updated_by(decided))
+        handoff = record.handoff or handoff_in(output, before.values)
         added = list(record.added)
         if waiting is not None:
             update, added = waiting.rest_of(update), waiting.rest_of_added(added)
@@ -163,11 +165,14 @@ class Runs:
                 said=said,
                 update=update,
                 waiting=stopped.having_noted(update, added, waiting),
+                handoff=handoff,
             )
-        if not said:
-            return TurnResult(status="silent", messages=messages, update=update)
-        messages.append(ConversationMessage(role="bot", content=text_of(said)))
-        return TurnResult(status="answered", messages=messages, said=said, update=update)
+        status: FinalStatus = "answered" if said else "silent"
+        if said:
+            messages.append(ConversationMessage(role="bot", content=text_of(said)))
+        return TurnResult(
+            status=status, messages=messages, said=said, update=update, handoff=handoff
+        )
 
     def _decide(
         self, attempt: Attempt, record: TurnRecord, output: object, before: Mapping[str, Any]

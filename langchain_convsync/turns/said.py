@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, ToolMessage
 from pydantic import ValidationError
 
-from langchain_convsync.reply import Reply
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import (
     carrying,
@@ -87,6 +87,13 @@ def set_by_tools(messages: Sequence[BaseMessage]) -> list[Reply]:
     return [answer.artifact for answer in answers if isinstance(answer.artifact, Reply)]
 
 
+def handoff_in(output: object, before: Mapping[str, Any]) -> Handoff | None:
+    """Why a human is to go on, as the agent or a tool of its says in a :class:`Reply`."""
+    messages = _new(output, before)
+    said = [*set_by_tools(messages), *(_explicit(output, messages) or ())]
+    return next((reply.handoff for reply in said if reply.handoff is not None), None)
+
+
 def set_since(output: object, before: Mapping[str, Any]) -> list[Reply]:
     """What tools said by themselves in a run that has not ended."""
     return set_by_tools(_new(output, before))
@@ -158,7 +165,8 @@ def _as_reply(given: object) -> Reply | None:
     """A reply, also as the JSON that a model made of its schema."""
     if isinstance(given, Reply) or not isinstance(given, Mapping):
         return given if isinstance(given, Reply) else None
-    if not {"texts", "file"} & given.keys() or not given.keys() <= Reply.model_fields.keys():
+    names = given.keys()
+    if not {"texts", "file", "handoff"} & names or not names <= Reply.model_fields.keys():
         return None
     try:
         return Reply.model_validate(dict(given))

@@ -22,9 +22,10 @@ from langchain_convsync.models import (
     StoredUpdate,
     zoned,
 )
-from langchain_convsync.reply import Reply
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.stores.base import QueuedEvent
 from langchain_convsync.surfaces.usage import Usage
+from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import Answer, Interrupt, WaitingRun
 from langchain_convsync.turns.naming import known_as, names_of
 from langchain_convsync.turns.saying import Saying
@@ -88,6 +89,8 @@ class Turn(Displayed):
             that committed the turn.
         phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``, and
             ``media`` where files came along.
+        handoff: Why the agent has handed the conversation over to a human, where it has; known in
+            that call.
         usage: Tokens that the agent's models took in that call, by model: LangChain's
             ``usage_metadata``. Subagents are included, runs of an earlier call that failed are not.
     """
@@ -104,6 +107,7 @@ class Turn(Displayed):
     conversation_key: str | None = field(default=None, repr=False, compare=False)
     said: tuple[Reply, ...] = field(default=(), repr=False, compare=False)
     phases: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    handoff: Handoff | None = field(default=None, repr=False, compare=False)
     usage: Usage = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -298,6 +302,7 @@ class Batch:
         kept: Events that stand among ``queued``, and stay where they are: their time has not come.
         due: Store time at which the first of what waits for its time is due.
         is_heard: Whether the customer has written since the bot was to say this of its own accord.
+        handoff: The hand-over that a human is to be told of: then it is all that the batch holds.
     """
 
     queued: tuple[QueuedEvent, ...]
@@ -309,6 +314,7 @@ class Batch:
     kept: tuple[str, ...] = ()
     due: float = math.inf
     is_heard: bool = False
+    handoff: HandoffEntry | None = None
 
     @classmethod
     def of(cls, queued: tuple[QueuedEvent, ...], *, now: float = math.inf) -> Batch:
@@ -316,13 +322,13 @@ class Batch:
 
         It ends before the first event that cannot be read, which is a batch by itself, and before a
         run that waits, which is the first one of a batch, with what its answer takes along. What
-        the bot says of its own accord is a batch by itself, too, at store time ``now`` or later: a
-        run that waits before it waits on.
+        the bot says of its own accord is a batch by itself, too, at store time ``now`` or later,
+        and so is a hand-over: a run that waits before it waits on.
         """
         head = _Head(now)
         for place, item in enumerate(queued):
             if not head.takes(item):
-                rest = queued[place:] if head.is_saying else ()
+                rest = queued[place:] if head.is_alone else ()
                 is_heard = any(map(_is_customers, rest))
                 return replace(head.batch(), counted=queued[0], is_heard=is_heard)
         return replace(head.batch(), counted=queued[0])
@@ -530,36 +536,42 @@ class _Head:
     events: list[tuple[str, QueuedMessage]] = field(default_factory=list)
     waiting: WaitingRun | None = None
     damage: str = ""
-    is_saying: bool = False
-    #: What waits for its time, with how many of ``taken`` stand before it.
-    waits: list[tuple[int, str]] = field(default_factory=list)
+    is_alone: bool = False
+    handoff: HandoffEntry | None = None
     due: float = math.inf
+    #: What waits for its time: its place, how many of ``taken`` stand before it, its key.
+    waits: list[tuple[int, int, str]] = field(default_factory=list)
+    place: int = 0
+    run_place: int = 0
 
     def takes(self, item: QueuedEvent) -> bool:
         """Whether the next event belongs to what the turn looks at."""
-        if self.damage or self.is_saying:
+        if self.damage or self.is_alone:
             return False
-        if (run := WaitingRun.read(item.payload)) is not None:
-            if self.taken:
-                return False
-            self.taken, self.waiting = [item], run
-            return True
+        self.place += 1
+        if (handoff := HandoffEntry.read(item.payload)) is not None:
+            return self._takes_alone(item, handoff.at, handoff)
+        if (run := WaitingRun.read(item.payload)) is None:
+            return self._takes_message(item)
+        if self.taken:
+            return False
+        self.taken, self.waiting, self.run_place = [item], run, self.place
+        return True
+
+    def _takes_message(self, item: QueuedEvent) -> bool:
         if self.answer is not None and len(self.events) >= self.answer.messages:
             return False
         message, damage = QueuedMessage.read(item.payload)
         if message is not None and message.saying is not None and not damage:
-            return self._takes_saying(item, message, message.saying)
-        return self._takes_message(item, message, damage)
-
-    def _takes_message(self, item: QueuedEvent, message: QueuedMessage | None, damage: str) -> bool:
+            return self._takes_alone(item, message.saying.at, message)
         if damage and not self.taken:
             self.taken, self.damage = [item], damage
             self.events = [] if message is None else [(item.event_key, message)]
-            return True
-        if damage or message is None:
+        elif damage or message is None:
             return False
-        self.taken.append(item)
-        self.events.append((item.event_key, message))
+        else:
+            self.taken.append(item)
+            self.events.append((item.event_key, message))
         return True
 
     @property
@@ -567,32 +579,35 @@ class _Head:
         """What the run that waits goes on with."""
         return None if self.waiting is None else self.waiting.answer
 
-    def _takes_saying(self, item: QueuedEvent, message: QueuedMessage, saying: Saying) -> bool:
-        if saying.at > self.now:
-            self._keep(item, saying.at)
+    def _takes_alone(
+        self, item: QueuedEvent, at: float, what: HandoffEntry | QueuedMessage
+    ) -> bool:
+        """Take what is a batch by itself, or keep it until its time has come."""
+        if at > self.now:
+            self.waits.append((self.place, len(self.taken), item.event_key))
+            self.due = min(self.due, at)
             return True
         if self.events or self.answer is not None:
             return False
         if self.waiting is not None:  # it waits on
             entry = self.taken.pop()
-            self.waits = [(0, entry.event_key), *self.waits]
+            self.waits.append((self.run_place, 0, entry.event_key))
             self.due = min(self.due, entry.accepted_at + self.waiting.life)
             self.waiting = None
-        self.taken, self.events = [item], [(item.event_key, message)]
-        self.waits = [(0, key) for _, key in self.waits]
-        self.is_saying = True
+        self.taken, self.is_alone = [item], True
+        self.waits = sorted((place, 0, key) for place, _, key in self.waits)
+        if isinstance(what, HandoffEntry):
+            self.handoff = what
+        else:
+            self.events = [(item.event_key, what)]
         return True
-
-    def _keep(self, item: QueuedEvent, due: float) -> None:
-        self.waits.append((len(self.taken), item.event_key))
-        self.due = min(self.due, due)
 
     def batch(self) -> Batch:
         """What the turn answers; what waits behind the last of that is no business of its."""
         events = list(self.events)
         if all(event.sent_at for _, event in events):  # else only the order of arrival is known
             events.sort(key=_sent)
-        kept = tuple(key for before, key in self.waits if before < len(self.taken))
+        kept = tuple(key for _, before, key in self.waits if before < len(self.taken))
         return Batch(
             queued=tuple(self.taken),
             events=tuple(events),
@@ -600,6 +615,7 @@ class _Head:
             waiting=self.waiting,
             kept=kept,
             due=self.due,
+            handoff=self.handoff,
         )
 
 

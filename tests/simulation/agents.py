@@ -16,13 +16,16 @@ from langgraph.types import interrupt
 from langchain_convsync import Reply
 from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, InboundEvent
+from langchain_convsync.reply import Reply
 from tests.chaos.fake_api import CAP
 from tests.chaos.oracle import number_of, reply_to
 from tests.chaos.script import SLOWLY
 from tests.simulation.hub import Simulation
 
-#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges.
+#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges;
+#: or hands over to a human.
 FAILS, BREAKS, HANGS, CHARGES = "tropieza", "se rompe", "se cuelga", "cobra"
+HANDS_OVER = "con una persona"
 
 
 class Agent(Protocol):
@@ -82,8 +85,11 @@ class Clerk:
         if BREAKS in text or (FAILS in text and self._runs[about] <= 2):
             raise RuntimeError
         context = {"number": number, "reply": asked["reply"]}
+        reply = asked["reply"]
+        if HANDS_OVER in text:
+            reply = Reply(texts=(reply,), handoff="the customer asks for a human")
         return {
-            "reply": asked["reply"],
+            "reply": reply,
             "intent": "order",
             "step": f"step {number}",
             "context": context,

@@ -15,7 +15,17 @@ from typing import Any
 from langchain_convsync import Reply
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners
 from tests.chaos.script import SLOWLY, Said, Talk, Twin
-from tests.simulation.agents import BREAKS, CHARGES, FAILS, HANGS, Agent, Clerk, asking, saying
+from tests.simulation.agents import (
+    BREAKS,
+    CHARGES,
+    FAILS,
+    HANDS_OVER,
+    HANGS,
+    Agent,
+    Clerk,
+    asking,
+    saying,
+)
 from tests.simulation.deeds import (
     adds,
     colleague,
@@ -278,6 +288,11 @@ KINDS = (
         agent=asking("¿Seguro?"),
         bursts=(("Hola",), (says("¿Sigues ahí?"),), ("sí",)),
         stories=_any_of("user Hola | bot ¿Sigues ahí? | user sí | bot Dijiste sí"),
+    ),
+    Kind(
+        name="the agent hands over",
+        bursts=((f"Hola {HANDS_OVER}",), ("dos", waits(60.0))),
+        stories=_any_of(f"user Hola {HANDS_OVER} | bot #1 | user dos | handed over"),
     ),
     Kind(name="never expires", bursts=(("Hola",), ("dos",)), expires="9999-12-31T23:59:59Z"),
     Kind(name="expired long ago", bursts=(("Hola",), ("dos",)), expires="2019-01-01T00:00:00Z"),

@@ -116,6 +116,7 @@ class World:
         self.living: list[tuple[Process, TurnRunner]] = []
         self.returned: list[Returned] = []
         self.sent: list[Sent] = []
+        self.handed_over: set[str] = set()
         self._is_later = False
         self._born = 0
 
@@ -251,6 +252,7 @@ class World:
             "max_turns_per_minute": None,  # these customers are machines
             "workers": 1,
             "interrupt_timeout": None,
+            "on_handoff": lambda handed: self.handed_over.add(handed.key),
             **self.plan.runner,
         }
         if self.plan.echo is None:
@@ -342,6 +344,7 @@ class World:
             for write in [*self.api.kept, *self.waha.kept]
             if write.session_id in sessions and write.kind != "sync"
         ]
+        told += ["handed over"] * len(self.handed_over)
         return re.sub(r"\S+ (#\d+) after #\d+: [^|]*(?= \||$)", r"\1", " | ".join(told))
 
     def _left(self) -> list[str]:
