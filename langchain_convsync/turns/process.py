@@ -672,7 +672,7 @@ class Processor:
         )
         guarded = replace(
             commit,
-            unless_paused=result.reply is not None,
+            unless_paused=result.reply is not None and not attempt.batch.by_colleague,
             unless_newer=rerun and result.reply is not None,
         )
         if result.waiting is not None or result.handoff is not None:

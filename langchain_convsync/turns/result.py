@@ -400,7 +400,7 @@ def spoken(attempt: Attempt, saying: Saying, said: Sequence[Reply]) -> TurnResul
     # Servers hide what was closed: a session that has not ended is known, or it was.
     lives = attempt.acquired.snapshot is not None
     is_closed = lives if current is None else not current.conversation.is_active
-    if attempt.acquired.paused:
+    if attempt.acquired.paused and not saying.colleague:
         outcome = "paused"
     elif is_closed:
         outcome = "closed"

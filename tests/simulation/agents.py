@@ -16,7 +16,6 @@ from langgraph.types import interrupt
 from langchain_convsync import Reply
 from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, InboundEvent
-from langchain_convsync.reply import Reply
 from tests.chaos.fake_api import CAP
 from tests.chaos.oracle import number_of, reply_to
 from tests.chaos.script import SLOWLY
