@@ -13,7 +13,7 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|said|c|alias|pause|twins|token|ready|running|accounts|places|count"
+    r"(?P<kind>ev|said|c|alias|pause|twins|token|unsent|ready|running|accounts|places|count"
     r"|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
 )
 
@@ -39,6 +39,13 @@ def check_keys(client: Client) -> None:
         for queue in QUEUES:  # accounts without work leave nothing behind
             places = set(client.hkeys(f"{shard}places:{queue}"))
             assert places <= set(client.zrange(f"{shard}accounts:{queue}", 0, -1))
+    unsent = {member for key in keys if ":unsent:" in key for member in client.zrange(key, 0, -1)}
+    assert unsent == {
+        b"%s %s" % (key.split(":")[3].encode(), operation)
+        for key in keys
+        if key.count(":") == 4 and key.endswith(":replies")
+        for operation in client.lrange(key, 0, -1)[::2]
+    }
 
 
 def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> None:

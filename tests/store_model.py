@@ -85,6 +85,7 @@ class Talk:
     """A conversation."""
 
     inbox: list[Event] = field(default_factory=list)
+    queued_at: dict[str, int] = field(default_factory=dict)  # of operations that wait
     operations: dict[QueueName, list[Operation]] = field(
         default_factory=lambda: {"outbox": [], "replies": []}
     )
@@ -415,6 +416,7 @@ class StoreModel:
                 sending = talk.queues[queue]
                 sending.not_before = max(sending.not_before, self.now)
             talk.operations[queue] += operations
+            talk.queued_at |= {operation.id: self.now for operation in operations}
         valid = commit.snapshot is not None and commit.snapshot_ttl > 0
         lives = ms(min(commit.snapshot_ttl, 24 * 3600.0))
         talk.snapshot = (commit.snapshot or "", self.now + lives) if valid else None
@@ -618,9 +620,18 @@ class StoreModel:
                 conversations=n,
                 due_in=(due - self.now) / 1000,
                 held=(self.talks[first].queues[queue].until or 0) > self.now,
+                queued_for=self._queued_for(account) if queue == "replies" else None,
             )
             for due, account, queue, first, n in sorted(found)
         )
+
+    def _queued_for(self, account: str) -> float:
+        since = [
+            talk.queued_at[talk.operations["replies"][0].id]
+            for name, talk in self.talks.items()
+            if name.startswith(account) and talk.operations["replies"]
+        ]
+        return (self.now - min(since)) / 1000
 
     def view(self, conversation_key: str, *, most: int = 100) -> ConversationView:
         conversation_key = self._follow(conversation_key)
@@ -702,6 +713,7 @@ class StoreModel:
                 state = talk.queues[letter.queue]
                 state.not_before = max(state.not_before, self.now)
             talk.operations[letter.queue].append(Operation(id=renewed, body=body))
+            talk.queued_at[renewed] = self.now
             self.events[note] = Event(note, conversation_key, "", "", "", self.now, state="done")
         self._update_places()
         return renewed

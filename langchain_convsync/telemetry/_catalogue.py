@@ -116,6 +116,7 @@ _ALL = (
     _looked_up(
         "oldest_due_seconds", "Seconds for which the oldest work of a queue is due", "queue"
     ),
+    _looked_up("oldest_unsent_seconds", "Seconds since the turn of the oldest reply that waits"),
     _counted("worker_failures", "Work that failed", "queue", "error"),
     _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),
     _counted("heartbeat_failures", "Leases that could not be renewed in time"),

@@ -424,7 +424,9 @@ def _work_of(store: EventStore) -> Flow[list[Gauge]]:
     oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}
     for load in loads:
         oldest[load.queue] = max(oldest[load.queue], -load.due_in)
+    unsent = max((load.queued_for or 0.0 for load in loads), default=0.0)
     return [
         *(Gauge("backlog", number, {"what": what}) for what, number in asdict(left).items()),
         *(Gauge("oldest_due_seconds", age, {"queue": queue}) for queue, age in oldest.items()),
+        Gauge("oldest_unsent_seconds", unsent),
     ]

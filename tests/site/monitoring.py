@@ -89,6 +89,15 @@ ALERTS = (
         "Too few workers, or something does not answer: convsync status --accounts",
     ),
     Alert(
+        "ConvsyncRepliesWait",
+        "max(convsync_oldest_unsent_seconds) > 300",
+        "1m",
+        "critical",
+        "The oldest reply waits for {{ $value | humanizeDuration }} since its turn",
+        "The log tells what WAHA says, and so does convsync show; convsync doctor",
+        ("trouble", "replies-are-missing"),
+    ),
+    Alert(
         "ConvsyncDeadLetters",
         'max(convsync_backlog{what="dead_letters"}) > 0',
         "5m",
@@ -192,6 +201,7 @@ GLANCE = (
         f"max by (queue) ({_name('oldest_due_seconds')})",
         "{{queue}}",
     ),
+    ("Oldest unsent reply", "s", f"max({_name('oldest_unsent_seconds')})", "reply"),
     ("To do", "short", f"max by (what) ({_name('backlog')})", "{{what}}"),
     ("Turns", "ops", _rates("turns", "status"), "{{status}}"),
     ("Phases of a turn, 95 %", "s", _slow("turn_phase", "phase"), "{{phase}}"),

@@ -423,6 +423,8 @@ class Load:
         conversations: How many of its conversations have work there.
         due_in: Seconds until the first of them is due; negative for how long it is overdue.
         held: Whether a worker has that one; then it is due when its lease ends.
+        queued_for: Of the reply queue: seconds since the oldest of its replies was queued, whatever
+            became of it since. None where that is not known, and elsewhere.
     """
 
     account: str
@@ -430,6 +432,7 @@ class Load:
     conversations: int
     due_in: float
     held: bool = False
+    queued_for: float | None = None
 
 
 Done: TypeAlias = Literal["done", "already", "fenced"]

@@ -543,7 +543,7 @@ class RedisEventStore(_forks.Unpicklable):
         found: list[Any] = []
         for keys in self._reachable_together():
             found += yield from self._run("loads", keys, [])
-        return tuple(map(as_load, sorted(found)))
+        return tuple(map(as_load, sorted(found, key=lambda load: load[:3])))
 
     def _dead_letters(
         self, conversation_key: str | None, most: int

@@ -238,13 +238,14 @@ def as_dead_letter(answer: Any) -> DeadLetter:
 
 def as_load(answer: Any) -> Load:
     """What an account has to do, in a script's answer."""
-    due_in, account, queue, conversations, held = answer
+    due_in, account, queue, conversations, held, queued_for = answer
     return Load(
         account=decoded(account),
         queue=queue.decode(),
         conversations=int(conversations),
         due_in=int(due_in) / 1000,
         held=bool(held),
+        queued_for=_seconds(queued_for),
     )
 
 

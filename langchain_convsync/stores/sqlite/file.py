@@ -37,6 +37,7 @@ _ADDED = {
     "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER")),
     "events": (("apart", "TEXT"),),
     "conversations": (("noted", "BLOB"),),
+    "operations": (("queued_at", "INTEGER"),),
 }
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0

@@ -74,6 +74,13 @@ def loads(tx: Transaction) -> tuple[Load, ...]:
         " ORDER BY min(due), account, queue",
         *(tx.now, f"%{NO_ACCOUNT}"),
     )
+    oldest = {
+        row["account"]: row["at"]
+        for row in tx.all(
+            "SELECT substr(conversation, 1, 15) AS account, min(queued_at) AS at FROM operations"
+            " WHERE queue = 'replies' GROUP BY 1"
+        )
+    }
     return tuple(
         Load(
             account=row["account"],
@@ -81,9 +88,15 @@ def loads(tx: Transaction) -> tuple[Load, ...]:
             conversations=row["conversations"],
             due_in=(row["due"] - tx.now) / 1000,
             held=bool(row["held"]),
+            queued_for=_age(oldest, row, tx.now),
         )
         for row in rows
     )
+
+
+def _age(oldest: dict[str, int | None], row: Any, now: int) -> float | None:
+    at = oldest.get(row["account"]) if row["queue"] == "replies" else None
+    return None if at is None else (now - at) / 1000
 
 
 def view(tx: Transaction, conversation: str, most: int) -> ConversationView:

@@ -204,9 +204,10 @@ def append(
     row = tx.queue(conversation, queue)
     if row.head is None:  # an empty queue's delay, if it has one, is still to be kept
         row.head, row.not_before = operations[0].id, max(row.not_before, tx.now)
-    insert = "INSERT INTO operations (conversation, queue, id, body) VALUES (?, ?, ?, ?)"
+    insert = "INSERT INTO operations (conversation, queue, id, body, queued_at)"
     for operation in operations:
-        tx.do(insert, conversation, queue, operation.id, encoded(operation.body))
+        new = (conversation, queue, operation.id, encoded(operation.body), tx.now)
+        tx.do(f"{insert} VALUES (?, ?, ?, ?, ?)", *new)
 
 
 def drop_head(tx: Transaction, row: QueueRow) -> None:

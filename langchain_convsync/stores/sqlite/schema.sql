@@ -97,6 +97,7 @@ CREATE TABLE operations (
     queue TEXT NOT NULL CHECK (queue IN ('outbox', 'replies')),
     id TEXT NOT NULL,
     body BLOB NOT NULL,
+    queued_at INTEGER,
     UNIQUE (conversation, queue, id)
 ) STRICT;
 CREATE INDEX in_order ON operations (conversation, queue, seq);

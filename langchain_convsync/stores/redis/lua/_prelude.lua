@@ -67,9 +67,20 @@ local function token_key(queue, token) return prefix .. 'token:' .. queue .. ':'
 local function ready_key(queue, account) return prefix .. 'ready:' .. queue .. ':' .. account end
 local function running_key(account) return prefix .. 'running:' .. account end
 local function accounts_key(queue) return prefix .. 'accounts:' .. queue end
+local function unsent_key(account) return prefix .. 'unsent:' .. account end
 local function places_key(queue) return prefix .. 'places:' .. queue end
 local function account_of(conversation) return conversation:sub(1, 15) end
 local function is_claim(conversation) return conversation:sub(4, 15) == '000000000000' end
+
+-- When a reply was queued, however often it is tried since: until it leaves its queue.
+local function note_queued(conversation, queue, operation)
+  if queue ~= 'replies' then return end
+  call('ZADD', unsent_key(account_of(conversation)), now, conversation .. ' ' .. operation)
+end
+local function note_left(conversation, queue, operation)
+  if queue ~= 'replies' or not operation then return end
+  call('ZREM', unsent_key(account_of(conversation)), conversation .. ' ' .. operation)
+end
 
 local function count(name, change) call('HINCRBY', prefix .. 'count', name, change) end
 
@@ -336,6 +347,7 @@ local function bury_turn(conversation, queue, turn, reason, cursor)
     call('RPUSH', part_key(conversation, 'dead_operations'), queue, head[1], head[2] or '', reason, now,
       cursor[2] or '', cursor[3] or '', cursor[4] or '', cursor[5] or '')
     count('dead_operations', 1)
+    note_left(conversation, queue, head[1])
     call('LTRIM', list, 2, -1)
     count(COUNTERS[queue], -1)
     cursor, head = {}, call('LRANGE', list, 0, 1)
@@ -412,6 +424,7 @@ local function mend(conversation)
     drop_foreign(places_key(queue), 'HGET', 'account')
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
+  drop_foreign(unsent_key(account_of(conversation)), 'ZCARD')
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
@@ -507,6 +520,7 @@ end
 
 -- Removes the operation at the head; a list holds an id and a body for each.
 local function drop_head(conversation, queue)
+  note_left(conversation, queue, call('LINDEX', queue_key(conversation, queue), 0))
   call('LTRIM', queue_key(conversation, queue), 2, -1)
   call('HDEL', conversation_record(conversation), queue .. '.operation', queue .. '.pos', queue .. '.sent',
     queue .. '.tries', queue .. '.note', queue .. '.echoes')
