@@ -14,7 +14,7 @@ Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async a
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
     r"(?P<kind>ev|said|c|alias|pause|twins|token|unsent|ready|running|accounts|places|count"
-    r"|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
+    r"|restricted|pace|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
 )
 
 
@@ -59,7 +59,7 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
             assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
             calls = [name for name in client.hkeys(key) if name.startswith(b"call")]
             assert forever or not calls, f"{key} is {state!r}, and keeps {calls}"
-        case "alias" | "pause" | "token" | "twins" | "said":
+        case "alias" | "pause" | "pace" | "token" | "twins" | "said":
             assert not forever, f"{key} lives forever"
         case "c" if key.endswith(":snap"):
             assert not forever, f"{key} lives forever"

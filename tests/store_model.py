@@ -7,12 +7,13 @@ whole milliseconds inside, as in the stores.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_convsync.stores.base import (
     DEFAULT_RULES,
+    RESTRICTION_KEPT,
     Accepted,
     AcceptRules,
     AccountKey,
@@ -35,6 +36,7 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
     QueueName,
     QueueView,
+    Restriction,
     is_claim,
 )
 from langchain_convsync.stores.checks import call_key, renewed_id
@@ -77,6 +79,7 @@ class QueueState:
     held: int | None = None  # of an inbox: how many events wait for something else
     cursor: Cursor | None = None
     anchor: str | None = None
+    slot: tuple[str, int] | None = None  # when the message of a token may be sent
     moved_by: tuple[Any, ...] | None = None  # the call that moved the queue last
 
 
@@ -130,6 +133,10 @@ class StoreModel:
         #: Per queue and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[QueueName, str], int] = {}
         self.servers: set[str] = set()
+        #: Of an account: its kind, why, since and until, and the token that tries if it is over.
+        self.restricted: dict[str, tuple[str, str, int, int, str | None]] = {}
+        #: Of an account's kind: when there is room, and when and under which token the last went.
+        self.paces: dict[tuple[str, str], tuple[int, int, str | None]] = {}
 
     @property
     def now(self) -> int:
@@ -305,6 +312,68 @@ class StoreModel:
         self.pauses[target] = max(self.pauses.get(target, 0), self.pauses.pop(name, 0))
         return True
 
+    # Sending
+
+    def restrict(self, account: AccountKey, *, kind: str, seconds: float, why: str) -> None:
+        known, until = self._restriction(account), self.now + ms(seconds)
+        if known is not None and known[0] != kind and known[3] > until:
+            return
+        since = self.now if known is None or known[0] != kind else known[2]
+        self.restricted[account] = (kind, why, since, until, None)
+
+    def lift(
+        self, account: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> None:
+        known = self._restriction(account)
+        if known is None or known[0] != (kind or known[0]) or (token and known[4] != token):
+            return
+        del self.restricted[account]
+
+    def restrictions(self) -> tuple[Restriction, ...]:
+        found = {account: self._restriction(account) for account in sorted(self.restricted)}
+        return tuple(
+            Restriction(
+                account=account, kind=of[0], why=of[1], since=of[2] / 1000, until=of[3] / 1000
+            )
+            for account, of in found.items()
+            if of is not None
+        )
+
+    def _restriction(self, account: str) -> tuple[str, str, int, int, str | None] | None:
+        known = self.restricted.get(account)
+        return None if known is None or self.now >= known[3] + ms(RESTRICTION_KEPT) else known
+
+    def _restricted_until(self, account: str) -> int:
+        known = self._restriction(account)
+        return 0 if known is None else known[3]
+
+    def _try(self, account: str, until: int, token: str | None) -> None:
+        if (known := self._restriction(account)) is not None:
+            self.restricted[account] = (*known[:3], until, token)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> float | None:
+        state = self._held(lease)
+        if state is None:
+            return None
+        account, times = lease.conversation_key[:15], {k: ms(v) for k, v in spacing.items()}
+        known = {kind: self.paces.get((account, kind), (0, 0, None)) for kind in times}
+        if (
+            state.slot is None
+            or state.slot[0] != token
+            or self.now > state.slot[1] + max(times.values())
+        ):
+            state.slot = token, max(self.now, *(room for room, _, _ in known.values()))
+            for kind, (_, last, by) in known.items():
+                known[kind] = state.slot[1] + times[kind], last, by
+        others = [
+            last + times[kind] for kind, (_, last, by) in known.items() if by not in {None, token}
+        ]
+        wait = max(state.slot[1], *others, 0) - self.now
+        for kind, (room, last, by) in known.items():
+            now = (self.now, token) if wait <= 0 else (last, by)
+            self.paces[account, kind] = (room, *now)
+        return max(0, wait) / 1000
+
     # Leases
 
     def acquire(
@@ -335,6 +404,8 @@ class StoreModel:
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         state.acquired_at = self.now
+        if queue == "replies":
+            self._try(conversation_key[:15], state.until, token)
         if queue == "inbox":
             talk.inbox[0].starts += 1
             state.held, state.not_before = None, 0
@@ -368,6 +439,9 @@ class StoreModel:
         if state.until is None:
             return True
         state.until = state.acquired_at = None
+        tried = self._restriction(lease.conversation_key[:15])
+        if lease.queue == "replies" and tried is not None and tried[4] == lease.token:
+            self._try(lease.conversation_key[:15], min(tried[3], self.now), None)
         if why is None or state.why is None or state.why[0] != why:
             state.why = None if why is None else (why, self.now)
         state.not_before = max(state.not_before, self.now + ms(delay))
@@ -590,6 +664,8 @@ class StoreModel:
 
     def due(self, queue: QueueName, conversation_key: str) -> float | None:
         at = self._talk(conversation_key).due(queue)
+        if at is not None and queue == "replies":
+            at = max(at, self._restricted_until(conversation_key[:15]))
         return None if at is None else max(0, at - self.now) / 1000
 
     def backlog(self) -> Backlog:
@@ -659,6 +735,10 @@ class StoreModel:
             events=tuple(map(_queued, talk.inbox[:most])),
             running=self._running(conversation_key[:15]),
             note=talk.note,
+            restriction=next(
+                (each for each in self.restrictions() if each.account == conversation_key[:15]),
+                None,
+            ),
             inbox=queue_view("inbox"),
             outbox=queue_view("outbox"),
             replies=queue_view("replies"),
@@ -811,6 +891,8 @@ class StoreModel:
         return self.now < self.pauses.get(conversation_key, 0)
 
     def _is_full(self, account: str, queue: QueueName, account_concurrency: int) -> bool:
+        if queue == "replies":
+            return self.now < self._restricted_until(account)
         return queue == "inbox" and 0 < account_concurrency <= self._running(account)
 
     def _running(self, account: str) -> int:
@@ -864,7 +946,13 @@ class StoreModel:
             paused=queue == "inbox" and self._is_paused(conversation_key),
             tenant=talk.tenant,
             note=talk.note if queue == "inbox" else None,
+            restricted_since=self._on_trial_since(conversation_key, queue),
         )
+
+    def _on_trial_since(self, conversation_key: str, queue: QueueName) -> float | None:
+        known = self._restriction(conversation_key[:15])
+        token = self.talks[conversation_key].queues[queue].token
+        return known[2] / 1000 if known and queue == "replies" and known[4] == token else None
 
     def _refusal(self, lease: Lease, operation_id: str, pos: int | None) -> Done | None:
         talk = self._talk(lease.conversation_key)

@@ -117,6 +117,14 @@ def check_event(event: NewEvent) -> None:
     check_names(event.event_key, event.conversation_key, *event.aliases)
 
 
+def check_word(word: str) -> str:
+    """Raise ValueError unless it is a word of an identifier's letters."""
+    if not (word.isascii() and word.isidentifier()):
+        message = f"{word!r} is not a word"
+        raise ValueError(message)
+    return word
+
+
 def check_names(*keys: str) -> None:
     """Raise ValueError unless the keys belong together."""
     if len({account_of(key) for key in keys}) > 1:

@@ -41,6 +41,7 @@ from langchain_convsync.stores.base.records import (
     LONGEST_SNAPSHOT,
     LONGEST_WHY,
     REPLIES_KEPT,
+    RESTRICTION_KEPT,
     RETENTION,
     Accepted,
     AcceptRules,
@@ -65,6 +66,7 @@ from langchain_convsync.stores.base.records import (
     QueuedEvent,
     QueueName,
     QueueView,
+    Restriction,
 )
 from langchain_convsync.stores.base.store import EventStore, StoreLike
 
@@ -75,6 +77,7 @@ __all__ = [
     "LONGEST_WHY",
     "NO_ACCOUNT",
     "REPLIES_KEPT",
+    "RESTRICTION_KEPT",
     "RETENTION",
     "SHARDS",
     "AcceptRules",
@@ -103,6 +106,7 @@ __all__ = [
     "QueueName",
     "QueueView",
     "QueuedEvent",
+    "Restriction",
     "StoreLike",
     "crc16",
     "is_claim",

@@ -20,6 +20,9 @@ REPLIES_KEPT = 3600.0
 #: Seconds that a snapshot is kept at most: as long as a session lives.
 LONGEST_SNAPSHOT = 24 * 3600.0
 
+#: Seconds after its end for which a restriction that no reply has tried is remembered.
+RESTRICTION_KEPT = 24 * 3600.0
+
 #: As many characters are kept of why a queue's work waits.
 LONGEST_WHY = 300
 
@@ -181,6 +184,8 @@ class Acquired:
         paused: Whether a human has taken the conversation over; inbox only.
         tenant: Whose conversation it is, as the first commit that knew it noted it.
         note: JSON that the last turn which noted something left for the next ones; inbox only.
+        restricted_since: Since when the account is restricted, where this queue shows if that is
+            over, see :meth:`EventStore.restrict`.
     """
 
     lease: Lease
@@ -194,6 +199,7 @@ class Acquired:
     paused: bool = False
     tenant: str | None = None
     note: str | None = field(default=None, repr=False)
+    restricted_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,6 +405,7 @@ class ConversationView:
         events: The first events in its inbox.
         running: How many turns of its account run now.
         note: JSON that its turns left for the next ones.
+        restriction: Why its account sends nothing now.
     """
 
     conversation_key: str
@@ -411,6 +418,26 @@ class ConversationView:
     outbox: QueueView = QueueView()
     replies: QueueView = QueueView()
     note: str | None = field(default=None, repr=False)
+    restriction: Restriction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Why an account sends no replies for now.
+
+    Attributes:
+        account: The part that the keys of its conversations begin with.
+        kind: What restricts it: one word.
+        why: One line, without a word or a number of anyone's.
+        since: When it began.
+        until: When a reply is tried again; in the past, it is the next one that is sent.
+    """
+
+    account: str
+    kind: str
+    why: str
+    since: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
@@ -28,6 +28,7 @@ from langchain_convsync.stores.base.records import (
     Load,
     NewEvent,
     QueueName,
+    Restriction,
 )
 
 
@@ -312,6 +313,55 @@ class EventStore(Protocol):
 
         Raises:
             ValueError: The note has several lines.
+        """
+        ...
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """Let an account send no replies for so many seconds from now.
+
+        None of its reply queues is acquired until then. After that one is, which shows whether the
+        restriction is over: the others wait for it, as long as its lease lasts, until it is given
+        back, or until :meth:`lift`. What is restricted for longer by another kind stays so.
+
+        Args:
+            account_key: The account.
+            kind: What restricts it: one word.
+            seconds: For how long; the latest call of a kind wins.
+            why: For an operator: one short line, without a word or a number of anyone's.
+
+        Raises:
+            ValueError: ``kind`` is no word.
+        """
+        ...
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """End an account's restriction, if it has one.
+
+        Args:
+            account_key: The account.
+            kind: Only one of this kind.
+            token: Only one that is tried under this token, with which its queue was acquired.
+        """
+        ...
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """The accounts that are restricted, or were and have sent nothing since for a day."""
+        ...
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """Seconds until a message may be sent; 0.0 where it may be now; None when fenced.
+
+        Each of an account's messages has a time of its own, in the order in which it is asked for:
+        as far from the one before as ``spacing`` says, in all processes together. Whoever comes for
+        it too late, by as much as that, is given another one.
+
+        Args:
+            lease: Of a queue of the account.
+            token: The message; the same one again waits for the same time.
+            spacing: Seconds between two messages that are of one kind, by their kinds; a message
+                may be of several.
         """
         ...
 

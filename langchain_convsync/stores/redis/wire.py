@@ -25,6 +25,7 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
     QueueName,
     QueueView,
+    Restriction,
 )
 from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
 
@@ -139,6 +140,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused,
         tenant,
         note,
+        restricted_since,
     ) = answer
     return Acquired(
         lease=Lease(
@@ -158,6 +160,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused=bool(paused),
         tenant=as_text(tenant),
         note=as_text(note),
+        restricted_since=_seconds(restricted_since),
     )
 
 
@@ -204,7 +207,7 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, running, note, *queues = answer
+    conversation_key, now, turns, paused_until, events, running, note, restricted, *queues = answer
     inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
@@ -214,6 +217,7 @@ def as_view(answer: Any) -> ConversationView:
         events=tuple(_event(*event) for event in events),
         running=int(running),
         note=as_text(note),
+        restriction=as_restriction(restricted) if restricted else None,
         inbox=inbox,
         outbox=outbox,
         replies=replies,
@@ -233,6 +237,18 @@ def as_dead_letter(answer: Any) -> DeadLetter:
         pos=int(pos or 0),
         sent_at=_seconds(sent or None),
         tries=int(tries or 0),
+    )
+
+
+def as_restriction(answer: Any) -> Restriction:
+    """A restriction in a script's answer."""
+    account, until, since, _by, kind, why = answer
+    return Restriction(
+        account=decoded(account),
+        kind=decoded(kind),
+        why=decoded(why),
+        since=int(since) / 1000,
+        until=int(until) / 1000,
     )
 
 

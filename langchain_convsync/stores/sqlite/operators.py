@@ -32,6 +32,7 @@ from langchain_convsync.stores.sqlite.queues import (
     running,
     text,
 )
+from langchain_convsync.stores.sqlite.sending import as_restriction, restriction
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
 _OPERATIONS = (
@@ -106,6 +107,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
     talk = tx.one(query, conversation, tx.now + 1, tx.now)
     until = "SELECT until FROM pauses WHERE conversation = ? AND until > ?"
     paused = tx.one(until, conversation, tx.now)
+    restricted = restriction(tx, account_of(conversation))
     events = inbox(tx, conversation)
     sending: tuple[QueueName, ...] = ("outbox", "replies") if talk else ()
     queues = {queue: _queue_view(tx, conversation, queue, most) for queue in sending}
@@ -117,6 +119,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         events=events[:most],
         running=running(tx, account_of(conversation)),
         note=text(talk["noted"]) if talk else None,
+        restriction=restricted and as_restriction(restricted),
         inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,
     )

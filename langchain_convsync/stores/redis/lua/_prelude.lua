@@ -218,8 +218,43 @@ local function running(account)
   return type(turns) == 'number' and turns or 0
 end
 
--- Whether so many do already; 0 stands for any number.
+-- Why an account sends no replies: its key, until when, since when, the token by which it is tried
+-- whether that is over ('-' where it is not), the kind, and why. Nil where it does. What has not been tried
+-- for a day is forgotten.
+local RESTRICTION_KEPT = 86400000
+local function restriction(account)
+  local stored = read('HGET', prefix .. 'restricted', account)
+  if type(stored) ~= 'string' then return nil end
+  local ends, since, by, kind, why = stored:match('^(%d+) (%d+) (%S+) (%S+) (.*)$')
+  if ends and tonumber(ends) + RESTRICTION_KEPT > now then
+    return { account, tonumber(ends), tonumber(since), by, kind, why }
+  end
+end
+
+local function restrict(account, ends, since, by, kind, why)
+  note_time()
+  local stored = table.concat({ ('%.0f %.0f'):format(ends, since), by, kind, why }, ' ')
+  call('HSET', prefix .. 'restricted', account, stored)
+end
+
+local function restricted_until(account, queue)
+  local found = queue == 'replies' and restriction(account)
+  return found and found[2] or 0
+end
+
+-- To be called where a reply queue is acquired, and where it is given back.
+local function try_out(account, token, lease)
+  local found = restriction(account)
+  if found then restrict(account, now + lease, found[3], token, found[5], found[6]) end
+end
+local function tried_out(account, token)
+  local found = restriction(account)
+  if found and found[4] == token then restrict(account, math.min(found[2], now), found[3], '-', found[5], found[6]) end
+end
+
+-- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none.
 local function is_full(account, queue, account_concurrency)
+  if queue == 'replies' then return now < restricted_until(account, queue) end
   return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
 
@@ -425,6 +460,8 @@ local function mend(conversation)
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
   drop_foreign(unsent_key(account_of(conversation)), 'ZCARD')
+  drop_foreign(prefix .. 'restricted', 'HGET', '')
+  drop_foreign(prefix .. 'pace:' .. account_of(conversation), 'HGET', '')
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
@@ -458,9 +495,11 @@ local function inbox(conversation, is_mended)
 end
 
 local function acquired(conversation, queue)
+  local on_trial = queue == 'replies' and restriction(account_of(conversation))
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
     queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant', 'note')
+  on_trial = on_trial and on_trial[4] == has[1] and on_trial[3] or false
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
@@ -470,7 +509,7 @@ local function acquired(conversation, queue)
     conversation, has[1], has[2], number(has[3]) or 0, now, number(has[4]) or 0, events,
     operations(conversation, work), cursor_of(conversation, work), has[5], snapshot,
     queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
-    queue == 'inbox' and has[8],
+    queue == 'inbox' and has[8], on_trial,
   }
 end
 
@@ -483,6 +522,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   if not at or at > now or is_full(account_of(conversation), queue, account_concurrency) then return false end
   call('HINCRBY', record, queue .. '.epoch', 1)
   call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease, queue .. '.since', now)
+  if queue == 'replies' then try_out(account_of(conversation), token, lease) end
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
     call('HDEL', record, 'inbox.not_before')
