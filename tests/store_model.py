@@ -563,6 +563,9 @@ class StoreModel:
             return None
         if self._refusal(lease, operation_id, pos):
             return None
+        known = self._restriction(lease.conversation_key[:15])
+        if lease.queue == "replies" and known and self.now < known[3] and known[4] != lease.token:
+            return None
         state = self._talk(lease.conversation_key).queues[lease.queue]
         cursor = self._move_to(state, operation_id, pos)
         if cursor.tries != attempt or cursor.sent_at is None:
@@ -946,13 +949,15 @@ class StoreModel:
             paused=queue == "inbox" and self._is_paused(conversation_key),
             tenant=talk.tenant,
             note=talk.note if queue == "inbox" else None,
-            restricted_since=self._on_trial_since(conversation_key, queue),
+            restriction=self._on_trial(conversation_key, queue),
         )
 
-    def _on_trial_since(self, conversation_key: str, queue: QueueName) -> float | None:
-        known = self._restriction(conversation_key[:15])
-        token = self.talks[conversation_key].queues[queue].token
-        return known[2] / 1000 if known and queue == "replies" and known[4] == token else None
+    def _on_trial(self, conversation_key: str, queue: QueueName) -> Restriction | None:
+        account = conversation_key[:15]
+        known, token = self._restriction(account), self.talks[conversation_key].queues[queue].token
+        if known is None or queue != "replies" or known[4] != token:
+            return None
+        return next(each for each in self.restrictions() if each.account == account)
 
     def _refusal(self, lease: Lease, operation_id: str, pos: int | None) -> Done | None:
         talk = self._talk(lease.conversation_key)

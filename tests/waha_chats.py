@@ -28,6 +28,7 @@ class WahaChats:
         posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
         signs: What to answer whatever sends no text.
         quotes: The message that each text quotes, in order.
+        limits: What to answer whoever asks how WhatsApp limits the account.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class WahaChats:
         self.posts: list[tuple[str, str]] = []
         self.signs: Script = answers({}, status=201)
         self.quotes: list[str | None] = []
+        self.limits: Script = answers({"message": "Not Found"}, status=404)
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -68,6 +70,8 @@ class WahaChats:
             self.lid_reads.append(lid)
             known = answers({"lid": lid, "pn": self.numbers.get(lid)})
             return (self.lid_answer or known)(request)
+        if path.startswith("/api/sessions/"):
+            return self.limits(request)
         self.reads += 1
         return (self.reading or self.shown)(request)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from langchain_convsync import phone
 from langchain_convsync._lines import span
 from langchain_convsync.errors import WAHAError
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 if TYPE_CHECKING:
     from langchain_convsync.outbox.reply import PendingReply
@@ -89,7 +90,7 @@ class Refusals(BaseModel):
 
     def after_failure(self, reply: PendingReply, error: WAHAError, now: float) -> Refusals:
         """It may pass: by the next name, where WAHA itself failed at this one."""
-        is_away = error.foreign or error.kind == "account"
+        is_away = error.foreign or error.kind in LIMIT_KINDS
         is_away = is_away or (error.status_code is None and not error.ambiguous)
         chat, names = self.chat_of(reply), self.names_of(reply)
         changes: dict[str, object] = {"said": _said(error)}

@@ -23,6 +23,7 @@ from langchain_convsync.errors import (
     WAHAError,
     raised_by,
 )
+from langchain_convsync.outbox.account import PACED, Account
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.refused import REPLY_TIMEOUT
@@ -42,6 +43,7 @@ from langchain_convsync.settings import TransportSetting
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 from langchain_convsync.waha import from_markdown
 from langchain_convsync.waha.bubbles import bubbles
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ NO_CHAT = (
 
 Format: TypeAlias = Callable[[str], str]
 TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
+Frequency: TypeAlias = Annotated[float, Range("a number of messages", 0, 10_000, above=True)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -94,6 +97,10 @@ class WAHAReply(Unpicklable):
             and never inside code; a pause by length lies between them. None splits nothing.
         format: Makes WhatsApp's formatting of the agent's texts: text → text. None sends them as
             they are.
+        pace: Messages that an account sends a minute at most, in all processes together: each a
+            little later than that, at random. None: as they come.
+        first_contacts: Of those, messages an hour at most to customers who have had none of the
+            account's before, as far as the store knows. None: as many as ``pace``.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
@@ -119,6 +126,8 @@ class WAHAReply(Unpicklable):
         typing: TypingTime = 0.0,
         bubbles: Count | None = None,
         format: Format | None = from_markdown,  # noqa: A002 - what it is for whoever passes it
+        pace: Frequency | None = None,
+        first_contacts: Frequency | None = None,
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
@@ -138,6 +147,8 @@ class WAHAReply(Unpicklable):
         self.typing = typing
         self.bubbles = bubbles
         self.format = format
+        self.pace = pace
+        self.first_contacts = first_contacts
 
     def as_sent(self, said: Iterable[Reply]) -> list[Reply]:
         """What an agent says as it is sent: formatted, and each text as one message or several.
@@ -199,6 +210,9 @@ class Replies(OperationQueue[ReplyJob]):
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
         self._timeout = timeout
+        self._account = Account(
+            store, sender.waha, pace=sender.pace, first_contacts=sender.first_contacts
+        )
 
     @property
     def as_sent(self) -> Callable[[Iterable[Reply]], list[Reply]]:
@@ -235,6 +249,9 @@ class Replies(OperationQueue[ReplyJob]):
             raise Undeliverable(NO_CHAT)
         if (end := head.refusals.end_of(reply, now=now, timeout=self._timeout)) is not None:
             raise Undeliverable(end)
+        if wait := (yield from self._account.wait(head, attempt)):
+            head.why = PACED
+            return wait
         if attempt == 1:
             yield from self._show_signs(head)
         yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
@@ -248,9 +265,14 @@ class Replies(OperationQueue[ReplyJob]):
             telemetry.count("replies_refused", kind=error.kind)
             if error.kind in {"chat", "message"}:
                 return (yield from self._refused(head, error))
+            if error.kind in LIMIT_KINDS:
+                note = head.refusals.after_failure(reply, error, now).note
+                yield from self._store_retry(head, delay=0.0, sent_at=None, note=note)
+                raise (yield from self._account.held(head, error.kind, str(error))) from error
             return (yield from self._failed(head, error, now))
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
+        yield from self._account.sent(head)
         return self._confirm(head, message_id, by="answer")
 
     def _show_signs(self, head: ReplyJob) -> Flow[None]:
@@ -364,7 +386,7 @@ class Replies(OperationQueue[ReplyJob]):
                 found = found or standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
-            away = error.kind == "account" or _machine.lacking(error)
+            away = error.kind in LIMIT_KINDS or _machine.lacking(error)
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
             if away or (may_pass and now < sent_at + READ_PATIENCE):
                 head.unread += 1

@@ -70,10 +70,16 @@ class ReplyJob(Head):
     """The reply at the head of a reply queue; its anchor is what was sent before it, oldest first.
 
     Each is an id, or, where no answer told one, the words' digest and when they were sent.
+
+    Attributes:
+        reply: What is sent.
+        sent: Whether it was.
+        is_free: Whether it has shown that the account's restriction is over.
     """
 
     reply: PendingReply
     sent: bool = False
+    is_free: bool = False
 
     @property
     def done(self) -> bool:

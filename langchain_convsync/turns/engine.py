@@ -183,6 +183,14 @@ class Engine:
             self._notify_pool("replies" if of_whom == "reply" else "inbox")
         return of_whom == "reply"
 
+    def record_status(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send; whether it may not."""
+        if told.reason != "session status":
+            return False
+        restricted = yield from self._ready(lambda: self.inbox.restrict(told))
+        self._notify_pool("replies")
+        return restricted
+
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
         if change.reason not in {"edited", "revoked"}:

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
-from langchain_convsync._lines import cut, is_name
+from langchain_convsync._lines import cut, is_name, span
 from langchain_convsync._platform import now
 from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.outbox import echo_note, is_ours
+from langchain_convsync.outbox.account import LONGEST_PAUSE
 from langchain_convsync.stores.base import (
     Accepted,
     AcceptRules,
@@ -37,6 +38,7 @@ from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
+logger = logging.getLogger(__name__)
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
 
@@ -276,6 +278,24 @@ class Inbox:
                 return False
             held = now_held
         return held is not None
+
+    def restrict(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send, as ``session.status`` tells it; whether it may not."""
+        accounts = yield from self.naming.accounts_of(told)
+        if told.limit is None and told.status == "WORKING":
+            for account in accounts:
+                yield from self.store.lift(account, kind="session")
+            return False
+        kind, seconds = told.limit or "session", LONGEST_PAUSE["session"]
+        if told.limited_until is not None:
+            seconds = max(0.0, (told.limited_until - now()).total_seconds())
+        why = f"WAHA's session is {told.status or 'not WORKING'}"
+        why = why if told.limit is None else f"WhatsApp limits the account: {told.limit}"
+        for account in accounts:
+            yield from self.store.restrict(account, kind=kind, seconds=seconds, why=why)
+            telemetry.count("account_restrictions", kind=kind)
+            logger.error("Account %s sends nothing for %s: %s", account, span(seconds), why)
+        return True
 
     def record_echo(
         self, own: OwnMessage, *, seconds: float | None = None

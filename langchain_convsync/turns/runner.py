@@ -640,6 +640,27 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`record_echo` on the running event loop."""
         return await arun(self._engine.record_echo(echo, self._others(seconds)))
 
+    def record_status(self, told: waha.Ignored) -> bool:
+        """Take what WAHA's ``session.status`` tells of an account: whether it may send now.
+
+        While its session is not ``WORKING``, or WhatsApp limits it, its replies wait, in all
+        processes together. That is found out by sending, too; so it is known before.
+
+        Args:
+            told: ``waha.Ignored`` with the reason ``session status``; others are nothing.
+
+        Returns:
+            Whether it may not.
+
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_status(told))
+
+    async def arecord_status(self, told: waha.Ignored) -> bool:
+        """:meth:`record_status` on the running event loop."""
+        return await arun(self._engine.record_status(told))
+
     def _others(self, seconds: float) -> float | None:
         """Pause for another program's message; None where it cannot be told from a reply."""
         return None if self._waha is None else seconds

@@ -98,6 +98,15 @@ ALERTS = (
         ("trouble", "replies-are-missing"),
     ),
     Alert(
+        "ConvsyncAccountRestricted",
+        "max by (kind) (convsync_account_restricted) > 0",
+        "2m",
+        "critical",
+        "An account sends nothing: {{ $labels.kind }}",
+        "A session is to be started, or its QR code scanned; convsync doctor tells which, and why",
+        ("trouble", "an-account-sends-nothing"),
+    ),
+    Alert(
         "ConvsyncDeadLetters",
         'max(convsync_backlog{what="dead_letters"}) > 0',
         "5m",
@@ -200,6 +209,12 @@ GLANCE = (
         "s",
         f"max by (queue) ({_name('oldest_due_seconds')})",
         "{{queue}}",
+    ),
+    (
+        "Accounts that send nothing",
+        "short",
+        f"max by (kind) ({_name('account_restricted')})",
+        "{{kind}}",
     ),
     ("Oldest unsent reply", "s", f"max({_name('oldest_unsent_seconds')})", "reply"),
     ("To do", "short", f"max by (what) ({_name('backlog')})", "{{what}}"),

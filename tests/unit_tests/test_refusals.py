@@ -25,10 +25,11 @@ def gows(words: str) -> dict[str, object]:
         (500, gows("2 UNKNOWN: no LID found for 55@s.whatsapp.net from server"), "chat"),
         (500, gows("Lid is missing in chat table"), "chat"),
         (404, {"message": "chat not found"}, "chat"),
-        (500, gows("server returned error 463"), "account"),
-        (500, gows("2 UNKNOWN: the account is restricted until tomorrow"), "account"),
-        (422, {"error": "Session status is not as expected", "status": "STOPPED"}, "account"),
-        (422, {}, "account"),
+        (500, gows("server returned error 463"), "timelock"),
+        (500, gows("2 UNKNOWN: the account is restricted until tomorrow"), "timelock"),
+        (500, gows("new chat message capping reached"), "capping"),
+        (422, {"error": "Session status is not as expected", "status": "STOPPED"}, "session"),
+        (422, {}, "session"),
         (422, {"message": "Available only in the Plus version"}, "message"),
         (400, {"message": ["text must be a string"]}, "message"),
         (401, {"message": "Unauthorized"}, "message"),
@@ -88,7 +89,7 @@ def test_unclear_failures_go_around_the_customers_ids_and_end() -> None:
 
 @pytest.mark.parametrize(
     "away",
-    [failure(None), failure(502, ambiguous=True, foreign=True), failure(422, kind="account")],
+    [failure(None), failure(502, ambiguous=True, foreign=True), failure(422, kind="session")],
 )
 def test_a_waha_that_is_away_stops_the_clock(away: WAHAError) -> None:
     """It waits for hours, and no longer."""

@@ -60,14 +60,31 @@ def test_when_it_ends_one_reply_shows_whether_it_is_over(
     clock.advance(60.0)
     trial = do(store.acquire("replies", "1", lease=30.0))
 
-    assert trial.restricted_since == since
+    assert trial.restriction.since == since
     assert do(store.acquire("replies", "2")) is None
     clock.advance(30.0)
     another = do(store.acquire("replies", "2"))
-    assert another.restricted_since == since
+    assert another.restriction.since == since
     assert do(store.acquire("replies", "3")) is None
     do(store.release(another.lease))
     assert do(store.acquire("replies", "3")) is not None
+
+
+def test_nothing_is_begun_once_the_account_is_restricted(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """Not by a worker either that had its queue before; but by the one that shows if it is over."""
+    replies(store, do, "ana")
+    acquired = do(store.acquire("replies", "1"))
+    operation = acquired.operations[0].id
+    restrict(store, do, 10.0)
+    begun = do(store.begin(acquired.lease, operation, 0, attempt=1, need=5.0))
+    do(store.release(acquired.lease))
+    clock.advance(10.0)
+    trial = do(store.acquire("replies", "2"))
+
+    assert begun is None
+    assert do(store.begin(trial.lease, operation, 0, attempt=1, need=5.0)).tries == 1
 
 
 def test_only_the_one_that_tried_it_lifts_it(store: EventStore, do: Do, clock: Clock) -> None:
@@ -85,7 +102,7 @@ def test_only_the_one_that_tried_it_lifts_it(store: EventStore, do: Do, clock: C
 
     assert [each.kind for each in still] == ["timelock"]
     assert do(store.restrictions()) == ()
-    assert do(store.acquire("replies", "3")).restricted_since is None
+    assert do(store.acquire("replies", "3")).restriction is None
 
 
 def test_a_shorter_restriction_of_another_kind_ends_none(

@@ -35,9 +35,11 @@ ENGLISH = frozenset(
     method minute mismatch missing most moved name new newer no not note observe of oldest on once
     open ours outcome overlaid own pace page parse pending per permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
-    release rerun resent respond response retry rule run runner scripted second secret silences
+    release rerun resent respond response restricted restriction restrictions
+    retry rule run runner scripted second secret silences
     sent serve server show shutdown sign start status target text timed timeout trusted
-    type unavailable unknown unnamed unreadable up used value version view watch what why with
+    type unavailable unknown unnamed unreadable unsent up used value version view watch what why
+    with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
     markdown marker

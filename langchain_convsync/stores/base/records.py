@@ -169,6 +169,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Why an account sends no replies for now.
+
+    Attributes:
+        account: The part that the keys of its conversations begin with.
+        kind: What restricts it: one word.
+        why: One line, without a word or a number of anyone's.
+        since: When it began.
+        until: When a reply is tried again; in the past, it is the next one that is sent.
+    """
+
+    account: str
+    kind: str
+    why: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
     """An acquired queue, with everything needed to work on it.
 
@@ -184,8 +203,8 @@ class Acquired:
         paused: Whether a human has taken the conversation over; inbox only.
         tenant: Whose conversation it is, as the first commit that knew it noted it.
         note: JSON that the last turn which noted something left for the next ones; inbox only.
-        restricted_since: Since when the account is restricted, where this queue shows if that is
-            over, see :meth:`EventStore.restrict`.
+        restriction: Why the account is restricted, where this queue shows if that is over, see
+            :meth:`EventStore.restrict`.
     """
 
     lease: Lease
@@ -199,7 +218,7 @@ class Acquired:
     paused: bool = False
     tenant: str | None = None
     note: str | None = field(default=None, repr=False)
-    restricted_since: float | None = None
+    restriction: Restriction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,25 +438,6 @@ class ConversationView:
     replies: QueueView = QueueView()
     note: str | None = field(default=None, repr=False)
     restriction: Restriction | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restriction:
-    """Why an account sends no replies for now.
-
-    Attributes:
-        account: The part that the keys of its conversations begin with.
-        kind: What restricts it: one word.
-        why: One line, without a word or a number of anyone's.
-        since: When it began.
-        until: When a reply is tried again; in the past, it is the next one that is sent.
-    """
-
-    account: str
-    kind: str
-    why: str
-    since: float
-    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

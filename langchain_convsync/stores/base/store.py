@@ -229,7 +229,8 @@ class EventStore(Protocol):
         """Note that part ``pos`` of the head operation goes on the wire now; None when fenced.
 
         ``done`` is noted first, as by :meth:`confirm`, in the same step. Fenced also means that
-        ``operation_id`` is not at the head, or past ``pos``. Renews the lease when less than
+        ``operation_id`` is not at the head, or past ``pos``, or that its account sends nothing now:
+        see :meth:`restrict`. Renews the lease when less than
         ``need`` seconds are left. ``attempt`` is the number of this try, from 1; it becomes the
         cursor's ``tries``, and the first call for an attempt sets ``sent_at``. A ``note`` of None
         keeps the part's note.

@@ -140,7 +140,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused,
         tenant,
         note,
-        restricted_since,
+        restricted,
     ) = answer
     return Acquired(
         lease=Lease(
@@ -160,7 +160,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused=bool(paused),
         tenant=as_text(tenant),
         note=as_text(note),
-        restricted_since=_seconds(restricted_since),
+        restriction=as_restriction(restricted) if restricted else None,
     )
 
 

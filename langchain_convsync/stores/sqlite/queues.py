@@ -17,7 +17,7 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.checks import account_of, decoded, encoded, lines
-from langchain_convsync.stores.sqlite.sending import on_trial_since, restricted_until, try_out
+from langchain_convsync.stores.sqlite.sending import on_trial, restricted_until, try_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
@@ -142,7 +142,7 @@ def acquired(tx: Transaction, conversation: str, queue: QueueName) -> Acquired:
         paused=queue == "inbox" and is_paused(tx, conversation),
         tenant=text(talk["tenant"]),
         note=text(talk["noted"]) if queue == "inbox" else None,
-        restricted_since=on_trial_since(tx, row),
+        restriction=on_trial(tx, row),
     )
 
 

@@ -39,10 +39,16 @@ def tried_out(tx: Transaction, account: str, token: str) -> None:
     tx.do(change, tx.now, account, token)
 
 
-def on_trial_since(tx: Transaction, row: QueueRow) -> float | None:
-    """Since when an account is restricted, where the holder of a queue shows if that is over."""
+def on_trial(tx: Transaction, row: QueueRow) -> Restriction | None:
+    """Why an account is restricted, where the holder of a queue shows if that is over."""
     found = restriction(tx, account_of(row.conversation)) if row.queue == "replies" else None
-    return None if found is None or found["by"] != row.token else found["since"] / 1000
+    return None if found is None or found["by"] != row.token else as_restriction(found)
+
+
+def may_send(tx: Transaction, row: QueueRow) -> bool:
+    """Whether a message may go now: of a restricted account, what shows if that is over."""
+    found = restriction(tx, account_of(row.conversation)) if row.queue == "replies" else None
+    return found is None or tx.now >= found["until"] or found["by"] == row.token
 
 
 def restrict(tx: Transaction, account: str, kind: str, length: int, why: str) -> None:

@@ -30,7 +30,7 @@ from langchain_convsync.stores.sqlite.queues import (
     refusal,
     text,
 )
-from langchain_convsync.stores.sqlite.sending import tried_out
+from langchain_convsync.stores.sqlite.sending import may_send, tried_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 
@@ -119,7 +119,7 @@ def begin(
     if done is not None and confirm(tx, lease, done) == "fenced":
         return None
     row = tx.queue(lease.conversation_key, lease.queue)
-    if refusal(row, lease, operation_id, pos):
+    if refusal(row, lease, operation_id, pos) or not may_send(tx, row):
         return None
     move_to(row, operation_id, pos)
     if row.sent is None or row.tries != attempt:

@@ -252,6 +252,12 @@ local function tried_out(account, token)
   if found and found[4] == token then restrict(account, math.min(found[2], now), found[3], '-', found[5], found[6]) end
 end
 
+-- Whether a message may go now: of an account that is restricted, the one that shows if that is over.
+local function may_send(account, token)
+  local found = restriction(account)
+  return not found or now >= found[2] or found[4] == token
+end
+
 -- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none.
 local function is_full(account, queue, account_concurrency)
   if queue == 'replies' then return now < restricted_until(account, queue) end
@@ -499,7 +505,7 @@ local function acquired(conversation, queue)
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
     queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant', 'note')
-  on_trial = on_trial and on_trial[4] == has[1] and on_trial[3] or false
+  on_trial = on_trial and on_trial[4] == has[1] and on_trial or false
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
