@@ -126,7 +126,7 @@ def test_an_unclear_failure_ends_after_a_while(
     runner.run(said("¿Sigues ahí?", chat_id=CHAT))
 
     [letter] = dead(event_store)
-    assert letter.reason.startswith("WAHA has not sent it for ")
+    assert letter.reason.startswith("WAHA has failed at it for ")
     assert "getMessageModel failed (status 500, engine WEBJS)" in letter.reason
     assert {chat for _, chat in chats.posts} == {CHAT, LID}
     assert chats.texts == ["re: ¿Sigues ahí?"]
