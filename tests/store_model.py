@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_convsync.stores.base import (
+    ACKS_KEPT,
     DEFAULT_RULES,
     RESTRICTION_KEPT,
     Accepted,
     AcceptRules,
     AccountKey,
+    Ack,
     Acquired,
     Adopt,
     Backlog,
@@ -100,6 +102,7 @@ class Talk:
     snapshot: tuple[str, int] | None = None
     tenant: str | None = None
     note: str | None = None
+    acks: list[Ack] = field(default_factory=list)
     turns: int = 0
 
     @property
@@ -313,6 +316,14 @@ class StoreModel:
         return True
 
     # Sending
+
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> None:
+        talk = self._talk(self._follow(conversation_key))
+        known = next((ack.level for ack in talk.acks if ack.message_id == message_id), None)
+        if known is None or level > known or (level == -1 and known in {0, 1}):
+            others = [ack for ack in talk.acks if ack.message_id != message_id]
+            new = Ack(message_id=message_id, level=level, at=self.now / 1000)
+            talk.acks = [*others, new][-ACKS_KEPT:]
 
     def restrict(self, account: AccountKey, *, kind: str, seconds: float, why: str) -> None:
         known, until = self._restriction(account), self.now + ms(seconds)
@@ -738,6 +749,7 @@ class StoreModel:
             events=tuple(map(_queued, talk.inbox[:most])),
             running=self._running(conversation_key[:15]),
             note=talk.note,
+            acks=tuple(talk.acks),
             restriction=next(
                 (each for each in self.restrictions() if each.account == conversation_key[:15]),
                 None,

@@ -282,6 +282,14 @@ class StoreMachine(RuleBasedStateMachine):
         conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
         self.step("pause", conversation_key, seconds=seconds)
 
+    @precondition(lambda self: self.model.talks)
+    @rule(choice=CHOICE, message=st.integers(0, 2), level=st.integers(-1, 4))
+    def record_ack(self, choice: int, message: int, level: int) -> None:
+        conversation_keys = list(self.model.talks)
+        conversation_key = conversation_keys[choice % len(conversation_keys)]
+        self.step("record_ack", conversation_key, f"3EB{message}", level)
+        self.step("view", conversation_key)
+
     @precondition(lambda self: self.steps % 3 == 0)
     @rule(
         account=st.sampled_from((0, 0, 1)),

@@ -36,6 +36,7 @@ from langchain_convsync.stores.base.keys import (
     new_token,
 )
 from langchain_convsync.stores.base.records import (
+    ACKS_KEPT,
     DEFAULT_RULES,
     FORMAT_VERSION,
     LONGEST_SNAPSHOT,
@@ -45,6 +46,7 @@ from langchain_convsync.stores.base.records import (
     RETENTION,
     Accepted,
     AcceptRules,
+    Ack,
     Acquired,
     Adopt,
     Backlog,
@@ -71,6 +73,7 @@ from langchain_convsync.stores.base.records import (
 from langchain_convsync.stores.base.store import EventStore, StoreLike
 
 __all__ = [
+    "ACKS_KEPT",
     "DEFAULT_RULES",
     "FORMAT_VERSION",
     "LONGEST_SNAPSHOT",
@@ -83,6 +86,7 @@ __all__ = [
     "AcceptRules",
     "Accepted",
     "AccountKey",
+    "Ack",
     "Acquired",
     "Adopt",
     "Backlog",

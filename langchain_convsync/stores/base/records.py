@@ -23,6 +23,9 @@ LONGEST_SNAPSHOT = 24 * 3600.0
 #: Seconds after its end for which a restriction that no reply has tried is remembered.
 RESTRICTION_KEPT = 24 * 3600.0
 
+#: Of as many own messages of a conversation it is kept how far they got.
+ACKS_KEPT = 20
+
 #: As many characters are kept of why a queue's work waits.
 LONGEST_WHY = 300
 
@@ -413,6 +416,21 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """How far one of our own messages got.
+
+    Attributes:
+        message_id: Its stanza id.
+        level: WAHA's ``ack``: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
+        at: Store time at which that was told.
+    """
+
+    message_id: str
+    level: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationView:
     """One conversation, seen without acquiring anything of it.
 
@@ -425,6 +443,7 @@ class ConversationView:
         running: How many turns of its account run now.
         note: JSON that its turns left for the next ones.
         restriction: Why its account sends nothing now.
+        acks: How far its last messages got, see :meth:`EventStore.record_ack`.
     """
 
     conversation_key: str
@@ -438,6 +457,7 @@ class ConversationView:
     replies: QueueView = QueueView()
     note: str | None = field(default=None, repr=False)
     restriction: Restriction | None = None
+    acks: tuple[Ack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

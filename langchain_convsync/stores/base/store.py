@@ -317,6 +317,22 @@ class EventStore(Protocol):
         """
         ...
 
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """Keep how far one of our own messages got: the farthest, of the last few messages.
+
+        An error counts as long as it has not arrived. Nothing is kept for a conversation that is
+        not known; an alias stands for the conversation it leads to.
+
+        Args:
+            conversation_key: The conversation.
+            message_id: The message's stanza id.
+            level: See :class:`Ack`.
+
+        Raises:
+            ValueError: The id is empty, or holds a space.
+        """
+        ...
+
     def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
         """Let an account send no replies for so many seconds from now.
 

@@ -16,6 +16,7 @@ from langchain_convsync._checked import CountOrZero, Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
+    ACKS_KEPT,
     DEFAULT_RULES,
     FORMAT_VERSION,
     REPLIES_KEPT,
@@ -51,6 +52,7 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_meta,
     check_most,
@@ -376,6 +378,12 @@ class RedisEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.record_echo`."""
         check_line(note)
         return self._operation("record_echo", conversation_key, [conversation_key, note], bool)
+
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        arguments: list[Argument] = [conversation_key, message_id, level, ACKS_KEPT]
+        return self._operation("record_ack", conversation_key, arguments, lambda _: None)
 
     def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
         """See :meth:`EventStore.restrict`."""

@@ -27,7 +27,7 @@ from langchain_convsync.stores.base import (
     QueueView,
     Restriction,
 )
-from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
+from langchain_convsync.stores.checks import acks_in, decoded, encoded, lines, shard_of
 
 #: The scripts that operators need.
 OPERATORS = frozenset(
@@ -207,7 +207,9 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, running, note, restricted, *queues = answer
+    conversation_key, now, turns, paused_until, events, running, note, restricted, acks, *queues = (
+        answer
+    )
     inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
@@ -218,6 +220,7 @@ def as_view(answer: Any) -> ConversationView:
         running=int(running),
         note=as_text(note),
         restriction=as_restriction(restricted) if restricted else None,
+        acks=tuple(acks_in(as_text(acks))),
         inbox=inbox,
         outbox=outbox,
         replies=replies,

@@ -58,6 +58,7 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_most,
     check_names,
@@ -349,6 +350,16 @@ class SQLiteEventStore(_forks.Unpicklable):
         check_line(note)
         account_of(conversation_key)  # refuses a malformed key
         return self._step(lambda tx: work.record_echo(tx, conversation_key, note))
+
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(
+            lambda tx: sending.record_ack(
+                tx, queues.follow(tx, conversation_key), message_id, level
+            )
+        )
 
     def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
         """See :meth:`EventStore.restrict`."""

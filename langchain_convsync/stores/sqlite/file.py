@@ -36,7 +36,10 @@ _NOT_A_PATH = (
 _ADDED = {
     "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"), ("slot", "TEXT")),
     "events": (("apart", "TEXT"),),
-    "conversations": (("noted", "BLOB"),),
+    "conversations": (
+        ("noted", "BLOB"),
+        ("acks", "BLOB"),
+    ),
     "operations": (("queued_at", "INTEGER"),),
 }
 #: Seconds to wait for another process's transaction.

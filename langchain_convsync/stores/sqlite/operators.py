@@ -32,7 +32,7 @@ from langchain_convsync.stores.sqlite.queues import (
     running,
     text,
 )
-from langchain_convsync.stores.sqlite.sending import as_restriction, restriction
+from langchain_convsync.stores.sqlite.sending import as_acks, as_restriction, restriction
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
 _OPERATIONS = (
@@ -119,6 +119,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         events=events[:most],
         running=running(tx, account_of(conversation)),
         note=text(talk["noted"]) if talk else None,
+        acks=tuple(as_acks(talk["acks"])) if talk else (),
         restriction=restricted and as_restriction(restricted),
         inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,

@@ -12,6 +12,7 @@ CREATE TABLE conversations (
     snapshot_until INTEGER,
     tenant BLOB, -- whose it is, once a turn knew
     noted BLOB, -- what its turns leave for the next ones
+    acks BLOB, -- how far its last messages got: id, level, time, one a line
     expires INTEGER -- null while it has work
 ) STRICT;
 CREATE INDEX remembered ON conversations (snapshot_until) WHERE snapshot_until IS NOT NULL;

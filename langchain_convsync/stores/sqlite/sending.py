@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_convsync.stores.base import RESTRICTION_KEPT, Lease, Restriction
-from langchain_convsync.stores.checks import account_of, decoded, encoded
+from langchain_convsync.stores.base import ACKS_KEPT, RESTRICTION_KEPT, Ack, Lease, Restriction
+from langchain_convsync.stores.checks import account_of, acks_in, decoded, encoded, is_farther
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 _KEPT = round(RESTRICTION_KEPT * 1000)
@@ -120,3 +120,24 @@ def pace(tx: Transaction, lease: Lease, token: str, spacing: Mapping[str, int]) 
         change = "UPDATE paces SET last = ?, by = ? WHERE account = ? AND kind = ?"
         tx.do(change, tx.now, token, account, kind)
     return 0
+
+
+def record_ack(tx: Transaction, conversation: str, message_id: str, level: int) -> None:
+    """Keep how far a message of a conversation got."""
+    talk = tx.one("SELECT acks FROM conversations WHERE conversation = ?", conversation)
+    if talk is None:
+        return
+    kept = as_acks(talk["acks"])
+    known = next((each.level for each in kept if each.message_id == message_id), None)
+    if known is not None and not is_farther(known, level):
+        return
+    kept = [each for each in kept if each.message_id != message_id]
+    kept.append(Ack(message_id=message_id, level=level, at=tx.now / 1000))
+    lines = [f"{each.message_id} {each.level} {round(each.at * 1000)}" for each in kept]
+    change = "UPDATE conversations SET acks = ? WHERE conversation = ?"
+    tx.do(change, encoded("\n".join(lines[-ACKS_KEPT:])), conversation)
+
+
+def as_acks(stored: bytes | None) -> list[Ack]:
+    """What is kept of acks; nothing of what cannot be read."""
+    return acks_in(None if stored is None else decoded(stored))

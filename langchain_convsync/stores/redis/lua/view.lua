@@ -22,6 +22,6 @@ return {
   conversation, now, number(call('HGET', record, 'turns')) or 0,
   is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
   events, running(account_of(conversation)), call('HGET', record, 'note'),
-  restriction(account_of(conversation)) or false,
+  restriction(account_of(conversation)) or false, call('HGET', record, 'acks'),
   queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }
