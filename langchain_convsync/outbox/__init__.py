@@ -3,6 +3,7 @@
 ``journal`` serves the surfaces that run no turn.
 """
 
+from langchain_convsync.outbox.arrival import OnUndelivered, Undelivered
 from langchain_convsync.outbox.compose import as_operations, overlaid, replies_of, writes_for
 from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
@@ -11,10 +12,12 @@ from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
 
 __all__ = [
     "Anchor",
+    "OnUndelivered",
     "OnUnverifiable",
     "Outbox",
     "PendingReply",
     "Replies",
+    "Undelivered",
     "WAHAReply",
     "Write",
     "anchor_for",

@@ -24,6 +24,7 @@ from langchain_convsync.errors import (
     raised_by,
 )
 from langchain_convsync.outbox.account import PACED, Account
+from langchain_convsync.outbox.arrival import Undelivered
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.refused import REPLY_TIMEOUT
@@ -210,6 +211,8 @@ class Replies(OperationQueue[ReplyJob]):
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
         self._timeout = timeout
+        #: Told of each reply that becomes a dead letter.
+        self.tell_undelivered: Callable[[Undelivered], Flow[None]] | None = None
         self._account = Account(
             store, sender.waha, pace=sender.pace, first_contacts=sender.first_contacts
         )
@@ -418,6 +421,20 @@ class Replies(OperationQueue[ReplyJob]):
             yield from self._store_retry(head, delay=0.0, sent_at=None)
             return 0.0
         return self._confirm(head, None, by="policy")
+
+    def _tell_dead(self, head: ReplyJob, reason: str) -> Flow[None]:
+        if self.tell_undelivered is None:
+            return
+        reply = head.reply
+        yield from self.tell_undelivered(
+            Undelivered(
+                conversation_key=head.lease.conversation_key,
+                reason=reason,
+                turn_id=reply.turn,
+                chat_id=reply.chat_id,
+                text=reply.text,
+            )
+        )
 
     def _report_dead(self, head: ReplyJob, reason: str) -> None:
         telemetry.count("dead_letters", operation="reply")

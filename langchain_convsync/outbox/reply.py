@@ -99,7 +99,7 @@ class ReplyJob(Head):
     @property
     def known(self) -> list[str]:
         """Ids of earlier replies, oldest first."""
-        return [sent for sent in _before(self.anchor) if isinstance(sent, str)]
+        return sent_ids(self.anchor)
 
     def anchor_with(self, message_id: str | None) -> str:
         """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
@@ -168,6 +168,11 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
         return digest(PendingReply.model_validate_json(head.body).text) == words
     except ValueError:
         return False
+
+
+def sent_ids(anchor: str | None) -> list[str]:
+    """Ids of the replies that were sent, oldest first, as far as WAHA told them."""
+    return [sent for sent in _before(anchor) if isinstance(sent, str)]
 
 
 def _before(anchor: str | None) -> list[Any]:

@@ -105,6 +105,8 @@ _ALL = (
     _counted("signs_failed", "Signs of reading and typing that WAHA did not show", "error"),
     _counted("reply_retries", "Replies to be tried again"),
     _counted("account_restrictions", "Times an account was to send nothing for a while", "kind"),
+    _counted("replies_arrived", "Word of WhatsApp about replies, by how far they got", "state"),
+    _counted("on_undelivered_failures", "Calls of on_undelivered that failed"),
     _counted("replies_refused", "Sends that WAHA refused, by what it refused", "kind"),
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),

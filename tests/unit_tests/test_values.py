@@ -202,7 +202,7 @@ def test_every_public_constructor_is_among_these() -> None:
     known = {call.__name__ for call in MADE}
     models = {"Conversation", "ConversationMessage", "InboundEvent", "StateUpdate", "TenantInfo"}
     tools = {"LookupTenant", "GetConversation", "SyncState", "AddMessage"}
-    made_by_us = {"Turn", "Interrupt", "current_conversation"}
+    made_by_us = {"Turn", "Interrupt", "Undelivered", "current_conversation"}
     subclasses = {"AsyncConvSyncCallbackHandler"}
     errors = {name for name in named if name.endswith("Error")}
 

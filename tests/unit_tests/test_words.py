@@ -24,7 +24,8 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add age agent all answer approve as automatic bad base bound by caller
+    abandoned accept ack acks acquire add age arrived undelivered
+    agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut damaged database date
