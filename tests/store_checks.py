@@ -43,7 +43,7 @@ def check_keys(client: Client) -> None:
     assert unsent == {
         b"%s %s" % (key.split(":")[3].encode(), operation)
         for key in keys
-        if key.count(":") == 4 and key.endswith(":replies")
+        if ":c:" in key and key.endswith(":replies")
         for operation in client.lrange(key, 0, -1)[::2]
     }
 
