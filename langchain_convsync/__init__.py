@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         StateUpdate,
         TenantInfo,
     )
-    from langchain_convsync.outbox import WAHAReply
+    from langchain_convsync.outbox import Undelivered, WAHAReply
     from langchain_convsync.reply import Handoff, Reply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
@@ -145,7 +145,7 @@ _MODULES = {
         "StateUpdate",
         "TenantInfo",
     ),
-    "outbox": ("WAHAReply",),
+    "outbox": ("Undelivered", "WAHAReply"),
     "reply": ("Handoff", "Reply"),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
@@ -221,6 +221,7 @@ __all__ = [
     "TenantInfo",
     "Turn",
     "TurnRunner",
+    "Undelivered",
     "UnknownArgumentError",
     "UnknownConversationError",
     "UnknownOutcomeError",

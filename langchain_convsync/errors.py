@@ -224,7 +224,8 @@ class WAHAError(ConvSyncError):
         ambiguous: True when a message may have been sent although the call failed.
         foreign: True when what answered is not WAHA, or not all of the answer arrived: its status
             says nothing of the request, which may well succeed later.
-        kind: What a refusal is about: the ``chat``, the ``account``, the ``message`` itself; else
+        kind: What a refusal is about: the ``chat``; the account, whose ``session`` does not work or
+            which WhatsApp limits (``timelock``, ``capping``); the ``message`` itself; else
             ``unclear``, which may pass.
         words: WAHA's own, without a number, an address or what was to be sent.
         engine: The engine that refused, e.g. ``"GOWS"``, where WAHA tells it.
@@ -238,7 +239,7 @@ class WAHAError(ConvSyncError):
         retry_after: float | None = None,
         ambiguous: bool = False,
         foreign: bool = False,
-        kind: Literal["chat", "account", "message", "unclear"] = "unclear",
+        kind: Literal["chat", "session", "timelock", "capping", "message", "unclear"] = "unclear",
         words: str = "",
         engine: str = "",
     ) -> None:

@@ -29,6 +29,7 @@ class WahaChats:
         signs: What to answer whatever sends no text.
         quotes: The message that each text quotes, in order.
         files: The file of each, in order; ``sent`` has its caption then.
+        limits: What to answer whoever asks how WhatsApp limits the account.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class WahaChats:
         self.signs: Script = answers({}, status=201)
         self.quotes: list[str | None] = []
         self.files: list[dict[str, str] | None] = []
+        self.limits: Script = answers({"message": "Not Found"}, status=404)
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -70,6 +72,8 @@ class WahaChats:
             self.lid_reads.append(lid)
             known = answers({"lid": lid, "pn": self.numbers.get(lid)})
             return (self.lid_answer or known)(request)
+        if path.startswith("/api/sessions/"):
+            return self.limits(request)
         self.reads += 1
         return (self.reading or self.shown)(request)
 

@@ -39,6 +39,7 @@ from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
 from langchain_convsync.waha.files import is_voice, sending_path
+from langchain_convsync.waha.limits import Limit, limit_in
 from langchain_convsync.waha.origin import message_stanza, moment
 from langchain_convsync.waha.refusals import RefusalKind, refusal_of
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
@@ -47,7 +48,9 @@ from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
 _ENDPOINT = re.compile(r"/(api|dashboard)(?:/(?:send\w*|sessions|server|default)(?:/.*)?)?$")
 _REFUSED: dict[RefusalKind, str] = {
     "chat": "WAHA refused this chat id",
-    "account": "WAHA's session sends nothing for now: look at it in WAHA's dashboard",
+    "session": "WAHA's session does not work: start it, or scan its QR code",
+    "timelock": "WhatsApp locks the account for a while: it has written to too many strangers",
+    "capping": "WhatsApp lets the account begin no more chats for a while",
     "message": "WAHA refused: check its api_key and the session's name",
     "unclear": "WAHA refused, which may pass: look into its log",
 }
@@ -90,13 +93,14 @@ class WahaWebhook:
 class WahaSession:
     """A WhatsApp account of WAHA; only a ``WORKING`` one sends and receives.
 
-    ``webhooks`` are its own; those of all sessions together (``WHATSAPP_HOOK_URL``) WAHA does not
-    tell.
+    ``limit`` is what WhatsApp has set it. ``webhooks`` are its own; those of all sessions together
+    (``WHATSAPP_HOOK_URL``) WAHA does not tell.
     """
 
     name: str = field(repr=False)
     status: str | None
     webhooks: tuple[WahaWebhook, ...] = ()
+    limit: Limit | None = None
 
 
 class Waha(Unpicklable):
@@ -281,6 +285,22 @@ class Waha(Unpicklable):
             for entry in listed
         ]
 
+    def limit(self, session: str, *, timeout: float) -> Flow[Limit | None]:
+        """The limit that WhatsApp has set the account; None where there is none, or WAHA is older.
+
+        Raises:
+            WAHAError: It cannot be asked.
+        """
+        told = []
+        for what in ("timelock", "capping"):
+            path = f"/api/sessions/{path_segment(session)}/{what}"
+            try:
+                told.append(_parsed((yield from self._ask("limit", "GET", path, None, timeout))))
+            except WAHAError as error:
+                if error.status_code is None or error.status_code >= 500:
+                    raise
+        return limit_in(*told)
+
     def sessions(self, *, timeout: float) -> Flow[list[WahaSession]]:
         """Every session, stopped ones included.
 
@@ -293,6 +313,7 @@ class Waha(Unpicklable):
                 as_text(entry.get("name")),
                 as_text(entry.get("status")) or None,
                 tuple(map(WahaWebhook.parse, as_list(at(entry, "config", "webhooks")))),
+                limit_in({"me": entry.get("me")}),
             )
             for entry in listed
         ]

@@ -3,6 +3,7 @@
 ``journal`` serves the surfaces that run no turn.
 """
 
+from langchain_convsync.outbox.arrival import OnUndelivered, Undelivered
 from langchain_convsync.outbox.compose import (
     as_operations,
     overlaid,
@@ -18,10 +19,12 @@ from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
 
 __all__ = [
     "Anchor",
+    "OnUndelivered",
     "OnUnverifiable",
     "Outbox",
     "PendingReply",
     "Replies",
+    "Undelivered",
     "WAHAReply",
     "Write",
     "anchor_for",

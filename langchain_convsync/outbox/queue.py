@@ -148,6 +148,10 @@ class OperationQueue(ABC, Generic[H]):
     def _report_dead(self, head: H, reason: str) -> None:
         """Count and log that an operation became a dead letter."""
 
+    def _tell_dead(self, head: H, reason: str) -> Flow[None]:
+        """Tell whoever wants to know; before it is noted, so that no crash keeps it from them."""
+        yield from ()
+
     def drain(
         self,
         conversation_key: str,
@@ -232,6 +236,7 @@ class OperationQueue(ABC, Generic[H]):
             except Undeliverable as reason:
                 yield from self._store_confirmed(head)
                 self._report_dead(head, str(reason))
+                yield from self._tell_dead(head, str(reason))
                 yield from self._store.set_dead(head.lease, operation.id, reason=str(reason))
                 return Ended()
             anchor, confirmed = head.anchor, head.confirmed

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from langchain_convsync import phone
 from langchain_convsync._lines import span
 from langchain_convsync.errors import WAHAError
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 if TYPE_CHECKING:
     from langchain_convsync.outbox.reply import PendingReply
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 REPLY_TIMEOUT = 900.0
 #: Seconds after its turn for which a reply is worth sending: beyond, its customer has asked again.
 EXPIRES = 3 * 3600.0
+#: Seconds between two failures that count: a longer time was a limit of the account, an outage, or
+#: nobody who tried.
+LONGEST_GAP = 60.0
 #: As much of the last refusal is kept.
 _LONGEST = 300
 
@@ -25,7 +29,9 @@ class Refusals(BaseModel):
     """How often a reply was refused, and by which names: the note of its cursor.
 
     Attributes:
-        since: Store time of the first refusal that tells nothing for sure, since WAHA was away.
+        failing: Seconds for which WAHA has failed at it so far, the times left out at which nobody
+            could have sent it.
+        at: Store time of the last failure; None where there was none, or WAHA was away since.
         chat_id: The name that it goes to now; None is the chat that the customer wrote in.
         refused: The names that are refused for good.
         unclear: The names by which it may have been sent.
@@ -35,7 +41,8 @@ class Refusals(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    since: float | None = None
+    failing: float = 0.0
+    at: float | None = None
     chat_id: str | None = Field(default=None, repr=False)
     refused: tuple[str, ...] = Field(default=(), repr=False)
     unclear: tuple[str, ...] = Field(default=(), repr=False)
@@ -89,11 +96,11 @@ class Refusals(BaseModel):
 
     def after_failure(self, reply: PendingReply, error: WAHAError, now: float) -> Refusals:
         """It may pass: by the next name, where WAHA itself failed at this one."""
-        is_away = error.foreign or error.kind == "account"
+        is_away = error.foreign or error.kind in LIMIT_KINDS
         is_away = is_away or (error.status_code is None and not error.ambiguous)
         chat, names = self.chat_of(reply), self.names_of(reply)
         changes: dict[str, object] = {"said": _said(error)}
-        changes["since"] = None if is_away else now if self.since is None else self.since
+        changes |= {"failing": self._failing(now), "at": None if is_away else now}
         if error.ambiguous:
             changes["unclear"] = tuple(dict.fromkeys([*self.unclear, chat]))
         if error.status_code == 500 and not error.foreign and chat in names:
@@ -103,13 +110,17 @@ class Refusals(BaseModel):
     def end_of(self, reply: PendingReply, *, now: float, timeout: float) -> str | None:
         """Why it is not tried any more; None while it is."""
         last = f": {self.said}" if self.said else ""
-        if self.since is not None and now >= self.since + timeout:
-            return f"WAHA has not sent it for {span(now - self.since)}{last}"
+        failing = self._failing(now)
+        if (failing or self.at is not None) and failing >= timeout:
+            return f"WAHA has failed at it for {span(failing)}{last}"
         life = EXPIRES if reply.expires is None else reply.expires
         if reply.decided_at is not None and now > reply.decided_at + life:
             age = span(now - reply.decided_at)
             return f"it came too late: decided {age} ago, it expires after {span(life)}{last}"
         return None
+
+    def _failing(self, now: float) -> float:
+        return self.failing + (0.0 if self.at is None else min(now - self.at, LONGEST_GAP))
 
 
 def _said(error: WAHAError) -> str:

@@ -23,6 +23,8 @@ from langchain_convsync.errors import (
     WAHAError,
     raised_by,
 )
+from langchain_convsync.outbox.account import PACED, Account
+from langchain_convsync.outbox.arrival import Undelivered
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
 from langchain_convsync.outbox.refused import REPLY_TIMEOUT
@@ -49,6 +51,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.waha import from_markdown
 from langchain_convsync.waha.bubbles import bubbles
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ NO_CHAT = (
 
 Format: TypeAlias = Callable[[str], str]
 TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
+Frequency: TypeAlias = Annotated[float, Range("a number of messages", 0, 10_000, above=True)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -101,6 +105,10 @@ class WAHAReply(Unpicklable):
             and never inside code; a pause by length lies between them. None splits nothing.
         format: Makes WhatsApp's formatting of the agent's texts: text → text. None sends them as
             they are.
+        pace: Messages that an account sends a minute at most, in all processes together: each a
+            little later than that, at random. None: as they come.
+        first_contacts: Of those, messages an hour at most to customers who have had none of the
+            account's before, as far as the store knows. None: as many as ``pace``.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
@@ -126,6 +134,8 @@ class WAHAReply(Unpicklable):
         typing: TypingTime = 0.0,
         bubbles: Count | None = None,
         format: Format | None = from_markdown,  # noqa: A002 - what it is for whoever passes it
+        pace: Frequency | None = None,
+        first_contacts: Frequency | None = None,
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
@@ -145,6 +155,8 @@ class WAHAReply(Unpicklable):
         self.typing = typing
         self.bubbles = bubbles
         self.format = format
+        self.pace = pace
+        self.first_contacts = first_contacts
 
     def as_sent(self, said: Iterable[Reply]) -> list[Reply]:
         """What an agent says as it is sent: formatted, and each text as one message or several.
@@ -209,6 +221,11 @@ class Replies(OperationQueue[ReplyJob]):
         self._sender = sender
         self._timeout = timeout
         self._is_newer = is_newer
+        #: Told of each reply that becomes a dead letter.
+        self.tell_undelivered: Callable[[Undelivered], Flow[None]] | None = None
+        self._account = Account(
+            store, sender.waha, pace=sender.pace, first_contacts=sender.first_contacts
+        )
 
     @property
     def as_sent(self) -> Callable[[Iterable[Reply]], list[Reply]]:
@@ -249,12 +266,11 @@ class Replies(OperationQueue[ReplyJob]):
             raise Undeliverable(NO_CHAT)
         if (end := head.refusals.end_of(reply, now=now, timeout=self._timeout)) is not None:
             raise Undeliverable(end)
-        if attempt == 1:
-            if (yield from self._is_overtaken(head)):
-                return (yield from self._drop(head))
-            yield from self._show_signs(head)
-            if (yield from self._is_overtaken(head)):  # while it was typed
-                return (yield from self._drop(head))
+        if wait := (yield from self._account.wait(head, attempt)):
+            head.why = PACED
+            return wait
+        if attempt == 1 and not (yield from self._typed(head)):
+            return (yield from self._drop(head))
         seconds = SEND_TIME if reply.file is None else FILE_TIME
         yield from self._store_begin(head, attempt=attempt, need=seconds)
         try:
@@ -263,10 +279,22 @@ class Replies(OperationQueue[ReplyJob]):
             telemetry.count("replies_refused", kind=error.kind)
             if error.kind in {"chat", "message"}:
                 return (yield from self._refused(head, error))
+            if error.kind in LIMIT_KINDS:
+                note = head.refusals.after_failure(reply, error, now).note
+                yield from self._store_retry(head, delay=0.0, sent_at=None, note=note)
+                raise (yield from self._account.held(head, error.kind, str(error))) from error
             return (yield from self._failed(head, error, now))
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
+        yield from self._account.sent(head)
         return self._confirm(head, message_id, by="answer")
+
+    def _typed(self, head: ReplyJob) -> Flow[bool]:
+        """Show that it is coming; whether it is still to be sent then."""
+        if (yield from self._is_overtaken(head)):
+            return False
+        yield from self._show_signs(head)
+        return not (yield from self._is_overtaken(head))
 
     def _is_overtaken(self, head: ReplyJob) -> Flow[bool]:
         """Whether it is not to be sent any more, since a later turn has begun, or is to."""
@@ -410,7 +438,7 @@ class Replies(OperationQueue[ReplyJob]):
                 found = found or standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
-            away = error.kind == "account" or _machine.lacking(error)
+            away = error.kind in LIMIT_KINDS or _machine.lacking(error)
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
             if away or (may_pass and now < sent_at + READ_PATIENCE):
                 head.unread += 1
@@ -442,6 +470,20 @@ class Replies(OperationQueue[ReplyJob]):
             yield from self._store_retry(head, delay=0.0, sent_at=None)
             return 0.0
         return self._confirm(head, None, by="policy")
+
+    def _tell_dead(self, head: ReplyJob, reason: str) -> Flow[None]:
+        if self.tell_undelivered is None:
+            return
+        reply = head.reply
+        yield from self.tell_undelivered(
+            Undelivered(
+                conversation_key=head.lease.conversation_key,
+                reason=reason,
+                turn_id=reply.turn,
+                chat_id=reply.chat_id,
+                text=reply.text,
+            )
+        )
 
     def _report_dead(self, head: ReplyJob, reason: str) -> None:
         telemetry.count("dead_letters", operation="reply")

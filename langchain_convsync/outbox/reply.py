@@ -119,10 +119,16 @@ class ReplyJob(Head):
     """The reply at the head of a reply queue; its anchor is what was sent before it, oldest first.
 
     Each is an id, or, where no answer told one, the words' digest and when they were sent.
+
+    Attributes:
+        reply: What is sent.
+        sent: Whether it was.
+        is_free: Whether it has shown that the account's restriction is over.
     """
 
     reply: PendingReply
     sent: bool = False
+    is_free: bool = False
 
     @property
     def done(self) -> bool:
@@ -147,7 +153,7 @@ class ReplyJob(Head):
     @property
     def known(self) -> list[str]:
         """Ids of earlier replies, oldest first."""
-        return [sent for sent in _before(self.anchor) if isinstance(sent, str)]
+        return sent_ids(self.anchor)
 
     def anchor_with(self, message_id: str | None) -> str:
         """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
@@ -233,6 +239,11 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
         return digest(PendingReply.model_validate_json(head.body).text) == words
     except ValueError:
         return False
+
+
+def sent_ids(anchor: str | None) -> list[str]:
+    """Ids of the replies that were sent, oldest first, as far as WAHA told them."""
+    return [sent for sent in _before(anchor) if isinstance(sent, str)]
 
 
 def sent_of(turn: str, count: int, replies: QueueView, *, so_far: bool = False) -> int | None:

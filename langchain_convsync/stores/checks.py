@@ -17,6 +17,7 @@ from langchain_convsync.stores.base import (
     LONGEST_SNAPSHOT,
     LONGEST_WHY,
     AcceptRules,
+    Ack,
     Commit,
     DeadLetter,
     Lease,
@@ -115,6 +116,39 @@ def is_key(text: bytes) -> bool:
 def check_event(event: NewEvent) -> None:
     """Raise ValueError unless the event's keys belong together."""
     check_names(event.event_key, event.conversation_key, *event.aliases)
+
+
+def is_farther(known: int, level: int) -> bool:
+    """Whether an ack tells more than is known: an error does while the message has not arrived."""
+    return level > known or (level < 0 <= known < 2)
+
+
+def acks_in(text: str | None) -> list[Ack]:
+    """What a store keeps of acks, one a line; nothing of what cannot be read."""
+    found = (line.split(" ") for line in lines(text))
+    return [
+        Ack(message_id=parts[0], level=int(parts[1]), at=int(parts[2]) / 1000)
+        for parts in found
+        if len(parts) == 3 and all(_WHOLE.fullmatch(part) for part in parts[1:])
+    ]
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
+
+
+def check_id(message_id: str) -> None:
+    """Raise ValueError unless it is one word: no name of a message has a space."""
+    if message_id.split() != [message_id]:
+        message = "a message's id is one word without spaces"
+        raise ValueError(message)
+
+
+def check_word(word: str) -> str:
+    """Raise ValueError unless it is a word of an identifier's letters."""
+    if not (word.isascii() and word.isidentifier()):
+        message = f"{word!r} is not a word"
+        raise ValueError(message)
+    return word
 
 
 def check_names(*keys: str) -> None:

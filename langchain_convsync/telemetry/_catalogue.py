@@ -106,6 +106,9 @@ _ALL = (
     _counted("replies_sent", "Replies sent, by what proved it", "by"),
     _counted("signs_failed", "Signs of reading and typing that WAHA did not show", "error"),
     _counted("reply_retries", "Replies to be tried again"),
+    _counted("account_restrictions", "Times an account was to send nothing for a while", "kind"),
+    _counted("replies_arrived", "Word of WhatsApp about replies, by how far they got", "state"),
+    _counted("on_undelivered_failures", "Calls of on_undelivered that failed"),
     _counted("replies_refused", "Sends that WAHA refused, by what it refused", "kind"),
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),
@@ -119,6 +122,10 @@ _ALL = (
     _looked_up("backlog", "What the event store still has to do", "what"),
     _looked_up(
         "oldest_due_seconds", "Seconds for which the oldest work of a queue is due", "queue"
+    ),
+    _looked_up("oldest_unsent_seconds", "Seconds since the turn of the oldest reply that waits"),
+    _looked_up(
+        "account_restricted", "Accounts that send nothing now, by what restricts them", "kind"
     ),
     _counted("worker_failures", "Work that failed", "queue", "error"),
     _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
 from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
@@ -16,6 +16,7 @@ from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox.arrival import ArrivalState, OnUndelivered, Undelivered
 from langchain_convsync.outbox.journal import Journal, is_journal
 from langchain_convsync.stores.base import (
     Accepted,
@@ -69,6 +70,7 @@ class Engine:
     workers: int
     log_errors: bool
     record_only: bool = False
+    on_undelivered: OnUndelivered | None = None
     pool: WorkerPool | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
     _warned: bool = field(default=False, init=False)
@@ -207,6 +209,31 @@ class Engine:
             self._notify_pool("replies" if of_whom == "reply" else "inbox")
         return of_whom == "reply"
 
+    def record_ack(self, told: waha.Ignored) -> Flow[ArrivalState | None]:
+        """Keep how far a reply got; None where that is no news."""
+        if told.reason != "ack" or told.from_me is False:
+            return None
+        return (yield from self._ready(lambda: self.inbox.record_ack(told, self.tell_undelivered)))
+
+    def tell_undelivered(self, reply: Undelivered) -> Flow[None]:
+        """Tell the user's function of a reply that did not arrive; it cannot undo that."""
+        if self.on_undelivered is None:
+            return
+        try:
+            yield from _notify(self.on_undelivered, reply, "on_undelivered=")
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+            telemetry.count("on_undelivered_failures")
+            told, key = "on_undelivered= failed with %s", reply.conversation_key
+            telemetry.log(logger, logging.ERROR, key, told, error, with_text=self.log_errors)
+
+    def record_status(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send; whether it may not."""
+        if told.reason != "session status":
+            return False
+        restricted = yield from self._ready(lambda: self.inbox.restrict(told))
+        self._notify_pool("replies")
+        return restricted
+
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
         if change.reason not in {"edited", "revoked"}:
@@ -225,7 +252,7 @@ class Engine:
         if turn.is_committed and turn.reply and self.on_reply is not None:
             with telemetry.timed("turn_phase", phase="reply") as timing:
                 try:
-                    yield from _notify(self.on_reply, turn)
+                    yield from _notify(self.on_reply, turn, "on_reply=")
                 except Exception as error:  # noqa: BLE001 - whatever the user's function raises
                     telemetry.count("on_reply_failures")
                     telemetry.log(
@@ -292,6 +319,8 @@ class Engine:
         """Those that the user gave, where nothing else of the user's is on the event loop."""
         if self.on_reply is not None:
             self.on_reply = off_the_loop(self.on_reply)
+        if self.on_undelivered is not None:
+            self.on_undelivered = off_the_loop(self.on_undelivered)
         self.processor.run_plain_functions_on_threads()
 
     def new_pool(self) -> WorkerPool:
@@ -413,19 +442,21 @@ def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
         return Turn(status=status)
 
 
-def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
-    """Tell the caller; the turn is committed, so a failing callback cannot undo it."""
+def _notify(
+    function: Callable[[Any], Awaitable[object] | object], told: object, argument: str
+) -> Flow[None]:
+    """Tell the user's function; what it is told has happened, so its failure cannot undo it."""
 
     def block() -> None:
-        result = on_reply(turn)
+        result = function(told)
         if isinstance(result, Awaitable):
             if isinstance(result, Coroutine):
                 result.close()  # never awaited, and that is said better below
-            message = "on_reply= is async: use arun(), or pass a plain function"
+            message = f"{argument} is async: use arun(), or pass a plain function"
             raise ConfigurationError(message)
 
     async def wait() -> None:
-        result = on_reply(turn)
+        result = function(told)
         if isinstance(result, Awaitable):
             await result
 

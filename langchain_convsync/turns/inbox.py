@@ -6,17 +6,19 @@ import json
 import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
-from langchain_convsync._lines import cut, is_name
+from langchain_convsync._lines import cut, is_name, span
 from langchain_convsync._platform import now
 from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.outbox import echo_note, is_ours
+from langchain_convsync.outbox.account import LONGEST_PAUSE
+from langchain_convsync.outbox.arrival import ArrivalState, Undelivered, is_news, state_of
 from langchain_convsync.stores.base import (
     Accepted,
     AcceptRules,
@@ -37,6 +39,7 @@ from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
+logger = logging.getLogger(__name__)
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
 
@@ -282,6 +285,50 @@ class Inbox:
                 return False
             held = now_held
         return held is not None
+
+    def record_ack(
+        self, told: waha.Ignored, tell: Callable[[Undelivered], Flow[None]]
+    ) -> Flow[ArrivalState | None]:
+        """Keep how far a reply got, where that is news; ``tell`` is told first that it failed."""
+        message_id, state = told.target_id, state_of(told.ack)
+        if message_id is None or state is None or told.ack is None or " " in message_id:
+            return None
+        for conversation_key in (yield from self.naming.conversations_of(told, and_unnamed=True)):
+            view = yield from self.store.view(conversation_key, most=1)
+            if not is_news(view, message_id, told.ack):
+                continue
+            telemetry.count("replies_arrived", state=state)
+            if state == "failed":
+                failed = Undelivered(
+                    conversation_key=view.conversation_key,
+                    reason="WhatsApp reported an error (message.ack)",
+                    message_id=message_id,
+                    chat_id=told.chat_id,
+                )
+                key, line = view.conversation_key, "a reply did not arrive: %s"
+                telemetry.log(logger, logging.ERROR, key, line, failed.reason)
+                yield from tell(failed)
+            yield from self.store.record_ack(conversation_key, message_id, told.ack)
+            return state
+        return None
+
+    def restrict(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send, as ``session.status`` tells it; whether it may not."""
+        accounts = yield from self.naming.accounts_of(told)
+        if told.limit is None and told.status == "WORKING":
+            for account in accounts:
+                yield from self.store.lift(account, kind="session")
+            return False
+        kind, seconds = told.limit or "session", LONGEST_PAUSE["session"]
+        if told.limited_until is not None:
+            seconds = max(0.0, (told.limited_until - now()).total_seconds())
+        why = f"WAHA's session is {told.status or 'not WORKING'}"
+        why = why if told.limit is None else f"WhatsApp limits the account: {told.limit}"
+        for account in accounts:
+            yield from self.store.restrict(account, kind=kind, seconds=seconds, why=why)
+            telemetry.count("account_restrictions", kind=kind)
+            logger.error("Account %s sends nothing for %s: %s", account, span(seconds), why)
+        return True
 
     def record_echo(
         self, own: OwnMessage, *, seconds: float | None = None

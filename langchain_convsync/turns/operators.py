@@ -40,6 +40,7 @@ from langchain_convsync.turns.interrupts import Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
 from langchain_convsync.turns.reasons import reasons, waiting_in
 from langchain_convsync.turns.turn import retried
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 audit = logging.getLogger("langchain_convsync.audit")
 _ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
@@ -425,7 +426,11 @@ def _work_of(store: EventStore) -> Flow[list[Gauge]]:
     oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}
     for load in loads:
         oldest[load.queue] = max(oldest[load.queue], -load.due_in)
+    kinds = Counter(each.kind for each in (yield from store.restrictions()))
+    unsent = max((load.queued_for or 0.0 for load in loads), default=0.0)
     return [
         *(Gauge("backlog", number, {"what": what}) for what, number in asdict(left).items()),
         *(Gauge("oldest_due_seconds", age, {"queue": queue}) for queue, age in oldest.items()),
+        Gauge("oldest_unsent_seconds", unsent),
+        *(Gauge("account_restricted", kinds[kind], {"kind": kind}) for kind in LIMIT_KINDS),
     ]

@@ -24,8 +24,12 @@ def reasons(view: ConversationView) -> Iterator[str]:
     """One cause for each queue that has work: that which has to end first."""
     if view.events:
         yield f"events{_known(view.inbox, view.now) or f': {_of_events(view)}'}"
+    if (held := view.restriction) is not None and view.replies.depth:
+        since, left = span(view.now - held.since), max(0.0, held.until - view.now)
+        again = f"again in {span(left)}" if left else "the next reply shows if that is over"
+        yield f"replies, for {since}: the account sends nothing: {held.why}; {again}"
     for queue, name in ((view.outbox, "writes"), (view.replies, "replies")):
-        if queue.depth:
+        if queue.depth and not (queue is view.replies and view.restriction):
             tries = queue.cursor.tries if queue.cursor else 0
             why = f"the first one was tried {tries} times" if tries else "they are not due yet"
             yield f"{name}{_known(queue, view.now) or f': {_later(queue, why) or _NO_WORKER}'}"

@@ -118,6 +118,9 @@ class TurnRunner(_forks.Unpicklable):
             the API writes. Where it is given, send replies there and only there.
         reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
             queued with its turn's commit and sent once, whatever is killed.
+        on_undelivered: Called with each reply that did not arrive, an ``Undelivered``: it becomes a
+            dead letter, or WhatsApp reports an error by ``message.ack``. It may be async. After a
+            crash it may be told the same reply again: its ``key`` is the same.
         reply_timeout: Seconds for which WAHA may fail at sending a reply, before it is a dead
             letter with WAHA's own words and the conversation's next reply goes on. What it refuses
             for good is one at once; while WAHA is away the reply waits until it expires.
@@ -194,6 +197,7 @@ class TurnRunner(_forks.Unpicklable):
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
+        on_undelivered: outbox.OnUndelivered | None = None,
         reply_timeout: Seconds = 900.0,
         debounce: Seconds = 0.0,
         max_debounce: Seconds = 5.0,
@@ -282,6 +286,7 @@ class TurnRunner(_forks.Unpicklable):
         )
         self._only_awaited: dict[str, Callable[[], bool]] = {
             "on_reply=": partial(is_async, on_reply),
+            "on_undelivered=": partial(is_async, on_undelivered),
             "extractor=": partial(is_async, extractor),
             "resume=": partial(is_async, resume),
             "budget=": partial(is_async, budget),
@@ -333,7 +338,10 @@ class TurnRunner(_forks.Unpicklable):
             workers=workers,
             log_errors=log_errors,
             record_only=record_only,
+            on_undelivered=on_undelivered,
         )
+        if replies is not None:
+            replies.tell_undelivered = self._engine.tell_undelivered
         _forks.in_child(self, TurnRunner._begin_anew)
 
     def _begin_anew(self) -> None:
@@ -657,6 +665,48 @@ class TurnRunner(_forks.Unpicklable):
     ) -> bool:
         """:meth:`record_echo` on the running event loop."""
         return await arun(self._engine.record_echo(echo, self._others(seconds)))
+
+    def record_ack(self, told: waha.Ignored) -> str | None:
+        """Take what WAHA's ``message.ack`` tells of a reply: how far it got.
+
+        ``show`` and metrics tell it, and ``on_undelivered=`` is called where it failed.
+
+        Args:
+            told: ``waha.Ignored`` with the reason ``ack``; others are nothing.
+
+        Returns:
+            ``"failed"``, ``"sent"``, ``"delivered"`` or ``"read"``, where that is news of a reply
+            that ``WAHAReply`` has sent; else None.
+
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_ack(told))
+
+    async def arecord_ack(self, told: waha.Ignored) -> str | None:
+        """:meth:`record_ack` on the running event loop."""
+        return await arun(self._engine.record_ack(told))
+
+    def record_status(self, told: waha.Ignored) -> bool:
+        """Take what WAHA's ``session.status`` tells of an account: whether it may send now.
+
+        While its session is not ``WORKING``, or WhatsApp limits it, its replies wait, in all
+        processes together. That is found out by sending, too; so it is known before.
+
+        Args:
+            told: ``waha.Ignored`` with the reason ``session status``; others are nothing.
+
+        Returns:
+            Whether it may not.
+
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_status(told))
+
+    async def arecord_status(self, told: waha.Ignored) -> bool:
+        """:meth:`record_status` on the running event loop."""
+        return await arun(self._engine.record_status(told))
 
     def _others(self, seconds: float) -> float | None:
         """Pause for another program's message; None where it cannot be told from a reply."""

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 from langchain_convsync.waha.wire import as_list, as_object, as_text, at, one_line
 
-#: ``chat``: this chat id is refused, another one of the customer's may not be. ``account``:
-#: WhatsApp lets the account send nothing for now, or WAHA is not logged in. ``message``: the same
-#: request is refused for ever. ``unclear``: nothing is known; it may even have been sent.
-RefusalKind: TypeAlias = Literal["chat", "account", "message", "unclear"]
+#: ``chat``: this chat id is refused, another one of the customer's may not be. A limit's kind: the
+#: account sends nothing for now. ``message``: the same request is refused for ever. ``unclear``:
+#: nothing is known; it may even have been sent.
+RefusalKind: TypeAlias = Literal["chat", "session", "timelock", "capping", "message", "unclear"]
 
 #: As many characters are kept of WAHA's words.
 LONGEST = 200
@@ -28,9 +28,10 @@ _CHAT = re.compile(
     r"(?:chat|contact|recipient|user)\b.{0,40}\b(?:not found|does not exist|doesn'?t exist)",
     re.IGNORECASE,
 )
-#: WhatsApp's reach-out timelock and its cap on new chats.
-_ACCOUNT = re.compile(
-    r"(?:error|status|code)\W{0,3}463\b|reach.?out|time.?lock|\bcapping\b|"
+#: WhatsApp's cap on new chats, and its lock on reaching out to anyone.
+_CAPPING = re.compile(r"\bcapp(?:ing|ed)\b", re.IGNORECASE)
+_TIMELOCK = re.compile(
+    r"(?:error|status|code)\W{0,3}463\b|reach.?out|time.?lock|"
     r"(?:account|number)\b.{0,20}\b(?:restricted|banned|blocked|locked)|restrict_all",
     re.IGNORECASE,
 )
@@ -73,12 +74,14 @@ def refusal_of(status: int, told: object, *, sent: Iterable[str] = ()) -> Refusa
 def _kind(status: int, said: str, told: object) -> RefusalKind:
     if not isinstance(told, dict):  # something in front of WAHA
         return "message" if status == 413 else "unclear"
-    if _ACCOUNT.search(said):
-        return "account"
+    if _TIMELOCK.search(said):
+        return "timelock"
+    if _CAPPING.search(said):
+        return "capping"
     if _CHAT.search(said):
         return "chat"
     if status == 422 and not _EDITION.search(said):  # its session is not WORKING
-        return "account"
+        return "session"
     passes = status in {408, 425, 429} or status >= 500
     return "unclear" if passes else "message"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_convsync import WAHAReply, telemetry
+from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry
 from langchain_convsync._flow import run
 from langchain_convsync.stores.base import DeadLetter, EventStore
 from langchain_convsync.testing import ReferenceServer
@@ -15,6 +15,7 @@ from langchain_convsync.turns import TurnRunner, operators
 from tests import promises, waha_chats
 from tests.faulty_server import Script, answers
 from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
+from tests.store_cases import Clock
 from tests.waha_chats import WahaChats, never_came
 
 CHAT, LID = f"{CUSTOMER[1:]}@c.us", "38000000000001@lid"
@@ -125,7 +126,7 @@ def test_an_unclear_failure_ends_after_a_while(
     runner.run(said("¿Sigues ahí?", chat_id=CHAT))
 
     [letter] = dead(event_store)
-    assert letter.reason.startswith("WAHA has not sent it for ")
+    assert letter.reason.startswith("WAHA has failed at it for ")
     assert "getMessageModel failed (status 500, engine WEBJS)" in letter.reason
     assert {chat for _, chat in chats.posts} == {CHAT, LID}
     assert chats.texts == ["re: ¿Sigues ahí?"]
@@ -177,3 +178,28 @@ def test_a_reply_that_expired_is_not_sent_and_an_operator_may_send_it_after_all(
 
     assert letter.reason.startswith("it came too late: decided ")
     assert (chats.texts, len(dead(event_store))) == (["re: Hola"], 1)
+
+
+def test_how_old_the_oldest_unsent_reply_is_counts_from_its_turn(
+    server: ReferenceServer, chats: WahaChats
+) -> None:
+    """However often it was tried since, which makes it due later; until it is sent or dead."""
+    clock = Clock()
+    store = SQLiteEventStore(":memory:", clock=clock)
+    runner = runner_of(server, store, chats, shutdown_timeout=0.0)
+    chats.refusing = {CHAT: failing("rate-overlimit", 429)}
+    ages = [unsent(store)]
+    for text in ("Hola", "¿Sigues ahí?"):
+        runner.run(said(text, chat_id=CHAT))
+        clock.advance(100.0)
+        ages.append(unsent(store))
+    chats.refusing = {}
+    runner_of(server, store, chats).run(said("Adiós", chat_id=CHAT))
+
+    assert [*ages, unsent(store)] == [0.0, 100.0, 200.0, 0.0]
+
+
+def unsent(store: EventStore) -> float:
+    told = run(operators.exposition(store)).splitlines()
+    [line] = [each for each in told if each.startswith("convsync_oldest_unsent_seconds ")]
+    return float(line.rpartition(" ")[2])

@@ -282,6 +282,45 @@ class StoreMachine(RuleBasedStateMachine):
         conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
         self.step("pause", conversation_key, seconds=seconds)
 
+    @precondition(lambda self: self.model.talks)
+    @rule(choice=CHOICE, message=st.integers(0, 2), level=st.integers(-1, 4))
+    def record_ack(self, choice: int, message: int, level: int) -> None:
+        conversation_keys = list(self.model.talks)
+        conversation_key = conversation_keys[choice % len(conversation_keys)]
+        self.step("record_ack", conversation_key, f"3EB{message}", level)
+        self.step("view", conversation_key)
+
+    @precondition(lambda self: self.steps % 3 == 0)
+    @rule(
+        account=st.sampled_from((0, 0, 1)),
+        kind=st.sampled_from(("session", "timelock")),
+        seconds=st.sampled_from((0.0, 2.0, 30.0)),
+        why=st.sampled_from(("it is away", "ñ  x")),
+    )
+    def restrict(self, account: int, kind: str, seconds: float, why: str) -> None:
+        self.step("restrict", ACCOUNTS[account], kind=kind, seconds=seconds, why=why)
+        self.step("restrictions")
+
+    @precondition(lambda self: self.model.restricted)
+    @rule(account=st.sampled_from((0, 0, 1)), by=st.sampled_from((None, "session", "token")))
+    def lift(self, account: int, by: str | None) -> None:
+        """Whatever it is, one kind alone, or by whom it is tried."""
+        known = self.model.restricted.get(ACCOUNTS[account])
+        tokens = [lease.token for lease in self.leases if lease.queue == "replies"]
+        tried = (known and known[4]) or (tokens or ["forged"])[-1]
+        asked = {} if by is None else {"token": tried} if by == "token" else {"kind": by}
+        self.step("lift", ACCOUNTS[account], **asked)
+        self.step("restrictions")
+
+    @precondition(has_lease("replies"))
+    @rule(
+        choice=CHOICE,
+        message=st.sampled_from(("a", "a", "b")),
+        spacing=st.sampled_from(({"any": 2.0}, {"any": 0.0}, {"any": 2.0, "first": 30.0})),
+    )
+    def pace(self, choice: int, message: str, spacing: dict[str, float]) -> None:
+        self.step("pace", self.a_lease(choice, ("replies",)), message, spacing=spacing)
+
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, note=st.sampled_from(("echo", "ñ\ud83d", "echo of another")))
     def record_echo(self, choice: int, note: str) -> None:

@@ -42,6 +42,7 @@ from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import Point, Simulation
 from tests.simulation.servers import Call, Fault
 from tests.simulation.waha import Echo
+from tests.simulation.whatsapp import WhatsApp, down, impatient, locking
 from tests.simulation.world import Plan, Report, Strike, World
 
 #: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
@@ -64,6 +65,8 @@ class Kind:
         runner: Arguments of ``TurnRunner``.
         twin: How the last message is delivered a second time.
         echo: How WAHA tells of a reply; None where none goes through it.
+        whatsapp: What becomes of each send through it.
+        reply: Arguments of ``WAHAReply``.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Kind:
     runner: dict[str, Any] = field(default_factory=dict)
     twin: Twin | None = None
     echo: Echo | None = None
+    whatsapp: Callable[[Simulation], WhatsApp] | None = None
+    reply: dict[str, Any] = field(default_factory=dict)
     expires: str | None = ""
 
 
@@ -137,6 +142,15 @@ KINDS = (
         dead=frozenset({1}),
     ),
     Kind(name="through WAHA", bursts=(("Hola",),), echo="none", runner={"lease": 8.0}),
+    Kind(name="while WhatsApp locks", bursts=(("Hola",),), echo="none", whatsapp=locking),
+    Kind(name="while WAHA is logged out", bursts=(("Hola",),), echo="none", whatsapp=down),
+    Kind(
+        name="paced",
+        bursts=(("Hola",), ("sí",)),
+        echo="none",
+        whatsapp=impatient,
+        reply={"pace": 1.0},
+    ),
     Kind(name="echoed", bursts=(("Hola",), ("sí",)), echo="soon"),
     Kind(name="echoed as a colleague's", bursts=(("Hola",), ("sí",)), echo="as a colleague's"),
     Kind(
@@ -340,6 +354,8 @@ class Schedule:
             manners=kind.manners,
             agent=kind.agent,
             runner=kind.runner,
+            whatsapp=kind.whatsapp,
+            reply=kind.reply,
             goes_wrong=self._goes_wrong,
             strikes=self._strikes,
             new_disk=new_disk,

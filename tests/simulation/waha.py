@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
@@ -12,6 +13,7 @@ from tests.chaos.oracle import Kept
 from tests.chaos.script import Talk
 from tests.simulation.hub import EPOCH, Simulation
 from tests.simulation.servers import Call, Fault, Refusal, Server
+from tests.simulation.whatsapp import WhatsApp
 
 #: How our own message comes back by the webhook: not at all, soon, after a while, as a human's.
 Echo: TypeAlias = Literal["none", "soon", "late", "as a colleague's"]
@@ -26,6 +28,7 @@ class WahaServer(Server):
     Args:
         echo: How each message comes back.
         heard: What it tells by its webhook.
+        whatsapp: What becomes of each send; None takes all of them.
     """
 
     name = "waha"
@@ -38,13 +41,26 @@ class WahaServer(Server):
         *,
         echo: Callable[[], Echo],
         heard: Callable[[dict[str, Any]], None],
+        whatsapp: WhatsApp | None = None,
     ) -> None:
         super().__init__(simulation, goes_wrong)
         self._homes = {(talk.account, chat): talk for talk in talks for chat in talk.chats}
         self._chats: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._echo, self._heard = echo, heard
+        self.whatsapp = whatsapp
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        answer = super()._handle(request)
+        if self.whatsapp is not None and request.method == "POST" and answer.status_code >= 400:
+            self.whatsapp.tell(json.loads(request.content)["session"], answer.text)
+        return answer
 
     def answer(self, method: str, path: str, query: httpx.QueryParams, body: Any) -> Any:
+        if self.whatsapp is not None:
+            if (found := re.fullmatch(r"/api/sessions/([^/]+)/timelock", path)) is not None:
+                return httpx.Response(200, json=self.whatsapp.timelock(found[1]))
+            if method == "POST":
+                self.whatsapp.check(body["session"])
         if (method, path) == ("POST", "/api/sendText"):
             return httpx.Response(201, json=self._send(**body))
         if (method, path) == ("POST", "/api/sendImage"):

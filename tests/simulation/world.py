@@ -23,6 +23,7 @@ from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import EPOCH, Point, Process, Simulation, Strand, StuckError
 from tests.simulation.servers import ApiServer, Call, Fault
 from tests.simulation.waha import Echo, WahaServer
+from tests.simulation.whatsapp import WhatsApp
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ class Plan:
         goes_wrong: Decides about each call of a server.
         strikes: Decides at each point what its process meets there.
         echo: How WAHA tells of each message that it sent; None where replies do not go through it.
+        whatsapp: What becomes of each send through WAHA; None takes all of them.
+        reply: Arguments of ``WAHAReply``.
         expires: The ``expiresAt`` of the API server's answers.
         runner: Arguments of ``TurnRunner``.
         days_later: Whether some messages are delivered again, days later.
@@ -73,6 +76,8 @@ class Plan:
     goes_wrong: Callable[[Call], Fault | None] = lambda _: None
     strikes: Callable[[Point], Strike | None] = lambda _: None
     echo: Callable[[], Echo] | None = None
+    whatsapp: Callable[[Simulation], WhatsApp] | None = None
+    reply: dict[str, Any] = field(default_factory=dict)
     expires: Callable[[Simulation], str | None] | None = None
     shuffled: bool = False
     new_disk: NewDisk = Memory
@@ -111,6 +116,7 @@ class World:
             plan.talks,
             echo=plan.echo or (lambda: "none"),
             heard=self._hears,
+            whatsapp=plan.whatsapp and plan.whatsapp(self.simulation),
         )
         self.kills = 0
         self.living: list[tuple[Process, TurnRunner]] = []
@@ -147,6 +153,8 @@ class World:
 
     def _flaw(self, told: Verdict, dead: int, left: list[str]) -> str:
         """What should not be; nothing where all is well."""
+        if self.waha.whatsapp is not None and self.waha.whatsapp.banned:
+            return f"banned: {self.waha.whatsapp.banned}"
         if dead not in self.plan.dead:
             return f"{dead} dead letters"
         if left:
@@ -258,7 +266,9 @@ class World:
         if self.plan.echo is None:
             given["on_reply"] = self._on_reply
         else:
-            given["reply"] = WAHAReply("https://waha", http_client=self.waha.client())
+            given["reply"] = WAHAReply(
+                "https://waha", http_client=self.waha.client(), **self.plan.reply
+            )
         return TurnRunner(
             self.agent.runnable, client=self.client(), store=self.disk.open(), **given
         )

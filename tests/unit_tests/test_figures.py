@@ -94,6 +94,7 @@ FIGURES = [
         r"`conversation_timeout=` \((\d+) minutes\)",
         default(TurnRunner, "conversation_timeout") / 60,
     ),
+    ("run/trouble", r"older than (three) hours", refused.EXPIRES / HOURS),
     ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOUR),
     ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOUR),
     ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
@@ -136,6 +137,7 @@ OTHERS = re.compile(
     r"|`86400` for a day"
     r"|`answer_cap = 20` shows the newest 20 messages"
     r"|a worker is at them for 12 s"
+    r"|`WAHAReply\(pace=20\)` sends at most 20 messages"
 )
 UNITS = "seconds?|minutes?|hours?|days?|weeks?|s|ms|characters|bytes|[KM]iB|events|bodies|messages"
 NUMBERS = r"[\d,.]*\d|two|three|four|five|ten|fifteen|thirty"

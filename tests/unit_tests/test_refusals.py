@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from langchain_convsync.errors import WAHAError
 from langchain_convsync.outbox import PendingReply
-from langchain_convsync.outbox.refused import EXPIRES, Refusals
+from langchain_convsync.outbox.refused import EXPIRES, LONGEST_GAP, Refusals
 from langchain_convsync.waha.refusals import LONGEST, RefusalKind, refusal_of
 
 CHAT, LID = "51999999999@c.us", "38000000000001@lid"
@@ -25,10 +25,11 @@ def gows(words: str) -> dict[str, object]:
         (500, gows("2 UNKNOWN: no LID found for 55@s.whatsapp.net from server"), "chat"),
         (500, gows("Lid is missing in chat table"), "chat"),
         (404, {"message": "chat not found"}, "chat"),
-        (500, gows("server returned error 463"), "account"),
-        (500, gows("2 UNKNOWN: the account is restricted until tomorrow"), "account"),
-        (422, {"error": "Session status is not as expected", "status": "STOPPED"}, "account"),
-        (422, {}, "account"),
+        (500, gows("server returned error 463"), "timelock"),
+        (500, gows("2 UNKNOWN: the account is restricted until tomorrow"), "timelock"),
+        (500, gows("new chat message capping reached"), "capping"),
+        (422, {"error": "Session status is not as expected", "status": "STOPPED"}, "session"),
+        (422, {}, "session"),
         (422, {"message": "Available only in the Plus version"}, "message"),
         (400, {"message": ["text must be a string"]}, "message"),
         (401, {"message": "Unauthorized"}, "message"),
@@ -76,19 +77,29 @@ def failure(status: int | None = 500, **facts: object) -> WAHAError:
 def test_unclear_failures_go_around_the_customers_ids_and_end() -> None:
     """The first one starts the clock."""
     first = Refusals().after_failure(REPLY, failure(ambiguous=True), now=100.0)
-    second = first.after_failure(REPLY, failure(ambiguous=True), now=200.0)
+    second = first.after_failure(REPLY, failure(ambiguous=True), now=110.0)
 
     assert [each.chat_of(REPLY) for each in (first, second)] == [LID, CHAT]
     assert second.chats_of(REPLY) == [CHAT, LID]
-    assert second.end_of(REPLY, now=999.0, timeout=900.0) is None
-    assert second.end_of(REPLY, now=1000.0, timeout=900.0) == (
-        "WAHA has not sent it for 15 min: WAHA refused (status 500)"
+    third = second.after_failure(REPLY, failure(ambiguous=True), now=130.0)
+    assert third.end_of(REPLY, now=150.0, timeout=60.0) is None
+    assert third.end_of(REPLY, now=160.0, timeout=60.0) == (
+        "WAHA has failed at it for 60 s: WAHA refused (status 500)"
     )
+
+
+def test_time_in_which_nobody_could_send_it_does_not_count() -> None:
+    """The account was locked, or every worker dead: it is tried again first."""
+    refusals = Refusals().after_failure(REPLY, failure(ambiguous=True), now=100.0)
+
+    assert refusals.end_of(REPLY, now=5000.0, timeout=900.0) is None
+    refusals = refusals.after_failure(REPLY, failure(ambiguous=True), now=5000.0)
+    assert refusals.failing == LONGEST_GAP
 
 
 @pytest.mark.parametrize(
     "away",
-    [failure(None), failure(502, ambiguous=True, foreign=True), failure(422, kind="account")],
+    [failure(None), failure(502, ambiguous=True, foreign=True), failure(422, kind="session")],
 )
 def test_a_waha_that_is_away_stops_the_clock(away: WAHAError) -> None:
     """It waits for hours, and no longer."""

@@ -203,7 +203,7 @@ def test_every_public_constructor_is_among_these() -> None:
     models = {"Conversation", "ConversationMessage", "InboundEvent", "StateUpdate", "TenantInfo"}
     models |= {"Handoff", "Reply"}
     tools = {"LookupTenant", "GetConversation", "SyncState", "AddMessage", "HandOver"}
-    made_by_us = {"Turn", "HandedOver", "Interrupt", "current_conversation"}
+    made_by_us = {"Turn", "HandedOver", "Interrupt", "Undelivered", "current_conversation"}
     subclasses = {"AsyncConvSyncCallbackHandler"}
     errors = {name for name in named if name.endswith("Error")}
 

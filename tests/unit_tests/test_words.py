@@ -24,7 +24,8 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add age agent all answer approve as automatic bad base bound by caller
+    abandoned accept ack acks acquire add age arrived undelivered
+    agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut damaged database date
@@ -35,9 +36,11 @@ ENGLISH = frozenset(
     method minute mismatch missing most moved name new newer no not note observe of oldest on once
     open ours outcome overlaid own pace page parse pending per permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
-    release rerun resent respond response retry rule run runner scripted second secret silences
+    release rerun resent respond response restricted restriction restrictions
+    retry rule run runner scripted second secret silences
     sent serve server show shutdown sign start status target text timed timeout trusted
-    type unavailable unknown unnamed unreadable up used value version view watch what why with
+    type unavailable unknown unnamed unreadable unsent up used value version view watch what why
+    with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
     budget direction hand handed handoff handoffs markdown marker over refusals said without words

@@ -20,6 +20,12 @@ REPLIES_KEPT = 3600.0
 #: Seconds that a snapshot is kept at most: as long as a session lives.
 LONGEST_SNAPSHOT = 24 * 3600.0
 
+#: Seconds after its end for which a restriction that no reply has tried is remembered.
+RESTRICTION_KEPT = 24 * 3600.0
+
+#: Of as many own messages of a conversation it is kept how far they got.
+ACKS_KEPT = 20
+
 #: As many characters are kept of why a queue's work waits.
 LONGEST_WHY = 300
 
@@ -166,6 +172,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Why an account sends no replies for now.
+
+    Attributes:
+        account: The part that the keys of its conversations begin with.
+        kind: What restricts it: one word.
+        why: One line, without a word or a number of anyone's.
+        since: When it began.
+        until: When a reply is tried again; in the past, it is the next one that is sent.
+    """
+
+    account: str
+    kind: str
+    why: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
     """An acquired queue, with everything needed to work on it.
 
@@ -181,6 +206,8 @@ class Acquired:
         paused: Whether a human has taken the conversation over; inbox only.
         tenant: Whose conversation it is, as the first commit that knew it noted it.
         note: JSON that the last turn which noted something left for the next ones; inbox only.
+        restriction: Why the account is restricted, where this queue shows if that is over, see
+            :meth:`EventStore.restrict`.
     """
 
     lease: Lease
@@ -194,6 +221,7 @@ class Acquired:
     paused: bool = False
     tenant: str | None = None
     note: str | None = field(default=None, repr=False)
+    restriction: Restriction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +416,21 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """How far one of our own messages got.
+
+    Attributes:
+        message_id: Its stanza id.
+        level: WAHA's ``ack``: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
+        at: Store time at which that was told.
+    """
+
+    message_id: str
+    level: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationView:
     """One conversation, seen without acquiring anything of it.
 
@@ -399,6 +442,8 @@ class ConversationView:
         events: The first events in its inbox.
         running: How many turns of its account run now.
         note: JSON that its turns left for the next ones.
+        restriction: Why its account sends nothing now.
+        acks: How far its last messages got, see :meth:`EventStore.record_ack`.
     """
 
     conversation_key: str
@@ -411,6 +456,8 @@ class ConversationView:
     outbox: QueueView = QueueView()
     replies: QueueView = QueueView()
     note: str | None = field(default=None, repr=False)
+    restriction: Restriction | None = None
+    acks: tuple[Ack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +470,8 @@ class Load:
         conversations: How many of its conversations have work there.
         due_in: Seconds until the first of them is due; negative for how long it is overdue.
         held: Whether a worker has that one; then it is due when its lease ends.
+        queued_for: Of the reply queue: seconds since the oldest of its replies was queued, whatever
+            became of it since. None where that is not known, and elsewhere.
     """
 
     account: str
@@ -430,6 +479,7 @@ class Load:
     conversations: int
     due_in: float
     held: bool = False
+    queued_for: float | None = None
 
 
 Done: TypeAlias = Literal["done", "already", "fenced"]

@@ -16,6 +16,7 @@ from langchain_convsync._checked import CountOrZero, Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
+    ACKS_KEPT,
     DEFAULT_RULES,
     FORMAT_VERSION,
     REPLIES_KEPT,
@@ -41,6 +42,7 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    Restriction,
     new_token,
 )
 from langchain_convsync.stores.changed import check_names_of
@@ -50,12 +52,14 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_meta,
     check_most,
     check_names,
     check_page,
     check_queue,
+    check_word,
     decoded,
     in_milliseconds,
     is_key,
@@ -85,6 +89,7 @@ from langchain_convsync.stores.redis.wire import (
     as_cursor,
     as_dead_letter,
     as_load,
+    as_restriction,
     as_servers,
     as_text,
     as_tool_call,
@@ -374,6 +379,40 @@ class RedisEventStore(_forks.Unpicklable):
         check_line(note)
         return self._operation("record_echo", conversation_key, [conversation_key, note], bool)
 
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        arguments: list[Argument] = [conversation_key, message_id, level, ACKS_KEPT]
+        return self._operation("record_ack", conversation_key, arguments, lambda _: None)
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """See :meth:`EventStore.restrict`."""
+        check_word(kind)
+        length, line = milliseconds(seconds), why_line(why) or ""
+        arguments: list[Argument] = [account_key, kind, length, line]
+        return self._about(account_key, "restrict", arguments)
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """See :meth:`EventStore.lift`."""
+        arguments: list[Argument] = [account_key, kind or "", token or ""]
+        return self._about(account_key, "lift", arguments)
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """See :meth:`EventStore.restrictions`."""
+        return Steps(self._restrictions)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """See :meth:`EventStore.pace`."""
+        times = {check_word(kind): milliseconds(each) for kind, each in spacing.items()}
+
+        def seconds(wait: int | None) -> float | None:
+            return None if wait is None else wait / 1000
+
+        arguments: list[Argument] = [each for named in times.items() for each in named]
+        return self._under(lease, "pace", [token, *arguments], seconds)
+
     def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""
         return self._operation(
@@ -469,6 +508,10 @@ class RedisEventStore(_forks.Unpicklable):
         held: list[Argument] = [lease.conversation_key, lease.queue, lease.token, lease.epoch]
         return self._operation(name, lease.conversation_key, held + arguments, parse)
 
+    def _about(self, account_key: AccountKey, name: str, arguments: list[Argument]) -> Io[None]:
+        keys = [b"%s{s%02d}:" % (self._root, int(account_key[:2]))]
+        return Steps(partial(self._answer, name, keys, to_bytes(arguments), lambda _: None))
+
     def _shard_keys(self, key: str | None) -> list[bytes]:
         return shard_keys(self._root, key)
 
@@ -543,7 +586,14 @@ class RedisEventStore(_forks.Unpicklable):
         found: list[Any] = []
         for keys in self._reachable_together():
             found += yield from self._run("loads", keys, [])
-        return tuple(map(as_load, sorted(found)))
+        return tuple(map(as_load, sorted(found, key=lambda load: load[:3])))
+
+    def _restrictions(self) -> Flow[tuple[Restriction, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together():
+            found += yield from self._run("restrictions", keys, [])
+        return tuple(map(as_restriction, sorted(found)))
 
     def _dead_letters(
         self, conversation_key: str | None, most: int

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -48,6 +48,7 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    Restriction,
 )
 from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.changed import check_names_of
@@ -57,16 +58,18 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_most,
     check_names,
     check_page,
     check_queue,
+    check_word,
     in_milliseconds,
     milliseconds,
     why_line,
 )
-from langchain_convsync.stores.sqlite import events, operators, queues, work
+from langchain_convsync.stores.sqlite import events, operators, queues, sending, work
 from langchain_convsync.stores.sqlite.damage import (
     LOOK_PERIOD,
     READ_ERRORS,
@@ -347,6 +350,41 @@ class SQLiteEventStore(_forks.Unpicklable):
         check_line(note)
         account_of(conversation_key)  # refuses a malformed key
         return self._step(lambda tx: work.record_echo(tx, conversation_key, note))
+
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(
+            lambda tx: sending.record_ack(
+                tx, queues.follow(tx, conversation_key), message_id, level
+            )
+        )
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """See :meth:`EventStore.restrict`."""
+        check_word(kind)
+        length, line = milliseconds(seconds), why_line(why) or ""
+        return self._step(lambda tx: sending.restrict(tx, account_key, kind, length, line))
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """See :meth:`EventStore.lift`."""
+        return self._step(lambda tx: sending.lift(tx, account_key, kind, token))
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """See :meth:`EventStore.restrictions`."""
+        return self._step(sending.restrictions)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """See :meth:`EventStore.pace`."""
+        times = {check_word(kind): milliseconds(each) for kind, each in spacing.items()}
+
+        def seconds(wait: int | None) -> float | None:
+            return None if wait is None else wait / 1000
+
+        return self._step(lambda tx: seconds(sending.pace(tx, lease, token, times)))
 
     def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""

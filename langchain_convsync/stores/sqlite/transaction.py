@@ -44,6 +44,7 @@ class QueueRow:
     last: str | None = None
     why: bytes | None = None
     why_since: int | None = None
+    slot: str | None = None
     head: str | None = None
     opens: int | None = 0
     stored: tuple[Any, ...] = ()

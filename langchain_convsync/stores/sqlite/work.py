@@ -16,7 +16,7 @@ from langchain_convsync.stores.base import (
     Lease,
     QueueName,
 )
-from langchain_convsync.stores.checks import lines, turn_of
+from langchain_convsync.stores.checks import account_of, lines, turn_of
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
     acquired,
@@ -30,6 +30,7 @@ from langchain_convsync.stores.sqlite.queues import (
     refusal,
     text,
 )
+from langchain_convsync.stores.sqlite.sending import may_send, tried_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 
@@ -86,6 +87,8 @@ def release(
     if row.until is None:  # given back before
         return True
     row.give_back()
+    if lease.queue == "replies":
+        tried_out(tx, account_of(lease.conversation_key), lease.token)
     row.waits(blob(why), tx.now)
     row.not_before = max(row.not_before, tx.now + delay)
     if lease.queue == "inbox":
@@ -116,7 +119,7 @@ def begin(
     if done is not None and confirm(tx, lease, done) == "fenced":
         return None
     row = tx.queue(lease.conversation_key, lease.queue)
-    if refusal(row, lease, operation_id, pos):
+    if refusal(row, lease, operation_id, pos) or not may_send(tx, row):
         return None
     move_to(row, operation_id, pos)
     if row.sent is None or row.tries != attempt:

@@ -67,9 +67,20 @@ local function token_key(queue, token) return prefix .. 'token:' .. queue .. ':'
 local function ready_key(queue, account) return prefix .. 'ready:' .. queue .. ':' .. account end
 local function running_key(account) return prefix .. 'running:' .. account end
 local function accounts_key(queue) return prefix .. 'accounts:' .. queue end
+local function unsent_key(account) return prefix .. 'unsent:' .. account end
 local function places_key(queue) return prefix .. 'places:' .. queue end
 local function account_of(conversation) return conversation:sub(1, 15) end
 local function is_claim(conversation) return conversation:sub(4, 15) == '000000000000' end
+
+-- When a reply was queued, however often it is tried since: until it leaves its queue.
+local function note_queued(conversation, queue, operation)
+  if queue ~= 'replies' then return end
+  call('ZADD', unsent_key(account_of(conversation)), now, conversation .. ' ' .. operation)
+end
+local function note_left(conversation, queue, operation)
+  if queue ~= 'replies' or not operation then return end
+  call('ZREM', unsent_key(account_of(conversation)), conversation .. ' ' .. operation)
+end
 
 local function count(name, change) call('HINCRBY', prefix .. 'count', name, change) end
 
@@ -207,8 +218,49 @@ local function running(account)
   return type(turns) == 'number' and turns or 0
 end
 
--- Whether so many do already; 0 stands for any number.
+-- Why an account sends no replies: its key, until when, since when, the token by which it is tried
+-- whether that is over ('-' where it is not), the kind, and why. Nil where it does. What has not been tried
+-- for a day is forgotten.
+local RESTRICTION_KEPT = 86400000
+local function restriction(account)
+  local stored = read('HGET', prefix .. 'restricted', account)
+  if type(stored) ~= 'string' then return nil end
+  local ends, since, by, kind, why = stored:match('^(%d+) (%d+) (%S+) (%S+) (.*)$')
+  if ends and tonumber(ends) + RESTRICTION_KEPT > now then
+    return { account, tonumber(ends), tonumber(since), by, kind, why }
+  end
+end
+
+local function restrict(account, ends, since, by, kind, why)
+  note_time()
+  local stored = table.concat({ ('%.0f %.0f'):format(ends, since), by, kind, why }, ' ')
+  call('HSET', prefix .. 'restricted', account, stored)
+end
+
+local function restricted_until(account, queue)
+  local found = queue == 'replies' and restriction(account)
+  return found and found[2] or 0
+end
+
+-- To be called where a reply queue is acquired, and where it is given back.
+local function try_out(account, token, lease)
+  local found = restriction(account)
+  if found then restrict(account, now + lease, found[3], token, found[5], found[6]) end
+end
+local function tried_out(account, token)
+  local found = restriction(account)
+  if found and found[4] == token then restrict(account, math.min(found[2], now), found[3], '-', found[5], found[6]) end
+end
+
+-- Whether a message may go now: of an account that is restricted, the one that shows if that is over.
+local function may_send(account, token)
+  local found = restriction(account)
+  return not found or now >= found[2] or found[4] == token
+end
+
+-- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none.
 local function is_full(account, queue, account_concurrency)
+  if queue == 'replies' then return now < restricted_until(account, queue) end
   return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
 
@@ -336,6 +388,7 @@ local function bury_turn(conversation, queue, turn, reason, cursor)
     call('RPUSH', part_key(conversation, 'dead_operations'), queue, head[1], head[2] or '', reason, now,
       cursor[2] or '', cursor[3] or '', cursor[4] or '', cursor[5] or '')
     count('dead_operations', 1)
+    note_left(conversation, queue, head[1])
     call('LTRIM', list, 2, -1)
     count(COUNTERS[queue], -1)
     cursor, head = {}, call('LRANGE', list, 0, 1)
@@ -412,6 +465,9 @@ local function mend(conversation)
     drop_foreign(places_key(queue), 'HGET', 'account')
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
+  drop_foreign(unsent_key(account_of(conversation)), 'ZCARD')
+  drop_foreign(prefix .. 'restricted', 'HGET', '')
+  drop_foreign(prefix .. 'pace:' .. account_of(conversation), 'HGET', '')
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
@@ -445,9 +501,11 @@ local function inbox(conversation, is_mended)
 end
 
 local function acquired(conversation, queue)
+  local on_trial = queue == 'replies' and restriction(account_of(conversation))
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
     queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant', 'note')
+  on_trial = on_trial and on_trial[4] == has[1] and on_trial or false
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
@@ -457,7 +515,7 @@ local function acquired(conversation, queue)
     conversation, has[1], has[2], number(has[3]) or 0, now, number(has[4]) or 0, events,
     operations(conversation, work), cursor_of(conversation, work), has[5], snapshot,
     queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
-    queue == 'inbox' and has[8],
+    queue == 'inbox' and has[8], on_trial,
   }
 end
 
@@ -470,6 +528,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   if not at or at > now or is_full(account_of(conversation), queue, account_concurrency) then return false end
   call('HINCRBY', record, queue .. '.epoch', 1)
   call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease, queue .. '.since', now)
+  if queue == 'replies' then try_out(account_of(conversation), token, lease) end
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
     call('HDEL', record, 'inbox.not_before')
@@ -507,6 +566,7 @@ end
 
 -- Removes the operation at the head; a list holds an id and a body for each.
 local function drop_head(conversation, queue)
+  note_left(conversation, queue, call('LINDEX', queue_key(conversation, queue), 0))
   call('LTRIM', queue_key(conversation, queue), 2, -1)
   call('HDEL', conversation_record(conversation), queue .. '.operation', queue .. '.pos', queue .. '.sent',
     queue .. '.tries', queue .. '.note', queue .. '.echoes')

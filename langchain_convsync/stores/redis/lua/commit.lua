@@ -43,6 +43,7 @@ local function enqueue(queue, at, amount)
     call('HSET', record, queue .. '.not_before', math.max(since, now))
   end
   for i = at, at + 2 * amount - 1 do call('RPUSH', work, ARGV[i]) end
+  for i = at, at + 2 * amount - 1, 2 do note_queued(conversation, queue, ARGV[i]) end
   count(COUNTERS[queue], amount)
   schedule(conversation, queue)
   return at + 2 * amount
