@@ -62,7 +62,7 @@ DATA: dict[str, Callable[[], Any]] = {
     "InboundEvent": lambda: EVENT,
     "Reply": lambda: c.Reply(texts=["Hola"], file=b"OggS", voice=True),
     "Interrupt": lambda: c.Interrupt("1", {"action_requests": [{"name": "pay"}]}),
-    "Undelivered": lambda: c.Undelivered("key", "refused", text="Hola"),
+    "Undelivered": lambda: c.Undelivered(conversation_key="1", reason="r", text="Hola"),
     "ServerProfile": lambda: c.ServerProfile(intents=frozenset({"menu"})),
     "StateUpdate": lambda: c.StateUpdate(intent="order", context={"total": 1}),
     "Tenant": lambda: c.Tenant("restaurant-abc", "bot1"),
