@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Any
 
 from langchain_convsync import _platform, telemetry
 from langchain_convsync._flow import Flow
@@ -25,6 +24,8 @@ logger = logging.getLogger(__name__)
 #: Each time it is for as long again as it was restricted by then.
 FIRST_PAUSE = {"session": 1.0, "timelock": 900.0, "capping": 60.0}
 LONGEST_PAUSE = {"session": 60.0, "timelock": 4 * 3600.0, "capping": 3600.0}
+#: Seconds after which a limit that WAHA tells of is looked at again, at most.
+LOOK_AGAIN = 900.0
 #: Seconds that WAHA may take to tell of a limit.
 LOOK_TIME = 3.0
 #: By so much more than the least two messages are apart, at random: people are no clocks.
@@ -65,7 +66,10 @@ class Account:
         """
         tried = head.acquired.restriction
         if tried is not None and tried.kind != "session" and not head.is_free:
-            limit = yield from self._limit(head)
+            try:
+                limit = yield from self._waha.limit(head.reply.waha_session, timeout=LOOK_TIME)
+            except ConvSyncError:  # a send would tell, but one too many
+                raise (yield from self.held(head, tried.kind, tried.why)) from None
             if limit is not None and limit.kind == "timelock":  # a cap is for new chats
                 raise (yield from self.held(head, "timelock", tried.why, ends=limit.ends))
         spacing = self._spacing(head)
@@ -92,12 +96,8 @@ class Account:
         if tried is not None and tried.kind == kind:
             seconds = max(seconds, head.acquired.now - tried.since)
         seconds = min(seconds, LONGEST_PAUSE[kind])
-        if kind == "timelock" and ends is None:
-            limit = yield from self._limit(head)
-            ends = limit and limit.ends
         if ends is not None:
-            left = (ends - _platform.now()).total_seconds()
-            seconds = min(max(left, 1.0), _LONGEST_TOLD)
+            seconds = pause_until(ends, seconds)
         key = head.lease.conversation_key
         yield from self._store.restrict(AccountKey(key[:15]), kind=kind, seconds=seconds, why=why)
         telemetry.count("account_restrictions", kind=kind)
@@ -115,12 +115,11 @@ class Account:
         yield from self._store.lift(AccountKey(key[:15]), token=token)
         telemetry.log(logger, logging.WARNING, key, "its account sends again")
 
-    def _limit(self, head: ReplyJob) -> Flow[Any]:
-        try:
-            session = head.reply.waha_session
-            return (yield from self._waha.limit(session, timeout=LOOK_TIME))
-        except ConvSyncError:  # sending shows it
-            return None
 
+def pause_until(ends: datetime | None, seconds: float) -> float:
+    """Seconds until a limit is looked at again, whose end is told; ``seconds`` where it is over.
 
-_LONGEST_TOLD = 7 * 24 * 3600.0
+    It is by one of two clocks, so it is not waited for at once.
+    """
+    left = 0.0 if ends is None else (ends - _platform.now()).total_seconds()
+    return min(left, LOOK_AGAIN) if left > 0 else min(seconds, LOOK_AGAIN)

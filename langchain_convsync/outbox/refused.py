@@ -32,6 +32,8 @@ class Refusals(BaseModel):
         failing: Seconds for which WAHA has failed at it so far, the times left out at which nobody
             could have sent it.
         at: Store time of the last failure; None where there was none, or WAHA was away since.
+        unread: Seconds for which the chat could not be read to see whether it arrived, and when
+            that was tried last.
         chat_id: The name that it goes to now; None is the chat that the customer wrote in.
         refused: The names that are refused for good.
         unclear: The names by which it may have been sent.
@@ -43,6 +45,7 @@ class Refusals(BaseModel):
 
     failing: float = 0.0
     at: float | None = None
+    unread: tuple[float, float] | None = None
     chat_id: str | None = Field(default=None, repr=False)
     refused: tuple[str, ...] = Field(default=(), repr=False)
     unclear: tuple[str, ...] = Field(default=(), repr=False)
@@ -106,6 +109,11 @@ class Refusals(BaseModel):
         if error.status_code == 500 and not error.foreign and chat in names:
             changes["chat_id"] = names[(names.index(chat) + 1) % len(names)]
         return self.model_copy(update=changes)
+
+    def after_unread(self, now: float) -> Refusals:
+        """Its chat could not be read."""
+        seconds, at = self.unread or (0.0, now)
+        return self.model_copy(update={"unread": (seconds + min(now - at, LONGEST_GAP), now)})
 
     def end_of(self, reply: PendingReply, *, now: float, timeout: float) -> str | None:
         """Why it is not tried any more; None while it is."""

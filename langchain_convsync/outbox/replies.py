@@ -440,10 +440,14 @@ class Replies(OperationQueue[ReplyJob]):
             # A key that WAHA does not accept (401) tells nothing of the chat.
             away = error.kind in LIMIT_KINDS or _machine.lacking(error)
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
-            if away or (may_pass and now < sent_at + READ_PATIENCE):
+            refusals = head.refusals.after_unread(now)
+            if away or (may_pass and refusals.unread and refusals.unread[0] < READ_PATIENCE):
                 head.unread += 1
                 head.why = f"the chat cannot be read to see whether it arrived: {error}"
-                return max(backoff(head.unread), error.retry_after or 0.0)
+                delay = max(backoff(head.unread), error.retry_after or 0.0)
+                note = refusals.note
+                yield from self._store_retry(head, delay=delay, sent_at=sent_at, note=note)
+                return delay
             return (yield from self._unsure(head, error))
         except LookupError as error:
             return (yield from self._unsure(head, error))

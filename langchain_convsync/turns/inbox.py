@@ -17,7 +17,7 @@ from langchain_convsync._platform import now
 from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.outbox import echo_note, is_ours
-from langchain_convsync.outbox.account import LONGEST_PAUSE
+from langchain_convsync.outbox.account import FIRST_PAUSE, LONGEST_PAUSE, pause_until
 from langchain_convsync.outbox.arrival import ArrivalState, Undelivered, is_news, state_of
 from langchain_convsync.stores.base import (
     Accepted,
@@ -320,8 +320,8 @@ class Inbox:
                 yield from self.store.lift(account, kind="session")
             return False
         kind, seconds = told.limit or "session", LONGEST_PAUSE["session"]
-        if told.limited_until is not None:
-            seconds = max(0.0, (told.limited_until - now()).total_seconds())
+        if told.limit is not None:
+            seconds = pause_until(told.limited_until, FIRST_PAUSE[told.limit])
         why = f"WAHA's session is {told.status or 'not WORKING'}"
         why = why if told.limit is None else f"WhatsApp limits the account: {told.limit}"
         for account in accounts:
