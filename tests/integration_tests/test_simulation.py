@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.guards import GUARDS
 from tests.redis_server import RedisServer
-from tests.simulation.disks import Disk, File, NewDisk, Redis
+from tests.simulation.disks import File, NewDisk, on_redis
 from tests.simulation.exhaustive import KINDS, Kind, run_all
 from tests.simulation.many import TOWN, missed, run_town
 from tests.simulation.random_runs import plan_of
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.no_cover  # which takes three times as long, and other 
 
 SAMPLED = "from tests.simulation.world import *; from tests.simulation.random_runs import *"
 TRACE = f"{SAMPLED}; print(World(plan_of(7, 15)[0]).run().trace)"
-#: Kinds in which the store is asked for something else than in a plain turn.
-IN_THE_STORE = [
-    kind
-    for kind in KINDS
-    if kind.name in {"a LID, then its number", "a tool call", "through WAHA", "taken over before"}
-]
 #: Towns of one test.
 STREET = 5
 
@@ -36,14 +29,10 @@ STREET = 5
 @pytest.fixture(params=["sqlite", "redis"])
 def new_disk(request: pytest.FixtureRequest, tmp_path: Path) -> NewDisk:
     """An empty store, of which each process has a connection of its own."""
+    if request.param == "redis":
+        return on_redis(request.getfixturevalue("server"))
     files = (tmp_path / f"{number}.db" for number in range(10_000))
-
-    def on_redis(clock: Callable[[], float]) -> Disk:
-        server: RedisServer = request.getfixturevalue("server")
-        server.empty()
-        return Redis(server.url, clock)
-
-    return on_redis if request.param == "redis" else lambda _: File(next(files))
+    return lambda _: File(next(files))
 
 
 @pytest.mark.parametrize("kind", KINDS[:1], ids=lambda kind: kind.name)
@@ -68,15 +57,10 @@ def test_no_kind_of_turn_is_ever_wrong(kind: Kind) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", IN_THE_STORE, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)
 def test_nor_is_it_on_redis(kind: Kind, server: RedisServer) -> None:
     """By the store's own Lua, on a real server."""
-
-    def new_disk(clock: Callable[[], float]) -> Disk:
-        server.empty()
-        return Redis(server.url, clock)
-
-    ran = run_all(kind, new_disk, pairs=False)
+    ran = run_all(kind, on_redis(server), pairs=False)
 
     assert [f"{each.schedule}: {each.wrong}" for each in ran if each.wrong] == []
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 from tests.chaos.guards import GUARDS
 from tests.simulation.exhaustive import KINDS
-from tests.simulation.many import TOWN, begin, processes, run_kind, run_town, table
+from tests.simulation.many import (
+    STORES,
+    TOWN,
+    Store,
+    begin,
+    processes,
+    run_kind,
+    run_town,
+    table,
+)
 from tests.simulation.random_runs import plan_of
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import World
@@ -65,16 +75,21 @@ def told(seed: int) -> int:
 
 
 def exhaustive(pool: ProcessPoolExecutor) -> int:
-    """Every schedule of every kind of turn."""
+    """Every schedule of every kind of turn, on each store."""
+    return max([_exhausted(pool, store) for store in STORES])
+
+
+def _exhausted(pool: ProcessPoolExecutor, store: Store) -> int:
     wrong = schedules = 0
     seconds = 0.0
-    for kind, ran in zip(KINDS, pool.map(run_kind, range(len(KINDS))), strict=True):
+    places = range(len(KINDS))
+    for kind, ran in zip(KINDS, pool.map(run_kind, places, repeat(store)), strict=False):
         wrong, schedules = wrong + len(ran.flaws), schedules + ran.schedules
         seconds += ran.seconds
         print(f"{kind.name:28} {ran.schedules:6,} schedules, {len(ran.flaws)} wrong", flush=True)
         for line in ran.flaws[:5]:
             print(f"    {line}")
-    print(f"{schedules:,} schedules, {wrong} of them wrong. {seconds:.0f} s of CPU")
+    print(f"{store}: {schedules:,} schedules, {wrong} of them wrong. {seconds:.0f} s of CPU\n")
     return 1 if wrong else 0
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
+from tests.redis_server import RedisServer
 
 
 class Disk(Protocol):
@@ -111,3 +112,13 @@ class Redis(Apart):
 
         setattr(store._clients, "_send", sent_now)  # noqa: B010 - a method
         return store
+
+
+def on_redis(server: RedisServer) -> NewDisk:
+    """A server as the disk of one simulation after the other."""
+
+    def new_disk(clock: Callable[[], float]) -> Disk:
+        server.empty()
+        return Redis(server.url, clock)
+
+    return new_disk

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from multiprocessing import get_context
+from typing import Literal, TypeAlias, get_args
 
 from tests.chaos.guards import GUARDS, remove
+from tests.redis_server import RedisServer
+from tests.simulation.disks import Memory, NewDisk, on_redis
 from tests.simulation.exhaustive import KINDS, run_all
 from tests.simulation.random_runs import plan_of
 from tests.simulation.world import World
@@ -36,6 +41,9 @@ SOONEST = {
     "own": "echoed as a colleague's",
     "once": "a tool call",
 }
+Store: TypeAlias = Literal["sqlite", "redis"]
+STORES: tuple[Store, ...] = get_args(Store)
+
 #: How the page of the guards begins.
 HEAD = (
     "# Guards",
@@ -102,15 +110,25 @@ class Schedules:
     seconds: float
 
 
-def run_kind(place: int) -> Schedules:
-    """Run all of one of the kinds."""
+def run_kind(place: int, store: Store) -> Schedules:
+    """Run all of one of the kinds on a store."""
     began = time.process_time()
-    ran = list(run_all(KINDS[place]))
+    new_disk = Memory if store == "sqlite" else _on_a_redis()
+    ran = list(run_all(KINDS[place], new_disk, pairs=store == "sqlite"))
     return Schedules(
         schedules=len(ran),
         flaws=[f"{each.schedule}: {each.wrong}" for each in ran if each.wrong],
         seconds=time.process_time() - began,
     )
+
+
+@cache
+def _on_a_redis() -> NewDisk:
+    """The server of this process."""
+    server = RedisServer(aof=False)  # which no schedule kills
+    server.start()
+    atexit.register(server.__exit__)
+    return on_redis(server)
 
 
 def missed(guard: str) -> str:

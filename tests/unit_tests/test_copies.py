@@ -60,6 +60,7 @@ DATA: dict[str, Callable[[], Any]] = {
     ),
     "Handoff": lambda: c.Handoff(reason="complaint", summary="Two pizzas"),
     "InboundEvent": lambda: EVENT,
+    "Reply": lambda: c.Reply(texts=["Hola"], file=b"OggS", voice=True),
     "Interrupt": lambda: c.Interrupt("1", {"action_requests": [{"name": "pay"}]}),
     "ServerProfile": lambda: c.ServerProfile(intents=frozenset({"menu"})),
     "StateUpdate": lambda: c.StateUpdate(intent="order", context={"total": 1}),

@@ -31,6 +31,7 @@ from langchain_convsync import (
     Interrupt,
     LookupTenant,
     RedisEventStore,
+    Reply,
     ServerProfile,
     SQLiteEventStore,
     StateUpdate,
@@ -130,6 +131,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
 #: Hold what a conversation holds, and no setting: `test_promises_canary.py` looks at them.
 DATA = {
     *(Conversation, ConversationMessage, ConversationRef, InboundEvent, StateUpdate, TenantInfo),
+    Reply,
     *(Interrupt, Turn, Tenant, ServerProfile, SQLiteEventStore, ScriptedChatModel),
 }
 
