@@ -316,6 +316,7 @@ class Processor:
             fact=Outcome(status="silent", turn_id=batch.turn_id).fact,
             snapshot=snapshot,
             snapshot_ttl=ttl,
+            note=Note.read(acquired.note).after_turn(is_own=True).stored,
             kept=batch.kept,
             kept_for=batch.wait(acquired.now),
         )

@@ -201,7 +201,7 @@ def test_every_public_constructor_is_among_these() -> None:
     }
     known = {call.__name__ for call in MADE}
     models = {"Conversation", "ConversationMessage", "InboundEvent", "StateUpdate", "TenantInfo"}
-    models |= {"Handoff"}
+    models |= {"Handoff", "Reply"}
     tools = {"LookupTenant", "GetConversation", "SyncState", "AddMessage", "HandOver"}
     made_by_us = {"Turn", "HandedOver", "Interrupt", "current_conversation"}
     subclasses = {"AsyncConvSyncCallbackHandler"}
