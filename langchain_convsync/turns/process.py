@@ -534,7 +534,7 @@ class Processor:
             status="answered" if said else "silent",
             messages=messages,
             said=said,
-            handoff=refused.handoff,
+            handoff=refused.handed_over,
         )
 
     def _load(self, attempt: Attempt) -> Flow[None]:

@@ -53,7 +53,7 @@ def new_runner(
 def by_tool(server: ReferenceServer) -> Any:
     """An agent whose model calls the tool, and then says so."""
     call = {"name": "handoff", "args": WHY, "id": "1"}
-    script = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
+    script: list[Any] = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
     tools = ConvSyncToolkit(server.client(), handoff=True).get_tools()
     return create_agent(ScriptedChatModel(script), tools=tools)
 

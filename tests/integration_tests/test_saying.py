@@ -245,7 +245,7 @@ def test_a_tool_may_say_something_later_and_a_turn_that_is_run_again_says_it_onc
     runs: list[int] = []
 
     def remind(messages: Any) -> AIMessage:
-        runner.say(
+        mine.say(
             current_conversation().phone_number,
             "¿Sigues ahí?",
             at=in_(seconds=1.0),
@@ -256,15 +256,15 @@ def test_a_tool_may_say_something_later_and_a_turn_that_is_run_again_says_it_onc
             raise RuntimeError
         return AIMessage("Hola")
 
-    runner = TurnRunner(
+    mine = TurnRunner(
         RunnableLambda(remind),
         client=server.client(),
         store=event_store,
         reply=WAHAReply(chats.url),
     )
-    assert answer(runner, said("Hola")).status == "answered"
+    assert answer(mine, said("Hola")).status == "answered"
     assert len(runs) == 2
-    with runner:
+    with mine:
         until(lambda: len(chats.texts) == 2)
         until(lambda: run(event_store.backlog()) == Backlog())
     assert chats.texts == ["Hola", "¿Sigues ahí?"]
