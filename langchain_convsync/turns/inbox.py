@@ -119,13 +119,13 @@ class Inbox:
         own = turn if turn is not None and turn.conversation_key == conversation_key else None
         at = 0.0 if wanted.at is None else view.now + (wanted.at - now()).total_seconds()
         key = wanted.key
-        if key is None:  # a turn that runs again says it once
-            when = "" if wanted.at is None else wanted.at.isoformat()
-            key = new_token() if own is None else f"{own.ref.turn_id} {when} {reply.text}"
+        if key is None:  # a turn that runs again says it once, though its clock has gone on
+            key = new_token() if own is None else f"{own.ref.turn_id} {reply.text}"
         saying = Saying.of(
             reply,
             at=at,
             unless_heard=wanted.unless_heard,
+            colleague=wanted.colleague,
             turn=None if own is None else own.ref.turn_id,
         )
         said = QueuedMessage(

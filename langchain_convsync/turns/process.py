@@ -343,7 +343,6 @@ class Processor:
         if (seconds := self._limits.max_age) is not None:
             batch = batch.judged(before=now() - timedelta(seconds=seconds))
         customer, *others = batch.names or [batch.latest.phone_number or ""]  # which is refused
-        acquired = yield from self._without_dropped(acquired)
         bot_id, subdomain = batch.told("bot_id"), batch.told("subdomain")
         if batch.saying is not None and (noted := noted_target(acquired.tenant)) is not None:
             bot_id, subdomain = noted.bot_id, noted.subdomain
@@ -351,6 +350,7 @@ class Processor:
         if batch.heard:
             session = batch.newest.waha_session
             note = note.answering(batch.turn_id, session, now=acquired.now)
+        acquired = yield from self._without_dropped(acquired)
         note = note.hearing(batch.heard).taken_over(batch.taken_over)
         return Attempt(acquired, batch, ref, note, tuple(others))
 
@@ -667,12 +667,12 @@ class Processor:
             attempt,
             outcome,
             queue_reply=self._replies is not None,
-            handoff_pause=self._limits.handoff_pause,
             may_drop=self._may_drop,
+            handoff_pause=self._limits.handoff_pause,
         )
         guarded = replace(
             commit,
-            unless_paused=result.reply is not None,
+            unless_paused=result.reply is not None and not attempt.batch.by_colleague,
             unless_newer=rerun and result.reply is not None,
         )
         if result.waiting is not None or result.handoff is not None:

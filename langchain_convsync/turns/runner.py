@@ -429,6 +429,7 @@ class TurnRunner(_forks.Unpicklable):
         *,
         at: datetime | None = None,
         unless_heard: bool = False,
+        colleague: bool = False,
         key: str | None = None,
         account: str = "default",
     ) -> turns.Turn:
@@ -445,9 +446,11 @@ class TurnRunner(_forks.Unpicklable):
             at: When to say it, in a time zone; workers do, of this process or another. Past times
                 and None are now.
             unless_heard: Say nothing if the customer writes first.
+            colleague: They are the words of a human, from a helpdesk say: said also while a human
+                has the conversation.
             key: Names the message: with the same key, a customer gets it once, as long as the store
-                remembers (its ``retention``, a week by default). None is a new message; in a tool,
-                the same one when its turn is run again.
+                remembers (its ``retention``, a week by default). None is a new message; in a turn,
+                in a tool say, the same words are one, so that it may run again.
             account: The receiving side, as for :meth:`pause`.
 
         Returns:
@@ -461,7 +464,9 @@ class TurnRunner(_forks.Unpicklable):
             InvalidPhoneNumberError: ``customer`` is not a customer id.
             StoreError: The store did not accept it.
         """
-        wanted = saying.Wanted.of(what, at=at, unless_heard=unless_heard, key=key)
+        wanted = saying.Wanted.of(
+            what, at=at, unless_heard=unless_heard, colleague=colleague, key=key
+        )
         if not self._engine.record_only:
             self._require(awaited=False)
         return run(self._engine.say(customer, account, wanted))
@@ -473,11 +478,14 @@ class TurnRunner(_forks.Unpicklable):
         *,
         at: datetime | None = None,
         unless_heard: bool = False,
+        colleague: bool = False,
         key: str | None = None,
         account: str = "default",
     ) -> turns.Turn:
         """:meth:`say` on the running event loop."""
-        wanted = saying.Wanted.of(what, at=at, unless_heard=unless_heard, key=key)
+        wanted = saying.Wanted.of(
+            what, at=at, unless_heard=unless_heard, colleague=colleague, key=key
+        )
         if not self._engine.record_only:
             self._require(awaited=True)
         return await arun(self._engine.say(customer, account, wanted))

@@ -20,6 +20,7 @@ class Wanted:
     reply: Reply
     at: datetime | None = None
     unless_heard: bool = False
+    colleague: bool = False
     key: str | None = None
 
     @classmethod
@@ -49,6 +50,7 @@ class Saying(BaseModel):
     Attributes:
         at: Store time from which on it is due.
         unless_heard: Whether the customer's words, if they come first, make it needless.
+        colleague: Whether a human says it, who may have the conversation.
         turn: The turn that asked for it: its own customer's words are no such words.
         fields: The reply's fields, but for the bytes of its file.
         data: Those, in base64.
@@ -58,6 +60,7 @@ class Saying(BaseModel):
 
     at: float = 0.0
     unless_heard: bool = False
+    colleague: bool = False
     turn: str | None = None
     fields: dict[str, Any] = Field(repr=False)
     data: str | None = Field(default=None, repr=False)

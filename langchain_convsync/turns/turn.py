@@ -362,6 +362,11 @@ class Batch:
         """What the bot says of its own accord: then it is all that the batch holds."""
         return None if not self.events else self.events[0][1].saying
 
+    @property
+    def by_colleague(self) -> bool:
+        """Whether it is what a human says, who may have the conversation."""
+        return self.saying is not None and self.saying.colleague
+
     def through(self, waha_session: str) -> Batch:
         """The batch of a customer who has written through this session of WAHA's."""
         changes = {"waha_session": waha_session}

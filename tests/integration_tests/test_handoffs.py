@@ -53,7 +53,7 @@ def new_runner(
 def by_tool(server: ReferenceServer) -> Any:
     """An agent whose model calls the tool, and then says so."""
     call = {"name": "handoff", "args": WHY, "id": "1"}
-    script = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
+    script: list[str | AIMessage] = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
     tools = ConvSyncToolkit(server.client(), handoff=True).get_tools()
     return create_agent(ScriptedChatModel(script), tools=tools)
 
@@ -177,7 +177,7 @@ def test_a_budget_may_hand_over(
     told: list[HandedOver],
 ) -> None:
     """Its reply is said instead of the agent's."""
-    refusal = Reply(texts="Sigue un colega", handoff="50,000 tokens today")
+    refusal = Reply(texts="Sigue un colega", handoff=Handoff(reason="50,000 tokens today"))
     runner = new_runner(promises.echo(), budget=lambda *_: refusal)
     turn = answer(runner, said("uno"))
     assert (turn.status, chats.texts) == ("answered", ["Sigue un colega"])

@@ -177,6 +177,19 @@ def test_nothing_is_said_while_a_human_has_the_conversation_or_after_it_was_clos
 
 
 @both
+def test_a_colleagues_words_are_said_while_a_human_has_the_conversation(
+    say: Say, runner: TurnRunner, server: ReferenceServer, chats: WahaChats
+) -> None:
+    """A helpdesk sends them this way; the agent stays out of it."""
+    runner.run(said("Hola"))
+    runner.pause(CUSTOMER, seconds=600)
+    assert say(runner, "Soy Ana", colleague=True).status == "said"
+    assert runner.run(said("dos")).status == "paused"
+    assert chats.texts == ["re: Hola", "Soy Ana"]
+    assert history(server)[2:] == [("bot", "Soy Ana"), ("user", "dos")]
+
+
+@both
 def test_whom_the_api_server_does_not_know_hears_it_unrecorded(
     say: Say, event_store: EventStore, chats: WahaChats
 ) -> None:
@@ -219,22 +232,26 @@ def test_a_tool_may_say_something_later_and_a_turn_that_is_run_again_says_it_onc
     runs: list[int] = []
 
     def remind(messages: Any) -> AIMessage:
-        runner.say(current_conversation().phone_number, "¿Sigues ahí?", at=later, unless_heard=True)
+        bot.say(
+            current_conversation().phone_number,
+            "¿Sigues ahí?",
+            at=in_(seconds=1.0),
+            unless_heard=True,
+        )
         runs.append(1)
         if len(runs) == 1:
             raise RuntimeError
         return AIMessage("Hola")
 
-    later = in_(seconds=1.0)
-    runner = TurnRunner(
+    bot = TurnRunner(
         RunnableLambda(remind),
         client=server.client(),
         store=event_store,
         reply=WAHAReply(chats.url),
     )
-    assert answer(runner, said("Hola")).status == "answered"
+    assert answer(bot, said("Hola")).status == "answered"
     assert len(runs) == 2
-    with runner:
+    with bot:
         until(lambda: len(chats.texts) == 2)
         until(lambda: run(event_store.backlog()) == Backlog())
     assert chats.texts == ["Hola", "¿Sigues ahí?"]

@@ -55,6 +55,10 @@ DATA: dict[str, Callable[[], Any]] = {
     "ConversationRef": lambda: c.ConversationRef(PHONE, turn_id="1", event_id="2").at(
         conversation()
     ),
+    "HandedOver": lambda: c.HandedOver(
+        reason="r", summary="s", key="1", conversation=c.ConversationRef(PHONE), chat_id="1@c.us"
+    ),
+    "Handoff": lambda: c.Handoff(reason="complaint", summary="Two pizzas"),
     "InboundEvent": lambda: EVENT,
     "Reply": lambda: c.Reply(texts=["Hola"], file=b"OggS", voice=True),
     "Interrupt": lambda: c.Interrupt("1", {"action_requests": [{"name": "pay"}]}),
@@ -81,6 +85,7 @@ ALIVE: dict[str, Callable[[], Any]] = {
     "ConvSyncMiddleware": lambda: middleware.ConvSyncMiddleware(client()),
     "ConvSyncToolkit": lambda: c.ConvSyncToolkit(client(), intents=["menu"]),
     "GetConversation": lambda: c.GetConversation(client=client(), conversation=PHONE),
+    "HandOver": lambda: c.HandOver(client=client(), reasons=["complaint"]),
     "LookupTenant": lambda: c.LookupTenant(client=client(), allow_any_conversation=True),
     "OnceToolsMiddleware": lambda: middleware.OnceToolsMiddleware(store()),
     "RedisEventStore": lambda: c.RedisEventStore(f"redis://:{SECRET}@127.0.0.1:9/0"),

@@ -40,8 +40,7 @@ ENGLISH = frozenset(
     type unavailable unknown unnamed unreadable up used value version view watch what why with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
-    markdown marker said without words
-    budget direction refusals
+    budget direction hand handed handoff handoffs markdown marker over refusals said without words
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
