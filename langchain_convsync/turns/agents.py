@@ -13,7 +13,7 @@ from langchain_convsync.errors import ConfigurationError, raised_by
 from langchain_convsync.surfaces.context import ConversationRef, NoCustomerError, Tenant
 from langchain_convsync.turns.agent import takes_context
 from langchain_convsync.turns.mistakes import no_agent, no_factory
-from langchain_convsync.turns.parts import words_of
+from langchain_convsync.turns.parts import parts_of
 from langchain_convsync.turns.remote import at_home
 from langchain_convsync.turns.shapes import kind_of
 
@@ -88,9 +88,9 @@ class Agents:
     def blocks(self, agent: Runnable[Any, Any]) -> bool:
         """Whether the agent cannot be awaited."""
         if self._per_conversation:
-            return bool(words_of(agent).blocking)
+            return bool(parts_of(agent).blocking)
         if (known := self._blocking.get(id(agent))) is None:
-            known = self._blocking[id(agent)] = bool(words_of(agent).blocking)
+            known = self._blocking[id(agent)] = bool(parts_of(agent).blocking)
         return known
 
     def _of(self, tenant: Tenant) -> Runnable[Any, Any]:
@@ -141,7 +141,7 @@ class Agents:
 
 
 def _require(agent: Runnable[Any, Any], *, awaited: bool) -> None:
-    parts = words_of(agent)
+    parts = parts_of(agent)
     if awaited:
         parts.require_one_kind()
     else:

@@ -73,7 +73,7 @@ def require_no_awaited(names: Sequence[str]) -> None:
         raise ConfigurationError(message)
 
 
-def words_of(agent: object) -> Parts:
+def parts_of(agent: object) -> Parts:
     """The parts of an agent that are of one kind only."""
     awaited, blocking = dict[str, None](), dict[str, None]()
     left, seen = [agent], dict[int, object]()

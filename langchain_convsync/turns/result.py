@@ -213,13 +213,6 @@ class TurnResult:
         """All that the customer gets as one text; None where that is nothing."""
         return text_of(self.said) or None
 
-    @property
-    def _parts(self) -> list[str]:
-        """What its last message says, where that is the reply, and several messages are sent."""
-        last = self.messages[-1].content if self.messages else ""
-        parts = words_of(self.said)
-        return parts if len(parts) > 1 and last == self.reply else []
-
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
         return Outcome(
@@ -246,7 +239,8 @@ class TurnResult:
         """
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        follows = self._parts if queue_reply and may_drop else []
+        parts = words_of(self.said) if queue_reply and may_drop else []
+        follows = parts if len(parts) > 1 and self.status == "answered" else []
         tenant, snapshot, ttl = None, None, 0.0
         note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
         note = note.after_turn(is_own=attempt.batch.saying is not None)

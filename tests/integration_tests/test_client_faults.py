@@ -126,7 +126,7 @@ def test_trickling_cannot_outlast_the_deadline(
     server.plays(script)
 
     with pytest.raises(APITimeoutError) as told:
-        perform(call(api, timeout=0.1))
+        perform(call(api, timeout=0.5))
 
     assert told.value.ambiguous is (call is not read)
     assert server.wait_for(lambda it: it.connected == 0)

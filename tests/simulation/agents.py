@@ -13,7 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from langchain_convsync import Reply
+from langchain_convsync import Handoff, Reply
 from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, InboundEvent
 from tests.chaos.fake_api import CAP
@@ -86,7 +86,7 @@ class Clerk:
         context = {"number": number, "reply": asked["reply"]}
         reply = asked["reply"]
         if HANDS_OVER in text:
-            reply = Reply(texts=(reply,), handoff="the customer asks for a human")
+            reply = Reply(texts=(reply,), handoff=Handoff(reason="the customer asks for a human"))
         return {
             "reply": reply,
             "intent": "order",
