@@ -122,7 +122,7 @@ class Reply(BaseModel):
     quote: bool = False
     expires: float | None = Field(default=None, gt=0, le=LONGEST_LIFE)
 
-    handoff: Annotated[Handoff | None, BeforeValidator(_handoff)] = None
+    handoff: Annotated[Handoff | str | None, BeforeValidator(_handoff)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -163,6 +163,11 @@ class Reply(BaseModel):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             told = "file= is bytes, or a URL that begins with https:// or http://: read a path's "
             raise _refused("file_url", told + "bytes, Path(…).read_bytes()")
+
+    @property
+    def handed_over(self) -> Handoff | None:
+        """The hand-over, whole; None where there is none."""
+        return self.handoff if isinstance(self.handoff, Handoff) else None
 
     @property
     def is_silent(self) -> bool:

@@ -193,6 +193,10 @@ class WAHAReply(Unpicklable):
         await self.waha.aclose()
 
 
+def _is_newer(view: ConversationView, number: int) -> bool:
+    return view.turns != number or bool(view.events)
+
+
 class Replies(OperationQueue[ReplyJob]):
     """Delivers the reply queues of a store.
 
@@ -201,7 +205,8 @@ class Replies(OperationQueue[ReplyJob]):
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
         timeout: Seconds for which WAHA may fail at a reply, before it is a dead letter.
-        is_newer: Whether the customer has written again: then the rest of an answer may be dropped.
+        is_newer: Whether the customer has written again since the turn of this number: then the
+            rest of its answer may be dropped.
         clock: Seconds that only ever grow.
     """
 
@@ -214,7 +219,7 @@ class Replies(OperationQueue[ReplyJob]):
         *,
         lease: float = 30.0,
         timeout: float = REPLY_TIMEOUT,
-        is_newer: Callable[[ConversationView], bool] = lambda view: bool(view.events),
+        is_newer: Callable[[ConversationView, int], bool] = _is_newer,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
@@ -302,7 +307,7 @@ class Replies(OperationQueue[ReplyJob]):
         if number is None:
             return False
         view = yield from self._store.view(head.lease.conversation_key)
-        return view.turns != number or self._is_newer(view)
+        return self._is_newer(view, number)
 
     def _drop(self, head: ReplyJob) -> Flow[float]:
         """It is not sent: the customer wrote on meanwhile."""

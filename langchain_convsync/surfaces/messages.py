@@ -20,6 +20,7 @@ from langchain_core.messages import (
 from langchain_core.messages.base import BaseMessageChunk
 
 from langchain_convsync.models import ConversationMessage, Words
+from langchain_convsync.reply import Reply
 
 W = TypeVar("W", bound=Words)
 
@@ -179,6 +180,9 @@ def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> st
         return text
     fields = structured if isinstance(structured, Mapping) else {}
     reply = fields.get("reply", getattr(structured, "reply", None))
+    for spoken in (structured, reply):
+        if isinstance(spoken, Reply):
+            return spoken.text
     if reply is not None:
         return text_in(reply)
     return "" if _is_json_object(text) else text

@@ -63,8 +63,13 @@ def exchange_in(view: ConversationView) -> Note:
     return Note.read(view.note).hearing(times)
 
 
-def has_newer(view: ConversationView) -> bool:
-    """Whether the customer wrote something that waits."""
+def has_newer(view: ConversationView, number: int) -> bool:
+    """Whether someone has written since the turn of this number, or the customer's words wait.
+
+    What the bot has said of its own accord since then is no such words.
+    """
+    if view.turns - Note.read(view.note).own != number:
+        return True
     read = (QueuedMessage.read(queued.payload)[0] for queued in view.events)
     return any(one and one.by == "customer" and not one.revoked for one in read)
 

@@ -43,6 +43,7 @@ class Note(BaseModel):
         turn: The last turn that the customer's words came to.
         turn_at: Store time at which that was acquired.
         waha_session: WAHA's session that they wrote through, unless that is its only one.
+        own: How many of the last turns had words of nobody's: what the bot said of its own accord.
         day: The day, in UTC, of what was spent: days since 1970.
         spent: Tokens that models took on that day, by model, those given and those that they gave.
     """
@@ -61,6 +62,7 @@ class Note(BaseModel):
     turn: str = ""
     turn_at: float = 0.0
     waha_session: str = Field(default="", repr=False)
+    own: int = 0
     day: int = 0
     spent: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
@@ -129,6 +131,10 @@ class Note(BaseModel):
         if waha_session is not None:
             changes["waha_session"] = "" if waha_session == UNNAMED else waha_session
         return self.model_copy(update=changes)
+
+    def after_turn(self, *, is_own: bool) -> Note:
+        """The note once a turn is over."""
+        return self.model_copy(update={"own": self.own + 1 if is_own else 0})
 
     def has_heard(self, since: float, *, but: str | None) -> bool:
         """Whether a turn had words of the customer's after this store time, but for one turn."""

@@ -316,6 +316,7 @@ class Processor:
             fact=Outcome(status="silent", turn_id=batch.turn_id).fact,
             snapshot=snapshot,
             snapshot_ttl=ttl,
+            note=Note.read(acquired.note).after_turn(is_own=True).stored,
             kept=batch.kept,
             kept_for=batch.wait(acquired.now),
         )
@@ -533,7 +534,7 @@ class Processor:
             status="answered" if said else "silent",
             messages=messages,
             said=said,
-            handoff=refused.handoff,
+            handoff=refused.handed_over,
         )
 
     def _load(self, attempt: Attempt) -> Flow[None]:

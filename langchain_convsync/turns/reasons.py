@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from langchain_convsync._lines import span
 from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
+from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
 from langchain_convsync.turns.turn import QueuedMessage
 
@@ -51,8 +52,8 @@ def _known(queue: QueueView, now: float) -> str | None:
 
 def _of_events(view: ConversationView) -> str:
     queue, head = view.inbox, view.events[0]
-    if later := _later_words(view):
-        return later
+    if own := _own_words(view):
+        return own
     waiting = WaitingRun.read(head.payload)
     if waiting is not None and waiting.answer is None:
         subjects = ", ".join(each.subject for each in waiting.interrupts)
@@ -76,8 +77,11 @@ def _of_events(view: ConversationView) -> str:
     return _NO_WORKER
 
 
-def _later_words(view: ConversationView) -> str | None:
-    """What the bot is to say later, where nothing else waits."""
+def _own_words(view: ConversationView) -> str | None:
+    """What the bot is to tell a human; or to say later, where nothing else waits."""
+    if (handoff := HandoffEntry.read(view.events[0].payload)) is not None:
+        tries = f": on_handoff= failed {handoff.tries} times" if handoff.tries else ""
+        return f"a human is to be told that the agent hands over{tries}"
     messages = [QueuedMessage.read(event.payload)[0] for event in view.events]
     sayings = [message.saying for message in messages if message and message.saying]
     if len(sayings) < len(messages) or any(each.at <= view.now for each in sayings):

@@ -243,6 +243,7 @@ class TurnResult:
         follows = parts if len(parts) > 1 and self.status == "answered" else []
         tenant, snapshot, ttl = None, None, 0.0
         note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
+        note = note.after_turn(is_own=attempt.batch.saying is not None)
         if current is not None:
             ours = unrecorded(self.messages, current.recorded)
             writes = self._writes(attempt, current, ours, follows)

@@ -91,7 +91,7 @@ def handoff_in(output: object, before: Mapping[str, Any]) -> Handoff | None:
     """Why a human is to go on, as the agent or a tool of its says in a :class:`Reply`."""
     messages = _new(output, before)
     said = [*set_by_tools(messages), *(_explicit(output, messages) or ())]
-    return next((reply.handoff for reply in said if reply.handoff is not None), None)
+    return next((reply.handed_over for reply in said if reply.handed_over is not None), None)
 
 
 def set_since(output: object, before: Mapping[str, Any]) -> list[Reply]:

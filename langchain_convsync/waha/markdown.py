@@ -23,6 +23,8 @@ _TASK = re.compile(r"^(?P<item>[ \t]*(?:[-*+]|\d+[.)])[ \t]+)\[(?P<done>[ xX])\]
 _DELIMITERS = re.compile(r"\s*\|?(?:[ \t]*:?-+:?[ \t]*\|)+(?:[ \t]*:?-+:?)?\s*")
 _BORDER = re.compile(r"(?<!\\)\|")
 
+#: Without one of these there is no Markdown.
+_MARKS = re.compile(r"[*_~`#\[<|\\=]")
 #: What stays as it is, whatever stands in it.
 _KEPT = (
     r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
@@ -60,6 +62,8 @@ def from_markdown(text: str) -> str:
     Args:
         text: As a model wrote it.
     """
+    if _MARKS.search(text) is None:  # as most texts are
+        return text
     blocks = list(_blocks(text.split("\n")))
     inline = _ALL if any(_is_sure(kind, lines) for kind, lines in blocks) else _ONLY_SURE
     return "\n".join(line for kind, lines in blocks for line in _formatted(kind, lines, inline))

@@ -53,7 +53,7 @@ def new_runner(
 def by_tool(server: ReferenceServer) -> Any:
     """An agent whose model calls the tool, and then says so."""
     call = {"name": "handoff", "args": WHY, "id": "1"}
-    script: list[str | AIMessage] = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
+    script: list[Any] = [AIMessage("", tool_calls=[call]), "Te atiende un colega."]
     tools = ConvSyncToolkit(server.client(), handoff=True).get_tools()
     return create_agent(ScriptedChatModel(script), tools=tools)
 
@@ -143,10 +143,26 @@ def test_a_human_who_cannot_be_told_is_told_again_and_holds_up_nobody(
     runner = new_runner(by_reply(server), on_handoff=on_handoff)
     answer(runner, said("uno"))
     assert answer(runner, said("dos")).status == "paused"
+    key = run(operators.conversation_key_of(runner.store, CUSTOMER))
+    [why] = run(operators.inspect_conversation(runner.store, key)).reasons()
+    assert why.endswith("told that the agent hands over: on_handoff= failed 1 times")
     with runner:
         until(lambda: len(keys) == 2)
         until(lambda: run(runner.store.backlog()) == Backlog())
     assert len({*keys}) == 1
+
+
+def test_what_it_says_in_several_messages_is_sent_to_its_end(
+    new_runner: Callable[..., TurnRunner], chats: WahaChats, told: list[HandedOver]
+) -> None:
+    """Nobody but the customer may cut an answer short: neither a hand-over, nor words of ours."""
+    both = Reply(texts=["Un momento.", "Te atiende un colega."], handoff="asks for a human")
+    runner = new_runner(RunnableLambda(lambda _: both), on_newer_message="rerun")
+    with runner:
+        runner.accept(said("uno"))
+        until(lambda: len(chats.texts) == 2)
+        until(lambda: told)
+    assert chats.texts == list(both.texts)
 
 
 def test_one_who_can_never_be_told_is_a_dead_letter_for_an_operator(
@@ -177,7 +193,7 @@ def test_a_budget_may_hand_over(
     told: list[HandedOver],
 ) -> None:
     """Its reply is said instead of the agent's."""
-    refusal = Reply(texts="Sigue un colega", handoff=Handoff(reason="50,000 tokens today"))
+    refusal = Reply(texts="Sigue un colega", handoff="50,000 tokens today")
     runner = new_runner(promises.echo(), budget=lambda *_: refusal)
     turn = answer(runner, said("uno"))
     assert (turn.status, chats.texts) == ("answered", ["Sigue un colega"])

@@ -82,6 +82,19 @@ def test_without_a_key_each_call_is_a_message(
     assert chats.texts == ["¡Hola!", "¿Qué tal?"] * 2
 
 
+def test_a_file_may_be_said_first(
+    runner: TurnRunner, server: ReferenceServer, chats: WahaChats, event_store: EventStore
+) -> None:
+    """Its bytes wait in the store, and stand in the history as its caption and kind."""
+    menu = Reply(texts="Hola", file=b"%PDF-1.7", filename="menu.pdf", caption="Nuestro menú")
+    runner.say(CUSTOMER, menu, at=in_(seconds=0.2))
+    with runner:
+        until(lambda: history(server))
+        until(lambda: run(event_store.backlog()) == Backlog())
+    assert history(server) == [("bot", menu.text)]
+    assert [path for path, _ in chats.posts] == ["sendText", "sendFile"]
+
+
 def test_it_goes_through_the_session_that_the_customer_has_written_through(
     runner: TurnRunner, chats: WahaChats
 ) -> None:
@@ -232,7 +245,7 @@ def test_a_tool_may_say_something_later_and_a_turn_that_is_run_again_says_it_onc
     runs: list[int] = []
 
     def remind(messages: Any) -> AIMessage:
-        bot.say(
+        mine.say(
             current_conversation().phone_number,
             "¿Sigues ahí?",
             at=in_(seconds=1.0),
@@ -243,15 +256,15 @@ def test_a_tool_may_say_something_later_and_a_turn_that_is_run_again_says_it_onc
             raise RuntimeError
         return AIMessage("Hola")
 
-    bot = TurnRunner(
+    mine = TurnRunner(
         RunnableLambda(remind),
         client=server.client(),
         store=event_store,
         reply=WAHAReply(chats.url),
     )
-    assert answer(bot, said("Hola")).status == "answered"
+    assert answer(mine, said("Hola")).status == "answered"
     assert len(runs) == 2
-    with bot:
+    with mine:
         until(lambda: len(chats.texts) == 2)
         until(lambda: run(event_store.backlog()) == Backlog())
     assert chats.texts == ["Hola", "¿Sigues ahí?"]
