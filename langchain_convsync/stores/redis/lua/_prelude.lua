@@ -92,6 +92,23 @@ local function read(...)
   return answer
 end
 
+-- Hints ------------------------------------------------------------------------------------------
+
+-- Whose change it is, where that process knows of it already; and whether it is not told yet.
+local origin, is_muted = '', false
+local SOON = 5000 -- milliseconds; what comes later is looked for
+local APART = 250 -- milliseconds that writes and replies are left to the process that left them: it delivers them
+local channel = prefix:match('^(.-){') .. 'hints:' .. opened
+
+-- Tells listening processes when a queue can be acquired, or that a turn left nothing in its inbox. It may
+-- be refused (an ACL without `publish`) or get lost: nobody relies on it.
+local function hint(conversation, queue, at)
+  if at and queue ~= 'inbox' then at = at + APART end
+  if is_muted or (at and at - now > SOON) or not (at or queue == 'inbox') then return end
+  local waits = at and string.format('%.0f', math.max(0, at - now)) or '-'
+  redis.pcall('PUBLISH', channel, table.concat({ queue, conversation, waits, origin }, ' '))
+end
+
 -- Due work ---------------------------------------------------------------------------------------
 
 -- When an event was accepted; now, where its record is gone.
@@ -140,6 +157,7 @@ local function schedule(conversation, queue)
   end
   local ready = ready_key(queue, account)
   if at then call('ZADD', ready, at, conversation) else call('ZREM', ready, conversation) end
+  hint(conversation, queue, at)
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if head[2] then
     local place = number(call('HGET', places_key(queue), account)) or 0

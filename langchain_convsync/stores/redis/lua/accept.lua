@@ -2,9 +2,10 @@
 -- `by` tells a repeated call from another delivery of the same event. KEYS[2] is where events are looked
 -- for that another delivery of the same message may have told.
 local event, names, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
-  account_concurrency, pause, source, facts = unpack(ARGV, 3)
+  account_concurrency, pause, source, facts, asker = unpack(ARGV, 3)
 lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrency), tonumber(pause)
 
+origin, is_muted = asker, token ~= '' -- it may be acquired in this step
 local aliases = {}
 for name in names:gmatch('%S+') do aliases[#aliases + 1] = name end
 local conversation, is_one
@@ -59,4 +60,8 @@ end
 if state == 'queued' and not is_one then call('HSET', event_record(event), 'apart', names) end
 if state ~= 'queued' then return { status, conversation, event, state, outcome, differs, 0, false } end
 local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
+if is_muted and not inbox then
+  is_muted = false
+  hint(conversation, 'inbox', due(conversation, 'inbox'))
+end
 return { status, conversation, event, state, outcome, differs, inbox and 0 or due_in(), inbox }
