@@ -367,7 +367,7 @@ def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
     if accepted.outcome is None:
         return Turn(status=status)
     try:
-        return Outcome.model_validate_json(accepted.outcome).turn(status)
+        return Outcome.read(accepted.outcome).turn(status)
     except ValueError:
         telemetry.count("unreadable", what="outcome")
         return Turn(status=status)

@@ -18,7 +18,7 @@ from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
 from langchain_convsync.outbox import journal, queue, reply
 from langchain_convsync.server import answers, conversation, database, forwards
-from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT
+from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, RETENTION
 from langchain_convsync.stores.sqlite import file
 from langchain_convsync.turns import (
     bounds,
@@ -79,6 +79,8 @@ FIGURES = [
     ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),
     ("run/scale", r"did not\s+hear every (two) seconds", lookout.PERIOD),
     ("run/scale", r"(four) times a second where", 1 / Polling.LAST),
+    ("run/scale", r"is remembered for (a week)\*\*, in", RETENTION / HOURS),
+    ("run/scale", r"its words go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"at most (\d+) MiB", _bodies.LARGEST / 1024**2),
     ("run/security", r"a reply's go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"a snapshot's after (a day)", LONGEST_SNAPSHOT / HOURS),
@@ -127,6 +129,7 @@ OTHERS = re.compile(
     r"|`typing=3\.0` shows the bot typing for up to three seconds"
     r"|(?:can lose|loses up to) two seconds"
     r"|500 messages at once"
+    r"|at most 400 bytes of Redis"
     r"|deletes what it downloaded after 180 seconds"
     r"|`86400` for a day"
     r"|`answer_cap = 20` shows the newest 20 messages"

@@ -27,6 +27,7 @@ lone surrogates and NUL included. Times are seconds on the store's clock, exact 
 from __future__ import annotations
 
 from langchain_convsync.stores.base.keys import (
+    DIGITS,
     NO_ACCOUNT,
     SHARDS,
     AccountKey,
@@ -76,6 +77,7 @@ from langchain_convsync.stores.base.store import EventStore, Listener, StoreLike
 __all__ = [
     "APART",
     "DEFAULT_RULES",
+    "DIGITS",
     "FORMAT_VERSION",
     "LONGEST_SNAPSHOT",
     "LONGEST_WHY",
