@@ -33,10 +33,9 @@ from langchain_convsync.models import (
 from langchain_convsync.outbox.plan import digest
 from langchain_convsync.stores.base import Acquired, Commit, EventStore, Lease, QueuedEvent
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.bounds import recent
+from langchain_convsync.surfaces.bounds import latest
 from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
-from langchain_convsync.surfaces.messages import to_langchain
 from langchain_convsync.surfaces.state import Extractor
 from langchain_convsync.turns import telling
 from langchain_convsync.turns.agent import (
@@ -397,7 +396,7 @@ class Processor:
             "blocks": self._agents.blocks(agent),
         }
         given = owns_history or self._prepare is not None
-        history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
+        history = [] if given else latest(conversation.said, self._history_limit)
         said = [*telling.about(attempt), *new]
         return call_for(agent, history, said, thread=thread, **about), record
 
