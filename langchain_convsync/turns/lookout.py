@@ -14,8 +14,8 @@ from langchain_convsync.stores.base import EventStore, Hint, Listener, QueueName
 
 #: Seconds between looks at what is due, while hints arrive: for those that are lost.
 PERIOD = 2.0
-#: Seconds between two looks at least.
-APART = 0.005
+#: Seconds between two looks at least, and behind several that found nothing.
+APART, FARTHEST = 0.005, 0.02
 #: Seconds before a store that did not answer is asked again.
 STORE_PAUSE = 1.0
 #: Seconds that a worker waits at most, in case that nobody wakes it.
@@ -46,8 +46,10 @@ class Lookout:
         self._is_limited = False
         self._also: Callable[[], Flow[None]] | None = None
         self._thread: Joinable | None = None
+        self._ending: Joinable | None = None
         self._listener: Listener | None = None
         self._looks_at = self._looked_at = self._needed_at = 0.0
+        self._vain = 0
 
     def begin(
         self,
@@ -73,12 +75,13 @@ class Lookout:
         with self._lock:
             self._queues, self._also = {}, None
             listener, self._listener = self._listener, None
+            self._ending, self._thread = self._thread, None
         if listener is not None:
             listener.end()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended, for so many seconds at most."""
-        thread, self._thread = self._thread, None
+        """Wait until the thread has ended that :meth:`end` told to, for so many seconds at most."""
+        thread, self._ending = self._ending, None
         if thread is not None:
             thread.join(seconds)
 
@@ -147,7 +150,8 @@ class Lookout:
 
     def _heed(self, hint: Hint) -> None:
         if hint.queue is None or 0.0 < hint.seconds < PERIOD:
-            at = max(self._looked_at + APART, monotonic() + hint.seconds)
+            apart = min(FARTHEST, APART * (1 + self._vain))
+            at = max(self._looked_at + apart, monotonic() + hint.seconds)
             self._looks_at = min(self._looks_at, at)
         ends = hint.seconds > 0.0
         if hint.queue is not None and (not ends or (self._is_limited and hint.queue == "inbox")):
@@ -177,6 +181,7 @@ class Lookout:
         period = PERIOD if listener.is_sure else Polling.LAST
         next_in = period if upcoming.next_in is None else max(APART, upcoming.next_in)
         self._looks_at = self._looked_at + min(period, next_in)
+        self._vain = 0 if upcoming.due or upcoming.free else self._vain + 1
         for queue, count in upcoming.due.items():
             self._notify_workers(queue, count)
         for conversation_key in upcoming.free:

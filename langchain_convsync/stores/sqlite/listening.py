@@ -129,10 +129,12 @@ class _Signs:
         if not sys.platform.startswith("linux"):
             raise OSError
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._stirred, self._stirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._told: int = self._libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
         if self._told < 0:
+            os.close(self._stirred)
+            os.close(self._stirs)
             raise OSError(ctypes.get_errno(), "inotify")
-        self._stirred, self._stirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._lock, self._is_open = _forks.lock(), True
         self._poll = select.poll()
         self._poll.register(self._told, select.POLLIN)
