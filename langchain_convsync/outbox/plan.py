@@ -337,7 +337,7 @@ def overlay(
         is_new: Whether nothing of the writes can be in it yet.
     """
     entries = conversation.entries
-    history = [] if is_new else conversation.said
+    history = [] if is_new else list(conversation.said)
     found = None if anchor is None else anchor.index(history)
     place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
     tenant = target_of(conversation)

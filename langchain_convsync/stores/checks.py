@@ -13,6 +13,7 @@ from langchain_convsync._checked import LONGEST
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
+    DIGITS,
     FORMAT_VERSION,
     LONGEST_SNAPSHOT,
     LONGEST_WHY,
@@ -24,7 +25,7 @@ from langchain_convsync.stores.base import (
     NewEvent,
 )
 
-_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
+_KEY = re.compile(rf"[0-9]{{2}}\.[0-9a-f]{{12}}\.[0-9a-f]{{{DIGITS}}}")
 #: As many things as one listing tells of at most.
 _MOST = 1000
 
@@ -252,7 +253,7 @@ def call_key(letter: DeadLetter, call: str, token: str) -> str:
         raise ValueError(message)
     parts = (call, letter.conversation_key, letter.queue, letter.id, token)
     hashed = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{account_of(letter.conversation_key)}.{hashed[:32]}"
+    return f"{account_of(letter.conversation_key)}.{hashed[:DIGITS]}"
 
 
 def renewed_id(letter: DeadLetter, token: str) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import le
 from typing import Any, TypeVar
 
 from langchain_core.messages import (
@@ -19,7 +20,7 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.base import BaseMessageChunk
 
-from langchain_convsync.models import ConversationMessage, Words
+from langchain_convsync.models import ConversationMessage, Said, Words
 from langchain_convsync.reply import Reply
 
 W = TypeVar("W", bound=Words)
@@ -38,15 +39,29 @@ def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     ``user`` and ``bot`` are dropped: a stored "system" is data, not an instruction. Ids are derived
     from the content, so that reading twice gives the same messages.
     """
+    told = told_in(history)
+    return end_of(told, len(told))
+
+
+def told_in(history: Sequence[W]) -> list[W]:
+    """What of a history a model reads, oldest first."""
+    return [message for message in by_timestamp(history) if is_told(message)]
+
+
+def end_of(told: Sequence[Words], most: int) -> list[BaseMessage]:
+    """The last messages of what a model reads: the same, with the same ids, as of all of it."""
+    start = max(0, len(told) - most)
+    words = {message.content for message in told[start:]}
     seen: dict[tuple[str, str, str], int] = {}
     result: list[BaseMessage] = []
-    for message in by_timestamp(history):
-        if not is_told(message):
+    for place, message in enumerate(told):
+        if place < start and message.content not in words:
             continue
-        kind = _LANGCHAIN[message.role]
         key = (message.role, message.content, str(message.timestamp))
         seen[key] = seen.get(key, 0) + 1
-        result.append(kind(content=message.content, id=_id(key, seen[key])))
+        if place >= start:
+            kind = _LANGCHAIN[message.role]
+            result.append(kind(content=message.content, id=_id(key, seen[key])))
     return result
 
 
@@ -63,11 +78,22 @@ def _id(key: tuple[str, str, str], occurrence: int) -> str:
 
 def by_timestamp(history: Sequence[W]) -> list[W]:
     """The history in order of time, stable; a message without a timestamp keeps its place."""
+    history = list(history)
+    if _are_in_order([m.sent if isinstance(m, Said) else m.timestamp for m in history]):
+        return history
     latest, times = _EPOCH, []
     for message in history:
         latest = _aware(message.timestamp) or latest
         times.append(latest)
     return [history[place] for place in sorted(range(len(times)), key=times.__getitem__)]
+
+
+def _are_in_order(written: Sequence[Any]) -> bool:
+    """Whether that can be told of times as they are written: in one form of ISO 8601, in UTC."""
+    written = [each for each in written if each is not None]
+    if any(type(each) is not str or each[-1:] != "Z" or each[4:5] != "-" for each in written):
+        return False
+    return len(set(map(len, written))) <= 1 and all(map(le, written, written[1:]))
 
 
 def _aware(timestamp: datetime | None) -> datetime | None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop
 from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
@@ -33,6 +33,7 @@ from langchain_convsync.surfaces.usage import tokens
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.lookout import Lookout
 from langchain_convsync.turns.naming import OwnMessage
 from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges, link
 from langchain_convsync.turns.process import Processor
@@ -72,8 +73,12 @@ class Engine:
     record_only: bool = False
     on_undelivered: OnUndelivered | None = None
     pool: WorkerPool | None = field(default=None, init=False)
+    lookout: Lookout = field(init=False)
     closed: bool = field(default=False, init=False)
     _warned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.lookout = Lookout(self.store)
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
@@ -248,6 +253,7 @@ class Engine:
         return exposition(self.store, takes_nothing=bool(self._shortage))
 
     def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
+        self.lookout.notify(conversation_key)
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
             with telemetry.timed("turn_phase", phase="reply") as timing:
@@ -299,7 +305,7 @@ class Engine:
             if left is not None and left <= 0:
                 return Turn(status="queued"), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)
-            yield from sleep(polling.pause(min(limits)))
+            yield from self.lookout.wait(accepted.conversation_key, polling.pause(min(limits)))
 
     def _together(self, before: list[Turn], turn: Turn) -> Turn:
         """A turn with the replies of those that this call committed on the way to it.
@@ -341,6 +347,7 @@ class Engine:
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
             look=self._look,
+            lookout=self.lookout,
         )
         return self.pool
 
@@ -436,7 +443,7 @@ def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
     if accepted.outcome is None:
         return Turn(status=status)
     try:
-        return Outcome.model_validate_json(accepted.outcome).turn(status)
+        return Outcome.read(accepted.outcome).turn(status)
     except ValueError:
         telemetry.count("unreadable", what="outcome")
         return Turn(status=status)

@@ -25,6 +25,7 @@ from langchain_convsync.errors import (
 )
 from langchain_convsync.outbox import PendingReply, Write
 from langchain_convsync.stores.base import (
+    DIGITS,
     AccountKey,
     ConversationView,
     DeadLetter,
@@ -44,7 +45,7 @@ from langchain_convsync.waha.limits import LIMIT_KINDS
 
 audit = logging.getLogger("langchain_convsync.audit")
 _ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
-_CONVERSATION_KEY = re.compile(rf"{_ACCOUNT_KEY.pattern}\.[0-9a-f]{{32}}")
+_CONVERSATION_KEY = re.compile(rf"{_ACCOUNT_KEY.pattern}\.[0-9a-f]{{{DIGITS}}}")
 #: As many dead letters as are read at a time.
 _PAGE = 1000
 

@@ -48,10 +48,9 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
 )
 from langchain_convsync.stores.heartbeat import Watch
-from langchain_convsync.surfaces.bounds import recent
+from langchain_convsync.surfaces.bounds import latest
 from langchain_convsync.surfaces.calls import TurnCalls
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
-from langchain_convsync.surfaces.messages import to_langchain
 from langchain_convsync.surfaces.state import Extractor, consult
 from langchain_convsync.surfaces.usage import Usage
 from langchain_convsync.turns import telling
@@ -587,7 +586,7 @@ class Processor:
             "blocks": self._agents.blocks(agent),
         }
         given = owns_history or self._prepare is not None
-        history = [] if given else recent(to_langchain(conversation.said), self._history_limit)
+        history = [] if given else latest(conversation.said, self._history_limit)
         said = [*telling.about(attempt), *new]
         return call_for(agent, history, said, thread=thread, **about), record
 

@@ -726,6 +726,7 @@ class TurnRunner(_forks.Unpicklable):
     def close(self) -> None:
         """Close what this runner opened itself."""
         self._engine.closed = True
+        self._engine.lookout.end()
         self._media.close()
         if self._owns_api:
             self._api.close()
@@ -735,6 +736,7 @@ class TurnRunner(_forks.Unpicklable):
     async def aclose(self) -> None:
         """Close what this runner opened itself, sync and async."""
         self._engine.closed = True
+        self._engine.lookout.end()
         await self._media.aclose()
         if self._owns_api:
             await self._api.aclose()

@@ -165,7 +165,19 @@ class Outcome(BaseModel):
     @property
     def fact(self) -> str:
         """As a store keeps it afterwards: without a word, or an id that names the customer."""
-        return self.model_dump_json(include={"status", "turn_id"})
+        return f"{self.status} {self.turn_id}"
+
+    @classmethod
+    def read(cls, kept: str) -> Outcome:
+        """What a store kept of one.
+
+        Raises:
+            ValueError: It is neither ``stored`` nor a ``fact``.
+        """
+        if kept.startswith("{"):
+            return cls.model_validate_json(kept)
+        status, _, turn_id = kept.partition(" ")
+        return cls.model_validate({"status": status, "turn_id": turn_id})
 
 
 class QueuedMessage(InboundEvent):

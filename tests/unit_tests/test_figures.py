@@ -19,12 +19,13 @@ from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
 from langchain_convsync.outbox import journal, queue, refused, reply
 from langchain_convsync.server import answers, conversation, database, forwards
-from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
+from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, RETENTION
 from langchain_convsync.stores.sqlite import file
 from langchain_convsync.turns import (
     bounds,
     files,
     interrupts,
+    lookout,
     media,
     note,
     reading,
@@ -82,8 +83,10 @@ FIGURES = [
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
     ("run/deploy", r"within its (ten) seconds", default(ConvSyncClient, "timeout")),
     ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),
-    ("run/scale", r"asks the store (four) times a second", 1 / Polling.LAST),
-    ("run/scale", r"each of its (\d+) shards", keys.SHARDS),
+    ("run/scale", r"did not\s+hear every (two) seconds", lookout.PERIOD),
+    ("run/scale", r"(four) times a second where", 1 / Polling.LAST),
+    ("run/scale", r"is remembered for (a week)\*\*, in", RETENTION / HOURS),
+    ("run/scale", r"its words go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"at most (\d+) MiB", _bodies.LARGEST / 1024**2),
     ("run/security", r"a reply's go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"a snapshot's after (a day)", LONGEST_SNAPSHOT / HOURS),
@@ -97,7 +100,7 @@ FIGURES = [
     ("run/trouble", r"older than (three) hours", refused.EXPIRES / HOURS),
     ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOUR),
     ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOUR),
-    ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
+    ("run/monitor", r"looked up by a block every (\d+) seconds", worker.LOOK_PERIOD),
     ("run/trouble", r"constraint of a file for (\d+) seconds", store.LONGEST_CHECK),
     ("run/trouble", r"Others wait (\d+) seconds for it", file.BUSY),
     ("start/api-server", r"it is kept for (a week)", forwards.REFUSED_KEPT / HOUR),
@@ -133,6 +136,7 @@ OTHERS = re.compile(
     r"|`typing=3\.0` shows the bot typing for up to three seconds"
     r"|(?:can lose|loses up to) two seconds"
     r"|500 messages at once"
+    r"|at most 400 bytes of Redis"
     r"|deletes what it downloaded after 180 seconds"
     r"|`86400` for a day"
     r"|`answer_cap = 20` shows the newest 20 messages"

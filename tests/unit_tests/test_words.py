@@ -43,7 +43,8 @@ ENGLISH = frozenset(
     with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
-    budget direction hand handed handoff handoffs markdown marker over refusals said without words
+    apart budget digits direction hand handed handoff handoffs hint listener markdown marker over
+    refusals said soon upcoming without words
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.

@@ -27,6 +27,7 @@ lone surrogates and NUL included. Times are seconds on the store's clock, exact 
 from __future__ import annotations
 
 from langchain_convsync.stores.base.keys import (
+    DIGITS,
     NO_ACCOUNT,
     SHARDS,
     AccountKey,
@@ -37,13 +38,16 @@ from langchain_convsync.stores.base.keys import (
 )
 from langchain_convsync.stores.base.records import (
     ACKS_KEPT,
+    APART,
     DEFAULT_RULES,
     FORMAT_VERSION,
     LONGEST_SNAPSHOT,
     LONGEST_WHY,
+    MOST_COUNTED,
     REPLIES_KEPT,
     RESTRICTION_KEPT,
     RETENTION,
+    SOON,
     Accepted,
     AcceptRules,
     Ack,
@@ -60,6 +64,7 @@ from langchain_convsync.stores.base.records import (
     Done,
     EventState,
     HeldEvent,
+    Hint,
     KeptCall,
     Lease,
     Load,
@@ -69,20 +74,25 @@ from langchain_convsync.stores.base.records import (
     QueueName,
     QueueView,
     Restriction,
+    Upcoming,
 )
-from langchain_convsync.stores.base.store import EventStore, StoreLike
+from langchain_convsync.stores.base.store import EventStore, Listener, StoreLike
 
 __all__ = [
     "ACKS_KEPT",
+    "APART",
     "DEFAULT_RULES",
+    "DIGITS",
     "FORMAT_VERSION",
     "LONGEST_SNAPSHOT",
     "LONGEST_WHY",
+    "MOST_COUNTED",
     "NO_ACCOUNT",
     "REPLIES_KEPT",
     "RESTRICTION_KEPT",
     "RETENTION",
     "SHARDS",
+    "SOON",
     "AcceptRules",
     "Accepted",
     "AccountKey",
@@ -101,9 +111,11 @@ __all__ = [
     "EventState",
     "EventStore",
     "HeldEvent",
+    "Hint",
     "KeptCall",
     "Keys",
     "Lease",
+    "Listener",
     "Load",
     "NewEvent",
     "Operation",
@@ -112,6 +124,7 @@ __all__ = [
     "QueuedEvent",
     "Restriction",
     "StoreLike",
+    "Upcoming",
     "crc16",
     "is_claim",
     "new_token",

@@ -333,6 +333,15 @@ class KeptCall:
     result: str | None = field(default=None, repr=False)
 
 
+#: Conversations that are counted at most, where due work is.
+MOST_COUNTED = 100
+#: Milliseconds that writes and replies are left to the process that left them: it delivers them.
+APART = 250
+#: Milliseconds within which work has to be due for others to be told of it at once: they look for
+#: what comes later.
+SOON = 5000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What a store still has to do: numbers of events, operations and dead letters.
@@ -345,6 +354,38 @@ class Backlog:
     writes: int = 0
     replies: int = 0
     dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upcoming:
+    """What the queues of a store have due, and when more will be.
+
+    Attributes:
+        due: Of each queue that has any, how many conversations it can be acquired of; no more than
+            :data:`MOST_COUNTED` are counted. Writes and replies are left to the process that left
+            them for :data:`APART`.
+        next_in: Seconds until more is due; None where nothing is known to come.
+        free: Of the conversations asked for, those whose inbox no turn holds up.
+    """
+
+    due: dict[QueueName, int]
+    next_in: float | None = None
+    free: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A sign that something may be due that another process left. It is never state.
+
+    Attributes:
+        seconds: Until it may be; infinity where a turn ended that left nothing in its inbox.
+        queue: Where; None where only a look can tell.
+        conversation_key: Whose.
+    """
+
+    seconds: float = 0.0
+    queue: QueueName | None = None
+    conversation_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,13 +23,39 @@ from langchain_convsync.stores.base.records import (
     DeadLetter,
     DeadLetterPage,
     Done,
+    Hint,
     KeptCall,
     Lease,
     Load,
     NewEvent,
     QueueName,
     Restriction,
+    Upcoming,
 )
+
+
+class Listener(Protocol):
+    """Hears that other processes leave work, or end a turn, for one thread that waits for it.
+
+    A hint may be lost or late, and come for nothing: :meth:`EventStore.upcoming` tells how it is.
+    """
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether hints arrive, as far as it is known: else looks have to do."""
+        ...
+
+    def wait(self, seconds: float) -> Io[Sequence[Hint] | None]:
+        """Let seconds pass, or less if there are hints; to be performed blocking."""
+        ...
+
+    def end(self) -> None:
+        """Nobody waits any longer, now or later; may be called from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds: by the thread that waited, when it waits no more."""
+        ...
 
 
 class EventStore(Protocol):
@@ -418,6 +444,18 @@ class EventStore(Protocol):
 
         It waits for a lease to end, for a retry's delay, and in the inbox for the debounce window.
         """
+        ...
+
+    def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
+        """What can be acquired now, and when more can be; claims are none of it.
+
+        Args:
+            conversation_keys: Those whose inbox is waited for.
+        """
+        ...
+
+    def listen(self) -> Listener:
+        """Begin to hear of what other processes leave; this one's own may be told, too."""
         ...
 
     def backlog(self) -> Io[Backlog]:

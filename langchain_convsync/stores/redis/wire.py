@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from langchain_convsync.stores.base import (
+    MOST_COUNTED,
     SHARDS,
     Accepted,
     AccountKey,
@@ -26,6 +27,7 @@ from langchain_convsync.stores.base import (
     QueueName,
     QueueView,
     Restriction,
+    Upcoming,
 )
 from langchain_convsync.stores.checks import acks_in, decoded, encoded, lines, shard_of
 
@@ -35,6 +37,8 @@ OPERATORS = frozenset(
 )
 #: The scripts that compare facts.
 COMPARING = frozenset({"account", "accept", "find"})
+#: The queues, as the scripts count them.
+QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Argument: TypeAlias = str | bytes | int
 
 
@@ -265,6 +269,18 @@ def as_load(answer: Any) -> Load:
         due_in=int(due_in) / 1000,
         held=bool(held),
         queued_for=_seconds(queued_for),
+    )
+
+
+def as_upcoming(answers: Sequence[Any]) -> Upcoming:
+    """What is due in several shards, in a script's answers."""
+    counts = zip(*(each[0] for each in answers), strict=True)
+    sums = zip(QUEUES, map(sum, counts), strict=True)
+    comes = [int(each[1]) for each in answers if each[1] >= 0]
+    return Upcoming(
+        due={queue: min(MOST_COUNTED, count) for queue, count in sums if count},
+        next_in=min(comes) / 1000 if comes else None,
+        free=tuple(decoded(name) for each in answers for name in each[2]),
     )
 
 

@@ -49,6 +49,7 @@ from langchain_convsync.stores.base import (
     NewEvent,
     QueueName,
     Restriction,
+    Upcoming,
 )
 from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.changed import check_names_of
@@ -86,6 +87,7 @@ from langchain_convsync.stores.sqlite.file import (
     empty_log,
     path_of,
 )
+from langchain_convsync.stores.sqlite.listening import FileListener
 from langchain_convsync.stores.sqlite.opened import (
     LOOK_OVER,
     NotTheSameError,
@@ -169,6 +171,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = self._rests = False
+        self._left = 0  # counts what this process left to do
         self._end: weakref.finalize[Any, Any] | None = None
         _forks.around(self, rest=SQLiteEventStore._rest, go_on=SQLiteEventStore._go_on)
         _forks.in_child(self, SQLiteEventStore._begin_anew)
@@ -404,6 +407,15 @@ class SQLiteEventStore(_forks.Unpicklable):
         account_of(conversation_key)  # refuses a malformed key
         return self._step(lambda tx: queues.due_in(tx, conversation_key, queue))
 
+    def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
+        """See :meth:`EventStore.upcoming`."""
+        return self._step(lambda tx: work.upcoming(tx, conversation_keys))
+
+    def listen(self) -> FileListener:
+        """See :meth:`EventStore.listen`."""
+        log = None if self._path == MEMORY else f"{os.path.realpath(self._path)}-wal"
+        return FileListener(log, self._changes)
+
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
         return self._step(work.backlog)
@@ -588,6 +600,7 @@ class SQLiteEventStore(_forks.Unpicklable):
     ) -> list[Any]:
         sql = opened.sql
         begin_writing(sql, waited)
+        leaves = False
         with sql:
             opened.check()
             ticks = round(self._clock.monotonic() * 1000)
@@ -599,11 +612,25 @@ class SQLiteEventStore(_forks.Unpicklable):
                 tx = Transaction(sql, *times)
                 answers.append(operation(tx))
                 tx.flush()
+                leaves = leaves or tx.leaves
             if sql.total_changes != before:  # an idle poll writes nothing
                 opened.note(now)
+        if leaves:
+            self._left += 1
+            opened.tell()
         if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
             self._log_is_stale, self._log_emptied = not empty_log(sql), now
         return answers
+
+    def _changes(self) -> tuple[int, int]:
+        """See :class:`FileListener`."""
+        if self._path == MEMORY:
+            return 0, self._left
+        with self._lock:
+            try:
+                return -1 if self._file is None else self._file.changes(), self._left
+            except sqlite3.Error:  # whoever looks next is told
+                return -2, self._left
 
     def _sweep(self, tx: Transaction, operations: int) -> None:
         if events.sweep(tx, operations):

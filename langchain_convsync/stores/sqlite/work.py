@@ -5,9 +5,12 @@ Says the same as the Redis scripts of these names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from langchain_convsync.stores.base import (
+    APART,
+    MOST_COUNTED,
     Acquired,
     Backlog,
     Confirmed,
@@ -15,6 +18,7 @@ from langchain_convsync.stores.base import (
     Done,
     Lease,
     QueueName,
+    Upcoming,
 )
 from langchain_convsync.stores.checks import account_of, lines, turn_of
 from langchain_convsync.stores.sqlite.queues import (
@@ -57,6 +61,33 @@ def acquire_any(
     first = tx.one(f"{ready} ORDER BY due, conversation LIMIT 1", queue, account)
     return acquire(
         tx, first["conversation"], queue, token, length, account_concurrency=account_concurrency
+    )
+
+
+def upcoming(tx: Transaction, conversations: Sequence[str]) -> Upcoming:
+    """What can be acquired, and when more can be."""
+    place = (
+        "FROM queues WHERE queues.queue = accounts.queue AND queues.account = accounts.account"
+        " AND due IS NOT NULL AND due"
+    )
+    upto = f"? - iif(queue = 'inbox', 0, {APART})"
+    found = tx.all(
+        f"SELECT queue, (SELECT count(*) FROM (SELECT 1 {place} <= {upto} LIMIT {MOST_COUNTED})),"  # noqa: S608 - our own names
+        f" (SELECT min(due) {place} > {upto}) FROM accounts",
+        *(tx.now, tx.now),
+    )
+    due: dict[QueueName, int] = {}
+    comes = []
+    for queue, count, later in found:
+        if count:
+            due[queue] = min(MOST_COUNTED, due.get(queue, 0) + count)
+        if later is not None:
+            comes.append(later + (0 if queue == "inbox" else APART) - tx.now)
+    waiting = (tx.queue(name, "inbox") for name in conversations)
+    return Upcoming(
+        due=due,
+        next_in=min(comes) / 1000 if comes else None,
+        free=tuple(row.conversation for row in waiting if (row.due or 0) <= tx.now),
     )
 
 

@@ -103,6 +103,80 @@ local function read(...)
   return answer
 end
 
+-- Hints ------------------------------------------------------------------------------------------
+
+-- Whose change it is, where that process knows of it already; and whether it is not told yet.
+local origin, is_muted = '', false
+local SOON = 5000 -- milliseconds; what comes later is looked for
+local APART = 250 -- milliseconds that writes and replies are left to the process that left them: it delivers them
+local channel = prefix:match('^(.-){') .. 'hints:' .. opened
+
+-- Tells listening processes when a queue can be acquired, or that a turn left nothing in its inbox. It may
+-- be refused (an ACL without `publish`) or get lost: nobody relies on it.
+local function hint(conversation, queue, at)
+  if at and queue ~= 'inbox' then at = at + APART end
+  if is_muted or (at and at - now > SOON) or not (at or queue == 'inbox') then return end
+  local waits = at and string.format('%.0f', math.max(0, at - now)) or '-'
+  redis.pcall('PUBLISH', channel, table.concat({ queue, conversation, waits, origin }, ' '))
+end
+
+-- Events that are done ----------------------------------------------------------------------------
+
+-- What names a call or a text well enough, beside the event's key.
+local function ending(text) return (text or ''):sub(-12) end
+local function ended_by(epoch, token) return epoch .. ' ' .. ending(token) end
+
+-- What is known of an event; nil where nothing is.
+local function known_event(event)
+  local record = event_record(event)
+  local has = read('HMGET', record, 'state', 'conversation', 'facts', 'digest', 'fact', 'by', 'at', 'ended_by')
+  if has[1] then
+    return {
+      state = has[1], conversation = has[2], facts = has[3] or '', digest = ending(has[4]), fact = has[5],
+      by = ending(has[6]), at = number(has[7]) or 0, ended_by = has[8],
+    }
+  end
+  has = read('HMGET', record, 'c', 'facts', 'd', 'f', 'b', 'a', 'e', 'fact')
+  if not has[1] then return nil end
+  local account = account_of(event) .. '.'
+  return {
+    state = 'done', conversation = has[1] ~= '' and (#has[1] < #event and account .. has[1] or has[1]) or nil,
+    facts = has[2] or '',
+    digest = has[3], fact = has[4] and has[4]:gsub('\1', account) or has[8], by = has[5] or ending(has[7]),
+    at = 1000 * (number(has[6]) or 0), ended_by = has[7],
+  }
+end
+
+-- Packs what is kept of an event that is done: few and short values, so that Redis holds them in one piece. 'c'
+-- is what follows the account in its conversation's key; in its fact, 'f', \1 stands for that account.
+local function finish(event, fact, by)
+  local record, account = event_record(event), account_of(event) .. '.'
+  local has = known_event(event) or { digest = '', facts = '', by = '', at = now } -- its record is gone
+  local conversation = has.conversation or ''
+  if conversation:sub(1, #account) == account then conversation = conversation:sub(#account + 1) end
+  fact, by = fact or has.fact, by or has.ended_by or ''
+  call('DEL', record)
+  call('HSET', record, 'c', conversation, 'd', has.digest, 'a', math.floor(has.at / 1000), 'e', by)
+  if has.by ~= ending(by) then call('HSET', record, 'b', has.by) end
+  if fact then
+    local place = not fact:find('\1', 1, true) and fact:find(account, 1, true)
+    if place then fact = fact:sub(1, place - 1) .. '\1' .. fact:sub(place + #account) end
+    call('HSET', record, place and 'f' or 'fact', fact)
+  end
+  if has.facts ~= '' then call('HSET', record, 'facts', has.facts) end
+  call('PEXPIRE', record, retention)
+end
+
+-- Keeps the words of a turn for a while, and tells them while they are kept.
+local function keep_said(event, words, kept)
+  call('SET', said_key(event), string.format('%.0f ', now + kept) .. words, 'PX', kept)
+end
+local function said_of(event)
+  local kept = read('GET', said_key(event))
+  local place = type(kept) == 'string' and kept:find(' ', 1, true)
+  if place and now < (number(kept:sub(1, place - 1)) or 0) then return kept:sub(place + 1) end
+end
+
 -- Due work ---------------------------------------------------------------------------------------
 
 -- When an event was accepted; now, where its record is gone.
@@ -151,6 +225,7 @@ local function schedule(conversation, queue)
   end
   local ready = ready_key(queue, account)
   if at then call('ZADD', ready, at, conversation) else call('ZREM', ready, conversation) end
+  hint(conversation, queue, at)
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if head[2] then
     local place = number(call('HGET', places_key(queue), account)) or 0
@@ -407,13 +482,6 @@ local function each_call_field(event, visit)
   end
 end
 
--- Erases what an event's record keeps of tools' calls; the field `calls` tells whether there are any.
-local function drop_calls(event)
-  local record = event_record(event)
-  if call('HDEL', record, 'calls') == 0 then return end
-  each_call_field(event, function(field) call('HDEL', record, field) end)
-end
-
 -- Deletes a key that is of another type than the command reads: nothing in it is ours.
 local function drop_foreign(key, ...)
   local command = { ... }
@@ -433,7 +501,8 @@ local function mend_inbox(conversation)
     local record = event_record(event)
     drop_foreign(record, 'HGET', 'state')
     local queued = queued_event(event)
-    local state = call('HGET', record, 'state')
+    local known = known_event(event)
+    local state = known and known.state
     if seen[event] or state == 'done' or state == 'dead' then
       count('queued', -1)
     else

@@ -7,11 +7,11 @@ events, operations, replies, kept = tonumber(events), tonumber(operations), tonu
 fact, replies_kept, tenant = optional(fact), tonumber(replies_kept), optional(tenant)
 note, pause = optional(note), tonumber(pause)
 local FIRST = 25 -- where the lists begin in ARGV
-local by = epoch .. ' ' .. token
+local by = ended_by(epoch, token)
 local list, record = queue_key(conversation, 'inbox'), conversation_record(conversation)
 
-local head = call('HMGET', event_record(ARGV[FIRST]), 'state', 'ended_by')
-if head[1] and head[1] ~= 'queued' then return head[2] == by and 'done' or 'already' end
+local head = known_event(ARGV[FIRST])
+if head and head.state ~= 'queued' then return head.ended_by == by and 'done' or 'already' end
 if not held_until(conversation, 'inbox', token, epoch) then return 'fenced' end
 local STAYS = FIRST + 2 * (events + operations + replies) -- where those that are kept begin
 local waiting, answers, stays = call('LRANGE', list, 0, events + kept - 1), 0, 0
@@ -51,19 +51,14 @@ end
 
 for i = FIRST, FIRST + 2 * events - 1, 2 do
   local record, outcome = event_record(ARGV[i]), optional(ARGV[i + 1])
-  call('HSET', record, 'state', dead == '1' and 'dead' or 'done', 'ended_by', by)
-  if fact then call('HSET', record, 'fact', fact) end
-  if outcome and replies_kept > 0 then
-    call('SET', said_key(ARGV[i]), outcome, 'PX', replies_kept)
-    call('HSET', record, 'said_until', now + replies_kept)
-  end
+  if outcome and replies_kept > 0 then keep_said(ARGV[i], outcome, replies_kept) end
   if dead == '1' then
+    call('HSET', record, 'state', 'dead', 'ended_by', by)
+    if fact then call('HSET', record, 'fact', fact) end
     call('ZADD', prefix .. 'dead', now, ARGV[i])
     if reason ~= '' then call('HSET', record, 'reason', reason) end
   else
-    drop_calls(ARGV[i])
-    call('HDEL', record, 'payload', 'starts', 'errors', 'apart')
-    call('PEXPIRE', record, retention)
+    finish(ARGV[i], fact, by)
   end
 end
 call('LTRIM', list, events + kept, -1)
