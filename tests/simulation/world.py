@@ -22,7 +22,7 @@ from tests.simulation.agents import Agent, Clerk
 from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import EPOCH, Point, Process, Simulation, Strand, StuckError
 from tests.simulation.servers import ApiServer, Call, Fault
-from tests.simulation.waha import Echo, WahaServer
+from tests.simulation.waha import LATE, Echo, WahaServer
 from tests.simulation.whatsapp import WhatsApp
 
 T = TypeVar("T")
@@ -227,6 +227,8 @@ class World:
 
     def _days_later(self) -> None:
         """Every process is another one, and WAHA delivers some of what it has delivered before."""
+        if self.waha.whatsapp is not None:
+            self.simulation.rest(2 * LATE)  # the echoes of replies that waited to the very end
         for process, _ in self.living:
             self.simulation.kill(process)
         self.living, self._is_later = [], True
