@@ -34,6 +34,7 @@ from langchain_convsync.turns import (
 )
 from langchain_convsync.turns.turn import Status
 from langchain_convsync.waha import bubbles
+from langchain_convsync.workbench import pointing, world
 from tests.pages import DOCS, page, rows
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -67,6 +68,8 @@ FIGURES = [
         default(TurnRunner, "max_turns_per_minute"),
     ),
     ("build/interrupts", r"A question is kept for (a day)", interrupts.QUESTION_LIFE / HOURS),
+    ("start/workbench", r"goes on (three) seconds later", pointing.LEASE),
+    ("start/workbench", r"for (five) seconds nothing", world.STORE_AWAY),
     ("build/media", r"the first ([\d,]+) characters", files.LONGEST_DOCUMENT),
     ("build/media", r"of a turn may take (\d+) seconds", media.TRANSCRIPTION_TIME),
     ("build/media", r"unpacked \| (\d+) MiB", files.LARGEST_FILE / 1024**2),
@@ -122,6 +125,7 @@ WORDS = {
     "two": 2.0,
     "three": 3.0,
     "four": 4.0,
+    "five": 5.0,
     "ten": 10.0,
     "a day": 24.0,
     "a week": 168.0,

@@ -50,9 +50,9 @@ ENGLISH = frozenset(
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app argument async authentication bot callback client config context conv crc error
-    exposition extra gauge handler hash http json jwt llm log metric middleware model proxy redis
-    request router sqlite sync tool toolkit url waha
+    aonce api app argument async authentication bot callback client config context conv crc dev
+    error exposition extra gauge handler hash http json jwt llm log metric middleware model proxy
+    redis request router span sqlite subdomain sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 
