@@ -139,7 +139,10 @@ def changes(payload: Json) -> tuple[Change, str] | None:
 
     Some engines tell edits and revocations as messages, and each move of a live location.
     """
-    message, _ = opened(as_object(Folded.of(payload.get("_data")).get("message")))
+    data = Folded.of(payload.get("_data"))
+    message, _ = opened(as_object(data.get("message")))
+    if data.get("islive") is True and has_moved(data):
+        return "live location", ""
     names = {folded(name): name for name in message}
     if (name := names.get("livelocationmessage")) is not None:
         return ("live location", "") if has_moved(Folded.of(message[name])) else None
@@ -306,7 +309,7 @@ def _unread(raw: RawMessage) -> str | None:
     """What a message is called that says something which cannot be read here; None for no words."""
     spoken = [name for name in raw.names if folded(name) not in SILENT]
     if not spoken and raw.web_type in {"", "chat"}:
-        spoken = [name for name in [as_text(at(raw.data, "Info", "MediaType"))] if name]
+        spoken = [name for name in [raw.data.texts("info.mediatype")] if name]
         if not spoken:
             return None
     name = (spoken or [as_text(raw.data.get("type"))])[0]

@@ -93,7 +93,7 @@ class RawMessage:
             payload=payload,
             data=data,
             message=Folded.of(message),
-            names=tuple(name for name, node in message.items() if isinstance(node, dict)),
+            names=tuple(name for name, node in message.items() if _says_something(node)),
             opened=envelopes,
             web_type=folded(as_text(data.get("type"))),
         )
@@ -113,6 +113,10 @@ class RawMessage:
         """The field of that kind; for WhatsApp Web, which has none, all of them."""
         found = next((name for name in self.message if KINDS.get(name) == kind), None)
         return self.data if found is None else self.message.within(found)
+
+
+def _says_something(node: object) -> bool:
+    return isinstance(node, dict) or bool(as_text(node).strip())
 
 
 def opened(message: Json) -> tuple[Json, frozenset[str]]:

@@ -526,6 +526,11 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "[location: Casa, Av. 1 (1, 2)]",
     ),
+    "a lone text of a new kind": (noweb({"quantumText": "hola"}), f"[{UNREAD}: quantumText]"),
+    "only a kind of GOWS": (
+        envelope(body=None, _data={"Message": None, "Info": {"MediaType": "list_response"}}),
+        f"[{UNREAD}: list_response]",
+    ),
     "live location of NOWEB": (
         noweb({"liveLocationMessage": {"degreesLatitude": 1.5, "degreesLongitude": -2}}),
         "[location: 1.5, -2]",

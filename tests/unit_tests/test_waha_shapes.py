@@ -245,9 +245,11 @@ def test_a_live_location_is_one_message_however_often_it_moves(update: dict[str,
     assert event.location is not None
     assert event.location.live
     moved = {"liveLocationMessage": {**first, "degreesLatitude": 1.5, **update}}
-    ignored = waha.parse_event(delivery({"message": moved}))
-    assert isinstance(ignored, Ignored)
-    assert (ignored.reason, ignored.text) == ("live location", "[live location: 1.5, 2]")
+    webjs = {"type": "location", "isLive": True, "lat": 1.5, "lng": 2, **update}
+    for told in ({"message": moved}, webjs):
+        ignored = waha.parse_event(delivery(told))
+        assert isinstance(ignored, Ignored)
+        assert (ignored.reason, ignored.text) == ("live location", "[live location: 1.5, 2]")
 
 
 @pytest.mark.parametrize(
