@@ -43,7 +43,7 @@ _HEADERS = {
 class Deed(BaseModel):
     """What the page asks for."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     do: Literal[
         "write",
