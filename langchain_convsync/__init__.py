@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         APITimeoutError,
         AuthenticationError,
         BadRequestError,
+        BudgetError,
         ClosedError,
         ConfigurationError,
         ConflictError,
@@ -66,7 +67,8 @@ if TYPE_CHECKING:
         StateUpdate,
         TenantInfo,
     )
-    from langchain_convsync.outbox import WAHAReply
+    from langchain_convsync.outbox import Undelivered, WAHAReply
+    from langchain_convsync.reply import Handoff, Reply
     from langchain_convsync.settings import ServerProfile
     from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
     from langchain_convsync.surfaces.context import (
@@ -80,10 +82,11 @@ if TYPE_CHECKING:
         AddMessage,
         ConvSyncToolkit,
         GetConversation,
+        HandOver,
         LookupTenant,
         SyncState,
     )
-    from langchain_convsync.turns import Interrupt, Turn, TurnRunner
+    from langchain_convsync.turns import HandedOver, Interrupt, Turn, TurnRunner
 
 _MODULES = {
     "app": ("create_app",),
@@ -105,6 +108,7 @@ _MODULES = {
         "AgentServerError",
         "AuthenticationError",
         "BadRequestError",
+        "BudgetError",
         "ClosedError",
         "ConfigurationError",
         "ConflictError",
@@ -141,11 +145,19 @@ _MODULES = {
         "StateUpdate",
         "TenantInfo",
     ),
-    "outbox": ("WAHAReply",),
+    "outbox": ("Undelivered", "WAHAReply"),
+    "reply": ("Handoff", "Reply"),
     "settings": ("ServerProfile",),
     "stores": ("RedisEventStore", "SQLiteEventStore"),
-    "tools": ("AddMessage", "ConvSyncToolkit", "GetConversation", "LookupTenant", "SyncState"),
-    "turns": ("Interrupt", "Turn", "TurnRunner"),
+    "tools": (
+        "AddMessage",
+        "ConvSyncToolkit",
+        "GetConversation",
+        "HandOver",
+        "LookupTenant",
+        "SyncState",
+    ),
+    "turns": ("HandedOver", "Interrupt", "Turn", "TurnRunner"),
     "waha": (),
 }
 
@@ -161,6 +173,7 @@ __all__ = [
     "AsyncWAHAClient",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetError",
     "ClosedError",
     "ConfigurationError",
     "ConflictError",
@@ -177,6 +190,9 @@ __all__ = [
     "EventInProgressError",
     "FencedError",
     "GetConversation",
+    "HandOver",
+    "HandedOver",
+    "Handoff",
     "InboundEvent",
     "Interrupt",
     "InvalidEventError",
@@ -190,6 +206,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RedisEventStore",
+    "Reply",
     "SQLiteEventStore",
     "ServerError",
     "ServerProfile",
@@ -204,6 +221,7 @@ __all__ = [
     "TenantInfo",
     "Turn",
     "TurnRunner",
+    "Undelivered",
     "UnknownArgumentError",
     "UnknownConversationError",
     "UnknownOutcomeError",

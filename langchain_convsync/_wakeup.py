@@ -10,11 +10,15 @@ from langchain_convsync._flow import Io, Wait
 
 
 class Wakeup:
-    """Ends the wait of one waiting worker, or else the next wait before it begins."""
+    """Ends the wait of one waiting worker, or else the next wait before it begins.
 
-    def __init__(self) -> None:
+    Args:
+        most: Waits at most that end before they begin.
+    """
+
+    def __init__(self, most: int = 1) -> None:
         self._changed = _forks.condition()
-        self._notified = False
+        self._most, self._notified = most, 0
         self._ended = False
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -26,7 +30,7 @@ class Wakeup:
                 with suppress(RuntimeError):  # its loop is closed: no worker waits there any more
                     future.get_loop().call_soon_threadsafe(_wake, future)
                     return
-            self._notified = True
+            self._notified = min(self._most, self._notified + 1)
             self._changed.notify()
 
     def end(self) -> None:
@@ -43,18 +47,18 @@ class Wakeup:
         return Wait(seconds, self._is_over, self._block, self._wait)
 
     def _is_over(self) -> bool:
-        return self._notified or self._ended
+        return self._notified > 0 or self._ended
 
     def _block(self, seconds: float) -> None:
         with self._changed:
             if not self._is_over():
                 self._changed.wait(seconds)
-            self._notified = False
+            self._notified = max(0, self._notified - 1)
 
     async def _wait(self, seconds: float) -> None:
         with self._changed:
             if self._is_over():
-                self._notified = False
+                self._notified = max(0, self._notified - 1)
                 return
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)

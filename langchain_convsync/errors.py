@@ -11,6 +11,7 @@
     ├── EventInProgressError            another call is processing the event
     ├── UnknownOutcomeError             a tool's call was begun, and what came of it is unknown
     ├── LoopError                       the agent's run went on and on
+    ├── BudgetError                     the runner's budget= refused to run the agent
     ├── UnknownConversationError        no surface was told which conversation it serves
     ├── NoInterruptError                no run of the agent waits for this answer
     ├── ConversationMismatchError       two sources, or an answer, name different conversations
@@ -47,6 +48,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
+from typing import Literal
 
 
 class ConvSyncError(Exception):
@@ -100,6 +102,10 @@ class UnknownOutcomeError(ConvSyncError):
 
 class LoopError(ConvSyncError, RuntimeError):
     """The agent repeated a call of a tool, or took more steps than a turn may; it was ended."""
+
+
+class BudgetError(ConvSyncError):
+    """The function ``budget=`` of a runner refused to run the agent; the message is its reason."""
 
 
 class UnknownConversationError(ConvSyncError, LookupError):
@@ -218,6 +224,11 @@ class WAHAError(ConvSyncError):
         ambiguous: True when a message may have been sent although the call failed.
         foreign: True when what answered is not WAHA, or not all of the answer arrived: its status
             says nothing of the request, which may well succeed later.
+        kind: What a refusal is about: the ``chat``; the account, whose ``session`` does not work or
+            which WhatsApp limits (``timelock``, ``capping``); the ``message`` itself; else
+            ``unclear``, which may pass.
+        words: WAHA's own, without a number, an address or what was to be sent.
+        engine: The engine that refused, e.g. ``"GOWS"``, where WAHA tells it.
     """
 
     def __init__(
@@ -228,12 +239,21 @@ class WAHAError(ConvSyncError):
         retry_after: float | None = None,
         ambiguous: bool = False,
         foreign: bool = False,
+        kind: Literal["chat", "session", "timelock", "capping", "message", "unclear"] = "unclear",
+        words: str = "",
+        engine: str = "",
     ) -> None:
-        super().__init__(message if status_code is None else f"{message} (status {status_code})")
+        facts = [f"status {status_code}"] if status_code is not None else []
+        facts += [f"engine {engine}"] if engine else []
+        said = f"{message}; it says: {words}" if words else message
+        super().__init__(f"{said} ({', '.join(facts)})" if facts else said)
         self.status_code = status_code
         self.retry_after = retry_after
         self.ambiguous = ambiguous
         self.foreign = foreign
+        self.kind = kind
+        self.words = words
+        self.engine = engine
 
 
 class StoreError(ConvSyncError):

@@ -8,9 +8,9 @@ texts stay out of every ``repr``, because reprs end up in logs and traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, overload
 
 from pydantic import (
     AfterValidator,
@@ -135,20 +135,61 @@ def _is_like(entry: dict[str, Any], role: str, content: str) -> bool:
 
 
 class Said(NamedTuple):
-    """Words that were read, and will not be written: one object where a model is five."""
+    """Words that were read, and will not be written: one object where a model is five.
+
+    Attributes:
+        role: As :class:`ConversationMessage` has it, like the others.
+        content: The text.
+        sent: The time as the server wrote it: of a long history nobody asks for most of them.
+    """
 
     role: str
     content: str
-    timestamp: datetime | None
+    sent: Any = None
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When the server recorded it."""
+        return None if self.sent is None else _time(self.sent)
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Self:
         """One entry of ``previousMessages``, read as :class:`ConversationMessage` reads it."""
-        sent = entry.get("timestamp")
-        return cls(*_role_and_content(entry), None if sent is None else _time(sent))
+        return cls(*_role_and_content(entry), entry.get("timestamp"))
 
     def __repr__(self) -> str:
         return f"Said(role={self.role!r}, timestamp={self.timestamp!r})"
+
+
+class History(Sequence[Said]):
+    """The words of a history, each read when it is asked for.
+
+    Args:
+        entries: Of ``previousMessages``.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: list[dict[str, Any]]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, place: int) -> Said: ...
+    @overload
+    def __getitem__(self, place: slice) -> History: ...
+    def __getitem__(self, place: int | slice) -> Said | History:
+        if isinstance(place, slice):
+            return History(self._entries[place])
+        return Said.of(self._entries[place])
+
+    def __iter__(self) -> Iterator[Said]:
+        return map(Said.of, self._entries)
+
+    def __repr__(self) -> str:
+        return repr([*self])
 
 
 #: What a customer, an agent or a human said, as a history holds it.
@@ -204,9 +245,9 @@ class _ConversationFields(WireModel):
         return _MESSAGES.validate_python(named)
 
     @property
-    def said(self) -> list[Said]:
+    def said(self) -> History:
         """What :attr:`messages` say, for callers that only read them."""
-        return [Said.of(entry) for entry in self.entries]
+        return History(self.entries)
 
     def said_like(self, words: Words) -> list[Said]:
         """What of the history reads like these words."""

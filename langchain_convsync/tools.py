@@ -30,6 +30,7 @@ from langchain_convsync.models import (
     Role,
     TenantInfo,
 )
+from langchain_convsync.reply import LONGEST_REASON, LONGEST_SUMMARY, Handoff
 from langchain_convsync.surfaces.access import Access
 from langchain_convsync.surfaces.context import (
     ConversationLike,
@@ -68,6 +69,21 @@ class _GetConversationArgs(BaseModel):
     )
 
 
+class _HandOverArgs(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    reason: str = Field(
+        min_length=1,
+        max_length=LONGEST_REASON,
+        description="Why a colleague is needed, in a few words.",
+    )
+    summary: str = Field(
+        default="",
+        max_length=LONGEST_SUMMARY,
+        description="What the customer wants and what was done, so that nobody asks them again.",
+    )
+
+
 class _AddMessageArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -86,6 +102,7 @@ def _check(
     identity: Identity | None = None,
     intents: Sequence[str] | None = None,
     steps: Sequence[str] | None = None,
+    reasons: Sequence[str] | None = None,
     allow_any_conversation: bool = False,
     **others: object,
 ) -> None:
@@ -249,6 +266,40 @@ class AddMessage(_ConversationTool):
         return f"Added to the history as a message of the {message.role}.", message
 
 
+class HandOver(_ConversationTool):
+    """Gives the conversation to a human, in turns of ``TurnRunner``. Artifact: :class:`Handoff`.
+
+    Args:
+        reasons: The reasons to choose from; None leaves them to the model.
+    """
+
+    name: str = "handoff"
+    description: str = (
+        "Hand the conversation over to a human colleague: when the customer asks for one, or when "
+        "you cannot help them. Tell them in one sentence afterwards that a colleague goes on."
+    )
+    args_schema: Annotated[ArgsSchema | None, SkipValidation()] = _HandOverArgs
+    reasons: Sequence[str] | None = None
+
+    def _schema(self) -> type[BaseModel]:
+        if not self.reasons:
+            return _HandOverArgs
+        chosen: Any = Literal[tuple(self.reasons)]
+        described = Field(description="Why a colleague is needed.")
+        return create_model("HandOver", __base__=_HandOverArgs, reason=(chosen, described))
+
+    def _act(self, access: Access, args: Mapping[str, Any]) -> Flow[tuple[str, object]]:
+        handoff = Handoff(reason=args["reason"], summary=args["summary"])
+        if access.turn is None:
+            told = (
+                "No colleague can be called here: this works in turns of TurnRunner. Go on without."
+            )
+            raise ToolException(told)
+        access.turn.handoff = handoff
+        yield from ()  # a flow, as the others are
+        return "A colleague goes on from your next answer. Say so in one sentence.", handoff
+
+
 class ConvSyncToolkit(BaseToolkit, Unpicklable):
     """``lookup_tenant``, ``get_conversation``, ``sync_state``, ``add_message``: ready for an agent.
 
@@ -263,6 +314,8 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
         intents: The intents that the model may choose from; None takes the client's
             ``ServerProfile.intents``.
         steps: The steps that the model may choose from; None leaves them to it.
+        handoff: Whether there is a fifth tool, ``handoff``, which gives the conversation to a human
+            in turns of ``TurnRunner``; or the reasons for that, which the model may choose from.
         allow_any_conversation: Whether the model may name another phone number. For notebooks and
             operations; never for an agent that customers talk to.
 
@@ -279,6 +332,7 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
     identity: Identity | None = Field(default=None, repr=False)
     intents: Sequence[str] | None = None
     steps: Sequence[str] | None = None
+    handoff: bool | Sequence[str] = False
     allow_any_conversation: bool = False
 
     @checked
@@ -290,6 +344,7 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
         identity: Identity | None = None,
         intents: Sequence[str] | None = None,
         steps: Sequence[str] | None = None,
+        handoff: bool | Sequence[str] = False,
         allow_any_conversation: bool = False,
     ) -> None:
         if conversation is not None:
@@ -300,13 +355,15 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
             "identity": identity,
             "intents": intents,
             "steps": steps,
+            "handoff": handoff,
             "allow_any_conversation": allow_any_conversation,
         }
         super().__init__(**fields)
         self.get_tools()  # what is wrong with the settings is told here, not at the first run
 
     def get_tools(self) -> list[BaseTool]:
-        """The four tools."""
+        """The tools."""
+        reasons = None if isinstance(self.handoff, bool) else self.handoff
         shared: dict[str, Any] = {
             "client": self.client,
             "conversation": self.conversation,
@@ -318,6 +375,7 @@ class ConvSyncToolkit(BaseToolkit, Unpicklable):
             GetConversation(**shared),
             SyncState(**shared, intents=self.intents, steps=self.steps),
             AddMessage(**shared),
+            *([HandOver(**shared, reasons=reasons)] if self.handoff else []),
         ]
 
 

@@ -177,6 +177,7 @@ CALLS: dict[str, Callable[[EventStore, Any], Io[Any]]] = {
     "alias": lambda store, _: store.alias(conversation("lid"), conversation()),
     "due": lambda store, _: store.due("outbox", conversation()),
     "backlog": lambda store, _: store.backlog(),
+    "upcoming": lambda store, _: store.upcoming([conversation()]),
     "release": lambda store, has: store.release(has[1].lease, failed=True),
     "release with a reason": lambda store, has: store.release(has[0], delay=1.0, why="away"),
     "loads": lambda store, _: store.loads(),

@@ -13,8 +13,8 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|said|c|alias|pause|twins|token|ready|running|accounts|places|count"
-    r"|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
+    r"(?P<kind>ev|said|c|alias|pause|twins|token|unsent|ready|running|accounts|places|count"
+    r"|restricted|pace|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
 )
 
 
@@ -39,6 +39,13 @@ def check_keys(client: Client) -> None:
         for queue in QUEUES:  # accounts without work leave nothing behind
             places = set(client.hkeys(f"{shard}places:{queue}"))
             assert places <= set(client.zrange(f"{shard}accounts:{queue}", 0, -1))
+    unsent = {member for key in keys if ":unsent:" in key for member in client.zrange(key, 0, -1)}
+    assert unsent == {
+        b"%s %s" % (key.split(":")[3].encode(), operation)
+        for key in keys
+        if ":c:" in key and key.endswith(":replies")
+        for operation in client.lrange(key, 0, -1)[::2]
+    }
 
 
 def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> None:
@@ -52,7 +59,7 @@ def _check_life(client: Client, key: str, kind: str, keys: dict[str, Any]) -> No
             assert client.hexists(key, "payload") == forever, f"{key} is {state!r}, payload?"
             calls = [name for name in client.hkeys(key) if name.startswith(b"call")]
             assert forever or not calls, f"{key} is {state!r}, and keeps {calls}"
-        case "alias" | "pause" | "token" | "twins" | "said":
+        case "alias" | "pause" | "pace" | "token" | "twins" | "said":
             assert not forever, f"{key} lives forever"
         case "c" if key.endswith(":snap"):
             assert not forever, f"{key} lives forever"

@@ -7,15 +7,18 @@ whole milliseconds inside, as in the stores.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_convsync.stores.base import (
+    ACKS_KEPT,
     DEFAULT_RULES,
+    RESTRICTION_KEPT,
     Accepted,
     AcceptRules,
     AccountKey,
+    Ack,
     Acquired,
     Adopt,
     Backlog,
@@ -35,6 +38,7 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
     QueueName,
     QueueView,
+    Restriction,
     is_claim,
 )
 from langchain_convsync.stores.checks import call_key, renewed_id
@@ -77,6 +81,7 @@ class QueueState:
     held: int | None = None  # of an inbox: how many events wait for something else
     cursor: Cursor | None = None
     anchor: str | None = None
+    slot: tuple[str, int] | None = None  # when the message of a token may be sent
     moved_by: tuple[Any, ...] | None = None  # the call that moved the queue last
 
 
@@ -85,6 +90,7 @@ class Talk:
     """A conversation."""
 
     inbox: list[Event] = field(default_factory=list)
+    queued_at: dict[str, int] = field(default_factory=dict)  # of operations that wait
     operations: dict[QueueName, list[Operation]] = field(
         default_factory=lambda: {"outbox": [], "replies": []}
     )
@@ -96,6 +102,7 @@ class Talk:
     snapshot: tuple[str, int] | None = None
     tenant: str | None = None
     note: str | None = None
+    acks: list[Ack] = field(default_factory=list)
     turns: int = 0
 
     @property
@@ -129,6 +136,10 @@ class StoreModel:
         #: Per queue and account with work: the microsecond at which it was served last.
         self.places: dict[tuple[QueueName, str], int] = {}
         self.servers: set[str] = set()
+        #: Of an account: its kind, why, since and until, and the token that tries if it is over.
+        self.restricted: dict[str, tuple[str, str, int, int, str | None]] = {}
+        #: Of an account's kind: when there is room, and when and under which token the last went.
+        self.paces: dict[tuple[str, str], tuple[int, int, str | None]] = {}
 
     @property
     def now(self) -> int:
@@ -304,6 +315,76 @@ class StoreModel:
         self.pauses[target] = max(self.pauses.get(target, 0), self.pauses.pop(name, 0))
         return True
 
+    # Sending
+
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> None:
+        talk = self._talk(self._follow(conversation_key))
+        known = next((ack.level for ack in talk.acks if ack.message_id == message_id), None)
+        if known is None or level > known or (level == -1 and known in {0, 1}):
+            others = [ack for ack in talk.acks if ack.message_id != message_id]
+            new = Ack(message_id=message_id, level=level, at=self.now / 1000)
+            talk.acks = [*others, new][-ACKS_KEPT:]
+
+    def restrict(self, account: AccountKey, *, kind: str, seconds: float, why: str) -> None:
+        known, until = self._restriction(account), self.now + ms(seconds)
+        if known is not None and known[0] != kind and known[3] > until:
+            return
+        since = self.now if known is None or known[0] != kind else known[2]
+        self.restricted[account] = (kind, why, since, until, None)
+
+    def lift(
+        self, account: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> None:
+        known = self._restriction(account)
+        if known is None or known[0] != (kind or known[0]) or (token and known[4] != token):
+            return
+        del self.restricted[account]
+
+    def restrictions(self) -> tuple[Restriction, ...]:
+        found = {account: self._restriction(account) for account in sorted(self.restricted)}
+        return tuple(
+            Restriction(
+                account=account, kind=of[0], why=of[1], since=of[2] / 1000, until=of[3] / 1000
+            )
+            for account, of in found.items()
+            if of is not None
+        )
+
+    def _restriction(self, account: str) -> tuple[str, str, int, int, str | None] | None:
+        known = self.restricted.get(account)
+        return None if known is None or self.now >= known[3] + ms(RESTRICTION_KEPT) else known
+
+    def _restricted_until(self, account: str) -> int:
+        known = self._restriction(account)
+        return 0 if known is None else known[3]
+
+    def _try(self, account: str, until: int, token: str | None) -> None:
+        if (known := self._restriction(account)) is not None:
+            self.restricted[account] = (*known[:3], until, token)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> float | None:
+        state = self._held(lease)
+        if state is None:
+            return None
+        account, times = lease.conversation_key[:15], {k: ms(v) for k, v in spacing.items()}
+        known = {kind: self.paces.get((account, kind), (0, 0, None)) for kind in times}
+        if (
+            state.slot is None
+            or state.slot[0] != token
+            or self.now > state.slot[1] + max(times.values())
+        ):
+            state.slot = token, max(self.now, *(room for room, _, _ in known.values()))
+            for kind, (_, last, by) in known.items():
+                known[kind] = state.slot[1] + times[kind], last, by
+        others = [
+            last + times[kind] for kind, (_, last, by) in known.items() if by not in {None, token}
+        ]
+        wait = max(state.slot[1], *others, 0) - self.now
+        for kind, (room, last, by) in known.items():
+            now = (self.now, token) if wait <= 0 else (last, by)
+            self.paces[account, kind] = (room, *now)
+        return max(0, wait) / 1000
+
     # Leases
 
     def acquire(
@@ -334,6 +415,8 @@ class StoreModel:
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         state.acquired_at = self.now
+        if queue == "replies":
+            self._try(conversation_key[:15], state.until, token)
         if queue == "inbox":
             talk.inbox[0].starts += 1
             state.held, state.not_before = None, 0
@@ -367,6 +450,9 @@ class StoreModel:
         if state.until is None:
             return True
         state.until = state.acquired_at = None
+        tried = self._restriction(lease.conversation_key[:15])
+        if lease.queue == "replies" and tried is not None and tried[4] == lease.token:
+            self._try(lease.conversation_key[:15], min(tried[3], self.now), None)
         if why is None or state.why is None or state.why[0] != why:
             state.why = None if why is None else (why, self.now)
         state.not_before = max(state.not_before, self.now + ms(delay))
@@ -383,12 +469,17 @@ class StoreModel:
         if head.state != "queued":
             return "done" if head.ended_by == by else "already"
         state, talk = self._held(lease), self._talk(lease.conversation_key)
-        answered = talk.inbox[: len(commit.event_keys)]
-        if state is None or [event.event_key for event in answered] != list(commit.event_keys):
+        known = talk.inbox[: len(commit.event_keys) + len(commit.kept)]
+        answered = [event for event in known if event.event_key not in commit.kept]
+        kept = [event for event in known if event.event_key in commit.kept]
+        if state is None or [event.event_key for event in (*answered, *kept)] != [
+            *commit.event_keys,
+            *commit.kept,
+        ]:
             return "fenced"
         if commit.unless_paused and self._is_paused(lease.conversation_key):
             return "paused"
-        if commit.unless_newer and len(talk.inbox) > len(commit.event_keys):
+        if commit.unless_newer and len(talk.inbox) > len(known):
             return "newer"
         for event in answered:
             event.state, event.ended_by = "dead" if commit.dead else "done", by
@@ -397,20 +488,10 @@ class StoreModel:
             event.reason = commit.reason if commit.dead else ""
             if not commit.dead:
                 event.calls = {}
-        del talk.inbox[: len(commit.event_keys)]
+        talk.inbox[: len(known)] = kept
+        is_due = state.held == 0
         state.until = state.held = state.acquired_at = state.why = None
-        if commit.held is not None:
-            first = Event(
-                commit.held.event_key,
-                lease.conversation_key,
-                "",
-                commit.held.payload,
-                object(),
-                self.now,
-            )
-            self.events[first.event_key] = first
-            talk.inbox.insert(0, first)
-            state.held, state.not_before = 1, self.now + ms(commit.held.seconds)
+        self._hold(lease.conversation_key, commit, kept, is_due=is_due)
         work: dict[QueueName, Sequence[Operation]] = {
             "outbox": commit.operations,
             "replies": commit.replies,
@@ -420,6 +501,7 @@ class StoreModel:
                 sending = talk.queues[queue]
                 sending.not_before = max(sending.not_before, self.now)
             talk.operations[queue] += operations
+            talk.queued_at |= {operation.id: self.now for operation in operations}
         valid = commit.snapshot is not None and commit.snapshot_ttl > 0
         lives = ms(min(commit.snapshot_ttl, 24 * 3600.0))
         talk.snapshot = (commit.snapshot or "", self.now + lives) if valid else None
@@ -429,6 +511,23 @@ class StoreModel:
         self._pause(lease.conversation_key, commit.pause)
         self._update_places()
         return "done"
+
+    def _hold(
+        self, conversation_key: str, commit: Commit, kept: list[Event], *, is_due: bool
+    ) -> None:
+        talk = self.talks[conversation_key]
+        state, waits = talk.queues["inbox"], []
+        if kept:
+            kept[0].starts = kept[0].errors = 0
+            waits.append(commit.kept_for)
+        if (held := commit.held) is not None:
+            waits.append(held.seconds)
+            first = Event(held.event_key, conversation_key, "", held.payload, object(), self.now)
+            self.events[first.event_key] = first
+            talk.inbox.insert(0, first)
+        if waits and (held is not None or not is_due):
+            state.held = len(kept) + (held is not None)
+            state.not_before = self.now + ms(min(waits))
 
     def begin_call(
         self, lease: Lease, event_keys: Sequence[str], call: str, *, token: str
@@ -474,6 +573,9 @@ class StoreModel:
         if done is not None and self._confirm(lease, done) == "fenced":
             return None
         if self._refusal(lease, operation_id, pos):
+            return None
+        known = self._restriction(lease.conversation_key[:15])
+        if lease.queue == "replies" and known and self.now < known[3] and known[4] != lease.token:
             return None
         state = self._talk(lease.conversation_key).queues[lease.queue]
         cursor = self._move_to(state, operation_id, pos)
@@ -576,6 +678,8 @@ class StoreModel:
 
     def due(self, queue: QueueName, conversation_key: str) -> float | None:
         at = self._talk(conversation_key).due(queue)
+        if at is not None and queue == "replies":
+            at = max(at, self._restricted_until(conversation_key[:15]))
         return None if at is None else max(0, at - self.now) / 1000
 
     def backlog(self) -> Backlog:
@@ -606,9 +710,18 @@ class StoreModel:
                 conversations=n,
                 due_in=(due - self.now) / 1000,
                 held=(self.talks[first].queues[queue].until or 0) > self.now,
+                queued_for=self._queued_for(account) if queue == "replies" else None,
             )
             for due, account, queue, first, n in sorted(found)
         )
+
+    def _queued_for(self, account: str) -> float:
+        since = [
+            talk.queued_at[talk.operations["replies"][0].id]
+            for name, talk in self.talks.items()
+            if name.startswith(account) and talk.operations["replies"]
+        ]
+        return (self.now - min(since)) / 1000
 
     def view(self, conversation_key: str, *, most: int = 100) -> ConversationView:
         conversation_key = self._follow(conversation_key)
@@ -636,6 +749,11 @@ class StoreModel:
             events=tuple(map(_queued, talk.inbox[:most])),
             running=self._running(conversation_key[:15]),
             note=talk.note,
+            acks=tuple(talk.acks),
+            restriction=next(
+                (each for each in self.restrictions() if each.account == conversation_key[:15]),
+                None,
+            ),
             inbox=queue_view("inbox"),
             outbox=queue_view("outbox"),
             replies=queue_view("replies"),
@@ -690,6 +808,7 @@ class StoreModel:
                 state = talk.queues[letter.queue]
                 state.not_before = max(state.not_before, self.now)
             talk.operations[letter.queue].append(Operation(id=renewed, body=body))
+            talk.queued_at[renewed] = self.now
             self.events[note] = Event(note, conversation_key, "", "", "", self.now, state="done")
         self._update_places()
         return renewed
@@ -787,6 +906,8 @@ class StoreModel:
         return self.now < self.pauses.get(conversation_key, 0)
 
     def _is_full(self, account: str, queue: QueueName, account_concurrency: int) -> bool:
+        if queue == "replies":
+            return self.now < self._restricted_until(account)
         return queue == "inbox" and 0 < account_concurrency <= self._running(account)
 
     def _running(self, account: str) -> int:
@@ -840,7 +961,15 @@ class StoreModel:
             paused=queue == "inbox" and self._is_paused(conversation_key),
             tenant=talk.tenant,
             note=talk.note if queue == "inbox" else None,
+            restriction=self._on_trial(conversation_key, queue),
         )
+
+    def _on_trial(self, conversation_key: str, queue: QueueName) -> Restriction | None:
+        account = conversation_key[:15]
+        known, token = self._restriction(account), self.talks[conversation_key].queues[queue].token
+        if known is None or queue != "replies" or known[4] != token:
+            return None
+        return next(each for each in self.restrictions() if each.account == account)
 
     def _refusal(self, lease: Lease, operation_id: str, pos: int | None) -> Done | None:
         talk = self._talk(lease.conversation_key)

@@ -19,6 +19,7 @@ class WahaChats:
     Attributes:
         sent: (WAHA session, chat id, text), in order.
         fates: What to do with the next sends; an empty list carries them out.
+        refusing: What to answer whatever is sent to these chats.
         reading: What to answer instead of a chat; None shows the chat.
         reads: How often a chat was asked for.
         numbers: The phone numbers that it knows, by LID.
@@ -26,11 +27,15 @@ class WahaChats:
         lid_answer: What to answer instead of a number; None tells it.
         posts: What was done in chats: (``sendText``, ``sendSeen``, …, chat id), in order.
         signs: What to answer whatever sends no text.
+        quotes: The message that each text quotes, in order.
+        files: The file of each, in order; ``sent`` has its caption then.
+        limits: What to answer whoever asks how WhatsApp limits the account.
     """
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []
         self.fates: list[Script] = []
+        self.refusing: dict[str, Script] = {}
         self.reading: Script | None = None
         self.reads = 0
         self.numbers: dict[str, str] = {}
@@ -38,6 +43,9 @@ class WahaChats:
         self.lid_answer: Script | None = None
         self.posts: list[tuple[str, str]] = []
         self.signs: Script = answers({}, status=201)
+        self.quotes: list[str | None] = []
+        self.files: list[dict[str, str] | None] = []
+        self.limits: Script = answers({"message": "Not Found"}, status=404)
         self.keys: set[str | None] = set()
         self.url = ""
 
@@ -51,22 +59,31 @@ class WahaChats:
         path = unquote(request.target.partition("?")[0])
         if request.method == "POST":
             self.posts.append((path.rpartition("/")[2], request.json["chatId"]))
-            if path != "/api/sendText":
+            if path not in {f"/api/send{kind}" for kind in ("Text", "File", "Image", "Voice")}:
                 return self.signs(request)
             fate = self.fates.pop(0) if self.fates else self.carried_out
-            return fate(request)
+            return self.refusing.get(request.json["chatId"], fate)(request)
+        if "/lids/pn/" in path:
+            number = f"+{path.rpartition('/')[2].partition('@')[0]}"
+            lids = {known: lid for lid, known in self.numbers.items()}
+            return answers({"lid": lids.get(number), "pn": number})(request)
         if "/lids/" in path:
             lid = path.rpartition("/")[2]
             self.lid_reads.append(lid)
             known = answers({"lid": lid, "pn": self.numbers.get(lid)})
             return (self.lid_answer or known)(request)
+        if path.startswith("/api/sessions/"):
+            return self.limits(request)
         self.reads += 1
         return (self.reading or self.shown)(request)
 
     def carried_out(self, request: Received) -> Iterable[bytes | float | Deed]:
         """The text is sent, and the answer tells under which id."""
         asked = request.json
-        self.sent.append((asked["session"], asked["chatId"], asked["text"]))
+        self.quotes.append(asked.get("reply_to"))
+        self.files.append(asked.get("file"))
+        text = asked["text"] if "text" in asked else asked.get("caption", "")
+        self.sent.append((asked["session"], asked["chatId"], text))
         return answers(self.message(len(self.sent)), status=201)(request)
 
     def lost(self, request: Received) -> Iterable[bytes | float | Deed]:
@@ -94,6 +111,7 @@ class WahaChats:
             "source": "api",
             "to": chat_id,
             "body": text,
+            "hasMedia": any(self.files[number - 1 : number]),
         }
 
     def echo(self, number: int) -> dict[str, Any]:

@@ -129,6 +129,10 @@ class Webhook(Unpicklable):
                 return "taken over" if human else "ignored"
             case waha.Ignored(reason="own echo"):
                 await self.runner.arecord_echo(event, seconds=self._api_takeover)
+            case waha.Ignored(reason="ack"):
+                await self.runner.arecord_ack(event)
+            case waha.Ignored(reason="session status"):
+                await self.runner.arecord_status(event)
             case waha.Ignored(reason="edited" | "revoked") if await self.runner.aamend(event):
                 return "amended"
         return "ignored"

@@ -28,7 +28,9 @@ def command_line() -> typer.Typer:
 
         from langchain_convsync.cli import (
             _adopt,
+            _chat,
             _demo,
+            _dev,
             _doctor,
             _operators,
             _serve,
@@ -50,6 +52,8 @@ def command_line() -> typer.Typer:
     )
     app.callback()(_version.options)
     app.command("demo")(_demo.demo)
+    app.command("chat")(_chat.chat)
+    app.command("dev")(_dev.dev)
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)
     app.command("status", cls=OptionalValue)(_status.status)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
     """What a program reads; seconds count back from now on the store's clock."""
+    from langchain_convsync.outbox.arrival import arrivals
+
     view = inspected.view
     paused = view.paused_until
     found: dict[str, Any] = {
@@ -31,6 +33,10 @@ def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
         "queued": _events(inspected),
         "writes": _operations(view.outbox, view.now),
         "replies": _operations(view.replies, view.now),
+        "arrivals": [
+            {"id": each.message_id, "state": each.state, "ago": _ago(each.at, view.now)}
+            for each in arrivals(view)
+        ],
         "dead_letters": [
             letter_facts(one, view.now, texts=texts) for one in inspected.dead_letters
         ],
@@ -61,6 +67,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         old = f", the oldest for {span(age)}" if age is not None else ""
         yield f"{name:<13} {queue['depth']} {of}{old}{tried}"
         yield from _quoted(queue)
+    if found["arrivals"]:
+        last = found["arrivals"][-1]
+        ago = "" if last["ago"] is None else f", {span(last['ago'])} ago"
+        failed = sum(each["state"] == "failed" for each in found["arrivals"])
+        more = f"; {failed} of the last {len(found['arrivals'])} failed" if failed else ""
+        yield f"arrival       the last reply: {last['state']}{ago}{more}"
     yield f"dead letters  {len(found['dead_letters'])}"
     for one in found["dead_letters"]:
         yield f"  {one['kind']} {one['id']}, for {span(one['age'])}: {one_line(one['reason'])}"

@@ -24,7 +24,7 @@ from langchain_convsync.stores import EventStore
 
 _MEANINGS = {
     "queued": "events that no turn has answered yet",
-    "interrupts": "runs of the agent that wait for an answer",
+    "interrupts": "conversations in which something waits for an answer, or for its time",
     "writes": "API writes that are not confirmed yet",
     "replies": "replies that are not confirmed sent yet",
     "dead_letters": "events, writes, replies that wait for an operator",

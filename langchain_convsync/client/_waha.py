@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -38,12 +38,22 @@ from langchain_convsync.errors import ConfigurationError, InvalidEventError, WAH
 from langchain_convsync.phone import path_segment
 from langchain_convsync.settings import Transport, base_url_setting, optional_setting
 from langchain_convsync.waha import parse_json, stanza_id
+from langchain_convsync.waha.files import is_voice, sending_path
+from langchain_convsync.waha.limits import Limit, limit_in
 from langchain_convsync.waha.origin import message_stanza, moment
+from langchain_convsync.waha.refusals import RefusalKind, refusal_of
 from langchain_convsync.waha.wire import Json, as_list, as_object, as_text, at
 
 #: What is pasted from a call's URL, or from the dashboard's.
 _ENDPOINT = re.compile(r"/(api|dashboard)(?:/(?:send\w*|sessions|server|default)(?:/.*)?)?$")
-_REFUSED = "WAHA refused: check its api_key, the session's name and that it is WORKING"
+_REFUSED: dict[RefusalKind, str] = {
+    "chat": "WAHA refused this chat id",
+    "session": "WAHA's session does not work: start it, or scan its QR code",
+    "timelock": "WhatsApp locks the account for a while: it has written to too many strangers",
+    "capping": "WhatsApp lets the account begin no more chats for a while",
+    "message": "WAHA refused: check its api_key and the session's name",
+    "unclear": "WAHA refused, which may pass: look into its log",
+}
 _NOT_THERE = "there is no WAHA at base_url: pass where its /api begins, without /api"
 #: Of a text that is refused with it, whoever refuses it, nothing becomes smaller by itself.
 _TOO_LARGE = 413
@@ -51,12 +61,16 @@ _TOO_LARGE = 413
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """A message as WAHA keeps it in a chat; ``own`` is one of the business itself."""
+    """A message as WAHA keeps it in a chat.
+
+    ``own`` is one of the business itself, ``file`` one that came with a file.
+    """
 
     id: str | None
     text: str = field(repr=False)
     sent_at: datetime | None
     own: bool = True
+    file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +93,14 @@ class WahaWebhook:
 class WahaSession:
     """A WhatsApp account of WAHA; only a ``WORKING`` one sends and receives.
 
-    ``webhooks`` are its own; those of all sessions together (``WHATSAPP_HOOK_URL``) WAHA does not
-    tell.
+    ``limit`` is what WhatsApp has set it. ``webhooks`` are its own; those of all sessions together
+    (``WHATSAPP_HOOK_URL``) WAHA does not tell.
     """
 
     name: str = field(repr=False)
     status: str | None
     webhooks: tuple[WahaWebhook, ...] = ()
+    limit: Limit | None = None
 
 
 class Waha(Unpicklable):
@@ -132,15 +147,64 @@ class Waha(Unpicklable):
         return self._connections.only_awaits
 
     def send_text(
-        self, session: str, chat_id: str, text: str, *, timeout: float
+        self,
+        session: str,
+        chat_id: str,
+        text: str,
+        *,
+        reply_to: str | None = None,
+        timeout: float,
     ) -> Flow[str | None]:
         """Send a text; the stanza id of the message, where the answer tells it.
 
         Raises:
             WAHAError: It was not sent, or that is unknown.
         """
-        body = json.dumps({"session": session, "chatId": chat_id, "text": text}).encode()
-        answer = yield from self._ask("send_text", "POST", "/api/sendText", body, timeout)
+        asked = {"session": session, "chatId": chat_id, "text": text}
+        if reply_to is not None:
+            asked["reply_to"] = reply_to
+        return (yield from self._sent("send_text", "/api/sendText", asked, timeout))
+
+    def send_file(
+        self,
+        session: str,
+        chat_id: str,
+        file: Mapping[str, str],
+        *,
+        caption: str = "",
+        voice: bool = False,
+        reply_to: str | None = None,
+        timeout: float,
+    ) -> Flow[str | None]:
+        """Send a file; the stanza id of the message, where the answer tells it.
+
+        Args:
+            session: WAHA's session.
+            chat_id: The chat.
+            file: Its ``mimetype`` and ``filename``, and its ``url``, or its bytes in base64 as
+                ``data``.
+            caption: The text under it.
+            voice: Whether it is a voice message.
+            reply_to: WAHA's id of the message that it quotes.
+            timeout: Seconds for the whole call.
+
+        Raises:
+            WAHAError: It was not sent, or that is unknown.
+        """
+        asked: dict[str, object] = {"session": session, "chatId": chat_id, "file": dict(file)}
+        if caption and not voice:
+            asked["caption"] = caption
+        if voice:
+            asked["convert"] = not is_voice(file["mimetype"])
+        if reply_to is not None:
+            asked["reply_to"] = reply_to
+        path = sending_path(file["mimetype"], voice=voice)
+        return (yield from self._sent("send_file", path, asked, timeout))
+
+    def _sent(
+        self, operation: str, path: str, asked: Mapping[str, object], timeout: float
+    ) -> Flow[str | None]:
+        answer = yield from self._ask(operation, "POST", path, json.dumps(asked).encode(), timeout)
         told = _parsed(answer)
         if told is None and answer.body.strip():
             message = "what answered is not WAHA: check base_url, and what stands in front of it"
@@ -175,6 +239,17 @@ class Waha(Unpicklable):
         number = phone.identity_of(as_text(mapping.get("pn")))
         return number if number is not None and number.startswith("+") else None
 
+    def lid_of(self, session: str, phone_number: str, *, timeout: float) -> Flow[str | None]:
+        """The LID of a phone number; None where WAHA does not know it.
+
+        Raises:
+            WAHAError: It cannot be asked.
+        """
+        chat_id = path_segment(phone.chat_id(phone_number))
+        path = f"/api/{path_segment(session)}/lids/pn/{chat_id}"
+        mapping = as_object(_parsed((yield from self._ask("lid", "GET", path, None, timeout))))
+        return phone.lid_of(phone.identity_of(as_text(mapping.get("lid"))))
+
     def chats(self, session: str, *, most: int, timeout: float) -> Flow[list[str]]:
         """The chat ids of the last ``most`` chats; those that cannot be read are left out.
 
@@ -205,9 +280,26 @@ class Waha(Unpicklable):
                 as_text(entry.get("body")),
                 moment(entry.get("timestamp")),
                 own=entry.get("fromMe") is True,
+                file=entry.get("hasMedia") is True,
             )
             for entry in listed
         ]
+
+    def limit(self, session: str, *, timeout: float) -> Flow[Limit | None]:
+        """The limit that WhatsApp has set the account; None where there is none, or WAHA is older.
+
+        Raises:
+            WAHAError: It cannot be asked.
+        """
+        told = []
+        for what in ("timelock", "capping"):
+            path = f"/api/sessions/{path_segment(session)}/{what}"
+            try:
+                told.append(_parsed((yield from self._ask("limit", "GET", path, None, timeout))))
+            except WAHAError as error:
+                if error.status_code is None or error.status_code >= 500:
+                    raise
+        return limit_in(*told)
 
     def sessions(self, *, timeout: float) -> Flow[list[WahaSession]]:
         """Every session, stopped ones included.
@@ -221,6 +313,7 @@ class Waha(Unpicklable):
                 as_text(entry.get("name")),
                 as_text(entry.get("status")) or None,
                 tuple(map(WahaWebhook.parse, as_list(at(entry, "config", "webhooks")))),
+                limit_in({"me": entry.get("me")}),
             )
             for entry in listed
         ]
@@ -275,12 +368,17 @@ class Waha(Unpicklable):
             message = outcome.told("check WAHA's base_url and that it is up")
             raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
         if not 200 <= outcome.status < 300:
+            told = _parsed(outcome)
+            refusal = refusal_of(outcome.status, told, sent=_texts_in(body))
             raise WAHAError(
-                _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED,
+                _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED[refusal.kind],
                 status_code=outcome.status,
                 retry_after=retry_after(outcome.headers.get("Retry-After"), now()),
-                ambiguous=writes and outcome.status >= 500,
-                foreign=outcome.status != _TOO_LARGE and not isinstance(_parsed(outcome), dict),
+                ambiguous=writes and outcome.status >= 500 and refusal.kind == "unclear",
+                foreign=outcome.status != _TOO_LARGE and not isinstance(told, dict),
+                kind=refusal.kind,
+                words=refusal.words,
+                engine=refusal.engine,
             )
         if outcome.flaw is not None:
             raise WAHAError(
@@ -334,6 +432,12 @@ def _parsed(answer: Answer) -> Any:
         return parse_json(answer.body)
     except InvalidEventError:
         return None
+
+
+def _texts_in(body: bytes | None) -> list[str]:
+    """What a request of ours tells."""
+    told = as_object(None if body is None else json.loads(body))
+    return [as_text(value) for name, value in told.items() if name != "session"]
 
 
 def _is_no_endpoint(answer: Answer) -> bool:

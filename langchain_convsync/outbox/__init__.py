@@ -3,7 +3,15 @@
 ``journal`` serves the surfaces that run no turn.
 """
 
-from langchain_convsync.outbox.compose import as_operations, overlaid, writes_for
+from langchain_convsync.outbox.arrival import OnUndelivered, Undelivered
+from langchain_convsync.outbox.compose import (
+    as_operations,
+    overlaid,
+    replies_of,
+    without_dropped,
+    words_of,
+    writes_for,
+)
 from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
 from langchain_convsync.outbox.replies import Replies, WAHAReply
@@ -11,10 +19,12 @@ from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
 
 __all__ = [
     "Anchor",
+    "OnUndelivered",
     "OnUnverifiable",
     "Outbox",
     "PendingReply",
     "Replies",
+    "Undelivered",
     "WAHAReply",
     "Write",
     "anchor_for",
@@ -23,6 +33,9 @@ __all__ = [
     "is_ours",
     "overlaid",
     "overlay",
+    "replies_of",
     "target_of",
+    "without_dropped",
+    "words_of",
     "writes_for",
 ]

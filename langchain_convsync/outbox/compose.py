@@ -1,13 +1,16 @@
-"""What is said and decided, as writes for an outbox; and a conversation with an outbox on top."""
+"""What is said and decided, as operations; and a conversation with an outbox on top."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
-from langchain_convsync.stores.base import Acquired, Operation
+from langchain_convsync.outbox.reply import PendingFile, PendingReply, sent_of
+from langchain_convsync.reply import Reply
+from langchain_convsync.stores.base import Acquired, Operation, QueueView
 
 
 def writes_for(
@@ -21,6 +24,7 @@ def writes_for(
     decided_at: float,
     base: Anchor | None,
     records: bool | None = False,
+    follows: Sequence[str] = (),
 ) -> list[Write]:
     """The writes that record messages and a state update.
 
@@ -34,6 +38,7 @@ def writes_for(
         decided_at: Store time of the read.
         base: End of the history at that read.
         records: See :class:`Write`, too.
+        follows: The same, of the last message: then it is a write of its own, behind the others.
     """
     common: dict[str, Any] = {
         "phone_number": phone_number,
@@ -44,14 +49,42 @@ def writes_for(
         "number": number,
         "decided_at": decided_at,
     }
-    writes = []
-    if ours := tuple(messages):
+    writes: list[Write] = []
+    ours, last = tuple(messages), tuple[ConversationMessage, ...]()
+    if follows:
+        ours, last = ours[:-1], ours[-1:]
+    if ours:
         writes.append(Write(kind="append", messages=ours, base=base, records=records, **common))
     if update:
         active = conversation.is_active if update.is_active is None else update.is_active
         update = update.model_copy(update={"is_active": active})
         writes.append(Write(kind="sync_state", update=update, **common))
+    if last:
+        base = None if ours else base
+        told = {**common, "base": base, "follows": tuple(follows)}
+        writes.append(Write(kind="append", messages=last, **told))
     return writes
+
+
+def words_of(said: Iterable[Reply]) -> list[str]:
+    """What the history holds of each message that is sent, in order."""
+    return [part for reply in said for part in (*reply.texts, reply.words) if part]
+
+
+def without_dropped(acquired: Acquired, replies: QueueView) -> Acquired:
+    """What was acquired, without messages that the customer will not get: a newer turn begins."""
+
+    def known(operation: Operation) -> Operation:
+        try:
+            write = Write.stored(operation.body)
+        except ValueError:
+            return operation
+        if not write.follows:
+            return operation
+        sent = sent_of(write.turn, len(write.follows), replies, so_far=True) or 0
+        return replace(operation, body=write.as_far_as(sent).model_dump_json(exclude_defaults=True))
+
+    return replace(acquired, operations=tuple(map(known, acquired.operations)))
 
 
 def as_operations(writes: Sequence[Write]) -> list[Operation]:
@@ -59,6 +92,44 @@ def as_operations(writes: Sequence[Write]) -> list[Operation]:
     return [
         Operation(id=f"{write.turn}/{index}", body=write.model_dump_json(exclude_defaults=True))
         for index, write in enumerate(writes)
+    ]
+
+
+def replies_of(
+    said: Sequence[Reply],
+    *,
+    turn: str,
+    quoted: str | None = None,
+    unless_newer: int | None = None,
+    **common: Any,
+) -> list[Operation]:
+    """What a turn says, as a store keeps it until it is sent: one operation for each message.
+
+    Args:
+        said: What it says, in order.
+        turn: The turn's id.
+        quoted: WAHA's id of the message that is quoted, where a reply quotes.
+        unless_newer: See :class:`PendingReply`, for all but the first message.
+        common: See :class:`PendingReply`.
+    """
+    pending: list[PendingReply] = []
+    for reply in said:
+        parts: list[tuple[str, PendingFile | None]] = [(text, None) for text in reply.texts]
+        if (file := PendingFile.of(reply)) is not None:
+            parts.append(("" if file.voice else reply.caption, file))
+        about = {**common, "turn": turn, "expires": reply.expires}
+        pending += [
+            PendingReply(
+                **about, text=text, file=file, reply_to=None if n or not reply.quote else quoted
+            )
+            for n, (text, file) in enumerate(parts)
+        ]
+    return [
+        Operation(id=f"{turn}/{number}", body=each.model_dump_json(exclude_defaults=True))
+        for number, each in enumerate(
+            each.model_copy(update={"unless_newer": unless_newer}) if n else each
+            for n, each in enumerate(pending)
+        )
     ]
 
 

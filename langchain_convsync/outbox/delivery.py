@@ -43,10 +43,13 @@ from langchain_convsync.outbox.queue import (
     backoff,
     passing,
 )
+from langchain_convsync.outbox.reply import sent_of
 from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between looks whether the messages of an answer were sent that its words wait for.
+FOLLOW_DELAY = 0.5
 #: Why a write waits that is to be looked up.
 UNCLEAR = "it may have arrived, and is looked up before it is sent again"
 
@@ -98,6 +101,10 @@ class Outbox(OperationQueue[WriteJob]):
         )
 
     def _step(self, head: WriteJob, now: float) -> Flow[float]:
+        if head.write.follows:
+            yield from self._follow_replies(head)
+            if head.done:
+                return 0.0
         step = plan(
             head.write,
             head.cursor,
@@ -116,6 +123,22 @@ class Outbox(OperationQueue[WriteJob]):
                 return (yield from self._send(head, step))
             case Verify():
                 return (yield from self._verify(head))
+
+    def _follow_replies(self, job: WriteJob) -> Flow[None]:
+        """Wait until it is decided which messages of the answer are sent.
+
+        Raises:
+            Held: It is not.
+        """
+        write, key = job.write, job.lease.conversation_key
+        view = yield from self._store.view(key, most=1)
+        sent = sent_of(write.turn, len(write.follows), view.replies)
+        if sent is None:
+            job.why = "its answer is being sent, message by message"
+            raise Held(FOLLOW_DELAY)
+        job.write = write.as_far_as(sent)
+        if job.done:
+            self._confirm(job, None)
 
     def _send(self, job: WriteJob, step: Send) -> Flow[float]:
         yield from self._store_begin(job, attempt=step.attempt, need=ATTEMPT, note=job.note)

@@ -133,6 +133,8 @@ class Write(BaseModel):
         base: End of the history at that read, if nothing was on its way then.
         records: Whether the server was seen to record the customer's words by itself; None where
             it is to be looked for, since nothing was known yet.
+        follows: What the last message says, message by message, where some of them may not be sent:
+            it is recorded once that is decided, as far as they were.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -149,6 +151,7 @@ class Write(BaseModel):
     update: StoredUpdate = StateUpdate()
     base: Anchor | None = None
     records: bool | None = False
+    follows: tuple[str, ...] = Field(default=(), repr=False)
 
     @classmethod
     def stored(cls, body: str) -> Write:
@@ -164,6 +167,13 @@ class Write(BaseModel):
     def parts(self) -> int:
         """How many requests it takes."""
         return len(self.messages) if self.kind == "append" else 1
+
+    def as_far_as(self, sent: int) -> Write:
+        """The write once so many of the messages that it follows were sent."""
+        *before, last = self.messages
+        said = last.model_copy(update={"content": "\n\n".join(self.follows[:sent])})
+        messages = (*before, said) if sent else tuple(before)
+        return self.model_copy(update={"messages": messages, "follows": ()})
 
     def marked_update(self) -> StateUpdate:
         """The update with the mark by which a later read recognises it."""
@@ -327,7 +337,7 @@ def overlay(
         is_new: Whether nothing of the writes can be in it yet.
     """
     entries = conversation.entries
-    history = [] if is_new else conversation.said
+    history = [] if is_new else list(conversation.said)
     found = None if anchor is None else anchor.index(history)
     place = -1 if found is None else found  # a forgotten anchor: all of the history is newer
     tenant = target_of(conversation)

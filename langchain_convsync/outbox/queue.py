@@ -148,6 +148,10 @@ class OperationQueue(ABC, Generic[H]):
     def _report_dead(self, head: H, reason: str) -> None:
         """Count and log that an operation became a dead letter."""
 
+    def _tell_dead(self, head: H, reason: str) -> Flow[None]:
+        """Tell whoever wants to know; before it is noted, so that no crash keeps it from them."""
+        yield from ()
+
     def drain(
         self,
         conversation_key: str,
@@ -232,6 +236,7 @@ class OperationQueue(ABC, Generic[H]):
             except Undeliverable as reason:
                 yield from self._store_confirmed(head)
                 self._report_dead(head, str(reason))
+                yield from self._tell_dead(head, str(reason))
                 yield from self._store.set_dead(head.lease, operation.id, reason=str(reason))
                 return Ended()
             anchor, confirmed = head.anchor, head.confirmed
@@ -288,14 +293,20 @@ class OperationQueue(ABC, Generic[H]):
                 return
             attempt, slack = attempt + 1, 2 * took
 
-    def _store_retry(self, head: H, *, delay: float, sent_at: float | None) -> Flow[None]:
+    def _store_retry(
+        self, head: H, *, delay: float, sent_at: float | None, note: str | None = None
+    ) -> Flow[None]:
         """Store that the part is to be tried again; no ``sent_at`` takes back that it was sent."""
         done = yield from self._store.retry(
-            head.lease, head.operation.id, head.cursor.pos, delay=delay, sent=sent_at is not None
+            *(head.lease, head.operation.id, head.cursor.pos),
+            delay=delay,
+            sent=sent_at is not None,
+            note=note,
         )
         if done == "fenced":
             raise FencedError
-        head.cursor = replace(head.cursor, sent_at=sent_at)
+        note = head.cursor.note if note is None else note
+        head.cursor = replace(head.cursor, sent_at=sent_at, note=note)
 
     def _remember_confirmed(self, head: H, *, end: int, last: bool, anchor: str | None) -> None:
         """Everything before part ``end`` is confirmed; the next step stores that, too."""

@@ -11,14 +11,26 @@ import httpx
 from pydantic import SecretStr
 
 from langchain_convsync import _machine, phone, telemetry
-from langchain_convsync._checked import ELSEWHERE, Range, Seconds, checked
+from langchain_convsync._checked import ELSEWHERE, Count, Range, Seconds, checked
 from langchain_convsync._flow import Flow, monotonic, sleep
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._lines import whole
 from langchain_convsync.client import Waha
-from langchain_convsync.errors import ConvSyncError, FencedError, WAHAError
+from langchain_convsync.errors import (
+    ConfigurationError,
+    ConvSyncError,
+    FencedError,
+    WAHAError,
+    raised_by,
+)
+from langchain_convsync.outbox.account import PACED, Account
+from langchain_convsync.outbox.arrival import Undelivered
 from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.queue import SLACK, OperationQueue, Undeliverable, backoff, passing
+from langchain_convsync.outbox.refused import REPLY_TIMEOUT
 from langchain_convsync.outbox.reply import (
+    FILE_TIME,
+    LONGEST_PAUSE,
     LOOK_BACK,
     SEND_TIME,
     PendingReply,
@@ -28,8 +40,18 @@ from langchain_convsync.outbox.reply import (
     standing_in,
     typing_time,
 )
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import TransportSetting
-from langchain_convsync.stores.base import Acquired, Cursor, EventStore, Operation
+from langchain_convsync.stores.base import (
+    Acquired,
+    ConversationView,
+    Cursor,
+    EventStore,
+    Operation,
+)
+from langchain_convsync.waha import from_markdown
+from langchain_convsync.waha.bubbles import bubbles
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +70,9 @@ NO_CHAT = (
     "have the source tell the phone_number or lid, or send replies another way (on_reply=…)"
 )
 
+Format: TypeAlias = Callable[[str], str]
 TypingTime: TypeAlias = Annotated[float, Range("a number of seconds", 0, LONGEST_TYPING)]
+Frequency: TypeAlias = Annotated[float, Range("a number of messages", 0, 10_000, above=True)]
 OnUnverifiableReply: TypeAlias = Literal["drop", "resend"]
 
 
@@ -71,10 +95,20 @@ class WAHAReply(Unpicklable):
             Both are counted.
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
-        seen: Whether the customer sees that the message was read, right before the reply is sent.
+        seen: Whether the customer sees that the message was read, right before the reply is sent,
+            or before typing is shown.
         typing: Seconds for which the customer sees the typing sign before that, at most: a
             short text takes less. The delivery waits so long: a worker, or outside a block the
-            call. Both signs may fail, and then the reply is sent without them.
+            call. It is shown from the turn's begin, too. Signs may fail, and then the reply is sent
+            without them.
+        bubbles: Characters beyond which a text is sent as several messages, split on blank lines
+            and never inside code; a pause by length lies between them. None splits nothing.
+        format: Makes WhatsApp's formatting of the agent's texts: text → text. None sends them as
+            they are.
+        pace: Messages that an account sends a minute at most, in all processes together: each a
+            little later than that, at random. None: as they come.
+        first_contacts: Of those, messages an hour at most to customers who have had none of the
+            account's before, as far as the store knows. None: as many as ``pace``.
         transport: What awaited calls travel over: ``"httpx"``, or ``"aiohttp"``, which takes less
             CPU (``pip install 'langchain-convsync[aiohttp]'``); else ``CONVSYNC_TRANSPORT``, else
             httpx. Mocks of httpx do not see aiohttp's calls.
@@ -98,6 +132,10 @@ class WAHAReply(Unpicklable):
         settle: Seconds = 10.0,
         seen: bool = False,
         typing: TypingTime = 0.0,
+        bubbles: Count | None = None,
+        format: Format | None = from_markdown,  # noqa: A002 - what it is for whoever passes it
+        pace: Frequency | None = None,
+        first_contacts: Frequency | None = None,
         transport: TransportSetting = None,
         allow_http: Iterable[str] | None = None,
         trust_env: bool | None = None,
@@ -115,6 +153,33 @@ class WAHAReply(Unpicklable):
         self.settle = settle
         self.seen = seen
         self.typing = typing
+        self.bubbles = bubbles
+        self.format = format
+        self.pace = pace
+        self.first_contacts = first_contacts
+
+    def as_sent(self, said: Iterable[Reply]) -> list[Reply]:
+        """What an agent says as it is sent: formatted, and each text as one message or several.
+
+        Raises:
+            ConfigurationError: ``format=`` returned no text.
+        """
+        return [reply for each in said if not (reply := self._as_sent(each)).is_silent]
+
+    def _as_sent(self, reply: Reply) -> Reply:
+        texts = [b for text in reply.texts for b in bubbles(self._formatted(text), self.bubbles)]
+        caption = self._formatted(reply.caption) if reply.caption else ""
+        return reply.model_copy(update={"texts": tuple(texts), "caption": caption.strip()})
+
+    def _formatted(self, text: str) -> str:
+        if self.format is None:
+            return text
+        with raised_by("format="):
+            formatted: object = self.format(text)
+            if not isinstance(formatted, str):
+                told = f"format= returned an object of {type(formatted).__name__}: return a text"
+                raise ConfigurationError(told)
+        return whole(formatted)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.waha.base_url!r})"
@@ -128,6 +193,10 @@ class WAHAReply(Unpicklable):
         await self.waha.aclose()
 
 
+def _is_newer(view: ConversationView, number: int) -> bool:
+    return view.turns != number or bool(view.events)
+
+
 class Replies(OperationQueue[ReplyJob]):
     """Delivers the reply queues of a store.
 
@@ -135,6 +204,9 @@ class Replies(OperationQueue[ReplyJob]):
         sender: How replies are sent.
         store: The store.
         lease: Seconds for which a queue is leased while it is worked on.
+        timeout: Seconds for which WAHA may fail at a reply, before it is a dead letter.
+        is_newer: Whether the customer has written again since the turn of this number: then the
+            rest of its answer may be dropped.
         clock: Seconds that only ever grow.
     """
 
@@ -146,10 +218,24 @@ class Replies(OperationQueue[ReplyJob]):
         store: EventStore,
         *,
         lease: float = 30.0,
+        timeout: float = REPLY_TIMEOUT,
+        is_newer: Callable[[ConversationView, int], bool] = _is_newer,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(store, lease=lease, clock=clock)
         self._sender = sender
+        self._timeout = timeout
+        self._is_newer = is_newer
+        #: Told of each reply that becomes a dead letter.
+        self.tell_undelivered: Callable[[Undelivered], Flow[None]] | None = None
+        self._account = Account(
+            store, sender.waha, pace=sender.pace, first_contacts=sender.first_contacts
+        )
+
+    @property
+    def as_sent(self) -> Callable[[Iterable[Reply]], list[Reply]]:
+        """Makes of what an agent says what is sent."""
+        return self._sender.as_sent
 
     def _open(
         self, acquired: Acquired, operation: Operation, cursor: Cursor, anchor: str | None
@@ -162,62 +248,163 @@ class Replies(OperationQueue[ReplyJob]):
     def _step(self, head: ReplyJob, now: float) -> Flow[float]:
         echoed = echo_of(head.reply, head.cursor.echoes, head.known)
         step = plan_reply(
-            head.cursor, now=now, settle=self._sender.settle, echoed=echoed is not None
+            head.cursor,
+            now=now,
+            settle=self._sender.settle,
+            echoed=echoed is not None,
+            send_time=head.send_time,
         )
         match step:
             case Wait(seconds):
                 head.why = UNCLEAR
                 return seconds
             case Send(_, attempt):
-                return (yield from self._send(head, attempt))
+                return (yield from self._send(head, attempt, now))
             case Verify():
                 if echoed is not None:
                     return self._confirm(head, echoed, by="echo")
                 return (yield from self._verify(head, now))
 
-    def _send(self, head: ReplyJob, attempt: int) -> Flow[float]:
-        if not phone.is_chat(head.reply.chat_id):
+    def _send(self, head: ReplyJob, attempt: int, now: float) -> Flow[float]:
+        reply, chat_id = head.reply, head.refusals.chat_of(head.reply)
+        if not phone.is_chat(chat_id):
             raise Undeliverable(NO_CHAT)
-        if attempt == 1:
-            yield from self._show_signs(head)
-        yield from self._store_begin(head, attempt=attempt, need=SEND_TIME)
-        reply = head.reply
+        if (end := head.refusals.end_of(reply, now=now, timeout=self._timeout)) is not None:
+            raise Undeliverable(end)
+        if wait := (yield from self._account.wait(head, attempt)):
+            head.why = PACED
+            return wait
+        if attempt == 1 and not (yield from self._typed(head)):
+            return (yield from self._drop(head))
+        seconds = SEND_TIME if reply.file is None else FILE_TIME
+        yield from self._store_begin(head, attempt=attempt, need=seconds)
         try:
-            message_id = yield from self._sender.waha.send_text(
-                reply.waha_session, reply.chat_id, reply.text, timeout=SEND_TIME
-            )
+            message_id = yield from self._request(reply, chat_id, seconds)
         except WAHAError as error:
-            return (yield from self._failed(head, error))
+            telemetry.count("replies_refused", kind=error.kind)
+            if error.kind in {"chat", "message"}:
+                return (yield from self._refused(head, error))
+            if error.kind in LIMIT_KINDS:
+                note = head.refusals.after_failure(reply, error, now).note
+                yield from self._store_retry(head, delay=0.0, sent_at=None, note=note)
+                raise (yield from self._account.held(head, error.kind, str(error))) from error
+            return (yield from self._failed(head, error, now))
         except ConvSyncError as error:
             raise Undeliverable(str(error)) from error
+        yield from self._account.sent(head)
         return self._confirm(head, message_id, by="answer")
+
+    def _typed(self, head: ReplyJob) -> Flow[bool]:
+        """Show that it is coming; whether it is still to be sent then."""
+        if (yield from self._is_overtaken(head)):
+            return False
+        yield from self._show_signs(head)
+        return not (yield from self._is_overtaken(head))
+
+    def _is_overtaken(self, head: ReplyJob) -> Flow[bool]:
+        """Whether it is not to be sent any more, since a later turn has begun, or is to."""
+        number = head.reply.unless_newer
+        if number is None:
+            return False
+        view = yield from self._store.view(head.lease.conversation_key)
+        return self._is_newer(view, number)
+
+    def _drop(self, head: ReplyJob) -> Flow[float]:
+        """It is not sent: the customer wrote on meanwhile."""
+        yield from self._store_confirmed(head)  # what was sent, or dropped, before it
+        self._remember_confirmed(head, end=1, last=True, anchor=head.anchor_without)
+        telemetry.count("replies_withheld")
+        head.sent = True
+        return 0.0
+
+    def _request(self, reply: PendingReply, chat_id: str, seconds: float) -> Flow[str | None]:
+        to, quote = (reply.waha_session, chat_id), reply.reply_to
+        waha, file = self._sender.waha, reply.file
+        if file is None:
+            return (yield from waha.send_text(*to, reply.text, reply_to=quote, timeout=seconds))
+        return (
+            yield from waha.send_file(
+                *(*to, file.wire),
+                caption=reply.text,
+                voice=file.voice,
+                reply_to=quote,
+                timeout=seconds,
+            )
+        )
 
     def _show_signs(self, head: ReplyJob) -> Flow[None]:
         """Show that the message was read and an answer is typed; nothing depends on it."""
-        sender, reply = self._sender, head.reply
-        pause = typing_time(reply.text, sender.typing)
-        if not (sender.seen or pause):
+        sender, reply, first = self._sender, head.reply, head.is_first
+        pause = typing_time(reply.text, sender.typing or (0.0 if first else LONGEST_PAUSE))
+        shows_typing = pause > 0 and sender.typing > 0
+        shows_seen = sender.seen and first and not shows_typing  # else it was, at the turn's begin
+        if not (shows_seen or pause):
             return
+        yield from self._store_confirmed(head)  # what was sent before it; the pause may be long
         needed = pause + 3 * SIGN_TIME + SLACK
         if (yield from self._store.renew(head.lease, seconds=needed)) is None:
             raise FencedError
         chat = (reply.waha_session, reply.chat_id)
+        if shows_seen:
+            yield from self._sign(sender.waha.seen(*chat, timeout=SIGN_TIME))
+        if shows_typing:
+            shows_typing = yield from self.show_typing(*chat)
+        if shows_typing or not first:
+            yield from sleep(pause)
+        if shows_typing:
+            yield from self.show_typing(*chat, on=False)
+
+    def show_work(self, waha_session: str, chat_id: str) -> Flow[bool]:
+        """Show that a message was read and is being answered, where both is wanted."""
+        sender = self._sender
+        if not (sender.typing and phone.is_chat(chat_id)):
+            return False
+        seen = sender.waha.seen(waha_session, chat_id, timeout=SIGN_TIME)
+        if sender.seen and not (yield from self._sign(seen)):
+            return False
+        return (yield from self.show_typing(waha_session, chat_id))
+
+    def show_typing(self, waha_session: str, chat_id: str, *, on: bool = True) -> Flow[bool]:
+        """Show that an answer is being written, or no longer is; whether that is shown."""
+        shown = self._sender.waha.typing(waha_session, chat_id, on=on, timeout=SIGN_TIME)
+        return (yield from self._sign(shown))
+
+    def _sign(self, shown: Flow[None]) -> Flow[bool]:
+        """Give a sign of life; whether it was given."""
         try:
-            if sender.seen:
-                yield from sender.waha.seen(*chat, timeout=SIGN_TIME)
-            if pause:
-                yield from sender.waha.typing(*chat, on=True, timeout=SIGN_TIME)
-                yield from sleep(pause)
-                yield from sender.waha.typing(*chat, on=False, timeout=SIGN_TIME)
+            yield from shown
         except ConvSyncError as error:
             telemetry.count("signs_failed", error=type(error).__name__)
+            return False
+        return True
 
-    def _failed(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
-        """Keep the reply for later: to be looked for first where it may have been sent."""
-        # 422: the session is not WORKING; it may be again soon.
-        may_pass = error.ambiguous or error.foreign or passing(error.status_code)
-        if not (may_pass or error.status_code == 422):
+    def _refused(self, head: ReplyJob, error: WAHAError) -> Flow[float]:
+        """It surely was not sent: it goes to the customer's next name, or nowhere."""
+        refusals = head.refusals.after_refusal(head.reply, error)
+        if error.kind == "chat" and refusals.chat_id is None:
+            name = refusals.to_look_up(head.reply)
+            found = None if name is None else (yield from self._counterpart(head, name))
+            refusals = refusals.model_copy(update={"found": found or ""}).by(found)
+        yield from self._store_retry(head, delay=0.0, sent_at=None, note=refusals.note)
+        if error.kind == "message" or refusals.chat_id is None:
             raise Undeliverable(str(error)) from error
+        key, told = head.lease.conversation_key, "its reply is sent by another id: %s"
+        telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
+        return 0.0
+
+    def _counterpart(self, head: ReplyJob, name: str) -> Flow[str | None]:
+        """The LID of a number, or the number of a LID, where WAHA knows it."""
+        waha, session = self._sender.waha, head.reply.waha_session
+        try:
+            if (number := phone.phone_of(name)) is not None:
+                return (yield from waha.lid_of(session, number, timeout=SIGN_TIME))
+            found = yield from waha.lid(session, name, timeout=SIGN_TIME)
+        except ConvSyncError:
+            return None
+        return None if found is None else phone.chat_id(found)
+
+    def _failed(self, head: ReplyJob, error: WAHAError, now: float) -> Flow[float]:
+        """Keep the reply for later: to be looked for first where it may have been sent."""
         telemetry.count("reply_retries")
         key, told = head.lease.conversation_key, "its reply waits for WAHA: %s"
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
@@ -226,7 +413,8 @@ class Replies(OperationQueue[ReplyJob]):
             delay = max(delay, self._sender.settle)  # it ended just now, whenever it began
         sent_at = head.cursor.sent_at if error.ambiguous else None
         head.why = f"{UNCLEAR}: {error}" if error.ambiguous else _why_refused(error)
-        yield from self._store_retry(head, delay=delay, sent_at=sent_at)
+        note = head.refusals.after_failure(head.reply, error, now).note
+        yield from self._store_retry(head, delay=delay, sent_at=sent_at, note=note)
         return delay
 
     def _confirm(self, head: ReplyJob, message_id: str | None, *, by: str) -> float:
@@ -243,23 +431,28 @@ class Replies(OperationQueue[ReplyJob]):
         telemetry.count("reply_verifications")
         yield from self._store_confirmed(head)
         reply, sent_at = head.reply, head.cursor.sent_at or now
+        since, found = datetime.fromtimestamp(sent_at, UTC), None
         try:
-            chat = yield from self._sender.waha.chat(
-                reply.waha_session,
-                reply.chat_id,
-                most=LOOK_BACK,
-                own_only=True,
-                timeout=SEND_TIME,
-            )
-            since = datetime.fromtimestamp(sent_at, UTC)
-            found = standing_in(reply, chat, since=since, known=head.known)
+            for chat_id in head.refusals.chats_of(reply):
+                chat = yield from self._sender.waha.chat(
+                    *(reply.waha_session, chat_id),
+                    most=LOOK_BACK,
+                    own_only=True,
+                    timeout=SEND_TIME,
+                )
+                found = found or standing_in(reply, chat, since=since, known=head.known)
         except WAHAError as error:
             # A key that WAHA does not accept (401) tells nothing of the chat.
+            away = error.kind in LIMIT_KINDS or _machine.lacking(error)
             may_pass = error.foreign or passing(error.status_code) or error.status_code == 401
-            if may_pass and (now < sent_at + READ_PATIENCE or _machine.lacking(error)):
+            refusals = head.refusals.after_unread(now)
+            if away or (may_pass and refusals.unread and refusals.unread[0] < READ_PATIENCE):
                 head.unread += 1
                 head.why = f"the chat cannot be read to see whether it arrived: {error}"
-                return max(backoff(head.unread), error.retry_after or 0.0)
+                delay = max(backoff(head.unread), error.retry_after or 0.0)
+                note = refusals.note
+                yield from self._store_retry(head, delay=delay, sent_at=sent_at, note=note)
+                return delay
             return (yield from self._unsure(head, error))
         except LookupError as error:
             return (yield from self._unsure(head, error))
@@ -286,6 +479,20 @@ class Replies(OperationQueue[ReplyJob]):
             yield from self._store_retry(head, delay=0.0, sent_at=None)
             return 0.0
         return self._confirm(head, None, by="policy")
+
+    def _tell_dead(self, head: ReplyJob, reason: str) -> Flow[None]:
+        if self.tell_undelivered is None:
+            return
+        reply = head.reply
+        yield from self.tell_undelivered(
+            Undelivered(
+                conversation_key=head.lease.conversation_key,
+                reason=reason,
+                turn_id=reply.turn,
+                chat_id=reply.chat_id,
+                text=reply.text,
+            )
+        )
 
     def _report_dead(self, head: ReplyJob, reason: str) -> None:
         telemetry.count("dead_letters", operation="reply")

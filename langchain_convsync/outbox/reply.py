@@ -7,7 +7,9 @@ counts as sent if the same words stand there under an id that none of our other 
 
 from __future__ import annotations
 
+import base64
 import json
+import mimetypes
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,20 +21,65 @@ from langchain_convsync import telemetry
 from langchain_convsync.client import ChatMessage
 from langchain_convsync.outbox.plan import Send, Step, Verify, Wait, digest
 from langchain_convsync.outbox.queue import Head
+from langchain_convsync.outbox.refused import Refusals
+from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Cursor, QueueView
 
 #: Seconds that one request to WAHA may take: its engines type and upload before they answer.
 SEND_TIME = 10.0
+#: Seconds that a file may take: WAHA fetches it, and WhatsApp has to have all of it.
+FILE_TIME = 60.0
 #: Seconds by which WhatsApp's clock and the store's may differ.
 SKEW = 30.0
 #: Messages of a chat that are read to find a reply.
 LOOK_BACK = 100
 #: Characters that seem to be typed in a second.
 TYPED_PER_SECOND = 15.0
+#: Seconds that pass at most between two messages of one answer, where no typing is shown.
+LONGEST_PAUSE = 3.0
 #: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
 #: Seconds for which a message counts as ours by its words, where no answer told us its id.
 ECHO_TIME = 600.0
+
+
+class PendingFile(BaseModel):
+    """A file that is sent, as it is stored and as WAHA takes it.
+
+    Attributes:
+        mimetype: What it is.
+        filename: What it is called.
+        url: Where WAHA fetches it.
+        data: Else its bytes in base64.
+        voice: Whether it is a voice message.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    mimetype: str
+    filename: str = Field(default="", repr=False)
+    url: str | None = Field(default=None, repr=False)
+    data: str | None = Field(default=None, repr=False)
+    voice: bool = False
+
+    @classmethod
+    def of(cls, reply: Reply) -> PendingFile | None:
+        """The file of a reply; None where it has none."""
+        if reply.file is None:
+            return None
+        is_url = isinstance(reply.file, str)
+        return cls(
+            mimetype=reply.kind,
+            filename=reply.name or f"file{mimetypes.guess_extension(reply.kind) or ''}",
+            url=reply.file if isinstance(reply.file, str) else None,
+            data=None if is_url else base64.b64encode(reply.file).decode(),  # type: ignore[arg-type]
+            voice=reply.voice,
+        )
+
+    @property
+    def wire(self) -> dict[str, str]:
+        """As WAHA takes it."""
+        return self.model_dump(include={"mimetype", "filename", "url", "data"}, exclude_none=True)
 
 
 class PendingReply(BaseModel):
@@ -42,8 +89,15 @@ class PendingReply(BaseModel):
         turn: The turn that decided it.
         waha_session: WAHA's session to send from.
         chat_id: Where it goes: the chat that the customer wrote in.
-        text: What the customer reads.
-        decided_at: Store time of the commit; None in one that an older version queued.
+        text: What the customer reads; under a file its caption, empty without one.
+        file: The file that is sent.
+        decided_at: Store time of the commit; None in one that an operator sends after all, and in
+            one that an older version queued.
+        other_chats: The customer's other names: where it goes if that chat is refused for good.
+        expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
+        reply_to: WAHA's id of the message that it quotes.
+        unless_newer: The number of its turn, where it is not sent once a later one has begun; None
+            in what is sent in any case.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -52,7 +106,12 @@ class PendingReply(BaseModel):
     waha_session: str = Field(default="default", repr=False)
     chat_id: str = Field(repr=False)
     text: str = Field(repr=False)
+    file: PendingFile | None = None
     decided_at: float | None = None
+    other_chats: tuple[str, ...] = Field(default=(), repr=False)
+    expires: float | None = None
+    reply_to: str | None = Field(default=None, repr=False)
+    unless_newer: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,10 +119,16 @@ class ReplyJob(Head):
     """The reply at the head of a reply queue; its anchor is what was sent before it, oldest first.
 
     Each is an id, or, where no answer told one, the words' digest and when they were sent.
+
+    Attributes:
+        reply: What is sent.
+        sent: Whether it was.
+        is_free: Whether it has shown that the account's restriction is over.
     """
 
     reply: PendingReply
     sent: bool = False
+    is_free: bool = False
 
     @property
     def done(self) -> bool:
@@ -71,9 +136,24 @@ class ReplyJob(Head):
         return self.sent
 
     @property
+    def send_time(self) -> float:
+        """Seconds that the request may take."""
+        return SEND_TIME if self.reply.file is None else FILE_TIME
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing of its turn goes before it."""
+        return self.operation.id.endswith("/0")
+
+    @property
+    def refusals(self) -> Refusals:
+        """What WAHA has refused of it so far."""
+        return Refusals.read(self.cursor.note)
+
+    @property
     def known(self) -> list[str]:
         """Ids of earlier replies, oldest first."""
-        return [sent for sent in _before(self.anchor) if isinstance(sent, str)]
+        return sent_ids(self.anchor)
 
     def anchor_with(self, message_id: str | None) -> str:
         """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
@@ -81,10 +161,26 @@ class ReplyJob(Head):
             "digest": digest(self.reply.text),
             "at": self.cursor.sent_at or self.acquired.now,
         }
-        return json.dumps([*_before(self.anchor), sent][-REMEMBERED:])
+        return self._anchor_and(sent)
+
+    @property
+    def anchor_without(self) -> str:
+        """The anchor once it was decided that the reply is not sent."""
+        return self._anchor_and({"dropped": self.operation.id})
+
+    def _anchor_and(self, last: object) -> str:
+        noted = _listed(self.anchor)
+        return json.dumps([*noted, last][-REMEMBERED:])
 
 
-def plan_reply(cursor: Cursor, *, now: float, settle: float, echoed: bool = False) -> Step:
+def plan_reply(
+    cursor: Cursor,
+    *,
+    now: float,
+    settle: float,
+    echoed: bool = False,
+    send_time: float | None = None,
+) -> Step:
     """The next step for a reply.
 
     Args:
@@ -93,10 +189,11 @@ def plan_reply(cursor: Cursor, *, now: float, settle: float, echoed: bool = Fals
         settle: Seconds after which a request without an answer was surely carried out, or never
             will be.
         echoed: Its echo came in: no need to wait.
+        send_time: Seconds that its request may take; None for a text's.
     """
     if cursor.sent_at is None:
         return Send(0, cursor.tries + 1)
-    settled = cursor.sent_at + SEND_TIME + settle
+    settled = cursor.sent_at + (SEND_TIME if send_time is None else send_time) + settle
     return Verify(0) if echoed or now >= settled else Wait(settled - now)
 
 
@@ -144,9 +241,39 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
         return False
 
 
-def _before(anchor: str | None) -> list[Any]:
+def sent_ids(anchor: str | None) -> list[str]:
+    """Ids of the replies that were sent, oldest first, as far as WAHA told them."""
+    return [sent for sent in _before(anchor) if isinstance(sent, str)]
+
+
+def sent_of(turn: str, count: int, replies: QueueView, *, so_far: bool = False) -> int | None:
+    """How many of a turn's messages were sent, as far as its reply queue tells.
+
+    Args:
+        turn: The turn's id.
+        count: How many there are.
+        replies: The queue.
+        so_far: Whether what has not begun counts as not sent; else None tells that it may be yet.
+    """
+    head, cursor = next(iter(replies.operations), None), replies.cursor
+    if head is not None and head.id.rpartition("/")[0] == turn:
+        began = cursor is not None and cursor.operation_id == head.id and cursor.tries > 0
+        return int(head.id.rpartition("/")[2]) + began if so_far else None
+    dropped = {each["dropped"] for each in _listed(replies.anchor) if _is_dropped(each)}
+    return next((n for n in range(count) if f"{turn}/{n}" in dropped), count)
+
+
+def _listed(anchor: str | None) -> list[Any]:
     found = None if anchor is None else _json(anchor)
-    return [each for each in found if _is_sent(each)] if isinstance(found, list) else []
+    return [e for e in found if _is_sent(e) or _is_dropped(e)] if isinstance(found, list) else []
+
+
+def _before(anchor: str | None) -> list[Any]:
+    return [each for each in _listed(anchor) if _is_sent(each)]
+
+
+def _is_dropped(each: object) -> bool:
+    return isinstance(each, dict) and isinstance(each.get("dropped"), str)
 
 
 def _is_sent(each: object) -> bool:
@@ -161,6 +288,14 @@ def _json(stored: str) -> Any:
     except (ValueError, RecursionError):
         telemetry.count("unreadable", what="anchor")
         return None
+
+
+def _is_like(message: ChatMessage, reply: PendingReply) -> bool:
+    """Whether a message says what a reply says; engines tell a document without caption by name."""
+    if reply.file is None:
+        return message.text == reply.text
+    bare = {"", reply.file.filename} if not reply.text else set()
+    return message.file and message.text in {reply.text, *bare}
 
 
 def standing_in(
@@ -182,7 +317,7 @@ def standing_in(
         message
         for message in chat
         if message.own
-        and message.text == reply.text
+        and _is_like(message, reply)
         and message.id not in known
         and (message.sent_at is None or message.sent_at >= since)
     ]

@@ -13,17 +13,19 @@ from langchain_convsync._checked import LONGEST
 from langchain_convsync._lines import cut, one_line
 from langchain_convsync.errors import StoreFormatError
 from langchain_convsync.stores.base import (
+    DIGITS,
     FORMAT_VERSION,
     LONGEST_SNAPSHOT,
     LONGEST_WHY,
     AcceptRules,
+    Ack,
     Commit,
     DeadLetter,
     Lease,
     NewEvent,
 )
 
-_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}\.[0-9a-f]{32}")
+_KEY = re.compile(rf"[0-9]{{2}}\.[0-9a-f]{{12}}\.[0-9a-f]{{{DIGITS}}}")
 #: As many things as one listing tells of at most.
 _MOST = 1000
 
@@ -117,6 +119,39 @@ def check_event(event: NewEvent) -> None:
     check_names(event.event_key, event.conversation_key, *event.aliases)
 
 
+def is_farther(known: int, level: int) -> bool:
+    """Whether an ack tells more than is known: an error does while the message has not arrived."""
+    return level > known or (level < 0 <= known < 2)
+
+
+def acks_in(text: str | None) -> list[Ack]:
+    """What a store keeps of acks, one a line; nothing of what cannot be read."""
+    found = (line.split(" ") for line in lines(text))
+    return [
+        Ack(message_id=parts[0], level=int(parts[1]), at=int(parts[2]) / 1000)
+        for parts in found
+        if len(parts) == 3 and all(_WHOLE.fullmatch(part) for part in parts[1:])
+    ]
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
+
+
+def check_id(message_id: str) -> None:
+    """Raise ValueError unless it is one word: no name of a message has a space."""
+    if message_id.split() != [message_id]:
+        message = "a message's id is one word without spaces"
+        raise ValueError(message)
+
+
+def check_word(word: str) -> str:
+    """Raise ValueError unless it is a word of an identifier's letters."""
+    if not (word.isascii() and word.isidentifier()):
+        message = f"{word!r} is not a word"
+        raise ValueError(message)
+    return word
+
+
 def check_names(*keys: str) -> None:
     """Raise ValueError unless the keys belong together."""
     if len({account_of(key) for key in keys}) > 1:
@@ -134,6 +169,12 @@ def check_commit(lease: Lease, commit: Commit) -> None:
     if commit.held is not None:
         check_names(lease.conversation_key, commit.held.event_key)
         milliseconds(commit.held.seconds)
+    if commit.kept:
+        check_names(lease.conversation_key, *commit.kept)
+        milliseconds(commit.kept_for)
+    if not {*commit.event_keys}.isdisjoint(commit.kept):
+        message = "a commit keeps none of the events that it answers"
+        raise ValueError(message)
     if not commit.event_keys:
         message = "a commit answers at least one event"
         raise ValueError(message)
@@ -212,7 +253,7 @@ def call_key(letter: DeadLetter, call: str, token: str) -> str:
         raise ValueError(message)
     parts = (call, letter.conversation_key, letter.queue, letter.id, token)
     hashed = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{account_of(letter.conversation_key)}.{hashed[:32]}"
+    return f"{account_of(letter.conversation_key)}.{hashed[:DIGITS]}"
 
 
 def renewed_id(letter: DeadLetter, token: str) -> str:

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from langchain_convsync import telemetry
 from langchain_convsync._lines import cut
-from langchain_convsync.models import ConversationMessage
+from langchain_convsync.models import ConversationMessage, Words
+from langchain_convsync.surfaces.messages import end_of, told_in
 
 M = TypeVar("M", BaseMessage, ConversationMessage)
 
@@ -25,7 +26,14 @@ LONGEST_NAME = 200
 MOST_KEYS, LONGEST_VALUE = 200, 10_000
 
 
-def recent(history: Sequence[M], most: int = MOST_MESSAGES) -> list[M]:
+def latest(history: Sequence[Words], most: int = MOST_MESSAGES) -> list[BaseMessage]:
+    """:func:`recent` of a history as a model reads it; no more messages are made than it keeps."""
+    told = told_in(history)
+    end = end_of(told, most)
+    return recent(end, most, before=len(told) - len(end))
+
+
+def recent(history: Sequence[M], most: int = MOST_MESSAGES, *, before: int = 0) -> list[M]:
     """The end of a history that one prompt holds; its first message says what is left out.
 
     Where something is left out, what is left begins with words of the customer's: half an exchange
@@ -34,6 +42,7 @@ def recent(history: Sequence[M], most: int = MOST_MESSAGES) -> list[M]:
     Args:
         history: The history, or a part of it.
         most: Messages to keep; the characters of them all are bounded as well.
+        before: How many are left out before these already.
     """
     kept: list[M] = []
     room = MOST_CHARACTERS
@@ -44,12 +53,12 @@ def recent(history: Sequence[M], most: int = MOST_MESSAGES) -> list[M]:
         kept.append(message if length <= room else _told(message, cut(_text(message), room)))
         room -= min(length, room)
     kept.reverse()
-    if len(kept) < len(history):
+    if len(kept) < len(history) + before:
         begins = (place for place, message in enumerate(kept) if _is_customers(message))
         kept = kept[next(begins, 0) :]
-    if kept and (left_out := len(history) - len(kept)):
+    if kept and (left_out := len(history) + before - len(kept)):
         kept[0] = _told(kept[0], f"[{left_out} {LEFT_OUT}]\n{_text(kept[0])}")
-    if kept != list(history):
+    if before or kept != list(history):
         telemetry.count("cuts", what="history")
     return kept
 

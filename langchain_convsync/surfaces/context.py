@@ -30,9 +30,11 @@ from langchain_convsync.errors import (
     UnknownOutcomeError,
 )
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
+from langchain_convsync.reply import Handoff, Reply
 
 if TYPE_CHECKING:
     from langchain_convsync.surfaces.calls import TurnCalls
+    from langchain_convsync.surfaces.usage import Meter
 
 
 @checked
@@ -193,11 +195,14 @@ class TurnRecord:
         history_given: Whether the agent's input holds the history already.
         update: Everything that was decided so far about the state.
         added: Messages that the agent added besides its reply.
+        said: What tools have set to be said, before the agent's own words.
+        handoff: Why a human is to go on, where a tool has said so.
         calls: What the turn keeps of its tools' calls; None where nothing is kept.
         loop: Why the run is over, where it went round in a loop.
         notes: Names of the single updates: the step of the graph that noted it, and its values.
         files: What belongs to the customer's messages, by their ids, and to no thread: the
             middleware gives it to the model.
+        meter: Adds up what the run's models take.
     """
 
     def __init__(
@@ -210,6 +215,7 @@ class TurnRecord:
         calls: TurnCalls | None = None,
         noted: Sequence[str] = (),
         files: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.ref = ref
         self.conversation = conversation
@@ -217,9 +223,12 @@ class TurnRecord:
         self.history_given = history_given
         self.calls = calls
         self.files = files or {}
+        self.meter = meter
         self.loop: LoopError | None = None
         self.update = StateUpdate()
         self.added: list[ConversationMessage] = []
+        self.said: list[Reply] = []
+        self.handoff: Handoff | None = None
         self.notes: list[str] = []
         self._noted = Counter(noted)  # by a run that was interrupted, whose steps may run again
         self._lock = _forks.lock()  # an agent calls its tools in parallel
@@ -248,6 +257,11 @@ class TurnRecord:
         """Note a message besides the customer's own and the reply."""
         with self._lock:
             self.added.append(message)
+
+    def say(self, reply: Reply) -> None:
+        """Note what a tool says to the customer, before the agent's own words."""
+        with self._lock:
+            self.said.append(reply)
 
     def present(self) -> Conversation:
         """The conversation with everything recorded so far on top."""

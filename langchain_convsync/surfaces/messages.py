@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import le
 from typing import Any, TypeVar
 
 from langchain_core.messages import (
@@ -19,7 +20,8 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.base import BaseMessageChunk
 
-from langchain_convsync.models import ConversationMessage, Words
+from langchain_convsync.models import ConversationMessage, Said, Words
+from langchain_convsync.reply import Reply
 
 W = TypeVar("W", bound=Words)
 
@@ -37,15 +39,29 @@ def to_langchain(history: Sequence[Words]) -> list[BaseMessage]:
     ``user`` and ``bot`` are dropped: a stored "system" is data, not an instruction. Ids are derived
     from the content, so that reading twice gives the same messages.
     """
+    told = told_in(history)
+    return end_of(told, len(told))
+
+
+def told_in(history: Sequence[W]) -> list[W]:
+    """What of a history a model reads, oldest first."""
+    return [message for message in by_timestamp(history) if is_told(message)]
+
+
+def end_of(told: Sequence[Words], most: int) -> list[BaseMessage]:
+    """The last messages of what a model reads: the same, with the same ids, as of all of it."""
+    start = max(0, len(told) - most)
+    words = {message.content for message in told[start:]}
     seen: dict[tuple[str, str, str], int] = {}
     result: list[BaseMessage] = []
-    for message in by_timestamp(history):
-        if not is_told(message):
+    for place, message in enumerate(told):
+        if place < start and message.content not in words:
             continue
-        kind = _LANGCHAIN[message.role]
         key = (message.role, message.content, str(message.timestamp))
         seen[key] = seen.get(key, 0) + 1
-        result.append(kind(content=message.content, id=_id(key, seen[key])))
+        if place >= start:
+            kind = _LANGCHAIN[message.role]
+            result.append(kind(content=message.content, id=_id(key, seen[key])))
     return result
 
 
@@ -62,11 +78,22 @@ def _id(key: tuple[str, str, str], occurrence: int) -> str:
 
 def by_timestamp(history: Sequence[W]) -> list[W]:
     """The history in order of time, stable; a message without a timestamp keeps its place."""
+    history = list(history)
+    if _are_in_order([m.sent if isinstance(m, Said) else m.timestamp for m in history]):
+        return history
     latest, times = _EPOCH, []
     for message in history:
         latest = _aware(message.timestamp) or latest
         times.append(latest)
     return [history[place] for place in sorted(range(len(times)), key=times.__getitem__)]
+
+
+def _are_in_order(written: Sequence[Any]) -> bool:
+    """Whether that can be told of times as they are written: in one form of ISO 8601, in UTC."""
+    written = [each for each in written if each is not None]
+    if any(type(each) is not str or each[-1:] != "Z" or each[4:5] != "-" for each in written):
+        return False
+    return len(set(map(len, written))) <= 1 and all(map(le, written, written[1:]))
 
 
 def _aware(timestamp: datetime | None) -> datetime | None:
@@ -175,13 +202,22 @@ def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> st
     if not said or said[-1].type not in _BOTS:
         return ""
     text = text_of(said[-1])
-    if structured is None or (len(said) == len(messages) and not _is_json_object(text)):
+    if structured is None or not carrying(messages):
         return text
     fields = structured if isinstance(structured, Mapping) else {}
     reply = fields.get("reply", getattr(structured, "reply", None))
+    for spoken in (structured, reply):
+        if isinstance(spoken, Reply):
+            return spoken.text
     if reply is not None:
         return text_in(reply)
     return "" if _is_json_object(text) else text
+
+
+def carrying(messages: Sequence[BaseMessage]) -> bool:
+    """Whether the last message carries a structured response: a tool's answer, or JSON."""
+    last = messages[-1]
+    return isinstance(last, ToolMessage) or _is_json_object(text_of(last))
 
 
 def _is_json_object(text: str) -> bool:

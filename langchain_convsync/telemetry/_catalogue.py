@@ -53,6 +53,11 @@ _ALL = (
     _counted("turns", "Calls and workers' turns, by what became of the event", "status"),
     _counted("turns_failed", "Turns that ended as dead letters"),
     _counted("turns_fenced", "Turns that another process took over"),
+    _counted("handoffs", "Conversations that an agent has handed over to a human"),
+    _counted("handoff_failures", "Calls of on_handoff= that failed", "error"),
+    _counted("said", "Messages that the bot was to write first, by what became of them", "outcome"),
+    _counted("tokens", "Tokens that models of agents were given, and gave", "model", "direction"),
+    _counted("budget_refusals", "Turns that budget= refused"),
     _counted("turns_rerun", "Turns that began again because another message came"),
     _counted("agent_failures", "Runs of the agent that failed", "error"),
     _counted("agents_stuck", "Runs of the agent that did not come back, and cannot be stopped"),
@@ -101,16 +106,26 @@ _ALL = (
     _counted("replies_sent", "Replies sent, by what proved it", "by"),
     _counted("signs_failed", "Signs of reading and typing that WAHA did not show", "error"),
     _counted("reply_retries", "Replies to be tried again"),
+    _counted("account_restrictions", "Times an account was to send nothing for a while", "kind"),
+    _counted("replies_arrived", "Word of WhatsApp about replies, by how far they got", "state"),
+    _counted("on_undelivered_failures", "Calls of on_undelivered that failed"),
+    _counted("replies_refused", "Sends that WAHA refused, by what it refused", "kind"),
     _counted("reply_verifications", "Replies looked for in the chat"),
     _counted("replies_resent", "Replies that were not there, and sent again"),
     _counted("replies_unverified", "Replies of which WAHA cannot tell", "policy"),
-    _counted("replies_withheld", "Replies dropped because a human took over"),
+    _counted(
+        "replies_withheld", "Replies dropped because a human took over or the customer wrote on"
+    ),
     _counted("on_reply_failures", "Calls of on_reply that failed"),
     # Stores and workers
     _looked_up("store_up", "Whether the event store answered just now"),
     _looked_up("backlog", "What the event store still has to do", "what"),
     _looked_up(
         "oldest_due_seconds", "Seconds for which the oldest work of a queue is due", "queue"
+    ),
+    _looked_up("oldest_unsent_seconds", "Seconds since the turn of the oldest reply that waits"),
+    _looked_up(
+        "account_restricted", "Accounts that send nothing now, by what restricts them", "kind"
     ),
     _counted("worker_failures", "Work that failed", "queue", "error"),
     _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),

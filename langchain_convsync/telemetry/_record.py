@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeAlias
 
 from langchain_convsync import _forks
 from langchain_convsync._flow import monotonic
@@ -22,7 +22,7 @@ from langchain_convsync.telemetry._catalogue import BOUNDS, METRICS
 if TYPE_CHECKING:
     from opentelemetry import metrics, trace
 
-    from langchain_convsync.telemetry._otel import Meters, Opened, Spans
+    from langchain_convsync.telemetry._otel import Meters
 else:
     metrics = module_on_first_use("opentelemetry.metrics")
     trace = module_on_first_use("opentelemetry.trace")
@@ -43,6 +43,27 @@ class Gauge(NamedTuple):
     name: str
     value: float
     labels: Labels = {}  # noqa: RUF012 - never changed
+
+
+class Opened(Protocol):
+    """A span under way."""
+
+    def note(self, facts: Mapping[str, str | None]) -> None:
+        """Attributes; what is None is unknown."""
+
+    def failed(self, error: BaseException) -> None:
+        """It came to this error, although its block does not raise it."""
+
+    def close(self, labels: Mapping[str, str], error: BaseException | None) -> None:
+        """End it, with the labels as they are now."""
+
+
+class Spans(Protocol):
+    """Who is told of timed blocks: OpenTelemetry, or the workbench."""
+
+    def open(self, name: str, labels: Mapping[str, str]) -> Opened:
+        """A block begins, inside the current one."""
+        ...
 
 
 _lock = _forks.lock()
@@ -180,6 +201,12 @@ def conceal(route: str) -> None:
         from langchain_convsync.telemetry._otel import conceal as put
 
         put(route)
+
+
+def listen(spans: Spans) -> None:
+    """Tell of timed blocks here, in OpenTelemetry's place."""
+    global _spans  # noqa: PLW0603 - one process, one listener
+    _spans = spans
 
 
 def connect(

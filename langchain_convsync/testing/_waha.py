@@ -27,12 +27,17 @@ class SentText(NamedTuple):
         chat_id: The chat, e.g. ``51999999999@c.us``.
         text: The text.
         id: The message's id without WAHA's prefixes.
+        file: The file that was sent as WAHA got it: ``mimetype``, ``filename``, and ``url``, or
+            ``data`` in base64; ``text`` is its caption. None where it is a text.
+        reply_to: WAHA's id of the message that it quotes.
     """
 
     session: str
     chat_id: str
     text: str
     id: str
+    file: Mapping[str, str] | None = None
+    reply_to: str | None = None
 
 
 class Delivery(TypedDict):
@@ -46,8 +51,8 @@ class Delivery(TypedDict):
 class FakeWAHA:
     """A WAHA over real HTTP on loopback that sends nothing, for tests of bots that answer.
 
-    It takes texts, read marks and typing, shows chats, sessions, files and the phone numbers behind
-    LIDs, and makes the signed deliveries of a webhook::
+    It takes texts, files, read marks and typing, shows chats, sessions, files and the phone numbers
+    behind LIDs, and makes the signed deliveries of a webhook::
 
         with FakeWAHA() as waha:
             runner = TurnRunner(agent, client=client, store=store, reply=WAHAReply(waha.base_url))
@@ -207,8 +212,7 @@ class FakeWAHA:
             secret: The key to sign with; None leaves it unsigned.
         """
         now = time.time()
-        payload = _message(sent.id, sent.chat_id, sent.text, now, own=True)
-        return self._signed(payload, "message.any", now, None, secret)
+        return self._signed(_own(sent), "message.any", now, None, secret)
 
     def _signed(
         self,
@@ -247,7 +251,9 @@ class FakeWAHA:
     def _posted(self, path: list[str], body: Mapping[str, Any]) -> Answer:
         match path:
             case ["api", "sendText"] if {"session", "chatId", "text"} <= body.keys():
-                return self._send(body)
+                return self._send(body, str(body["text"]))
+            case ["api", "sendFile" | "sendImage" | "sendVoice"] if _is_file(body):
+                return self._send(body, str(body.get("caption", "")))
             case ["api", "sendSeen" | "startTyping" | "stopTyping" as sign] if "chatId" in body:
                 self.signs.append((sign, str(body["chatId"])))
                 return Answer(201, {})
@@ -259,23 +265,31 @@ class FakeWAHA:
                 return self._files.get((session, name))
             case ["api", "sessions"]:
                 return [{"name": self.session, "status": "WORKING"}]
-            case ["api", _, "lids", lid]:
-                return {"lid": lid, "pn": self._numbers.get(lid)}
+            case ["api", _, "lids", *named]:
+                return self._pair(*named)
             case ["api", session, "chats"]:
                 return self._chats(session)
             case ["api", session, "chats", chat_id, "messages"]:
                 return self._sent_in(session, chat_id)
         return None
 
-    def _send(self, body: Mapping[str, Any]) -> Answer:
+    def _send(self, body: Mapping[str, Any], text: str) -> Answer:
         fate = self._fates.pop(0) if self._fates else None
         if fate is not None and fate.status:
             return fate
         stanza = f"3EB0{len(self.sent) + 1:016X}"
-        sent = SentText(str(body["session"]), str(body["chatId"]), str(body["text"]), stanza)
+        to = (str(body["session"]), str(body["chatId"]))
+        sent = SentText(*to, text, stanza, body.get("file"), body.get("reply_to"))
         self.sent.append(sent)
         self._changed.notify_all()
-        return fate or Answer(201, _message(stanza, sent.chat_id, sent.text, time.time(), own=True))
+        return fate or Answer(201, _own(sent))
+
+    def _pair(self, *named: str) -> dict[str, str | None]:
+        """A LID and its number, by either."""
+        if named[0] != "pn":
+            return {"lid": named[0], "pn": self._numbers.get(named[0])}
+        numbers = {number: lid for lid, number in self._numbers.items()}
+        return {"lid": numbers.get(phone.identity_of(named[-1]) or ""), "pn": named[-1]}
 
     def _chats(self, session: str) -> list[dict[str, str]]:
         newest_first = reversed([sent.chat_id for sent in self.sent if sent.session == session])
@@ -283,10 +297,21 @@ class FakeWAHA:
 
     def _sent_in(self, session: str, chat_id: str) -> list[dict[str, Any]]:
         return [
-            _message(sent.id, chat_id, sent.text, time.time(), own=True)
+            _own(sent)
             for sent in reversed(self.sent)
             if (sent.session, sent.chat_id) == (session, chat_id)
         ]
+
+
+def _is_file(body: Mapping[str, Any]) -> bool:
+    file = body.get("file")
+    named = isinstance(file, dict) and "mimetype" in file and bool({"url", "data"} & file.keys())
+    return named and {"session", "chatId"} <= body.keys()
+
+
+def _own(sent: SentText) -> dict[str, Any]:
+    told = _message(sent.id, sent.chat_id, sent.text, time.time(), own=True)
+    return {**told, "hasMedia": sent.file is not None}
 
 
 def _message(stanza: str, chat_id: str, text: str, now: float, *, own: bool) -> dict[str, Any]:

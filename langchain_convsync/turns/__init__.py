@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 from langchain_convsync._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from langchain_convsync.turns.handoffs import HandedOver
     from langchain_convsync.turns.interrupts import Interrupt
     from langchain_convsync.turns.runner import TurnRunner
     from langchain_convsync.turns.turn import Turn
 
-__all__ = ["Interrupt", "Turn", "TurnRunner"]
+__all__ = ["HandedOver", "Interrupt", "Turn", "TurnRunner"]
 
-_MODULES = {"interrupts": ("Interrupt",), "runner": ("TurnRunner",), "turn": ("Turn",)}
+_MODULES = {
+    "handoffs": ("HandedOver",),
+    "interrupts": ("Interrupt",),
+    "runner": ("TurnRunner",),
+    "turn": ("Turn",),
+}
 
 # Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
 if not TYPE_CHECKING:

@@ -25,16 +25,10 @@ from langchain_convsync._flow import Flow, Io, on_thread
 from langchain_convsync.errors import ConfigurationError, FencedError, LoopError
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord, current_turn, key_in
-from langchain_convsync.surfaces.limits import limit_in
-from langchain_convsync.surfaces.messages import (
-    flaw_in,
-    last_reply,
-    messages_of,
-    text_in,
-)
+from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.turns.interrupts import Interrupt
 from langchain_convsync.turns.remote import RemoteAgent, is_a, layers
-from langchain_convsync.turns.shapes import is_async_only, is_pieces, unfit_input, unusable
+from langchain_convsync.turns.shapes import is_async_only, unfit_input
 from langchain_convsync.turns.stopping import CANCEL_TIME, StoppedRun, Stopper, endless
 
 logger = logging.getLogger(__name__)
@@ -52,28 +46,8 @@ MOST_STEPS = 50
 UNBOUNDED = 9_999
 
 
-class EmptyReplyError(ValueError):
-    """The agent ended without a text for the customer."""
-
-
-class LimitReachedError(ValueError):
-    """A limit ended the agent's run, and its words for that are LangChain's."""
-
-
-class OverlongReplyError(ValueError):
-    """The agent's text is longer than a WhatsApp message."""
-
-
 class AsyncAgentError(TypeError):
     """A part of the agent can only be awaited, and the run is a blocking one."""
-
-
-class IncompleteReplyError(ValueError):
-    """What the agent's model said was cut off, or calls a tool with arguments that are not JSON."""
-
-
-#: Characters that WhatsApp takes as one message.
-LONGEST_REPLY = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,56 +419,3 @@ def _too_many_steps(error: BaseException, call: Call) -> LoopError | None:
     if not isinstance(error, RecursionError) or type(error).__name__ != "GraphRecursionError":
         return None
     return endless(call.config["recursion_limit"])
-
-
-def reply_of(output: object, before: Mapping[str, Any] | None = None) -> str:
-    """The text for the customer.
-
-    Args:
-        output: What the agent returned.
-        before: Its state before the run: only what was said since counts.
-
-    Raises:
-        IncompleteReplyError: A message of the model's was cut off, or calls a tool in no JSON. The
-            agent may have acted on the half of it, so nothing it said later is relied on.
-        LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
-        EmptyReplyError: There is no text.
-        OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
-    """
-    known = {message.id for message in messages_of(before or {})}
-    messages = [m for m in messages_of(output) if m.id is None or m.id not in known]
-    if flaw := flaw_in(messages):
-        raise IncompleteReplyError(flaw)
-    if limit := limit_in(output if isinstance(output, Mapping) else {}, messages):
-        raise LimitReachedError(limit)
-    text = "" if is_pieces(output) else _reply(output, messages).strip()
-    if len(text) > LONGEST_REPLY:
-        message = f"the agent's text is longer than a WhatsApp message, {LONGEST_REPLY} characters"
-        raise OverlongReplyError(message)
-    if not is_text(text):
-        message = "the agent's text holds half a character, a lone surrogate, and cannot be sent"
-        raise IncompleteReplyError(message)
-    if text:
-        return text
-    raise EmptyReplyError(unusable(output, messages))
-
-
-def is_text(text: str) -> bool:
-    """Whether it can be sent and stored: a lone surrogate is half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _reply(output: object, messages: Sequence[BaseMessage]) -> str:
-    structured = None
-    if isinstance(output, Mapping):
-        for key in ("output", "reply"):
-            if text := text_in(output.get(key)):
-                return text
-        structured = output.get("structured_response")
-    if messages or isinstance(output, Mapping):
-        return last_reply(messages, structured)
-    return text_in(output) or text_in(getattr(output, "reply", None))

@@ -8,23 +8,36 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from langchain_convsync import telemetry, waha
-from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop, sleep
+from langchain_convsync._flow import Flow, Io, Polling, monotonic, off_the_loop
+from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.errors import ClosedError, ConfigurationError, StoreError
 from langchain_convsync.models import InboundEvent
+from langchain_convsync.outbox.arrival import ArrivalState, OnUndelivered, Undelivered
 from langchain_convsync.outbox.journal import Journal, is_journal
-from langchain_convsync.stores.base import Accepted, Acquired, EventStore, NewEvent, QueueName
+from langchain_convsync.stores.base import (
+    Accepted,
+    Acquired,
+    EventStore,
+    NewEvent,
+    QueueName,
+    new_token,
+)
 from langchain_convsync.stores.changed import with_new_names
 from langchain_convsync.stores.served import require_served
+from langchain_convsync.surfaces.context import current_turn
+from langchain_convsync.surfaces.usage import tokens
 from langchain_convsync.turns.bounds import head_of
 from langchain_convsync.turns.deliveries import Deliveries
 from langchain_convsync.turns.inbox import Inbox
+from langchain_convsync.turns.lookout import Lookout
 from langchain_convsync.turns.naming import OwnMessage
 from langchain_convsync.turns.operators import answer, conversation_key_of, exposition, gauges, link
 from langchain_convsync.turns.process import Processor
+from langchain_convsync.turns.saying import Wanted
 from langchain_convsync.turns.turn import Batch, Outcome, Status, Turn
 from langchain_convsync.turns.worker import WorkerPool
 
@@ -58,9 +71,14 @@ class Engine:
     workers: int
     log_errors: bool
     record_only: bool = False
+    on_undelivered: OnUndelivered | None = None
     pool: WorkerPool | None = field(default=None, init=False)
+    lookout: Lookout = field(init=False)
     closed: bool = field(default=False, init=False)
     _warned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.lookout = Lookout(self.store)
 
     def run(self, event: InboundEvent, wait: float | None) -> Flow[Turn]:
         """Answer an event, or tell what became of it."""
@@ -74,6 +92,17 @@ class Engine:
             return (yield from answer(self.store, conversation_key, lambda _: value))
 
         return (yield from self._finish(answered, None))
+
+    def say(self, customer: str, account: str, wanted: Wanted) -> Flow[Turn]:
+        """Say something of the bot's own accord, now or later."""
+
+        def named() -> Flow[NewEvent]:
+            return (yield from self.inbox.saying(customer, account, wanted))
+
+        is_later = wanted.at is not None and wanted.at > now()
+        if is_later or self.record_only or current_turn.get() is not None:
+            return (yield from self._record(named))
+        return (yield from self._finish(named, 0.0))
 
     def _finish(self, named: Callable[[], Flow[NewEvent]], wait: float | None) -> Flow[Turn]:
         if self.record_only:
@@ -91,17 +120,36 @@ class Engine:
         turn, conversation_key = yield from self._ready(settled)
         turn = self._together(before, turn)
         yield from self._tell(turn, conversation_key)
+        if turn.handoff is not None and (self.pool is None or not self.sends):
+            yield from self._tell_human(conversation_key)
         if self.pool is None:
             yield from self.deliveries.drain(conversation_key)
         else:
             self.pool.dispatch(conversation_key, "replies", "outbox")
         return turn
 
+    def _tell_human(self, conversation_key: str) -> Flow[None]:
+        """Tell a human of a hand-over at once; what fails waits for the next call, or a worker."""
+        acquired = yield from self.store.acquire(
+            "inbox",
+            new_token(),
+            conversation_key=conversation_key,
+            lease=self.inbox.rules.lease,
+        )
+        if acquired is None:
+            return
+        if (batch := _head_of(acquired)).handoff is None:
+            yield from self.store.release(acquired.lease)
+        else:
+            yield from self.processor.process(acquired, batch)
+
     def accept(self, event: InboundEvent) -> Flow[Turn]:
         """Record an event for the workers."""
+        return (yield from self._record(lambda: self.inbox.named(event)))
 
+    def _record(self, named: Callable[[], Flow[NewEvent]]) -> Flow[Turn]:
         def offered() -> Flow[Accepted]:
-            new = yield from self.inbox.named(event)
+            new = yield from named()
             return (yield from self.inbox.offer(new, acquire=False))
 
         try:
@@ -166,6 +214,31 @@ class Engine:
             self._notify_pool("replies" if of_whom == "reply" else "inbox")
         return of_whom == "reply"
 
+    def record_ack(self, told: waha.Ignored) -> Flow[ArrivalState | None]:
+        """Keep how far a reply got; None where that is no news."""
+        if told.reason != "ack" or told.from_me is False:
+            return None
+        return (yield from self._ready(lambda: self.inbox.record_ack(told, self.tell_undelivered)))
+
+    def tell_undelivered(self, reply: Undelivered) -> Flow[None]:
+        """Tell the user's function of a reply that did not arrive; it cannot undo that."""
+        if self.on_undelivered is None:
+            return
+        try:
+            yield from _notify(self.on_undelivered, reply, "on_undelivered=")
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+            telemetry.count("on_undelivered_failures")
+            told, key = "on_undelivered= failed with %s", reply.conversation_key
+            telemetry.log(logger, logging.ERROR, key, told, error, with_text=self.log_errors)
+
+    def record_status(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send; whether it may not."""
+        if told.reason != "session status":
+            return False
+        restricted = yield from self._ready(lambda: self.inbox.restrict(told))
+        self._notify_pool("replies")
+        return restricted
+
     def amend(self, change: waha.Ignored) -> Flow[bool]:
         """Apply an edit or a revocation while the message waits."""
         if change.reason not in {"edited", "revoked"}:
@@ -180,11 +253,12 @@ class Engine:
         return exposition(self.store, takes_nothing=bool(self._shortage))
 
     def _tell(self, turn: Turn, conversation_key: str) -> Flow[None]:
+        self.lookout.notify(conversation_key)
         telemetry.count("turns", status=turn.status)
         if turn.is_committed and turn.reply and self.on_reply is not None:
             with telemetry.timed("turn_phase", phase="reply") as timing:
                 try:
-                    yield from _notify(self.on_reply, turn)
+                    yield from _notify(self.on_reply, turn, "on_reply=")
                 except Exception as error:  # noqa: BLE001 - whatever the user's function raises
                     telemetry.count("on_reply_failures")
                     telemetry.log(
@@ -231,7 +305,7 @@ class Engine:
             if left is not None and left <= 0:
                 return Turn(status="queued"), accepted.conversation_key
             limits = (accepted.due_in or math.inf, math.inf if left is None else left)
-            yield from sleep(polling.pause(min(limits)))
+            yield from self.lookout.wait(accepted.conversation_key, polling.pause(min(limits)))
 
     def _together(self, before: list[Turn], turn: Turn) -> Turn:
         """A turn with the replies of those that this call committed on the way to it.
@@ -244,12 +318,15 @@ class Engine:
         replies = [each.reply for each in committed if each.reply]
         last = turn if turn.is_committed else [each for each in before if each.reply][-1]
         events = tuple(event for each in committed for event in each.events)
-        return replace(last, reply="\n\n".join(replies), events=events)
+        said = tuple(reply for each in committed for reply in each.said)
+        return replace(last, reply="\n\n".join(replies), said=said, events=events)
 
     def run_plain_functions_on_threads(self) -> None:
         """Those that the user gave, where nothing else of the user's is on the event loop."""
         if self.on_reply is not None:
             self.on_reply = off_the_loop(self.on_reply)
+        if self.on_undelivered is not None:
+            self.on_undelivered = off_the_loop(self.on_undelivered)
         self.processor.run_plain_functions_on_threads()
 
     def new_pool(self) -> WorkerPool:
@@ -270,6 +347,7 @@ class Engine:
             lease=self.inbox.rules.lease,
             account_concurrency=self.inbox.rules.account_concurrency,
             look=self._look,
+            lookout=self.lookout,
         )
         return self.pool
 
@@ -326,6 +404,8 @@ class Engine:
             yield from self._tell(turn, acquired.lease.conversation_key)
             if self.pool is not None:
                 self.pool.dispatch(acquired.lease.conversation_key, "replies", "outbox")
+                if turn.handoff is not None:
+                    self.pool.notify("inbox")
 
 
 def _log(turn: Turn) -> None:
@@ -333,26 +413,29 @@ def _log(turn: Turn) -> None:
     if not turns.isEnabledFor(logging.INFO):
         return
     ms = {phase: round(seconds * 1000) for phase, seconds in turn.phases.items()}
+    given, said = tokens(turn.usage)
     turns.info(
-        "Conversation %s: turn %s %s, events: %d, %s",
+        "Conversation %s: turn %s %s, events: %d, %s%s",
         turn.conversation_key,
         turn.turn_id,
         turn.status,
         len(turn.events),
         ", ".join(f"{phase} {took} ms" for phase, took in ms.items()),
+        f", tokens {given} in, {said} out" if turn.usage else "",
         extra={
             "turn": turn.turn_id,
             "conversation": turn.conversation_key,
             "status": turn.status,
             "events": len(turn.events),
             "phases": ms,
+            "tokens": {name: {**usage} for name, usage in turn.usage.items()},
         },
     )
 
 
 def _head_of(acquired: Acquired) -> Batch:
     """As much of the inbox as one turn answers."""
-    return Batch.of(head_of(acquired).events)
+    return Batch.of(head_of(acquired).events, now=acquired.now)
 
 
 def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
@@ -360,25 +443,27 @@ def _repeated(accepted: Accepted, status: Status = "duplicate") -> Turn:
     if accepted.outcome is None:
         return Turn(status=status)
     try:
-        return Outcome.model_validate_json(accepted.outcome).turn(status)
+        return Outcome.read(accepted.outcome).turn(status)
     except ValueError:
         telemetry.count("unreadable", what="outcome")
         return Turn(status=status)
 
 
-def _notify(on_reply: OnReply, turn: Turn) -> Flow[None]:
-    """Tell the caller; the turn is committed, so a failing callback cannot undo it."""
+def _notify(
+    function: Callable[[Any], Awaitable[object] | object], told: object, argument: str
+) -> Flow[None]:
+    """Tell the user's function; what it is told has happened, so its failure cannot undo it."""
 
     def block() -> None:
-        result = on_reply(turn)
+        result = function(told)
         if isinstance(result, Awaitable):
             if isinstance(result, Coroutine):
                 result.close()  # never awaited, and that is said better below
-            message = "on_reply= is async: use arun(), or pass a plain function"
+            message = f"{argument} is async: use arun(), or pass a plain function"
             raise ConfigurationError(message)
 
     async def wait() -> None:
-        result = on_reply(turn)
+        result = function(told)
         if isinstance(result, Awaitable):
             await result
 

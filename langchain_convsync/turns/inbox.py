@@ -6,17 +6,19 @@ import json
 import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from langchain_convsync import phone, telemetry, waha
 from langchain_convsync._flow import Flow
-from langchain_convsync._lines import cut, is_name
+from langchain_convsync._lines import cut, is_name, span
 from langchain_convsync._platform import now
 from langchain_convsync.errors import InvalidEventError, StoreError
 from langchain_convsync.models import InboundEvent, zoned
 from langchain_convsync.outbox import echo_note, is_ours
+from langchain_convsync.outbox.account import FIRST_PAUSE, LONGEST_PAUSE, pause_until
+from langchain_convsync.outbox.arrival import ArrivalState, Undelivered, is_news, state_of
 from langchain_convsync.stores.base import (
     Accepted,
     AcceptRules,
@@ -27,13 +29,17 @@ from langchain_convsync.stores.base import (
     NewEvent,
     new_token,
 )
+from langchain_convsync.surfaces.context import current_turn
 from langchain_convsync.turns.bounds import LONGEST_TEXT, is_telling, shortened
 from langchain_convsync.turns.naming import Naming, OwnMessage
 from langchain_convsync.turns.note import Note
+from langchain_convsync.turns.operators import conversation_key_of
+from langchain_convsync.turns.saying import Saying, Wanted
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
+logger = logging.getLogger(__name__)
 #: What happened to conversations, at INFO.
 turns = logging.getLogger("langchain_convsync.turns")
 
@@ -55,6 +61,17 @@ def exchange_in(view: ConversationView) -> Note:
             sent = message.sent_at
             times.append(queued.accepted_at if sent is None else sent.timestamp())
     return Note.read(view.note).hearing(times)
+
+
+def has_newer(view: ConversationView, number: int) -> bool:
+    """Whether someone has written since the turn of this number, or the customer's words wait.
+
+    What the bot has said of its own accord since then is no such words.
+    """
+    if view.turns - Note.read(view.note).own != number:
+        return True
+    read = (QueuedMessage.read(queued.payload)[0] for queued in view.events)
+    return any(one and one.by == "customer" and not one.revoked for one in read)
 
 
 @dataclass(slots=True)
@@ -93,6 +110,49 @@ class Inbox:
         """Record an event, and acquire its conversation in the same step if that is possible."""
         token = new_token() if acquire else None
         return (yield from self.store.accept(new, self.rules, token=token))
+
+    def saying(self, customer: str, account: str, wanted: Wanted) -> Flow[NewEvent]:
+        """What the bot is to say of its own accord, as an event of the customer's conversation.
+
+        Raises:
+            ConfigurationError: The customer has written to several accounts.
+            InvalidPhoneNumberError: It is not a customer id.
+        """
+        identity, reply = phone.normalize(customer), wanted.reply
+        named = yield from conversation_key_of(self.store, identity, account)
+        keys = yield from self.naming.keys()
+        view = yield from self.store.view(named, most=1)
+        conversation_key = view.conversation_key
+        turn = current_turn.get()
+        own = turn if turn is not None and turn.conversation_key == conversation_key else None
+        at = 0.0 if wanted.at is None else view.now + (wanted.at - now()).total_seconds()
+        key = wanted.key
+        if key is None:  # a turn that runs again says it once, though its clock has gone on
+            key = new_token() if own is None else f"{own.ref.turn_id} {reply.text}"
+        saying = Saying.of(
+            reply,
+            at=at,
+            unless_heard=wanted.unless_heard,
+            colleague=wanted.colleague,
+            turn=None if own is None else own.ref.turn_id,
+        )
+        said = QueuedMessage(
+            event_id=keys.facts({"e": key}),
+            text=reply.text,
+            by="bot",
+            saying=saying,
+            chat_id=identity if "@" in identity else None,
+            phone_number=None if "@" in identity else identity,
+        )
+        return NewEvent(
+            event_key=keys.event(
+                AccountKey(conversation_key[:15]), "", f"say {conversation_key}", key
+            ),
+            conversation_key=conversation_key,
+            digest=keys.facts({"t": reply.text}),
+            payload=payload_of(said),
+            names=keys,
+        )
 
     def take_over(self, message: waha.OperatorMessage, seconds: float) -> Flow[bool]:
         """Give a conversation to the human who wrote in it, and record the words.
@@ -230,6 +290,50 @@ class Inbox:
                 return False
             held = now_held
         return held is not None
+
+    def record_ack(
+        self, told: waha.Ignored, tell: Callable[[Undelivered], Flow[None]]
+    ) -> Flow[ArrivalState | None]:
+        """Keep how far a reply got, where that is news; ``tell`` is told first that it failed."""
+        message_id, state = told.target_id, state_of(told.ack)
+        if message_id is None or state is None or told.ack is None or " " in message_id:
+            return None
+        for conversation_key in (yield from self.naming.conversations_of(told, and_unnamed=True)):
+            view = yield from self.store.view(conversation_key, most=1)
+            if not is_news(view, message_id, told.ack):
+                continue
+            telemetry.count("replies_arrived", state=state)
+            if state == "failed":
+                failed = Undelivered(
+                    conversation_key=view.conversation_key,
+                    reason="WhatsApp reported an error (message.ack)",
+                    message_id=message_id,
+                    chat_id=told.chat_id,
+                )
+                key, line = view.conversation_key, "a reply did not arrive: %s"
+                telemetry.log(logger, logging.ERROR, key, line, failed.reason)
+                yield from tell(failed)
+            yield from self.store.record_ack(conversation_key, message_id, told.ack)
+            return state
+        return None
+
+    def restrict(self, told: waha.Ignored) -> Flow[bool]:
+        """Note whether an account may send, as ``session.status`` tells it; whether it may not."""
+        accounts = yield from self.naming.accounts_of(told)
+        if told.limit is None and told.status == "WORKING":
+            for account in accounts:
+                yield from self.store.lift(account, kind="session")
+            return False
+        kind, seconds = told.limit or "session", LONGEST_PAUSE["session"]
+        if told.limit is not None:
+            seconds = pause_until(told.limited_until, FIRST_PAUSE[told.limit])
+        why = f"WAHA's session is {told.status or 'not WORKING'}"
+        why = why if told.limit is None else f"WhatsApp limits the account: {told.limit}"
+        for account in accounts:
+            yield from self.store.restrict(account, kind=kind, seconds=seconds, why=why)
+            telemetry.count("account_restrictions", kind=kind)
+            logger.error("Account %s sends nothing for %s: %s", account, span(seconds), why)
+        return True
 
     def record_echo(
         self, own: OwnMessage, *, seconds: float | None = None

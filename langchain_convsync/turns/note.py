@@ -14,7 +14,9 @@ from langchain_convsync import telemetry
 from langchain_convsync._lines import is_name
 from langchain_convsync.models import Conversation, StateUpdate
 from langchain_convsync.surfaces.bounds import LONGEST_NAME
+from langchain_convsync.surfaces.usage import Usage, added
 from langchain_convsync.turns.bounds import Pace
+from langchain_convsync.turns.naming import UNNAMED
 
 #: Seconds without a word of the customer's after which they begin anew.
 BEGINS_ANEW = 3600.0
@@ -38,6 +40,12 @@ class Note(BaseModel):
         taken: When someone wrote who was taken for a human.
         takes: How often that was since the customer began.
         pace: How fast it goes.
+        turn: The last turn that the customer's words came to.
+        turn_at: Store time at which that was acquired.
+        waha_session: WAHA's session that they wrote through, unless that is its only one.
+        own: How many of the last turns had words of nobody's: what the bot said of its own accord.
+        day: The day, in UTC, of what was spent: days since 1970.
+        spent: Tokens that models took on that day, by model, those given and those that they gave.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -51,6 +59,12 @@ class Note(BaseModel):
     taken: float | None = None
     takes: int = 0
     pace: Pace = Pace()
+    turn: str = ""
+    turn_at: float = 0.0
+    waha_session: str = Field(default="", repr=False)
+    own: int = 0
+    day: int = 0
+    spent: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, stored: str | None) -> Note:
@@ -111,9 +125,45 @@ class Note(BaseModel):
             }
         )
 
+    def answering(self, turn: str, waha_session: str | None, *, now: float) -> Note:
+        """The note once a turn has words of the customer's."""
+        changes: dict[str, object] = {"turn": turn, "turn_at": now}
+        if waha_session is not None:
+            changes["waha_session"] = "" if waha_session == UNNAMED else waha_session
+        return self.model_copy(update=changes)
+
+    def after_turn(self, *, is_own: bool) -> Note:
+        """The note once a turn is over."""
+        return self.model_copy(update={"own": self.own + 1 if is_own else 0})
+
+    def has_heard(self, since: float, *, but: str | None) -> bool:
+        """Whether a turn had words of the customer's after this store time, but for one turn."""
+        return self.turn_at > since and self.turn != but
+
+    def spending(self, usage: Usage, *, now: float) -> Note:
+        """The note once models took this, at this store time."""
+        if not usage:
+            return self
+        spent = added(self.spent_today(now=now), usage)
+        kept = {name: (one["input_tokens"], one["output_tokens"]) for name, one in spent.items()}
+        return self.model_copy(update={"day": _day(now), "spent": kept})
+
+    def spent_today(self, *, now: float) -> Usage:
+        """What models took since midnight in UTC."""
+        if self.day != _day(now):
+            return {}
+        return {
+            name: {"input_tokens": given, "output_tokens": said, "total_tokens": given + said}
+            for name, (given, said) in self.spent.items()
+        }
+
     def follows(self, session: str) -> bool:
         """Whether the last answer was given in another session than this one."""
         return self.session not in {"", session}
+
+
+def _day(at: float) -> int:
+    return int(at // 86400)
 
 
 def _name(name: str | None) -> str | None:

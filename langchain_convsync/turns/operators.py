@@ -23,8 +23,9 @@ from langchain_convsync.errors import (
     NoInterruptError,
     StoreError,
 )
-from langchain_convsync.outbox import Write
+from langchain_convsync.outbox import PendingReply, Write
 from langchain_convsync.stores.base import (
+    DIGITS,
     AccountKey,
     ConversationView,
     DeadLetter,
@@ -40,10 +41,11 @@ from langchain_convsync.turns.interrupts import Answer, WaitingRun, resume_value
 from langchain_convsync.turns.naming import UNNAMED
 from langchain_convsync.turns.reasons import reasons, waiting_in
 from langchain_convsync.turns.turn import retried
+from langchain_convsync.waha.limits import LIMIT_KINDS
 
 audit = logging.getLogger("langchain_convsync.audit")
 _ACCOUNT_KEY = re.compile(r"[0-9]{2}\.[0-9a-f]{12}")
-_CONVERSATION_KEY = re.compile(rf"{_ACCOUNT_KEY.pattern}\.[0-9a-f]{{32}}")
+_CONVERSATION_KEY = re.compile(rf"{_ACCOUNT_KEY.pattern}\.[0-9a-f]{{{DIGITS}}}")
 #: As many dead letters as are read at a time.
 _PAGE = 1000
 
@@ -329,14 +331,24 @@ def rest_of(letter: DeadLetter) -> str | None:
     if letter.queue == "inbox":
         waiting = WaitingRun.read(letter.body)
         return retried(letter.body) if waiting is None else waiting.given_back().stored
-    if letter.queue != "outbox":
-        return None
+    if letter.queue == "replies":
+        return _anew(letter.body)
     try:
         write = Write.model_validate_json(letter.body)
     except ValueError:  # as it was: its delivery says what is wrong with it
         return None
     rest = write.model_copy(update={"messages": write.messages[letter.pos :], "base": None})
     return rest.model_dump_json(exclude_defaults=True)
+
+
+def _anew(body: str) -> str | None:
+    """A reply that an operator sends after all: it expires no more, and is not overtaken."""
+    try:
+        reply = PendingReply.model_validate_json(body)
+    except ValueError:
+        return None
+    after_all = reply.model_copy(update={"decided_at": None, "unless_newer": None})
+    return after_all.model_dump_json(exclude_defaults=True)
 
 
 def _decide(
@@ -415,7 +427,11 @@ def _work_of(store: EventStore) -> Flow[list[Gauge]]:
     oldest = {"inbox": 0.0, "outbox": 0.0, "replies": 0.0}
     for load in loads:
         oldest[load.queue] = max(oldest[load.queue], -load.due_in)
+    kinds = Counter(each.kind for each in (yield from store.restrictions()))
+    unsent = max((load.queued_for or 0.0 for load in loads), default=0.0)
     return [
         *(Gauge("backlog", number, {"what": what}) for what, number in asdict(left).items()),
         *(Gauge("oldest_due_seconds", age, {"queue": queue}) for queue, age in oldest.items()),
+        Gauge("oldest_unsent_seconds", unsent),
+        *(Gauge("account_restricted", kinds[kind], {"kind": kind}) for kind in LIMIT_KINDS),
     ]

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from langchain_convsync._lines import span
 from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
+from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
+from langchain_convsync.turns.turn import QueuedMessage
 
 _NO_WORKER = "due now, and no worker has acquired them: is one running?"
 
@@ -23,8 +25,12 @@ def reasons(view: ConversationView) -> Iterator[str]:
     """One cause for each queue that has work: that which has to end first."""
     if view.events:
         yield f"events{_known(view.inbox, view.now) or f': {_of_events(view)}'}"
+    if (held := view.restriction) is not None and view.replies.depth:
+        since, left = span(view.now - held.since), max(0.0, held.until - view.now)
+        again = f"again in {span(left)}" if left else "the next reply shows if that is over"
+        yield f"replies, for {since}: the account sends nothing: {held.why}; {again}"
     for queue, name in ((view.outbox, "writes"), (view.replies, "replies")):
-        if queue.depth:
+        if queue.depth and not (queue is view.replies and view.restriction):
             tries = queue.cursor.tries if queue.cursor else 0
             why = f"the first one was tried {tries} times" if tries else "they are not due yet"
             yield f"{name}{_known(queue, view.now) or f': {_later(queue, why) or _NO_WORKER}'}"
@@ -46,6 +52,8 @@ def _known(queue: QueueView, now: float) -> str | None:
 
 def _of_events(view: ConversationView) -> str:
     queue, head = view.inbox, view.events[0]
+    if own := _own_words(view):
+        return own
     waiting = WaitingRun.read(head.payload)
     if waiting is not None and waiting.answer is None:
         subjects = ", ".join(each.subject for each in waiting.interrupts)
@@ -67,6 +75,20 @@ def _of_events(view: ConversationView) -> str:
             "or the workers have other work: start more of them"
         )
     return _NO_WORKER
+
+
+def _own_words(view: ConversationView) -> str | None:
+    """What the bot is to tell a human; or to say later, where nothing else waits."""
+    if (handoff := HandoffEntry.read(view.events[0].payload)) is not None:
+        tries = f": on_handoff= failed {handoff.tries} times" if handoff.tries else ""
+        return f"a human is to be told that the agent hands over{tries}"
+    messages = [QueuedMessage.read(event.payload)[0] for event in view.events]
+    sayings = [message.saying for message in messages if message and message.saying]
+    if len(sayings) < len(messages) or any(each.at <= view.now for each in sayings):
+        return None
+    many = "1 message" if len(sayings) == 1 else f"{len(sayings)} messages"
+    first = min(each.at for each in sayings)
+    return f"the bot is to say {many} later, the first in {span(first - view.now)}"
 
 
 def _later(queue: QueueView, why: str) -> str | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
+
+from pydantic import JsonValue
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import monotonic
@@ -15,15 +18,17 @@ from langchain_convsync._platform import now
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
 from langchain_convsync.outbox import (
     Anchor,
-    PendingReply,
     Write,
     as_operations,
     overlaid,
     overlay,
+    replies_of,
     target_of,
+    words_of,
     writes_for,
 )
 from langchain_convsync.outbox.plan import tenant_note
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.settings import CallTarget
 from langchain_convsync.stores.base import (
     LONGEST_SNAPSHOT,
@@ -34,6 +39,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.recorded import unrecorded
+from langchain_convsync.surfaces.usage import Meter
 from langchain_convsync.turns.bounds import is_telling
 from langchain_convsync.turns.files import Shown
 from langchain_convsync.turns.interrupts import WaitingRun
@@ -45,6 +51,8 @@ from langchain_convsync.turns.recorded import (
     seen_recording,
     without,
 )
+from langchain_convsync.turns.said import text_of
+from langchain_convsync.turns.saying import Saying
 from langchain_convsync.turns.turn import Batch, FinalStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -137,6 +145,8 @@ class Attempt:
         left: Events that wait for the next turn already.
         phases: Seconds that each phase has taken.
         shown: What a model reads of events that came with files.
+        typing: Whether the customer sees that an answer is being written.
+        meter: What the agent's models have taken.
     """
 
     acquired: Acquired
@@ -150,6 +160,8 @@ class Attempt:
     left: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    typing: bool = False
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def conversation_key(self) -> str:
@@ -180,18 +192,26 @@ class TurnResult:
     """How a turn ends: what the customer gets, and what the API server is told.
 
     Attributes:
+        said: What the customer gets, in order.
         reason: Why it failed, for an operator; it holds no words and no number.
         waiting: The run that was interrupted, and waits from now on.
         silence: Seconds for which the conversation is silent from now on, because it goes too fast.
+        handoff: Why a human goes on.
     """
 
     status: FinalStatus
     messages: Sequence[ConversationMessage]
-    reply: str | None = None
+    said: Sequence[Reply] = ()
     update: StateUpdate = field(default_factory=StateUpdate)
     reason: str = ""
     waiting: WaitingRun | None = None
     silence: float = 0.0
+    handoff: Handoff | None = None
+
+    @property
+    def reply(self) -> str | None:
+        """All that the customer gets as one text; None where that is nothing."""
+        return text_of(self.said) or None
 
     def outcome(self, batch: Batch) -> Outcome:
         """What repeated events are answered with."""
@@ -210,16 +230,26 @@ class TurnResult:
         outcome: Outcome,
         *,
         queue_reply: bool = False,
+        may_drop: bool = False,
+        handoff_pause: float = 0.0,
     ) -> Commit:
-        """Everything that this result changes in the store; the reply too, where we send it."""
+        """Everything that this result changes in the store; the reply too, where we send it.
+
+        Where a newer message ``may_drop`` the rest of it, the history waits for what is sent.
+        """
         current, event_keys = attempt.current, attempt.batch.event_keys
         writes: list[Write] = []
-        tenant, snapshot, ttl, note = None, None, 0.0, attempt.note
+        parts = words_of(self.said) if queue_reply and may_drop else []
+        follows = parts if len(parts) > 1 and self.status == "answered" else []
+        tenant, snapshot, ttl = None, None, 0.0
+        note = attempt.note.spending(attempt.meter.usage, now=attempt.acquired.now)
+        note = note.after_turn(is_own=attempt.batch.saying is not None)
         if current is not None:
-            writes = self._writes(attempt, current, unrecorded(self.messages, current.recorded))
+            ours = unrecorded(self.messages, current.recorded)
+            writes = self._writes(attempt, current, ours, follows)
             everything = self._writes(attempt, current, self.messages)
             tenant = tenant_note(current.conversation)
-            if self.status in {"answered", "interrupted"}:
+            if self.status in {"answered", "interrupted"} or self.update:
                 session, at = attempt.session, attempt.acquired.now
                 note = note.after_answering(session, current.conversation, self.update, now=at)
             named = is_named(attempt.batch.latest)
@@ -229,34 +259,38 @@ class TurnResult:
             outcomes=dict.fromkeys(event_keys, outcome.stored),
             fact=outcome.fact,
             operations=as_operations(writes),
-            replies=self._replies(attempt) if queue_reply else (),
+            replies=self._replies(attempt, may_drop=bool(follows)) if queue_reply else (),
             dead=self.status == "failed" or self.silence > 0,
             reason=attempt.batch.damage or self.reason,
             snapshot=snapshot,
             snapshot_ttl=ttl,
             tenant=tenant,
             note=note.stored,
-            pause=self.silence,
+            pause=self.silence if self.handoff is None else handoff_pause,
+            kept=attempt.batch.kept,
+            kept_for=attempt.batch.wait(attempt.acquired.now),
         )
 
-    def _replies(self, attempt: Attempt) -> list[Operation]:
-        if not self.reply:
-            return []
+    def _replies(self, attempt: Attempt, *, may_drop: bool) -> list[Operation]:
         batch = attempt.batch
-        reply = PendingReply(
+        waha_session, chat_id = batch.chat
+        return replies_of(
+            self.said,
             turn=batch.turn_id,
-            waha_session=batch.newest.waha_session or "default",
-            chat_id=batch.chat_id,
-            text=self.reply,
+            waha_session=waha_session,
+            chat_id=chat_id,
+            other_chats=batch.other_chats,
+            quoted=batch.quotable,
+            unless_newer=attempt.acquired.turns + 1 if may_drop else None,
             decided_at=attempt.now,
         )
-        return [Operation(id=f"{batch.turn_id}/0", body=reply.model_dump_json())]
 
     def _writes(
         self,
         attempt: Attempt,
         current: CurrentConversation,
         messages: Sequence[ConversationMessage],
+        follows: Sequence[str] = (),
     ) -> list[Write]:
         return writes_for(
             current.conversation,
@@ -268,6 +302,7 @@ class TurnResult:
             decided_at=attempt.acquired.now,
             base=current.base,
             records=current.records,
+            follows=follows,
         )
 
 
@@ -286,12 +321,55 @@ def _snapshot(
     return ("" if stands_in else _COMPARED) + kept.model_dump_json(by_alias=True), ttl
 
 
+#: Where the API server's metadata tells why a conversation was handed over.
+HANDOFF = "handoff"
+
+
+def noting_handoff(attempt: Attempt, result: TurnResult) -> TurnResult:
+    """The result with what the API server is told of a hand-over, and of its end.
+
+    The agent's next run is told why it was, and what the human has said since: behind the last
+    message of the turn that handed over, which is known by its hash.
+    """
+    current = attempt.current
+    changes: dict[str, JsonValue] | None = None
+    if result.handoff is not None:
+        last = result.messages[-1].content if result.messages else ""
+        told = {"reason": result.handoff.reason, "summary": result.handoff.summary}
+        changes = {**told, "at": attempt.acquired.now, "after": attempt.hashed(last)}
+    elif (
+        current is None
+        or not handed_over_in(current.conversation)
+        or not attempt.batch.asked
+        or result.status not in {"answered", "silent", "interrupted"}
+    ):
+        return result
+    update = result.update.updated_by(StateUpdate(metadata={HANDOFF: changes}))
+    return replace(result, update=update)
+
+
+def handed_over_in(conversation: Conversation) -> Mapping[str, Any] | None:
+    """What the metadata tells of a hand-over that no run of the agent was told of yet."""
+    told = conversation.metadata.get(HANDOFF)
+    return told if isinstance(told, Mapping) and told else None
+
+
+def snapshot_of(acquired: Acquired) -> tuple[str | None, float]:
+    """What the last turn left behind, for a commit that changes nothing of it."""
+    if acquired.snapshot is None:
+        return None, 0.0
+    known = Snapshot(acquired.snapshot).conversation
+    if known is None or known.expires_at is None:
+        return acquired.snapshot, LONGEST_SNAPSHOT
+    return acquired.snapshot, max(0.0, (known.expires_at - now()).total_seconds())
+
+
 def inbound(batch: Batch) -> list[ConversationMessage]:
     """What the turn records of what was said to it."""
     return [
         ConversationMessage(role=event.role, content=event.words)
         for _, event in batch.said
-        if event.content
+        if event.content and event.by != "bot"
     ]
 
 
@@ -311,6 +389,32 @@ def recorded(attempt: Attempt, *, retention: float) -> TurnResult:
         said = [message.content for message in known if message.role == "user"]
         messages = unrecorded(messages, said)
     return TurnResult(status="stale", messages=messages)
+
+
+def spoken(attempt: Attempt, saying: Saying, said: Sequence[Reply]) -> TurnResult:
+    """What the bot says of its own accord; nothing where it is not wanted any more.
+
+    Where the API server knows no conversation it is sent all the same, and nowhere recorded.
+    """
+    current, batch = attempt.current, attempt.batch
+    since = batch.head.accepted_at
+    # Servers hide what was closed: a session that has not ended is known, or it was.
+    lives = attempt.acquired.snapshot is not None
+    is_closed = lives if current is None else not current.conversation.is_active
+    if attempt.acquired.paused and not saying.colleague:
+        outcome = "paused"
+    elif is_closed:
+        outcome = "closed"
+    elif saying.unless_heard and (batch.is_heard or attempt.note.has_heard(since, but=saying.turn)):
+        outcome = "heard"
+    else:
+        outcome = "unrecorded" if current is None else "said"
+    telemetry.count("said", outcome=outcome)
+    if outcome in {"said", "unrecorded"}:
+        words = ConversationMessage(role="bot", content=text_of(said))
+        return TurnResult(status="said", messages=[words], said=said)
+    status: FinalStatus = "paused" if outcome == "paused" else "dropped"
+    return TurnResult(status=status, messages=[])
 
 
 def paced(attempt: Attempt, most: int | None) -> TurnResult | None:

@@ -85,8 +85,8 @@ class Answers:
         acquired, batch = attempt.acquired, attempt.batch
         if (waiting := batch.waiting) is None:
             return
-        left = batch.head.accepted_at + waiting.life - acquired.now
-        known = len(acquired.events) + attempt.left
+        left = min(batch.head.accepted_at + waiting.life, batch.due) - acquired.now
+        known = len(acquired.events) + attempt.left + len(batch.kept)
         yield from self.store.release(acquired.lease, delay=max(0.0, left), held=known)
 
     def answer(self, attempt: Attempt, conversation: Conversation) -> Flow[Command[Any] | None]:

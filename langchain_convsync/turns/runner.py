@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
@@ -27,10 +28,21 @@ from langchain_convsync.errors import ConfigurationError
 if TYPE_CHECKING:
     from langchain_convsync import client as clients
     from langchain_convsync import models, outbox, settings, stores, waha
+    from langchain_convsync import reply as bot
     from langchain_convsync.surfaces import state
-    from langchain_convsync.turns import agents, engine, media, parts, process, resuming, worker
+    from langchain_convsync.turns import (
+        agents,
+        engine,
+        media,
+        parts,
+        process,
+        resuming,
+        saying,
+        worker,
+    )
     from langchain_convsync.turns import turn as turns
 else:  # what a turn needs is long in importing, and a runner may be named before there is an agent
+    bot = module_on_first_use("langchain_convsync.reply")
     clients = module_on_first_use("langchain_convsync.client")
     models = module_on_first_use("langchain_convsync.models")
     outbox = module_on_first_use("langchain_convsync.outbox")
@@ -44,6 +56,7 @@ else:  # what a turn needs is long in importing, and a runner may be named befor
     parts = module_on_first_use("langchain_convsync.turns.parts")
     process = module_on_first_use("langchain_convsync.turns.process")
     resuming = module_on_first_use("langchain_convsync.turns.resuming")
+    saying = module_on_first_use("langchain_convsync.turns.saying")
     turns = module_on_first_use("langchain_convsync.turns.turn")
 
 #: Seconds for which a run may wait for a human, where it does not for as long as it takes: a year.
@@ -88,11 +101,29 @@ class TurnRunner(_forks.Unpicklable):
             A value resumes the run, together with what the customer wrote; None leaves it waiting.
         interrupt_timeout: Seconds for which it waits for a human; then it goes on with a refusal.
             None: for as long as it takes.
+        silent_marker: What a plain chain, or a model by its prompt, answers where it says nothing,
+            such as ``"[silent]"``: the customer's words are recorded, and nothing is sent, as with
+            ``Reply.silent``. Beside other words it is left out of what is sent.
+        budget: Asked before each run of the agent whether it may cost something: (the turn's
+            ``ConversationRef``, tokens that its conversation took since midnight in UTC, as in
+            ``Turn.usage``) → None to go ahead, else why not; it may be async. A refused turn is
+            ``failed``: the customer gets ``fallback_reply``, the reason is in the dead letter. A
+            ``Reply`` is said instead of what the agent would say, and may hand over.
+        on_handoff: Told of each conversation that its agent hands over to a human, by the
+            ``handoff`` tool or a ``Reply``: a ``HandedOver`` → None; it may be async. At least
+            once, with a key, whatever crashes; it is told again while it fails.
+        handoff_pause: Seconds for which such a conversation is paused; :meth:`resume` ends that.
         fallback_reply: What the customer gets when the agent cannot answer; None sends nothing.
         on_reply: Called with each turn that has a reply to send, right after its commit and before
             the API writes. Where it is given, send replies there and only there.
         reply: Sends the replies itself, through WAHA, instead of leaving that to you: each is
             queued with its turn's commit and sent once, whatever is killed.
+        on_undelivered: Called with each reply that did not arrive, an ``Undelivered``: it becomes a
+            dead letter, or WhatsApp reports an error by ``message.ack``. It may be async. After a
+            crash it may be told the same reply again: its ``key`` is the same.
+        reply_timeout: Seconds for which WAHA may fail at sending a reply, before it is a dead
+            letter with WAHA's own words and the conversation's next reply goes on. What it refuses
+            for good is one at once; while WAHA is away the reply waits until it expires.
         debounce: Seconds without a further event before a conversation is answered.
         max_debounce: Seconds after the first event at which it is answered in any case.
         agent_timeout: Seconds that one run of the agent may take.
@@ -121,7 +152,7 @@ class TurnRunner(_forks.Unpicklable):
         on_newer_message: What becomes of a reply if another message came while the agent was
             running: ``answer`` sends it, and the next turn answers the message; ``rerun`` drops it
             and runs the agent on all of them, for at most ``agent_timeout`` seconds after the first
-            message.
+            message. Of an answer of several messages, it drops those that are not sent yet.
         on_unverifiable: What becomes of a message that got no answer from the API server, when the
             history does not reach back far enough any more to tell whether it was recorded:
             ``dead_letter`` keeps it for an operator, ``resend`` may double it, ``skip`` may lose
@@ -159,9 +190,15 @@ class TurnRunner(_forks.Unpicklable):
             resuming.Resume | None, Advice("to answer once: resume_interrupt(customer, value)")
         ] = None,
         interrupt_timeout: Patience | None = 30.0,
+        silent_marker: str | None = None,
+        budget: process.Budget | None = None,
+        on_handoff: process.OnHandoff | None = None,
+        handoff_pause: PositiveSeconds = 24 * 3600.0,
         fallback_reply: str | None = None,
         on_reply: engine.OnReply | None = None,
         reply: outbox.WAHAReply | None = None,
+        on_undelivered: outbox.OnUndelivered | None = None,
+        reply_timeout: Seconds = 900.0,
         debounce: Seconds = 0.0,
         max_debounce: Seconds = 5.0,
         agent_timeout: PositiveSeconds = 120.0,
@@ -187,7 +224,7 @@ class TurnRunner(_forks.Unpicklable):
         from langchain_convsync.stores import AcceptRules, open_store
         from langchain_convsync.turns.deliveries import Deliveries
         from langchain_convsync.turns.engine import Engine
-        from langchain_convsync.turns.inbox import Inbox
+        from langchain_convsync.turns.inbox import Inbox, has_newer
         from langchain_convsync.turns.lids import Lids
         from langchain_convsync.turns.media import Media
         from langchain_convsync.turns.naming import Naming
@@ -239,14 +276,21 @@ class TurnRunner(_forks.Unpicklable):
             max_age=math.inf if max_age is None else max_age,
         )
         outbox = Outbox(self._api, self.store, lease=lease, on_unverifiable=on_unverifiable)
-        replies = None if reply is None else Replies(reply, self.store, lease=lease)
+        replies = (
+            None
+            if reply is None
+            else Replies(reply, self.store, lease=lease, timeout=reply_timeout, is_newer=has_newer)
+        )
         self._deliveries = Deliveries(
             self.store, outbox, replies, lease=lease, budget=shutdown_timeout
         )
         self._only_awaited: dict[str, Callable[[], bool]] = {
             "on_reply=": partial(is_async, on_reply),
+            "on_undelivered=": partial(is_async, on_undelivered),
             "extractor=": partial(is_async, extractor),
             "resume=": partial(is_async, resume),
+            "budget=": partial(is_async, budget),
+            "on_handoff=": partial(is_async, on_handoff),
             "transcribe=": partial(is_async, transcribe),
             "client=": lambda: self._api.only_awaits,
             "reply=": lambda: self._waha is not None and self._waha.only_awaits,
@@ -259,6 +303,7 @@ class TurnRunner(_forks.Unpicklable):
             conversation_timeout=conversation_timeout,
             lease=lease,
             on_newer_message=on_newer_message,
+            handoff_pause=handoff_pause,
             max_age=max_age,
             max_turns=max_turns_per_minute,
         )
@@ -273,11 +318,14 @@ class TurnRunner(_forks.Unpicklable):
             context=context,
             resume=resume,
             interrupt_timeout=interrupt_timeout,
+            budget=budget,
+            on_handoff=on_handoff,
             limits=limits,
             lids=Lids(naming, self._waha),
             media=self._media,
-            queues_replies=reply is not None,
+            replies=replies,
             log_errors=log_errors,
+            silent_marker=silent_marker,
         )
         self._engine = Engine(
             self._api,
@@ -290,7 +338,10 @@ class TurnRunner(_forks.Unpicklable):
             workers=workers,
             log_errors=log_errors,
             record_only=record_only,
+            on_undelivered=on_undelivered,
         )
+        if replies is not None:
+            replies.tell_undelivered = self._engine.tell_undelivered
         _forks.in_child(self, TurnRunner._begin_anew)
 
     def _begin_anew(self) -> None:
@@ -378,6 +429,74 @@ class TurnRunner(_forks.Unpicklable):
     async def aaccept(self, event: models.InboundEvent) -> turns.Turn:
         """:meth:`accept` on the running event loop."""
         return await arun(self._engine.accept(event))
+
+    def say(
+        self,
+        customer: str,
+        what: str | bot.Reply,
+        *,
+        at: datetime | None = None,
+        unless_heard: bool = False,
+        colleague: bool = False,
+        key: str | None = None,
+        account: str = "default",
+    ) -> turns.Turn:
+        """Write to a customer first: a message of the bot's own, once, in its place.
+
+        It is recorded in the store like a customer's message, and sent like a reply, in order with
+        both; in the history it is the bot's. Nothing is said while a human has the conversation, or
+        after it was closed. Where the API server knows no conversation (any more), it is sent and
+        not recorded.
+
+        Args:
+            customer: The customer's phone number, chat id, BSUID or other id; or a group's chat id.
+            what: The text, or a ``Reply``.
+            at: When to say it, in a time zone; workers do, of this process or another. Past times
+                and None are now.
+            unless_heard: Say nothing if the customer writes first.
+            colleague: They are the words of a human, from a helpdesk say: said also while a human
+                has the conversation.
+            key: Names the message: with the same key, a customer gets it once, as long as the store
+                remembers (its ``retention``, a week by default). None is a new message; in a turn,
+                in a tool say, the same words are one, so that it may run again.
+            account: The receiving side, as for :meth:`pause`.
+
+        Returns:
+            ``said``, to be treated like a turn of :meth:`run`; ``queued`` where it waits for its
+            time, or for a turn that runs; ``duplicate`` where the key is known; ``dropped`` or
+            ``paused``, and nothing is said; ``busy``, and nothing is recorded.
+
+        Raises:
+            ConfigurationError: ``what`` says nothing, ``at`` names no time zone, or the customer
+                has written to several accounts.
+            InvalidPhoneNumberError: ``customer`` is not a customer id.
+            StoreError: The store did not accept it.
+        """
+        wanted = saying.Wanted.of(
+            what, at=at, unless_heard=unless_heard, colleague=colleague, key=key
+        )
+        if not self._engine.record_only:
+            self._require(awaited=False)
+        return run(self._engine.say(customer, account, wanted))
+
+    async def asay(
+        self,
+        customer: str,
+        what: str | bot.Reply,
+        *,
+        at: datetime | None = None,
+        unless_heard: bool = False,
+        colleague: bool = False,
+        key: str | None = None,
+        account: str = "default",
+    ) -> turns.Turn:
+        """:meth:`say` on the running event loop."""
+        wanted = saying.Wanted.of(
+            what, at=at, unless_heard=unless_heard, colleague=colleague, key=key
+        )
+        if not self._engine.record_only:
+            self._require(awaited=True)
+        return await arun(self._engine.say(customer, account, wanted))
 
     def pause(self, customer: str, *, seconds: Seconds, account: str = "default") -> None:
         """Give a conversation to a human: what the customer writes is recorded, not answered.
@@ -547,6 +666,48 @@ class TurnRunner(_forks.Unpicklable):
         """:meth:`record_echo` on the running event loop."""
         return await arun(self._engine.record_echo(echo, self._others(seconds)))
 
+    def record_ack(self, told: waha.Ignored) -> str | None:
+        """Take what WAHA's ``message.ack`` tells of a reply: how far it got.
+
+        ``show`` and metrics tell it, and ``on_undelivered=`` is called where it failed.
+
+        Args:
+            told: ``waha.Ignored`` with the reason ``ack``; others are nothing.
+
+        Returns:
+            ``"failed"``, ``"sent"``, ``"delivered"`` or ``"read"``, where that is news of a reply
+            that ``WAHAReply`` has sent; else None.
+
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_ack(told))
+
+    async def arecord_ack(self, told: waha.Ignored) -> str | None:
+        """:meth:`record_ack` on the running event loop."""
+        return await arun(self._engine.record_ack(told))
+
+    def record_status(self, told: waha.Ignored) -> bool:
+        """Take what WAHA's ``session.status`` tells of an account: whether it may send now.
+
+        While its session is not ``WORKING``, or WhatsApp limits it, its replies wait, in all
+        processes together. That is found out by sending, too; so it is known before.
+
+        Args:
+            told: ``waha.Ignored`` with the reason ``session status``; others are nothing.
+
+        Returns:
+            Whether it may not.
+
+        Raises:
+            StoreError: The store did not accept it; have it delivered again.
+        """
+        return run(self._engine.record_status(told))
+
+    async def arecord_status(self, told: waha.Ignored) -> bool:
+        """:meth:`record_status` on the running event loop."""
+        return await arun(self._engine.record_status(told))
+
     def _others(self, seconds: float) -> float | None:
         """Pause for another program's message; None where it cannot be told from a reply."""
         return None if self._waha is None else seconds
@@ -565,6 +726,7 @@ class TurnRunner(_forks.Unpicklable):
     def close(self) -> None:
         """Close what this runner opened itself."""
         self._engine.closed = True
+        self._engine.lookout.end()
         self._media.close()
         if self._owns_api:
             self._api.close()
@@ -574,6 +736,7 @@ class TurnRunner(_forks.Unpicklable):
     async def aclose(self) -> None:
         """Close what this runner opened itself, sync and async."""
         self._engine.closed = True
+        self._engine.lookout.end()
         await self._media.aclose()
         if self._owns_api:
             await self._api.aclose()

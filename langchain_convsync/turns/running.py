@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow
 from langchain_convsync.models import ConversationMessage, StateUpdate
+from langchain_convsync.reply import Reply
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.context import TurnRecord
+from langchain_convsync.surfaces.messages import messages_of
 from langchain_convsync.surfaces.state import Extractor, as_update, ask, bounded, extract
 from langchain_convsync.turns.agent import (
     Before,
@@ -22,7 +24,6 @@ from langchain_convsync.turns.agent import (
     has_memory,
     invoke,
     is_graph,
-    reply_of,
     require_input,
     undo,
 )
@@ -41,8 +42,12 @@ from langchain_convsync.turns.resuming import (
     by_words,
     going_on,
 )
+from langchain_convsync.turns.said import handoff_in, said_in, set_since, text_of
+from langchain_convsync.turns.turn import FinalStatus
 
 logger = logging.getLogger(__name__)
+
+AsSent: TypeAlias = Callable[[Sequence[Reply]], list[Reply]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,16 @@ class Runs:
         extractor: What its output says about the state; None takes the usual places.
         profile: The API server, which may refuse intents.
         agent_timeout: Seconds that one run may take.
+        silent_marker: The text by which an agent says that it says nothing.
+        as_sent: Makes of what is said what is sent.
     """
 
     answers: Answers
     extractor: Extractor | None
     profile: ServerProfile
     agent_timeout: float
+    silent_marker: str | None = None
+    as_sent: AsSent = list
 
     def begin(
         self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
@@ -74,7 +83,7 @@ class Runs:
         if before.interrupts and before.turn == turn:  # an attempt that was not committed
             call, before = yield from undo(call, turn, NOT_RUN)
         elif before.interrupts and as_command(call.input) is None:
-            given_up = question_of(before.interrupts) is None or attempt.batch.head.errors > 0
+            given_up = question_of(before.interrupts) is None or attempt.batch.counts.errors > 0
             if given_up:  # its entry is lost, or was discarded; or it takes no such answer
                 yield from abandon(call, NOT_RUN)
                 before = yield from baseline(call)
@@ -124,30 +133,46 @@ class Runs:
         waiting: WaitingRun | None = None,
     ) -> Flow[TurnResult]:
         """What a run came to; of one that went on, what it has not noted before."""
-        interrupts, reply = interrupts_in(output), None
+        if not attempt.meter.usage:  # its models were asked elsewhere
+            known = {message.id for message in messages_of(before.values)}
+            attempt.meter.add(m for m in messages_of(output) if m.id is None or m.id not in known)
+        interrupts, said = interrupts_in(output), [*record.said]
         if not interrupts:
-            reply = reply_of(output, before.values)
+            said = said_in(output, before.values, recorded=said, silent_marker=self.silent_marker)
+            said = self.as_sent(said)
             decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
             decided = extract(output, baseline=before.values, noted=record.update)
         else:  # it is asked about the end of the run
             decided = StateUpdate()
         update = self._accepted(attempt, record.update.updated_by(decided))
+        handoff = record.handoff or handoff_in(output, before.values)
         added = list(record.added)
         if waiting is not None:
             update, added = waiting.rest_of(update), waiting.rest_of_added(added)
         messages = [*inbound(attempt.batch), *added]
         if interrupts:
             stopped = self.answers.waiting(attempt, record, interrupts)
+            said = [r for r in [*said, *set_since(output, before.values)] if not r.is_silent]
+            said = self.as_sent(said)
+            if said:
+                messages.append(ConversationMessage(role="bot", content=text_of(said)))
+            if stopped.question:
+                said += self.as_sent([Reply(texts=(stopped.question,))])
             return TurnResult(
                 status="interrupted",
                 messages=messages,
-                reply=stopped.question,
+                said=said,
                 update=update,
                 waiting=stopped.having_noted(update, added, waiting),
+                handoff=handoff,
             )
-        messages.append(ConversationMessage(role="bot", content=reply or ""))
-        return TurnResult(status="answered", messages=messages, reply=reply, update=update)
+        status: FinalStatus = "answered" if said else "silent"
+        if said:
+            messages.append(ConversationMessage(role="bot", content=text_of(said)))
+        return TurnResult(
+            status=status, messages=messages, said=said, update=update, handoff=handoff
+        )
 
     def _decide(
         self, attempt: Attempt, record: TurnRecord, output: object, before: Mapping[str, Any]

@@ -22,6 +22,7 @@ from langchain_convsync._lines import is_name
 MOST_KEYS, LONGEST_KEY = 8, 40
 _RETURN = "return a text, {'output': text} or {'messages': […]}"
 _MAPPING = "{'messages': […]}"
+_SILENCE = "; if it is to say nothing, return Reply.silent, or a text for silent_marker="
 _STRUCTURED = (
     "the agent's answer is its structured_response: give its response_format a field `reply`"
 )
@@ -56,7 +57,7 @@ def unusable(  # noqa: PLR0911 - one shape after the other
     if is_pieces(output):
         return f"the agent returned {kind_of(output)}: join it into one text"
     if isinstance(output, str):
-        return "the agent returned an empty text"
+        return f"the agent returned an empty text{_SILENCE}"
     if fields := _fields(output):
         return (
             f"the agent returned {kind_of(output)} with the fields {fields}: give it a field "
@@ -83,7 +84,7 @@ def _without_a_last_word(output: object, last: BaseMessage) -> str:
         )
     if last.tool_calls:
         return "the agent's last message calls tools and has no text: it ended before it answered"
-    return "the agent's last message has no text for the customer"
+    return f"the agent's last message has no text for the customer{_SILENCE}"
 
 
 def _mapping_without_text(output: Mapping[Any, Any]) -> str:

@@ -165,6 +165,12 @@ class Stopper(BaseCallbackHandler):
 
     on_llm_start = on_retriever_start = on_chat_model_start
 
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        """A model has answered: that is what a reply costs, whatever becomes of the run."""
+        if self._record.meter is not None:
+            answers = next(iter(response.generations), ())[:1]
+            self._record.meter.add(each.message for each in answers if hasattr(each, "message"))
+
     def on_llm_new_token(self, *_: Any, **__: Any) -> None:
         """A model that streams goes on, unless the run is over."""
         self._refuse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_convsync._lines import span
 from langchain_convsync._platform import now
 from langchain_convsync.surfaces.prompts import about_section
-from langchain_convsync.turns.result import Attempt
+from langchain_convsync.turns.result import Attempt, handed_over_in
 
 #: Begins the id of what is told.
 ABOUT = "convsync-about-"
@@ -41,6 +42,8 @@ def _facts(attempt: Attempt, at: datetime) -> dict[str, Any]:
     ]
     if late:
         facts["sent_earlier"] = late[-MOST_TOLD:]
+    if attempt.current is not None and (told := handed_over_in(attempt.current.conversation)):
+        facts["handed_over"] = _handed_over(attempt, told)
     note = attempt.note
     if note.follows(attempt.session):
         ended = datetime.fromtimestamp(note.at, UTC)
@@ -51,6 +54,27 @@ def _facts(attempt: Attempt, at: datetime) -> dict[str, Any]:
             "ago": _ago(at - ended),
         }
     return facts
+
+
+def _handed_over(attempt: Attempt, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Why the agent has handed over, and what the human has said since."""
+    said: list[str] = []
+    history = [] if attempt.current is None else attempt.current.conversation.said
+    for message in reversed(history):
+        if attempt.hashed(message.content) == told.get("after"):
+            break
+        if message.role == "bot":
+            said.append(message.content)
+    else:
+        said = []  # what it was said after is gone
+    said = [*reversed(said), *(e.words for _, e in attempt.batch.said if e.by == "operator")]
+    passed = attempt.acquired.now - told["at"] if isinstance(told.get("at"), int | float) else None
+    return {
+        "reason": told.get("reason"),
+        "summary": told.get("summary"),
+        "ago": None if passed is None else span(passed),
+        "colleague_said": said[-MOST_TOLD:],
+    }
 
 
 def _minute(at: datetime) -> str:

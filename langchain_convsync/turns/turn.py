@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,9 +22,13 @@ from langchain_convsync.models import (
     StoredUpdate,
     zoned,
 )
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.stores.base import QueuedEvent
-from langchain_convsync.turns.interrupts import Interrupt, WaitingRun
+from langchain_convsync.surfaces.usage import Usage
+from langchain_convsync.turns.handoffs import HandoffEntry
+from langchain_convsync.turns.interrupts import Answer, Interrupt, WaitingRun
 from langchain_convsync.turns.naming import known_as, names_of
+from langchain_convsync.turns.saying import Saying
 
 Status: TypeAlias = Literal[
     "answered",
@@ -38,10 +43,11 @@ Status: TypeAlias = Literal[
     "failed",
     "stale",
     "silent",
+    "said",
 ]
 #: How a committed turn ended.
 FinalStatus: TypeAlias = Literal[
-    "answered", "dropped", "paused", "interrupted", "failed", "stale", "silent"
+    "answered", "dropped", "paused", "interrupted", "failed", "stale", "silent", "said"
 ]
 
 
@@ -55,14 +61,20 @@ class Turn(Displayed):
             ``queued``: it is recorded and waits. ``dropped``: the conversation is closed, or the
             customer took everything back; nothing is sent. ``paused``: a human has the
             conversation, or it went faster than ``max_turns_per_minute``; it is recorded, and not
-            answered. ``stale``: it was sent longer ago than ``max_age``; likewise. ``silent``: what
-            the business wrote by itself; it is recorded, and there is nothing to answer.
+            answered. ``stale``: it was sent longer ago than ``max_age``; likewise. ``silent``:
+            it is recorded, and nothing is said: the agent's answer is silence, or the business
+            wrote it by itself.
             ``interrupted``: the agent waits for what ``interrupts`` tell; send ``reply``, which is
             a question to the customer, if there is one. ``no_conversation``: the API server knows
             none; the event stays queued. ``busy``: too many queued events, nothing recorded.
-            ``failed``: the agent could not answer; ``reply`` is the fallback.
-        reply: The text for the customer; the stored one for ``merged`` and ``duplicate``, None once
-            the store keeps it no longer (an hour, by default).
+            ``failed``: the agent could not answer; ``reply`` is the fallback. ``said``: what
+            ``say()`` was told; send it. There ``dropped`` means that the customer wrote first, or
+            that the conversation is closed, and ``paused`` that a human has it.
+        reply: The text for the customer, several and a file's caption joined; the stored one for
+            ``merged`` and ``duplicate``, None once the store keeps it no longer (an hour, by
+            default).
+        said: The same as it is to be sent, in order: texts one by one, files with their bytes.
+            Known in the call that committed the turn, hence in ``on_reply``.
         state: What the run decided about the conversation.
         turn_id: The turn, the same when it is run again after a crash.
         events: The event ids that this turn answered, in order.
@@ -77,6 +89,10 @@ class Turn(Displayed):
             that committed the turn.
         phases: Seconds that each phase took in that call: ``read``, ``agent`` and ``commit``, and
             ``media`` where files came along.
+        handoff: Why the agent has handed the conversation over to a human, where it has; known in
+            that call.
+        usage: Tokens that the agent's models took in that call, by model: LangChain's
+            ``usage_metadata``. Subagents are included, runs of an earlier call that failed are not.
     """
 
     status: Status
@@ -89,7 +105,10 @@ class Turn(Displayed):
     interrupts: tuple[Interrupt, ...] = ()
     error: BaseException | None = field(default=None, repr=False, compare=False)
     conversation_key: str | None = field(default=None, repr=False, compare=False)
+    said: tuple[Reply, ...] = field(default=(), repr=False, compare=False)
     phases: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    handoff: Handoff | None = field(default=None, repr=False, compare=False)
+    usage: Usage = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         length = len(self.reply or "")
@@ -100,7 +119,7 @@ class Turn(Displayed):
     @property
     def is_committed(self) -> bool:
         """Whether this call has a reply to send, if there is one."""
-        return self.status in {"answered", "failed", "interrupted"}
+        return self.status in {"answered", "failed", "interrupted", "said"}
 
     def _summary(self) -> Summary:
         speaker = "bot" if self.is_committed else "bot, said before"
@@ -146,7 +165,19 @@ class Outcome(BaseModel):
     @property
     def fact(self) -> str:
         """As a store keeps it afterwards: without a word, or an id that names the customer."""
-        return self.model_dump_json(include={"status", "turn_id"})
+        return f"{self.status} {self.turn_id}"
+
+    @classmethod
+    def read(cls, kept: str) -> Outcome:
+        """What a store kept of one.
+
+        Raises:
+            ValueError: It is neither ``stored`` nor a ``fact``.
+        """
+        if kept.startswith("{"):
+            return cls.model_validate_json(kept)
+        status, _, turn_id = kept.partition(" ")
+        return cls.model_validate({"status": status, "turn_id": turn_id})
 
 
 class QueuedMessage(InboundEvent):
@@ -155,6 +186,7 @@ class QueuedMessage(InboundEvent):
     Attributes:
         kind: Tells it from what else an inbox may hold.
         by: Who wrote it: a human colleague's words are recorded and not answered.
+        saying: What the bot is to say of its own accord, and when.
         revoked: Whether its writer took it back since.
         edited_at: When its writer edited it last, where that is known.
         was: What it said before, as the API server may have recorded it.
@@ -163,17 +195,18 @@ class QueuedMessage(InboundEvent):
     """
 
     kind: Literal["message"] = "message"
-    by: Literal["customer", "operator"] = "customer"
+    by: Literal["customer", "operator", "bot"] = "customer"
     revoked: bool = False
     edited_at: SentAt | None = None
     was: tuple[str, ...] = Field(default=(), repr=False)
     retried: bool = False
     paused: bool = False
+    saying: Saying | None = Field(default=None, repr=False)
 
     @property
     def role(self) -> Role:
         """Whose words the history takes them for."""
-        return "bot" if self.by == "operator" else "user"
+        return "user" if self.by == "customer" else "bot"
 
     @property
     def words(self) -> str:
@@ -271,11 +304,17 @@ class Batch:
     """The events that one turn answers.
 
     Args:
-        queued: In order of arrival; the first one names the turn.
+        queued: In order of arrival; the first one names the turn. None where all that there is
+            waits for its time.
         events: (event key, event), in the order in which the agent reads them.
         damage: Why its only event cannot be read; then it holds what is left of it, if anything.
         waiting: The run that goes on in this turn; its entry is the first of ``queued``.
         stale: Whether all that the customer wrote is too old to be answered.
+        counted: The first event of the inbox: a store counts starts and failures with it.
+        kept: Events that stand among ``queued``, and stay where they are: their time has not come.
+        due: Store time at which the first of what waits for its time is due.
+        is_heard: Whether the customer has written since the bot was to say this of its own accord.
+        handoff: The hand-over that a human is to be told of: then it is all that the batch holds.
     """
 
     queued: tuple[QueuedEvent, ...]
@@ -283,34 +322,28 @@ class Batch:
     damage: str = ""
     waiting: WaitingRun | None = None
     stale: bool = False
+    counted: QueuedEvent | None = None
+    kept: tuple[str, ...] = ()
+    due: float = math.inf
+    is_heard: bool = False
+    handoff: HandoffEntry | None = None
 
     @classmethod
-    def of(cls, queued: tuple[QueuedEvent, ...]) -> Batch:
+    def of(cls, queued: tuple[QueuedEvent, ...], *, now: float = math.inf) -> Batch:
         """The batch, its events in the order in which they are read: as sent, then as arrived.
 
         It ends before the first event that cannot be read, which is a batch by itself, and before a
-        run that waits, which is the first one of a batch, with what its answer takes along.
+        run that waits, which is the first one of a batch, with what its answer takes along. What
+        the bot says of its own accord is a batch by itself, too, at store time ``now`` or later,
+        and so is a hand-over: a run that waits before it waits on.
         """
-        events: list[tuple[str, QueuedMessage]] = []
-        waiting = WaitingRun.read(queued[0].payload)
-        first = 0 if waiting is None else 1
-        last = len(queued)
-        if waiting is not None and waiting.answer is not None:
-            last = first + waiting.answer.messages
-        for item in queued[first:last]:
-            if events and WaitingRun.read(item.payload) is not None:
-                break
-            message, damage = QueuedMessage.read(item.payload)
-            if damage and not events and waiting is None:
-                rest = () if message is None else ((item.event_key, message),)
-                return cls(queued[:1], rest, damage)
-            if damage or message is None:
-                break
-            events.append((item.event_key, message))
-        taken = queued[: first + len(events)]
-        if all(event.sent_at for _, event in events):  # else only the order of arrival is known
-            events.sort(key=_sent)
-        return cls(taken, tuple(events), waiting=waiting)
+        head = _Head(now)
+        for place, item in enumerate(queued):
+            if not head.takes(item):
+                rest = queued[place:] if head.is_alone else ()
+                is_heard = any(map(_is_customers, rest))
+                return replace(head.batch(), counted=queued[0], is_heard=is_heard)
+        return replace(head.batch(), counted=queued[0])
 
     def known_as(self, phone_number: str) -> Batch:
         """The batch of a customer whose phone number none of its events tells."""
@@ -335,6 +368,22 @@ class Batch:
             known |= {waha.stanza_id(value): entry.get("content") for value in ids}
         events = tuple((key, event.quoting(known)) for key, event in self.events)
         return replace(self, events=events)
+
+    @property
+    def saying(self) -> Saying | None:
+        """What the bot says of its own accord: then it is all that the batch holds."""
+        return None if not self.events else self.events[0][1].saying
+
+    @property
+    def by_colleague(self) -> bool:
+        """Whether it is what a human says, who may have the conversation."""
+        return self.saying is not None and self.saying.colleague
+
+    def through(self, waha_session: str) -> Batch:
+        """The batch of a customer who has written through this session of WAHA's."""
+        changes = {"waha_session": waha_session}
+        events = ((event_key, event.model_copy(update=changes)) for event_key, event in self.events)
+        return replace(self, events=tuple(events))
 
     @property
     def said(self) -> list[tuple[str, QueuedMessage]]:
@@ -429,6 +478,33 @@ class Batch:
         found = [name for name in names if name is not None]
         return phone.chat_id(next(filter(phone.is_chat, found), found[0]))
 
+    @property
+    def chat(self) -> tuple[str, str]:
+        """The same with the WAHA session to send from."""
+        return self.newest.waha_session or "default", self.chat_id
+
+    @property
+    def other_chats(self) -> tuple[str, ...]:
+        """Where a reply goes if that chat is refused: the customer's other names, the surest first.
+
+        A group has none.
+        """
+        if phone.is_group(self.chat_id):
+            return ()
+        names = [name for _, event in reversed(self.events) for name in names_of(event)]
+        chats = dict.fromkeys(phone.chat_id(name) for name in names if phone.is_chat(name))
+        return tuple(chat for chat in chats if chat != self.chat_id)
+
+    @property
+    def quotable(self) -> str | None:
+        """WAHA's id of the message that the customer sent last; None where it has none."""
+        event = self.newest
+        stanza = waha.stanza_id(event.event_id) if event.event_id.startswith("false_") else None
+        if stanza is None:
+            return None
+        who = phone.chat_id(event.participant) if event.participant else ""
+        return "_".join(filter(None, ("false", self.chat_id, stanza, who)))
+
     def addressed(self, turn: Turn) -> Turn:
         """The turn with where its reply goes."""
         return replace(turn, chat_id=self.chat_id, waha_session=self.newest.waha_session)
@@ -440,22 +516,129 @@ class Batch:
 
     @property
     def head(self) -> QueuedEvent:
-        """The event whose failures count."""
+        """The event that names the turn."""
         return self.queued[0]
 
     @property
+    def counts(self) -> QueuedEvent:
+        """The event that starts and failures of the turn are counted with."""
+        return self.counted or self.head
+
+    @property
     def since(self) -> float:
-        """Store time at which its first event came, or at which what waited was decided."""
+        """Store time at which its first event came, or at which what waited was decided, or due."""
         if self.waiting is None:
-            return self.head.accepted_at
+            due = 0.0 if self.saying is None else self.saying.at
+            return max(self.head.accepted_at, due)
         if self.waiting.answer is not None:
             return self.waiting.answer.at
         return self.queued[min(1, len(self.queued) - 1)].accepted_at
+
+    def wait(self, now: float) -> float:
+        """Seconds until the first of what waits for its time is due; 0.0 without any."""
+        return 0.0 if self.due == math.inf else max(0.0, self.due - now)
 
     @property
     def event_keys(self) -> tuple[str, ...]:
         """The event keys to commit, in order of arrival."""
         return tuple(event.event_key for event in self.queued)
+
+
+@dataclass(slots=True)
+class _Head:
+    """As much of an inbox as one turn answers, event by event."""
+
+    now: float
+    taken: list[QueuedEvent] = field(default_factory=list)
+    events: list[tuple[str, QueuedMessage]] = field(default_factory=list)
+    waiting: WaitingRun | None = None
+    damage: str = ""
+    is_alone: bool = False
+    handoff: HandoffEntry | None = None
+    due: float = math.inf
+    #: What waits for its time: its place, how many of ``taken`` stand before it, its key.
+    waits: list[tuple[int, int, str]] = field(default_factory=list)
+    place: int = 0
+    run_place: int = 0
+
+    def takes(self, item: QueuedEvent) -> bool:
+        """Whether the next event belongs to what the turn looks at."""
+        if self.damage or self.is_alone:
+            return False
+        self.place += 1
+        if (handoff := HandoffEntry.read(item.payload)) is not None:
+            return self._takes_alone(item, handoff.at, handoff)
+        if (run := WaitingRun.read(item.payload)) is None:
+            return self._takes_message(item)
+        if self.taken:
+            return False
+        self.taken, self.waiting, self.run_place = [item], run, self.place
+        return True
+
+    def _takes_message(self, item: QueuedEvent) -> bool:
+        if self.answer is not None and len(self.events) >= self.answer.messages:
+            return False
+        message, damage = QueuedMessage.read(item.payload)
+        if message is not None and message.saying is not None and not damage:
+            return self._takes_alone(item, message.saying.at, message)
+        if damage and not self.taken:
+            self.taken, self.damage = [item], damage
+            self.events = [] if message is None else [(item.event_key, message)]
+        elif damage or message is None:
+            return False
+        else:
+            self.taken.append(item)
+            self.events.append((item.event_key, message))
+        return True
+
+    @property
+    def answer(self) -> Answer | None:
+        """What the run that waits goes on with."""
+        return None if self.waiting is None else self.waiting.answer
+
+    def _takes_alone(
+        self, item: QueuedEvent, at: float, what: HandoffEntry | QueuedMessage
+    ) -> bool:
+        """Take what is a batch by itself, or keep it until its time has come."""
+        if at > self.now:
+            self.waits.append((self.place, len(self.taken), item.event_key))
+            self.due = min(self.due, at)
+            return True
+        if self.events or self.answer is not None:
+            return False
+        if self.waiting is not None:  # it waits on
+            entry = self.taken.pop()
+            self.waits.append((self.run_place, 0, entry.event_key))
+            self.due = min(self.due, entry.accepted_at + self.waiting.life)
+            self.waiting = None
+        self.taken, self.is_alone = [item], True
+        self.waits = sorted((place, 0, key) for place, _, key in self.waits)
+        if isinstance(what, HandoffEntry):
+            self.handoff = what
+        else:
+            self.events = [(item.event_key, what)]
+        return True
+
+    def batch(self) -> Batch:
+        """What the turn answers; what waits behind the last of that is no business of its."""
+        events = list(self.events)
+        if all(event.sent_at for _, event in events):  # else only the order of arrival is known
+            events.sort(key=_sent)
+        kept = tuple(key for _, before, key in self.waits if before < len(self.taken))
+        return Batch(
+            queued=tuple(self.taken),
+            events=tuple(events),
+            damage=self.damage,
+            waiting=self.waiting,
+            kept=kept,
+            due=self.due,
+            handoff=self.handoff,
+        )
+
+
+def _is_customers(item: QueuedEvent) -> bool:
+    message, _ = QueuedMessage.read(item.payload)
+    return message is not None and message.by == "customer" and not message.revoked
 
 
 def _sent(item: tuple[str, QueuedMessage]) -> float:

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from langchain_convsync import _machine, telemetry
-from langchain_convsync._flow import Flow, Io, Polling, arun, monotonic, run, running_loop, sleep
+from langchain_convsync._flow import (
+    Flow,
+    Io,
+    arun,
+    monotonic,
+    on_thread,
+    run,
+    running_loop,
+    sleep,
+)
 from langchain_convsync._platform import Joinable, spawn
 from langchain_convsync._wakeup import Wakeup
 from langchain_convsync.errors import (
@@ -19,12 +28,11 @@ from langchain_convsync.errors import (
     StoreError,
 )
 from langchain_convsync.stores.base import Acquired, EventStore, QueueName, new_token
+from langchain_convsync.turns.lookout import STORE_PAUSE, Lookout
 from langchain_convsync.turns.stopping import leave_behind, replace_when_stuck
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before a store that did not answer is asked again.
-STORE_PAUSE = 1.0
 #: Seconds for which a store counts as short of something after it refused a write for that. Who
 #: finds no process ready repeats a delivery for longer.
 SHORT_FOR = 10.0
@@ -61,7 +69,8 @@ class WorkerPool:
         workers: How many work on each of these queues at once.
         lease: Seconds after which another process takes over.
         account_concurrency: Turns of one account that may run at the same time; 0 for any number.
-        look: Tells OpenTelemetry what there is to do, on a worker's thread or loop.
+        look: Tells OpenTelemetry what there is to do, on the lookout's thread.
+        lookout: Hears of work that other processes leave.
     """
 
     def __init__(
@@ -74,15 +83,17 @@ class WorkerPool:
         lease: float,
         account_concurrency: int = 0,
         look: Callable[[], Flow[None]] | None = None,
+        lookout: Lookout | None = None,
     ) -> None:
         self._store = store
+        self._lookout = lookout or Lookout(store)
         self._work = work
         self._ready = ready
         self._queues = [queue for queue in work for _ in range(workers)]
         self._lease = lease
         self._account_concurrency = account_concurrency
         self._stopping = threading.Event()
-        self._wakeups = {queue: Wakeup() for queue in work}
+        self._wakeups = {queue: Wakeup(workers) for queue in work}
         self._hired: list[_Hired] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,8 +104,14 @@ class WorkerPool:
 
     def start(self) -> None:
         """Begin, on threads."""
+        self._look_out()
         for queue in self._queues:
             self._hire(queue)
+
+    def _look_out(self) -> None:
+        if self._work:
+            limited = self._account_concurrency > 0
+            self._lookout.begin(self._wakeups, is_limited=limited, also=self._looked)
 
     def _hire(self, queue: QueueName) -> None:
         hired = _Hired()
@@ -166,12 +183,14 @@ class WorkerPool:
         threads = [hired.thread for hired in self._hired if hired.thread is not None]
         for thread in threads:
             thread.join(max(0.0, until - monotonic()))
+        self._lookout.join(max(0.0, until - monotonic()))
         if any(thread.is_alive() for thread in threads):
             leave_behind()
 
     async def astart(self) -> None:
         """Begin, as tasks of the running loop."""
         self._loop = running_loop()
+        self._look_out()
         self._tasks = [asyncio.create_task(arun(self._serve(queue))) for queue in self._queues]
 
     async def astop(self, seconds: float) -> None:
@@ -185,15 +204,16 @@ class WorkerPool:
             if late:
                 leave_behind()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if self._work:
+            await on_thread(self._lookout.join, seconds)
 
     def _stop(self) -> None:
         self._stopping.set()
         for wakeup in self._wakeups.values():
             wakeup.end()
+        self._lookout.end()
 
     def _serve(self, queue: QueueName, is_wanted: Callable[[], bool] = lambda: True) -> Flow[None]:
-        polling = Polling()
-        polling.slow()
         while is_wanted() and not self._stopping.is_set():
             try:
                 worked = yield from self._tried(queue)
@@ -201,13 +221,11 @@ class WorkerPool:
                 return
             if worked is None:
                 yield from sleep(STORE_PAUSE)
-            elif worked:
-                polling.soon()
-            else:
-                yield from self._wakeups[queue].wait(polling.pause())
+            elif not worked:
+                yield from self._wakeups[queue].wait(self._lookout.longest_wait)
 
     def _looked(self) -> Flow[None]:
-        """Look what there is to do, if that is due: one worker does it for all."""
+        """Look what there is to do for whoever listens, if that is due."""
         now = monotonic()
         if self._look is None or now < self._looks_at or not telemetry.is_listened_to():
             return
@@ -223,7 +241,6 @@ class WorkerPool:
         acquired = None
         try:
             yield from self._ready()
-            yield from self._looked()
             acquired = yield from self._acquired(queue, conversation_key)
             if acquired is not None:
                 yield from self._work[queue](acquired)

@@ -13,6 +13,7 @@ it: WEBJS, WPP, NOWEB and GOWS, envelopes of 2023 and later. Pure functions with
 
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
 from langchain_convsync.waha.groups import Groups
+from langchain_convsync.waha.markdown import from_markdown
 from langchain_convsync.waha.origin import event_id, stanza_id
 from langchain_convsync.waha.parsing import parse_event
 from langchain_convsync.waha.signature import verify
@@ -24,6 +25,7 @@ __all__ = [
     "OperatorMessage",
     "Reason",
     "event_id",
+    "from_markdown",
     "parse_event",
     "parse_json",
     "stanza_id",

@@ -106,6 +106,8 @@ class Ignored:
         sent_at: When it happened.
         ack: How far a message got: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
         status: The session's status, e.g. ``"WORKING"``.
+        limit: What WhatsApp has set the account, ``"timelock"`` or ``"capping"``.
+        limited_until: When that ends, where it is told.
     """
 
     reason: Reason
@@ -127,6 +129,8 @@ class Ignored:
     sent_at: datetime | None = None
     ack: int | None = None
     status: str | None = None
+    limit: str | None = None
+    limited_until: datetime | None = None
 
     @property
     def content(self) -> str:

@@ -1,4 +1,4 @@
-"""The files that WAHA keeps of messages: where one lies, and what it is by its own bytes.
+"""The files of messages: where WAHA keeps one, and takes one; what it is by its own bytes.
 
 WAHA names a file by the address that it believes to have, ``http://localhost:3000/api/files/…``
 unless its ``WAHA_BASE_URL`` says otherwise, whatever it is reached by. So the path alone counts.
@@ -42,6 +42,8 @@ _INSIDE = {
     ),
     "application/x-ole-storage": re.compile(r"application/(msword|vnd\.ms-(excel|powerpoint))"),
 }
+#: What WhatsApp shows as a picture.
+_PICTURES = frozenset({"image/jpeg", "image/png", "image/webp"})
 _TEXT = re.compile(r"text/[\w.+-]+|application/(json|xml|csv|x-ndjson|yaml|x-yaml)")
 _UNPRINTABLE = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -85,6 +87,22 @@ def kind_of(data: bytes, declared: str | None) -> str | None:
     if is_text(told) and data and not _UNPRINTABLE.search(data):
         return told
     return None
+
+
+def sending_path(kind: str, *, voice: bool = False) -> str:
+    """Where WAHA takes a file of a MIME type: as a picture, a voice message, or a document.
+
+    Protocol: https://waha.devlike.pro/docs/how-to/send-messages/.
+    """
+    if voice:
+        return "/api/sendVoice"
+    is_picture = kind.partition(";")[0].strip().lower() in _PICTURES
+    return "/api/sendImage" if is_picture else "/api/sendFile"
+
+
+def is_voice(kind: str) -> bool:
+    """Whether audio of a MIME type is what WhatsApp plays as a voice message."""
+    return re.match(r"audio/(ogg|opus)\b", kind) is not None
 
 
 def is_text(kind: str) -> bool:

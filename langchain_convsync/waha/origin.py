@@ -43,6 +43,7 @@ class Envelope:
         subdomain: ``subdomain`` of the session's metadata.
         business_number: The number among ``own``.
         own: The identities of the business itself.
+        me: The account, as WAHA tells it.
     """
 
     event: str
@@ -55,6 +56,7 @@ class Envelope:
     subdomain: str | None
     business_number: str | None
     own: frozenset[str]
+    me: Json
 
     @classmethod
     def of(cls, body: Json) -> Envelope:
@@ -73,6 +75,7 @@ class Envelope:
             subdomain=as_text(at(body, "metadata", "subdomain")).strip() or None,
             business_number=next((who for who in own if who.startswith("+")), None),
             own=frozenset(own),
+            me=me,
         )
 
     @property

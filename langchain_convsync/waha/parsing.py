@@ -10,6 +10,7 @@ from langchain_convsync.waha.answers import answer_of, is_asked_by_us
 from langchain_convsync.waha.content import Change, Content, changed_text, changes, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
 from langchain_convsync.waha.groups import Groups, is_for_us
+from langchain_convsync.waha.limits import limit_in
 from langchain_convsync.waha.origin import (
     Envelope,
     Party,
@@ -171,8 +172,19 @@ def _other(envelope: Envelope) -> Ignored:
         target_id=stanza_id(targets.get(reason)),
         text=as_text(texts.get(reason)),
         ack=_whole(payload.get("ack")) if reason == "ack" else None,
-        status=token(payload.get("status")) if reason == "session status" else None,
+        **(_status(envelope) if reason == "session status" else {}),
     )
+
+
+def _status(envelope: Envelope) -> dict[str, Any]:
+    """A session's status, and whether WhatsApp limits it."""
+    payload = envelope.payload
+    limit = limit_in({"me": envelope.me}, payload)
+    return {
+        "status": token(payload.get("status")),
+        "limit": limit and limit.kind,
+        "limited_until": limit and limit.ends,
+    }
 
 
 def _ignored(envelope: Envelope, reason: Reason, about: Json, **facts: Any) -> Ignored:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks import (
+    apart,
     apis,
     claims,
     growth,
@@ -44,6 +45,8 @@ CASES: dict[str, Case] = {
     "g": webhook.measure,
     "h": memory.measure,
     "i": apis.measure,
+    "j": apart.measure,
+    "k": apart.rest,
 }
 #: Turns of (h) where nothing else is asked for.
 STEADY = 100_000

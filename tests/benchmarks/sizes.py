@@ -25,6 +25,9 @@ class Sizes:
         webhook_rounds: (g) How often that is done.
         steady: (h) Turns whose memory is watched.
         requests: (i) Requests of each kind per measurement.
+        at_distance: (j) Events per measurement.
+        apart_rounds: (j) How often that is done.
+        at_rest_for: (k) Seconds.
     """
 
     rounds: int = 5
@@ -42,6 +45,9 @@ class Sizes:
     webhook_rounds: int = 3
     steady: int = 2000
     requests: int = 200
+    at_distance: int = 40
+    apart_rounds: int = 1
+    at_rest_for: float = 20.0
 
 
 WHOLE = Sizes()
@@ -60,6 +66,8 @@ QUICK = Sizes(
     webhook_rounds=1,
     steady=200,
     requests=50,
+    at_distance=8,
+    at_rest_for=5.0,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
@@ -78,4 +86,6 @@ TINY = Sizes(
     webhook_rounds=1,
     steady=20,
     requests=3,
+    at_distance=2,
+    at_rest_for=1.0,
 )

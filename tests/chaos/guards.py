@@ -188,6 +188,25 @@ def _own() -> None:
     put("turns.inbox:is_ours", lambda *_: False)
 
 
+def _limit() -> None:
+    """A process keeps to itself that its account is to send nothing."""
+
+    def unheard(_self: Any, *_given: Any, **_named: Any) -> Io[None]:
+        return Io(lambda: None, _nothing)
+
+    for store in (SQLiteEventStore, RedisEventStore):
+        setattr(store, "restrict", unheard)  # noqa: B010 - as `put` does
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _pace() -> None:
+    """Messages are sent as they come."""
+    put("outbox.account:Account._spacing", lambda *_: {})
+
+
 def _once() -> None:
     """A run begins its tools' calls whatever an earlier one did; leases lapse, so many are run."""
     _lease()
@@ -215,5 +234,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "heartbeat": _heartbeat,
     "fence": _fence,
     "own": _own,
+    "limit": _limit,
+    "pace": _pace,
     "once": _once,
 }

@@ -41,6 +41,8 @@ SHORTENED = {
     "turns.process:RETRY_LATER": 0.1,
     "_flow:Polling.LAST": 0.1,
     "turns.worker:STORE_PAUSE": 0.2,
+    "turns.lookout:STORE_PAUSE": 0.2,
+    "turns.lookout:PERIOD": 0.5,
 }
 
 

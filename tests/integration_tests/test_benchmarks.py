@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import api_app, apis, imports, memory, plot, webhook
+from tests.benchmarks import apart, api_app, apis, imports, memory, plot, webhook
 from tests.benchmarks.__main__ import CASES
 from tests.benchmarks.agents import new_agent
 from tests.benchmarks.customers import (
@@ -28,7 +28,7 @@ from tests.benchmarks.sizes import TINY
 from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
 
 #: Cases that start a process for every sample; one sample of each is enough here.
-SLOW = {"f", "g", "h", "i"}
+SLOW = {"f", "g", "h", "i", "j", "k"}
 
 
 class NoWatcher:
@@ -130,6 +130,16 @@ def test_each_kind_of_request_is_answered_by_both_servers(place: Place, kind: st
 
     assert len(found) == 5
     assert all(sample["time"] > 0 for sample in found.values())
+
+
+@pytest.mark.slow  # a process of its own
+@pytest.mark.parametrize("colour", apart.COLOURS)
+def test_a_second_process_answers_and_tells_when(place: Place, colour: str) -> None:
+    """And a call that waits for it learns of that."""
+    found = apart.answers(place, "redis", colour, TINY.at_distance, apart.APART)
+
+    assert len(found) == 2
+    assert all(sample["median"] > 0 for sample in found.values())
 
 
 @pytest.mark.slow  # a process of its own

@@ -21,7 +21,7 @@ from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.tools import ConvSyncToolkit
-from langchain_convsync.turns.agent import EmptyReplyError
+from langchain_convsync.turns.said import EmptyReplyError
 from langchain_convsync.turns.stopping import AgentTimeoutError
 from tests import openai_bot
 from tests.faulty_server import HANG, FaultyServer, sends

@@ -11,7 +11,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.surfaces.context import in_conversation
-from langchain_convsync.turns.agent import EmptyReplyError
+from langchain_convsync.turns.said import EmptyReplyError
 from tests import openai_bot
 from tests.faulty_server import FaultyServer, Script, answers
 from tests.openai_bot import (

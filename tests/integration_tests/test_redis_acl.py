@@ -38,6 +38,11 @@ def use_everything(url: str) -> None:
         call(store, has).block()
     store.accept(event("9", customer="zoe"), AcceptRules(account_concurrency=1), token="9").block()
     store.forget(conversation()).block()
+    listener = store.listen()
+    while not listener.is_sure:
+        listener.wait(5.0).block()
+    listener.wait(0.01).block()  # and as nothing is heard, it asks whether the server is there
+    listener.close()
     with once(store, "evt_1") as claim:
         claim.complete("handled")
 

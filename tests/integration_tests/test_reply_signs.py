@@ -46,8 +46,11 @@ def answered(
     [
         ({}, []),
         ({"seen": True}, ["sendSeen"]),
-        ({"typing": 0.001}, ["startTyping", "stopTyping"]),
-        ({"seen": True, "typing": 0.001}, ["sendSeen", "startTyping", "stopTyping"]),
+        ({"typing": 0.001}, ["startTyping", "startTyping", "stopTyping"]),
+        (
+            {"seen": True, "typing": 0.001},
+            ["sendSeen", "startTyping", "startTyping", "stopTyping"],
+        ),
     ],
     ids=["by default", "seen", "typing", "both"],
 )
@@ -59,7 +62,10 @@ def test_a_reply_follows_the_signs_of_life(
     options: dict[str, Any],
     signs: list[str],
 ) -> None:
-    """Only those that were asked for, in the chat that the customer wrote in."""
+    """Only those that were asked for, in the chat that the customer wrote in.
+
+    It is typed from before the agent runs, and right before the reply is sent.
+    """
     assert answered(answer, server, event_store, chats, **options) == [*signs, "sendText"]
 
 
@@ -75,15 +81,15 @@ def test_signs_that_fail_do_not_hold_up_a_reply(
     script: Script,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first that fails is the last, it is waited for shortly, and it is counted."""
+    """The first that fails is the last, at the turn's begin and at the sending; it is counted."""
     monkeypatch.setattr("langchain_convsync.outbox.replies.SIGN_TIME", 0.2)
     chats.signs = script
     before = telemetry.counted("signs_failed")
 
     assert answered(answer, server, event_store, chats, seen=True, typing=20.0) == [
-        *("sendSeen", "sendText")
+        *("sendSeen", "startTyping", "sendText")
     ]
-    assert telemetry.counted("signs_failed") == before + 1
+    assert telemetry.counted("signs_failed") == before + 2
 
 
 def test_a_reply_that_is_sent_again_is_not_typed_again(

@@ -14,7 +14,7 @@ from tests.redis_server import RedisServer
 from tests.simulation.disks import File, NewDisk, on_redis
 from tests.simulation.exhaustive import KINDS, Kind, run_all
 from tests.simulation.many import TOWN, missed, run_town
-from tests.simulation.random_runs import plan_of
+from tests.simulation.random_runs import limited, plan_of
 from tests.simulation.world import World
 
 pytest_plugins = ("tests.store_fixtures",)
@@ -82,6 +82,25 @@ def test_so_is_one_whose_processes_have_connections_of_their_own(
     report = World(plan_of(seed, 25, new_disk=new_disk)[0]).run()
 
     assert (report.wrong, report.kills > 0) == ("", True)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_number_is_banned_whoever_dies(seed: int, new_disk: NewDisk) -> None:
+    """WhatsApp locks it now and then, WAHA loses its session: it obeys, and each reply arrives."""
+    report = World(limited(seed, 25, new_disk=new_disk)[0]).run()
+
+    assert (report.wrong, report.kills > 0) == ("", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 10_000 // TOWN, 4 * STREET))
+def test_no_number_is_banned_in_ten_thousand_replies(first: int) -> None:
+    """By the seed."""
+    plans = [limited(seed, TOWN)[0] for seed in range(first, first + 4 * STREET)]
+    reports = [World(plan).run() for plan in plans]
+
+    assert [report.wrong for report in reports if report.wrong] == []
+    assert sum(report.turns for report in reports) >= 4 * STREET * TOWN
 
 
 def test_the_same_seed_is_the_same_story_in_another_process() -> None:

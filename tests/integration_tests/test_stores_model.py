@@ -282,6 +282,45 @@ class StoreMachine(RuleBasedStateMachine):
         conversation_key = KEYS.conversation(ACCOUNTS[account], str(customer))
         self.step("pause", conversation_key, seconds=seconds)
 
+    @precondition(lambda self: self.model.talks)
+    @rule(choice=CHOICE, message=st.integers(0, 2), level=st.integers(-1, 4))
+    def record_ack(self, choice: int, message: int, level: int) -> None:
+        conversation_keys = list(self.model.talks)
+        conversation_key = conversation_keys[choice % len(conversation_keys)]
+        self.step("record_ack", conversation_key, f"3EB{message}", level)
+        self.step("view", conversation_key)
+
+    @precondition(lambda self: self.steps % 3 == 0)
+    @rule(
+        account=st.sampled_from((0, 0, 1)),
+        kind=st.sampled_from(("session", "timelock")),
+        seconds=st.sampled_from((0.0, 2.0, 30.0)),
+        why=st.sampled_from(("it is away", "ñ  x")),
+    )
+    def restrict(self, account: int, kind: str, seconds: float, why: str) -> None:
+        self.step("restrict", ACCOUNTS[account], kind=kind, seconds=seconds, why=why)
+        self.step("restrictions")
+
+    @precondition(lambda self: self.model.restricted)
+    @rule(account=st.sampled_from((0, 0, 1)), by=st.sampled_from((None, "session", "token")))
+    def lift(self, account: int, by: str | None) -> None:
+        """Whatever it is, one kind alone, or by whom it is tried."""
+        known = self.model.restricted.get(ACCOUNTS[account])
+        tokens = [lease.token for lease in self.leases if lease.queue == "replies"]
+        tried = (known and known[4]) or (tokens or ["forged"])[-1]
+        asked = {} if by is None else {"token": tried} if by == "token" else {"kind": by}
+        self.step("lift", ACCOUNTS[account], **asked)
+        self.step("restrictions")
+
+    @precondition(has_lease("replies"))
+    @rule(
+        choice=CHOICE,
+        message=st.sampled_from(("a", "a", "b")),
+        spacing=st.sampled_from(({"any": 2.0}, {"any": 0.0}, {"any": 2.0, "first": 30.0})),
+    )
+    def pace(self, choice: int, message: str, spacing: dict[str, float]) -> None:
+        self.step("pace", self.a_lease(choice, ("replies",)), message, spacing=spacing)
+
     @precondition(lambda self: self.accepted)
     @rule(choice=CHOICE, note=st.sampled_from(("echo", "ñ\ud83d", "echo of another")))
     def record_echo(self, choice: int, note: str) -> None:
@@ -381,6 +420,7 @@ class StoreMachine(RuleBasedStateMachine):
         pause=st.sampled_from((0.0, 0.0, 0.0, 30.0)),
         guards=st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
         holds=st.sampled_from((None, None, 4.0, 40.0)),
+        keeps=st.sampled_from((0, 0, 0, 1, 2)),
     )
     def commit_turn(
         self,
@@ -399,9 +439,13 @@ class StoreMachine(RuleBasedStateMachine):
         pause: float,
         guards: tuple[bool, bool],
         holds: float | None,
+        keeps: int,
     ) -> None:
         lease = self.a_lease(choice, ("inbox",))
-        event_keys = self.some_events(lease, skip, amount)
+        event_keys = self.some_events(lease, skip, amount + keeps)
+        kept = event_keys[amount % 2 :: 2][:keeps]  # every other one, the first of all included
+        kept = kept if len(kept) < len(event_keys) else []
+        event_keys = [each for each in event_keys if each not in kept]
         held = None
         if holds is not None:
             name = KEYS.event(AccountKey(event_keys[0][:15]), "", "interrupt", event_keys[0])
@@ -409,6 +453,8 @@ class StoreMachine(RuleBasedStateMachine):
         commit = Commit(
             event_keys=event_keys,
             held=held,
+            kept=kept,
+            kept_for=(holds or 8.0) / 2,
             outcomes={event_key: f"outcome {event_key}" for event_key in event_keys[::2]},
             operations=[
                 Operation(id=f"{event_keys[0]}/{n}", body=f"write {n}") for n in range(operations)
@@ -430,9 +476,13 @@ class StoreMachine(RuleBasedStateMachine):
             and event_keys[0] not in self.ended[lease.conversation_key]
         ):
             self.ended[lease.conversation_key] += event_keys
-            if held is not None:  # it stands before all that waits
-                waiting = self.accepted[lease.conversation_key]
-                waiting.insert(len(self.ended[lease.conversation_key]), held.event_key)
+            waiting, ended = (
+                self.accepted[lease.conversation_key],
+                len(self.ended[lease.conversation_key]),
+            )
+            stays = [each for each in waiting[ended - len(event_keys) :] if each not in event_keys]
+            first = [] if held is None else [held.event_key]  # it stands before all that waits
+            waiting[ended - len(event_keys) :] = [*event_keys, *first, *stays]
 
     def an_op(self, lease: Lease, offset: int) -> tuple[str, int]:
         """The operation at the head and its next part; or, by the offset, another one."""

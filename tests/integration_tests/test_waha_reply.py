@@ -219,7 +219,7 @@ def test_what_waha_refuses_again_and_again_is_one_line_of_the_conversation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Another cause is a line of its own."""
-    chats.fates = [*[answers({}, status=422)] * 3, *[answers({}, status=503)] * 3]
+    chats.fates = [*[answers({}, status=429)] * 3, *[answers({}, status=503)] * 3]
     runner_of(server, event_store, url).run(said("Hola"))
 
     told = [r.getMessage() for r in caplog.records if "waits for WAHA" in r.getMessage()]
@@ -228,7 +228,7 @@ def test_what_waha_refuses_again_and_again_is_one_line_of_the_conversation(
         "its reply waits for WAHA: WAHAEr"
     ] * 2
     assert all(line.startswith("Conversation ") for line in told)
-    assert [status for status in ("422", "503") if status in " ".join(told)] == ["422", "503"]
+    assert [status for status in ("429", "503") if status in " ".join(told)] == ["429", "503"]
 
 
 def refused(status: int) -> Script:

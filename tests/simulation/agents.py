@@ -13,6 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
+from langchain_convsync import Handoff, Reply
 from langchain_convsync.middleware import OnceToolsMiddleware
 from langchain_convsync.models import Conversation, InboundEvent
 from tests.chaos.fake_api import CAP
@@ -20,8 +21,10 @@ from tests.chaos.oracle import number_of, reply_to
 from tests.chaos.script import SLOWLY
 from tests.simulation.hub import Simulation
 
-#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges.
+#: Words in a message at which a run fails twice, fails always, hangs, or calls a tool that charges;
+#: or hands over to a human.
 FAILS, BREAKS, HANGS, CHARGES = "tropieza", "se rompe", "se cuelga", "cobra"
+HANDS_OVER = "con una persona"
 
 
 class Agent(Protocol):
@@ -81,8 +84,11 @@ class Clerk:
         if BREAKS in text or (FAILS in text and self._runs[about] <= 2):
             raise RuntimeError
         context = {"number": number, "reply": asked["reply"]}
+        reply = asked["reply"]
+        if HANDS_OVER in text:
+            reply = Reply(texts=(reply,), handoff=Handoff(reason="the customer asks for a human"))
         return {
-            "reply": asked["reply"],
+            "reply": reply,
             "intent": "order",
             "step": f"step {number}",
             "context": context,
@@ -114,6 +120,21 @@ class Asker:
         graph: Any = StateGraph(MessagesState)  # its overloads know no nodes like this
         graph.add_node("ask", ask).add_edge(START, "ask")
         self.runnable: Runnable[Any, Any] = graph.compile(checkpointer=InMemorySaver())
+
+
+class Speaker:
+    """Says the same to everything, in several messages."""
+
+    prepare = None
+
+    def __init__(self, *replies: Reply) -> None:
+        self.charged: list[str] = []
+        self.runnable: Runnable[Any, Any] = RunnableLambda(lambda _: list(replies))
+
+
+def saying(*replies: Reply) -> Callable[[Simulation], Agent]:
+    """An agent that says so."""
+    return lambda _: Speaker(*replies)
 
 
 def asking(question: Any) -> Callable[[Simulation], Agent]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_convsync import waha
+from langchain_convsync import _platform, waha
 from langchain_convsync._flow import Flow, run
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.errors import NoInterruptError
@@ -99,6 +100,21 @@ def decides(value: Any) -> Deed:
                 return True
 
         world.insist(talk, ask)
+
+    return done
+
+
+def says(text: str, *, after: float = 0.0, **options: Any) -> Deed:
+    """The bot writes first: now, which may have to wait for a turn; or so many seconds later."""
+
+    def done(world: World, talk: Talk) -> None:
+        at = _platform.now() + timedelta(seconds=after) if after else None
+
+        def say(runner: TurnRunner) -> bool | None:
+            turn = runner.say(talk.phone_number, text, at=at, key=text, **options)
+            return True if after or turn.status != "queued" else None
+
+        world.insist(talk, say)
 
     return done
 

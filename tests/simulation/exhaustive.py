@@ -12,9 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from langchain_convsync import Reply
 from tests.chaos.fake_api import AS_DOCUMENTED, Manners
 from tests.chaos.script import SLOWLY, Said, Talk, Twin
-from tests.simulation.agents import BREAKS, CHARGES, FAILS, HANGS, Agent, Clerk, asking
+from tests.simulation.agents import (
+    BREAKS,
+    CHARGES,
+    FAILS,
+    HANDS_OVER,
+    HANGS,
+    Agent,
+    Clerk,
+    asking,
+    saying,
+)
 from tests.simulation.deeds import (
     adds,
     colleague,
@@ -24,16 +35,20 @@ from tests.simulation.deeds import (
     renews,
     retries,
     revokes,
+    says,
     waits,
 )
 from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import Point, Simulation
 from tests.simulation.servers import Call, Fault
 from tests.simulation.waha import Echo
+from tests.simulation.whatsapp import WhatsApp, down, impatient, locking
 from tests.simulation.world import Plan, Report, Strike, World
 
 #: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
 BEHIND, SHORT = 4, 40
+#: An image, as far as anyone looks.
+PNG = b"\x89PNG\r\n\x1a\n"
 #: Seconds for which a process stands still: longer than a lease lasts.
 STILL = 60.0
 
@@ -50,6 +65,8 @@ class Kind:
         runner: Arguments of ``TurnRunner``.
         twin: How the last message is delivered a second time.
         echo: How WAHA tells of a reply; None where none goes through it.
+        whatsapp: What becomes of each send through it.
+        reply: Arguments of ``WAHAReply``.
     """
 
     name: str
@@ -61,6 +78,8 @@ class Kind:
     runner: dict[str, Any] = field(default_factory=dict)
     twin: Twin | None = None
     echo: Echo | None = None
+    whatsapp: Callable[[Simulation], WhatsApp] | None = None
+    reply: dict[str, Any] = field(default_factory=dict)
     expires: str | None = ""
 
 
@@ -72,6 +91,20 @@ class ByLid(str):
 
 def _any_of(*stories: str) -> frozenset[str]:
     return frozenset(stories)
+
+
+#: An answer of three messages, each of which takes three seconds.
+LINES = tuple(f"{n} {'línea ' * 8}".strip() for n in (1, 2, 3))
+
+
+def _answered(words: str, most: int = 3) -> str:
+    return f"{words} | bot " + "\n\n".join(LINES[:most])
+
+
+def _overtaken(sent: int) -> str:
+    """The story of an answer of which so many messages were sent, and of the next."""
+    replies = " | ".join(f"r:{line}" for line in (*LINES[:sent], *LINES))
+    return f"{_answered('user Hola', sent)} | {_answered('user dos')} | {replies}"
 
 
 KINDS = (
@@ -109,8 +142,62 @@ KINDS = (
         dead=frozenset({1}),
     ),
     Kind(name="through WAHA", bursts=(("Hola",),), echo="none", runner={"lease": 8.0}),
+    Kind(name="while WhatsApp locks", bursts=(("Hola",),), echo="none", whatsapp=locking),
+    Kind(name="while WAHA is logged out", bursts=(("Hola",),), echo="none", whatsapp=down),
+    Kind(
+        name="paced",
+        bursts=(("Hola",), ("sí",)),
+        echo="none",
+        whatsapp=impatient,
+        reply={"pace": 1.0},
+    ),
     Kind(name="echoed", bursts=(("Hola",), ("sí",)), echo="soon"),
     Kind(name="echoed as a colleague's", bursts=(("Hola",), ("sí",)), echo="as a colleague's"),
+    Kind(
+        name="silent",
+        agent=saying(Reply.silent),
+        bursts=(("Hola",), ("dos",)),
+        echo="soon",
+        stories=_any_of("user Hola | user dos"),
+    ),
+    Kind(
+        name="several messages",
+        agent=saying(Reply(texts=["Uno", "Dos", "Tres"])),
+        bursts=(("Hola",),),
+        echo="soon",
+        stories=_any_of("user Hola | bot Uno\n\nDos\n\nTres | r:Uno | r:Dos | r:Tres"),
+    ),
+    Kind(
+        name="several messages, and a newer one",
+        agent=saying(Reply(texts=LINES)),
+        bursts=(("Hola", waits(4.0), "dos"),),
+        echo="soon",
+        runner={"on_newer_message": "rerun", "lease": 8.0},
+        stories=frozenset(
+            {
+                _answered("user Hola | user dos") + "".join(f" | r:{line}" for line in LINES),
+                *map(_overtaken, range(1, 4)),
+            }
+        ),
+    ),
+    Kind(
+        name="two files",
+        agent=saying(Reply(file=PNG), Reply(texts=["Uno"], file=PNG, caption="Uno")),
+        bursts=(("Hola",),),
+        echo="late",
+        runner={"lease": 8.0},
+        stories=_any_of(
+            "user Hola | bot [image]\n\nUno\n\nUno\n[image] | r: (a file) | r:Uno | r:Uno (a file)"
+        ),
+    ),
+    Kind(
+        name="several messages, and no echo",
+        agent=saying(Reply(texts=["sí", "sí"])),
+        bursts=(("Hola",),),
+        echo="none",
+        runner={"lease": 8.0},
+        stories=_any_of("user Hola | bot sí\n\nsí | r:sí | r:sí"),
+    ),
     Kind(
         name="edited while it waits",
         bursts=((f"uno {SLOWLY}", waits(3.0), "dos", edits("1", "tres")),),
@@ -173,6 +260,54 @@ KINDS = (
         bursts=(("Hola",), (waits(120.0), refuses), ("dos",), (retries,)),
         stories=_any_of("user Hola | bot #1 | user dos | bot #2"),
     ),
+    Kind(
+        name="the bot writes first",
+        bursts=(("Hola",), (says("Tu pedido salió"),), ("dos",)),
+        echo="none",
+        stories=_any_of(
+            "user Hola | bot #1 | bot Tu pedido salió | user dos | bot #2"
+            " | #1 | r:Tu pedido salió | #2"
+        ),
+    ),
+    Kind(
+        name="the bot writes later",
+        bursts=(("Hola",), (says("Cerramos", after=400.0),), ("dos",), (waits(500.0),)),
+        echo="none",
+        stories=_any_of(
+            "user Hola | bot #1 | user dos | bot #2 | bot Cerramos | #1 | #2 | r:Cerramos"
+        ),
+    ),
+    Kind(
+        name="the bot asks who stays silent",
+        bursts=(("Hola",), (says("¿Sigues ahí?", after=200.0, unless_heard=True), waits(400.0))),
+        stories=_any_of("user Hola | bot #1 | bot ¿Sigues ahí?"),
+    ),
+    Kind(
+        name="the bot asks nobody who writes",
+        bursts=(
+            ("Hola",),
+            (says("¿Sigues ahí?", after=400.0, unless_heard=True),),
+            ("dos",),
+            (waits(500.0),),
+        ),
+        stories=_any_of("user Hola | bot #1 | user dos | bot #2"),
+    ),
+    Kind(
+        name="the bot writes while a human does",
+        bursts=(("Hola",), (colleague("C1", "Atiendo yo"), says("Tu pedido salió"))),
+        stories=_any_of("user Hola | bot #1 | bot Atiendo yo"),
+    ),
+    Kind(
+        name="the bot writes while its agent waits",
+        agent=asking("¿Seguro?"),
+        bursts=(("Hola",), (says("¿Sigues ahí?"),), ("sí",)),
+        stories=_any_of("user Hola | bot ¿Sigues ahí? | user sí | bot Dijiste sí"),
+    ),
+    Kind(
+        name="the agent hands over",
+        bursts=((f"Hola {HANDS_OVER}",), ("dos", waits(60.0))),
+        stories=_any_of(f"user Hola {HANDS_OVER} | bot #1 | user dos | handed over"),
+    ),
     Kind(name="never expires", bursts=(("Hola",), ("dos",)), expires="9999-12-31T23:59:59Z"),
     Kind(name="expired long ago", bursts=(("Hola",), ("dos",)), expires="2019-01-01T00:00:00Z"),
     Kind(name="tells no expiry", bursts=(("Hola",),), expires=None),
@@ -219,6 +354,8 @@ class Schedule:
             manners=kind.manners,
             agent=kind.agent,
             runner=kind.runner,
+            whatsapp=kind.whatsapp,
+            reply=kind.reply,
             goes_wrong=self._goes_wrong,
             strikes=self._strikes,
             new_disk=new_disk,

@@ -18,6 +18,7 @@ import greenlet
 from langchain_convsync._flow import Io, Polling, Wait
 from langchain_convsync._platform import Joinable, Platform
 from langchain_convsync.stores import heartbeat
+from langchain_convsync.turns import lookout
 
 #: When a simulation begins.
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -167,7 +168,7 @@ class Simulation(Platform):
         self._pass(strand, Point(number, strand.process.name, True, name))
         try:
             done = step.block()
-            if done is None and name == "acquire":
+            if name == "upcoming" or (done is None and name == "acquire"):
                 self.idle.add(number)
             return done
         finally:
@@ -236,9 +237,9 @@ class Simulation(Platform):
             StuckError: It still has at virtual time ``until``.
         """
         self._hub = greenlet.getcurrent()
-        before, pause = heartbeat._heartbeat, Polling.LAST
+        before, pause, period = heartbeat._heartbeat, Polling.LAST, lookout.PERIOD
         heartbeat._heartbeat = _Pulses(self)  # type: ignore[assignment]
-        Polling.LAST = POLL
+        Polling.LAST = lookout.PERIOD = POLL
         try:
             while any(not each.ended for each in self.outside.strands):
                 strand = self._next()
@@ -254,7 +255,7 @@ class Simulation(Platform):
                         raise strand.failure
         finally:
             self._bury()
-            heartbeat._heartbeat, Polling.LAST = before, pause
+            heartbeat._heartbeat, Polling.LAST, lookout.PERIOD = before, pause, period
 
     def _line_up(self, strand: Strand) -> None:
         """It waits for its time, or for what it is waiting for."""

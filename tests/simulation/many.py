@@ -39,6 +39,8 @@ SOONEST = {
     "heartbeat": "slow",
     "fence": "taken over soon",
     "own": "echoed as a colleague's",
+    "limit": "while WhatsApp locks",
+    "pace": "paced",
     "once": "a tool call",
 }
 Store: TypeAlias = Literal["sqlite", "redis"]

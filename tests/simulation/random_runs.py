@@ -16,6 +16,7 @@ from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import Point, Simulation
 from tests.simulation.servers import Call, Fault
 from tests.simulation.waha import ECHOES, Echo
+from tests.simulation.whatsapp import moody
 from tests.simulation.world import Plan, Strike
 
 #: How often a call goes wrong, and a process is struck at a step.
@@ -96,6 +97,17 @@ def plan_of(
         days_later=True,
     )
     return with_misfortunes(plan, chosen), chosen
+
+
+def limited(seed: int, turns: int, *, new_disk: NewDisk = Memory) -> tuple[Plan, Misfortunes]:
+    """The same town where all replies go through a WhatsApp that locks, and bans."""
+    plan, what = plan_of(seed, turns, new_disk=new_disk)
+    return replace(
+        plan,
+        echo=_echoes(seed),
+        whatsapp=lambda simulation: moody(simulation, seed),
+        reply={"pace": 20.0},
+    ), what
 
 
 def with_misfortunes(plan: Plan, what: Misfortunes) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
@@ -12,6 +13,7 @@ from tests.chaos.oracle import Kept
 from tests.chaos.script import Talk
 from tests.simulation.hub import EPOCH, Simulation
 from tests.simulation.servers import Call, Fault, Refusal, Server
+from tests.simulation.whatsapp import WhatsApp
 
 #: How our own message comes back by the webhook: not at all, soon, after a while, as a human's.
 Echo: TypeAlias = Literal["none", "soon", "late", "as a colleague's"]
@@ -26,6 +28,7 @@ class WahaServer(Server):
     Args:
         echo: How each message comes back.
         heard: What it tells by its webhook.
+        whatsapp: What becomes of each send; None takes all of them.
     """
 
     name = "waha"
@@ -38,15 +41,30 @@ class WahaServer(Server):
         *,
         echo: Callable[[], Echo],
         heard: Callable[[dict[str, Any]], None],
+        whatsapp: WhatsApp | None = None,
     ) -> None:
         super().__init__(simulation, goes_wrong)
         self._homes = {(talk.account, chat): talk for talk in talks for chat in talk.chats}
         self._chats: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._echo, self._heard = echo, heard
+        self.whatsapp = whatsapp
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        answer = super()._handle(request)
+        if self.whatsapp is not None and request.method == "POST" and answer.status_code >= 400:
+            self.whatsapp.tell(json.loads(request.content)["session"], answer.text)
+        return answer
 
     def answer(self, method: str, path: str, query: httpx.QueryParams, body: Any) -> Any:
+        if self.whatsapp is not None:
+            if (found := re.fullmatch(r"/api/sessions/([^/]+)/timelock", path)) is not None:
+                return httpx.Response(200, json=self.whatsapp.timelock(found[1]))
+            if method == "POST":
+                self.whatsapp.check(body["session"])
         if (method, path) == ("POST", "/api/sendText"):
             return httpx.Response(201, json=self._send(**body))
+        if (method, path) == ("POST", "/api/sendImage"):
+            return httpx.Response(201, json=self._send_image(**body))
         if method == "GET" and (
             found := re.fullmatch(r"/api/([^/]+)/chats/([^/]+)/messages", path)
         ):
@@ -56,7 +74,23 @@ class WahaServer(Server):
             return httpx.Response(200, json={"lid": path.rpartition("/")[2], "pn": None})
         raise Refusal(404, "no such route")
 
-    def _send(self, session: str, chatId: str, text: str) -> dict[str, Any]:  # noqa: N803 - wire
+    def _send_image(
+        self,
+        session: str,
+        chatId: str,  # noqa: N803 - wire
+        file: dict[str, str],
+        caption: str = "",
+    ) -> dict[str, Any]:
+        return self._send(session, chatId, caption, is_file=bool(file))
+
+    def _send(
+        self,
+        session: str,
+        chatId: str,  # noqa: N803 - wire
+        text: str,
+        *,
+        is_file: bool = False,
+    ) -> dict[str, Any]:
         talk = self._homes[session, chatId]
         message = {
             "id": f"true_{chatId}_3EB0{len(self.kept):016X}",
@@ -65,11 +99,12 @@ class WahaServer(Server):
             "source": "api",
             "to": chatId,
             "body": text,
-            "hasMedia": False,
+            "hasMedia": is_file,
         }
         self._chats.setdefault((session, chatId), []).append(message)
-        self.simulation.note(f"waha: {talk.session_id} gets {text}")
-        self.kept.append(Kept(talk.session_id, "reply", text))
+        shown = f"{text} (a file)" if is_file else text
+        self.simulation.note(f"waha: {talk.session_id} gets {shown}")
+        self.kept.append(Kept(talk.session_id, "reply", shown))
         if (echo := self._echo()) != "none":
             self._tell(session, message, echo)
         return message

@@ -22,7 +22,8 @@ from tests.simulation.agents import Agent, Clerk
 from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import EPOCH, Point, Process, Simulation, Strand, StuckError
 from tests.simulation.servers import ApiServer, Call, Fault
-from tests.simulation.waha import Echo, WahaServer
+from tests.simulation.waha import LATE, Echo, WahaServer
+from tests.simulation.whatsapp import WhatsApp
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ class Plan:
         goes_wrong: Decides about each call of a server.
         strikes: Decides at each point what its process meets there.
         echo: How WAHA tells of each message that it sent; None where replies do not go through it.
+        whatsapp: What becomes of each send through WAHA; None takes all of them.
+        reply: Arguments of ``WAHAReply``.
         expires: The ``expiresAt`` of the API server's answers.
         runner: Arguments of ``TurnRunner``.
         days_later: Whether some messages are delivered again, days later.
@@ -73,6 +76,8 @@ class Plan:
     goes_wrong: Callable[[Call], Fault | None] = lambda _: None
     strikes: Callable[[Point], Strike | None] = lambda _: None
     echo: Callable[[], Echo] | None = None
+    whatsapp: Callable[[Simulation], WhatsApp] | None = None
+    reply: dict[str, Any] = field(default_factory=dict)
     expires: Callable[[Simulation], str | None] | None = None
     shuffled: bool = False
     new_disk: NewDisk = Memory
@@ -111,11 +116,13 @@ class World:
             plan.talks,
             echo=plan.echo or (lambda: "none"),
             heard=self._hears,
+            whatsapp=plan.whatsapp and plan.whatsapp(self.simulation),
         )
         self.kills = 0
         self.living: list[tuple[Process, TurnRunner]] = []
         self.returned: list[Returned] = []
         self.sent: list[Sent] = []
+        self.handed_over: set[str] = set()
         self._is_later = False
         self._born = 0
 
@@ -146,6 +153,8 @@ class World:
 
     def _flaw(self, told: Verdict, dead: int, left: list[str]) -> str:
         """What should not be; nothing where all is well."""
+        if self.waha.whatsapp is not None and self.waha.whatsapp.banned:
+            return f"banned: {self.waha.whatsapp.banned}"
         if dead not in self.plan.dead:
             return f"{dead} dead letters"
         if left:
@@ -218,6 +227,8 @@ class World:
 
     def _days_later(self) -> None:
         """Every process is another one, and WAHA delivers some of what it has delivered before."""
+        if self.waha.whatsapp is not None:
+            self.simulation.rest(2 * LATE)  # the echoes of replies that waited to the very end
         for process, _ in self.living:
             self.simulation.kill(process)
         self.living, self._is_later = [], True
@@ -251,12 +262,15 @@ class World:
             "max_turns_per_minute": None,  # these customers are machines
             "workers": 1,
             "interrupt_timeout": None,
+            "on_handoff": lambda handed: self.handed_over.add(handed.key),
             **self.plan.runner,
         }
         if self.plan.echo is None:
             given["on_reply"] = self._on_reply
         else:
-            given["reply"] = WAHAReply("https://waha", http_client=self.waha.client())
+            given["reply"] = WAHAReply(
+                "https://waha", http_client=self.waha.client(), **self.plan.reply
+            )
         return TurnRunner(
             self.agent.runnable, client=self.client(), store=self.disk.open(), **given
         )
@@ -342,6 +356,7 @@ class World:
             for write in [*self.api.kept, *self.waha.kept]
             if write.session_id in sessions and write.kind != "sync"
         ]
+        told += ["handed over"] * len(self.handed_over)
         return re.sub(r"\S+ (#\d+) after #\d+: [^|]*(?= \||$)", r"\1", " | ".join(told))
 
     def _left(self) -> list[str]:

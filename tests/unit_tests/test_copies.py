@@ -55,8 +55,14 @@ DATA: dict[str, Callable[[], Any]] = {
     "ConversationRef": lambda: c.ConversationRef(PHONE, turn_id="1", event_id="2").at(
         conversation()
     ),
+    "HandedOver": lambda: c.HandedOver(
+        reason="r", summary="s", key="1", conversation=c.ConversationRef(PHONE), chat_id="1@c.us"
+    ),
+    "Handoff": lambda: c.Handoff(reason="complaint", summary="Two pizzas"),
     "InboundEvent": lambda: EVENT,
+    "Reply": lambda: c.Reply(texts=["Hola"], file=b"OggS", voice=True),
     "Interrupt": lambda: c.Interrupt("1", {"action_requests": [{"name": "pay"}]}),
+    "Undelivered": lambda: c.Undelivered(conversation_key="1", reason="r", text="Hola"),
     "ServerProfile": lambda: c.ServerProfile(intents=frozenset({"menu"})),
     "StateUpdate": lambda: c.StateUpdate(intent="order", context={"total": 1}),
     "Tenant": lambda: c.Tenant("restaurant-abc", "bot1"),
@@ -80,6 +86,7 @@ ALIVE: dict[str, Callable[[], Any]] = {
     "ConvSyncMiddleware": lambda: middleware.ConvSyncMiddleware(client()),
     "ConvSyncToolkit": lambda: c.ConvSyncToolkit(client(), intents=["menu"]),
     "GetConversation": lambda: c.GetConversation(client=client(), conversation=PHONE),
+    "HandOver": lambda: c.HandOver(client=client(), reasons=["complaint"]),
     "LookupTenant": lambda: c.LookupTenant(client=client(), allow_any_conversation=True),
     "OnceToolsMiddleware": lambda: middleware.OnceToolsMiddleware(store()),
     "RedisEventStore": lambda: c.RedisEventStore(f"redis://:{SECRET}@127.0.0.1:9/0"),

@@ -12,18 +12,20 @@ from typing import Any, get_args
 import pytest
 
 from langchain_convsync import ConvSyncClient, TurnRunner, _bodies, app, llm_extractor
+from langchain_convsync import reply as said
 from langchain_convsync._flow import Polling
 from langchain_convsync.cli._doctor import store
 from langchain_convsync.client import _breaker
 from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
-from langchain_convsync.outbox import journal, queue, reply
+from langchain_convsync.outbox import journal, queue, refused, reply
 from langchain_convsync.server import answers, conversation, database, forwards
-from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, keys
+from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, RETENTION
 from langchain_convsync.stores.sqlite import file
 from langchain_convsync.turns import (
     bounds,
     files,
     interrupts,
+    lookout,
     media,
     note,
     reading,
@@ -31,6 +33,8 @@ from langchain_convsync.turns import (
     worker,
 )
 from langchain_convsync.turns.turn import Status
+from langchain_convsync.waha import bubbles
+from langchain_convsync.workbench import pointing, world
 from tests.pages import DOCS, page, rows
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -64,6 +68,8 @@ FIGURES = [
         default(TurnRunner, "max_turns_per_minute"),
     ),
     ("build/interrupts", r"A question is kept for (a day)", interrupts.QUESTION_LIFE / HOURS),
+    ("start/workbench", r"goes on (three) seconds later", pointing.LEASE),
+    ("start/workbench", r"for (five) seconds nothing", world.STORE_AWAY),
     ("build/media", r"the first ([\d,]+) characters", files.LONGEST_DOCUMENT),
     ("build/media", r"of a turn may take (\d+) seconds", media.TRANSCRIPTION_TIME),
     ("build/media", r"unpacked \| (\d+) MiB", files.LARGEST_FILE / 1024**2),
@@ -73,11 +79,17 @@ FIGURES = [
     ("build/memory", r"delivered for (two) seconds", journal.INLINE),
     ("build/memory", r"expire after (\d+) hours", conversation.LIFETIME / HOUR),
     ("build/once", r"stored result, for (an hour)", REPLIES_KEPT / HOURS),
+    ("build/replies", r"into (ten) messages at most", bubbles.MOST_BUBBLES),
+    ("build/replies", r"at most (\d+) MiB of them", said.LARGEST_FILE / 1024 / 1024),
+    ("build/replies", r"up to (three) seconds, or up to", reply.LONGEST_PAUSE),
+    ("build/replies", r"waited for (three) hours", refused.EXPIRES / HOURS),
     ("run/architecture", r"up to (\d+) seconds apart", queue.LAST_DELAY),
     ("run/deploy", r"within its (ten) seconds", default(ConvSyncClient, "timeout")),
     ("run/deploy", r"`agent_timeout=` and (ten) seconds more", reading.READ_TIME),
-    ("run/scale", r"asks the store (four) times a second", 1 / Polling.LAST),
-    ("run/scale", r"each of its (\d+) shards", keys.SHARDS),
+    ("run/scale", r"did not\s+hear every (two) seconds", lookout.PERIOD),
+    ("run/scale", r"(four) times a second where", 1 / Polling.LAST),
+    ("run/scale", r"is remembered for (a week)\*\*, in", RETENTION / HOURS),
+    ("run/scale", r"its words go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"at most (\d+) MiB", _bodies.LARGEST / 1024**2),
     ("run/security", r"a reply's go after (an hour)", REPLIES_KEPT / HOURS),
     ("run/security", r"a snapshot's after (a day)", LONGEST_SNAPSHOT / HOURS),
@@ -88,9 +100,10 @@ FIGURES = [
         r"`conversation_timeout=` \((\d+) minutes\)",
         default(TurnRunner, "conversation_timeout") / 60,
     ),
+    ("run/trouble", r"older than (three) hours", refused.EXPIRES / HOURS),
     ("start/api-server", r"For (\d+) hours, restarts included", answers.KEPT / HOUR),
     ("start/api-server", r"sent again for (a day)", forwards.KEPT / HOUR),
-    ("run/monitor", r"looked up by a worker of the block every (\d+) seconds", worker.LOOK_PERIOD),
+    ("run/monitor", r"looked up by a block every (\d+) seconds", worker.LOOK_PERIOD),
     ("run/trouble", r"constraint of a file for (\d+) seconds", store.LONGEST_CHECK),
     ("run/trouble", r"Others wait (\d+) seconds for it", file.BUSY),
     ("start/api-server", r"it is kept for (a week)", forwards.REFUSED_KEPT / HOUR),
@@ -112,6 +125,7 @@ WORDS = {
     "two": 2.0,
     "three": 3.0,
     "four": 4.0,
+    "five": 5.0,
     "ten": 10.0,
     "a day": 24.0,
     "a week": 168.0,
@@ -126,10 +140,12 @@ OTHERS = re.compile(
     r"|`typing=3\.0` shows the bot typing for up to three seconds"
     r"|(?:can lose|loses up to) two seconds"
     r"|500 messages at once"
+    r"|at most 400 bytes of Redis"
     r"|deletes what it downloaded after 180 seconds"
     r"|`86400` for a day"
     r"|`answer_cap = 20` shows the newest 20 messages"
     r"|a worker is at them for 12 s"
+    r"|`WAHAReply\(pace=20\)` sends at most 20 messages"
 )
 UNITS = "seconds?|minutes?|hours?|days?|weeks?|s|ms|characters|bytes|[KM]iB|events|bodies|messages"
 NUMBERS = r"[\d,.]*\d|two|three|four|five|ten|fifteen|thirty"

@@ -124,7 +124,12 @@ def test_workers_that_are_just_looking_for_work_stop_at_once(
         looking.release()
         may_end.wait()
 
-    store: Any = SimpleNamespace(acquire=lambda *_, **__: Io(look, asyncio.Event().wait))
+    memory = SQLiteEventStore(":memory:")
+    store: Any = SimpleNamespace(
+        acquire=lambda *_, **__: Io(look, asyncio.Event().wait),
+        listen=memory.listen,
+        upcoming=memory.upcoming,
+    )
     unused: Any = None
     pool = WorkerPool(store, {"outbox": unused}, workers=3, lease=30.0)
     pool.start()

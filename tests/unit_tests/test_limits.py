@@ -32,7 +32,7 @@ from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.surfaces.context import in_conversation
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
-from langchain_convsync.turns.agent import LimitReachedError, reply_of
+from langchain_convsync.turns.said import LimitReachedError, reply_of
 from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
 ASKED: dict[str, Any] = {"messages": [HumanMessage("Una pizza")]}

@@ -18,6 +18,7 @@ from langchain_core.messages import (
 )
 
 from langchain_convsync.models import ConversationMessage
+from langchain_convsync.surfaces.bounds import latest, recent
 from langchain_convsync.surfaces.messages import (
     by_timestamp,
     from_langchain,
@@ -119,9 +120,31 @@ def test_words_that_are_only_read_are_those_of_the_messages(entries: list[Any]) 
     """What a turn goes by and what its user sees are one history, whatever a server stored."""
     found = conversation(context={"previousMessages": entries})
 
-    assert found.said == [(m.role, m.content, m.timestamp) for m in found.messages]
+    said = [(words.role, words.content, words.timestamp) for words in found.said]
+    assert said == [(m.role, m.content, m.timestamp) for m in found.messages]
     for words in found.said:
         assert found.said_like(words) == [each for each in found.said if each[:2] == words[:2]]
+
+
+@given(st.lists(ENTRIES), st.integers(1, 5))
+def test_the_end_of_a_history_is_that_of_all_of_it(entries: list[Any], most: int) -> None:
+    """Order, ids, and what is said to be left out: a turn makes no more messages than it shows."""
+    said = conversation(context={"previousMessages": entries}).said
+
+    assert latest(said, most) == recent(to_langchain(said), most)
+
+
+def test_times_in_one_spelling_need_not_be_read_to_be_in_order() -> None:
+    """Nor does a message without one, which keeps its place; another order is found."""
+    times = ["2025-12-29T12:00:01Z", None, "2025-12-29T12:00:02Z", "2025-12-29T12:00:00Z"]
+    entries = [
+        {"role": "user", "content": f"{n}", "timestamp": time} for n, time in enumerate(times)
+    ]
+
+    for count in range(1, 5):
+        history = conversation(context={"previousMessages": entries[:count]})
+        told = [m.content for m in by_timestamp(history.said)]
+        assert told == [m.content for m in by_timestamp(history.messages)]
 
 
 def test_words_that_are_only_read_are_not_shown_either() -> None:
@@ -150,9 +173,9 @@ def test_a_time_is_read_however_a_server_writes_it(sent: object, read: datetime 
     """ISO 8601, and seconds or milliseconds since 1970, digits that look like a date included."""
     entry = {"role": "user", "content": "Hola", "timestamp": sent}
 
-    ((_, _, timestamp),) = conversation(context={"previousMessages": [entry]}).said
+    (words,) = conversation(context={"previousMessages": [entry]}).said
 
-    assert timestamp == read
+    assert words.timestamp == read
 
 
 def test_a_message_without_text_is_left_out() -> None:

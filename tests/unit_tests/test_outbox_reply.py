@@ -17,12 +17,14 @@ from langchain_convsync.outbox.reply import (
     REMEMBERED,
     SEND_TIME,
     SKEW,
+    PendingFile,
     PendingReply,
     ReplyJob,
     echo_note,
     echo_of,
     is_ours,
     plan_reply,
+    sent_of,
     standing_in,
     typing_time,
 )
@@ -172,3 +174,71 @@ def test_pauses_between_tries_grow_and_end_growing() -> None:
     pauses = [queue.backoff(tries) for tries in (1, 2, 3, 10, 5000)]
 
     assert pauses == [0.2, 0.4, 0.8, queue.LAST_DELAY, queue.LAST_DELAY]
+
+
+def queue_at(
+    head: str | None = None, *, began: bool = False, dropped: tuple[str, ...] = ()
+) -> QueueView:
+    """A reply queue with this operation at its head, after which these were dropped."""
+    cursor = None if head is None else Cursor(operation_id=head, tries=int(began))
+    anchor = json.dumps(["A", *({"dropped": each} for each in dropped)])
+    operations = () if head is None else (Operation(id=head, body=REPLY.model_dump_json()),)
+    return QueueView(operations=operations, cursor=cursor, anchor=anchor)
+
+
+@pytest.mark.parametrize(
+    ("replies", "decided", "so_far"),
+    [
+        (queue_at(), 3, 3),
+        (queue_at("t2/0"), 3, 3),
+        (queue_at("t1/1"), None, 1),
+        (queue_at("t1/1", began=True), None, 2),
+        (queue_at(dropped=("t1/1", "t1/2")), 1, 1),
+        (queue_at("t2/0", dropped=("t0/0", "t1/2")), 2, 2),
+    ],
+)
+def test_a_queue_tells_how_much_of_an_answer_was_sent(
+    replies: QueueView, decided: int | None, so_far: int
+) -> None:
+    """Its head, and what it noted of what was dropped."""
+    assert sent_of("t1", 3, replies) == decided
+    assert sent_of("t1", 3, replies, so_far=True) == so_far
+
+
+def test_what_was_dropped_is_none_of_our_sends() -> None:
+    """And stays noted behind what is sent later."""
+    head = ReplyJob(
+        acquired=Acquired(
+            lease=Lease(conversation_key="c", queue="replies", token="t", epoch=1, until=0.0),
+            now=0.0,
+        ),
+        operation=Operation(id="t1/1", body=""),
+        cursor=Cursor(operation_id="t1/1"),
+        anchor='["A"]',
+        reply=REPLY,
+    )
+    anchor = head.anchor_without
+    later = replace(head, anchor=anchor)
+
+    assert json.loads(anchor) == ["A", {"dropped": "t1/1"}]
+    assert (later.known, json.loads(later.anchor_with("B"))[-2:]) == (
+        ["A"],
+        [{"dropped": "t1/1"}, "B"],
+    )
+    assert not is_ours("X", REPLY.text, QueueView(anchor=anchor), 1.0)
+
+
+FILE = PendingReply(
+    turn="t1", chat_id=REPLY.chat_id, text="", file=PendingFile(mimetype="x/y", filename="a.pdf")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_file", "stands"),
+    [("", True, True), ("a.pdf", True, True), ("", False, False), ("b.pdf", True, False)],
+)
+def test_a_file_stands_in_a_chat_as_one(text: str, is_file: bool, stands: bool) -> None:
+    """Without a caption by nothing else, or by its name, as engines tell it."""
+    message = ChatMessage("A", text, SENT, file=is_file)
+
+    assert (standing_in(FILE, [message], since=SENT, known=()) is message) == stands

@@ -22,9 +22,10 @@ from langchain_convsync._flow import run
 from langchain_convsync.errors import AgentServerError, ConfigurationError, LoopError
 from langchain_convsync.surfaces.context import ConversationRef
 from langchain_convsync.surfaces.messages import messages_of
-from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph, reply_of
+from langchain_convsync.turns.agent import baseline, call_for, has_memory, is_graph
 from langchain_convsync.turns.agents import Agents
 from langchain_convsync.turns.remote import RemoteAgent, at_home, local
+from langchain_convsync.turns.said import reply_of
 from tests.surfaces import PHONE, in_turn
 
 THREAD: Any = {"configurable": {"thread_id": "key.tenant", "session_id": "key.tenant"}}

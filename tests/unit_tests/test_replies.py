@@ -10,10 +10,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.messages.tool import invalid_tool_call
 from pydantic import BaseModel
 
+from langchain_convsync import Reply
 from langchain_convsync.models import StateUpdate
 from langchain_convsync.surfaces.messages import cut_off, last_reply
 from langchain_convsync.surfaces.state import extract
-from langchain_convsync.turns.agent import (
+from langchain_convsync.turns.said import (
     LONGEST_REPLY,
     EmptyReplyError,
     IncompleteReplyError,
@@ -21,6 +22,8 @@ from langchain_convsync.turns.agent import (
     reply_of,
 )
 from tests.surfaces import calls
+
+LISTO = Reply(texts=["Listo"])
 
 
 class Said(BaseModel):
@@ -134,6 +137,15 @@ def test_a_text_beside_a_structured_response_without_a_reply_is_sent() -> None:
     messages = [said, ToolMessage("Returning…", tool_call_id="call-1")]
 
     assert last_reply(messages, {"intent": "order"}) == "¿Cuál?"
+
+
+@pytest.mark.parametrize(
+    "structured",
+    [LISTO, {"reply": LISTO}, SimpleNamespace(reply=LISTO)],
+)
+def test_a_structured_response_may_be_a_reply(structured: object) -> None:
+    """For every surface that records what was said."""
+    assert last_reply([AIMessage('{"texts": ["Listo"]}')], structured) == "Listo"
 
 
 def test_an_old_structured_response_does_not_speak_again() -> None:

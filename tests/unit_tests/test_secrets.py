@@ -27,10 +27,14 @@ from langchain_convsync import (
     ConvSyncError,
     ConvSyncToolkit,
     GetConversation,
+    HandedOver,
+    Handoff,
+    HandOver,
     InboundEvent,
     Interrupt,
     LookupTenant,
     RedisEventStore,
+    Reply,
     ServerProfile,
     SQLiteEventStore,
     StateUpdate,
@@ -39,6 +43,7 @@ from langchain_convsync import (
     TenantInfo,
     Turn,
     TurnRunner,
+    Undelivered,
     WAHAClient,
     WAHAReply,
     create_app,
@@ -90,7 +95,7 @@ def reference_api() -> Any:
     return create_reference_api(waha_secrets=CANARY, jwt=JwtRules(key=CANARY))
 
 
-TOOLS = (LookupTenant, GetConversation, SyncState, AddMessage)
+TOOLS = (LookupTenant, GetConversation, SyncState, AddMessage, HandOver)
 HOLDERS: dict[str, Callable[[], Any]] = {
     "ConvSyncClient": client,
     "AsyncConvSyncClient": lambda: AsyncConvSyncClient("https://a.example", api_key=CANARY),
@@ -130,6 +135,7 @@ HOLDERS: dict[str, Callable[[], Any]] = {
 #: Hold what a conversation holds, and no setting: `test_promises_canary.py` looks at them.
 DATA = {
     *(Conversation, ConversationMessage, ConversationRef, InboundEvent, StateUpdate, TenantInfo),
+    *(Reply, Handoff, HandedOver, Undelivered),
     *(Interrupt, Turn, Tenant, ServerProfile, SQLiteEventStore, ScriptedChatModel),
 }
 

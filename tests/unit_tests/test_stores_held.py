@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from langchain_convsync.stores import Acquired, EventStore
-from langchain_convsync.stores.base import AcceptRules, HeldEvent
+from langchain_convsync.stores.base import AcceptRules, Commit, HeldEvent
 from tests.store_cases import (
     KEYS,
     Clock,
@@ -184,3 +184,73 @@ def test_it_goes_along_where_its_name_leads_elsewhere(store: EventStore, do: Do)
 
     assert do(store.backlog()).interrupts == 0
     assert keys_of(queue_of(store, do, "inbox")) == [HELD.event_key]
+
+
+def test_what_is_kept_stays_where_it_is_and_the_rest_is_answered(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """Its time has not come: it is due by itself, or with what arrives behind it."""
+    acquired = turn_of(store, do, event("1"))
+    do(store.accept(event("2")))
+    do(store.accept(event("3")))
+    first, second, third = (event(name).event_key for name in "123")
+    done = Commit(event_keys=[second], outcomes={}, kept=[first], kept_for=30.0)
+
+    assert do(store.commit_turn(acquired.lease, done)) == "done"
+    assert do(store.commit_turn(acquired.lease, done)) == "done"
+    behind = queue_of(store, do, "inbox")
+    assert keys_of(behind) == [first, third]
+    assert behind.events[0].starts == 1
+
+    rest = Commit(event_keys=[third], outcomes={}, kept=[first], kept_for=30.0)
+    do(store.commit_turn(behind.lease, rest))
+    assert (due(store, do), do(store.backlog()).interrupts) == (30.0, 1)
+    clock.advance(30)
+    assert keys_of(queue_of(store, do, "inbox")) == [first]
+
+
+def test_it_is_kept_behind_what_a_turn_leaves_at_the_head(store: EventStore, do: Do) -> None:
+    """The sooner one decides when both are due."""
+    acquired = turn_of(store, do, event("1"))
+    do(store.accept(event("2")))
+    first, second = (event(name).event_key for name in "12")
+    done = Commit(event_keys=[second], outcomes={}, kept=[first], kept_for=10.0, held=HELD)
+
+    do(store.commit_turn(acquired.lease, done))
+
+    assert due(store, do) == 10.0
+    do(store.accept(event("3")))
+    assert keys_of(queue_of(store, do, "inbox")) == [
+        HELD.event_key,
+        first,
+        event("3").event_key,
+    ]
+
+
+def test_what_an_answer_made_due_meanwhile_is_held_no_longer(store: EventStore, do: Do) -> None:
+    """A human answers what is kept while another event's turn runs."""
+    interrupted(store, do)
+    do(store.accept(event("2")))
+    acquired = queue_of(store, do, "inbox")
+    do(store.amend(HELD.event_key, HELD.payload, "{}", due=True))
+    kept = Commit(
+        event_keys=[event("2").event_key], outcomes={}, kept=[HELD.event_key], kept_for=30.0
+    )
+
+    do(store.commit_turn(acquired.lease, kept))
+
+    assert due(store, do) == 0.0
+
+
+def test_a_commit_that_names_others_than_the_head_is_fenced(store: EventStore, do: Do) -> None:
+    """Whatever is kept has to stand among what is answered, in order."""
+    acquired = turn_of(store, do, event("1"))
+    for name in "23":
+        do(store.accept(event(name)))
+    first, second, third = (event(name).event_key for name in "123")
+
+    for events, kept in (([second], []), ([third], [first]), ([third], [second, first])):
+        wrong = Commit(event_keys=events, outcomes={}, kept=kept)
+        assert do(store.commit_turn(acquired.lease, wrong)) == "fenced"
+    with pytest.raises(ValueError, match="keeps none"):
+        do(store.commit_turn(acquired.lease, Commit(event_keys=[first], outcomes={}, kept=[first])))

@@ -55,7 +55,7 @@ def test_no_label_could_tell_who_the_customer_is() -> None:
 
     assert labels == {
         *("by", "doing", "error", "field", "queue", "method", "operation", "phase", "policy"),
-        *("outcome", "status", "tool", "what"),
+        *("outcome", "status", "tool", "what", "direction", "kind", "model", "state"),
     }
 
 

@@ -24,7 +24,8 @@ PAGE = ROOT / "docs" / "words.md"
 #: Words that mean what they mean in English.
 ENGLISH = frozenset(
     """
-    abandoned accept acquire add age agent all answer approve as automatic bad base bound by caller
+    abandoned accept ack acks acquire add age arrived undelivered
+    agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut damaged database date
@@ -35,19 +36,23 @@ ENGLISH = frozenset(
     method minute mismatch missing most moved name new newer no not note observe of oldest on once
     open ours outcome overlaid own pace page parse pending per permission phase policy port prefix
     prepare progress rate reason recommended recorded ref reference refused rejected
-    release rerun resent respond response retry rule run runner scripted second secret silences
+    release rerun resent respond response restricted restriction restrictions
+    retry rule run runner scripted second secret silences
     sent serve server show shutdown sign start status target text timed timeout trusted
-    type unavailable unknown unnamed unreadable up used value version view watch what why with
+    type unavailable unknown unnamed unreadable unsent up used value version view watch what why
+    with
     withheld yes listened look machine shortages to level like only loop loops stuck adopt
     choice contact kind location media quoted referral transcribe unread
+    apart budget digits direction hand handed handoff handoffs hint listener markdown marker over
+    refusals said soon upcoming without words
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 #: Words of Python, HTTP, LangChain and other systems.
 PLATFORM = frozenset(
     """
-    aonce api app argument async authentication bot callback client config context conv crc error
-    exposition extra gauge handler hash http json jwt llm log metric middleware model proxy redis
-    request router sqlite sync tool toolkit url waha
+    aonce api app argument async authentication bot callback client config context conv crc dev
+    error exposition extra gauge handler hash http json jwt llm log metric middleware model proxy
+    redis request router span sqlite subdomain sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 

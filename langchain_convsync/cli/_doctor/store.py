@@ -20,6 +20,7 @@ from langchain_convsync.stores import (
     RedisEventStore,
     SQLiteEventStore,
 )
+from langchain_convsync.stores.base import Restriction
 from langchain_convsync.stores.served import serves
 from langchain_convsync.stores.sqlite.damage import checked_at, recovery
 
@@ -67,6 +68,7 @@ def _opened(opened: EventStore, addresses: Sequence[str]) -> list[Finding]:
         *(safety(opened) if isinstance(opened, RedisEventStore) else ()),
         *_served(opened, addresses),
         *left(run(opened.backlog())),
+        *(_restricted(each) for each in run(opened.restrictions())),
     ]
 
 
@@ -121,6 +123,13 @@ def safety(opened: RedisEventStore) -> list[Finding]:
         STORE.warning("safety", f"Redis can lose acknowledged events: {risk.what}", risk.remedy)
         for risk in found
     ]
+
+
+def _restricted(found: Restriction) -> Finding:
+    """An account whose replies wait."""
+    message = f"account {found.account} sends nothing ({found.kind}): {found.why}"
+    advice = "mend that in WAHA; what WhatsApp limits is tried again by itself when that ends"
+    return STORE.warning("account", message, advice)
 
 
 def left(backlog: Backlog) -> list[Finding]:

@@ -59,6 +59,10 @@ def session(found: WahaSession) -> Finding:
     """Whether a session sends and receives. Statuses: WAHA's ``session.status``."""
     name, status = safe_name(found.name), safe_name(found.status or "no status")
     message = f"{name} is {status}"
+    if found.limit is not None:
+        ends = "" if found.limit.ends is None else f", until {found.limit.ends:%Y-%m-%d %H:%M} UTC"
+        advice = "write first to fewer people: convsync tries again by itself when that ends"
+        return WAHA.failed("session", f"{name}: WhatsApp's {found.limit.kind}{ends}", advice)
     if status == "WORKING":
         return WAHA.ok("session", message)
     if status == "SCAN_QR_CODE":

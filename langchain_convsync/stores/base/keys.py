@@ -13,6 +13,9 @@ from langchain_convsync import phone
 from langchain_convsync._platform import token
 
 SHARDS = 64
+#: Hexadecimal digits of an event's or a conversation's hash: among a thousand million, two are the
+#: same with a probability of 1 in 10^11.
+DIGITS = 24
 #: The account in the key of an event that is claimed by itself, outside every conversation.
 NO_ACCOUNT = "0" * 12
 
@@ -80,12 +83,12 @@ class Keys:
 
         Only its claimer works on it: an acquire of any conversation never finds it.
         """
-        hashed = _hash(self.secret, "claim", namespace, event_id)[:32]
+        hashed = _hash(self.secret, "claim", namespace, event_id)[:DIGITS]
         return f"{_shard(event_id)}.{NO_ACCOUNT}.{hashed}"
 
     def _key(self, account: str | AccountKey, *parts: str) -> str:
         key = account if isinstance(account, AccountKey) else self.account(account)
-        return f"{key}.{_hash(self.secret, key, *parts)[:32]}"
+        return f"{key}.{_hash(self.secret, key, *parts)[:DIGITS]}"
 
 
 @lru_cache(maxsize=128)

@@ -20,6 +20,12 @@ REPLIES_KEPT = 3600.0
 #: Seconds that a snapshot is kept at most: as long as a session lives.
 LONGEST_SNAPSHOT = 24 * 3600.0
 
+#: Seconds after its end for which a restriction that no reply has tried is remembered.
+RESTRICTION_KEPT = 24 * 3600.0
+
+#: Of as many own messages of a conversation it is kept how far they got.
+ACKS_KEPT = 20
+
 #: As many characters are kept of why a queue's work waits.
 LONGEST_WHY = 300
 
@@ -166,6 +172,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Why an account sends no replies for now.
+
+    Attributes:
+        account: The part that the keys of its conversations begin with.
+        kind: What restricts it: one word.
+        why: One line, without a word or a number of anyone's.
+        since: When it began.
+        until: When a reply is tried again; in the past, it is the next one that is sent.
+    """
+
+    account: str
+    kind: str
+    why: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
     """An acquired queue, with everything needed to work on it.
 
@@ -181,6 +206,8 @@ class Acquired:
         paused: Whether a human has taken the conversation over; inbox only.
         tenant: Whose conversation it is, as the first commit that knew it noted it.
         note: JSON that the last turn which noted something left for the next ones; inbox only.
+        restriction: Why the account is restricted, where this queue shows if that is over, see
+            :meth:`EventStore.restrict`.
     """
 
     lease: Lease
@@ -194,6 +221,7 @@ class Acquired:
     paused: bool = False
     tenant: str | None = None
     note: str | None = field(default=None, repr=False)
+    restriction: Restriction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,8 +273,8 @@ class Commit:
     """Everything that one turn changes, at its one linearisation point.
 
     Attributes:
-        event_keys: The events it answers: exactly the head of the inbox. The first one is the
-            turn id.
+        event_keys: The events it answers: exactly the head of the inbox, but for those that are
+            ``kept``. The first one is the turn id.
         outcomes: Outcome JSON by event key, for those that repeat it, as long as the store keeps
             words of what is done (``replies_kept``).
         fact: JSON for those that repeat one of the events after that; it holds no words.
@@ -262,10 +290,15 @@ class Commit:
         pause: Seconds for which the conversation is paused in the same step, as by
             :meth:`EventStore.pause`; 0.0 leaves it as it is.
         unless_paused: Commit nothing while a human has the conversation.
-        unless_newer: Commit nothing if the inbox holds more events than ``event_keys``.
+        unless_newer: Commit nothing if the inbox holds more events than ``event_keys`` and
+            ``kept``.
         held: An event for the head of the inbox, which is held from then on: it is due after
             ``held.seconds``, or by the events that stand or arrive behind it, or by
             :meth:`EventStore.amend`.
+        kept: Events that stand among those, and stay where they are, in this order: their time has
+            not come. They are held from then on, as :meth:`EventStore.release` holds events, and
+            what was counted of the first one's starts and errors begins anew.
+        kept_for: Seconds for which they are.
     """
 
     event_keys: Sequence[str]
@@ -283,6 +316,8 @@ class Commit:
     unless_paused: bool = False
     unless_newer: bool = False
     held: HeldEvent | None = None
+    kept: Sequence[str] = ()
+    kept_for: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +333,15 @@ class KeptCall:
     result: str | None = field(default=None, repr=False)
 
 
+#: Conversations that are counted at most, where due work is.
+MOST_COUNTED = 100
+#: Milliseconds that writes and replies are left to the process that left them: it delivers them.
+APART = 250
+#: Milliseconds within which work has to be due for others to be told of it at once: they look for
+#: what comes later.
+SOON = 5000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What a store still has to do: numbers of events, operations and dead letters.
@@ -310,6 +354,38 @@ class Backlog:
     writes: int = 0
     replies: int = 0
     dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upcoming:
+    """What the queues of a store have due, and when more will be.
+
+    Attributes:
+        due: Of each queue that has any, how many conversations it can be acquired of; no more than
+            :data:`MOST_COUNTED` are counted. Writes and replies are left to the process that left
+            them for :data:`APART`.
+        next_in: Seconds until more is due; None where nothing is known to come.
+        free: Of the conversations asked for, those whose inbox no turn holds up.
+    """
+
+    due: dict[QueueName, int]
+    next_in: float | None = None
+    free: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A sign that something may be due that another process left. It is never state.
+
+    Attributes:
+        seconds: Until it may be; infinity where a turn ended that left nothing in its inbox.
+        queue: Where; None where only a look can tell.
+        conversation_key: Whose.
+    """
+
+    seconds: float = 0.0
+    queue: QueueName | None = None
+    conversation_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,6 +457,21 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """How far one of our own messages got.
+
+    Attributes:
+        message_id: Its stanza id.
+        level: WAHA's ``ack``: -1 error, 0 pending, 1 server, 2 device, 3 read, 4 played.
+        at: Store time at which that was told.
+    """
+
+    message_id: str
+    level: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationView:
     """One conversation, seen without acquiring anything of it.
 
@@ -392,6 +483,8 @@ class ConversationView:
         events: The first events in its inbox.
         running: How many turns of its account run now.
         note: JSON that its turns left for the next ones.
+        restriction: Why its account sends nothing now.
+        acks: How far its last messages got, see :meth:`EventStore.record_ack`.
     """
 
     conversation_key: str
@@ -404,6 +497,8 @@ class ConversationView:
     outbox: QueueView = QueueView()
     replies: QueueView = QueueView()
     note: str | None = field(default=None, repr=False)
+    restriction: Restriction | None = None
+    acks: tuple[Ack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +511,8 @@ class Load:
         conversations: How many of its conversations have work there.
         due_in: Seconds until the first of them is due; negative for how long it is overdue.
         held: Whether a worker has that one; then it is due when its lease ends.
+        queued_for: Of the reply queue: seconds since the oldest of its replies was queued, whatever
+            became of it since. None where that is not known, and elsewhere.
     """
 
     account: str
@@ -423,6 +520,7 @@ class Load:
     conversations: int
     due_in: float
     held: bool = False
+    queued_for: float | None = None
 
 
 Done: TypeAlias = Literal["done", "already", "fenced"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from langchain_convsync._flow import Io
@@ -23,12 +23,39 @@ from langchain_convsync.stores.base.records import (
     DeadLetter,
     DeadLetterPage,
     Done,
+    Hint,
     KeptCall,
     Lease,
     Load,
     NewEvent,
     QueueName,
+    Restriction,
+    Upcoming,
 )
+
+
+class Listener(Protocol):
+    """Hears that other processes leave work, or end a turn, for one thread that waits for it.
+
+    A hint may be lost or late, and come for nothing: :meth:`EventStore.upcoming` tells how it is.
+    """
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether hints arrive, as far as it is known: else looks have to do."""
+        ...
+
+    def wait(self, seconds: float) -> Io[Sequence[Hint] | None]:
+        """Let seconds pass, or less if there are hints; to be performed blocking."""
+        ...
+
+    def end(self) -> None:
+        """Nobody waits any longer, now or later; may be called from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds: by the thread that waited, when it waits no more."""
+        ...
 
 
 class EventStore(Protocol):
@@ -228,7 +255,8 @@ class EventStore(Protocol):
         """Note that part ``pos`` of the head operation goes on the wire now; None when fenced.
 
         ``done`` is noted first, as by :meth:`confirm`, in the same step. Fenced also means that
-        ``operation_id`` is not at the head, or past ``pos``. Renews the lease when less than
+        ``operation_id`` is not at the head, or past ``pos``, or that its account sends nothing now:
+        see :meth:`restrict`. Renews the lease when less than
         ``need`` seconds are left. ``attempt`` is the number of this try, from 1; it becomes the
         cursor's ``tries``, and the first call for an attempt sets ``sent_at``. A ``note`` of None
         keeps the part's note.
@@ -315,6 +343,71 @@ class EventStore(Protocol):
         """
         ...
 
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """Keep how far one of our own messages got: the farthest, of the last few messages.
+
+        An error counts as long as it has not arrived. Nothing is kept for a conversation that is
+        not known; an alias stands for the conversation it leads to.
+
+        Args:
+            conversation_key: The conversation.
+            message_id: The message's stanza id.
+            level: See :class:`Ack`.
+
+        Raises:
+            ValueError: The id is empty, or holds a space.
+        """
+        ...
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """Let an account send no replies for so many seconds from now.
+
+        None of its reply queues is acquired until then. After that one is, which shows whether the
+        restriction is over: the others wait for it, as long as its lease lasts, until it is given
+        back, or until :meth:`lift`. What is restricted for longer by another kind stays so.
+
+        Args:
+            account_key: The account.
+            kind: What restricts it: one word.
+            seconds: For how long; the latest call of a kind wins.
+            why: For an operator: one short line, without a word or a number of anyone's.
+
+        Raises:
+            ValueError: ``kind`` is no word.
+        """
+        ...
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """End an account's restriction, if it has one.
+
+        Args:
+            account_key: The account.
+            kind: Only one of this kind.
+            token: Only one that is tried under this token, with which its queue was acquired.
+        """
+        ...
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """The accounts that are restricted, or were and have sent nothing since for a day."""
+        ...
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """Seconds until a message may be sent; 0.0 where it may be now; None when fenced.
+
+        Each of an account's messages has a time of its own, in the order in which it is asked for:
+        as far from the one before as ``spacing`` says, in all processes together. Whoever comes for
+        it too late, by as much as that, is given another one.
+
+        Args:
+            lease: Of a queue of the account.
+            token: The message; the same one again waits for the same time.
+            spacing: Seconds between two messages that are of one kind, by their kinds; a message
+                may be of several.
+        """
+        ...
+
     def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
         """Give a conversation to a human for so many seconds from now; 0.0 gives it back.
 
@@ -351,6 +444,18 @@ class EventStore(Protocol):
 
         It waits for a lease to end, for a retry's delay, and in the inbox for the debounce window.
         """
+        ...
+
+    def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
+        """What can be acquired now, and when more can be; claims are none of it.
+
+        Args:
+            conversation_keys: Those whose inbox is waited for.
+        """
+        ...
+
+    def listen(self) -> Listener:
+        """Begin to hear of what other processes leave; this one's own may be told, too."""
         ...
 
     def backlog(self) -> Io[Backlog]:

@@ -16,6 +16,7 @@ from langchain_convsync._checked import CountOrZero, Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps
 from langchain_convsync.errors import StoreChangedError, StoreUnavailableError
 from langchain_convsync.stores.base import (
+    ACKS_KEPT,
     DEFAULT_RULES,
     FORMAT_VERSION,
     REPLIES_KEPT,
@@ -41,6 +42,8 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    Restriction,
+    Upcoming,
     new_token,
 )
 from langchain_convsync.stores.changed import check_names_of
@@ -50,17 +53,20 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_meta,
     check_most,
     check_names,
     check_page,
     check_queue,
+    check_word,
     decoded,
     in_milliseconds,
     is_key,
     milliseconds,
     renewed_id,
+    shard_of,
     snapshot_life,
     turn_of,
     why_line,
@@ -72,10 +78,12 @@ from langchain_convsync.stores.redis.clients import (
     is_another_store,
     is_damage,
 )
+from langchain_convsync.stores.redis.listening import RedisListener
 from langchain_convsync.stores.redis.risks import Risk, risks
 from langchain_convsync.stores.redis.scripts import Command
 from langchain_convsync.stores.redis.urls import check_namespace
 from langchain_convsync.stores.redis.wire import (
+    QUEUES,
     Argument,
     Script,
     as_accepted,
@@ -85,9 +93,11 @@ from langchain_convsync.stores.redis.wire import (
     as_cursor,
     as_dead_letter,
     as_load,
+    as_restriction,
     as_servers,
     as_text,
     as_tool_call,
+    as_upcoming,
     as_view,
     confirmed,
     optional,
@@ -103,7 +113,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 #: The scripts that never write.
 _READS = frozenset(
-    {"due", "backlog", "loads", "accounts", "view", "dead_letters", "dead_letter_page"}
+    {"due", "upcoming", "backlog", "loads", "accounts", "view", "dead_letters", "dead_letter_page"}
 )
 #: The place before all dead letters of a shard: an index, and what of it was told last.
 _FIRST = "dead_operations 0 "
@@ -175,6 +185,10 @@ class RedisEventStore(_forks.Unpicklable):
         self._wait_replicas = wait_replicas
         self._clock = clock
         self._next_shard: dict[QueueName, int] = {}
+        #: Of a cluster, where due work is said to be while somebody listens; None: anywhere.
+        self._places: dict[QueueName, set[int]] | None = None
+        #: Tells what this store's own process publishes.
+        self._origin = platform.token(8)
         self._keys: Keys | None = None
         #: Of a cluster's shards, the copies of the store's record that this process has met.
         self._met: set[bytes] = set()
@@ -215,7 +229,7 @@ class RedisEventStore(_forks.Unpicklable):
         arguments: list[Argument] = [event.event_key, names]
         arguments += [event.digest, event.payload, token or platform.token(8), token or ""]
         arguments += [*in_milliseconds(rules), milliseconds(event.pause)]
-        sent = to_bytes([*arguments, event.source, event.facts])
+        sent = to_bytes([*arguments, event.source, event.facts, self._origin])
         keys = self._comparing(event.conversation_key)
 
         def accepted() -> Flow[Accepted]:
@@ -283,11 +297,13 @@ class RedisEventStore(_forks.Unpicklable):
             if held is None
             else [held.event_key, held.payload, milliseconds(held.seconds)]
         )
+        arguments += [milliseconds(commit.kept_for), len(commit.kept)]
         arguments += [len(commit.event_keys), len(commit.operations), len(commit.replies)]
         for event_key in commit.event_keys:
             arguments += [event_key, optional(commit.outcomes.get(event_key))]
         for operation in (*commit.operations, *commit.replies):
             arguments += [operation.id, operation.body]
+        arguments += commit.kept
         return self._operation("commit", lease.conversation_key, arguments, _as_committed)
 
     def begin_call(
@@ -372,6 +388,40 @@ class RedisEventStore(_forks.Unpicklable):
         check_line(note)
         return self._operation("record_echo", conversation_key, [conversation_key, note], bool)
 
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        arguments: list[Argument] = [conversation_key, message_id, level, ACKS_KEPT]
+        return self._operation("record_ack", conversation_key, arguments, lambda _: None)
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """See :meth:`EventStore.restrict`."""
+        check_word(kind)
+        length, line = milliseconds(seconds), why_line(why) or ""
+        arguments: list[Argument] = [account_key, kind, length, line]
+        return self._about(account_key, "restrict", arguments)
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """See :meth:`EventStore.lift`."""
+        arguments: list[Argument] = [account_key, kind or "", token or ""]
+        return self._about(account_key, "lift", arguments)
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """See :meth:`EventStore.restrictions`."""
+        return Steps(self._restrictions)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """See :meth:`EventStore.pace`."""
+        times = {check_word(kind): milliseconds(each) for kind, each in spacing.items()}
+
+        def seconds(wait: int | None) -> float | None:
+            return None if wait is None else wait / 1000
+
+        arguments: list[Argument] = [each for named in times.items() for each in named]
+        return self._under(lease, "pace", [token, *arguments], seconds)
+
     def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""
         return self._operation(
@@ -394,6 +444,26 @@ class RedisEventStore(_forks.Unpicklable):
             return None if milliseconds is None else milliseconds / 1000
 
         return self._operation("due", conversation_key, [conversation_key, queue], seconds)
+
+    def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
+        """See :meth:`EventStore.upcoming`."""
+        return Steps(lambda: self._upcoming(conversation_keys))
+
+    def listen(self) -> RedisListener:
+        """See :meth:`EventStore.listen`."""
+        places: dict[QueueName, set[int]] = {queue: set() for queue in QUEUES}
+        if self._clients.is_cluster:
+            self._places = places
+
+        def heard(queue: QueueName, conversation_key: str) -> None:
+            if is_key(to_bytes([conversation_key])[0]):
+                places[queue].add(shard_of(conversation_key))
+
+        def ended() -> None:
+            if self._places is places:
+                self._places = None
+
+        return RedisListener(self._clients.blocking, self._channel, self._origin, heard, ended)
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
@@ -467,6 +537,10 @@ class RedisEventStore(_forks.Unpicklable):
         held: list[Argument] = [lease.conversation_key, lease.queue, lease.token, lease.epoch]
         return self._operation(name, lease.conversation_key, held + arguments, parse)
 
+    def _about(self, account_key: AccountKey, name: str, arguments: list[Argument]) -> Io[None]:
+        keys = [b"%s{s%02d}:" % (self._root, int(account_key[:2]))]
+        return Steps(partial(self._answer, name, keys, to_bytes(arguments), lambda _: None))
+
     def _shard_keys(self, key: str | None) -> list[bytes]:
         return shard_keys(self._root, key)
 
@@ -507,7 +581,12 @@ class RedisEventStore(_forks.Unpicklable):
         keys, sent = self._shard_keys(None), to_bytes(arguments)
         first = self._next_shard.setdefault(queue, int(platform.chance() * len(keys)))
         failure: StoreUnavailableError | None = None
+        places = None if self._places is None else self._places[queue]
         for shard in [*range(first, len(keys)), *range(first)]:
+            if places is not None and shard not in places:
+                continue
+            if places is not None:
+                places.discard(shard)  # before it is asked: what is heard meanwhile counts
             once = failure is not None  # the other nodes' work does not wait for a dead one
             try:
                 answer = yield from self._run("acquire", [keys[shard]], sent, once=once)
@@ -515,11 +594,62 @@ class RedisEventStore(_forks.Unpicklable):
                 failure = error
                 continue
             if answer:
+                if places is not None:
+                    places.add(shard)  # there may be more
                 self._next_shard[queue] = (shard + 1) % len(keys)
                 return as_acquired(answer, queue)
         if failure is not None:
             raise failure
         return None
+
+    def _upcoming(self, conversation_keys: Sequence[str]) -> Flow[Upcoming]:
+        yield from self._opened()
+        shards, answers = self._shard_keys(None), []
+        failure: StoreUnavailableError | None = None
+        for keys in (yield from self._clients.by_node(shards)):
+            try:
+                answers += yield from self._upcoming_in(keys, conversation_keys)
+            except StoreUnavailableError as error:  # the other nodes' work does not wait for it
+                failure = error
+        if failure is not None and not answers:
+            raise failure
+        return as_upcoming(answers)
+
+    def _upcoming_in(self, keys: list[bytes], conversation_keys: Sequence[str]) -> Flow[list[Any]]:
+        """What is due in the shards of one node: on a cluster a script for each, sent together."""
+        if not self._clients.is_cluster:
+            return [(yield from self._run("upcoming", keys, to_bytes(conversation_keys)))]
+        asked = []
+        for key in keys:
+            names = [name for name in conversation_keys if self._shard_keys(name) == [key]]
+            asked.append((key, to_bytes(names)))
+        answers: list[Any] = yield from self._run_together("upcoming", asked)
+        for key, (counts, *_) in zip(keys, answers, strict=True):
+            for queue, count in zip(QUEUES, counts, strict=True):
+                if count and self._places is not None:
+                    self._places[queue].add(int(key[-4:-2]))
+        return answers
+
+    def _run_together(self, name: str, asked: Sequence[tuple[bytes, list[bytes]]]) -> Flow[Any]:
+        """A script's answers for several shards of one node; one by one where that fails."""
+        opened = yield from self._opened()
+        known = script(name)
+        commands = [
+            ("EVALSHA", known.sha, 2, key, key + b"meta", *self._arguments(sent, opened))
+            for key, sent in asked
+        ]
+        try:
+            return (yield from self._clients.batch(asked[0][0], *commands, once=True))
+        except (redis.exceptions.NoScriptError, StoreUnavailableError):
+            answers = []
+            for key, sent in asked:
+                answers.append((yield from self._run(name, [key], sent, once=True)))
+            return answers
+
+    def _channel(self) -> bytes:
+        """Where the scripts publish their hints."""
+        opened = self._keys
+        return b"" if opened is None else self._root + b"hints:" + sha_of(opened.secret)
 
     def _counted(self) -> Flow[Backlog]:
         yield from self._opened()
@@ -541,7 +671,14 @@ class RedisEventStore(_forks.Unpicklable):
         found: list[Any] = []
         for keys in self._reachable_together():
             found += yield from self._run("loads", keys, [])
-        return tuple(map(as_load, sorted(found)))
+        return tuple(map(as_load, sorted(found, key=lambda load: load[:3])))
+
+    def _restrictions(self) -> Flow[tuple[Restriction, ...]]:
+        yield from self._opened()
+        found: list[Any] = []
+        for keys in self._reachable_together():
+            found += yield from self._run("restrictions", keys, [])
+        return tuple(map(as_restriction, sorted(found)))
 
     def _dead_letters(
         self, conversation_key: str | None, most: int
@@ -604,12 +741,11 @@ class RedisEventStore(_forks.Unpicklable):
     def _run(
         self, name: str, keys: list[bytes], sent: list[bytes], *, once: bool = False
     ) -> Flow[Any]:
-        clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
         waits = self._wait_replicas > 0 and name not in _READS
         record = keys[0] + b"meta" if self._clients.is_cluster else self._meta_key
         while True:
             opened = yield from self._opened()
-            arguments = [clock, b"%d" % self._retention, *sent, sha_of(opened.secret)]
+            arguments = self._arguments(sent, opened)
             try:
                 answer = yield from self._call(
                     script(name), [*keys, record], arguments, waits=waits, once=once
@@ -621,6 +757,11 @@ class RedisEventStore(_forks.Unpicklable):
             else:
                 self._met.add(record)
                 return answer
+
+    def _arguments(self, sent: Sequence[bytes], opened: Keys) -> list[bytes]:
+        """A script's own arguments among those of all scripts."""
+        clock = b"" if self._clock is None else b"%d" % round(self._clock() * 1000)
+        return [clock, b"%d" % self._retention, *sent, sha_of(opened.secret)]
 
     def _open_anew(self, opened: Keys, record: bytes) -> Flow[None]:
         """Opens the store that is there instead of the one that was opened.

@@ -134,6 +134,24 @@ class RedisClients:
                 yield sleep(delay)
         raise AssertionError  # pragma: no cover - the last try returns or raises
 
+    def by_node(self, keys: Sequence[bytes]) -> Flow[list[list[bytes]]]:
+        """Keys in groups that one node holds."""
+        if not self.is_cluster:
+            return [list(keys)]
+        return (yield from Io(self._grouped, self._agrouped, keys))
+
+    def _grouped(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        return _by_node(self._client(), keys)
+
+    async def _agrouped(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        client = await self._client_here()
+        await client.initialize()
+        return _by_node(client, keys)
+
+    def blocking(self) -> Any:
+        """The blocking client of redis-py."""
+        return self._client()
+
     def close(self) -> None:
         """Close the blocking client, unless it was given."""
         self._closed = True
@@ -263,6 +281,13 @@ async def _awaited(client: Any, key: bytes, commands: Sequence[Command]) -> list
     for command in commands:
         pipeline.execute_command(*command, NEVER_DECODE=True)
     return _successful(await pipeline.execute(raise_on_error=False))
+
+
+def _by_node(client: Any, keys: Sequence[bytes]) -> list[list[bytes]]:
+    groups: dict[str, list[bytes]] = {}
+    for key in keys:
+        groups.setdefault(client.get_node_from_key(key).name, []).append(key)
+    return list(groups.values())
 
 
 def _is_cluster(client: Any) -> bool:

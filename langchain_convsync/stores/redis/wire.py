@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from langchain_convsync.stores.base import (
+    MOST_COUNTED,
     SHARDS,
     Accepted,
     AccountKey,
@@ -25,8 +26,10 @@ from langchain_convsync.stores.base import (
     QueuedEvent,
     QueueName,
     QueueView,
+    Restriction,
+    Upcoming,
 )
-from langchain_convsync.stores.checks import decoded, encoded, lines, shard_of
+from langchain_convsync.stores.checks import acks_in, decoded, encoded, lines, shard_of
 
 #: The scripts that operators need.
 OPERATORS = frozenset(
@@ -34,6 +37,8 @@ OPERATORS = frozenset(
 )
 #: The scripts that compare facts.
 COMPARING = frozenset({"account", "accept", "find"})
+#: The queues, as the scripts count them.
+QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Argument: TypeAlias = str | bytes | int
 
 
@@ -139,6 +144,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused,
         tenant,
         note,
+        restricted,
     ) = answer
     return Acquired(
         lease=Lease(
@@ -158,6 +164,7 @@ def as_acquired(answer: Any, queue: QueueName) -> Acquired | None:
         paused=bool(paused),
         tenant=as_text(tenant),
         note=as_text(note),
+        restriction=as_restriction(restricted) if restricted else None,
     )
 
 
@@ -204,7 +211,9 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, running, note, *queues = answer
+    conversation_key, now, turns, paused_until, events, running, note, restricted, acks, *queues = (
+        answer
+    )
     inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
@@ -214,6 +223,8 @@ def as_view(answer: Any) -> ConversationView:
         events=tuple(_event(*event) for event in events),
         running=int(running),
         note=as_text(note),
+        restriction=as_restriction(restricted) if restricted else None,
+        acks=tuple(acks_in(as_text(acks))),
         inbox=inbox,
         outbox=outbox,
         replies=replies,
@@ -236,15 +247,40 @@ def as_dead_letter(answer: Any) -> DeadLetter:
     )
 
 
+def as_restriction(answer: Any) -> Restriction:
+    """A restriction in a script's answer."""
+    account, until, since, _by, kind, why = answer
+    return Restriction(
+        account=decoded(account),
+        kind=decoded(kind),
+        why=decoded(why),
+        since=int(since) / 1000,
+        until=int(until) / 1000,
+    )
+
+
 def as_load(answer: Any) -> Load:
     """What an account has to do, in a script's answer."""
-    due_in, account, queue, conversations, held = answer
+    due_in, account, queue, conversations, held, queued_for = answer
     return Load(
         account=decoded(account),
         queue=queue.decode(),
         conversations=int(conversations),
         due_in=int(due_in) / 1000,
         held=bool(held),
+        queued_for=_seconds(queued_for),
+    )
+
+
+def as_upcoming(answers: Sequence[Any]) -> Upcoming:
+    """What is due in several shards, in a script's answers."""
+    counts = zip(*(each[0] for each in answers), strict=True)
+    sums = zip(QUEUES, map(sum, counts), strict=True)
+    comes = [int(each[1]) for each in answers if each[1] >= 0]
+    return Upcoming(
+        due={queue: min(MOST_COUNTED, count) for queue, count in sums if count},
+        next_in=min(comes) / 1000 if comes else None,
+        free=tuple(decoded(name) for each in answers for name in each[2]),
     )
 
 

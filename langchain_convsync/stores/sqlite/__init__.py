@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -48,6 +48,8 @@ from langchain_convsync.stores.base import (
     Load,
     NewEvent,
     QueueName,
+    Restriction,
+    Upcoming,
 )
 from langchain_convsync.stores.batches import Batches
 from langchain_convsync.stores.changed import check_names_of
@@ -57,16 +59,18 @@ from langchain_convsync.stores.checks import (
     check_call,
     check_commit,
     check_event,
+    check_id,
     check_line,
     check_most,
     check_names,
     check_page,
     check_queue,
+    check_word,
     in_milliseconds,
     milliseconds,
     why_line,
 )
-from langchain_convsync.stores.sqlite import events, operators, queues, work
+from langchain_convsync.stores.sqlite import events, operators, queues, sending, work
 from langchain_convsync.stores.sqlite.damage import (
     LOOK_PERIOD,
     READ_ERRORS,
@@ -83,6 +87,7 @@ from langchain_convsync.stores.sqlite.file import (
     empty_log,
     path_of,
 )
+from langchain_convsync.stores.sqlite.listening import FileListener
 from langchain_convsync.stores.sqlite.opened import (
     LOOK_OVER,
     NotTheSameError,
@@ -166,6 +171,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         self._thread: ThreadPoolExecutor | None = None
         self._batches: Batches[Step] = Batches(most=1, pause=GROUP_PAUSE)
         self._closed = self._rests = False
+        self._left = 0  # counts what this process left to do
         self._end: weakref.finalize[Any, Any] | None = None
         _forks.around(self, rest=SQLiteEventStore._rest, go_on=SQLiteEventStore._go_on)
         _forks.in_child(self, SQLiteEventStore._begin_anew)
@@ -348,6 +354,41 @@ class SQLiteEventStore(_forks.Unpicklable):
         account_of(conversation_key)  # refuses a malformed key
         return self._step(lambda tx: work.record_echo(tx, conversation_key, note))
 
+    def record_ack(self, conversation_key: str, message_id: str, level: int) -> Io[None]:
+        """See :meth:`EventStore.record_ack`."""
+        check_id(message_id)
+        account_of(conversation_key)  # refuses a malformed key
+        return self._step(
+            lambda tx: sending.record_ack(
+                tx, queues.follow(tx, conversation_key), message_id, level
+            )
+        )
+
+    def restrict(self, account_key: AccountKey, *, kind: str, seconds: float, why: str) -> Io[None]:
+        """See :meth:`EventStore.restrict`."""
+        check_word(kind)
+        length, line = milliseconds(seconds), why_line(why) or ""
+        return self._step(lambda tx: sending.restrict(tx, account_key, kind, length, line))
+
+    def lift(
+        self, account_key: AccountKey, *, kind: str | None = None, token: str | None = None
+    ) -> Io[None]:
+        """See :meth:`EventStore.lift`."""
+        return self._step(lambda tx: sending.lift(tx, account_key, kind, token))
+
+    def restrictions(self) -> Io[tuple[Restriction, ...]]:
+        """See :meth:`EventStore.restrictions`."""
+        return self._step(sending.restrictions)
+
+    def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
+        """See :meth:`EventStore.pace`."""
+        times = {check_word(kind): milliseconds(each) for kind, each in spacing.items()}
+
+        def seconds(wait: int | None) -> float | None:
+            return None if wait is None else wait / 1000
+
+        return self._step(lambda tx: seconds(sending.pace(tx, lease, token, times)))
+
     def pause(self, conversation_key: str, *, seconds: float) -> Io[None]:
         """See :meth:`EventStore.pause`."""
         account_of(conversation_key)  # refuses a malformed key
@@ -365,6 +406,15 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.due`."""
         account_of(conversation_key)  # refuses a malformed key
         return self._step(lambda tx: queues.due_in(tx, conversation_key, queue))
+
+    def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
+        """See :meth:`EventStore.upcoming`."""
+        return self._step(lambda tx: work.upcoming(tx, conversation_keys))
+
+    def listen(self) -> FileListener:
+        """See :meth:`EventStore.listen`."""
+        log = None if self._path == MEMORY else f"{os.path.realpath(self._path)}-wal"
+        return FileListener(log, self._changes)
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
@@ -550,6 +600,7 @@ class SQLiteEventStore(_forks.Unpicklable):
     ) -> list[Any]:
         sql = opened.sql
         begin_writing(sql, waited)
+        leaves = False
         with sql:
             opened.check()
             ticks = round(self._clock.monotonic() * 1000)
@@ -561,11 +612,25 @@ class SQLiteEventStore(_forks.Unpicklable):
                 tx = Transaction(sql, *times)
                 answers.append(operation(tx))
                 tx.flush()
+                leaves = leaves or tx.leaves
             if sql.total_changes != before:  # an idle poll writes nothing
                 opened.note(now)
+        if leaves:
+            self._left += 1
+            opened.tell()
         if self._log_is_stale and now >= self._log_emptied + LOG_PERIOD:
             self._log_is_stale, self._log_emptied = not empty_log(sql), now
         return answers
+
+    def _changes(self) -> tuple[int, int]:
+        """See :class:`FileListener`."""
+        if self._path == MEMORY:
+            return 0, self._left
+        with self._lock:
+            try:
+                return -1 if self._file is None else self._file.changes(), self._left
+            except sqlite3.Error:  # whoever looks next is told
+                return -2, self._left
 
     def _sweep(self, tx: Transaction, operations: int) -> None:
         if events.sweep(tx, operations):

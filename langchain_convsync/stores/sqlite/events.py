@@ -18,7 +18,6 @@ from langchain_convsync.stores.base import (
     Adopt,
     Commit,
     Committed,
-    HeldEvent,
     KeptCall,
     Lease,
     NewEvent,
@@ -222,13 +221,14 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         return "done" if head["ended_by"] == by else "already"
     conversation = lease.conversation_key
     turn = tx.queue(conversation, "inbox")
-    rows = tx.all(f"{_WAITING} LIMIT ?", conversation, len(commit.event_keys) + 1)
+    known = len(commit.event_keys) + len(commit.kept)
+    rows = tx.all(f"{_WAITING} LIMIT ?", conversation, known + 1)
     waiting = [row["event_key"] for row in rows]
-    if not is_held(turn, lease) or waiting[: len(commit.event_keys)] != list(commit.event_keys):
+    if not is_held(turn, lease) or not _is_head(commit, waiting[:known]):
         return "fenced"
     if commit.unless_paused and is_paused(tx, conversation):
         return "paused"
-    if commit.unless_newer and len(waiting) > len(commit.event_keys):
+    if commit.unless_newer and len(waiting) > known:
         return "newer"
     for event_key in commit.event_keys:
         _end(tx, event_key, commit, by)
@@ -246,9 +246,7 @@ def commit_turn(tx: Transaction, lease: Lease, commit: Commit) -> Committed:
         pause(tx, conversation, length)
     turn.give_back()
     turn.waits(None, 0)
-    turn.pos = None
-    if commit.held is not None:
-        _hold(tx, conversation, commit.held, by)
+    _hold(tx, conversation, commit, by)
     tx.moved(conversation, "inbox")
     append(tx, conversation, "outbox", commit.operations)
     append(tx, conversation, "replies", commit.replies)
@@ -400,15 +398,33 @@ def _enqueue(
     tx.moved(conversation, "inbox")
 
 
-def _hold(tx: Transaction, conversation: str, held: HeldEvent, by: str) -> None:
-    """Put an event at the head of the inbox, which is held from then on."""
-    tx.do(
-        "INSERT INTO events (seq, event_key, conversation, digest, payload, accepted_at,"
-        " accepted_by) SELECT min(0, ifnull(min(seq), 0)) - 1, ?, ?, '', ?, ?, ? FROM events",
-        *(held.event_key, conversation, blob(held.payload), tx.now, by),
-    )
-    turn = tx.queue(conversation, "inbox")
-    turn.pos, turn.not_before = 1, tx.now + milliseconds(held.seconds)
+def _is_head(commit: Commit, waiting: Sequence[str]) -> bool:
+    """Whether the inbox begins with what is answered, and with what is kept among it."""
+    kept = {*commit.kept}
+    return [
+        [each for each in waiting if each not in kept],
+        [each for each in waiting if each in kept],
+    ] == [[*commit.event_keys], [*commit.kept]]
+
+
+def _hold(tx: Transaction, conversation: str, commit: Commit, by: str) -> None:
+    """Hold what a turn keeps, and what it puts before that, at the head of the inbox."""
+    turn, held, waits = tx.queue(conversation, "inbox"), commit.held, []
+    is_due, turn.pos = turn.pos == 0, None
+    if commit.kept:
+        waits.append(commit.kept_for)
+        anew = "UPDATE events SET starts = 0, errors = 0 WHERE event_key = ?"
+        tx.do(anew, commit.kept[0])
+    if held is not None:
+        waits.append(held.seconds)
+        tx.do(
+            "INSERT INTO events (seq, event_key, conversation, digest, payload, accepted_at,"
+            " accepted_by) SELECT min(0, ifnull(min(seq), 0)) - 1, ?, ?, '', ?, ?, ? FROM events",
+            *(held.event_key, conversation, blob(held.payload), tx.now, by),
+        )
+    if waits and (held is not None or not is_due):
+        turn.pos = len(commit.kept) + (held is not None)
+        turn.not_before = tx.now + milliseconds(min(waits))
 
 
 def _bring_along(tx: Transaction, name: str, conversation: str) -> None:

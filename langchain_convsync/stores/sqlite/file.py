@@ -34,9 +34,13 @@ _NOT_A_PATH = (
 )
 #: Columns that format 1 did not have from its beginning.
 _ADDED = {
-    "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER")),
+    "queues": (("since", "INTEGER"), ("why", "BLOB"), ("why_since", "INTEGER"), ("slot", "TEXT")),
     "events": (("apart", "TEXT"),),
-    "conversations": (("noted", "BLOB"),),
+    "conversations": (
+        ("noted", "BLOB"),
+        ("acks", "BLOB"),
+    ),
+    "operations": (("queued_at", "INTEGER"),),
 }
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
@@ -282,7 +286,7 @@ def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
         message = "the file is another application's database: give the store a file of its own"
         raise ConfigurationError(message)
     if is_empty and version <= FORMAT_VERSION:
-        for statement in (resources.files(__package__) / "schema.sql").read_text().split(";\n"):
+        for statement in _schema():
             sql.execute(statement)
         sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         sql.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
@@ -292,8 +296,15 @@ def _check_format(sql: sqlite3.Connection) -> tuple[int, bool]:
     return int(version), False
 
 
+def _schema() -> list[str]:
+    return (resources.files(__package__) / "schema.sql").read_text().split(";\n")
+
+
 def _add_columns(sql: sqlite3.Connection) -> None:
     """Add what a file of an older version lacks; a process of that version works on."""
+    for statement in _schema():
+        if "CREATE TABLE IF NOT EXISTS" in statement:
+            sql.execute(statement)
     for table, columns in _ADDED.items():
         known = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
         for name, kind in columns if known else ():

@@ -169,6 +169,17 @@ class OpenFile:
         if (filed := self._content.writes) != self._view.filed:
             self.sql.execute("INSERT OR REPLACE INTO meta VALUES ('filed', ?)", (filed,))
 
+    def changes(self) -> int:
+        """A number that is another one whenever another connection has written."""
+        found: int = self.sql.execute("PRAGMA data_version").fetchone()[0]
+        return found
+
+    def tell(self) -> None:
+        """Let whoever watches the log know that something was left to do."""
+        if self.path != MEMORY:
+            with suppress(OSError):
+                os.utime(f"{self._real}-wal")
+
     def let_go(self, state: State) -> bool:
         """Close it, whatever became of it; whether nothing is lost by that.
 

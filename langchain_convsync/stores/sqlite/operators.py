@@ -32,6 +32,7 @@ from langchain_convsync.stores.sqlite.queues import (
     running,
     text,
 )
+from langchain_convsync.stores.sqlite.sending import as_acks, as_restriction, restriction
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
 _OPERATIONS = (
@@ -74,6 +75,13 @@ def loads(tx: Transaction) -> tuple[Load, ...]:
         " ORDER BY min(due), account, queue",
         *(tx.now, f"%{NO_ACCOUNT}"),
     )
+    oldest = {
+        row["account"]: row["at"]
+        for row in tx.all(
+            "SELECT substr(conversation, 1, 15) AS account, min(queued_at) AS at FROM operations"
+            " WHERE queue = 'replies' GROUP BY 1"
+        )
+    }
     return tuple(
         Load(
             account=row["account"],
@@ -81,9 +89,15 @@ def loads(tx: Transaction) -> tuple[Load, ...]:
             conversations=row["conversations"],
             due_in=(row["due"] - tx.now) / 1000,
             held=bool(row["held"]),
+            queued_for=_age(oldest, row, tx.now),
         )
         for row in rows
     )
+
+
+def _age(oldest: dict[str, int | None], row: Any, now: int) -> float | None:
+    at = oldest.get(row["account"]) if row["queue"] == "replies" else None
+    return None if at is None else (now - at) / 1000
 
 
 def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
@@ -93,6 +107,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
     talk = tx.one(query, conversation, tx.now + 1, tx.now)
     until = "SELECT until FROM pauses WHERE conversation = ? AND until > ?"
     paused = tx.one(until, conversation, tx.now)
+    restricted = restriction(tx, account_of(conversation))
     events = inbox(tx, conversation)
     sending: tuple[QueueName, ...] = ("outbox", "replies") if talk else ()
     queues = {queue: _queue_view(tx, conversation, queue, most) for queue in sending}
@@ -104,6 +119,8 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         events=events[:most],
         running=running(tx, account_of(conversation)),
         note=text(talk["noted"]) if talk else None,
+        acks=tuple(as_acks(talk["acks"])) if talk else (),
+        restriction=restricted and as_restriction(restricted),
         inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,
     )

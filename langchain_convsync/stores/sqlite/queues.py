@@ -17,6 +17,7 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.checks import account_of, decoded, encoded, lines
+from langchain_convsync.stores.sqlite.sending import on_trial, restricted_until, try_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
@@ -25,7 +26,11 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 def due_in(tx: Transaction, conversation: str, queue: QueueName) -> float | None:
     """Seconds until a queue can be acquired; None without work."""
     at = tx.queue(conversation, queue).due
-    return None if at is None else max(0, at - tx.now) / 1000
+    if at is None:
+        return None
+    if queue == "replies":
+        at = max(at, restricted_until(tx, account_of(conversation)))
+    return max(0, at - tx.now) / 1000
 
 
 def revive(tx: Transaction, conversation: str, *, debounce: int = 0, max_debounce: int = 0) -> None:
@@ -65,10 +70,12 @@ def is_held(row: QueueRow, lease: Lease) -> bool:
 
 
 def is_full(tx: Transaction, account: str, queue: QueueName, account_concurrency: int) -> bool:
-    """Whether so many turns of the account run already; 0 stands for any number.
+    """Whether so many turns of the account run already, 0 stands for any number; or it sends none.
 
     To be asked before the operation begins or ends one, which the file does not know yet.
     """
+    if queue == "replies":
+        return tx.now < restricted_until(tx, account)
     if queue != "inbox" or not account_concurrency:
         return False
     return running(tx, account) >= account_concurrency
@@ -97,6 +104,8 @@ def acquire(
     if row.due is None or row.due > tx.now or is_full(tx, account, queue, account_concurrency):
         return None
     row.epoch, row.token, row.until, row.since = row.epoch + 1, token, tx.now + length, tx.now
+    if queue == "replies":
+        try_out(tx, account, token, length)
     if queue == "inbox":
         row.pos, row.not_before = None, 0
         tx.do("UPDATE events SET starts = starts + 1 WHERE event_key = ?", row.head)
@@ -133,6 +142,7 @@ def acquired(tx: Transaction, conversation: str, queue: QueueName) -> Acquired:
         paused=queue == "inbox" and is_paused(tx, conversation),
         tenant=text(talk["tenant"]),
         note=text(talk["noted"]) if queue == "inbox" else None,
+        restriction=on_trial(tx, row),
     )
 
 
@@ -204,9 +214,10 @@ def append(
     row = tx.queue(conversation, queue)
     if row.head is None:  # an empty queue's delay, if it has one, is still to be kept
         row.head, row.not_before = operations[0].id, max(row.not_before, tx.now)
-    insert = "INSERT INTO operations (conversation, queue, id, body) VALUES (?, ?, ?, ?)"
+    insert = "INSERT INTO operations (conversation, queue, id, body, queued_at)"
     for operation in operations:
-        tx.do(insert, conversation, queue, operation.id, encoded(operation.body))
+        new = (conversation, queue, operation.id, encoded(operation.body), tx.now)
+        tx.do(f"{insert} VALUES (?, ?, ?, ?, ?)", *new)
 
 
 def drop_head(tx: Transaction, row: QueueRow) -> None:

@@ -12,6 +12,7 @@ CREATE TABLE conversations (
     snapshot_until INTEGER,
     tenant BLOB, -- whose it is, once a turn knew
     noted BLOB, -- what its turns leave for the next ones
+    acks BLOB, -- how far its last messages got: id, level, time, one a line
     expires INTEGER -- null while it has work
 ) STRICT;
 CREATE INDEX remembered ON conversations (snapshot_until) WHERE snapshot_until IS NOT NULL;
@@ -72,6 +73,7 @@ CREATE TABLE queues (
     last TEXT, -- the call that moved the queue last, to answer its repetition
     why BLOB, -- why its work waits, as the last release told it
     why_since INTEGER,
+    slot TEXT, -- when the message of a token may be sent
     PRIMARY KEY (conversation, queue)
 ) STRICT;
 CREATE INDEX ready ON queues (queue, account, due, conversation) WHERE due IS NOT NULL;
@@ -97,6 +99,7 @@ CREATE TABLE operations (
     queue TEXT NOT NULL CHECK (queue IN ('outbox', 'replies')),
     id TEXT NOT NULL,
     body BLOB NOT NULL,
+    queued_at INTEGER,
     UNIQUE (conversation, queue, id)
 ) STRICT;
 CREATE INDEX in_order ON operations (conversation, queue, seq);
@@ -119,6 +122,24 @@ CREATE INDEX dead_letters ON dead_operations (conversation, seq);
 CREATE TABLE aliases (alias TEXT PRIMARY KEY, conversation TEXT NOT NULL, expires INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
 CREATE INDEX unused ON aliases (expires);
+
+CREATE TABLE IF NOT EXISTS restrictions ( -- of accounts that send no replies
+    account TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    why BLOB NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    by TEXT -- who tries whether it is over
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS paces ( -- of an account's messages of a kind
+    account TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    next INTEGER NOT NULL, -- when there is room for another one
+    last INTEGER NOT NULL, -- when the last one went
+    by TEXT NOT NULL, -- and which one that was
+    PRIMARY KEY (account, kind)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE pauses (conversation TEXT PRIMARY KEY, until INTEGER NOT NULL) -- given to a human
 STRICT, WITHOUT ROWID;

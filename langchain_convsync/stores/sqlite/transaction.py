@@ -12,7 +12,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from langchain_convsync.stores.base import QueueName, is_claim
+from langchain_convsync.stores.base import SOON, QueueName, is_claim
 from langchain_convsync.stores.checks import account_of
 
 
@@ -44,6 +44,7 @@ class QueueRow:
     last: str | None = None
     why: bytes | None = None
     why_since: int | None = None
+    slot: str | None = None
     head: str | None = None
     opens: int | None = 0
     stored: tuple[Any, ...] = ()
@@ -117,12 +118,14 @@ class Transaction:
         now: Store time in milliseconds.
         retention: Milliseconds that finished events and idle conversations are remembered.
         replies_kept: Milliseconds that the words of outcomes are.
+        leaves: Whether it leaves what others may wait for: work that is due soon, or an inbox.
     """
 
     sql: sqlite3.Connection
     now: int
     retention: int
     replies_kept: int
+    leaves: bool = field(default=False, init=False)
     _queues: dict[tuple[str, QueueName], QueueRow] = field(default_factory=dict, init=False)
 
     def one(self, statement: str, *values: Any) -> Any:
@@ -173,10 +176,18 @@ class Transaction:
             each = zip(_COLUMNS, row.stored, values, strict=True)
             changes = {column: now for column, was, now in each if now != was}
             self.do(_update(tuple(changes)), *changes.values(), row.conversation, row.queue)
+            self._hint(row, changes)
             if (row.due is None) != (row.stored[0] is None):
                 turned.append(row)
         for row in turned:
             self.keep_in_ring(account_of(row.conversation), row.queue, is_due=row.due is not None)
+
+    def _hint(self, row: QueueRow, changes: dict[str, Any]) -> None:
+        if is_claim(account_of(row.conversation)):
+            return
+        ends = row.queue == "inbox" and "until" in changes and row.until is None
+        is_due = "due" in changes and row.due is not None and row.due <= self.now + SOON
+        self.leaves = self.leaves or ends or is_due
 
     def keep_in_ring(self, account: str, queue: QueueName, *, is_due: bool) -> None:
         """To be called when one of the account's queues became due, or ceased to be."""

@@ -5,9 +5,12 @@ Says the same as the Redis scripts of these names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from langchain_convsync.stores.base import (
+    APART,
+    MOST_COUNTED,
     Acquired,
     Backlog,
     Confirmed,
@@ -15,8 +18,9 @@ from langchain_convsync.stores.base import (
     Done,
     Lease,
     QueueName,
+    Upcoming,
 )
-from langchain_convsync.stores.checks import lines, turn_of
+from langchain_convsync.stores.checks import account_of, lines, turn_of
 from langchain_convsync.stores.sqlite.queues import (
     acquire,
     acquired,
@@ -30,6 +34,7 @@ from langchain_convsync.stores.sqlite.queues import (
     refusal,
     text,
 )
+from langchain_convsync.stores.sqlite.sending import may_send, tried_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 
@@ -56,6 +61,33 @@ def acquire_any(
     first = tx.one(f"{ready} ORDER BY due, conversation LIMIT 1", queue, account)
     return acquire(
         tx, first["conversation"], queue, token, length, account_concurrency=account_concurrency
+    )
+
+
+def upcoming(tx: Transaction, conversations: Sequence[str]) -> Upcoming:
+    """What can be acquired, and when more can be."""
+    place = (
+        "FROM queues WHERE queues.queue = accounts.queue AND queues.account = accounts.account"
+        " AND due IS NOT NULL AND due"
+    )
+    upto = f"? - iif(queue = 'inbox', 0, {APART})"
+    found = tx.all(
+        f"SELECT queue, (SELECT count(*) FROM (SELECT 1 {place} <= {upto} LIMIT {MOST_COUNTED})),"  # noqa: S608 - our own names
+        f" (SELECT min(due) {place} > {upto}) FROM accounts",
+        *(tx.now, tx.now),
+    )
+    due: dict[QueueName, int] = {}
+    comes = []
+    for queue, count, later in found:
+        if count:
+            due[queue] = min(MOST_COUNTED, due.get(queue, 0) + count)
+        if later is not None:
+            comes.append(later + (0 if queue == "inbox" else APART) - tx.now)
+    waiting = (tx.queue(name, "inbox") for name in conversations)
+    return Upcoming(
+        due=due,
+        next_in=min(comes) / 1000 if comes else None,
+        free=tuple(row.conversation for row in waiting if (row.due or 0) <= tx.now),
     )
 
 
@@ -86,6 +118,8 @@ def release(
     if row.until is None:  # given back before
         return True
     row.give_back()
+    if lease.queue == "replies":
+        tried_out(tx, account_of(lease.conversation_key), lease.token)
     row.waits(blob(why), tx.now)
     row.not_before = max(row.not_before, tx.now + delay)
     if lease.queue == "inbox":
@@ -116,7 +150,7 @@ def begin(
     if done is not None and confirm(tx, lease, done) == "fenced":
         return None
     row = tx.queue(lease.conversation_key, lease.queue)
-    if refusal(row, lease, operation_id, pos):
+    if refusal(row, lease, operation_id, pos) or not may_send(tx, row):
         return None
     move_to(row, operation_id, pos)
     if row.sent is None or row.tries != attempt:

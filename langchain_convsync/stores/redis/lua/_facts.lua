@@ -37,23 +37,30 @@ end
 local MOST_TWINS = 16
 local function twins_key(source) return KEYS[2] .. 'twins:' .. source end
 
+local function twins_of(source)
+  local has, found = read('GET', twins_key(source)), {}
+  for event in (type(has) == 'string' and has or ''):gmatch('%S+') do found[#found + 1] = event end
+  return found
+end
+
 local function list_under(source, event)
-  local twins = twins_key(source)
-  local length, wrong = read('LLEN', twins)
-  if wrong then call('DEL', twins) elseif length >= MOST_TWINS then return end
-  call('RPUSH', twins, event)
-  call('PEXPIRE', twins, retention)
+  local found = twins_of(source)
+  if #found >= MOST_TWINS then return end
+  found[#found + 1] = event
+  call('SET', twins_key(source), table.concat(found, ' '), 'PX', retention)
 end
 
 -- The one event of a source that agrees with these facts; in this conversation or of this account, if
 -- one is given.
 local function only_one_of(source, facts, conversation, account)
-  local found, amount = nil, 0
-  for _, other in ipairs(read('LRANGE', twins_key(source), 0, -1)) do
-    local has = read('HMGET', prefix_of(other) .. 'ev:' .. other, 'facts', 'conversation')
-    local is_same = has[1] and agree(has[1], facts)
+  local found, amount, own = nil, 0, prefix
+  for _, other in ipairs(twins_of(source)) do
+    prefix = prefix_of(other)
+    local has = known_event(other)
+    prefix = own
+    local is_same = has and agree(has.facts, facts)
     is_same = is_same and (not account or account_of(other) == account)
-    if is_same and (not conversation or follow(has[2]) == conversation) then
+    if is_same and (not conversation or follow(has.conversation) == conversation) then
       found, amount = other, amount + 1
     end
   end

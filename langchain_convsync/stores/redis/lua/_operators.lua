@@ -68,10 +68,7 @@ end
 -- A dead letter is done, with the outcome that it had.
 local function bury(event)
   call('ZREM', prefix .. 'dead', event)
-  drop_calls(event)
-  call('HSET', event_record(event), 'state', 'done')
-  call('HDEL', event_record(event), 'payload', 'starts', 'errors', 'reason')
-  call('PEXPIRE', event_record(event), retention)
+  finish(event)
 end
 
 -- Leaves the record by which a repeated call is recognised.

@@ -67,9 +67,20 @@ local function token_key(queue, token) return prefix .. 'token:' .. queue .. ':'
 local function ready_key(queue, account) return prefix .. 'ready:' .. queue .. ':' .. account end
 local function running_key(account) return prefix .. 'running:' .. account end
 local function accounts_key(queue) return prefix .. 'accounts:' .. queue end
+local function unsent_key(account) return prefix .. 'unsent:' .. account end
 local function places_key(queue) return prefix .. 'places:' .. queue end
 local function account_of(conversation) return conversation:sub(1, 15) end
 local function is_claim(conversation) return conversation:sub(4, 15) == '000000000000' end
+
+-- When a reply was queued, however often it is tried since: until it leaves its queue.
+local function note_queued(conversation, queue, operation)
+  if queue ~= 'replies' then return end
+  call('ZADD', unsent_key(account_of(conversation)), now, conversation .. ' ' .. operation)
+end
+local function note_left(conversation, queue, operation)
+  if queue ~= 'replies' or not operation then return end
+  call('ZREM', unsent_key(account_of(conversation)), conversation .. ' ' .. operation)
+end
 
 local function count(name, change) call('HINCRBY', prefix .. 'count', name, change) end
 
@@ -90,6 +101,80 @@ local function read(...)
   local answer = redis.pcall(...)
   if type(answer) == 'table' and answer.err then return {}, answer.err end
   return answer
+end
+
+-- Hints ------------------------------------------------------------------------------------------
+
+-- Whose change it is, where that process knows of it already; and whether it is not told yet.
+local origin, is_muted = '', false
+local SOON = 5000 -- milliseconds; what comes later is looked for
+local APART = 250 -- milliseconds that writes and replies are left to the process that left them: it delivers them
+local channel = prefix:match('^(.-){') .. 'hints:' .. opened
+
+-- Tells listening processes when a queue can be acquired, or that a turn left nothing in its inbox. It may
+-- be refused (an ACL without `publish`) or get lost: nobody relies on it.
+local function hint(conversation, queue, at)
+  if at and queue ~= 'inbox' then at = at + APART end
+  if is_muted or (at and at - now > SOON) or not (at or queue == 'inbox') then return end
+  local waits = at and string.format('%.0f', math.max(0, at - now)) or '-'
+  redis.pcall('PUBLISH', channel, table.concat({ queue, conversation, waits, origin }, ' '))
+end
+
+-- Events that are done ----------------------------------------------------------------------------
+
+-- What names a call or a text well enough, beside the event's key.
+local function ending(text) return (text or ''):sub(-12) end
+local function ended_by(epoch, token) return epoch .. ' ' .. ending(token) end
+
+-- What is known of an event; nil where nothing is.
+local function known_event(event)
+  local record = event_record(event)
+  local has = read('HMGET', record, 'state', 'conversation', 'facts', 'digest', 'fact', 'by', 'at', 'ended_by')
+  if has[1] then
+    return {
+      state = has[1], conversation = has[2], facts = has[3] or '', digest = ending(has[4]), fact = has[5],
+      by = ending(has[6]), at = number(has[7]) or 0, ended_by = has[8],
+    }
+  end
+  has = read('HMGET', record, 'c', 'facts', 'd', 'f', 'b', 'a', 'e', 'fact')
+  if not has[1] then return nil end
+  local account = account_of(event) .. '.'
+  return {
+    state = 'done', conversation = has[1] ~= '' and (#has[1] < #event and account .. has[1] or has[1]) or nil,
+    facts = has[2] or '',
+    digest = has[3], fact = has[4] and has[4]:gsub('\1', account) or has[8], by = has[5] or ending(has[7]),
+    at = 1000 * (number(has[6]) or 0), ended_by = has[7],
+  }
+end
+
+-- Packs what is kept of an event that is done: few and short values, so that Redis holds them in one piece. 'c'
+-- is what follows the account in its conversation's key; in its fact, 'f', \1 stands for that account.
+local function finish(event, fact, by)
+  local record, account = event_record(event), account_of(event) .. '.'
+  local has = known_event(event) or { digest = '', facts = '', by = '', at = now } -- its record is gone
+  local conversation = has.conversation or ''
+  if conversation:sub(1, #account) == account then conversation = conversation:sub(#account + 1) end
+  fact, by = fact or has.fact, by or has.ended_by or ''
+  call('DEL', record)
+  call('HSET', record, 'c', conversation, 'd', has.digest, 'a', math.floor(has.at / 1000), 'e', by)
+  if has.by ~= ending(by) then call('HSET', record, 'b', has.by) end
+  if fact then
+    local place = not fact:find('\1', 1, true) and fact:find(account, 1, true)
+    if place then fact = fact:sub(1, place - 1) .. '\1' .. fact:sub(place + #account) end
+    call('HSET', record, place and 'f' or 'fact', fact)
+  end
+  if has.facts ~= '' then call('HSET', record, 'facts', has.facts) end
+  call('PEXPIRE', record, retention)
+end
+
+-- Keeps the words of a turn for a while, and tells them while they are kept.
+local function keep_said(event, words, kept)
+  call('SET', said_key(event), string.format('%.0f ', now + kept) .. words, 'PX', kept)
+end
+local function said_of(event)
+  local kept = read('GET', said_key(event))
+  local place = type(kept) == 'string' and kept:find(' ', 1, true)
+  if place and now < (number(kept:sub(1, place - 1)) or 0) then return kept:sub(place + 1) end
 end
 
 -- Due work ---------------------------------------------------------------------------------------
@@ -140,6 +225,7 @@ local function schedule(conversation, queue)
   end
   local ready = ready_key(queue, account)
   if at then call('ZADD', ready, at, conversation) else call('ZREM', ready, conversation) end
+  hint(conversation, queue, at)
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if head[2] then
     local place = number(call('HGET', places_key(queue), account)) or 0
@@ -207,8 +293,49 @@ local function running(account)
   return type(turns) == 'number' and turns or 0
 end
 
--- Whether so many do already; 0 stands for any number.
+-- Why an account sends no replies: its key, until when, since when, the token by which it is tried
+-- whether that is over ('-' where it is not), the kind, and why. Nil where it does. What has not been tried
+-- for a day is forgotten.
+local RESTRICTION_KEPT = 86400000
+local function restriction(account)
+  local stored = read('HGET', prefix .. 'restricted', account)
+  if type(stored) ~= 'string' then return nil end
+  local ends, since, by, kind, why = stored:match('^(%d+) (%d+) (%S+) (%S+) (.*)$')
+  if ends and tonumber(ends) + RESTRICTION_KEPT > now then
+    return { account, tonumber(ends), tonumber(since), by, kind, why }
+  end
+end
+
+local function restrict(account, ends, since, by, kind, why)
+  note_time()
+  local stored = table.concat({ ('%.0f %.0f'):format(ends, since), by, kind, why }, ' ')
+  call('HSET', prefix .. 'restricted', account, stored)
+end
+
+local function restricted_until(account, queue)
+  local found = queue == 'replies' and restriction(account)
+  return found and found[2] or 0
+end
+
+-- To be called where a reply queue is acquired, and where it is given back.
+local function try_out(account, token, lease)
+  local found = restriction(account)
+  if found then restrict(account, now + lease, found[3], token, found[5], found[6]) end
+end
+local function tried_out(account, token)
+  local found = restriction(account)
+  if found and found[4] == token then restrict(account, math.min(found[2], now), found[3], '-', found[5], found[6]) end
+end
+
+-- Whether a message may go now: of an account that is restricted, the one that shows if that is over.
+local function may_send(account, token)
+  local found = restriction(account)
+  return not found or now >= found[2] or found[4] == token
+end
+
+-- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none.
 local function is_full(account, queue, account_concurrency)
+  if queue == 'replies' then return now < restricted_until(account, queue) end
   return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
 
@@ -336,6 +463,7 @@ local function bury_turn(conversation, queue, turn, reason, cursor)
     call('RPUSH', part_key(conversation, 'dead_operations'), queue, head[1], head[2] or '', reason, now,
       cursor[2] or '', cursor[3] or '', cursor[4] or '', cursor[5] or '')
     count('dead_operations', 1)
+    note_left(conversation, queue, head[1])
     call('LTRIM', list, 2, -1)
     count(COUNTERS[queue], -1)
     cursor, head = {}, call('LRANGE', list, 0, 1)
@@ -352,13 +480,6 @@ local function each_call_field(event, visit)
     local what, name = has[i]:match('^call%.(%l+):(.*)$')
     if what then visit(has[i], has[i + 1], what, name) end
   end
-end
-
--- Erases what an event's record keeps of tools' calls; the field `calls` tells whether there are any.
-local function drop_calls(event)
-  local record = event_record(event)
-  if call('HDEL', record, 'calls') == 0 then return end
-  each_call_field(event, function(field) call('HDEL', record, field) end)
 end
 
 -- Deletes a key that is of another type than the command reads: nothing in it is ours.
@@ -380,7 +501,8 @@ local function mend_inbox(conversation)
     local record = event_record(event)
     drop_foreign(record, 'HGET', 'state')
     local queued = queued_event(event)
-    local state = call('HGET', record, 'state')
+    local known = known_event(event)
+    local state = known and known.state
     if seen[event] or state == 'done' or state == 'dead' then
       count('queued', -1)
     else
@@ -412,6 +534,9 @@ local function mend(conversation)
     drop_foreign(places_key(queue), 'HGET', 'account')
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
+  drop_foreign(unsent_key(account_of(conversation)), 'ZCARD')
+  drop_foreign(prefix .. 'restricted', 'HGET', '')
+  drop_foreign(prefix .. 'pace:' .. account_of(conversation), 'HGET', '')
   mend_inbox(conversation)
   local numbers = { 'turns', 'debounce', 'max_debounce', 'snapshot_until', 'inbox.held' }
   for _, queue in ipairs(QUEUES) do
@@ -445,9 +570,11 @@ local function inbox(conversation, is_mended)
 end
 
 local function acquired(conversation, queue)
+  local on_trial = queue == 'replies' and restriction(account_of(conversation))
   local work = queue == 'inbox' and 'outbox' or queue
   local has = call('HMGET', conversation_record(conversation), queue .. '.token', queue .. '.epoch',
     queue .. '.until', 'turns', work .. '.anchor', 'snapshot_until', 'tenant', 'note')
+  on_trial = on_trial and on_trial[4] == has[1] and on_trial or false
   local events, snapshot = {}, false
   if queue == 'inbox' then
     events = inbox(conversation)
@@ -457,7 +584,7 @@ local function acquired(conversation, queue)
     conversation, has[1], has[2], number(has[3]) or 0, now, number(has[4]) or 0, events,
     operations(conversation, work), cursor_of(conversation, work), has[5], snapshot,
     queue == 'inbox' and is_paused(conversation) and 1 or 0, has[7],
-    queue == 'inbox' and has[8],
+    queue == 'inbox' and has[8], on_trial,
   }
 end
 
@@ -470,6 +597,7 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   if not at or at > now or is_full(account_of(conversation), queue, account_concurrency) then return false end
   call('HINCRBY', record, queue .. '.epoch', 1)
   call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease, queue .. '.since', now)
+  if queue == 'replies' then try_out(account_of(conversation), token, lease) end
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
     call('HDEL', record, 'inbox.not_before')
@@ -507,6 +635,7 @@ end
 
 -- Removes the operation at the head; a list holds an id and a body for each.
 local function drop_head(conversation, queue)
+  note_left(conversation, queue, call('LINDEX', queue_key(conversation, queue), 0))
   call('LTRIM', queue_key(conversation, queue), 2, -1)
   call('HDEL', conversation_record(conversation), queue .. '.operation', queue .. '.pos', queue .. '.sent',
     queue .. '.tries', queue .. '.note', queue .. '.echoes')

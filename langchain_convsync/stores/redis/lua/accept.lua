@@ -2,9 +2,10 @@
 -- `by` tells a repeated call from another delivery of the same event. KEYS[2] is where events are looked
 -- for that another delivery of the same message may have told.
 local event, names, digest, payload, by, token, lease, debounce, max_debounce, max_queued,
-  account_concurrency, pause, source, facts = unpack(ARGV, 3)
+  account_concurrency, pause, source, facts, asker = unpack(ARGV, 3)
 lease, account_concurrency, pause = tonumber(lease), tonumber(account_concurrency), tonumber(pause)
 
+origin, is_muted = asker, token ~= '' -- it may be acquired in this step
 local aliases = {}
 for name in names:gmatch('%S+') do aliases[#aliases + 1] = name end
 local conversation, is_one
@@ -16,9 +17,9 @@ end
 -- Learns from another delivery of a message: more about it, and whose names are one.
 local function meet(other)
   prefix = prefix_of(other)
-  local has = call('HMGET', event_record(other), 'facts', 'conversation')
-  call('HSET', event_record(other), 'facts', joined(has[1], facts))
-  if account_of(conversation) == account_of(has[2]) then unite({ has[2], conversation }) end
+  local has = known_event(other)
+  call('HSET', event_record(other), 'facts', joined(has.facts, facts))
+  if account_of(conversation) == account_of(has.conversation) then unite({ has.conversation, conversation }) end
   event = other
 end
 
@@ -27,19 +28,19 @@ if call('EXISTS', event_record(event)) == 0 and source ~= '' then
   local other = only_one_of(source, facts, facts == '' and conversation)
   if other then meet(other) end
 end
-local known = call('HMGET', event_record(event), 'state', 'conversation', 'digest', 'fact', 'by', 'said_until')
+local known = known_event(event)
 local status, state, outcome, differs = 'new', 'queued', false, 0
-if known[1] then
-  conversation = call('HGET', event_record(event), 'conversation') or conversation -- it may have moved
-  state, outcome = known[1], known[4]
-  if now < (number(known[6]) or 0) then outcome = read('GET', said_key(event)) or outcome end
+if known then
+  conversation = known.conversation or conversation -- it may have moved
+  state = known.state
+  outcome = state ~= 'queued' and said_of(event) or known.fact or false
   if state == 'queued' and call('EXISTS', queue_key(conversation, 'inbox')) == 0 then -- the list was lost
     call('RPUSH', queue_key(conversation, 'inbox'), event)
     schedule(conversation, 'inbox')
     keep_while_busy(conversation)
   end
-  if known[5] ~= by then status = 'duplicate' end
-  if known[3] ~= digest then differs = 1 end
+  if known.by ~= ending(by) then status = 'duplicate' end
+  if known.digest ~= ending(digest) then differs = 1 end
 else
   if pause > 0 then call('SET', pause_key(conversation), now + pause, 'PX', pause) end
   local list = queue_key(conversation, 'inbox')
@@ -59,4 +60,8 @@ end
 if state == 'queued' and not is_one then call('HSET', event_record(event), 'apart', names) end
 if state ~= 'queued' then return { status, conversation, event, state, outcome, differs, 0, false } end
 local inbox = token ~= '' and acquire(conversation, 'inbox', token, lease, account_concurrency)
+if is_muted and not inbox then
+  is_muted = false
+  hint(conversation, 'inbox', due(conversation, 'inbox'))
+end
 return { status, conversation, event, state, outcome, differs, inbox and 0 or due_in(), inbox }

@@ -8,10 +8,11 @@ local events, names, tokens = event_record(''), alias_key(''), prefix .. 'token:
 local met = call('SCAN', cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
 for _, key in ipairs(met[2]) do
   if key:sub(1, #events) == events then
-    local has = read('HMGET', key, 'conversation', 'state', 'at')
-    if wanted[has[1] or ''] and has[2] == 'done' and (number(has[3]) or 0) <= by then
+    local event = key:sub(#events + 1)
+    local has = known_event(event)
+    if has and wanted[has.conversation or ''] and has.state == 'done' and has.at <= by then
       erased = erased + call('DEL', key)
-      call('DEL', said_key(key:sub(#events + 1)))
+      call('DEL', said_key(event))
     end
   elseif key:sub(1, #names) == names and wanted[read('GET', key) or ''] then
     aliases[#aliases + 1] = key:sub(#names + 1)

@@ -15,6 +15,8 @@ each_dead(conversation, function(event)
   call('ZREM', prefix .. 'dead', event)
   call('DEL', event_record(event), said_key(event))
 end)
+local replies = operations(conversation, 'replies')
+for i = 1, #replies, 2 do note_left(conversation, 'replies', replies[i]) end
 for _, queue in ipairs(QUEUES) do
   call('DEL', queue_key(conversation, queue))
 end

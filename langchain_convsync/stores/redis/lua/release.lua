@@ -8,6 +8,7 @@ local has = call('HMGET', record,
 if has[1] ~= token or has[2] ~= epoch then return 0 end
 if not has[3] then return 1 end -- given back before
 call('HDEL', record, queue .. '.until', queue .. '.since')
+if queue == 'replies' then tried_out(account_of(conversation), token) end
 waits(conversation, queue, optional(why))
 call('HSET', record, queue .. '.not_before', math.max(number(has[4]) or 0, now + delay))
 local head = queue == 'inbox' and call('LINDEX', queue_key(conversation, queue), 0)

@@ -32,6 +32,7 @@ else
     call('HSET', record, queue .. '.not_before', math.max(since, now))
   end
   call('RPUSH', list, renewed, body or had)
+  note_queued(conversation, queue, renewed)
   remember(note, conversation)
 end
 count(COUNTERS[queue], 1)

@@ -1,0 +1,267 @@
+"""The page of ``convsync dev`` in a real browser: the system's Chromium."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.developing import Page, developing
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install playwright (no browser with it)"
+)
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs a browser: your system's package chromium"
+)
+#: Milliseconds after which what is waited for will not come.
+PATIENCE = 120_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playing:
+        opened = playing.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Page]:
+    with developing(tmp_path, "--demo") as running:
+        yield running
+
+
+class Tab:
+    """One tab, and whatever went wrong in it."""
+
+    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.goto(url)
+
+    def _said(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.wrong.append(message.text)
+
+    def write(self, text: str) -> None:
+        """As the customer."""
+        self.page.fill("#text", text)
+        self.page.press("#text", "Enter")
+
+    def sees(self, selector: str, text: str = "", *, count: int | None = None) -> None:
+        """Wait until something is shown, and so many of it."""
+        found = self.page.locator(selector, has_text=text) if text else self.page.locator(selector)
+        if count is None:
+            found.first.wait_for()
+        else:
+            sync_api.expect(found).to_have_count(count, timeout=PATIENCE)
+
+    def number(self, name: str) -> int:
+        """One of the counter's."""
+        return int(self.page.inner_text(f"#{name}"))
+
+
+@pytest.fixture
+def tab(browser: Any, served: Page) -> Iterator[Tab]:
+    opened = Tab(browser, served.url, viewport={"width": 1440, "height": 900})
+    yield opened
+    opened.context.close()
+
+
+def test_a_talk_is_seen_on_the_phone_in_the_timeline_and_in_the_state(tab: Tab) -> None:
+    """Bubbles; models and tools that can be opened; what the API server has."""
+    tab.write("What's on the menu?")
+    tab.sees(".bubble:not(.mine)", "Margherita (S/ 25)")
+    tab.write("two pepperoni, please")
+    tab.sees(".bubble:not(.mine)", "S/ 58.00")
+    tab.sees(".turn .chip.good", "committed", count=2)
+    tab.sees(".queue.busy", count=0)
+    tab.page.locator("summary", has_text="rules → words").last.click()
+    shown = tab.page.locator("details[open] .more").inner_text()
+    state = tab.page.inner_text("#state")
+
+    assert "You answer for a pizzeria" in shown  # the prompt that the model saw
+    assert "two pepperoni, please" in shown
+    assert "menu → order" in state
+    assert "orderTotal: 58" in state
+    assert (tab.number("sent"), tab.number("lost"), tab.number("doubled")) == (4, 0, 0)
+    assert tab.wrong == []
+
+
+def test_a_worker_is_killed_by_a_key_and_the_customer_notices_nothing(
+    tab: Tab, served: Page
+) -> None:
+    """While the model thinks; the card shows where it was cut, and who goes on."""
+    served.until("worker", state="ready")
+    tab.write("two pepperoni, please")
+    tab.sees(".bar.model.running")
+    tab.page.keyboard.press("Escape")
+    tab.page.keyboard.press("k")
+    tab.sees(".cut", "is dead")
+    tab.sees(".cut", "another worker goes on")
+    tab.sees(".bubble:not(.mine)", "S/ 58.00", count=1)
+    served.settled(2)
+    tab.sees(".queue.busy", count=0)
+
+    assert (tab.number("sent"), tab.number("lost"), tab.number("doubled")) == (2, 0, 0)
+    assert tab.wrong == []
+
+
+def test_every_button_does_what_it_says_and_loses_nothing(tab: Tab, served: Page) -> None:
+    """All ways to write and all faults, one after the other; then all is well."""
+    served.until("worker", state="ready")
+    tab.write("Hola")
+    for button in tab.page.locator("#ways button, #faults button").all():
+        button.click()
+    tab.page.locator("#faults button", has_text="API away").click()  # which mends it
+    give_back = tab.page.locator("#state button", has_text="Give it back")
+    give_back.click()
+    tab.write("I pay with card")
+    served.settled(10)
+    tab.sees(".queue.busy", count=0)
+
+    assert (tab.number("lost"), tab.number("doubled")) == (0, 0)
+    assert tab.wrong == []
+
+
+def test_two_tabs_show_the_same(browser: Any, tab: Tab, served: Page) -> None:
+    """Also one that is opened late."""
+    tab.write("Hola")
+    tab.sees(".bubble", count=2)
+    other = Tab(browser, served.url)
+    other.sees(".bubble", count=2)
+    other.write("two pepperoni, please")
+    for each in (tab, other):
+        each.sees(".bubble", count=4)
+        assert each.wrong == []
+    other.context.close()
+
+
+def test_a_tab_that_lost_its_connection_goes_on_where_it_was(tab: Tab, served: Page) -> None:
+    """Nothing is missing, and nothing is shown twice."""
+    tab.write("Hola")
+    tab.sees(".bubble", count=2)
+    tab.page.evaluate("dispatchEvent(new Event('pagehide'))")  # which closes the stream
+    served.do("write", text="two pepperoni, please")
+    served.settled(4)
+    tab.page.evaluate("dispatchEvent(new Event('pageshow'))")
+    tab.sees(".bubble", count=4)
+
+    assert tab.wrong == []
+
+
+def test_a_page_whose_server_has_ended_says_so(tab: Tab, served: Page) -> None:
+    """It waits for no answer that cannot come."""
+    served.process.terminate()
+    tab.sees("#offline:not([hidden])", "start it again")
+
+
+def test_a_narrow_page_has_a_column_at_a_time(browser: Any, served: Page) -> None:
+    """Readable at a phone's width: nothing stands beyond the edge."""
+    tab = Tab(browser, served.url, viewport={"width": 360, "height": 740}, color_scheme="dark")
+    tab.write("Hola")
+    tab.sees(".bubble:not(.mine)", "Margherita")
+    for name, column in (("Timeline", ".middle"), ("State", ".right"), ("Phone", ".left")):
+        tab.page.get_by_role("tab", name=name).click()
+        assert tab.page.locator(column).is_visible()
+        assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.page.locator("html").get_attribute("data-theme") == "dark"
+    assert tab.wrong == []
+    tab.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anybody_from_using_the_page(browser: Any, served: Page, scheme: str) -> None:
+    """Names, roles, order and contrast, as axe checks them; with every kind of thing on it."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs pip install axe-playwright-python"
+    )
+    tab = Tab(browser, served.url, color_scheme=scheme, bypass_csp=True)
+    tab.write("Hola")
+    served.settled(2)
+    served.do("fault", fault="kill")
+    served.do("colleague", text="Hi, this is Ana")
+    tab.sees(".human-has")
+    tab.sees(".happened.fault")
+    found = axe.Axe().run(tab.page)
+
+    assert [
+        (each["id"], node["html"], node["failureSummary"])
+        for each in found.response["violations"]
+        for node in each["nodes"]
+    ] == []
+    tab.context.close()
+
+
+def test_what_is_shown_stays_within_bounds(browser: Any, served: Page) -> None:
+    """A page that is open for days does not grow: the oldest turns and bubbles go."""
+    turns = 600
+    told = "".join(f"event: fact\ndata: {json.dumps(fact)}\n\n" for fact in facts(turns))
+    tab = Tab(browser, "about:blank")
+    tab.page.route("**/events*", lambda route: route.fulfill(body=told, content_type=SSE))
+    tab.page.goto(served.url)
+    tab.sees(".turn", f"message {turns - 1}")
+
+    assert tab.page.locator(".turn").count() <= 80
+    assert tab.page.locator(".bubble").count() <= 300
+    assert tab.page.evaluate("document.querySelectorAll('*').length") < 6000
+    tab.context.close()
+
+
+SSE = "text/event-stream"
+
+
+def facts(turns: int) -> Iterator[dict[str, Any]]:
+    """What a long day tells: five facts a turn."""
+    number = 0
+    for turn in range(turns):
+        for fact in (
+            {"kind": "heard", "text": f"message {turn}", "id": f"h{turn}", "times": 1},
+            {"kind": "turn", "turn": f"t{turn}", "pid": 1},
+            {"kind": "phase", "phase": "commit", "turn": f"t{turn}"},
+            {"kind": "phase over", "phase": "commit", "turn": f"t{turn}", "seconds": 0.1},
+            {"kind": "said", "text": f"answer {turn}", "id": f"s{turn}", "status": 201},
+        ):
+            number += 1
+            yield {"n": number, "at": 1e9 + number, "who": "+51999999999", **fact}
+
+
+#: Clicks of the monkey, and what it chooses by.
+CLICKS, SEED = 120, 8
+
+
+@pytest.mark.slow  # one after the other: test_every_button_does_what_it_says_and_loses_nothing
+def test_a_monkey_loses_and_doubles_nothing(tab: Tab, served: Page) -> None:
+    """It clicks on whatever there is, in any order; then what is broken is mended."""
+    served.until("worker", state="ready")
+    chance = random.Random(SEED)
+    buttons = tab.page.locator("#ways button, #faults button, #people button")
+    kill = tab.page.locator("#faults button", has_text="Kill")
+    for _ in range(CLICKS):
+        button = chance.choice(buttons.all())
+        tab.page.fill("#text", f"two pepperoni {chance.randrange(10**6)}")
+        button.click()
+        tab.page.wait_for_timeout(chance.choice((0, 50, 400, 1500)))
+    kill.click()
+    away = tab.page.locator("#faults button", has_text="API away")
+    if away.get_attribute("aria-pressed") == "true":
+        away.click()
+    for number in served.all_customers:
+        served.do("resume", who=number)
+        state = served.settled(0, who=number)
+        assert (state["lost"], state["doubled"]) == (0, 0), state
+    assert tab.wrong == []
