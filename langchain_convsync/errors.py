@@ -227,7 +227,7 @@ class WAHAError(ConvSyncError):
         kind: What a refusal is about: the ``chat``; the account, whose ``session`` does not work or
             which WhatsApp limits (``timelock``, ``capping``); the ``message`` itself; else
             ``unclear``, which may pass.
-        words: WAHA's own, without a number, an address or what was to be sent.
+        words: WAHA's own, without a number, an address, an id or what was to be sent.
         engine: The engine that refused, e.g. ``"GOWS"``, where WAHA tells it.
     """
 

@@ -369,7 +369,7 @@ class Waha(Unpicklable):
             raise WAHAError(message, ambiguous=writes and outcome.sent) from outcome.cause
         if not 200 <= outcome.status < 300:
             told = _parsed(outcome)
-            refusal = refusal_of(outcome.status, told, sent=_texts_in(body))
+            refusal = refusal_of(outcome.status, told, sent=[*_texts_in(body), *self._secrets()])
             raise WAHAError(
                 _NOT_THERE if _is_no_endpoint(outcome) else _REFUSED[refusal.kind],
                 status_code=outcome.status,
@@ -413,6 +413,9 @@ class Waha(Unpicklable):
         self._connections.require_open()
         return (yield from self._connections.exchange(request, seconds(timeout)))
 
+    def _secrets(self) -> list[str]:
+        return [] if self._key is None else [self._key.get_secret_value()]
+
     def reopen(self) -> None:
         """Open connections anew when they are needed, after :meth:`close` as well."""
         self._connections.reopen()
@@ -437,7 +440,7 @@ def _parsed(answer: Answer) -> Any:
 def _texts_in(body: bytes | None) -> list[str]:
     """What a request of ours tells."""
     told = as_object(None if body is None else json.loads(body))
-    return [as_text(value) for name, value in told.items() if name != "session"]
+    return [as_text(value) for value in told.values()]
 
 
 def _is_no_endpoint(answer: Answer) -> bool:

@@ -41,6 +41,7 @@ _EDITION = re.compile(r"\bplus\b", re.IGNORECASE)
 _ADDRESS = re.compile(r"[^\s'\"(<]+(@(?:c\.us|s\.whatsapp\.net|g\.us|lid|hosted(?:\.lid)?))\b")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _NUMBER = re.compile(r"\+?\d(?:[ ().-]{0,2}\d){5,}")
+_WORD = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Refusal:
 
     Attributes:
         kind: What follows.
-        words: WAHA's own, in one line, without an address, a number or what was to be sent.
+        words: WAHA's own, in one line, without an address, a number, an id or what was sent.
         engine: Which engine said so, e.g. ``"GOWS"``; empty where WAHA does not tell.
     """
 
@@ -64,7 +65,7 @@ def refusal_of(status: int, told: object, *, sent: Iterable[str] = ()) -> Refusa
     Args:
         status: Its HTTP status.
         told: Its JSON; None where it is none.
-        sent: The texts of the request, which the words must not repeat.
+        sent: What the request told, which the words must not repeat.
     """
     said = _said(told)
     engine = one_line(as_text(at(told, "version", "engine")), 20)
@@ -105,5 +106,11 @@ def _said(told: object) -> str:
 def _redacted(said: str, sent: Iterable[str]) -> str:
     for text in sorted({each for each in sent if len(each) > 3}, key=len, reverse=True):
         said = said.replace(text, "…")
-    said = _NUMBER.sub("…", _ADDRESS.sub(r"…\1", _URL.sub("…", said)))
+    said = _ADDRESS.sub(r"…\1", _URL.sub("…", said[: 10 * LONGEST]))
+    said = _WORD.sub(lambda word: "…" if _is_id(word[0]) else word[0], _NUMBER.sub("…", said))
     return one_line(said, LONGEST)
+
+
+def _is_id(word: str) -> bool:
+    """Whether it names somebody rather than says something, such as ``PE.1A2b3C4d``."""
+    return sum(map(str.isdigit, word)) > 3 and any(map(str.isalpha, word))

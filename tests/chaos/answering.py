@@ -117,7 +117,7 @@ class Agent:
         request = ToolCallRequest(call, None, {}, runtime=None)  # type: ignore[arg-type]
 
         def charge(_: ToolCallRequest) -> ToolMessage:
-            self._note({"charged": order})
+            self.note({"charged": order})
             return ToolMessage("Paid.", tool_call_id=call["id"])
 
         return request, charge
@@ -125,13 +125,13 @@ class Agent:
     @contextmanager
     def _noted(self, asked: dict[str, Any]) -> Iterator[None]:
         run = {"run": uuid.uuid4().hex, "pid": os.getpid(), "session_id": asked["session_id"]}
-        self._note({**run, "start": time.monotonic()})
+        self.note({**run, "start": time.monotonic()})
         try:
             yield
         finally:
-            self._note({**run, "end": time.monotonic()})
+            self.note({**run, "end": time.monotonic()})
 
-    def _note(self, note: dict[str, Any]) -> None:
+    def note(self, note: dict[str, Any]) -> None:
         """One line, whole or not at all: it is short, and appended by one call."""
         os.write(self._notes, json.dumps(note).encode() + b"\n")
 

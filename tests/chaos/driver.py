@@ -7,7 +7,7 @@ import json
 import random
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -337,17 +337,21 @@ class _Stage:
         """The runs of the agent; a killed process had no time to note their end."""
         begun: dict[str, Any] = {}
         ended: dict[str, Any] = {}
+        late: defaultdict[int, list[Any]] = defaultdict(list)
         for note in self._notes():
             if "run" in note:
                 (begun if "start" in note else ended)[note["run"]] = note
-        return [
-            Run(
-                session_id=note["session_id"],
-                start=note["start"],
-                end=ended[run]["end"] if run in ended else self._deaths.get(note["pid"], 0.0),
-            )
-            for run, note in begun.items()
-        ]
+            elif "late" in note:
+                late[note["pid"]].append(note)
+        runs = []
+        for run, note in begun.items():
+            start, pid = note["start"], note["pid"]
+            end = ended[run]["end"] if run in ended else self._deaths.get(pid, 0.0)
+            lapses = [
+                max(start, n["late"]) for n in late[pid] if n["late"] < end and start < n["until"]
+            ]
+            runs.append(Run(session_id=note["session_id"], start=start, end=min([end, *lapses])))
+        return runs
 
 
 def _slots() -> list[str]:

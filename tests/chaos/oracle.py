@@ -67,7 +67,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of the agent; ``end`` is when it ended, or when its process was killed."""
+    """One run of the agent.
+
+    Attributes:
+        session_id: The conversation.
+        start: When it began.
+        end: When it ended, when its process was killed, or when that was so late to renew its
+            leases that another one may have begun.
+    """
 
     session_id: str
     start: float

@@ -16,10 +16,23 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 
 from langchain_convsync import waha
+from langchain_convsync._flow import Flow, monotonic
 from langchain_convsync.models import InboundEvent
-from tests.chaos.answering import ATTEMPT, Agent, Line, Naive, Setup, echo_of, new_runner, told
+from langchain_convsync.stores.heartbeat import Watch
+from tests.chaos.answering import (
+    ATTEMPT,
+    LEASE,
+    Agent,
+    Line,
+    Naive,
+    Setup,
+    echo_of,
+    new_runner,
+    told,
+)
 from tests.chaos.faulty import READY
 from tests.chaos.guards import put, remove
 
@@ -55,10 +68,37 @@ def main(link: socket.socket, setup: Setup) -> None:
     if setup.without is not None:
         remove(setup.without)
     agent = Agent(setup.folder / "runs.log")
+    _note_late_renewals(agent)
     if setup.number == 1 and not setup.naive:
         asyncio.run(_aserve(link, setup, agent))
     else:
         _serve(link, setup, agent)
+
+
+def _note_late_renewals(agent: Agent) -> None:
+    """The notes tell when a lease was renewed so late that another worker may have taken it.
+
+    A third of a lease is left to whoever renews it; less is, where the machine has no time for it.
+    """
+
+    def tell(due: float) -> None:
+        now = monotonic()
+        if due + LEASE / 3 < now:
+            agent.note({"pid": os.getpid(), "late": due + LEASE / 3, "until": now})
+
+    def renew(watch: Watch) -> Flow[None]:
+        due = watch.next_renewal
+        yield from renewed(watch)
+        if not watch.released:
+            tell(due)
+
+    def leave(watch: Watch, *raised: Any) -> None:
+        tell(watch.next_renewal)
+        left(watch, *raised)
+
+    renewed, left = Watch.renew, Watch.__exit__
+    put("stores.heartbeat:Watch.renew", renew)
+    put("stores.heartbeat:Watch.__exit__", leave)
 
 
 def _serve(link: socket.socket, setup: Setup, agent: Agent) -> None:

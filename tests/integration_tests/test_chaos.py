@@ -101,8 +101,11 @@ def test_the_documents_sample_flow_fails_the_same_run(tmp_path: Path) -> None:
 
 
 def test_every_guard_says_what_goes_wrong_without_it() -> None:
-    """None is taken on trust; to stand still at the very wrong moment is left to the simulator."""
-    assert set(MISSED) == set(GUARDS) - {"late"}
+    """None is taken on trust.
+
+    To stand still at the very wrong moment is left to the simulator, and so is a WAHA that bans.
+    """
+    assert set(MISSED) == set(GUARDS) - {"late", "limit", "pace"}
 
 
 @pytest.mark.slow  # that a run can fail is seen above

@@ -54,6 +54,7 @@ def test_what_waha_says_decides(status: int, told: object, kind: RefusalKind) ->
         ("+51 999 999-999 is not on WhatsApp", "… is not on WhatsApp"),
         ("could not send '¿Algo más?' to https://a.example/b?c=d", "could not send '…' to …"),
         ("server returned\nerror 463", "server returned error 463"),
+        ("user PE.1A2b3C4d5 of status 1006 is unknown", "user … of status 1006 is unknown"),
     ],
 )
 def test_its_words_are_kept_without_a_number_or_what_was_to_be_sent(words: str, left: str) -> None:
