@@ -8,12 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_convsync.outbox.reply import SEND_TIME
 from tests.simulation.hub import EPOCH, Simulation
-from tests.simulation.servers import Refusal
+from tests.simulation.servers import LATE, Refusal
 
 LOCKED, DOWN = "server returned error 463", "Session status is not as expected"
 #: Seconds of a lock, and of a session that is down.
 LOCKS, DOWNS = (300.0, 1200.0), (20.0, 300.0)
+#: Seconds in which messages are counted; one that hung comes so much later than it was sent.
+MINUTE = 60.0 - SEND_TIME - LATE
+#: Seconds from a lock to the next one, at least.
+CALM = 4 * 3600.0
 
 
 @dataclass
@@ -65,7 +70,7 @@ class WhatsApp:
             if self._refused[account] > self.tolerated:
                 self.banned[account] = f"{self._refused[account]} sends into a lock"
             raise Refusal(500, LOCKED)
-        sent = [each for each in self._sent[account] if each > now - 60.0]
+        sent = [each for each in self._sent[account] if each > now - MINUTE]
         self._sent[account] = [*sent, now]
         if len(sent) >= self.most:
             self.banned[account] = f"{len(sent) + 1} messages within a minute"
@@ -91,12 +96,19 @@ class WhatsApp:
 
 
 def moody(simulation: Simulation, seed: object, *, often: float = 0.03) -> WhatsApp:
-    """One that locks, and a WAHA that loses its session, now and then."""
-    chance = random.Random(f"{seed}/whatsapp")
+    """One that locks, and a WAHA that loses its session, now and then.
+
+    Not one lock upon the other: an answer would be too old then to be worth sending.
+    """
+    chance, calm = random.Random(f"{seed}/whatsapp"), 0.0
 
     def happens(_number: int) -> str:
+        nonlocal calm
         met = chance.random()
-        return "lock" if met < often else "down" if met < 2 * often else "nothing"
+        if met < often and simulation.time >= calm:
+            calm = simulation.time + CALM
+            return "lock"
+        return "down" if often <= met < 2 * often else "nothing"
 
     return WhatsApp(simulation, happens, tells=chance.random() < 0.5)
 
