@@ -105,10 +105,16 @@ class Page:
 
     def settled(self, messages: int, *, who: str = "") -> dict[str, Any]:
         """Wait until a customer wrote and read so many messages, and nothing waits."""
-        for kind, state in self.told():
-            known = kind == "state" and state["who"] == (who or self.customer)
-            if known and state["settled"] and state["sent"] >= messages:
-                return state
+        last: dict[str, Any] = {}
+        try:
+            for kind, state in self.told():
+                if kind == "state" and state["who"] == (who or self.customer):
+                    last = state
+                    if state["settled"] and state["sent"] >= messages:
+                        return state
+        except AssertionError as error:  # pragma: no cover - only where a test fails
+            error.add_note(f"the last state: {last}")
+            raise
         raise AssertionError(messages)  # pragma: no cover - the page has ended
 
 
