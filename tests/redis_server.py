@@ -10,12 +10,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 import redis
+import redis.utils
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+#: redis-py reads its version from its files at each connection: 2 ms, at every store and client.
+setattr(redis.utils, "get_lib_version", cache(redis.utils.get_lib_version))  # noqa: B010 - no types
 
 
 def server_binary() -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
+from langchain_convsync.stores import redis as store_of_redis
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.redis.wire import Script, script
 from tests.redis_server import RedisServer
 
 
@@ -104,18 +109,46 @@ class Redis(Apart):
 
     def _anew(self) -> RedisEventStore:
         store = RedisEventStore(self._url, clock=lambda: LATER)
-        send = store._clients._send
-
-        def sent_now(key: bytes, commands: Sequence[Any]) -> list[Any]:
-            now = _on_the_wire(self._clock())
-            return send(key, [[now if p == _LATER else p for p in each] for each in commands])
-
-        setattr(store._clients, "_send", sent_now)  # noqa: B010 - a method
+        setattr(store._clients, "_send", Sent(store._clients._send, self._clock))  # noqa: B010 - a method
         return store
 
 
+@dataclass(frozen=True)
+class Sent:
+    """How a process sends commands to Redis: with the time at which it does so."""
+
+    send: Callable[[bytes, Sequence[Any]], list[Any]]
+    clock: Callable[[], float]
+
+    def __call__(self, key: bytes, commands: Sequence[Any]) -> list[Any]:
+        """Send them."""
+        now = _on_the_wire(self.clock())
+        return self.send(key, [[now if p == _LATER else p for p in each] for each in commands])
+
+    @staticmethod
+    def named(_key: bytes, commands: Sequence[Any]) -> str:
+        """What the first of them does, in a word: the script's name, or the command's."""
+        command, *arguments = commands[0]
+        return _scripts()[arguments[0]][0] if command == "EVALSHA" else f"{command}"
+
+
+@cache
+def _scripts() -> dict[bytes, tuple[str, Script]]:
+    """The store's scripts, by their digests, with their names."""
+    files = resources.files(store_of_redis) / "lua"
+    names = [Path(each.name).stem for each in files.iterdir() if not each.name.startswith("_")]
+    scripts = [(name, script(name, prelude=name != "open")) for name in sorted(names)]
+    return {each.sha: (name, each) for name, each in scripts}
+
+
 def on_redis(server: RedisServer) -> NewDisk:
-    """A server as the disk of one simulation after the other."""
+    """A server as the disk of one simulation after the other: it knows the scripts from the first.
+
+    Else the first one would have steps of its own, in which they are told.
+    """
+    with server.client() as client:
+        for _, each in _scripts().values():
+            client.script_load(each.source)
 
     def new_disk(clock: Callable[[], float]) -> Disk:
         server.empty()

@@ -168,7 +168,7 @@ class Simulation(Platform):
         self._pass(strand, Point(number, strand.process.name, True, name))
         try:
             done = step.block()
-            if name == "upcoming" or (done is None and name == "acquire"):
+            if name == "upcoming" or (name == "acquire" and done in (None, [None])):
                 self.idle.add(number)
             return done
         finally:
@@ -366,6 +366,8 @@ def _turn(strand: Strand) -> int:
 
 def _name_of(step: Io[Any]) -> str:
     """What a step does, in a word: the method of the request, or the function that wrote it."""
+    if (named := getattr(step._block, "named", None)) is not None:
+        return f"{named(*step._arguments)}"
     operation = step._arguments[0] if step._arguments else None
     if isinstance(method := getattr(operation, "method", None), str):
         return method
