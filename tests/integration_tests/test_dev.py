@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,36 +21,49 @@ def page(tmp_path: Path) -> Iterator[Page]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page for all that leave it as it was: to start one takes seconds. Its Lucía is silent."""
+    with developing(tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+@pytest.fixture
+def talking(shared: Page) -> Page:
+    """The same one, on which another customer talks."""
+    return replace(shared, customer=shared.all_customers[1])
+
+
 def get(url: str, **headers: str) -> httpx.Response:
     """What a browser gets."""
     return httpx.get(url, headers=headers, trust_env=False)
 
 
-def test_the_page_opens_with_its_token_under_this_machines_name_alone(page: Page) -> None:
+def test_the_page_opens_with_its_token_under_this_machines_name_alone(shared: Page) -> None:
     """No token, another one, or a name that was made to lead here: nothing."""
-    assert get(page.url).status_code == 200
-    assert get(page.origin).status_code == 403
-    assert get(f"{page.origin}/?token=another").status_code == 403
-    assert get(f"{page.origin}/events").status_code == 403
-    assert get(page.url, Host="evil.example").status_code == 403
-    assert get(page.url, Host="127.0.0.1:1").status_code == 403
+    assert get(shared.url).status_code == 200
+    assert get(shared.origin).status_code == 403
+    assert get(f"{shared.origin}/?token=another").status_code == 403
+    assert get(f"{shared.origin}/events").status_code == 403
+    assert get(shared.url, Host="evil.example").status_code == 403
+    assert get(shared.url, Host="127.0.0.1:1").status_code == 403
 
 
-def test_what_another_page_asks_for_is_refused(page: Page) -> None:
+def test_what_another_page_asks_for_is_refused(shared: Page) -> None:
     """Even with the token: by its origin, by what the browser says, or by a form's type."""
     deed = {"do": "fault", "fault": "kill"}
     foreign = {"Origin": "http://evil.example"}
     for headers in (foreign, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
-        asked = httpx.post(page.address("do"), json=deed, headers=headers, trust_env=False)
+        asked = httpx.post(shared.address("do"), json=deed, headers=headers, trust_env=False)
         assert asked.status_code == 403
-    asked = httpx.post(page.address("do"), data=deed, trust_env=False)
+    asked = httpx.post(shared.address("do"), data=deed, trust_env=False)
     assert asked.status_code == 403
-    assert get(page.address("events"), **foreign).status_code == 403
+    assert get(shared.address("events"), **foreign).status_code == 403
 
 
-def test_the_page_loads_nothing_from_elsewhere(page: Page) -> None:
+def test_the_page_loads_nothing_from_elsewhere(shared: Page) -> None:
     """Its policy allows its own script and style, and no address stands in it."""
-    answer = get(page.url)
+    answer = get(shared.url)
     policy = answer.headers["Content-Security-Policy"]
     [nonce] = set(re.findall(r"'nonce-([\w-]+)'", policy))
 
@@ -61,7 +75,7 @@ def test_the_page_loads_nothing_from_elsewhere(page: Page) -> None:
     }
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)[^\s'\"`]+", answer.text) == []
     assert not re.search(r"\son\w+=|\sstyle=|innerHTML", answer.text)
-    assert get(page.url).headers["Content-Security-Policy"] != policy
+    assert get(shared.url).headers["Content-Security-Policy"] != policy
 
 
 def test_a_turn_is_told_from_the_delivery_to_the_last_write(page: Page) -> None:
@@ -132,13 +146,14 @@ def test_a_worker_that_is_killed_as_it_starts_is_followed_by_another_all_the_sam
 
 
 @pytest.mark.parametrize("fault", ["api fails", "waha refuses", "waha loses", "echo late"])
-def test_a_fault_is_not_noticed_by_the_customer(page: Page, fault: str) -> None:
+def test_a_fault_is_not_noticed_by_the_customer(talking: Page, fault: str) -> None:
     """One message, one answer."""
-    page.do("fault", fault=fault)
-    page.do("write", text="Hola")
-    state = page.settled(2)
+    before = talking.settled(0)["sent"]
+    talking.do("fault", fault=fault)
+    talking.do("write", text="Hola")
+    state = talking.settled(before + 2)
 
-    assert state["sent"] == 2
+    assert state["sent"] == before + 2
     assert (state["lost"], state["doubled"]) == (0, 0)
 
 
@@ -188,9 +203,9 @@ def test_a_module_that_changes_is_loaded_anew(tmp_path: Path, page: Page) -> Non
         ({"do": "revoke"}, "Lucía has not written yet"),
     ],
 )
-def test_what_cannot_be_done_says_why(page: Page, deed: dict[str, str], error: str) -> None:
+def test_what_cannot_be_done_says_why(shared: Page, deed: dict[str, str], error: str) -> None:
     """As the page shows it."""
-    answer = page.do(**{"what": deed.pop("do"), **deed})
+    answer = shared.do(**{"what": deed.pop("do"), **deed})
 
     assert answer.json() == {"refused": error}
 
