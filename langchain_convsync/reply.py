@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     model_validator,
@@ -206,3 +208,57 @@ class Reply(BaseModel):
 
 
 Reply.silent = Reply()
+
+
+class InvalidReplyError(ValueError):
+    """A mapping has the fields of a reply, and is none."""
+
+
+def reply_in(given: object) -> Reply | None:
+    """A reply, also as JSON: what a model made of its schema, or a server of the object.
+
+    Args:
+        given: It, or anything else.
+
+    Returns:
+        None where it is something else.
+
+    Raises:
+        InvalidReplyError: It has a reply's fields alone, and is none: why, without its words.
+    """
+    if isinstance(given, Reply) or not isinstance(given, Mapping):
+        return given if isinstance(given, Reply) else None
+    names = given.keys()
+    if not {"texts", "file", "handoff"} & names or not names <= Reply.model_fields.keys():
+        return None
+    return _read(given)
+
+
+def reply_of_server(artifact: object) -> Reply | None:
+    """:func:`reply_in` of a tool's artifact: JSON is a reply only with each of its fields.
+
+    Other tools' artifacts may well have some of them, and are nothing to say.
+    """
+    if isinstance(artifact, Mapping) and artifact.keys() >= Reply.model_fields.keys():
+        return _read(artifact)
+    return artifact if isinstance(artifact, Reply) else None
+
+
+def _read(given: Mapping[Any, Any]) -> Reply:
+    """The reply; the bytes of a file are base64 in JSON, as no URL is."""
+    fields, file = dict(given), given.get("file")
+    if isinstance(file, str) and ":" not in file:
+        try:
+            fields["file"] = base64.b64decode(file, validate=True)
+        except ValueError:
+            fields["file"] = file
+    try:
+        return Reply.model_validate(fields)
+    except ValidationError as error:
+        flaws = error.errors(include_url=False, include_context=False, include_input=False)
+        told = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, flaw["loc"])), flaw["msg"])))
+            for flaw in flaws[:3]
+        )
+        message = f"the agent returned the fields of a Reply that is none: {told}"
+        raise InvalidReplyError(message) from error

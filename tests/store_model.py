@@ -14,6 +14,7 @@ from typing import Any
 from langchain_convsync.stores.base import (
     ACKS_KEPT,
     DEFAULT_RULES,
+    FIRST_CONTACTS,
     RESTRICTION_KEPT,
     Accepted,
     AcceptRules,
@@ -327,8 +328,10 @@ class StoreModel:
 
     def restrict(self, account: AccountKey, *, kind: str, seconds: float, why: str) -> None:
         known, until = self._restriction(account), self.now + ms(seconds)
-        if known is not None and known[0] != kind and known[3] > until:
-            return
+        if known is not None and known[0] not in {kind, FIRST_CONTACTS}:
+            ends_none = kind == FIRST_CONTACTS and known[4] is None
+            if known[3] > (self.now if ends_none else until):
+                return
         since = self.now if known is None or known[0] != kind else known[2]
         self.restricted[account] = (kind, why, since, until, None)
 
@@ -354,8 +357,16 @@ class StoreModel:
         known = self.restricted.get(account)
         return None if known is None or self.now >= known[3] + ms(RESTRICTION_KEPT) else known
 
-    def _restricted_until(self, account: str) -> int:
-        known = self._restriction(account)
+    def _holding(
+        self, conversation_key: str, queue: QueueName
+    ) -> tuple[str, str, int, int, str | None] | None:
+        """A cap holds those alone that have sent nothing."""
+        known = self._restriction(conversation_key[:15]) if queue == "replies" else None
+        has_sent = self._talk(conversation_key).queues["replies"].anchor is not None
+        return None if known is None or (known[0] == FIRST_CONTACTS and has_sent) else known
+
+    def _restricted_until(self, conversation_key: str, queue: QueueName) -> int:
+        known = self._holding(conversation_key, queue)
         return 0 if known is None else known[3]
 
     def _try(self, account: str, until: int, token: str | None) -> None:
@@ -409,13 +420,13 @@ class StoreModel:
         due = talk.due(queue)
         if (
             due is None
-            or due > self.now
+            or max(due, self._restricted_until(conversation_key, queue)) > self.now
             or self._is_full(conversation_key[:15], queue, account_concurrency)
         ):
             return None
         state.token, state.epoch, state.until = token, state.epoch + 1, self.now + ms(lease)
         state.acquired_at = self.now
-        if queue == "replies":
+        if self._holding(conversation_key, queue):
             self._try(conversation_key[:15], state.until, token)
         if queue == "inbox":
             talk.inbox[0].starts += 1
@@ -574,8 +585,8 @@ class StoreModel:
             return None
         if self._refusal(lease, operation_id, pos):
             return None
-        known = self._restriction(lease.conversation_key[:15])
-        if lease.queue == "replies" and known and self.now < known[3] and known[4] != lease.token:
+        known = self._holding(lease.conversation_key, lease.queue)
+        if known and self.now < known[3] and known[4] != lease.token:
             return None
         state = self._talk(lease.conversation_key).queues[lease.queue]
         cursor = self._move_to(state, operation_id, pos)
@@ -678,9 +689,9 @@ class StoreModel:
 
     def due(self, queue: QueueName, conversation_key: str) -> float | None:
         at = self._talk(conversation_key).due(queue)
-        if at is not None and queue == "replies":
-            at = max(at, self._restricted_until(conversation_key[:15]))
-        return None if at is None else max(0, at - self.now) / 1000
+        if at is None:
+            return None
+        return max(0, max(at, self._restricted_until(conversation_key, queue)) - self.now) / 1000
 
     def backlog(self) -> Backlog:
         states = [event.state for event in self.events.values()]
@@ -751,7 +762,12 @@ class StoreModel:
             note=talk.note,
             acks=tuple(talk.acks),
             restriction=next(
-                (each for each in self.restrictions() if each.account == conversation_key[:15]),
+                (
+                    each
+                    for each in self.restrictions()
+                    if each.account == conversation_key[:15]
+                    and self._holding(conversation_key, "replies")
+                ),
                 None,
             ),
             inbox=queue_view("inbox"),
@@ -885,9 +901,20 @@ class StoreModel:
         ring = [
             (max(self.places[queue, account], min(work)[0] * 1000), account)
             for account, work in dues.items()
-            if min(work)[0] <= self.now and not self._is_full(account, queue, account_concurrency)
+            if self._first_of(work, queue)
+            and not self._is_full(account, queue, account_concurrency)
         ]
-        return min(dues[min(ring)[1]])[1] if ring else None
+        return self._first_of(dues[min(ring)[1]], queue) if ring else None
+
+    def _first_of(self, work: list[tuple[int, str]], queue: QueueName) -> str | None:
+        return next(
+            (
+                conversation_key
+                for due, conversation_key in sorted(work)
+                if max(due, self._restricted_until(conversation_key, queue)) <= self.now
+            ),
+            None,
+        )
 
     def holds(self, lease: Lease) -> bool:
         return self._held(lease) is not None
@@ -906,8 +933,6 @@ class StoreModel:
         return self.now < self.pauses.get(conversation_key, 0)
 
     def _is_full(self, account: str, queue: QueueName, account_concurrency: int) -> bool:
-        if queue == "replies":
-            return self.now < self._restricted_until(account)
         return queue == "inbox" and 0 < account_concurrency <= self._running(account)
 
     def _running(self, account: str) -> int:

@@ -16,13 +16,14 @@ from langchain_convsync.client import Waha
 from langchain_convsync.errors import ConvSyncError, FencedError
 from langchain_convsync.outbox.queue import Held
 from langchain_convsync.outbox.reply import ReplyJob
-from langchain_convsync.stores.base import AccountKey, EventStore
+from langchain_convsync.stores.base import FIRST_CONTACTS, AccountKey, EventStore
+from langchain_convsync.waha.limits import meanwhile
 
 logger = logging.getLogger(__name__)
 
 #: Seconds for which an account sends nothing where nobody tells for how long: first, and at most.
 #: Each time it is for as long again as it was restricted by then.
-FIRST_PAUSE = {"session": 1.0, "timelock": 900.0, "capping": 60.0}
+FIRST_PAUSE = {"session": 1.0, "timelock": 900.0, "capping": 300.0}
 LONGEST_PAUSE = {"session": 60.0, "timelock": 4 * 3600.0, "capping": 3600.0}
 #: Seconds after which a limit that WAHA tells of is looked at again, at most.
 LOOK_AGAIN = 900.0
@@ -91,7 +92,7 @@ class Account:
     def held(
         self, head: ReplyJob, kind: str, why: str, *, ends: datetime | None = None
     ) -> Flow[Held]:
-        """Note that the account may send nothing now; what is to be raised."""
+        """Note that the account may send nothing now, or begin no chats; what is to be raised."""
         tried, seconds = head.acquired.restriction, FIRST_PAUSE[kind]
         if tried is not None and tried.kind == kind:
             seconds = max(seconds, head.acquired.now - tried.since)
@@ -101,10 +102,13 @@ class Account:
         key = head.lease.conversation_key
         yield from self._store.restrict(AccountKey(key[:15]), kind=kind, seconds=seconds, why=why)
         telemetry.count("account_restrictions", kind=kind)
-        told = "its account sends nothing for now: %s"
+        told = f"its account {meanwhile(kind)} for now: %s"
         telemetry.log(logger, logging.ERROR, key, told, why, repeats=True)
         head.why = why
-        return Held(0.0)
+        if kind != FIRST_CONTACTS or head.anchor is None:
+            return Held(0.0)
+        # The store knows them, so the cap does not hold it: to WhatsApp they are a first contact.
+        return Held(min(seconds * 2.0 ** (head.cursor.tries - 1), LONGEST_PAUSE[kind]))
 
     def sent(self, head: ReplyJob) -> Flow[None]:
         """Note that WhatsApp has taken a message: what restricted the account is over."""

@@ -21,7 +21,7 @@ from langchain_core.messages import (
 from langchain_core.messages.base import BaseMessageChunk
 
 from langchain_convsync.models import ConversationMessage, Said, Words
-from langchain_convsync.reply import Reply
+from langchain_convsync.reply import InvalidReplyError, Reply, reply_in
 
 W = TypeVar("W", bound=Words)
 
@@ -207,11 +207,19 @@ def last_reply(messages: Sequence[BaseMessage], structured: object = None) -> st
     fields = structured if isinstance(structured, Mapping) else {}
     reply = fields.get("reply", getattr(structured, "reply", None))
     for spoken in (structured, reply):
-        if isinstance(spoken, Reply):
-            return spoken.text
+        if (found := _told(spoken)) is not None:
+            return found.text
     if reply is not None:
         return text_in(reply)
     return "" if _is_json_object(text) else text
+
+
+def _told(spoken: object) -> Reply | None:
+    """The reply, where it is one; a turn tells what is wrong with one that is not."""
+    try:
+        return reply_in(spoken)
+    except InvalidReplyError:
+        return None
 
 
 def carrying(messages: Sequence[BaseMessage]) -> bool:

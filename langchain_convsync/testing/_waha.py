@@ -16,7 +16,9 @@ from langchain_convsync import phone
 from langchain_convsync._checked import Port, checked
 from langchain_convsync.errors import ClosedError, InvalidPhoneNumberError
 from langchain_convsync.settings import secret_bytes
+from langchain_convsync.testing._limits import AccountLimits
 from langchain_convsync.testing._loopback import Answer, LoopbackServer, Request
+from langchain_convsync.waha.limits import LimitKind
 
 
 class SentText(NamedTuple):
@@ -86,6 +88,7 @@ class FakeWAHA:
         self._api_key = api_key
         self._numbers = dict(numbers or {})
         self._fates: list[Answer] = []
+        self._limits = AccountLimits()
         self._files: dict[tuple[str, str], bytes] = {}
         self._changed = threading.Condition()
         self._count = itertools.count(1)
@@ -135,6 +138,24 @@ class FakeWAHA:
             times: How many texts.
         """
         self._fates += [Answer(0, None)] * times
+
+    def limit(self, kind: LimitKind | None) -> None:
+        """Limit the account from now on, as WhatsApp and WAHA do; :meth:`status` tells a webhook.
+
+        Whoever goes on sending is banned: see :attr:`banned`.
+
+        Args:
+            kind: ``"timelock"``: it may write to no one, and a send answers error 463.
+                ``"capping"``: it may begin no chats; who was sent something is sent more.
+                ``"session"``: it is logged out, and a send answers 422. None ends that.
+        """
+        with self._changed:
+            self._limits.set(kind)
+
+    @property
+    def banned(self) -> bool:
+        """Whether its number is banned: three sends were refused for a limit, and more came."""
+        return self._limits.banned
 
     def wait_for_sent(self, count: int = 1, *, timeout: float = 10.0) -> list[SentText]:
         """Wait until so many texts were sent; a runner's workers send behind the webhook's answer.
@@ -214,6 +235,20 @@ class FakeWAHA:
         now = time.time()
         return self._signed(_own(sent), "message.any", now, None, secret)
 
+    def status(self, *, secret: str | SecretStr | None = None) -> Delivery:
+        """What WAHA posts to a webhook about its session and its limits, as they are now.
+
+        Args:
+            secret: The key to sign with; None leaves it unsigned.
+        """
+        limits = self._limits
+        me = {
+            "reachoutTimelock": limits.told["timelock"],
+            "messageCapping": limits.told["capping"],
+        }
+        payload = {"name": self.session, "status": limits.status, "me": me}
+        return self._signed(payload, "session.status", time.time(), None, secret)
+
     def _signed(
         self,
         payload: dict[str, Any],
@@ -263,8 +298,8 @@ class FakeWAHA:
         match path:
             case ["api", "files", session, name]:
                 return self._files.get((session, name))
-            case ["api", "sessions"]:
-                return [{"name": self.session, "status": "WORKING"}]
+            case ["api", "sessions", *about]:
+                return self._session(about)
             case ["api", _, "lids", *named]:
                 return self._pair(*named)
             case ["api", session, "chats"]:
@@ -273,7 +308,15 @@ class FakeWAHA:
                 return self._sent_in(session, chat_id)
         return None
 
+    def _session(self, about: list[str]) -> object:
+        if about:
+            return self._limits.told.get(about[-1])
+        return [{"name": self.session, "status": self._limits.status}]
+
     def _send(self, body: Mapping[str, Any], text: str) -> Answer:
+        known = any(sent.chat_id == body["chatId"] for sent in self.sent)
+        if (refusal := self._limits.refusal(known=known)) is not None:
+            return refusal
         fate = self._fates.pop(0) if self._fates else None
         if fate is not None and fate.status:
             return fate

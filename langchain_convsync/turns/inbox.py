@@ -36,6 +36,7 @@ from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.operators import conversation_key_of
 from langchain_convsync.turns.saying import Saying, Wanted
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
+from langchain_convsync.waha.limits import meanwhile
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
@@ -332,7 +333,7 @@ class Inbox:
         for account in accounts:
             yield from self.store.restrict(account, kind=kind, seconds=seconds, why=why)
             telemetry.count("account_restrictions", kind=kind)
-            logger.error("Account %s sends nothing for %s: %s", account, span(seconds), why)
+            logger.error("Account %s %s for %s: %s", account, meanwhile(kind), span(seconds), why)
         return True
 
     def record_echo(

@@ -9,6 +9,7 @@ from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueV
 from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
 from langchain_convsync.turns.turn import QueuedMessage
+from langchain_convsync.waha.limits import meanwhile
 
 _NO_WORKER = "due now, and no worker has acquired them: is one running?"
 
@@ -28,7 +29,7 @@ def reasons(view: ConversationView) -> Iterator[str]:
     if (held := view.restriction) is not None and view.replies.depth:
         since, left = span(view.now - held.since), max(0.0, held.until - view.now)
         again = f"again in {span(left)}" if left else "the next reply shows if that is over"
-        yield f"replies, for {since}: the account sends nothing: {held.why}; {again}"
+        yield f"replies, for {since}: the account {meanwhile(held.kind)}: {held.why}; {again}"
     for queue, name in ((view.outbox, "writes"), (view.replies, "replies")):
         if queue.depth and not (queue is view.replies and view.restriction):
             tries = queue.cursor.tries if queue.cursor else 0

@@ -690,8 +690,9 @@ class TurnRunner(_forks.Unpicklable):
     def record_status(self, told: waha.Ignored) -> bool:
         """Take what WAHA's ``session.status`` tells of an account: whether it may send now.
 
-        While its session is not ``WORKING``, or WhatsApp limits it, its replies wait, in all
-        processes together. That is found out by sending, too; so it is known before.
+        While its session is not ``WORKING``, or WhatsApp locks it, its replies wait, in all
+        processes together; while its new chats are capped, its first contacts do. That is found out
+        by sending, too; so it is known before.
 
         Args:
             told: ``waha.Ignored`` with the reason ``session status``; others are nothing.

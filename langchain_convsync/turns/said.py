@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
-from pydantic import ValidationError
 
-from langchain_convsync.reply import Handoff, Reply
+from langchain_convsync.reply import Handoff, Reply, reply_in, reply_of_server
 from langchain_convsync.surfaces.limits import limit_in
 from langchain_convsync.surfaces.messages import (
     carrying,
@@ -64,6 +63,7 @@ def said_in(
             agent may have acted on the half of it, so nothing it said later is relied on.
         LimitReachedError: A limit ended the run, and LangChain says so instead of the agent.
         EmptyReplyError: There is no text, and nothing says that there should be none.
+        InvalidReplyError: There are a reply's fields, in JSON, that are no reply.
         OverlongReplyError: There is more than a WhatsApp message holds: a model that does not end.
     """
     messages = _new(output, before)
@@ -84,7 +84,8 @@ def said_in(
 def set_by_tools(messages: Sequence[BaseMessage]) -> list[Reply]:
     """What tools say by themselves: the artifact of their answer is a :class:`Reply`."""
     answers = (message for message in messages if isinstance(message, ToolMessage))
-    return [answer.artifact for answer in answers if isinstance(answer.artifact, Reply)]
+    found = (reply_of_server(answer.artifact) for answer in answers)
+    return [reply for reply in found if reply is not None]
 
 
 def handoff_in(output: object, before: Mapping[str, Any]) -> Handoff | None:
@@ -146,10 +147,11 @@ def _own(
 
 def _explicit(output: object, messages: Sequence[BaseMessage]) -> Sequence[Reply] | None:
     """What it returns as a :class:`Reply`; None where it returns none."""
-    if isinstance(output, Reply):
-        return [output]
-    if isinstance(output, list | tuple) and output and all(isinstance(e, Reply) for e in output):
-        return list(output)
+    if (alone := reply_in(output)) is not None:
+        return [alone]
+    if isinstance(output, list | tuple):
+        several = [reply for each in output if (reply := reply_in(each)) is not None]
+        return several if several and len(several) == len(output) else None
     places: list[object] = [getattr(output, "reply", None)]
     if isinstance(output, Mapping):
         places = [output.get("output"), output.get("reply")]
@@ -157,21 +159,8 @@ def _explicit(output: object, messages: Sequence[BaseMessage]) -> Sequence[Reply
         if structured is not None and (not messages or carrying(messages)):
             fields = structured if isinstance(structured, Mapping) else {}
             places += [structured, fields.get("reply", getattr(structured, "reply", None))]
-    found = (reply for place in places if (reply := _as_reply(place)) is not None)
+    found = (reply for place in places if (reply := reply_in(place)) is not None)
     return next(([reply] for reply in found), None)
-
-
-def _as_reply(given: object) -> Reply | None:
-    """A reply, also as the JSON that a model made of its schema."""
-    if isinstance(given, Reply) or not isinstance(given, Mapping):
-        return given if isinstance(given, Reply) else None
-    names = given.keys()
-    if not {"texts", "file", "handoff"} & names or not names <= Reply.model_fields.keys():
-        return None
-    try:
-        return Reply.model_validate(dict(given))
-    except ValidationError:
-        return None
 
 
 def _text(output: object, messages: Sequence[BaseMessage]) -> str:

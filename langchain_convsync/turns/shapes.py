@@ -22,6 +22,7 @@ from langchain_convsync._lines import is_name
 MOST_KEYS, LONGEST_KEY = 8, 40
 _RETURN = "return a text, {'output': text} or {'messages': […]}"
 _MAPPING = "{'messages': […]}"
+_OR_REPLY = "it has to be a text, or the fields of a Reply alone: texts, file, handoff, …"
 _SILENCE = "; if it is to say nothing, return Reply.silent, or a text for silent_marker="
 _STRUCTURED = (
     "the agent's answer is its structured_response: give its response_format a field `reply`"
@@ -74,8 +75,11 @@ def is_pieces(output: object) -> bool:
 
 
 def _without_a_last_word(output: object, last: BaseMessage) -> str:
-    if isinstance(output, Mapping) and output.get("structured_response") is not None:
-        return _STRUCTURED
+    if isinstance(output, Mapping):
+        if output.get("structured_response") is not None:
+            return _without_reply(output["structured_response"])
+        if told := _no_text_in(output):
+            return told
     if not isinstance(last, AIMessage):
         name = _with_article(type(last).__name__)
         return (
@@ -89,10 +93,9 @@ def _without_a_last_word(output: object, last: BaseMessage) -> str:
 
 def _mapping_without_text(output: Mapping[Any, Any]) -> str:
     if output.get("structured_response") is not None:
-        return _STRUCTURED
-    for name in ("output", "reply"):
-        if output.get(name):
-            return f"the agent's {name!r} is {kind_of(output[name])}: it has to be a text"
+        return _without_reply(output["structured_response"])
+    if told := _no_text_in(output):
+        return told
     if said := output.get("messages"):
         some = said if isinstance(said, list | tuple) else [said]
         if not isinstance(some[0], BaseMessage):
@@ -109,6 +112,25 @@ def _mapping_without_text(output: Mapping[Any, Any]) -> str:
         f"the agent returned {kind_of(output)} with the keys {keys}: {_RETURN}, or pass what picks "
         f"the text, agent.pick({first!r}) for example"
     )
+
+
+def _no_text_in(output: Mapping[Any, Any]) -> str | None:
+    for name in ("output", "reply"):
+        if output.get(name):
+            return f"the agent's {name!r} is {_with_keys(output[name])}: {_OR_REPLY}"
+    return None
+
+
+def _without_reply(structured: object) -> str:
+    fields = structured if isinstance(structured, Mapping) else {}
+    if isinstance(reply := fields.get("reply"), Mapping):
+        return f"the `reply` of the agent's structured_response is {_with_keys(reply)}: {_OR_REPLY}"
+    return _STRUCTURED
+
+
+def _with_keys(given: object) -> str:
+    keys = _names(given) if isinstance(given, Mapping) else ""
+    return f"{kind_of(given)} with the keys {keys}" if keys else kind_of(given)
 
 
 def kind_of(given: object) -> str:

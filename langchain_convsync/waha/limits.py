@@ -30,6 +30,11 @@ class Limit:
     ends: datetime | None = None
 
 
+def meanwhile(kind: str) -> str:
+    """What an account does while it is limited like this."""
+    return "begins no new chats" if kind == "capping" else "sends nothing"
+
+
 def limit_in(*told: object) -> Limit | None:
     """The limit that one of these answers, or payloads, tells of; a lock before a cap."""
     places = [Folded.of(each) for each in told]

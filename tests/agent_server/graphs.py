@@ -16,6 +16,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
+from langchain_convsync import Reply
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.testing import ScriptedChatModel
 
@@ -72,6 +73,45 @@ def _alone(node: Any) -> Any:
 careful, clumsy = _alone(ask), _alone(cook)
 
 
+class Spoken(MessagesState):
+    """A state that holds what is said beside the messages."""
+
+    reply: NotRequired[Any]
+
+
+#: What a node says beside its messages, by what it was told.
+SPOKEN = {
+    "gracias": Reply.silent,
+    "una queja": Reply(texts=["Te atiende un colega."], handoff="complaint"),
+    "mal": {"texts": ["Hola"], "caption": "secreto"},
+    "peor": {"texts": ["secreto"], "colour": "red"},
+}
+PHOTO = b"\x89PNG\r\n\x1a\n"
+
+
+def speak(state: Spoken) -> dict[str, Any]:
+    """Say what is more, or less, than one text: itself, or by a tool."""
+    told = state["messages"][-1].text
+    if told in SPOKEN:
+        return {"reply": SPOKEN[told]}
+    call = {"name": "show", "args": {}, "id": "call-1"}
+    shown = Reply(texts=["Nuestra carta:"], file=PHOTO, caption="Hoy", quote=True)
+    found = ToolMessage(
+        "2 rows", artifact={"texts": ["secreto"], "file": ""}, tool_call_id="call-0"
+    )
+    return {
+        "messages": [
+            AIMessage("", tool_calls=[{**call, "id": "call-0"}, call]),
+            found,
+            ToolMessage("It is shown.", artifact=shown, tool_call_id="call-1"),
+            AIMessage("¿Algo más?"),
+        ]
+    }
+
+
+speaking = StateGraph(Spoken).add_node(speak).add_edge(START, "speak").compile()
+
+
 class Sealed(TypedDict):
     """What a run is told: whose it is, readable only with the key."""
 
@@ -102,4 +142,4 @@ def synced() -> Any:
     )
 
 
-GRAPHS = ("waiter", "careful", "clumsy", "knowing", "synced")
+GRAPHS = ("waiter", "careful", "clumsy", "speaking", "knowing", "synced")

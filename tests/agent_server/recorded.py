@@ -5,14 +5,15 @@ It speaks as much of the API as a turn does: run and stream, a thread's state, i
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, Interrupt, StateSnapshot
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -150,7 +151,9 @@ def _told(state: StateSnapshot) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Interrupt):
         return {"value": value.value, "id": value.id, "response_schema": None}
-    return value.model_dump() if isinstance(value, BaseMessage) else str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)
 
 
 def _json(body: Any) -> Response:

@@ -55,6 +55,7 @@ def failing(words: str, status: int = 500) -> Script:
 
 
 LOCKED = failing("2 UNKNOWN: server returned error 463")
+CAPPED = failing("new chat message capping reached")
 
 
 def runner_of(
@@ -109,6 +110,46 @@ def test_one_refusal_of_whatsapps_lock_holds_every_reply_of_the_account(
     deliver(first)
     assert sorted(chats.texts) == ["re: Hola"] * 2 + ["re: ¿Sigues ahí?"] * 2
     assert (restricted(store), run(store.backlog()).dead_letters) == ([], 0)
+
+
+def test_a_cap_of_new_chats_holds_first_contacts_alone(
+    server: ReferenceServer,
+    store: EventStore,
+    chats: WahaChats,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever has had a message before goes on being answered; the others are when it ends."""
+    runner = runner_of(server, store, chats)
+    runner.run(said("Hola", chat_id=CHAT))
+    chats.fates = [CAPPED]
+    runner.run(said("Hola", event_id="2", phone_number=OTHER, chat_id=OTHER_CHAT))
+    runner.run(said("¿Y?", event_id="3", chat_id=CHAT))
+    runner.run(said("¿Y?", event_id="4", phone_number=OTHER, chat_id=OTHER_CHAT))
+    meanwhile, why = [*chats.posts], restricted(store)
+    clock.advance(300.0)
+    deliver(runner)
+
+    assert [chat for _, chat in meanwhile] == [CHAT, OTHER_CHAT, CHAT]
+    assert why == ["capping"]
+    assert [chat for _, chat in chats.posts[3:]] == [OTHER_CHAT, OTHER_CHAT]
+    assert (restricted(store), run(store.backlog()).dead_letters) == ([], 0)
+    assert "its account begins no new chats for now" in caplog.text
+
+
+def test_whom_whatsapp_takes_for_a_first_contact_is_tried_seldom(
+    server: ReferenceServer, store: EventStore, chats: WahaChats, clock: Clock
+) -> None:
+    """The store knows them and its account is capped all the same: that goes on for long."""
+    runner = runner_of(server, store, chats)
+    runner.run(said("Hola", chat_id=CHAT))
+    chats.refusing[CHAT] = CAPPED
+    runner.run(said("¿Y?", event_id="2", chat_id=CHAT))
+    for _ in range(360):
+        clock.advance(10.0)
+        deliver(runner)
+
+    assert len(chats.posts) == 1 + 4  # at once, and after 5, 15 and 35 minutes
 
 
 @pytest.mark.parametrize("looks", [0, 503], ids=["told", "not to be asked"])
@@ -237,7 +278,7 @@ def test_each_restriction_is_counted(
 ) -> None:
     """By what it is."""
     before = telemetry.counted("account_restrictions", kind="capping")
-    chats.fates = [failing("new chat message capping reached")]
+    chats.fates = [CAPPED]
     runner_of(server, store, chats).run(said("Hola", chat_id=CHAT))
 
     assert telemetry.counted("account_restrictions", kind="capping") == before + 1

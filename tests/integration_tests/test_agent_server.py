@@ -16,9 +16,11 @@ from langgraph.pregel.remote import RemoteGraph
 
 from langchain_convsync.errors import AgentServerError
 from langchain_convsync.models import InboundEvent, StateUpdate
+from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
+from tests.agent_server import graphs as agents
 from tests.agent_server import real
 from tests.agent_server.client import Graphs
 from tests.agent_server.recorded import Recorded
@@ -193,6 +195,64 @@ async def test_an_interrupted_run_is_resumed_by_the_next_message(
     ]
     assert [each.value for each in asked.interrupts] == ["¿Confirma una pizza?"]
     assert (asked.reply, told.reply) == ("¿Confirma una pizza?", "una pizza: sí")
+
+
+async def test_what_is_said_there_as_a_reply_arrives_as_one(
+    graphs: Graphs, customer: str, runner_of: Callable[..., TurnRunner], answer: Answer
+) -> None:
+    """In JSON, with its file; by a tool, too, whose other artifacts are nothing to say."""
+    shown = await answer(runner_of(graphs("speaking")), event(customer, 1, "la carta"))
+
+    assert shown.said == (
+        Reply(texts=["Nuestra carta:"], file=agents.PHOTO, caption="Hoy", quote=True),
+        Reply(texts=["¿Algo más?"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "reply", "handoff"),
+    [
+        ("gracias", "silent", None, None),
+        ("una queja", "answered", "Te atiende un colega.", Handoff(reason="complaint")),
+    ],
+)
+async def test_so_do_silence_and_a_hand_over(
+    graphs: Graphs,
+    customer: str,
+    runner_of: Callable[..., TurnRunner],
+    answer: Answer,
+    told: str,
+    status: str,
+    reply: str | None,
+    handoff: Handoff | None,
+) -> None:
+    """Nothing is sent by accident, and no one waits for a human who was not told."""
+    turn = await answer(runner_of(graphs("speaking")), event(customer, 1, told))
+
+    assert (turn.status, turn.reply, turn.handoff) == (status, reply, handoff)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [("mal", "caption=, mimetype=, filename= and voice= belong to a file"), ("peor", "colour")],
+)
+async def test_what_is_no_reply_there_is_told_in_one_line(
+    graphs: Graphs,
+    customer: str,
+    runner_of: Callable[..., TurnRunner],
+    answer: Answer,
+    caplog: pytest.LogCaptureFixture,
+    told: str,
+    why: str,
+) -> None:
+    """Without a word of what it says."""
+    runner = runner_of(graphs("speaking"), max_errors=1, fallback_reply="Perdón")
+    turn = await answer(runner, event(customer, 1, told))
+
+    assert (turn.status, turn.reply) == ("failed", "Perdón")
+    [line] = [each for each in caplog.messages if why in each]
+    assert "\n" not in line
+    assert "secreto" not in caplog.text
 
 
 async def test_a_thread_that_was_made_and_has_not_run_is_an_empty_one(

@@ -8,17 +8,25 @@ import threading
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
+from langchain_convsync import SQLiteEventStore, TurnRunner, WAHAReply, create_app
 from langchain_convsync import waha as webhook
+from langchain_convsync._flow import run
 from langchain_convsync.client import AsyncWAHAClient, WAHAClient
 from langchain_convsync.errors import ClosedError, InvalidPhoneNumberError, WAHAError
 from langchain_convsync.models import InboundEvent
-from langchain_convsync.testing import FakeWAHA, SentText
-from langchain_convsync.testing.pytest_plugin import convsync_waha
+from langchain_convsync.testing import FakeWAHA, ReferenceServer, SentText
+from langchain_convsync.testing.pytest_plugin import convsync_server, convsync_waha
+from langchain_convsync.waha.limits import LimitKind, limit_in
+from tests.promises import echo
 
-__all__ = ["convsync_waha"]
+__all__ = ["convsync_server", "convsync_waha"]
 
 PHONE, CHAT, LID = "+51999999999", "51999999999@c.us", "38000000000001@lid"
+OTHER = "51988888888@c.us"
+#: WhatsApp's own.
+LIMITS: tuple[LimitKind, ...] = ("timelock", "capping")
 
 
 def test_a_text_is_kept_and_stands_in_its_chat(convsync_waha: FakeWAHA) -> None:
@@ -65,6 +73,97 @@ def test_what_is_refused_is_not_sent(convsync_waha: FakeWAHA) -> None:
         client.send_text("default", CHAT, "Hola otra vez")
 
     assert [sent.text for sent in convsync_waha.sent] == ["Hola otra vez"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("timelock", 500), ("capping", 500), ("session", 422)]
+)
+def test_an_account_is_limited_as_whatsapp_does(
+    kind: LimitKind, status: int, convsync_waha: FakeWAHA
+) -> None:
+    """Refusals, routes, sessions and deliveries tell the same; all of it ends."""
+
+    def seen() -> tuple[str | None, str | None, str | None, str | None]:
+        routes = [f"{convsync_waha.base_url}/api/sessions/default/{what}" for what in LIMITS]
+        found = limit_in(*(httpx.get(route).json() for route in routes))
+        event = webhook.parse_event(webhook.parse_json(convsync_waha.status()["content"]))
+        assert isinstance(event, webhook.Ignored)
+        [session] = client.sessions()
+        return found.kind if found else None, event.limit, event.status, session.status
+
+    with WAHAClient(convsync_waha.base_url) as client:
+        client.send_text("default", CHAT, "Hola")
+        convsync_waha.limit(kind)
+        limited = seen()
+        with pytest.raises(WAHAError) as told:
+            client.send_text("default", OTHER, "Hola")
+        convsync_waha.limit(None)
+        free = seen()
+        client.send_text("default", OTHER, "Hola otra vez")
+
+    by_whatsapp, state = (None, "SCAN_QR_CODE") if kind == "session" else (kind, "WORKING")
+    assert (told.value.kind, told.value.status_code) == (kind, status)
+    assert limited == (by_whatsapp, by_whatsapp, state, state)
+    assert free == (None, None, "WORKING", "WORKING")
+    assert [sent.text for sent in convsync_waha.sent] == ["Hola", "Hola otra vez"]
+
+
+def test_a_cap_lets_known_chats_go_on(convsync_waha: FakeWAHA) -> None:
+    """It is for new chats."""
+    with WAHAClient(convsync_waha.base_url) as client:
+        client.send_text("default", CHAT, "Hola")
+        convsync_waha.limit("capping")
+        client.send_text("default", CHAT, "¿Algo más?")
+
+    assert len(convsync_waha.sent) == 2
+
+
+def test_whoever_goes_on_is_banned(convsync_waha: FakeWAHA) -> None:
+    """For ever: nothing is sent any more, and the session has failed."""
+    convsync_waha.limit("timelock")
+    banned = []
+    with WAHAClient(convsync_waha.base_url) as client:
+        for _ in range(4):
+            banned.append(convsync_waha.banned)
+            with pytest.raises(WAHAError):
+                client.send_text("default", CHAT, "Hola")
+        convsync_waha.limit(None)
+        with pytest.raises(WAHAError) as told:
+            client.send_text("default", CHAT, "Hola")
+        [session] = client.sessions()
+
+    assert (banned, convsync_waha.banned) == ([False] * 4, True)
+    assert (told.value.kind, session.status) == ("session", "FAILED")
+
+
+@pytest.mark.parametrize("kind", ["timelock", "capping", "session"])
+def test_a_bot_on_a_limited_account_is_not_banned(
+    kind: LimitKind, convsync_waha: FakeWAHA, convsync_server: ReferenceServer
+) -> None:
+    """Its answers wait, and the customers are answered when that is over."""
+    runner = TurnRunner(
+        echo(),
+        client=convsync_server.client(),
+        store=SQLiteEventStore(":memory:"),
+        reply=WAHAReply(convsync_waha.base_url),
+    )
+    customers = [f"+5199999999{number}" for number in range(5)]
+    for customer in customers:
+        convsync_server.create_conversation(phone_number=customer, subdomain="a", bot_id="b")
+    with TestClient(create_app(runner, waha_secrets=[])) as web:
+        convsync_waha.limit(kind)
+        web.post("/webhook", **convsync_waha.status())
+        for customer in customers:
+            web.post("/webhook", **convsync_waha.delivery(customer, "Hola"))
+        while run(runner.store.backlog()).replies < len(customers):
+            pass
+        sent = [*convsync_waha.sent]
+        convsync_waha.limit(None)
+        if kind == "session":
+            web.post("/webhook", **convsync_waha.status())
+            convsync_waha.wait_for_sent(len(customers), timeout=60.0)
+
+    assert (sent, convsync_waha.banned) == ([], False)
 
 
 def test_a_lost_answer_leaves_the_text_sent(convsync_waha: FakeWAHA) -> None:

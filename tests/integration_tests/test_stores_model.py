@@ -293,7 +293,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.steps % 3 == 0)
     @rule(
         account=st.sampled_from((0, 0, 1)),
-        kind=st.sampled_from(("session", "timelock")),
+        kind=st.sampled_from(("session", "timelock", "capping")),
         seconds=st.sampled_from((0.0, 2.0, 30.0)),
         why=st.sampled_from(("it is away", "ñ  x")),
     )

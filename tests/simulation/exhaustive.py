@@ -42,7 +42,7 @@ from tests.simulation.disks import Memory, NewDisk
 from tests.simulation.hub import Point, Simulation
 from tests.simulation.servers import Call, Fault
 from tests.simulation.waha import Echo
-from tests.simulation.whatsapp import WhatsApp, down, impatient, locking
+from tests.simulation.whatsapp import WhatsApp, capping, down, impatient, locking
 from tests.simulation.world import Plan, Report, Strike, World
 
 #: Steps behind a fault at which a process dies besides, in kinds of at most so many steps.
@@ -143,6 +143,12 @@ KINDS = (
     ),
     Kind(name="through WAHA", bursts=(("Hola",),), echo="none", runner={"lease": 8.0}),
     Kind(name="while WhatsApp locks", bursts=(("Hola",),), echo="none", whatsapp=locking),
+    Kind(
+        name="while new chats are capped",
+        bursts=(("Hola",), ("sí",)),
+        echo="none",
+        whatsapp=capping,
+    ),
     Kind(name="while WAHA is logged out", bursts=(("Hola",),), echo="none", whatsapp=down),
     Kind(
         name="paced",

@@ -60,7 +60,8 @@ class WahaServer(Server):
             if (found := re.fullmatch(r"/api/sessions/([^/]+)/timelock", path)) is not None:
                 return httpx.Response(200, json=self.whatsapp.timelock(found[1]))
             if method == "POST":
-                self.whatsapp.check(body["session"])
+                talk = self._homes[body["session"], body["chatId"]]
+                self.whatsapp.check(body["session"], talk.session_id)
         if (method, path) == ("POST", "/api/sendText"):
             return httpx.Response(201, json=self._send(**body))
         if (method, path) == ("POST", "/api/sendImage"):

@@ -141,7 +141,7 @@ def test_a_text_beside_a_structured_response_without_a_reply_is_sent() -> None:
 
 @pytest.mark.parametrize(
     "structured",
-    [LISTO, {"reply": LISTO}, SimpleNamespace(reply=LISTO)],
+    [LISTO, {"reply": LISTO}, SimpleNamespace(reply=LISTO), {"reply": LISTO.model_dump()}],
 )
 def test_a_structured_response_may_be_a_reply(structured: object) -> None:
     """For every surface that records what was said."""

@@ -116,6 +116,74 @@ def test_a_shorter_restriction_of_another_kind_ends_none(
     assert (told.kind, told.until) == ("timelock", clock.now + 3600.0)
 
 
+def sent(store: EventStore, do: Do, customer: str, *, account: str = "ventas") -> None:
+    """The customer has had a message, and another reply waits for them."""
+    replies(store, do, customer, account=account)
+    key = conversation(customer, account=account)
+    acquired = do(store.acquire("replies", "before", conversation_key=key))
+    operation = acquired.operations[0].id
+    do(store.begin(acquired.lease, operation, 0, attempt=1, need=5.0))
+    assert do(store.confirm(acquired.lease, operation, 0, last=True, anchor="[]")) == "done"
+    do(store.release(acquired.lease))
+    new = event(f"{customer} again", customer=customer, account=account)
+    turn = turn_of(store, do, new, token=f"turn {new.event_key}")
+    do(store.commit_turn(turn.lease, commit_of(turn, replies=1)))
+
+
+def test_a_cap_of_new_chats_holds_first_contacts_alone(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """Whoever has had a message goes on, also behind them; and shows nothing of the cap."""
+    sent(store, do, "eva")
+    replies(store, do, "ana", "luz")
+    restrict(store, do, 60.0, "capping")
+    known = do(store.acquire("replies", "1"))
+    operation = known.operations[0].id
+
+    assert known.lease.conversation_key == conversation("eva")
+    assert known.restriction is None
+    assert do(store.begin(known.lease, operation, 0, attempt=1, need=5.0)) is not None
+    assert do(store.acquire("replies", "2")) is None
+    assert do(store.acquire("replies", "2", conversation_key=conversation("ana"))) is None
+    assert do(store.due("replies", conversation("ana"))) == 60.0
+    assert do(store.view(conversation("eva"))).restriction is None
+    assert do(store.view(conversation("ana"))).restriction.kind == "capping"
+    clock.advance(60.0)
+    trial = do(store.acquire("replies", "2", conversation_key=conversation("ana")))
+    assert trial.restriction.kind == "capping"
+    assert do(store.acquire("replies", "3", conversation_key=conversation("luz"))) is None
+
+
+def test_an_account_whose_first_contacts_wait_keeps_no_other_account_waiting(
+    store: EventStore, do: Do
+) -> None:
+    """However long they do."""
+    replies(store, do, "ana", "luz")
+    replies(store, do, "ana", account="cocina")
+    restrict(store, do, 60.0, "capping")
+
+    other = do(store.acquire("replies", "1"))
+    assert other.lease.conversation_key == conversation("ana", account="cocina")
+
+
+def test_a_cap_gives_way_to_what_holds_everything_and_ends_none_of_it(
+    store: EventStore, do: Do, clock: Clock
+) -> None:
+    """A locked account sends to no one, however long it is capped; until that is tried."""
+    replies(store, do, "ana")
+    restrict(store, do, 3600.0, "capping")
+    restrict(store, do, 30.0, "timelock")
+    restrict(store, do, 3600.0, "capping")
+    [before] = do(store.restrictions())
+    clock.advance(30.0)
+    do(store.acquire("replies", "1"))
+    restrict(store, do, 60.0, "capping")
+    [after] = do(store.restrictions())
+
+    assert (before.kind, before.until) == ("timelock", clock.now)
+    assert (after.kind, after.until) == ("capping", clock.now + 60.0)
+
+
 def test_one_that_nothing_has_tried_is_forgotten_after_a_day(
     store: EventStore, do: Do, clock: Clock
 ) -> None:

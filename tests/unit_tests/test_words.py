@@ -30,7 +30,7 @@ ENGLISH = frozenset(
     chosen closed command committed conceal concurrency configuration confirmed
     conflict connect connection content count create current cut damaged database date
     deduplicated default demo denied discard doctor doing done dropped due duplicate
-    extraction failed failure fake field for forget forgotten format forward forwarding
+    extraction failed failure fake field first for forget forgotten format forward forwarding
     found from get groups history host ignored in inbound incomplete info intent invalid is kept
     leftovers limit line linked load longest lookup lost main max memory mended message
     method minute mismatch missing most moved name new newer no not note observe of oldest on once

@@ -23,6 +23,7 @@ from langchain_convsync.stores import (
 from langchain_convsync.stores.base import Restriction
 from langchain_convsync.stores.served import serves
 from langchain_convsync.stores.sqlite.damage import checked_at, recovery
+from langchain_convsync.waha.limits import meanwhile
 
 STORE = Area("store")
 _SET = "pass the right --store, or set CONVSYNC_STORE_URL"
@@ -127,7 +128,7 @@ def safety(opened: RedisEventStore) -> list[Finding]:
 
 def _restricted(found: Restriction) -> Finding:
     """An account whose replies wait."""
-    message = f"account {found.account} sends nothing ({found.kind}): {found.why}"
+    message = f"account {found.account} {meanwhile(found.kind)} ({found.kind}): {found.why}"
     advice = "mend that in WAHA; what WhatsApp limits is tried again by itself when that ends"
     return STORE.warning("account", message, advice)
 

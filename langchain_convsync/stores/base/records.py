@@ -22,6 +22,8 @@ LONGEST_SNAPSHOT = 24 * 3600.0
 
 #: Seconds after its end for which a restriction that no reply has tried is remembered.
 RESTRICTION_KEPT = 24 * 3600.0
+#: The kind of restriction that holds first contacts alone: reply queues that have sent nothing yet.
+FIRST_CONTACTS = "capping"
 
 #: Of as many own messages of a conversation it is kept how far they got.
 ACKS_KEPT = 20
@@ -483,7 +485,7 @@ class ConversationView:
         events: The first events in its inbox.
         running: How many turns of its account run now.
         note: JSON that its turns left for the next ones.
-        restriction: Why its account sends nothing now.
+        restriction: Why its account sends it nothing now.
         acks: How far its last messages got, see :meth:`EventStore.record_ack`.
     """
 

@@ -366,6 +366,9 @@ class EventStore(Protocol):
         restriction is over: the others wait for it, as long as its lease lasts, until it is given
         back, or until :meth:`lift`. What is restricted for longer by another kind stays so.
 
+        The kind :data:`FIRST_CONTACTS` holds reply queues alone that have sent nothing yet, so it
+        gives way to any other kind, and ends none before its time.
+
         Args:
             account_key: The account.
             kind: What restricts it: one word.

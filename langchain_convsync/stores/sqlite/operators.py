@@ -32,7 +32,7 @@ from langchain_convsync.stores.sqlite.queues import (
     running,
     text,
 )
-from langchain_convsync.stores.sqlite.sending import as_acks, as_restriction, restriction
+from langchain_convsync.stores.sqlite.sending import as_acks, as_restriction, holding
 from langchain_convsync.stores.sqlite.transaction import Transaction
 
 _OPERATIONS = (
@@ -107,7 +107,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
     talk = tx.one(query, conversation, tx.now + 1, tx.now)
     until = "SELECT until FROM pauses WHERE conversation = ? AND until > ?"
     paused = tx.one(until, conversation, tx.now)
-    restricted = restriction(tx, account_of(conversation))
+    restricted = holding(tx, tx.queue(conversation, "replies"))
     events = inbox(tx, conversation)
     sending: tuple[QueueName, ...] = ("outbox", "replies") if talk else ()
     queues = {queue: _queue_view(tx, conversation, queue, most) for queue in sending}

@@ -17,7 +17,13 @@ from langchain_convsync.stores.base import (
     QueueName,
 )
 from langchain_convsync.stores.checks import account_of, decoded, encoded, lines
-from langchain_convsync.stores.sqlite.sending import on_trial, restricted_until, try_out
+from langchain_convsync.stores.sqlite.sending import (
+    held_until,
+    is_capped,
+    on_trial,
+    restriction,
+    try_out,
+)
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
@@ -25,12 +31,10 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 
 def due_in(tx: Transaction, conversation: str, queue: QueueName) -> float | None:
     """Seconds until a queue can be acquired; None without work."""
-    at = tx.queue(conversation, queue).due
-    if at is None:
+    row = tx.queue(conversation, queue)
+    if row.due is None:
         return None
-    if queue == "replies":
-        at = max(at, restricted_until(tx, account_of(conversation)))
-    return max(0, at - tx.now) / 1000
+    return max(0, max(row.due, held_until(tx, row)) - tx.now) / 1000
 
 
 def revive(tx: Transaction, conversation: str, *, debounce: int = 0, max_debounce: int = 0) -> None:
@@ -72,10 +76,12 @@ def is_held(row: QueueRow, lease: Lease) -> bool:
 def is_full(tx: Transaction, account: str, queue: QueueName, account_concurrency: int) -> bool:
     """Whether so many turns of the account run already, 0 stands for any number; or it sends none.
 
-    To be asked before the operation begins or ends one, which the file does not know yet.
+    One that is capped sends some. To be asked before the operation begins or ends one, which the
+    file does not know yet.
     """
     if queue == "replies":
-        return tx.now < restricted_until(tx, account)
+        found = restriction(tx, account)
+        return found is not None and tx.now < found["until"] and not is_capped(tx, account)
     if queue != "inbox" or not account_concurrency:
         return False
     return running(tx, account) >= account_concurrency
@@ -101,11 +107,12 @@ def acquire(
     row, account = tx.queue(conversation, queue), account_of(conversation)
     if row.token == token and row.until is not None:
         return acquired(tx, conversation, queue)
-    if row.due is None or row.due > tx.now or is_full(tx, account, queue, account_concurrency):
+    if row.due is None or max(row.due, held_until(tx, row)) > tx.now:
+        return None
+    if is_full(tx, account, queue, account_concurrency):
         return None
     row.epoch, row.token, row.until, row.since = row.epoch + 1, token, tx.now + length, tx.now
-    if queue == "replies":
-        try_out(tx, account, token, length)
+    try_out(tx, row, token, length)
     if queue == "inbox":
         row.pos, row.not_before = None, 0
         tx.do("UPDATE events SET starts = starts + 1 WHERE event_key = ?", row.head)

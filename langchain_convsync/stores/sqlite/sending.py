@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_convsync.stores.base import ACKS_KEPT, RESTRICTION_KEPT, Ack, Lease, Restriction
+from langchain_convsync.stores.base import (
+    ACKS_KEPT,
+    FIRST_CONTACTS,
+    RESTRICTION_KEPT,
+    Ack,
+    Lease,
+    Restriction,
+)
 from langchain_convsync.stores.checks import account_of, acks_in, decoded, encoded, is_farther
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
@@ -21,16 +28,30 @@ def restriction(tx: Transaction, account: str) -> Any:
     return tx.one(query, account, _KEPT, tx.now)
 
 
-def restricted_until(tx: Transaction, account: str) -> int:
+def is_capped(tx: Transaction, account: str) -> bool:
+    """Whether what restricts it now holds first contacts alone."""
+    found = restriction(tx, account)
+    return found is not None and found["kind"] == FIRST_CONTACTS and tx.now < found["until"]
+
+
+def holding(tx: Transaction, row: QueueRow) -> Any:
+    """What restricts a queue; None where nothing does."""
+    found = restriction(tx, account_of(row.conversation)) if row.queue == "replies" else None
+    is_known = found is not None and found["kind"] == FIRST_CONTACTS and row.anchor is not None
+    return None if is_known else found
+
+
+def held_until(tx: Transaction, row: QueueRow) -> int:
     """When its next reply may be tried."""
-    row = restriction(tx, account)
-    return 0 if row is None else row["until"]
+    found = holding(tx, row)
+    return 0 if found is None else found["until"]
 
 
-def try_out(tx: Transaction, account: str, token: str, length: int) -> None:
-    """To be called where a reply queue is acquired: it shows whether a restriction is over."""
-    change = "UPDATE restrictions SET until = ?, by = ? WHERE account = ?"
-    tx.do(change, tx.now + length, token, account)
+def try_out(tx: Transaction, row: QueueRow, token: str, length: int) -> None:
+    """To be called where a queue is acquired: it shows whether what restricts it is over."""
+    if holding(tx, row) is not None:
+        change = "UPDATE restrictions SET until = ?, by = ? WHERE account = ?"
+        tx.do(change, tx.now + length, token, account_of(row.conversation))
 
 
 def tried_out(tx: Transaction, account: str, token: str) -> None:
@@ -47,7 +68,7 @@ def on_trial(tx: Transaction, row: QueueRow) -> Restriction | None:
 
 def may_send(tx: Transaction, row: QueueRow) -> bool:
     """Whether a message may go now: of a restricted account, what shows if that is over."""
-    found = restriction(tx, account_of(row.conversation)) if row.queue == "replies" else None
+    found = holding(tx, row)
     return found is None or tx.now >= found["until"] or found["by"] == row.token
 
 
@@ -55,8 +76,10 @@ def restrict(tx: Transaction, account: str, kind: str, length: int, why: str) ->
     """Restrict an account."""
     tx.do("DELETE FROM restrictions WHERE until + ? <= ?", _KEPT, tx.now)
     known, until = restriction(tx, account), tx.now + length
-    if known is not None and known["kind"] != kind and known["until"] > until:
-        return
+    if known is not None and known["kind"] not in {kind, FIRST_CONTACTS}:
+        is_tried = known["by"] is not None
+        if known["until"] > (tx.now if kind == FIRST_CONTACTS and not is_tried else until):
+            return
     is_new = known is None or known["kind"] != kind
     tx.do(
         "INSERT OR REPLACE INTO restrictions (account, kind, why, since, until)"

@@ -34,7 +34,7 @@ from langchain_convsync.stores.sqlite.queues import (
     refusal,
     text,
 )
-from langchain_convsync.stores.sqlite.sending import may_send, tried_out
+from langchain_convsync.stores.sqlite.sending import is_capped, may_send, tried_out
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 
@@ -54,14 +54,19 @@ def acquire_any(
     )
     ring = (row["account"] for row in accounts)
     free = (found for found in ring if not is_full(tx, found, queue, account_concurrency))
-    account = next(free, None)
-    if account is None:
+    conversation = next(filter(None, (_first_of(tx, queue, account) for account in free)), None)
+    if conversation is None:
         return None
+    return acquire(tx, conversation, queue, token, length, account_concurrency=account_concurrency)
+
+
+def _first_of(tx: Transaction, queue: QueueName, account: str) -> str | None:
+    """The conversation of an account that is next; a cap steps over its first contacts."""
     ready = "SELECT conversation FROM queues WHERE queue IS ? AND account = ? AND due IS NOT NULL"
+    if queue == "replies" and is_capped(tx, account):
+        ready += f" AND due <= {tx.now} AND anchor IS NOT NULL"
     first = tx.one(f"{ready} ORDER BY due, conversation LIMIT 1", queue, account)
-    return acquire(
-        tx, first["conversation"], queue, token, length, account_concurrency=account_concurrency
-    )
+    return None if first is None else first["conversation"]
 
 
 def upcoming(tx: Transaction, conversations: Sequence[str]) -> Upcoming:

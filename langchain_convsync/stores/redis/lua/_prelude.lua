@@ -312,15 +312,30 @@ local function restrict(account, ends, since, by, kind, why)
   call('HSET', prefix .. 'restricted', account, stored)
 end
 
-local function restricted_until(account, queue)
-  local found = queue == 'replies' and restriction(account)
+-- The kind of restriction that holds first contacts alone: reply queues that have sent nothing yet.
+local FIRST_CONTACTS = 'capping'
+local function is_capped(account)
+  local found = restriction(account)
+  return found and found[5] == FIRST_CONTACTS and now < found[2]
+end
+
+-- What restricts a queue; nil where nothing does.
+local function holding(conversation, queue)
+  local found = queue == 'replies' and restriction(account_of(conversation))
+  if not found then return nil end
+  if found[5] == FIRST_CONTACTS and call('HEXISTS', conversation_record(conversation), 'replies.anchor') == 1 then return nil end
+  return found
+end
+
+local function restricted_until(conversation, queue)
+  local found = holding(conversation, queue)
   return found and found[2] or 0
 end
 
--- To be called where a reply queue is acquired, and where it is given back.
-local function try_out(account, token, lease)
-  local found = restriction(account)
-  if found then restrict(account, now + lease, found[3], token, found[5], found[6]) end
+-- To be called where a queue is acquired, and where a reply queue is given back.
+local function try_out(conversation, queue, token, lease)
+  local found = holding(conversation, queue)
+  if found then restrict(found[1], now + lease, found[3], token, found[5], found[6]) end
 end
 local function tried_out(account, token)
   local found = restriction(account)
@@ -328,14 +343,18 @@ local function tried_out(account, token)
 end
 
 -- Whether a message may go now: of an account that is restricted, the one that shows if that is over.
-local function may_send(account, token)
-  local found = restriction(account)
+local function may_send(conversation, queue, token)
+  local found = holding(conversation, queue)
   return not found or now >= found[2] or found[4] == token
 end
 
--- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none.
+-- Whether so many do already; 0 stands for any number. Of replies, whether the account sends none: one
+-- that is capped sends some.
 local function is_full(account, queue, account_concurrency)
-  if queue == 'replies' then return now < restricted_until(account, queue) end
+  if queue == 'replies' then
+    local found = restriction(account)
+    return found and now < found[2] and not is_capped(account)
+  end
   return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
 
@@ -594,10 +613,11 @@ local function acquire(conversation, queue, token, lease, account_concurrency)
   local has = call('HMGET', record, queue .. '.token', queue .. '.until')
   if has[1] == token and has[2] then return acquired(conversation, queue) end
   local at = due(conversation, queue)
-  if not at or at > now or is_full(account_of(conversation), queue, account_concurrency) then return false end
+  if not at or math.max(at, restricted_until(conversation, queue)) > now then return false end
+  if is_full(account_of(conversation), queue, account_concurrency) then return false end
   call('HINCRBY', record, queue .. '.epoch', 1)
   call('HSET', record, queue .. '.token', token, queue .. '.until', now + lease, queue .. '.since', now)
-  if queue == 'replies' then try_out(account_of(conversation), token, lease) end
+  try_out(conversation, queue, token, lease)
   call('SET', token_key(queue, token), conversation, 'PX', math.max(lease, 1))
   if queue == 'inbox' then
     call('HDEL', record, 'inbox.not_before')

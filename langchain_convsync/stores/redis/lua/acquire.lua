@@ -18,13 +18,30 @@ for i, holding in ipairs(call('MGET', unpack(token_keys))) do
   if has and has[1] == token and has[2] then return acquired(holding, queue) end
 end
 
+-- The conversation of an account that is next; a cap steps over its first contacts.
+local function first_of(account)
+  local ready = ready_key(queue, account)
+  if queue ~= 'replies' or not is_capped(account) then return read('ZRANGE', ready, 0, 0)[1] end
+  local place, due = 0, nil
+  repeat
+    due = call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', place, 100)
+    for _, each in ipairs(due) do
+      if not holding(each, queue) then return each end
+    end
+    place = place + #due
+  until #due == 0
+end
+
 -- The account of the shard that is next, with its place in the ring.
 local function next_account()
   local place = 0
   repeat
     local at = call('ZRANGE', accounts_key(queue), place, place, 'WITHSCORES')
     if not at[1] or math.floor(at[2] / 1000) > now then return nil end
-    if not is_full(at[1], queue, account_concurrency) then return at[1], tonumber(at[2]) end
+    if not is_full(at[1], queue, account_concurrency)
+      and (queue ~= 'replies' or not is_capped(at[1]) or first_of(at[1])) then
+      return at[1], tonumber(at[2])
+    end
     place = place + 1
   until false
 end
@@ -69,7 +86,7 @@ for _ = 1, 100 do
   local account, shard = next_of_all()
   if not account then break end
   prefix = shard
-  local conversation = read('ZRANGE', ready_key(queue, account), 0, 0)[1]
+  local conversation = first_of(account)
   if conversation then
     local found = attempt(account, conversation)
     if found then return found end

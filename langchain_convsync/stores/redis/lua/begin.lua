@@ -3,7 +3,7 @@
 local conversation, queue, token, epoch, operation, pos, attempt, need, note = unpack(ARGV, 3)
 if ARGV[12] and confirm(conversation, queue, token, epoch, unpack(ARGV, 12)) == 'fenced' then return false end
 if refusal(conversation, queue, token, epoch, operation, pos) then return false end
-if queue == 'replies' and not may_send(account_of(conversation), token) then return false end
+if not may_send(conversation, queue, token) then return false end
 local record = conversation_record(conversation)
 move_to(conversation, queue, operation, pos)
 local cursor = cursor_of(conversation, queue)

@@ -1,3 +1,3 @@
 -- Milliseconds until a queue can be acquired; false without work.
 local at = due(ARGV[3], ARGV[4])
-return at and math.max(0, at - now, restricted_until(account_of(ARGV[3]), ARGV[4]) - now)
+return at and math.max(0, at - now, restricted_until(ARGV[3], ARGV[4]) - now)

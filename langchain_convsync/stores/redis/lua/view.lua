@@ -4,7 +4,7 @@ local record = conversation_record(conversation)
 
 local function queue_view(queue)
   local list, at = queue_key(conversation, queue), due(conversation, queue)
-  local depth, waits = call('LLEN', list), at and math.max(0, at - now, restricted_until(account_of(conversation), queue) - now) or false
+  local depth, waits = call('LLEN', list), at and math.max(0, at - now, restricted_until(conversation, queue) - now) or false
   local has = call('HMGET', record, queue .. '.until', queue .. '.since', queue .. '.why', queue .. '.why_since')
   local ends, held, since = number(has[1]) or false, number(has[2]) or false, number(has[4]) or false
   if queue == 'inbox' then return { depth, waits, ends, held, has[3], since, false, {}, false } end
@@ -22,6 +22,6 @@ return {
   conversation, now, number(call('HGET', record, 'turns')) or 0,
   is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
   events, running(account_of(conversation)), call('HGET', record, 'note'),
-  restriction(account_of(conversation)) or false, call('HGET', record, 'acks'),
+  holding(conversation, 'replies') or false, call('HGET', record, 'acks'),
   queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }
