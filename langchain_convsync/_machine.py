@@ -138,13 +138,13 @@ def lacking(error: BaseException | None) -> Lacking | None:
 
 
 def _found(error: BaseException) -> tuple[BaseException, Lacking] | None:
-    for each in _led_by(error):
+    for each in led_by(error):
         if what := _told_by(each):
             return each, what
     return None
 
 
-def _led_by(error: BaseException) -> Iterator[BaseException]:
+def led_by(error: BaseException) -> Iterator[BaseException]:
     """The error, and all that led to it."""
     seen, waiting = set[int](), [error]
     while waiting:

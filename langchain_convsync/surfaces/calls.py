@@ -11,7 +11,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_convsync import _forks
 from langchain_convsync._flow import Flow
-from langchain_convsync.errors import EventInProgressError, FencedError, UnknownOutcomeError
+from langchain_convsync.errors import (
+    EventInProgressError,
+    FencedError,
+    StoreUnavailableError,
+    UnknownOutcomeError,
+)
 from langchain_convsync.stores.base import Acquired, EventStore, KeptCall, Lease, new_token
 from langchain_convsync.stores.claims import claim, finish, give_back
 
@@ -19,6 +24,10 @@ from langchain_convsync.stores.claims import claim, finish, give_back
 LEASE = 30.0
 #: Keeps tools' calls apart from what ``once`` does for the same event.
 _NAMESPACE = "once_tools"
+
+
+class TurnStoreUnavailableError(StoreUnavailableError):
+    """A turn's own store did not answer while its agent ran: the agent did not fail."""
 
 
 class TurnCalls:
@@ -68,13 +77,16 @@ class TurnCalls:
         Raises:
             FencedError: Another process took the turn over.
             UnknownOutcomeError: The turn is held for an operator since.
-            StoreError: The store cannot tell; the tool must not be run.
+            TurnStoreUnavailableError, StoreError: The store cannot tell; the tool must not be run.
         """
         if self.held is not None:
             raise self.held
-        kept = yield from self._store.begin_call(
-            self._lease, self._event_keys, name, token=self._token
-        )
+        try:
+            kept = yield from self._store.begin_call(
+                self._lease, self._event_keys, name, token=self._token
+            )
+        except StoreUnavailableError as error:
+            raise TurnStoreUnavailableError(str(error)) from error
         if kept is None:
             raise _fenced()
         return kept

@@ -49,7 +49,7 @@ from langchain_convsync.stores.base import (
 )
 from langchain_convsync.stores.heartbeat import Watch
 from langchain_convsync.surfaces.bounds import latest
-from langchain_convsync.surfaces.calls import TurnCalls
+from langchain_convsync.surfaces.calls import TurnCalls, TurnStoreUnavailableError
 from langchain_convsync.surfaces.context import ConversationRef, TurnRecord
 from langchain_convsync.surfaces.state import Extractor, consult
 from langchain_convsync.surfaces.usage import Usage
@@ -594,9 +594,8 @@ class Processor:
         if self._agents.learn_from(error):  # it was made for no customer, and begins again
             yield from self._store.release(attempt.acquired.lease)
             return None
-        if not isinstance(error, UnknownOutcomeError) and _machine.noticed(error):
-            what = _machine.lacking(error)
-            logger.warning("Turn %s waits: the machine is short (%s)", attempt.batch.turn_id, what)
+        if want := _want(error):
+            logger.warning("Turn %s waits: %s", attempt.batch.turn_id, want)
             yield from self._store.release(attempt.acquired.lease, delay=_until_again(attempt))
             return None
         if isinstance(error, BudgetError):
@@ -746,8 +745,17 @@ def _why_unread(error: APIError, whose: str) -> str:
     return f"the conversation cannot be read: {cause_of(error)}"
 
 
+def _want(error: Exception) -> str:
+    """What was missing while the agent ran, so that nobody failed; empty where somebody did."""
+    if any(isinstance(each, TurnStoreUnavailableError) for each in _machine.led_by(error)):
+        return f"its store does not answer: {error}"
+    if isinstance(error, UnknownOutcomeError) or not _machine.noticed(error):
+        return ""
+    return f"the machine is short ({_machine.lacking(error)})"
+
+
 def _until_again(attempt: Attempt) -> float:
-    """Seconds until a turn begins again for which the machine lacked something.
+    """Seconds until a turn begins again for which something was missing.
 
     The longer it has waited, the longer they are: each run may cost calls of a model.
     """

@@ -712,16 +712,18 @@ def test_a_turn_costs_the_store_two_calls_for_each_tool_that_acts_and_no_other(
 
 @sync_and_async
 def test_a_tool_is_not_run_while_the_store_cannot_tell(
-    answer: Answer, server: ReferenceServer
+    answer: Answer, server: ReferenceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run fails, and the next one charges."""
-    store = CountedStore()
-    store.fails = {"begin_call": 1}
-    made = world(server, [CHARGE, CHARGE, "Listo"], store=store)
+    """However often: the agent did not fail, and the first run that can charges."""
+    monkeypatch.setattr("langchain_convsync.turns.process.LONGEST_WANT", 0.05)
+    store, blamed = CountedStore(), telemetry.counted("agent_failures")
+    store.fails = {"begin_call": 4}
+    made = world(server, [*[CHARGE] * 5, "Listo"], store=store)
 
     assert answer(made.runner, said("Pago")).reply == "Listo"
 
     assert made.shop.charges == [25]
+    assert telemetry.counted("agent_failures") == blamed
 
 
 @sync_and_async
