@@ -14,8 +14,9 @@ from langchain_convsync.outbox.compose import (
 )
 from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
-from langchain_convsync.outbox.replies import Replies, WAHAReply
+from langchain_convsync.outbox.replies import Replies
 from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
+from langchain_convsync.outbox.sender import WAHAReply
 
 __all__ = [
     "Anchor",

@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry, waha
 from langchain_convsync._flow import arun, run
 from langchain_convsync.errors import ConfigurationError
-from langchain_convsync.outbox.replies import OnUnverifiableReply
+from langchain_convsync.outbox.sender import OnUnverifiableReply
 from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
