@@ -13,8 +13,6 @@ import typer
 from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.errors import ConfigurationError, MissingExtraError
 
-#: Starts the process of a bot.
-BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
 #: The bot that ``--demo`` brings.
 DEMO = "langchain_convsync.workbench.demo:make_runner"
 
@@ -79,7 +77,7 @@ def dev(
     url = f"{url_of(listener)}/?token={token}"
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises it again once it has ended
         signal.signal(number, _leave)
-    with World(BOT, target, subdomain=subdomain, bot_id=bot_id) as world:
+    with World(target, subdomain=subdomain, bot_id=bot_id) as world:
         typer.echo(f"convsync dev: {url}\nCtrl-C ends it.")
         if open_it:
             webbrowser.open(url)

@@ -57,6 +57,7 @@ class Deed(BaseModel):
         "resume",
         "retry",
         "discard",
+        "case",
     ]
     who: str = ""
     text: str = Field("", max_length=4000)
@@ -136,6 +137,7 @@ def _done(world: World, deed: Deed) -> Any:
         "resume": lambda: world.pause(who, 0.0),
         "retry": lambda: world.retry(who),
         "discard": lambda: world.discard(who),
+        "case": lambda: world.case(who),
     }
     return deeds[deed.do]()
 
