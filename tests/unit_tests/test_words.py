@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     abandoned accept ack acks acquire add age arrived undelivered
-    case played replay
+    case played read replay
     agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
