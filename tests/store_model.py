@@ -737,6 +737,7 @@ class StoreModel:
     def view(self, conversation_key: str, *, most: int = 100) -> ConversationView:
         conversation_key = self._follow(conversation_key)
         talk, paused = self._talk(conversation_key), self.pauses.get(conversation_key, 0)
+        snapshot, until = talk.snapshot or (None, 0)
 
         def queue_view(queue: QueueName) -> QueueView:
             state, operations = talk.queues[queue], talk.operations.get(queue, [])
@@ -761,6 +762,7 @@ class StoreModel:
             running=self._running(conversation_key[:15]),
             note=talk.note,
             acks=tuple(talk.acks),
+            snapshot=snapshot if most > 1 and self.now < until else None,
             restriction=next(
                 (
                     each

@@ -33,6 +33,7 @@ def command_line() -> typer.Typer:
             _dev,
             _doctor,
             _operators,
+            _replay,
             _serve,
             _status,
             _version,
@@ -54,6 +55,7 @@ def command_line() -> typer.Typer:
     app.command("demo")(_demo.demo)
     app.command("chat")(_chat.chat)
     app.command("dev")(_dev.dev)
+    app.command("replay")(_replay.replay)
     app.command("serve")(_serve.serve)
     app.command("worker")(_worker.worker)
     app.command("status", cls=OptionalValue)(_status.status)

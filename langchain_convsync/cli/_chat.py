@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from langchain_convsync.cli._dev import BOT, BotId, Demo, Subdomain, Target, target_of
+from langchain_convsync.cli._dev import BotId, Demo, Subdomain, Target, target_of
 from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.errors import MissingExtraError
 
@@ -64,10 +64,10 @@ def chat(
     console = Console(highlight=False, soft_wrap=True)
     alone = sys.stdin.isatty()
     lines = _Lines(console, alone=alone)
-    with World(BOT, target, subdomain=subdomain, bot_id=bot_id) as world:
+    with World(target, subdomain=subdomain, bot_id=bot_id) as world:
         spoken = talk.Chat(world, lines.show)
         spoken.begin()
-        if not talk.ready(world, START):
+        if not world.ready(START):
             raise typer.Exit(1)
         if alone:
             lines.show("note", "write as the customer; /help tells what else there is")

@@ -89,6 +89,26 @@ def show(
         typer.echo(wrapped(line))
 
 
+def record(
+    customer: Customer,
+    store: Store = None,
+    account: Account = "default",
+    *,
+    text: Annotated[
+        bool, typer.Option("--text", help="With what was written; else only how long it was.")
+    ] = False,
+) -> None:
+    """Print a conversation as a case for convsync replay: what its last turn left in the store.
+
+    The conversation stands there by its key. Where a text has the customer's own number, it has
+    another one in the case.
+    """
+    from langchain_convsync.workbench.recording import kept
+
+    with _place(customer, store, account) as place:
+        typer.echo(kept(place.inspected, texts=text).yaml, nl=False)
+
+
 def retry(
     customer: CustomerOrAll = None,
     store: Store = None,
@@ -296,6 +316,7 @@ def hash_(
 COMMANDS: dict[str, Callable[..., None]] = {
     "dead-letters": dead_letters,
     "show": show,
+    "record": record,
     "retry": retry,
     "discard": discard,
     "answer": answer,

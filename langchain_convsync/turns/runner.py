@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, NoReturn, Self, TypeAlias
 
 from langchain_convsync import _forks
@@ -712,6 +713,18 @@ class TurnRunner(_forks.Unpicklable):
     def _others(self, seconds: float) -> float | None:
         """Pause for another program's message; None where it cannot be told from a reply."""
         return None if self._waha is None else seconds
+
+    def watch(self) -> object:
+        """What this process does from now on, for a notebook: show it, and see a timeline.
+
+        Every turn with the time that it took: what was read, what models saw and answered, which
+        tools they called, the commit, each write. What is shown is how things are then, words
+        included: it is HTML without a script. Spans go there, and to OpenTelemetry no more.
+
+        Returns:
+            An object that a notebook shows; ``print`` tells the same in short.
+        """
+        return import_module("langchain_convsync.workbench.notebook").Watched()  # above this layer
 
     def metrics(self) -> str:
         """All metrics of this process, and what its store has to do now, as Prometheus reads them.

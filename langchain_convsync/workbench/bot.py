@@ -14,8 +14,9 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from langchain_convsync.app import create_app
 from langchain_convsync.server.serving import listen, server_for, url_of
@@ -24,8 +25,14 @@ from langchain_convsync.turns.threads import OwnThreads
 from langchain_convsync.workbench.pointing import Place, point_at
 from langchain_convsync.workbench.watching import watch
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 #: The variable in which a bot's process finds what it needs, JSON.
 GIVEN = "WORKBENCH_BOT"
+
+#: With this header the bot waits for the next message; this many seconds at most.
+MORE, MOMENT = "X-Workbench-More", 60.0
 
 Load: TypeAlias = Callable[[str, AsyncExitStack], Awaitable[TurnRunner]]
 
@@ -87,12 +94,27 @@ async def _work(load: Load, target: str, groups: bool, line: Line) -> None:
         runner = await load(target, opened)
         runner._has_a_process_of_its_own()  # noqa: SLF001 - as the worker's
         asyncio.get_running_loop().set_default_executor(OwnThreads())
-        app = create_app(runner, groups="mentions" if groups else False)
+        app = _Moments(create_app(runner, groups="mentions" if groups else False), runner)
         server = server_for(app, grace=2)
         threading.Thread(target=_end_with, args=(line,), daemon=True).start()
         await opened.enter_async_context(runner.lifespan())
         line.tell("ready", url=f"{url_of(listener)}/webhook", files=sorted(_files()))
         await server.serve([listener])
+
+
+class _Moments:
+    """ASGI middleware: what is said in one moment is answered together, however slow it comes."""
+
+    def __init__(self, app: ASGIApp, runner: TurnRunner) -> None:
+        self._app, self._inbox = app, runner._inbox  # noqa: SLF001 - as no webhook could
+        self._rules = self._inbox.rules
+        self._waiting = replace(self._rules, debounce=MOMENT, max_debounce=MOMENT)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            more = any(name == MORE.lower().encode() for name, _ in scope["headers"])
+            self._inbox.rules = self._waiting if more else self._rules
+        await self._app(scope, receive, send)
 
 
 def _leave(*_: object) -> NoReturn:

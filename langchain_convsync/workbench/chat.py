@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from langchain_convsync.errors import ConvSyncError
@@ -30,6 +29,7 @@ HELP = """\
   /kill                 kills the bot's process (kill -9); another one goes on
   /expire               lets the session at the API server expire
   /state                the conversation as the API server has it
+  /case FILE            saves this talk as a case for convsync replay
   /quit                 ends, as does Ctrl-D"""
 
 
@@ -50,7 +50,6 @@ class Chat:
     quoted: str = ""
     _customer: Any = field(default=CUSTOMERS[0])
     _known: dict[str, Any] = field(default_factory=dict)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def begin(self) -> None:
         """Show what happens from now on."""
@@ -82,13 +81,7 @@ class Chat:
 
     def settle(self, seconds: float = PATIENCE) -> bool:
         """Wait until nothing of the conversation waits any more; False if that takes too long."""
-        until = time.monotonic() + seconds
-        while not self.world.state(self._customer)["settled"]:
-            if time.monotonic() > until:
-                return False
-            with self._changed:
-                self._changed.wait(0.5)
-        return True
+        return self.world.settle(self._customer, seconds) is not None
 
     def counted(self) -> str:
         """What was lost, and what was doubled, in a line."""
@@ -110,8 +103,17 @@ class Chat:
             "/kill": lambda _: world.kill() or self.show("error", "no process is at work"),
             "/expire": lambda _: world.expire(who),
             "/state": lambda _: self._state(),
+            "/case": self._save,
             "/help": lambda _: self.show("help", HELP),
         }
+
+    def _save(self, file: str) -> None:
+        told = self.world.case(self._customer)
+        try:
+            Path(_some(file)).write_text(told, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{file}: {error.strerror}") from error
+        self.show("note", f"saved as {file}")
 
     def _state(self) -> None:
         state = self.world.state(self._customer)
@@ -143,8 +145,6 @@ class Chat:
         for one in state["dead"][len(self._known.get("dead", ())) :]:
             self.show("error", f"a dead letter: {one['reason']}")
         self._known["dead"] = state["dead"]
-        with self._changed:
-            self._changed.notify_all()
 
     def _happened(self, fact: Fact) -> None:
         if fact.get("who", self._customer.phone_number) != self._customer.phone_number:
@@ -209,14 +209,3 @@ _LINES: dict[str, Callable[[Fact], Iterable[tuple[str, str]]]] = {
 
 def _arguments(given: dict[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in given.items())
-
-
-def ready(world: World, seconds: float) -> bool:
-    """Wait until a bot is at work; False where it does not start."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if world.bot.wait(0.2):
-            return True
-        if any(f["kind"] == "worker" and f["state"] == "failed" for f in world.timeline.since(0)):
-            return False
-    return False

@@ -64,8 +64,8 @@ def tally(
     waiting = Counter(_of("user", kept))
     lost = 0
     for message_id, choices in ledger.written.items():
-        bare = [_bare(each) for each in choices]
-        found = next(((c, each) for c in (heard, waiting) for each in bare if c[each] > 0), None)
+        meant = [bare(each) for each in choices]
+        found = next(((c, each) for c in (heard, waiting) for each in meant if c[each] > 0), None)
         if found is not None:
             found[0][found[1]] -= 1
         elif message_id not in ledger.revoked:
@@ -73,14 +73,14 @@ def tally(
     sent, doubled = len(ledger.written) + len(ledger.read), sum(heard.values())
     if not settled:
         return Tally(sent, 0, doubled)
-    read, colleague = map(_bare, ledger.read), map(_bare, ledger.colleague)
+    read, colleague = map(bare, ledger.read), map(bare, ledger.colleague)
     missing, left = _matched(_of("bot", told), read, [*colleague, *_of("bot", kept)])
     _, surplus = _matched(_of("bot", kept), left, ())
     return Tally(sent, lost + missing, doubled + len(surplus))
 
 
 def _of(role: str, told: Iterable[Said]) -> list[str]:
-    return [_bare(words) for speaker, words in told if speaker == role]
+    return [bare(words) for speaker, words in told if speaker == role]
 
 
 def _matched(
@@ -109,6 +109,6 @@ def _place(words: str, pieces: Sequence[str]) -> slice | None:
     return None
 
 
-def _bare(words: str) -> str:
+def bare(words: str) -> str:
     """Letters and digits: marks of Markdown and spaces, a phone shows another way."""
     return "".join(each for each in words if each.isalnum()) or words.strip()

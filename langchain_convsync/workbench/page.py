@@ -21,9 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from langchain_convsync.errors import ConvSyncError
+from langchain_convsync.workbench.live import Live
 from langchain_convsync.workbench.timeline import Fact
 from langchain_convsync.workbench.world import State, World, faults
 
+READ_ONLY = "convsync dev --read-only shows a store, and does nothing to it"
 #: Seconds after which a silent stream says that it lives.
 ALIVE = 15.0
 _POLICY = (
@@ -57,6 +59,7 @@ class Deed(BaseModel):
         "resume",
         "retry",
         "discard",
+        "case",
     ]
     who: str = ""
     text: str = Field("", max_length=4000)
@@ -68,11 +71,11 @@ class Deed(BaseModel):
     fault: str = ""
 
 
-def create_page(world: World, *, token: str, port: int) -> FastAPI:
+def create_page(world: World | Live, *, token: str, port: int) -> FastAPI:
     """The page's app.
 
     Args:
-        world: What it shows.
+        world: What it shows; a live store is shown, and nothing can be done about it.
         token: What opens it.
         port: Where it will listen.
     """
@@ -83,7 +86,8 @@ def create_page(world: World, *, token: str, port: int) -> FastAPI:
     def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe(16)
         people = [{"name": c.name, "number": c.phone_number} for c in world.customers.values()]
-        config = json.dumps({"target": world.target, "customers": people}).replace("<", "\\u003c")
+        told = {"target": world.target, "customers": people, "readOnly": isinstance(world, Live)}
+        config = json.dumps(told).replace("<", "\\u003c")
         shown = html.replace("{{nonce}}", nonce).replace("{{config}}", config)
         return HTMLResponse(
             shown, headers={"Content-Security-Policy": _POLICY.format(nonce=nonce), **_HEADERS}
@@ -97,8 +101,10 @@ def create_page(world: World, *, token: str, port: int) -> FastAPI:
             headers=_HEADERS,
         )
 
-    @app.post("/do")
-    def do(deed: Deed) -> dict[str, Any]:
+    @app.post("/do", response_model=None)
+    def do(deed: Deed) -> dict[str, Any] | PlainTextResponse:
+        if isinstance(world, Live):
+            return PlainTextResponse(READ_ONLY, 403, headers=_HEADERS)
         try:
             return {"done": _done(world, deed)}
         except (LookupError, ConvSyncError) as error:  # the page tells it; no error of the page's
@@ -136,11 +142,14 @@ def _done(world: World, deed: Deed) -> Any:
         "resume": lambda: world.pause(who, 0.0),
         "retry": lambda: world.retry(who),
         "discard": lambda: world.discard(who),
+        "case": lambda: world.case(who),
     }
     return deeds[deed.do]()
 
 
-async def _events(world: World, after: int, is_gone: Callable[[], Any]) -> AsyncIterator[str]:
+async def _events(
+    world: World | Live, after: int, is_gone: Callable[[], Any]
+) -> AsyncIterator[str]:
     """Every fact after one, then each as it happens; and states as they change."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 

@@ -35,12 +35,14 @@ class Place:
         waha: WAHA's.
         store: The store's URL.
         secret: What WAHA signs with.
+        is_replay: Whether nobody watches: then nothing is waited for or typed for their sake.
     """
 
     api: str
     waha: str
     store: str
     secret: str
+    is_replay: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,6 +82,9 @@ def point_at(place: Place, notice: Callable[[str], Any]) -> None:
         reply.settle = min(reply.settle, SETTLE)
         lease = min(given.get("lease", LEASE), LEASE)
         ours = {"store": place.store, "reply": reply, "lease": lease, "log_errors": True}
+        if place.is_replay:
+            ours["debounce"] = 0.0
+            reply.typing, reply.pace = 0.0, None
         if given.get("agent") is not None:
             ours["record_only"] = False
         return given | ours

@@ -7,9 +7,10 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from langchain_convsync.workbench.bot import GIVEN
 from langchain_convsync.workbench.pointing import Place
 
+#: Starts the process of a bot.
+BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
 #: Seconds that a bot may take to finish what it is at, when it is told to end.
 GRACE = 5.0
 #: Seconds between looks at the files of the user's modules.
@@ -27,7 +30,6 @@ class Bot:
     """The process that answers, whichever it is at the moment.
 
     Args:
-        command: Starts one.
         target: ``MODULE:RUNNER``.
         place: The workbench's servers.
         tell: Called with a kind and facts: what it tells, and what becomes of it.
@@ -36,14 +38,13 @@ class Bot:
 
     def __init__(
         self,
-        command: Sequence[str],
         target: str,
         place: Place,
         tell: Callable[..., Any],
         *,
         groups: bool = False,
     ) -> None:
-        self._command, self._tell = [*command], tell
+        self._tell = tell
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._key = secrets.token_hex(16)
         port = self._listener.getsockname()[1]
@@ -74,7 +75,7 @@ class Bot:
             name: value for name, value in os.environ.items() if not name.startswith("CONVSYNC_")
         }
         process = subprocess.Popen(  # noqa: S603 - our own command
-            self._command,
+            BOT,
             env=environment | {GIVEN: json.dumps(self._given), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

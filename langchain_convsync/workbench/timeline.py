@@ -21,7 +21,7 @@ class Timeline:
     def __init__(self) -> None:
         self._facts: deque[Fact] = deque(maxlen=KEPT)
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._listeners: list[Callable[[Fact], None]] = []
 
     def add(self, kind: str, **facts: Any) -> Fact:
@@ -32,7 +32,23 @@ class Timeline:
             self._facts.append(fact)
             for listener in self._listeners:
                 listener(fact)
+            self._lock.notify_all()
         return fact
+
+    def wait(self, is_so: Callable[[list[Fact]], bool], seconds: float, *, since: int = 0) -> bool:
+        """Wait until what happened after the fact of this number is so; False if that is late."""
+
+        def looked() -> bool:
+            return is_so([fact for fact in self._facts if fact["n"] > since])
+
+        with self._lock:
+            return self._lock.wait_for(looked, seconds)
+
+    @property
+    def last(self) -> int:
+        """The number of the last fact; 0 before the first."""
+        with self._lock:
+            return self._count
 
     def since(self, number: int = 0) -> list[Fact]:
         """What happened after the fact of this number, as far as it is kept."""

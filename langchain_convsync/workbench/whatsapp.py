@@ -48,6 +48,11 @@ CUSTOMERS = (
 )
 
 
+def stranger(number: int) -> Customer:
+    """A customer nobody has met: one for each number."""
+    return Customer(f"Customer {number}", f"+5190{number:07}", f"39{number:012}@lid")
+
+
 class WhatsApp(FakeWAHA):
     """A WAHA whose customers can be played, and which tells what it is asked.
 
@@ -55,15 +60,26 @@ class WhatsApp(FakeWAHA):
         tell: Called with a kind and facts.
         secret: What its deliveries are signed with.
         metadata: The session's: whose bot it is.
+
+    Attributes:
+        customers: Whom it knows.
     """
 
     def __init__(
         self, tell: Callable[..., Any], *, secret: str, metadata: Mapping[str, str]
     ) -> None:
-        super().__init__(session=SESSION, numbers={c.lid: c.chat for c in CUSTOMERS})
+        super().__init__(session=SESSION)
+        self.customers: list[Customer] = []
+        for customer in CUSTOMERS:
+            self.meet(customer)
         self.away = False
         self._tell, self._secret, self._metadata = tell, secret, metadata
         self._begun = int(time.time())
+
+    def meet(self, customer: Customer) -> None:
+        """Know one more customer."""
+        self.customers.append(customer)
+        self._numbers[customer.lid] = customer.chat
 
     def written(
         self,

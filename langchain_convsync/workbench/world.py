@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,12 +28,20 @@ from langchain_convsync.stores import DeadLetter, SQLiteEventStore
 from langchain_convsync.testing import Delivery
 from langchain_convsync.turns import operators
 from langchain_convsync.turns.turn import QueuedMessage
+from langchain_convsync.workbench import recording
 from langchain_convsync.workbench.api import ApiServer
+from langchain_convsync.workbench.bot import MORE
 from langchain_convsync.workbench.counting import Ledger, Said, Tally, tally
 from langchain_convsync.workbench.pointing import Place
 from langchain_convsync.workbench.process import Bot
-from langchain_convsync.workbench.timeline import Timeline
-from langchain_convsync.workbench.whatsapp import CUSTOMERS, PICTURE, Customer, WhatsApp
+from langchain_convsync.workbench.timeline import Fact, Timeline
+from langchain_convsync.workbench.whatsapp import (
+    CUSTOMERS,
+    PICTURE,
+    Customer,
+    WhatsApp,
+    stranger,
+)
 
 #: Seconds between WAHA's tries to deliver, and how many there are.
 AGAIN, TRIES = 0.5, 240
@@ -42,6 +51,8 @@ STORE_AWAY = 5.0
 LATE = 4.0
 #: Seconds after a customer's first message that a human needs to answer at least.
 HUMAN = 12.0
+#: Seconds within which a bot's process has told what it has done: one that was killed has not.
+TOLD = 2.0
 #: Seconds between looks at a conversation in which something waits.
 LOOK = 0.5
 
@@ -52,10 +63,11 @@ class World:
     """Everything but you.
 
     Args:
-        command: Starts a bot's process.
         target: ``MODULE:RUNNER``.
         subdomain: The tenant.
         bot_id: The bot.
+        is_replay: Whether nobody watches: the bot neither types nor waits for further messages,
+            unless they are announced.
 
     Attributes:
         timeline: What happened.
@@ -64,11 +76,11 @@ class World:
 
     def __init__(
         self,
-        command: Sequence[str],
         target: str,
         *,
         subdomain: str = "restaurant-abc",
         bot_id: str = "65a1b2c3d4e5f60718293a4b",
+        is_replay: bool = False,
     ) -> None:
         self.timeline = Timeline()
         self.target = target
@@ -81,22 +93,24 @@ class World:
         self.api.start()
         self.whatsapp.start()
         self.store = SQLiteEventStore(self._path)
-        place = Place(self.api.base_url, self.whatsapp.base_url, f"sqlite:///{self._path}", secret)
-        self.bot = Bot(command, target, place, self._of_bot)
+        store = f"sqlite:///{self._path}"
+        place = Place(self.api.base_url, self.whatsapp.base_url, store, secret, is_replay)
+        self.bot = Bot(target, place, self._of_bot)
         self._count = itertools.count(1)
-        self._ledgers = {number: Ledger() for number in self.customers}
+        self._ledgers = defaultdict[str, Ledger](Ledger)
         self._last: dict[str, str] = {}
         self._said: dict[str, dict[str, Any]] = {}
         self._since: dict[str, float] = {}
         self._sessions: dict[str, str] = {}
         self._keys: dict[str, str] = {}
         self._ended = set[str]()
-        self._on_way = dict.fromkeys(self.customers, 0)
+        self._on_way = defaultdict[str, int](int)
         self._late = False
         self._lock = threading.RLock()
         self._states: dict[str, State] = {}
         self._listeners: list[Callable[[State], None]] = []
         self._dirty, self._changed = set[str](), threading.Condition()
+        self._looked = threading.Condition()
         self._over = threading.Event()
         self._web = httpx.Client(trust_env=False, timeout=10)
         self._looking = threading.Thread(target=self._look, daemon=True)
@@ -115,6 +129,8 @@ class World:
         self._over.set()
         with self._changed:
             self._changed.notify_all()
+        with self._looked:
+            self._looked.notify_all()
         self.bot.close()
         self._looking.join()
         self.whatsapp.away = False
@@ -124,7 +140,34 @@ class World:
         self._web.close()
         self._folder.cleanup()
 
+    def ready(self, seconds: float) -> bool:
+        """Wait until a bot is at work; False where it does not start."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.bot.wait(0.2):
+                return True
+            if any(f["kind"] == "worker" and f["state"] == "failed" for f in self.timeline.since()):
+                return False
+        return False
+
     # What a customer does
+
+    def meet(self) -> Customer:
+        """A further customer, who has not written yet."""
+        customer = stranger(len(self.whatsapp.customers))
+        self.whatsapp.meet(customer)
+        with self._lock:
+            self.customers = {**self.customers, customer.phone_number: customer}
+        return customer
+
+    def part(self, customer: Customer) -> None:
+        """Look after a customer no more."""
+        with self._lock:
+            self.customers = {
+                number: each
+                for number, each in self.customers.items()
+                if number != customer.phone_number
+            }
 
     def write(
         self,
@@ -135,8 +178,11 @@ class World:
         twin: bool = False,
         quotes: str | None = None,
         image: bool = False,
+        more: bool = False,
     ) -> str:
         """The customer writes a message; delivered so many times, or once more under their LID.
+
+        With ``more`` the bot is told to wait for the next one.
 
         Returns:
             The message's id.
@@ -158,6 +204,8 @@ class World:
             shown["image"] = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
         self._tell("heard", customer, times=len(deliveries), **shown)
         for number, delivery in enumerate(deliveries):
+            if more:
+                delivery["headers"][MORE] = "1"
             self._deliver(customer, delivery, message=stanza, again=number > 0)
         return stanza
 
@@ -302,6 +350,39 @@ class World:
 
     # What it looks like
 
+    def settle(self, customer: Customer, seconds: float) -> State | None:
+        """Wait until nothing of a conversation waits any more; None if that takes too long."""
+        until = time.monotonic() + seconds
+        while not self._over.is_set():
+            with suppress(ConvSyncError, httpx.HTTPError):  # the store is away, say
+                if (state := self.state(customer))["settled"]:
+                    self._hear_out(customer, state["turns"])
+                    return state
+            if time.monotonic() > until:
+                return None
+            with self._looked:
+                self._looked.wait(LOOK)
+        return None
+
+    def case(self, customer: Customer) -> str:
+        """The talk with a customer as a case, YAML.
+
+        Raises:
+            LookupError: They have not written yet, or the beginning is forgotten.
+        """
+        state = self.settle(customer, 0.0) or {"conversation": None}
+        now = {"kind": "state", "who": customer.phone_number, "conversation": state["conversation"]}
+        return recording.talk([*self.timeline.since(), now], customer.phone_number).yaml
+
+    def _hear_out(self, customer: Customer, turns: int) -> None:
+        """Wait for what the bot's process has told of these turns, and is on its line still."""
+
+        def is_told(facts: list[Fact]) -> bool:
+            who = {"who": customer.phone_number, "kind": "phase over", "phase": "commit"}
+            return sum(who.items() <= fact.items() for fact in facts) >= turns
+
+        self.timeline.wait(is_told, TOLD)
+
     def listen(self, listener: Callable[[State], None]) -> list[State]:
         """Be told the state of a conversation whenever it has changed; those of now."""
         with self._lock:
@@ -375,8 +456,11 @@ class World:
             for number in numbers:
                 if self._over.is_set():
                     return
+                if (customer := self.customers.get(number)) is None:
+                    waiting.discard(number)
+                    continue
                 try:
-                    state = self.state(self.customers[number])
+                    state = self.state(customer)
                 except (ConvSyncError, httpx.HTTPError):  # the store is away, say
                     waiting.add(number)
                     continue
@@ -386,6 +470,11 @@ class World:
                         self._states[number] = state
                         for listener in self._listeners:
                             listener(state)
+                        if state["settled"]:
+                            told = {"conversation": state["conversation"]}
+                            self.timeline.add("state", who=number, **told)
+            with self._looked:
+                self._looked.notify_all()
 
     # What is told
 
@@ -409,7 +498,7 @@ class World:
             return self._keys.get(key or "")
         for _ in range(TRIES):
             try:
-                for number in self.customers:
+                for number in self.customers.keys() - self._keys.values():
                     name = run(operators.conversation_key_of(self.store, number))
                     self._keys[run(self.store.view(name, most=1)).conversation_key] = number
             except StoreError:  # it is away
@@ -420,7 +509,7 @@ class World:
         return self._keys.get(key)
 
     def _of_whatsapp(self, kind: str, *, chat: str, **facts: Any) -> None:
-        customer = next((c for c in CUSTOMERS if chat in {c.chat, c.lid}), None)
+        customer = next((c for c in self.customers.values() if chat in {c.chat, c.lid}), None)
         if customer is None:
             return
         number = customer.phone_number

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_convsync.workbench import Case
+
 #: A bot as it runs in production: everything it names is far away, and would fail here.
 BOT = """
 from langchain_core.messages import AIMessage
@@ -183,3 +185,16 @@ def test_what_is_said_in_bubbles_and_files_counts_as_it_was_recorded(tmp_path: P
 
     assert answers(told) == ["*One*", "two (https://example.com/two)", "three"]
     assert "4 messages, 0 lost, 0 doubled" in told
+
+
+def test_a_talk_is_saved_as_a_case(tmp_path: Path) -> None:
+    """With what was called, said and kept; one that cannot be saved says why."""
+    told = chat(tmp_path, "/case talk.yaml", "Hola", "/case none/talk.yaml", "/case talk.yaml")
+    [step] = Case.load(tmp_path / "talk.yaml").steps
+
+    assert "the customer has not written" in told
+    assert "none/talk.yaml: No such file or directory" in told
+    assert "saved as talk.yaml" in told
+    assert (step.texts, step.tools, step.bot) == (["Hola"], [], ["re: Hola"])
+    assert step.state is not None
+    assert step.state.step == "initial"

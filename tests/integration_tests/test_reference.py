@@ -32,7 +32,9 @@ def test_every_public_name_is_explained_once() -> None:
     """And nothing that is not public."""
     public = {
         f"langchain_convsync{module}.{name}"
-        for module in ("", ".waha", ".testing", ".middleware", ".app", ".contents")
+        for module in (
+            *("", ".waha", ".testing", ".middleware", ".app", ".contents", ".workbench"),
+        )
         for name in import_module(f"langchain_convsync{module}").__all__
         if name not in {"__version__", "waha", "Reason", "Groups"}
     } - {"langchain_convsync.app.create_app"}

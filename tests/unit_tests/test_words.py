@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "words.md"
 ENGLISH = frozenset(
     """
     abandoned accept ack acks acquire add age arrived undelivered
+    case played read replay
     agent all answer approve as automatic bad base bound by caller
     changed
     chosen closed command committed conceal concurrency configuration confirmed
@@ -51,8 +52,8 @@ ENGLISH = frozenset(
 PLATFORM = frozenset(
     """
     aonce api app argument async authentication bot callback client config context conv crc dev
-    error exposition extra gauge handler hash http json jwt llm log metric middleware model proxy
-    redis request router span sqlite subdomain sync tool toolkit url waha
+    error exposition extra gauge handler hash http json junit jwt llm log metric middleware model
+    proxy redis request router span sqlite subdomain sync tool toolkit url waha
     """.split()  # noqa: SIM905  # a list of a hundred lines is no better to read
 )
 

@@ -487,6 +487,8 @@ class ConversationView:
         note: JSON that its turns left for the next ones.
         restriction: Why its account sends it nothing now.
         acks: How far its last messages got, see :meth:`EventStore.record_ack`.
+        snapshot: JSON stored by the last commit, while it is valid; where more than one event was
+            asked for.
     """
 
     conversation_key: str
@@ -501,6 +503,7 @@ class ConversationView:
     note: str | None = field(default=None, repr=False)
     restriction: Restriction | None = None
     acks: tuple[Ack, ...] = ()
+    snapshot: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,9 +211,8 @@ def as_accepted(answer: Any) -> Accepted:
 
 def as_view(answer: Any) -> ConversationView:
     """A conversation in a script's answer."""
-    conversation_key, now, turns, paused_until, events, running, note, restricted, acks, *queues = (
-        answer
-    )
+    conversation_key, now, turns, paused_until, events, running, note, restricted, *rest = answer
+    acks, snapshot, *queues = rest
     inbox, outbox, replies = map(_queue, queues)
     return ConversationView(
         conversation_key=decoded(conversation_key),
@@ -225,6 +224,7 @@ def as_view(answer: Any) -> ConversationView:
         note=as_text(note),
         restriction=as_restriction(restricted) if restricted else None,
         acks=tuple(acks_in(as_text(acks))),
+        snapshot=as_text(snapshot),
         inbox=inbox,
         outbox=outbox,
         replies=replies,

@@ -111,6 +111,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
     events = inbox(tx, conversation)
     sending: tuple[QueueName, ...] = ("outbox", "replies") if talk else ()
     queues = {queue: _queue_view(tx, conversation, queue, most) for queue in sending}
+    shown = talk and most > 1 and (talk["snapshot_until"] or 0) > tx.now
     return ConversationView(
         conversation_key=conversation,
         now=tx.now / 1000,
@@ -120,6 +121,7 @@ def view(tx: Transaction, conversation: str, most: int) -> ConversationView:
         running=running(tx, account_of(conversation)),
         note=text(talk["noted"]) if talk else None,
         acks=tuple(as_acks(talk["acks"])) if talk else (),
+        snapshot=text(talk["snapshot"]) if talk and shown else None,
         restriction=restricted and as_restriction(restricted),
         inbox=QueueView(depth=len(events), **_waiting(tx, conversation, "inbox")),
         **queues,

@@ -18,10 +18,12 @@ local events = {}
 for _, event in ipairs(call('LRANGE', queue_key(conversation, 'inbox'), 0, most - 1)) do
   events[#events + 1] = queued_event(event)
 end
+local lives = most > 1 and now < (number(call('HGET', record, 'snapshot_until')) or 0)
 return {
   conversation, now, number(call('HGET', record, 'turns')) or 0,
   is_paused(conversation) and number(call('GET', pause_key(conversation))) or false,
   events, running(account_of(conversation)), call('HGET', record, 'note'),
   holding(conversation, 'replies') or false, call('HGET', record, 'acks'),
+  lives and call('GET', part_key(conversation, 'snap')),
   queue_view('inbox'), queue_view('outbox'), queue_view('replies'),
 }
