@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -207,6 +208,7 @@ def app_with(router: APIRouter, runner: TurnRunner) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         running_loop().set_default_executor(OwnThreads())  # the process is ours
         async with runner.lifespan(app):
+            gc.collect()  # 0.1 s with LangChain imported, which a delivery would wait for
             yield
 
     app = Starlette(routes=router.routes, lifespan=lifespan)
