@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from langchain_convsync import InboundEvent, StateUpdate, TurnRunner
 from langchain_convsync.cli import command_line, main
 from langchain_convsync.testing import ReferenceServer
+from langchain_convsync.testing.pytest_plugin import convsync_replay
 from langchain_convsync.workbench import Case, Replay
 from tests.developing import BOT
 
-pytest_plugins = ("langchain_convsync.testing.pytest_plugin",)
+__all__ = ["convsync_replay"]
 
 PHONE = "+51999888777"
 cli = CliRunner()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,8 +77,6 @@ _EXECUTING = {
 }
 #: What was not asked of the interpreter since it was watched.
 _not_asked = dict.fromkeys(_EXECUTING)
-# It cannot be taken back, and must run no Python: no thread could begin to be traced meanwhile.
-sys.addaudithook(_not_asked.pop)
 
 
 @contextmanager
@@ -241,11 +241,27 @@ def test_an_outcome_that_cannot_be_read_is_a_duplicate_without_words(
     assert (turn.status, turn.reply) == ("duplicate", None)
 
 
+def test_nothing_that_was_stored_is_executed() -> None:
+    """In a process of its own: who watches an interpreter cannot stop, and tracing suffers."""
+    foreign = ("PYTEST_", "COV_", "COVERAGE_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    options = ["--quiet", "--no-cov", "-p", "no:cacheprovider", "-o", "python_functions=watched_*"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, __file__],
+        env=own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+
+
 @sync_and_async
-def test_nothing_that_was_stored_is_executed(
+def watched_nothing_is_executed(
     answer: Answer, client: ConvSyncClient, event_store: EventStore
 ) -> None:
     """Not as an event, a snapshot, an outcome, a write, or a claim's result."""
+    sys.addaudithook(_not_asked.pop)
     runner = TurnRunner(echo(), client=client, store=event_store)
     run(adopted(event_store, client.api.address))
     away = TurnRunner(echo(), client=_away(event_store), store=event_store)
