@@ -131,7 +131,7 @@ class RedisServer:
             with self.client() as client:
                 try:
                     client.ping()
-                except redis.ConnectionError:  # not listening yet, or loading its file
+                except (redis.ConnectionError, redis.TimeoutError):  # not yet, or loading its file
                     time.sleep(0.01)
                 else:
                     return True
