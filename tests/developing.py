@@ -123,8 +123,15 @@ def developing(folder: Path, *options: str, bot: str = BOT) -> Iterator[Page]:
     """A page for a bot in a folder; ended in the end."""
     (folder / "bot.py").write_text(bot, encoding="utf-8")
     target = [] if "--demo" in options else ["bot:runner"]
+    with served(*target, *options, folder=folder) as page:
+        yield page
+
+
+@contextmanager
+def served(*arguments: str, folder: Path | None = None) -> Iterator[Page]:
+    """What ``convsync dev`` serves, told this and run in a folder; ended in the end."""
     with subprocess.Popen(
-        [sys.executable, "-m", "langchain_convsync.cli", "dev", *target, "--no-open", *options],
+        [sys.executable, "-m", "langchain_convsync.cli", "dev", "--no-open", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

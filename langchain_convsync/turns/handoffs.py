@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from langchain_convsync._display import Displayed, Summary
 from langchain_convsync.reply import Handoff
 from langchain_convsync.stores.base import AccountKey, HeldEvent, Keys
 from langchain_convsync.surfaces.context import ConversationRef
+from langchain_convsync.turns.entries import InboxEntry
 
 #: Seconds before a human is told again who could not be told: doubled each time, at most so many.
 LONGEST_BACKOFF = 60.0
@@ -42,16 +42,13 @@ class HandedOver(Displayed):
         return Summary("handed over", facts, [("agent", self.summary)] if self.summary else [])
 
 
-class HandoffEntry(BaseModel):
+class HandoffEntry(InboxEntry):
     """A hand-over in the inbox, until a human was told.
 
     Attributes:
-        kind: Tells it from what else an inbox may hold.
         at: Store time from which on it is due.
         tries: How often it was tried in vain.
     """
-
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     kind: Literal["handoff"] = "handoff"
     reason: str = Field(repr=False)
@@ -80,24 +77,6 @@ class HandoffEntry(BaseModel):
             chat_id=chat_id,
             waha_session=waha_session,
         )
-
-    @classmethod
-    def read(cls, payload: str) -> Self | None:
-        """The hand-over that an event of the inbox stands for; None where it is another kind."""
-        if '"handoff"' not in payload:  # nearly all
-            return None
-        try:
-            stored = json.loads(payload)
-            if not isinstance(stored, dict) or stored.get("kind") != "handoff":
-                return None
-            return cls.model_validate(stored)
-        except (ValueError, RecursionError):  # its turn says that it cannot be read
-            return None
-
-    @property
-    def stored(self) -> str:
-        """As the store keeps it."""
-        return json.dumps(self.model_dump(mode="json", exclude_defaults=True) | {"kind": self.kind})
 
     def held(self, keys: Keys, turn_id: str) -> HeldEvent:
         """Its entry for the head of the inbox; the same one for the same turn."""

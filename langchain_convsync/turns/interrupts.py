@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
@@ -19,6 +18,7 @@ from langchain_convsync.models import (
 )
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT
 from langchain_convsync.turns.bounds import LONGEST_TEXT
+from langchain_convsync.turns.entries import InboxEntry
 from langchain_convsync.turns.naming import known_as
 
 #: Seconds after which a question to the customer is given up: as long as a session lives.
@@ -213,11 +213,10 @@ class Answer(BaseModel):
     at: float = 0.0
 
 
-class WaitingRun(BaseModel):
+class WaitingRun(InboxEntry):
     """A run that waits, as its entry at the head of the inbox tells it.
 
     Attributes:
-        kind: Tells it from what else an inbox may hold.
         turn: The turn that was interrupted.
         customer: Whom it is about, and how to reach them; without a word of theirs.
         thread: The agent's own memory of it.
@@ -230,8 +229,6 @@ class WaitingRun(BaseModel):
         is_back: Whether it was a dead letter, so the customer has the fallback already.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
-
     kind: Literal["interrupt"] = "interrupt"
     turn: str
     customer: InboundEvent = Field(repr=False)
@@ -243,24 +240,6 @@ class WaitingRun(BaseModel):
     added: tuple[ConversationMessage, ...] = Field(default=(), repr=False)
     answer: Answer | None = None
     is_back: bool = False
-
-    @classmethod
-    def read(cls, payload: str) -> Self | None:
-        """The run that an event of the inbox stands for; None where it is another kind of event."""
-        if '"interrupt"' not in payload:  # nearly all
-            return None
-        try:
-            stored = json.loads(payload)
-            if not isinstance(stored, dict) or stored.get("kind") != "interrupt":
-                return None
-            return cls.model_validate_json(payload)
-        except (ValueError, RecursionError):  # its turn says that it cannot be read
-            return None
-
-    @property
-    def stored(self) -> str:
-        """As the store keeps it."""
-        return json.dumps(self.model_dump(mode="json", exclude_defaults=True) | {"kind": self.kind})
 
     @property
     def question(self) -> str | None:

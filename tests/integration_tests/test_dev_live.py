@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from langchain_convsync.stores import open_store
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import operators
 from langchain_convsync.workbench.live import WHOLE, Live
-from tests.developing import Page
+from tests.developing import Page, served
 
 PHONE = "+51999888777"
 SECRET = "quiero una pizza"
@@ -47,24 +44,9 @@ def turn(server: ReferenceServer, url: str, number: int, text: str = SECRET) -> 
     runner.close()
 
 
-@contextmanager
-def shown(url: str, *options: str) -> Iterator[Page]:
+def shown(url: str, *options: str) -> AbstractContextManager[Page]:
     """The page of a live store."""
-    command = [sys.executable, "-m", "langchain_convsync.cli", "dev", "--read-only", "--no-open"]
-    with subprocess.Popen(
-        [*command, "--store", url, "--conversation", PHONE, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            found = re.search(r"http://\S+", process.stdout.readline())
-            assert found, process.communicate()[1]
-            yield Page(found[0], process)
-        finally:
-            process.terminate()
-            process.communicate()
+    return served("--read-only", "--store", url, "--conversation", PHONE, *options)
 
 
 def until(page: Page, text: str) -> str:
