@@ -117,7 +117,7 @@ class Pace(BaseModel):
         left = min(most, (most if self.left is None else self.left) + calm * most / 60) - same
         if left >= 0:
             return self.model_copy(
-                update={"left": left, "at": now, "words": words, "same": same}
+                update={"left": round(left, 3), "at": now, "words": words, "same": same}
             ), 0.0
         silences = self.silences + 1 if now < self.until + CALM else 1
         seconds = min(LONGEST_SILENCE, FIRST_SILENCE * 2.0 ** min(silences - 1, 20))

@@ -54,7 +54,7 @@ class Bot:
         self._process: subprocess.Popen[str] | None = None
         self._url: str | None = None
         self._told: dict[int, str] = {}
-        self._files: dict[str, float] = {}
+        self._ages: dict[str, float] = {}
         self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -71,6 +71,9 @@ class Bot:
 
     def start(self) -> None:
         """Start a process; it is started again whenever it was killed or its files change."""
+        # As they are before it reads them: one that changes while it does is read once more.
+        files = {*self._ages, *map(str, Path.cwd().glob("*.py"))}
+        self._ages = {file: _age(file) for file in files}
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CONVSYNC_")
         }
@@ -106,8 +109,6 @@ class Bot:
             self._url = None
             self._told[process.pid] = "ended"
             process.terminate()
-        else:
-            self.start()
 
     def close(self) -> None:
         """End it, and start no other."""
@@ -141,15 +142,14 @@ class Bot:
         if state != "failed":
             self.start()
         else:  # the user's module does not load: once more when it has changed
-            self._wait_for_change()
+            while not (self._closed or self._changed_files()):
+                time.sleep(LOOK)
             if not self._closed:
                 self.start()
 
-    def _wait_for_change(self) -> None:
-        files = {str(path) for path in Path.cwd().glob("*.py")} | {*self._files}
-        before = {file: _age(file) for file in files}
-        while not self._closed and all(_age(file) == before[file] for file in files):
-            time.sleep(LOOK)
+    def _changed_files(self) -> list[str]:
+        """Those of the user's that are not as they were when the process was started."""
+        return [file for file, age in self._ages.items() if _age(file) != age]
 
     def watch_files(self) -> None:
         """Start it anew whenever a file of the user's changes; on a thread of its own."""
@@ -157,11 +157,7 @@ class Bot:
         def look() -> None:
             while not self._closed:
                 time.sleep(LOOK)
-                files = self._files
-                changed = [file for file, age in files.items() if _age(file) != age]
-                if changed and self._url:
-                    for file in changed:
-                        files[file] = _age(file)
+                if self._url and (changed := self._changed_files()):
                     self._tell("worker", state="reloading", files=[Path(f).name for f in changed])
                     self.restart()
 
@@ -190,10 +186,10 @@ class Bot:
                     self._tell(kind, pid=hello["pid"], **fact)
 
     def _is_ready(self, pid: int, fact: dict[str, Any]) -> None:
-        self._files = {file: _age(file) for file in fact["files"]}
         with self._changed:
             if self._process is None or self._process.pid != pid:
                 return
+            self._ages = {file: self._ages.get(file, _age(file)) for file in fact["files"]}
             self._url = fact["url"]
             self._changed.notify_all()
         self._tell("worker", state="ready", pid=pid)
