@@ -25,7 +25,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 #: Seconds that a step takes.
 STEP = 0.001
 #: Seconds between two looks for work: long ones, since most find none and cost as much as others.
-POLL = 8.0
+POLL = 30.0
 
 
 class Killed(BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import time
@@ -70,6 +71,8 @@ def processes(without: str | None = None, *, number: int | None = None) -> Proce
 def begin(without: str | None) -> None:
     """Prepare a process."""
     logging.disable(logging.CRITICAL)  # what goes wrong on purpose fills screens
+    gc.freeze()  # all that was imported: a run leaves little else to look through
+    gc.set_threshold(50_000)
     if without:
         remove(without)
 
