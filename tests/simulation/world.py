@@ -221,7 +221,7 @@ class World:
         wakes = max((process.wakes for process, _ in self.living), default=began)
         self.simulation.rest(max(0.0, wakes - began) + AWAKE)
         while any(left_of(run(self._store.backlog()))):
-            self.simulation.rest(1.0)
+            self.simulation.rest(AWAKE)
             if self.simulation.time > began + PATIENCE:
                 raise StuckError(f"{run(self._store.backlog())} is left for ever")
 
