@@ -45,6 +45,7 @@ import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -409,6 +410,11 @@ def _whose(frame: FrameType) -> int:
     if name.startswith("<"):
         is_typed = name.startswith(_TYPED) and "__file__" not in frame.f_globals
         return _USERS if is_typed else _PYTHON
+    return _whose_file(name)
+
+
+@lru_cache(maxsize=4096)  # a trace of an agent's has a hundred places in twenty files
+def _whose_file(name: str) -> int:
     if name.startswith(_OWN_FOLDER):
         return _OURS
     if not _INSTALLED.isdisjoint(Path(name).parts):
