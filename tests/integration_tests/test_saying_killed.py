@@ -19,7 +19,7 @@ from langchain_convsync.stores.base import Backlog
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests import promises, waha_chats
-from tests.promises import CUSTOMER, history, said
+from tests.promises import CUSTOMER, history, on_sqlite, said
 from tests.redis_topologies import until
 from tests.waha_chats import WahaChats
 
@@ -81,6 +81,7 @@ else:
 """
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("what", "when"),
     [
