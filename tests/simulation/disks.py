@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias
 
 from langchain_convsync.stores import RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores import redis as store_of_redis
-from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.base import EventStore, keys
+from langchain_convsync.stores.redis import wire
 from langchain_convsync.stores.redis.wire import Script, script
 from tests.redis_server import RedisServer
 
@@ -95,6 +96,15 @@ def _on_the_wire(time: float) -> bytes:
 
 
 _LATER = _on_the_wire(LATER)
+#: Shards of a store in a simulation: a look for work goes through all of them, and most are empty.
+SHARDS = 4
+
+
+def _divide(shards: int) -> None:
+    """Have stores of this many shards from now on."""
+    for module in (keys, wire, store_of_redis):
+        setattr(module, "SHARDS", shards)  # noqa: B010 - three names of one constant
+    keys._account.cache_clear()
 
 
 class Redis(Apart):
@@ -103,6 +113,12 @@ class Redis(Apart):
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         super().__init__()
         self._url, self._clock = url, clock
+        self._shards = keys.SHARDS
+        _divide(SHARDS)
+
+    def close(self) -> None:
+        super().close()
+        _divide(self._shards)
 
     def holds(self) -> str:
         return ""

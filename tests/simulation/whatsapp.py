@@ -34,6 +34,7 @@ class WhatsApp:
         tolerated: Sends into a lock, or a cap, of which the number was told; a process that dies
             before it has noted that knows nothing of it.
         most: Messages a minute, at most.
+        locks: Seconds of which a lock or a cap has some.
         banned: The numbers that are, and for what.
     """
 
@@ -42,6 +43,7 @@ class WhatsApp:
     tells: bool = True
     tolerated: int = 5
     most: int = 30
+    locks: tuple[float, ...] = LOCKS
     banned: dict[str, str] = field(default_factory=dict)
     _locked: dict[str, float] = field(default_factory=dict)
     _capped: dict[str, float] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class WhatsApp:
             met, self._number = self.happens(self._number), self._number + 1
         if met in {"lock", "cap"}:
             limits, words = (self._locked, LOCKED) if met == "lock" else (self._capped, CAPPED)
-            limits[account] = now + self.simulation.chance.choice(LOCKS)
+            limits[account] = now + self.simulation.chance.choice(self.locks)
             self._told.discard((account, words))
             self._refused[account, words] = 0
         elif met == "down":
@@ -126,12 +128,12 @@ def moody(simulation: Simulation, seed: object, *, often: float = 0.03) -> Whats
 
 def locking(simulation: Simulation) -> WhatsApp:
     """One that locks at the first send."""
-    return WhatsApp(simulation, lambda number: "nothing" if number else "lock", tolerated=2)
+    return _once(simulation, "lock", tolerated=2)
 
 
 def capping(simulation: Simulation) -> WhatsApp:
     """One that lets it begin no more chats, from the first send on."""
-    return WhatsApp(simulation, lambda number: "nothing" if number else "cap", tolerated=3)
+    return _once(simulation, "cap", tolerated=3)
 
 
 def impatient(simulation: Simulation) -> WhatsApp:
@@ -141,4 +143,11 @@ def impatient(simulation: Simulation) -> WhatsApp:
 
 def down(simulation: Simulation) -> WhatsApp:
     """A session that is down at the first send."""
-    return WhatsApp(simulation, lambda number: "nothing" if number else "down")
+    return _once(simulation, "down")
+
+
+def _once(simulation: Simulation, met: str, **given: Any) -> WhatsApp:
+    """One whose first send meets something, as short as that is: each look meanwhile is a step."""
+    return WhatsApp(
+        simulation, lambda number: "nothing" if number else met, locks=LOCKS[:1], **given
+    )
