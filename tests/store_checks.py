@@ -13,7 +13,7 @@ QUEUES: tuple[QueueName, ...] = ("inbox", "outbox", "replies")
 Client: TypeAlias = Any  # redis-py's answers are annotated for sync and async at once
 KEY = re.compile(
     r"cs:\{s(?P<shard>[0-9]{2})\}:"
-    r"(?P<kind>ev|said|c|alias|pause|twins|token|unsent|ready|running|accounts|places|count"
+    r"(?P<kind>ev|said|c|alias|pause|twins|token|unsent|ready|known|running|accounts|places|count"
     r"|restricted|pace|dead_operations|dead|account_names|accounts_known)(:(?P<rest>.*))?"
 )
 
@@ -95,6 +95,9 @@ def _check_ready(client: Client, conversation: str) -> None:
             due = max(due, min(ends[0] + int(has["max_debounce"]), ends[1] + int(has["debounce"])))
         indexed = client.zscore(f"{shard}ready:{queue}:{conversation_key[:15]}", conversation_key)
         assert indexed == (due if work else None), f"{queue} of {conversation_key}"
+        if queue == "replies":
+            known = client.zscore(f"{shard}known:{conversation_key[:15]}", conversation_key)
+            assert known == (due if work and "replies.anchor" in has else None)
         if queue == "inbox":
             running = client.zscore(f"{shard}running:{conversation_key[:15]}", conversation_key)
             assert running == (int(has["inbox.until"]) if "inbox.until" in has else None)

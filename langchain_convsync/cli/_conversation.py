@@ -17,6 +17,9 @@ from langchain_convsync.stores import (
 if TYPE_CHECKING:
     from langchain_convsync.turns.operators import OperatorView
 
+#: How far a reply got of which there is no ack: message.ack is off, or WhatsApp has not got it.
+_TAKEN = "taken by WAHA, and WhatsApp has told nothing of it (message.ack)"
+
 
 def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
     """What a program reads; seconds count back from now on the store's clock."""
@@ -72,7 +75,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         ago = "" if last["ago"] is None else f", {span(last['ago'])} ago"
         failed = sum(each["state"] == "failed" for each in found["arrivals"])
         more = f"; {failed} of the last {len(found['arrivals'])} failed" if failed else ""
-        yield f"arrival       the last reply: {last['state']}{ago}{more}"
+        state = _TAKEN if last["state"] == "taken" else last["state"]
+        yield f"arrival       the last reply: {state}{ago}{more}"
     yield f"dead letters  {len(found['dead_letters'])}"
     for one in found["dead_letters"]:
         yield f"  {one['kind']} {one['id']}, for {span(one['age'])}: {one_line(one['reason'])}"

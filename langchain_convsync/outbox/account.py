@@ -17,7 +17,7 @@ from langchain_convsync.errors import ConvSyncError, FencedError
 from langchain_convsync.outbox.queue import Held
 from langchain_convsync.outbox.reply import ReplyJob
 from langchain_convsync.stores.base import FIRST_CONTACTS, AccountKey, EventStore
-from langchain_convsync.waha.limits import meanwhile
+from langchain_convsync.waha.limits import meanwhile, why_limited
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class Account:
             except ConvSyncError:  # a send would tell, but one too many
                 raise (yield from self.held(head, tried.kind, tried.why)) from None
             if limit is not None and limit.kind == "timelock":  # a cap is for new chats
-                raise (yield from self.held(head, "timelock", tried.why, ends=limit.ends))
+                why = tried.why if limit.ends is None else why_limited("timelock", limit.ends)
+                raise (yield from self.held(head, "timelock", why, ends=limit.ends))
         spacing = self._spacing(head)
         if not spacing:
             return 0.0

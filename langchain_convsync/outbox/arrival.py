@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from langchain_convsync.outbox.reply import sent_ids
-from langchain_convsync.stores.base import Ack, ConversationView
+from langchain_convsync.stores.base import ACKS_KEPT, Ack, ConversationView
 from langchain_convsync.stores.checks import is_farther
 
 #: How far a reply got: WhatsApp has it, the customer's phone has it, they have read it; or none.
@@ -46,10 +46,10 @@ OnUndelivered: TypeAlias = Callable[[Undelivered], Awaitable[object] | object]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How far one of the last replies got."""
+    """How far one of the last replies got; ``taken`` by WAHA where WhatsApp has told nothing."""
 
     message_id: str
-    state: ArrivalState
+    state: ArrivalState | Literal["taken"]
     at: float | None = None
 
 
@@ -69,13 +69,18 @@ def is_news(view: ConversationView, message_id: str, level: int) -> bool:
 
 
 def arrivals(view: ConversationView) -> list[Arrival]:
-    """The last replies that were sent, oldest first, and how far they got."""
+    """The last replies that WAHA took, oldest first, and how far they got.
+
+    From the first one on of which anything is known, and the last one in any case.
+    """
     acks = {ack.message_id: ack for ack in view.acks}
+    sent = sent_ids(view.replies.anchor)[-ACKS_KEPT:]
+    first = next((n for n, each in enumerate(sent) if each in acks), len(sent) - 1)
     found = []
-    for message_id in sent_ids(view.replies.anchor)[-len(acks) - 1 :]:
+    for message_id in sent[max(0, first) :]:
         ack = acks.get(message_id)
         state = state_of(ack.level) if ack else None
-        found.append(Arrival(message_id, state or "sent", ack.at if ack and state else None))
+        found.append(Arrival(message_id, state or "taken", ack.at if ack and state else None))
     return found
 
 

@@ -125,7 +125,9 @@ _ALL = (
     ),
     _looked_up("oldest_unsent_seconds", "Seconds since the turn of the oldest reply that waits"),
     _looked_up(
-        "account_restricted", "Accounts that send nothing now, by what restricts them", "kind"
+        "account_restricted",
+        "Accounts that send nothing now, or where it is capping begin no chats",
+        "kind",
     ),
     _counted("worker_failures", "Work that failed", "queue", "error"),
     _counted("machine_shortages", "Times the machine lacked something, and work waited", "what"),

@@ -12,7 +12,7 @@ TOLERATED = 3
 
 _WORDS = {
     "timelock": (500, "2 UNKNOWN: server returned error 463"),
-    "capping": (500, "2 UNKNOWN: new chat message capping reached"),
+    "capping": (500, "2 UNKNOWN: server returned error 475"),
     "session": (422, "Session status is not as expected. Try again later or restart the session"),
 }
 

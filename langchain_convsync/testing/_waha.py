@@ -246,7 +246,7 @@ class FakeWAHA:
             "reachoutTimelock": limits.told["timelock"],
             "messageCapping": limits.told["capping"],
         }
-        payload = {"name": self.session, "status": limits.status, "me": me}
+        payload = {"name": self.session, "status": limits.status, "statuses": [], "data": me}
         return self._signed(payload, "session.status", time.time(), None, secret)
 
     def _signed(

@@ -44,6 +44,8 @@ UNNAMED = (None, "LangGraph")
 MOST_STEPS = 50
 #: What ``create_agent`` and deepagents set, in place of a limit.
 UNBOUNDED = 9_999
+#: Keys of a state that say something to the customer.
+SPEAKING = ("output", "reply", "structured_response")
 
 
 class AsyncAgentError(TypeError):
@@ -192,11 +194,13 @@ class Before:
         values: Its state.
         interrupts: What it waits for.
         turn: The turn that ran it last, as far as it was one of ours.
+        steps: When each of its keys was set last, where some of them say something.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     interrupts: tuple[Interrupt, ...] = ()
     turn: str | None = None
+    steps: Mapping[str, Any] = field(default_factory=dict)
 
 
 def baseline(call: Call) -> Flow[Before]:
@@ -205,7 +209,66 @@ def baseline(call: Call) -> Flow[Before]:
     if not getattr(graph, "checkpointer", None):
         return Before()
     blocking = partial(_blocking, graph.get_state)
-    return _before((yield from call.io(blocking, graph.aget_state, call.config)))
+    state = yield from call.io(blocking, graph.aget_state, call.config)
+    return (yield from _before(call, state))
+
+
+def said_anew(call: Call, output: object, before: Before) -> Flow[object]:
+    """The output, without what an earlier run has said: a checkpointer brings that back.
+
+    The same may be said again. So it is looked up whether this run has set it.
+    """
+    if not isinstance(output, Mapping):
+        return output
+    old = before.values
+    alike = {name for name in SPEAKING if name in before.steps and _is_like(output, old, name)}
+    if not alike:
+        return output
+    steps = yield from _steps(call, {"thread_id": call.config["configurable"]["thread_id"]})
+    return {
+        name: value
+        for name, value in output.items()
+        if name not in alike or steps.get(name) != before.steps[name]
+    }
+
+
+def _is_like(output: Mapping[str, Any], old: Mapping[str, Any], name: str) -> bool:
+    """Whether a value may be the old one; of some objects two are never equal."""
+    if output.get(name) is None or old.get(name) is None:
+        return False
+    compares: Any = type(old[name]).__eq__
+    return compares is object.__eq__ or bool(output[name] == old[name])
+
+
+def _steps(
+    call: Call, place: Mapping[str, Any], *, is_begin: bool = False
+) -> Flow[Mapping[str, Any]]:
+    """When each key of the state was set last; nothing where the agent's memory does not tell.
+
+    Args:
+        call: The call.
+        place: The thread, and a checkpoint of it, unless the last one is meant.
+        is_begin: Whether that is meant with which the thread's last run began.
+    """
+    saver = _unbound(call.agent).checkpointer  # type: ignore[attr-defined]
+    if not hasattr(saver, "get_tuple"):  # LangGraph's server
+        return {}
+    config = {"configurable": {"checkpoint_ns": "", **place}}
+    first: dict[str, Any] = {"filter": {"source": "input"}, "limit": 1}
+
+    def block() -> Any:
+        return (
+            next(iter(saver.list(config, **first)), None) if is_begin else saver.get_tuple(config)
+        )
+
+    async def wait() -> Any:
+        if not is_begin:
+            return await saver.aget_tuple(config)
+        return await anext(saver.alist(config, **first), None)
+
+    found = yield from call.io(partial(_blocking, block), wait)
+    steps: Mapping[str, Any] = {} if found is None else found.checkpoint["channel_versions"]
+    return steps
 
 
 def _blocking(part: Callable[..., Any], *given: Any, **options: Any) -> Any:
@@ -247,7 +310,7 @@ def earlier(call: Call, turn: str) -> Flow[tuple[Call, Before] | None]:
         return None
     place = {**found.config["configurable"], **call.config["configurable"]}
     config: RunnableConfig = {**call.config, "configurable": place}
-    return replace(call, config=config), _before(found)
+    return replace(call, config=config), (yield from _before(call, found))
 
 
 def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
@@ -264,11 +327,18 @@ def undo(call: Call, turn: str, why: str) -> Flow[tuple[Call, Before]]:
     return call, Before()
 
 
-def _before(state: Any) -> Before:
+def _before(call: Call, state: Any) -> Flow[Before]:
+    """What it knew: of a run that waits, what it has set itself is not said yet."""
+    values, steps = _values(state), dict[str, Any]()
+    if any(values.get(name) is not None for name in SPEAKING):
+        place, waits = state.config["configurable"], bool(state.interrupts)
+        at = {"thread_id": place["thread_id"]} if waits else place
+        steps = {**(yield from _steps(call, at, is_begin=waits))}
     return Before(
-        values=_values(state),
+        values=values,
         interrupts=tuple(map(Interrupt.of, state.interrupts)),
         turn=_turn_of(state),
+        steps=steps,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -36,7 +36,7 @@ from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.operators import conversation_key_of
 from langchain_convsync.turns.saying import Saying, Wanted
 from langchain_convsync.turns.turn import QueuedMessage, payload_of
-from langchain_convsync.waha.limits import meanwhile
+from langchain_convsync.waha.limits import meanwhile, why_limited
 
 #: Kinds of messages that a metric tells apart.
 MOST_KINDS = 100
@@ -321,20 +321,30 @@ class Inbox:
     def restrict(self, told: waha.Ignored) -> Flow[bool]:
         """Note whether an account may send, as ``session.status`` tells it; whether it may not."""
         accounts = yield from self.naming.accounts_of(told)
-        if told.limit is None and told.status == "WORKING":
+        if told.limits_over:
+            yield from self._try_again(accounts, told.limits_over)
+        kind, seconds = "session", LONGEST_PAUSE["session"]
+        why = f"WAHA's session is {told.status or 'not WORKING'}"
+        if told.status == "WORKING":
             for account in accounts:
                 yield from self.store.lift(account, kind="session")
-            return False
-        kind, seconds = told.limit or "session", LONGEST_PAUSE["session"]
-        if told.limit is not None:
+            if told.limit is None:
+                return False
+        if told.limit is not None and told.status in {"WORKING", None}:
+            kind, why = told.limit, why_limited(told.limit, told.limited_until)
             seconds = pause_until(told.limited_until, FIRST_PAUSE[told.limit])
-        why = f"WAHA's session is {told.status or 'not WORKING'}"
-        why = why if told.limit is None else f"WhatsApp limits the account: {told.limit}"
         for account in accounts:
             yield from self.store.restrict(account, kind=kind, seconds=seconds, why=why)
             telemetry.count("account_restrictions", kind=kind)
             logger.error("Account %s %s for %s: %s", account, meanwhile(kind), span(seconds), why)
         return True
+
+    def _try_again(self, accounts: Collection[AccountKey], kinds: Collection[str]) -> Flow[None]:
+        """A limit is over by WAHA's clock, if not by WhatsApp's: the next reply tries it."""
+        for found in (yield from self.store.restrictions()):
+            account = AccountKey(found.account)
+            if account in accounts and found.kind in kinds:
+                yield from self.store.restrict(account, kind=found.kind, seconds=0.0, why=found.why)
 
     def record_echo(
         self, own: OwnMessage, *, seconds: float | None = None

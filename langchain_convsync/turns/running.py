@@ -25,6 +25,7 @@ from langchain_convsync.turns.agent import (
     invoke,
     is_graph,
     require_input,
+    said_anew,
     undo,
 )
 from langchain_convsync.turns.interrupts import (
@@ -90,7 +91,7 @@ class Runs:
             else:
                 call = by_words(call, before, [event.content for event in events])
         output = yield from self._invoke(attempt, call, record, watch)
-        return (yield from self._result(attempt, record, output, before))
+        return (yield from self._result(attempt, call, record, output, before))
 
     def resume(
         self, attempt: Attempt, watch: Watch, call: Call, record: TurnRecord
@@ -114,7 +115,7 @@ class Runs:
             return TurnResult(status="dropped", messages=inbound(attempt.batch))
         if onward is not None:
             output = yield from self._invoke(attempt, onward, record, watch)
-        return (yield from self._result(attempt, record, output, before, waiting))
+        return (yield from self._result(attempt, call, record, output, before, waiting=waiting))
 
     def _invoke(self, attempt: Attempt, call: Call, record: TurnRecord, watch: Watch) -> Flow[Any]:
         with telemetry.timed("turn_phase", phase="agent") as timing:
@@ -127,9 +128,11 @@ class Runs:
     def _result(
         self,
         attempt: Attempt,
+        call: Call,
         record: TurnRecord,
         output: object,
         before: Before,
+        *,
         waiting: WaitingRun | None = None,
     ) -> Flow[TurnResult]:
         """What a run came to; of one that went on, what it has not noted before."""
@@ -137,8 +140,9 @@ class Runs:
             known = {message.id for message in messages_of(before.values)}
             attempt.meter.add(m for m in messages_of(output) if m.id is None or m.id not in known)
         interrupts, said = interrupts_in(output), [*record.said]
+        anew = yield from said_anew(call, output, before)
         if not interrupts:
-            said = said_in(output, before.values, recorded=said, silent_marker=self.silent_marker)
+            said = said_in(anew, before.values, recorded=said, silent_marker=self.silent_marker)
             said = self.as_sent(said)
             decided = yield from self._decide(attempt, record, output, before.values)
         elif self.extractor is None:
@@ -146,7 +150,7 @@ class Runs:
         else:  # it is asked about the end of the run
             decided = StateUpdate()
         update = self._accepted(attempt, record.update.updated_by(decided))
-        handoff = record.handoff or handoff_in(output, before.values)
+        handoff = record.handoff or handoff_in(anew, before.values)
         added = list(record.added)
         if waiting is not None:
             update, added = waiting.rest_of(update), waiting.rest_of_added(added)

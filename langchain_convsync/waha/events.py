@@ -108,6 +108,7 @@ class Ignored:
         status: The session's status, e.g. ``"WORKING"``.
         limit: What WhatsApp has set the account, ``"timelock"`` or ``"capping"``.
         limited_until: When that ends, where it is told.
+        limits_over: Those of which it is told that they do not hold, or no longer.
     """
 
     reason: Reason
@@ -131,6 +132,7 @@ class Ignored:
     status: str | None = None
     limit: str | None = None
     limited_until: datetime | None = None
+    limits_over: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:

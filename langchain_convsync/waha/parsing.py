@@ -10,7 +10,7 @@ from langchain_convsync.waha.answers import answer_of, is_asked_by_us
 from langchain_convsync.waha.content import Change, Content, changed_text, changes, read_content
 from langchain_convsync.waha.events import Ignored, OperatorMessage, Reason
 from langchain_convsync.waha.groups import Groups, is_for_us
-from langchain_convsync.waha.limits import limit_in
+from langchain_convsync.waha.limits import limit_in, limits_over
 from langchain_convsync.waha.origin import (
     Envelope,
     Party,
@@ -179,11 +179,13 @@ def _other(envelope: Envelope) -> Ignored:
 def _status(envelope: Envelope) -> dict[str, Any]:
     """A session's status, and whether WhatsApp limits it."""
     payload = envelope.payload
-    limit = limit_in({"me": envelope.me}, payload)
+    told = {"me": envelope.me}, payload
+    limit = limit_in(*told)
     return {
         "status": token(payload.get("status")),
         "limit": limit and limit.kind,
         "limited_until": limit and limit.ends,
+        "limits_over": limits_over(*told),
     }
 
 

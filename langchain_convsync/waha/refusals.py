@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 from langchain_convsync.waha.wire import as_list, as_object, as_text, at, one_line
 
 #: ``chat``: this chat id is refused, another one of the customer's may not be. A limit's kind: the
-#: account sends nothing for now. ``message``: the same request is refused for ever. ``unclear``:
-#: nothing is known; it may even have been sent.
+#: account sends nothing, or begins no chats, for now. ``message``: the same request is refused for
+#: ever. ``unclear``: nothing is known; it may even have been sent.
 RefusalKind: TypeAlias = Literal["chat", "session", "timelock", "capping", "message", "unclear"]
 
 #: As many characters are kept of WAHA's words.
@@ -29,9 +29,9 @@ _CHAT = re.compile(
     re.IGNORECASE,
 )
 #: WhatsApp's cap on new chats, and its lock on reaching out to anyone.
-_CAPPING = re.compile(r"\bcapp(?:ing|ed)\b", re.IGNORECASE)
+_CAPPING = re.compile(r"\bcapp(?:ing|ed)\b|(?:err\w*|status|code)\W{0,3}475\b", re.IGNORECASE)
 _TIMELOCK = re.compile(
-    r"(?:error|status|code)\W{0,3}463\b|reach.?out|time.?lock|"
+    r"(?:err\w*|status|code)\W{0,3}463\b|reach.?out|time.?lock|"
     r"(?:account|number)\b.{0,20}\b(?:restricted|banned|blocked|locked)|restrict_all",
     re.IGNORECASE,
 )

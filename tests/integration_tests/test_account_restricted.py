@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from langchain_convsync import SQLiteEventStore, WAHAReply, create_app, telemetry
+from langchain_convsync import SQLiteEventStore, WAHAReply, create_app, telemetry, waha
 from langchain_convsync._flow import run
 from langchain_convsync._platform import now
 from langchain_convsync.cli import command_line
@@ -23,7 +24,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner, operators
 from tests import promises, waha_chats
 from tests.faulty_server import Script, answers
-from tests.promises import CUSTOMER, echo, said
+from tests.promises import CUSTOMER, Answer, echo, said, sync_and_async
 from tests.store_cases import Clock
 from tests.waha_chats import WahaChats
 
@@ -200,6 +201,77 @@ def test_a_session_that_does_not_work_sends_nothing_until_it_does(
 
     assert (posts, why) == ([], ["session"])
     assert (chats.texts, restricted(event_store)) == (["re: Hola"], [])
+
+
+FREE = {"isActive": False}
+NOT_CAPPED = {"cappingStatus": "NONE"}
+
+
+@sync_and_async
+@pytest.mark.parametrize(
+    ("refusal", "me", "known", "sent"),
+    [
+        (LOCKED, {"reachoutTimelock": FREE}, FREE, 2),
+        (LOCKED, {"messageCapping": NOT_CAPPED}, FREE, 0),
+        (LOCKED, {"reachoutTimelock": None}, FREE, 0),
+        (LOCKED, {"reachoutTimelock": FREE}, {"isActive": True}, 0),
+        (CAPPED, {"messageCapping": NOT_CAPPED}, FREE, 2),
+        (CAPPED, {"reachoutTimelock": FREE}, FREE, 0),
+    ],
+    ids=["over", "another one", "unknown", "over by WAHA's clock alone", "a cap", "a lock"],
+)
+def test_a_limit_that_waha_tells_to_be_over_is_tried_at_once(
+    server: ReferenceServer,
+    store: EventStore,
+    chats: WahaChats,
+    answer: Answer,
+    refusal: Script,
+    me: dict[str, Any],
+    known: dict[str, Any],
+    sent: int,
+) -> None:
+    """By one reply, which looks before it is sent; the others follow when it was taken."""
+    chats.fates = [refusal]
+    runner = runner_of(server, store, chats)
+    both_write(runner)
+    chats.limits = answers(known)
+    told = waha.parse_event({"event": "session.status", "me": me, "payload": {"status": "WORKING"}})
+    assert isinstance(told, waha.Ignored)
+    record = runner.record_status if answer is promises.blocking else recorded(runner)
+    assert record(told) is False
+    deliver(runner)
+
+    assert (len(chats.posts), len(chats.sent)) == (1 + sent, sent)
+
+
+def recorded(runner: TurnRunner) -> Callable[[waha.Ignored], bool]:
+    """As an app does."""
+    return lambda told: asyncio.run(runner.arecord_status(told))
+
+
+def test_what_waha_tells_of_a_lock_is_told_with_its_end(
+    server: ReferenceServer, store: EventStore, chats: WahaChats
+) -> None:
+    """It is looked at now and then until that; a session that is down comes first."""
+    runner = runner_of(server, store, chats)
+    lock = {"isActive": True, "timeEnforcementEnds": 1893456000}  # as seconds, in 2030
+
+    def told(status: str) -> waha.Ignored:
+        payload = {"status": status, "data": {"reachoutTimelock": lock}}
+        event = waha.parse_event({"event": "session.status", "payload": payload})
+        assert isinstance(event, waha.Ignored)
+        return event
+
+    assert runner.record_status(told("FAILED")) is True
+    [down] = run(store.restrictions())
+    assert runner.record_status(told("WORKING")) is True
+    [locked] = run(store.restrictions())
+    both_write(runner)
+
+    assert (down.kind, down.why) == ("session", "WAHA's session is FAILED")
+    assert locked.kind == "timelock"
+    assert locked.why == "WhatsApp limits the account: timelock, until 2030-01-01 00:00 UTC"
+    assert chats.posts == []
 
 
 def test_answers_that_are_old_when_it_is_over_are_not_sent_any_more(

@@ -126,6 +126,29 @@ def test_the_webhook_takes_it_and_show_tells_it(
     )
 
 
+def test_what_only_waha_has_is_not_called_sent(
+    server: ReferenceServer, durable_store_url: str, chats: WahaChats
+) -> None:
+    """WhatsApp has told nothing of it, although it has of others: none of them is left out."""
+    runner = runner_of(server, durable_store_url, chats)
+    shown = ["show", CUSTOMER, "--store", durable_store_url]
+
+    def arrivals() -> list[str]:
+        found = json.loads(CliRunner().invoke(command_line(), [*shown, "--json"]).stdout)
+        return [each["state"] for each in found["arrivals"]]
+
+    seen = []
+    for number in range(1, 5):
+        runner.run(said(f"{number}", chat_id=CHAT))
+        if number == 2:
+            runner.record_ack(told(chats, 2, 1))
+        seen.append(arrivals())
+
+    assert seen == [["taken"], ["sent"], ["sent", "taken"], ["sent", "taken", "taken"]]
+    line = CliRunner().invoke(command_line(), shown).stdout
+    assert "the last reply: taken by WAHA, and WhatsApp has told nothing of it" in line
+
+
 @pytest.mark.parametrize("payload", [{"ack": None}, {"ack": 0}, {"ack": "READ"}, {"id": None}])
 def test_an_ack_that_tells_nothing_is_nothing(
     server: ReferenceServer, event_store: EventStore, chats: WahaChats, payload: dict[str, Any]

@@ -159,9 +159,8 @@ def test_a_bot_on_a_limited_account_is_not_banned(
             pass
         sent = [*convsync_waha.sent]
         convsync_waha.limit(None)
-        if kind == "session":
-            web.post("/webhook", **convsync_waha.status())
-            convsync_waha.wait_for_sent(len(customers), timeout=60.0)
+        web.post("/webhook", **convsync_waha.status())
+        convsync_waha.wait_for_sent(len(customers), timeout=60.0)
 
     assert (sent, convsync_waha.banned) == ([], False)
 

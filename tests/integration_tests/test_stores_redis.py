@@ -15,6 +15,7 @@ import redis.asyncio
 from langchain_convsync._flow import Io
 from langchain_convsync.errors import ClosedError, StoreFormatError, StoreUnavailableError
 from langchain_convsync.stores import Backlog, NewEvent, RedisEventStore
+from langchain_convsync.stores.base import FIRST_CONTACTS, SHARDS, AccountKey
 from tests.redis_server import RedisServer
 from tests.redis_topologies import until
 from tests.store_cases import (
@@ -69,6 +70,35 @@ def test_nothing_in_the_keys_names_a_customer(server: RedisServer, do: Do) -> No
 
     assert phone.encode() not in names
     assert account.encode() not in names
+
+
+# Work
+
+
+def test_first_contacts_that_wait_for_a_cap_to_end_cost_nobody_time(
+    server: RedisServer, do: Do
+) -> None:
+    """However many they are: a worker's script looks at none of them."""
+    store = RedisEventStore(server.url)
+    for number in range(60):
+        committed(store, do, f"{number}", customer=f"{number}", replies=1)
+    account = AccountKey(conversation("0")[:15])
+    do(store.restrict(account, kind=FIRST_CONTACTS, seconds=60.0, why="a cap"))
+    with server.client() as client:
+
+        def calls() -> int:
+            told: Any = client.info("commandstats")
+            return sum(each["calls"] for each in told.values())
+
+        do(store.acquire("replies", "warm"))
+        before = calls()
+        found = do(store.acquire("replies", "a"))
+        took = calls() - before
+        check_keys(client)
+    do(Io(store.close, store.aclose))
+
+    assert found is None
+    assert took < SHARDS + 30
 
 
 # Loops, threads and closing

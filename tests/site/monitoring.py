@@ -99,11 +99,20 @@ ALERTS = (
     ),
     Alert(
         "ConvsyncAccountRestricted",
-        "max by (kind) (convsync_account_restricted) > 0",
+        'max by (kind) (convsync_account_restricted{kind!="capping"}) > 0',
         "2m",
         "critical",
         "An account sends nothing: {{ $labels.kind }}",
         "A session is to be started, or its QR code scanned; convsync doctor tells which, and why",
+        ("trouble", "an-account-sends-nothing"),
+    ),
+    Alert(
+        "ConvsyncNewChatsCapped",
+        'max(convsync_account_restricted{kind="capping"}) > 0',
+        "2m",
+        "warning",
+        "An account begins no new chats: WhatsApp caps them",
+        "Whoever has had a message of it is answered; the others wait, for three hours at most",
         ("trouble", "an-account-sends-nothing"),
     ),
     Alert(
@@ -211,7 +220,7 @@ GLANCE = (
         "{{queue}}",
     ),
     (
-        "Accounts that send nothing",
+        "Accounts that are limited",
         "short",
         f"max by (kind) ({_name('account_restricted')})",
         "{{kind}}",

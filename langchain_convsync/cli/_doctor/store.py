@@ -127,9 +127,12 @@ def safety(opened: RedisEventStore) -> list[Finding]:
 
 
 def _restricted(found: Restriction) -> Finding:
-    """An account whose replies wait."""
+    """An account whose replies wait, or those to first contacts."""
     message = f"account {found.account} {meanwhile(found.kind)} ({found.kind}): {found.why}"
-    advice = "mend that in WAHA; what WhatsApp limits is tried again by itself when that ends"
+    advice = {
+        "session": "start it in WAHA, or scan its QR code: its replies go on by themselves",
+        "capping": "whoever has had a message of it before is answered; the others when that ends",
+    }.get(found.kind, "wait: a reply tries by itself when that ends")
     return STORE.warning("account", message, advice)
 
 

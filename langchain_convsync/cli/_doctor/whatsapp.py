@@ -10,6 +10,7 @@ from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.client import Waha, WahaSession
 from langchain_convsync.errors import ConfigurationError, WAHAError
 from langchain_convsync.settings import optional_setting
+from langchain_convsync.waha.limits import meanwhile
 
 WAHA = Area("WAHA")
 _SET = "pass --waha-url or set CONVSYNC_WAHA_BASE_URL"
@@ -62,7 +63,8 @@ def session(found: WahaSession) -> Finding:
     if found.limit is not None:
         ends = "" if found.limit.ends is None else f", until {found.limit.ends:%Y-%m-%d %H:%M} UTC"
         advice = "write first to fewer people: convsync tries again by itself when that ends"
-        return WAHA.failed("session", f"{name}: WhatsApp's {found.limit.kind}{ends}", advice)
+        message = f"{name} {meanwhile(found.limit.kind)}: WhatsApp's {found.limit.kind}{ends}"
+        return WAHA.failed("session", message, advice)
     if status == "WORKING":
         return WAHA.ok("session", message)
     if status == "SCAN_QR_CODE":

@@ -175,7 +175,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restriction:
-    """Why an account sends no replies for now.
+    """Why an account sends no replies for now, or none to first contacts.
 
     Attributes:
         account: The part that the keys of its conversations begin with.

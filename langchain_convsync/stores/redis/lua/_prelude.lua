@@ -65,6 +65,8 @@ local function part_key(conversation, part) return prefix .. 'c:' .. conversatio
 local function queue_key(conversation, queue) return part_key(conversation, queue) end
 local function token_key(queue, token) return prefix .. 'token:' .. queue .. ':' .. token end
 local function ready_key(queue, account) return prefix .. 'ready:' .. queue .. ':' .. account end
+-- Of what is ready, replies to those who have had a message before: all that a cap of new chats lets go.
+local function known_key(account) return prefix .. 'known:' .. account end
 local function running_key(account) return prefix .. 'running:' .. account end
 local function accounts_key(queue) return prefix .. 'accounts:' .. queue end
 local function unsent_key(account) return prefix .. 'unsent:' .. account end
@@ -177,6 +179,11 @@ local function said_of(event)
   if place and now < (number(kept:sub(1, place - 1)) or 0) then return kept:sub(place + 1) end
 end
 
+-- Whether a reply was sent in a conversation before.
+local function has_sent(conversation)
+  return call('HEXISTS', conversation_record(conversation), 'replies.anchor') == 1
+end
+
 -- Due work ---------------------------------------------------------------------------------------
 
 -- When an event was accepted; now, where its record is gone.
@@ -225,6 +232,10 @@ local function schedule(conversation, queue)
   end
   local ready = ready_key(queue, account)
   if at then call('ZADD', ready, at, conversation) else call('ZREM', ready, conversation) end
+  if queue == 'replies' then
+    local known = at and has_sent(conversation)
+    if known then call('ZADD', known_key(account), at, conversation) else call('ZREM', known_key(account), conversation) end
+  end
   hint(conversation, queue, at)
   local head = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if head[2] then
@@ -297,33 +308,38 @@ end
 -- whether that is over ('-' where it is not), the kind, and why. Nil where it does. What has not been tried
 -- for a day is forgotten.
 local RESTRICTION_KEPT = 86400000
+local restrictions = {} -- as this script has read them, or written
 local function restriction(account)
-  local stored = read('HGET', prefix .. 'restricted', account)
-  if type(stored) ~= 'string' then return nil end
-  local ends, since, by, kind, why = stored:match('^(%d+) (%d+) (%S+) (%S+) (.*)$')
-  if ends and tonumber(ends) + RESTRICTION_KEPT > now then
-    return { account, tonumber(ends), tonumber(since), by, kind, why }
+  local known = restrictions[prefix .. account]
+  if known == nil then
+    local stored = read('HGET', prefix .. 'restricted', account)
+    local ends, since, by, kind, why = (type(stored) == 'string' and stored or ''):match('^(%d+) (%d+) (%S+) (%S+) (.*)$')
+    known = ends and { account, tonumber(ends), tonumber(since), by, kind, why } or false
+    restrictions[prefix .. account] = known
   end
+  return known and known[2] + RESTRICTION_KEPT > now and known or nil
 end
 
 local function restrict(account, ends, since, by, kind, why)
   note_time()
   local stored = table.concat({ ('%.0f %.0f'):format(ends, since), by, kind, why }, ' ')
   call('HSET', prefix .. 'restricted', account, stored)
+  restrictions[prefix .. account] = { account, ends, since, by, kind, why }
 end
 
 -- The kind of restriction that holds first contacts alone: reply queues that have sent nothing yet.
 local FIRST_CONTACTS = 'capping'
-local function is_capped(account)
+-- The kind that holds replies of an account now.
+local function held_by(account)
   local found = restriction(account)
-  return found and found[5] == FIRST_CONTACTS and now < found[2]
+  return found and now < found[2] and found[5]
 end
 
 -- What restricts a queue; nil where nothing does.
 local function holding(conversation, queue)
   local found = queue == 'replies' and restriction(account_of(conversation))
   if not found then return nil end
-  if found[5] == FIRST_CONTACTS and call('HEXISTS', conversation_record(conversation), 'replies.anchor') == 1 then return nil end
+  if found[5] == FIRST_CONTACTS and has_sent(conversation) then return nil end
   return found
 end
 
@@ -352,8 +368,8 @@ end
 -- that is capped sends some.
 local function is_full(account, queue, account_concurrency)
   if queue == 'replies' then
-    local found = restriction(account)
-    return found and now < found[2] and not is_capped(account)
+    local kind = held_by(account)
+    return kind and kind ~= FIRST_CONTACTS
   end
   return queue == 'inbox' and account_concurrency > 0 and running(account) >= account_concurrency
 end
@@ -554,6 +570,7 @@ local function mend(conversation)
     drop_foreign(ready_key(queue, account_of(conversation)), 'ZCARD')
   end
   drop_foreign(unsent_key(account_of(conversation)), 'ZCARD')
+  drop_foreign(known_key(account_of(conversation)), 'ZCARD')
   drop_foreign(prefix .. 'restricted', 'HGET', '')
   drop_foreign(prefix .. 'pace:' .. account_of(conversation), 'HGET', '')
   mend_inbox(conversation)

@@ -20,46 +20,40 @@ end
 
 -- The conversation of an account that is next; a cap steps over its first contacts.
 local function first_of(account)
-  local ready = ready_key(queue, account)
-  if queue ~= 'replies' or not is_capped(account) then return read('ZRANGE', ready, 0, 0)[1] end
-  local place, due = 0, nil
-  repeat
-    due = call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', place, 100)
-    for _, each in ipairs(due) do
-      if not holding(each, queue) then return each end
-    end
-    place = place + #due
-  until #due == 0
+  if queue ~= 'replies' or held_by(account) ~= FIRST_CONTACTS then
+    return read('ZRANGE', ready_key(queue, account), 0, 0)[1]
+  end
+  return read('ZRANGE', known_key(account), '-inf', string.format('%.0f', now), 'BYSCORE', 'LIMIT', 0, 1)[1]
 end
 
--- The account of the shard that is next, with its place in the ring.
+-- The account of the shard that is next, its place in the ring, and its conversation that is next.
 local function next_account()
   local place = 0
   repeat
     local at = call('ZRANGE', accounts_key(queue), place, place, 'WITHSCORES')
     if not at[1] or math.floor(at[2] / 1000) > now then return nil end
-    if not is_full(at[1], queue, account_concurrency)
-      and (queue ~= 'replies' or not is_capped(at[1]) or first_of(at[1])) then
-      return at[1], tonumber(at[2])
+    if not is_full(at[1], queue, account_concurrency) then
+      local conversation = first_of(at[1])
+      if conversation or held_by(at[1]) ~= FIRST_CONTACTS then return at[1], tonumber(at[2]), conversation end
     end
     place = place + 1
   until false
 end
 
--- The account that is next, and its shard. A damaged shard is passed over.
+-- The account that is next, its shard, and its conversation that is next. A damaged shard is passed over.
 local failure
 local function next_of_all()
-  local best, account, longest
+  local best, account, longest, conversation
   for _, shard in ipairs(KEYS) do
     prefix = shard
-    local ok, found, place = pcall(next_account)
+    local ok, found, place, first = pcall(next_account)
     if not ok then
       failure = found
     elseif found and (not longest or place < longest) then
-      best, account, longest = shard, found, place
+      best, account, longest, conversation = shard, found, place, first
     end
   end
-  return account, best
+  return account, best, conversation
 end
 
 -- What is damaged is mended, or else tried again after a while: it stands in no other's way.
@@ -76,6 +70,7 @@ local function attempt(account, conversation)
   if not ok then
     failure = found
     call('ZADD', ready_key(queue, account), now + PATIENCE, conversation)
+    if queue == 'replies' then call('ZREM', known_key(account), conversation) end
     local head = call('ZRANGE', ready_key(queue, account), 0, 0, 'WITHSCORES')
     call('ZADD', accounts_key(queue), head[2] * 1000, account)
   end
@@ -83,10 +78,9 @@ local function attempt(account, conversation)
 end
 
 for _ = 1, 100 do
-  local account, shard = next_of_all()
+  local account, shard, conversation = next_of_all()
   if not account then break end
   prefix = shard
-  local conversation = first_of(account)
   if conversation then
     local found = attempt(account, conversation)
     if found then return found end
