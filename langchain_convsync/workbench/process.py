@@ -12,11 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from langchain_convsync.workbench.bot import GIVEN
-from langchain_convsync.workbench.pointing import Place
 
 #: Starts the process of a bot.
 BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
@@ -24,6 +22,39 @@ BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
 GRACE = 5.0
 #: Seconds between looks at the files of the user's modules.
 LOOK = 0.5
+#: The variable in which a bot's process finds what it needs, JSON.
+GIVEN = "WORKBENCH_BOT"
+#: With this header the bot waits for the next message.
+MORE = "X-Workbench-More"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the workbench's servers are.
+
+    Attributes:
+        api: The API server's base URL.
+        waha: WAHA's.
+        store: The store's URL.
+        secret: What WAHA signs with.
+        is_replay: Whether nobody watches: then nothing is waited for or typed for their sake.
+    """
+
+    api: str
+    waha: str
+    store: str
+    secret: str
+    is_replay: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that name them."""
+        return {
+            "CONVSYNC_BASE_URL": self.api,
+            "CONVSYNC_WAHA_BASE_URL": self.waha,
+            "CONVSYNC_STORE_URL": self.store,
+            "CONVSYNC_WAHA_SECRETS": self.secret,
+        }
 
 
 class Bot:

@@ -30,10 +30,8 @@ from langchain_convsync.turns import operators
 from langchain_convsync.turns.turn import QueuedMessage
 from langchain_convsync.workbench import recording
 from langchain_convsync.workbench.api import ApiServer
-from langchain_convsync.workbench.bot import MORE
 from langchain_convsync.workbench.counting import Ledger, Said, Tally, tally
-from langchain_convsync.workbench.pointing import Place
-from langchain_convsync.workbench.process import Bot
+from langchain_convsync.workbench.process import MORE, Bot, Place
 from langchain_convsync.workbench.timeline import Fact, Timeline
 from langchain_convsync.workbench.whatsapp import (
     CUSTOMERS,
