@@ -94,7 +94,9 @@ def dev(
         from langchain_convsync.turns.operators import conversation_key_of
         from langchain_convsync.workbench.live import Live
         from langchain_convsync.workbench.page import create_page
-        from langchain_convsync.workbench.world import World
+
+        if not read_only:
+            from langchain_convsync.workbench.world import World
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise

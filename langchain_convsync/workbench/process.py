@@ -170,13 +170,15 @@ class Bot:
         # What it was told to do; on Windows no code tells.
         state = self._told.pop(process.pid, "failed" if code > 0 else "ended")
         self._tell("worker", state=state, pid=process.pid, code=code)
-        if state != "failed":
+        # The user's module does not load: once more when it has changed.
+        if state != "failed" or self._has_changed():
             self.start()
-        else:  # the user's module does not load: once more when it has changed
-            while not (self._closed or self._changed_files()):
-                time.sleep(LOOK)
-            if not self._closed:
-                self.start()
+
+    def _has_changed(self) -> bool:
+        """Wait until a file of the user's is another one; False where all ends before."""
+        while not self._closed and not self._changed_files():
+            time.sleep(LOOK)
+        return not self._closed
 
     def _changed_files(self) -> list[str]:
         """Those of the user's that are not as they were when the process was started."""
