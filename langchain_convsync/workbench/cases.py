@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import ConfigurationError
 
 #: How words are compared: not at all; each that the case has must be said; they are the same, save
@@ -232,7 +233,8 @@ class Case(_Part):
         if said is None:
             said = sum(_role(each) in {"user", "human"} for each in trajectory)
         if said >= len(self.words):
-            message = f"{self.name} holds {len(self.words)} messages of the customer's, not more"
+            held = count_of(len(self.words), "message")
+            message = f"{self.name} holds {held} of the customer's, not more"
             raise ConfigurationError(message)
         return {"role": "user", "content": self.words[said]}
 
