@@ -32,7 +32,11 @@ __all__ = [
 ]
 
 # Looked for, and not loaded: whoever puts another application on a socket waits for uvicorn alone.
-if not all(map(find_spec, ("fastapi", "uvicorn", "sqlalchemy", "jwt"))):
+try:
+    _found = [find_spec(name) for name in ("fastapi", "uvicorn", "sqlalchemy", "jwt")]
+except ModuleNotFoundError as error:  # an importer that says so itself
+    raise MissingExtraError("The reference server", "server") from error
+if None in _found:
     raise MissingExtraError("The reference server", "server")
 
 _MODULES = {

@@ -263,7 +263,13 @@ def test_the_counter_adds_up_what_all_customers_wrote_and_read(browser: Any, sha
     told = ""
     for number, customer in enumerate(shared.all_customers, 1):
         counted = {"sent": 10 * number, "lost": number, "doubled": number - 1}
-        shown = {"conversation": None, "queues": {}, "paused": None, "reasons": [], "dead": []}
+        shown: dict[str, Any] = {
+            "conversation": None,
+            "queues": {},
+            "paused": None,
+            "reasons": [],
+            "dead": [],
+        }
         told += f"event: state\ndata: {json.dumps({'who': customer, **shown, **counted})}\n\n"
     tab = told_only(browser, shared, told)
     tab.sees("#sent", "60")
