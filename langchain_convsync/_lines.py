@@ -59,6 +59,16 @@ def is_name(key: str) -> bool:
     return key.isidentifier() and sum(map(str.isdigit, key)) < 6
 
 
+def count_of(number: int, one: str, many: str = "") -> str:
+    """How many of something: ``1 turn``, ``2 turns``; ``many`` where that is no ``s`` more."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def often(number: int) -> str:
+    """How many times: ``once``, ``2 times``."""
+    return "once" if number == 1 else f"{number} times"
+
+
 def span(seconds: float) -> str:
     """So many seconds in the unit that a person would take: ``0.8 s``, ``12 s``, ``3 min``."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,9 +21,10 @@ from langchain_convsync.workbench.whatsapp import CUSTOMERS
 #: Seconds after which what is waited for will not come.
 PATIENCE = 120.0
 
-#: Answers what it hears, with a tool's help; slow enough to be killed.
+#: Answers what it hears, with a tool's help; once the file ``go`` is there, where it is to hold.
 BOT = """
 import time
+from pathlib import Path
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -40,7 +41,8 @@ def answer(messages):
     said = messages[-1].content
     if "boom" in said:
         raise ValueError("the oven is off")
-    time.sleep(0.3)
+    while "hold" in said and not Path("go").exists():
+        time.sleep(0.01)
     clock.invoke({"zone": "Lima"})
     return AIMessage(f"{WORD}: {said}")
 
@@ -55,12 +57,16 @@ class Page:
     Attributes:
         url: Its address, token included.
         process: What serves it.
-        customer: The first customer's number.
+        folder: Where it runs.
+        customer: The number of who writes: the first customer's.
+        since: The last fact before this test: what it is told is behind it.
     """
 
     url: str
     process: subprocess.Popen[str]
+    folder: Path | None = None
     customer: str = "+51999999999"
+    since: int = 0
     all_customers: tuple[str, ...] = tuple(each.phone_number for each in CUSTOMERS)
 
     @property
@@ -73,6 +79,11 @@ class Page:
         """Of something on the page."""
         return f"{self.origin}/{path}?{urlsplit(self.url).query}"
 
+    def met(self) -> Self:
+        """The same page, with a customer of the caller's own who has not written yet."""
+        number = self.do("meet").json()["done"]["number"]
+        return replace(self, customer=number, since=self.until("met", who=number)["n"])
+
     def do(self, what: str, **given: Any) -> httpx.Response:
         """Ask for something, as the page does."""
         return httpx.post(
@@ -83,9 +94,9 @@ class Page:
             timeout=PATIENCE,
         )
 
-    def told(self, after: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    def told(self, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """What the page is told: what it is, and its facts."""
-        events = f"{self.address('events')}&after={after}"
+        events = f"{self.address('events')}&after={self.since if after is None else after}"
         until = time.monotonic() + PATIENCE
         with httpx.stream("GET", events, trust_env=False, timeout=PATIENCE) as answer:
             kind = ""
@@ -96,7 +107,7 @@ class Page:
                 elif line.startswith("data: "):
                     yield kind, json.loads(line[6:])
 
-    def until(self, kind: str, *, after: int = 0, **facts: Any) -> dict[str, Any]:
+    def until(self, kind: str, *, after: int | None = None, **facts: Any) -> dict[str, Any]:
         """Wait until a fact is told that has these facts, behind that number."""
         for _, fact in self.told(after):
             if fact.get("kind") == kind and facts.items() <= fact.items():
@@ -141,7 +152,7 @@ def served(*arguments: str, folder: Path | None = None) -> Iterator[Page]:
         try:
             found = re.search(r"http://\S+", process.stdout.readline())
             assert found, process.communicate()[1]
-            yield Page(found[0], process)
+            yield Page(found[0], process, folder)
         finally:
             process.terminate()
             process.communicate()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from langchain_convsync._lines import one_line, span
+from langchain_convsync._lines import count_of, often, one_line, span
 from langchain_convsync.stores import (
     DeadLetter,
     Operation,
@@ -63,12 +63,13 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         left = f"answered by {asks['answered_by']}" if asks["answered_by"] else left
         yield f"agent waits   {', '.join(asks['subjects'])}, {left}"
         yield from _quoted(asks)
-    for name, of in (("queued", "events"), ("writes", "API writes"), ("replies", "replies")):
+    kinds = ("queued", "event"), ("writes", "API write"), ("replies", "reply", "replies")
+    for name, *of in kinds:
         queue = found[name]
-        tried = f", tried {queue['tries']} times" if queue["tries"] else ""
+        tried = f", tried {often(queue['tries'])}" if queue["tries"] else ""
         age = queue.get("oldest_age")
         old = f", the oldest for {span(age)}" if age is not None else ""
-        yield f"{name:<13} {queue['depth']} {of}{old}{tried}"
+        yield f"{name:<13} {count_of(queue['depth'], *of)}{old}{tried}"
         yield from _quoted(queue)
     if found["arrivals"]:
         last = found["arrivals"][-1]

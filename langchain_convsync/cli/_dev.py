@@ -7,7 +7,7 @@ import signal
 import sys
 import webbrowser
 from contextlib import ExitStack
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -15,6 +15,9 @@ from langchain_convsync._flow import run
 from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, begin_logs
 from langchain_convsync.cli._store import Store, opened_store
 from langchain_convsync.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from langchain_convsync.workbench.world import World
 
 #: The bot that ``--demo`` brings.
 DEMO = "langchain_convsync.workbench.demo:make_runner"
@@ -94,7 +97,6 @@ def dev(
         from langchain_convsync.turns.operators import conversation_key_of
         from langchain_convsync.workbench.live import Live
         from langchain_convsync.workbench.page import create_page
-        from langchain_convsync.workbench.world import World
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langchain_convsync"):
             raise
@@ -108,7 +110,7 @@ def dev(
             keys = [run(conversation_key_of(live, each)) for each in conversation or ()]
             shown = opened.enter_context(Live(live, texts=text, asked=keys))
         else:
-            shown = opened.enter_context(World(target, subdomain=subdomain, bot_id=bot_id))
+            shown = opened.enter_context(_world(target, subdomain, bot_id))
         listener, token = listen("127.0.0.1", port), secrets.token_urlsafe(16)
         url = f"{url_of(listener)}/?token={token}"
         typer.echo(f"convsync dev: {url}\nCtrl-C ends it.")
@@ -116,6 +118,12 @@ def dev(
             webbrowser.open(url)
         page = create_page(shown, token=token, port=listener.getsockname()[1])
         server_for(page, grace=1).run([listener])
+
+
+def _world(target: str, subdomain: str, bot_id: str) -> World:
+    from langchain_convsync.workbench.world import World  # who looks at a store plays none
+
+    return World(target, subdomain=subdomain, bot_id=bot_id)
 
 
 def _leave(*_: object) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from langchain_convsync._flow import run
+from langchain_convsync._lines import count_of
 from langchain_convsync.cli._conversation import facts, lines
 from langchain_convsync.cli._dead_letters import dead_letters
 from langchain_convsync.cli._printable import wrapped
@@ -126,7 +127,7 @@ def retry(
         _require_no_customer(customer, account)
         with _audited_store(store) as opened:
             if not reason and (amount := run(operators.count_dead_letters(opened))):
-                _confirm(f"Give all {amount} dead letters of the store back?", yes)
+                _confirm(f"Give {count_of(amount, 'dead letter')} of the whole store back?", yes)
             amount = run(operators.retry(opened, None, reason=reason))
         _told(f"{amount} given back to the workers", as_json, retried=amount)
         return
@@ -152,14 +153,14 @@ def discard(
         _require_no_customer(customer, account)
         with _audited_store(store) as opened:
             if amount := run(operators.count_dead_letters(opened, reason=reason)):
-                _confirm(f"Discard {amount} dead letters of the whole store?", yes)
+                _confirm(f"Discard {count_of(amount, 'dead letter')} of the whole store?", yes)
             amount = run(operators.discard(opened, None, reason=reason))
         _told(f"{amount} discarded", as_json, discarded=amount)
         return
     with _place(_required(customer), store, account) as place:
         amount = sum(operators.is_for(one, reason) for one in place.inspected.dead_letters)
         if amount:
-            _confirm(f"Discard the {amount} dead letters?", yes)
+            _confirm(f"Discard {count_of(amount, 'dead letter')}?", yes)
         amount = run(operators.discard(place.store, place.name, reason=reason))
     _told(f"{amount} discarded", as_json, **place.keys, discarded=amount)
 

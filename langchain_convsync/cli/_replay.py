@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import typer
 
+from langchain_convsync._lines import count_of
 from langchain_convsync.cli._dev import BotId, Demo, Subdomain, Target, target_of
 from langchain_convsync.errors import ConfigurationError, MissingExtraError
 
@@ -70,7 +71,7 @@ def replay(
             all_played += played
             _tell(played)
     differing = {each.case.name for each in all_played if not each.is_same}
-    typer.echo(f"{len(found)} cases, {len(differing)} differ")
+    typer.echo(f"{count_of(len(found), 'case')}, {count_of(len(differing), 'differs', 'differ')}")
     if junit is not None:
         _write(junit, all_played)
     if differing:

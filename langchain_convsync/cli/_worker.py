@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,9 @@ from langchain_convsync.cli._logs import Format, Level, LogFormat, LogLevel, beg
 from langchain_convsync.cli._metrics import measured
 from langchain_convsync.cli._target import load
 from langchain_convsync.client import recommended
-from langchain_convsync.turns.threads import PATIENCE, OwnThreads
+
+if TYPE_CHECKING:
+    from langchain_convsync.turns.threads import OwnThreads
 
 
 def worker(
@@ -52,6 +54,8 @@ def worker(
 
 
 async def _work(target: str, port: tuple[str, int] | None) -> None:
+    from langchain_convsync.turns.threads import OwnThreads  # no other command waits for it
+
     loop, stopping, threads = asyncio.get_running_loop(), asyncio.Event(), OwnThreads()
     async with AsyncExitStack() as opened:
         found = await load(target, opened)
@@ -73,6 +77,8 @@ async def _work(target: str, port: tuple[str, int] | None) -> None:
 
 async def _end(threads: OwnThreads) -> None:
     """Let what is left behind end; what does not is not waited for, as Python would for ever."""
+    from langchain_convsync.turns.threads import PATIENCE
+
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

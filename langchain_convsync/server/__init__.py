@@ -3,10 +3,15 @@
 For development, tests and demonstrations; nothing else of this package depends on it.
 """
 
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from langchain_convsync._lazy import on_first_use
 from langchain_convsync.errors import MissingExtraError
 
-try:
-    import langchain_convsync.server.serving  # noqa: F401 - uvicorn is of the same extra
+if TYPE_CHECKING:
     from langchain_convsync.server.access import ApiKey
     from langchain_convsync.server.api import create_reference_api
     from langchain_convsync.server.customers import Tenant
@@ -14,10 +19,6 @@ try:
     from langchain_convsync.server.jwts import JwtRules
     from langchain_convsync.server.limits import RateLimit
     from langchain_convsync.server.quirks import OBSERVED, QUIRKS
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("langchain_convsync"):
-        raise
-    raise MissingExtraError("The reference server", "server") from error
 
 __all__ = [
     "OBSERVED",
@@ -29,3 +30,30 @@ __all__ = [
     "Tenant",
     "create_reference_api",
 ]
+
+# Looked for, and not loaded: whoever puts another application on a socket waits for uvicorn alone.
+try:
+    _found = [find_spec(name) for name in ("fastapi", "uvicorn", "sqlalchemy", "jwt")]
+except ModuleNotFoundError as error:  # an importer that says so itself
+    raise MissingExtraError("The reference server", "server") from error
+if None in _found:
+    raise MissingExtraError("The reference server", "server")
+
+_MODULES = {
+    "access": ("ApiKey",),
+    "api": ("create_reference_api",),
+    "customers": ("Tenant",),
+    "forwarder": ("Forwarding",),
+    "jwts": ("JwtRules",),
+    "limits": ("RateLimit",),
+    "quirks": ("OBSERVED", "QUIRKS"),
+}
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# Hidden from type checkers: a module-level `__getattr__` would make every name `Any` to them.
+if not TYPE_CHECKING:
+    __getattr__ = on_first_use(__name__, _MODULES)

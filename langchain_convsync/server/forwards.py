@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from langchain_convsync import phone, telemetry
+from langchain_convsync._lines import count_of
 from langchain_convsync.models import InboundEvent
 from langchain_convsync.server.tables import ConversationRow, ForwardRow
 
@@ -76,7 +77,8 @@ def _forget(db: Session, until: datetime) -> None:
     if dropped := db.scalars(lost).one():
         telemetry.count("forwards", dropped, status="expired")
         logger.warning(
-            "The agent's webhook did not accept %d events within 24 hours: dropped", dropped
+            "The agent's webhook did not accept %s within 24 hours: dropped",
+            count_of(dropped, "event"),
         )
     db.execute(delete(ForwardRow).where(old))
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from langchain_convsync._flow import Flow, Io, monotonic
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.settings import DOCUMENTED_PREFIX, base_url_setting, is_loopback
 from langchain_convsync.stores.base import EventStore, Keys
@@ -114,8 +115,11 @@ def _is_served(store: EventStore, address: str) -> Flow[bool]:
     logger.log(
         logging.WARNING if any(asdict(left).values()) else logging.INFO,
         "The API server on this machine that this store served is gone; it serves %s now, also "
-        "what is left: %d events, %d writes, %d replies",
-        *(address, left.queued, left.writes, left.replies),
+        "what is left: %s, %s, %s",
+        address,
+        count_of(left.queued, "event"),
+        count_of(left.writes, "write"),
+        count_of(left.replies, "reply", "replies"),
     )
     return True
 

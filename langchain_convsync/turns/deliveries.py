@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import StoreError
 from langchain_convsync.outbox import Outbox, Replies
 from langchain_convsync.outbox.queue import GRACE, OperationQueue
@@ -100,7 +101,7 @@ class Deliveries:
         left = yield from self._store.backlog()
         replies = 0 if self._replies is None else left.replies
         counts = (left.writes, "write", "writes"), (replies, "reply", "replies")
-        return " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
+        return " and ".join(count_of(*each) for each in counts if each[0])
 
     def _warn_of_leftovers(self, left: str) -> None:
         telemetry.count("leftovers")

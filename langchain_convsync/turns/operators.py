@@ -17,6 +17,7 @@ from typing import Any
 
 from langchain_convsync import phone, telemetry
 from langchain_convsync._flow import Flow, Io
+from langchain_convsync._lines import count_of, often
 from langchain_convsync.errors import (
     ClosedError,
     ConfigurationError,
@@ -129,7 +130,8 @@ class OperatorView:
         """In words, why what waits does wait; empty where nothing does."""
         found = list(reasons(self.view))
         if self.dead_letters:
-            found.append(f"{len(self.dead_letters)} dead letters: retry or discard them")
+            several = "dead letter: retry or discard it", "dead letters: retry or discard them"
+            found.append(count_of(len(self.dead_letters), *several))
         return found
 
 
@@ -185,8 +187,7 @@ def _age(one: DeadLetter) -> tuple[float, str, str]:
 
 def reason_of(letter: DeadLetter) -> str:
     """Why it is a dead letter, in words."""
-    often = "once" if letter.tries == 1 else f"{letter.tries} times"
-    return letter.reason or f"its agent was started {often} and never answered"
+    return letter.reason or f"its agent was started {often(letter.tries)} and never answered"
 
 
 def retry(store: EventStore, conversation_key: str | None, *, reason: str = "") -> Flow[int]:

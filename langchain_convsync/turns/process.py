@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable
 
 from langchain_convsync import _machine, telemetry
 from langchain_convsync._flow import Flow, off_the_loop
-from langchain_convsync._lines import cut, one_line
+from langchain_convsync._lines import cut, often, one_line
 from langchain_convsync._platform import now
 from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
@@ -305,7 +305,7 @@ class Processor:
                 yield from self._store.amend(batch.turn_id, batch.head.payload, again.stored)
                 yield from self._store.release(lease)  # and what the customer writes goes on
                 return
-            reason = f"on_handoff= failed {again.tries} times, last with {loggable(error)}"
+            reason = f"on_handoff= failed {often(again.tries)}, last with {loggable(error)}"
             yield from self._bury(acquired, batch, reason, error)
             return
         snapshot, ttl = snapshot_of(acquired)
@@ -618,7 +618,7 @@ class Processor:
         if isinstance(error, UnknownOutcomeError | LoopError):
             return (yield from self._give_up(attempt, error))
         if failures >= limit:
-            why = f"the agent failed {failures} times, last with {loggable(error)}"
+            why = f"the agent failed {often(failures)}, last with {loggable(error)}"
             return (yield from self._give_up(attempt, error, why))
         delay = FIRST_BACKOFF * 2.0 ** (failures - 1)
         why = f"the agent failed {failures} of {limit} times: {loggable(error)}"
@@ -646,9 +646,9 @@ class Processor:
     def _never_ended(self, head: QueuedEvent) -> str:
         """Why an event is given up whose last run told nothing."""
         if head.errors >= self._limits.max_errors:
-            return f"the agent failed {head.errors} times"
+            return f"the agent failed {often(head.errors)}"
         return (
-            f"its run was begun {head.starts - 1} times and never ended: the process died, was "
+            f"its run was begun {often(head.starts - 1)} and never ended: the process died, was "
             "killed or stood still meanwhile"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from langchain_convsync._lines import span
+from langchain_convsync._lines import count_of, often, span
 from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
 from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
@@ -33,7 +33,7 @@ def reasons(view: ConversationView) -> Iterator[str]:
     for queue, name in ((view.outbox, "writes"), (view.replies, "replies")):
         if queue.depth and not (queue is view.replies and view.restriction):
             tries = queue.cursor.tries if queue.cursor else 0
-            why = f"the first one was tried {tries} times" if tries else "they are not due yet"
+            why = f"the first one was tried {often(tries)}" if tries else "they are not due yet"
             yield f"{name}{_known(queue, view.now) or f': {_later(queue, why) or _NO_WORKER}'}"
 
 
@@ -66,11 +66,12 @@ def _of_events(view: ConversationView) -> str:
             f"a human has the conversation for {span(view.paused_until - view.now)} more: they are "
             "recorded, not answered; convsync resume gives it back to the agent"
         )
-    why = f"after {head.errors} failed runs of the agent" if head.errors else "for more messages"
+    failed = count_of(head.errors, "failed run")
+    why = f"after {failed} of the agent" if head.errors else "for more messages"
     if later := _later(queue, why):
         return later
     if view.running:
-        turns = "1 turn" if view.running == 1 else f"{view.running} turns"
+        turns = count_of(view.running, "turn")
         return (
             f"due now, while {turns} of the account run: as many as account_concurrency= allows, "
             "or the workers have other work: start more of them"
@@ -81,13 +82,13 @@ def _of_events(view: ConversationView) -> str:
 def _own_words(view: ConversationView) -> str | None:
     """What the bot is to tell a human; or to say later, where nothing else waits."""
     if (handoff := HandoffEntry.read(view.events[0].payload)) is not None:
-        tries = f": on_handoff= failed {handoff.tries} times" if handoff.tries else ""
+        tries = f": on_handoff= failed {often(handoff.tries)}" if handoff.tries else ""
         return f"a human is to be told that the agent hands over{tries}"
     messages = [QueuedMessage.read(event.payload)[0] for event in view.events]
     sayings = [message.saying for message in messages if message and message.saying]
     if len(sayings) < len(messages) or any(each.at <= view.now for each in sayings):
         return None
-    many = "1 message" if len(sayings) == 1 else f"{len(sayings)} messages"
+    many = count_of(len(sayings), "message")
     first = min(each.at for each in sayings)
     return f"the bot is to say {many} later, the first in {span(first - view.now)}"
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from langchain_convsync._lines import is_name
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
 
 #: How many of a mapping's keys are told, and how long they may be.
 MOST_KEYS, LONGEST_KEY = 8, 40
@@ -173,6 +173,9 @@ def unfit_input(prepared: object, agent: Runnable[Any, Any]) -> str | None:
         return f"prepare= returned None: return the agent's input, for a graph {_MAPPING}"
     if _takes_state(agent) and _is_no_state(prepared):
         return f"prepare= returned {kind_of(prepared)}, and a graph takes a mapping: {_MAPPING}"
+    from langchain_core.language_models import BaseLanguageModel  # who reads a store runs none
+    from langchain_core.prompt_values import PromptValue
+
     is_model = isinstance(agent, BaseLanguageModel)
     if is_model and not isinstance(prepared, str | PromptValue | list | tuple):
         return f"prepare= returned {kind_of(prepared)}, and a chat model takes a list of messages"

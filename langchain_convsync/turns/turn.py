@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_convsync import phone, waha
 from langchain_convsync._display import Displayed, Summary
-from langchain_convsync._lines import one_line
+from langchain_convsync._lines import count_of, one_line
 from langchain_convsync.models import (
     InboundEvent,
     Role,
@@ -113,7 +113,7 @@ class Turn(Displayed):
     def __str__(self) -> str:
         length = len(self.reply or "")
         told = f"a reply of {length} characters" if length else "no reply"
-        events = "1 event" if len(self.events) == 1 else f"{len(self.events)} events"
+        events = count_of(len(self.events), "event")
         return f"{self.status}: {told}, {events}; show() shows the words"
 
     @property

@@ -22,17 +22,15 @@ from langchain_convsync.app import create_app
 from langchain_convsync.server.serving import listen, server_for, url_of
 from langchain_convsync.turns import TurnRunner
 from langchain_convsync.turns.threads import OwnThreads
-from langchain_convsync.workbench.pointing import Place, point_at
+from langchain_convsync.workbench.pointing import point_at
+from langchain_convsync.workbench.process import GIVEN, MORE, Place
 from langchain_convsync.workbench.watching import watch
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-#: The variable in which a bot's process finds what it needs, JSON.
-GIVEN = "WORKBENCH_BOT"
-
-#: With this header the bot waits for the next message; this many seconds at most.
-MORE, MOMENT = "X-Workbench-More", 60.0
+#: Seconds that the bot waits at most for a message that is announced.
+MOMENT = 60.0
 
 Load: TypeAlias = Callable[[str, AsyncExitStack], Awaitable[TurnRunner]]
 

@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from langchain_convsync.errors import ConfigurationError
+from langchain_convsync._lines import count_of
+from langchain_convsync.errors import ConfigurationError, MissingExtraError
 
 #: How words are compared: not at all; each that the case has must be said; they are the same, save
 #: for spaces and marks such as Markdown's.
@@ -170,8 +171,7 @@ class Case(_Part):
         Raises:
             ConfigurationError: It is no case: the error is one line, with the place.
         """
-        import yaml
-
+        yaml = _yaml()
         try:
             # As an API server has it: a day is text, and so is every key.
             found = json.loads(json.dumps(yaml.safe_load(text), default=str))
@@ -209,10 +209,8 @@ class Case(_Part):
     @property
     def yaml(self) -> str:
         """The case as a file holds it."""
-        import yaml
-
         told = self.model_dump(mode="json")
-        return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100))
+        return str(_yaml().safe_dump(told, sort_keys=False, allow_unicode=True, width=100))
 
     def customer(
         self, trajectory: Sequence[Any] = (), *, turn_counter: int | None = None, **_: Any
@@ -232,7 +230,8 @@ class Case(_Part):
         if said is None:
             said = sum(_role(each) in {"user", "human"} for each in trajectory)
         if said >= len(self.words):
-            message = f"{self.name} holds {len(self.words)} messages of the customer's, not more"
+            held = count_of(len(self.words), "message")
+            message = f"{self.name} holds {held} of the customer's, not more"
             raise ConfigurationError(message)
         return {"role": "user", "content": self.words[said]}
 
@@ -261,6 +260,19 @@ def cases_in(paths: Iterable[str | Path]) -> list[Case]:
             named = {"name": file.relative_to(path).as_posix()}
             found.append(Case.load(file).model_copy(update=named))
     return found
+
+
+def _yaml() -> Any:
+    """PyYAML: whoever holds no case waits for nothing.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("A case", "cli") from error
+    return yaml
 
 
 def _role(message: Any) -> str:

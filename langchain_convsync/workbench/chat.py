@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.workbench.timeline import Fact
 from langchain_convsync.workbench.whatsapp import CUSTOMERS
@@ -86,7 +87,8 @@ class Chat:
     def counted(self) -> str:
         """What was lost, and what was doubled, in a line."""
         state = self.world.state(self._customer)
-        return f"{state['sent']} messages, {state['lost']} lost, {state['doubled']} doubled"
+        sent = count_of(state["sent"], "message")
+        return f"{sent}, {state['lost']} lost, {state['doubled']} doubled"
 
     def _deeds(self) -> dict[str, Callable[[str], Any]]:
         world, who = self.world, self._customer

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from langchain_convsync._flow import run
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import SERVER_KEYS
 from langchain_convsync.stores import EventStore
@@ -106,13 +107,15 @@ class Live:
         """Look at a conversation, and tell what has changed since."""
         now = run(operators.inspect_conversation(self._store, key))
         name = now.view.conversation_key
-        before = self._views.pop(name, None)
+        before = self._views.get(name)
+        happened = [] if before is None else [*changes(before, now, texts=self._texts)]
+        if happened:  # the last that was active is the last to go
+            del self._views[name]
         self._views[name] = now
         if before is None:
             self._meet(name)
-        else:
-            for text, tone in changes(before, now, texts=self._texts):
-                self._tell(name, text, tone)
+        for text, tone in happened:
+            self._tell(name, text, tone)
         self._show(state_of(now, texts=self._texts))
 
     def _meet(self, name: str) -> None:
@@ -121,7 +124,15 @@ class Live:
         self.timeline.add("met", who=name, name=name[-6:])
         spare = [each for each in self._views if each not in {*self._asked, name}]
         if len(self._views) > MOST and spare:
-            del self._views[spare[0]]
+            self._part(spare[0])
+
+    def _part(self, name: str) -> None:
+        """Show a conversation no more, until something of it happens again."""
+        del self._views[name]
+        self.customers = {key: each for key, each in self.customers.items() if key != name}
+        with self._lock:
+            self._states.pop(name, None)
+        self.timeline.add("parted", who=name)
 
     def _see_store(self) -> None:
         """Look at the store as a whole; its dead letters lead to conversations."""
@@ -131,8 +142,8 @@ class Live:
             if letter.conversation_key not in self._views and len(self._views) < MOST:
                 self._see(letter.conversation_key)
         waits = [
-            f"{load.account}: {load.conversations} conversations in {load.queue}, overdue for "
-            f"{-load.due_in:.0f} s"
+            f"{load.account}: {count_of(load.conversations, 'conversation')} in {load.queue}, "
+            f"overdue for {-load.due_in:.0f} s"
             for load in loads
             if load.due_in < -LOOK and not load.held
         ]
@@ -176,9 +187,9 @@ def changes(before: OperatorView, now: OperatorView, *, texts: bool) -> Iterator
     if view.inbox.held_since is not None and view.inbox.held_since != was.inbox.held_since:
         yield "a worker has acquired it", ""
     if view.turns > was.turns:
-        yield f"{_count(view.turns - was.turns, 'turn')} committed", "good"
-    yield from _moves("reply", was.replies.depth, view.replies.depth)
-    yield from _moves("write", was.outbox.depth, view.outbox.depth)
+        yield f"{count_of(view.turns - was.turns, 'turn')} committed", "good"
+    yield from _moves(was.replies.depth, view.replies.depth, "reply", "replies")
+    yield from _moves(was.outbox.depth, view.outbox.depth, "write")
     yield from _letters(before, now)
     if (view.paused_until is None) != (was.paused_until is None):
         yield ("the agent answers again", "good") if was.paused_until else ("a human has it", "")
@@ -197,19 +208,14 @@ def _letters(before: OperatorView, now: OperatorView) -> Iterator[tuple[str, str
         if letter.id not in known:
             yield f"a dead letter: {operators.reason_of(letter)}", "fault"
     if gone := known - {letter.id for letter in now.dead_letters}:
-        yield f"{_count(len(gone), 'dead letter')} decided", ""
+        yield f"{count_of(len(gone), 'dead letter')} decided", ""
 
 
-def _moves(name: str, before: int, now: int) -> Iterator[tuple[str, str]]:
+def _moves(before: int, now: int, *name: str) -> Iterator[tuple[str, str]]:
     if now > before:
-        yield f"{_count(now - before, name)} queued", ""
+        yield f"{count_of(now - before, *name)} queued", ""
     elif now < before:
-        yield f"{_count(before - now, name)} done", "good"
-
-
-def _count(number: int, name: str) -> str:
-    plural = {"reply": "replies"}.get(name, f"{name}s")
-    return f"{number} {name if number == 1 else plural}"
+        yield f"{count_of(before - now, *name)} done", "good"
 
 
 def state_of(inspected: OperatorView, *, texts: bool) -> State:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 from weakref import WeakSet
 
+from langchain_convsync._lines import count_of
 from langchain_convsync.workbench.timeline import Fact, Timeline
 from langchain_convsync.workbench.watching import watch
 
@@ -51,7 +52,8 @@ class Watched:
 
     def __repr__(self) -> str:
         turns = _turns(self._timeline.since())
-        return "\n".join([f"{len(turns)} turns watched", *(turn.line for turn in turns)])
+        watched = f"{count_of(len(turns), 'turn')} watched"
+        return "\n".join([watched, *(turn.line for turn in turns)])
 
     def _repr_html_(self) -> str:
         turns = _turns(self._timeline.since())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.client._api import Api
@@ -19,40 +19,12 @@ from langchain_convsync.client._waha import Waha
 from langchain_convsync.outbox import WAHAReply
 from langchain_convsync.settings import DOCUMENTED_SERVER, ServerProfile
 from langchain_convsync.turns import TurnRunner
+from langchain_convsync.workbench.process import Place
 
 #: Seconds after which a new process takes over from one that was killed: to be watched, not slept.
 LEASE = 3.0
 #: Seconds after which a request without an answer is looked for: all servers are on this machine.
 SETTLE = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the workbench's servers are.
-
-    Attributes:
-        api: The API server's base URL.
-        waha: WAHA's.
-        store: The store's URL.
-        secret: What WAHA signs with.
-        is_replay: Whether nobody watches: then nothing is waited for or typed for their sake.
-    """
-
-    api: str
-    waha: str
-    store: str
-    secret: str
-    is_replay: bool = False
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables that name them."""
-        return {
-            "CONVSYNC_BASE_URL": self.api,
-            "CONVSYNC_WAHA_BASE_URL": self.waha,
-            "CONVSYNC_STORE_URL": self.store,
-            "CONVSYNC_WAHA_SECRETS": self.secret,
-        }
 
 
 def point_at(place: Place, notice: Callable[[str], Any]) -> None:

@@ -12,11 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from langchain_convsync.workbench.bot import GIVEN
-from langchain_convsync.workbench.pointing import Place
 
 #: Starts the process of a bot.
 BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
@@ -24,6 +22,39 @@ BOT = [sys.executable, "-m", "langchain_convsync.cli._bot"]
 GRACE = 5.0
 #: Seconds between looks at the files of the user's modules.
 LOOK = 0.5
+#: The variable in which a bot's process finds what it needs, JSON.
+GIVEN = "WORKBENCH_BOT"
+#: With this header the bot waits for the next message.
+MORE = "X-Workbench-More"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the workbench's servers are.
+
+    Attributes:
+        api: The API server's base URL.
+        waha: WAHA's.
+        store: The store's URL.
+        secret: What WAHA signs with.
+        is_replay: Whether nobody watches: then nothing is waited for or typed for their sake.
+    """
+
+    api: str
+    waha: str
+    store: str
+    secret: str
+    is_replay: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that name them."""
+        return {
+            "CONVSYNC_BASE_URL": self.api,
+            "CONVSYNC_WAHA_BASE_URL": self.waha,
+            "CONVSYNC_STORE_URL": self.store,
+            "CONVSYNC_WAHA_SECRETS": self.secret,
+        }
 
 
 class Bot:
@@ -139,13 +170,15 @@ class Bot:
         # What it was told to do; on Windows no code tells.
         state = self._told.pop(process.pid, "failed" if code > 0 else "ended")
         self._tell("worker", state=state, pid=process.pid, code=code)
-        if state != "failed":
+        # The user's module does not load: once more when it has changed.
+        if state != "failed" or self._has_changed():
             self.start()
-        else:  # the user's module does not load: once more when it has changed
-            while not (self._closed or self._changed_files()):
-                time.sleep(LOOK)
-            if not self._closed:
-                self.start()
+
+    def _has_changed(self) -> bool:
+        """Wait until a file of the user's is another one; False where all ends before."""
+        while not self._closed and not self._changed_files():
+            time.sleep(LOOK)
+        return not self._closed
 
     def _changed_files(self) -> list[str]:
         """Those of the user's that are not as they were when the process was started."""

@@ -30,10 +30,8 @@ from langchain_convsync.turns import operators
 from langchain_convsync.turns.turn import QueuedMessage
 from langchain_convsync.workbench import recording
 from langchain_convsync.workbench.api import ApiServer
-from langchain_convsync.workbench.bot import MORE
 from langchain_convsync.workbench.counting import Ledger, Said, Tally, tally
-from langchain_convsync.workbench.pointing import Place
-from langchain_convsync.workbench.process import Bot
+from langchain_convsync.workbench.process import MORE, Bot, Place
 from langchain_convsync.workbench.timeline import Fact, Timeline
 from langchain_convsync.workbench.whatsapp import (
     CUSTOMERS,
@@ -158,6 +156,7 @@ class World:
         self.whatsapp.meet(customer)
         with self._lock:
             self.customers = {**self.customers, customer.phone_number: customer}
+        self.timeline.add("met", who=customer.phone_number, name=customer.name)
         return customer
 
     def part(self, customer: Customer) -> None:
@@ -254,6 +253,9 @@ class World:
         Raises:
             LookupError: There is no such fault.
         """
+        if name not in faults:
+            message = f"there is no fault {name!r}"
+            raise LookupError(message)
         faults[name](self)
 
     def _api_away(self) -> None:
@@ -357,6 +359,7 @@ class World:
             with suppress(ConvSyncError, httpx.HTTPError):  # the store is away, say
                 if (state := self.state(customer))["settled"]:
                     self._hear_out(customer, state["turns"])
+                    self._show_out(state)
                     return state
             if time.monotonic() > until:
                 return None
@@ -382,6 +385,20 @@ class World:
             return sum(who.items() <= fact.items() for fact in facts) >= turns
 
         self.timeline.wait(is_told, TOLD)
+
+    def _show_out(self, settled: State) -> None:
+        """Wait until who listens has been told so."""
+
+        def is_told() -> bool:
+            last = self._states.get(settled["who"])
+            return last is not None and all(
+                last[name] == settled[name] for name in ("settled", "turns", "sent", "dead")
+            )
+
+        if not is_told():
+            self._touch(settled["who"])
+            with self._looked:
+                self._looked.wait_for(is_told, TOLD)
 
     def listen(self, listener: Callable[[State], None]) -> list[State]:
         """Be told the state of a conversation whenever it has changed; those of now."""

@@ -442,7 +442,7 @@ def test_show_prints_why(client: ConvSyncClient, tmp_path: Any) -> None:
     words = CliRunner().invoke(command_line(), ["show", promises.CUSTOMER, "--store", url])
 
     (letter,) = json.loads(shown.output)["dead_letters"]
-    assert letter["reason"].startswith(f"the agent failed 1 times, last with ValueError at {HERE}:")
+    assert letter["reason"].startswith(f"the agent failed once, last with ValueError at {HERE}:")
     assert "last with ValueError at" in " ".join(words.output.split())
 
 

@@ -6,8 +6,8 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,23 +15,35 @@ import pytest
 from tests.developing import BOT, Page, developing
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with developing(tmp_path) as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A page for all that leave it as it was: to start one takes seconds. Its Lucía is silent."""
     with developing(tmp_path_factory.mktemp("shared")) as running:
+        running.until("worker", state="ready")
         yield running
 
 
 @pytest.fixture
-def talking(shared: Page) -> Page:
-    """The same one, on which another customer talks."""
-    return replace(shared, customer=shared.all_customers[1])
+def page(shared: Page) -> Page:
+    """The same one, and a customer who has not written yet."""
+    return shared.met()
+
+
+@pytest.fixture
+def bot_file(page: Page) -> Iterator[Path]:
+    """The bot's module, which is in the end as it was, and answers again."""
+    assert page.folder is not None
+    file = page.folder / "bot.py"
+    yield file
+    now = page.met()
+    change(file, BOT, age=30)
+    now.until("worker", state="ready")
+
+
+def change(file: Path, bot: str, *, age: float) -> None:
+    """Write a module, later by these seconds than it is: clocks of files are coarse."""
+    file.write_text(bot, encoding="utf-8")
+    os.utime(file, (time.time() + age,) * 2)
 
 
 def get(url: str, **headers: str) -> httpx.Response:
@@ -82,7 +94,7 @@ def test_a_turn_is_told_from_the_delivery_to_the_last_write(page: Page) -> None:
     """In order, with what the tool was given; and the state as the API server has it."""
     page.do("write", text="Hola", times=2)
     state = page.settled(2)
-    facts = [fact for kind, fact in page_told(page) if kind == "fact"]
+    facts = until_the_echo(page)
     kinds = [fact["kind"] for fact in facts]
     [tool] = [fact for fact in facts if fact["kind"] == "tool"]
 
@@ -98,36 +110,48 @@ def test_a_turn_is_told_from_the_delivery_to_the_last_write(page: Page) -> None:
 ORDER = ["worker", "heard", "turn", "phase", "tool", "tool over", "said", "echo"]
 
 
-def page_told(page: Page) -> list[tuple[str, dict[str, object]]]:
-    """All that was told until the echo."""
-    told: list[tuple[str, dict[str, object]]] = []
-    for each in page.told():
-        told.append(each)
-        if each[1].get("kind") == "echo":
-            return told
-    raise AssertionError(told)
+def until_the_echo(page: Page) -> list[dict[str, Any]]:
+    """All that is told from the page's beginning on, but of other customers."""
+    facts: list[dict[str, Any]] = []
+    for kind, fact in page.told(after=0):
+        if kind == "fact" and fact.get("who", page.customer) == page.customer:
+            facts.append(fact)
+            if fact["kind"] == "echo":
+                return facts
+    raise AssertionError(facts)
 
 
 def test_who_comes_back_is_told_what_was_missed(page: Page) -> None:
     """A page that was closed, or lost its connection, goes on behind the last fact it had."""
     page.do("write", text="one")
     page.settled(2)
-    last = page.until("echo")["n"]
+    last = page.until("echo", who=page.customer)["n"]
     page.do("write", text="two")
     first = next(fact for kind, fact in page.told(last) if kind == "fact")
 
     assert first["n"] > last
 
 
+def test_a_further_customer_is_known_to_every_page(page: Page) -> None:
+    """To one that is open, and to one that is opened."""
+    met = page.until("met", after=page.since - 1, who=page.customer)
+
+    assert met["name"].startswith("Customer ")
+    assert f'"number": "{page.customer}"' in get(page.url).text
+
+
 def test_a_worker_that_is_killed_in_a_turn_loses_and_doubles_nothing(page: Page) -> None:
     """It dies while the agent is at it; another process ends the turn."""
-    page.do("write", text="Hola")
-    first = page.until("phase", phase="agent")
+    assert page.folder is not None
+    page.do("write", text="hold")
+    first = page.until("phase", who=page.customer, phase="agent")
     page.do("fault", fault="kill")
+    killed = page.until("worker", state="killed")
+    (page.folder / "go").touch()
     state = page.settled(2)
-    last = page.until("phase over", phase="commit")
+    last = page.until("phase over", who=page.customer, phase="commit")
 
-    assert page.until("worker", state="killed")["pid"] == first["pid"]
+    assert killed["pid"] == first["pid"]
     assert last["pid"] != first["pid"]
     assert last["turn"] == first["turn"]
     assert (state["lost"], state["doubled"]) == (0, 0)
@@ -137,7 +161,7 @@ def test_a_worker_that_is_killed_as_it_starts_is_followed_by_another_all_the_sam
     page: Page,
 ) -> None:
     """Killed is killed, whatever it was at."""
-    seen = page.until("worker", state="ready")["n"]
+    seen = page.since
     for _ in range(2):
         page.do("fault", fault="kill")
         seen = page.until("worker", after=seen, state="starting")["n"]
@@ -146,15 +170,13 @@ def test_a_worker_that_is_killed_as_it_starts_is_followed_by_another_all_the_sam
 
 
 @pytest.mark.parametrize("fault", ["api fails", "waha refuses", "waha loses", "echo late"])
-def test_a_fault_is_not_noticed_by_the_customer(talking: Page, fault: str) -> None:
+def test_a_fault_is_not_noticed_by_the_customer(page: Page, fault: str) -> None:
     """One message, one answer."""
-    before = talking.settled(0)["sent"]
-    talking.do("fault", fault=fault)
-    talking.do("write", text="Hola")
-    state = talking.settled(before + 2)
+    page.do("fault", fault=fault)
+    page.do("write", text="Hola")
+    state = page.settled(2)
 
-    assert state["sent"] == before + 2
-    assert (state["lost"], state["doubled"]) == (0, 0)
+    assert (state["sent"], state["lost"], state["doubled"]) == (2, 0, 0)
 
 
 def test_servers_that_are_away_are_waited_for(page: Page) -> None:
@@ -174,7 +196,7 @@ def test_servers_that_are_away_are_waited_for(page: Page) -> None:
 def test_an_agent_that_raises_ends_as_a_dead_letter_with_a_button(page: Page) -> None:
     """Its traceback is told, and the customer gets the fallback."""
     page.do("write", text="boom")
-    failed = page.until("phase over", phase="agent")
+    failed = page.until("phase over", who=page.customer, phase="agent")
     state = page.settled(2)
 
     assert "ValueError: the oven is off" in failed["trace"]
@@ -182,17 +204,15 @@ def test_an_agent_that_raises_ends_as_a_dead_letter_with_a_button(page: Page) ->
     assert page.do("discard").json() == {"done": 1}
 
 
-def test_a_module_that_changes_is_loaded_anew(tmp_path: Path, page: Page) -> None:
+def test_a_module_that_changes_is_loaded_anew(page: Page, bot_file: Path) -> None:
     """The next message is answered by the new one; one that is broken waits to be mended."""
-    seen = page.until("worker", state="ready")["n"]
-    file, other = tmp_path / "bot.py", BOT.replace('WORD = "re"', 'WORD = "new"')
+    seen, other = page.since, BOT.replace('WORD = "re"', 'WORD = "new"')
     for age, bot, state in ((10, "import nothing_like_this", "failed"), (20, other, "ready")):
-        file.write_text(bot, encoding="utf-8")
-        os.utime(file, (time.time() + age,) * 2)  # clocks of files are coarse
+        change(bot_file, bot, age=age)
         seen = page.until("worker", after=seen, state=state)["n"]
     page.do("write", text="Hola")
 
-    assert page.until("said")["text"] == "new: Hola"
+    assert page.until("said", who=page.customer)["text"] == "new: Hola"
 
 
 @pytest.mark.parametrize(
@@ -210,11 +230,12 @@ def test_what_cannot_be_done_says_why(shared: Page, deed: dict[str, str], error:
     assert answer.json() == {"refused": error}
 
 
-def test_the_page_ends_with_everything_it_began(page: Page) -> None:
+def test_the_page_ends_with_everything_it_began(tmp_path: Path) -> None:
     """On SIGTERM, and Ctrl-C: the bot's process too."""
-    pid = page.until("worker", state="ready")["pid"]
-    page.process.terminate()
-    page.process.communicate()
+    with developing(tmp_path) as page:
+        pid = page.until("worker", state="ready")["pid"]
+        page.process.terminate()
+        page.process.communicate()
 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import InboundEvent, StateUpdate, TurnRunner
+from langchain_convsync import ConvSyncClient, InboundEvent, StateUpdate, TurnRunner
 from langchain_convsync._flow import run
 from langchain_convsync.cli import main
 from langchain_convsync.stores import open_store
@@ -19,6 +19,7 @@ from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import operators
 from langchain_convsync.workbench.live import WHOLE, Live
 from tests.developing import Page, served
+from tests.redis_server import RedisServer
 
 PHONE = "+51999888777"
 SECRET = "quiero una pizza"
@@ -108,6 +109,36 @@ def test_what_happens_between_two_looks_is_told_in_order(tmp_path: Path) -> None
         run(operators.pause(store, key, 60))
         assert live.timeline.wait(lambda facts: "a human has it" in _texts(facts), 60)
     store.close()
+
+
+def test_conversations_that_fell_silent_are_shown_no_more(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is open for days does not grow; one that is active again is shown again."""
+    monkeypatch.setattr("langchain_convsync.workbench.live.MOST", 2)
+    redis_server.empty()
+    store, client = open_store(redis_server.url), ConvSyncClient("http://127.0.0.1:9")
+    runner = TurnRunner(RunnableLambda(str), client=client, store=redis_server.url)
+    with Live(store) as live:
+        for number, phone in enumerate((*PHONES, PHONES[0]), 1):
+            runner.accept(InboundEvent(event_id=str(number), phone_number=phone, text=SECRET))
+            assert live.timeline.wait(lambda facts: len(_whos(facts, "met")) == number, 60)  # noqa: B023
+        assert live.timeline.wait(lambda facts: len(_whos(facts, "parted")) == 2, 60)
+    met, parted = (_whos(live.timeline.since(), kind) for kind in ("met", "parted"))
+    shown = {*live.customers}, {state["who"] for state in live.listen(print)}
+    runner.close()
+    store.close()
+
+    assert met[0] == met[3]
+    assert parted == met[:2]
+    assert shown == ({WHOLE, *met[2:]},) * 2
+
+
+PHONES = ("+51999888777", "+51999888776", "+51999888775")
+
+
+def _whos(facts: list[dict[str, Any]], kind: str) -> list[str]:
+    return [fact["who"] for fact in facts if fact["kind"] == kind]
 
 
 def _texts(facts: list[dict[str, Any]]) -> list[str]:

@@ -53,7 +53,7 @@ def test_what_is_left_to_do_names_the_worker(
     found = doctor().of("store", "left to do")
 
     assert found["status"] == "warning"
-    assert found["message"].startswith("1 events, 2 API writes and 1 replies")
+    assert found["message"].startswith("1 event, 2 API writes and 1 reply")
     assert "convsync worker MODULE:RUNNER" in found["advice"]
 
 

@@ -145,7 +145,7 @@ def test_a_human_who_cannot_be_told_is_told_again_and_holds_up_nobody(
     assert answer(runner, said("dos")).status == "paused"
     key = run(operators.conversation_key_of(runner.store, CUSTOMER))
     [why] = run(operators.inspect_conversation(runner.store, key)).reasons()
-    assert why.endswith("told that the agent hands over: on_handoff= failed 1 times")
+    assert why.endswith("told that the agent hands over: on_handoff= failed once")
     with runner:
         until(lambda: len(keys) == 2)
         until(lambda: run(runner.store.backlog()) == Backlog())
@@ -179,7 +179,7 @@ def test_one_who_can_never_be_told_is_a_dead_letter_for_an_operator(
     runner = new_runner(by_reply(server), on_handoff=on_handoff, conversation_timeout=0.5)
     runner.run(said("uno"))
     [letter] = run(event_store.dead_letters())
-    assert "on_handoff= failed 1 times" in operators.reason_of(letter)
+    assert "on_handoff= failed once" in operators.reason_of(letter)
     assert run(operators.retry(event_store, None)) == 1
     with runner:
         until(lambda: run(runner.store.backlog()) == Backlog())

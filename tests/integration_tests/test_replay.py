@@ -89,7 +89,7 @@ def test_cases_are_played_and_what_is_different_is_told(folder: Path) -> None:
     assert 'tools: expected clock(zone="Quito"), now clock(zone="Lima")' in done.stdout
     assert "  step 2, the customer: one · two · three\n" in done.stdout
     assert "    bot: expected “re: four”, now “re: three”\n" in done.stdout
-    assert done.stdout.endswith("2 cases, 1 differ\n")
+    assert done.stdout.endswith("2 cases, 1 differs\n")
     assert dict(suite.attrib) == {"name": "convsync replay", "tests": "2", "failures": "1"}
     assert "re: four" in str(failure.text)
 

@@ -256,7 +256,7 @@ def test_what_is_not_accepted_for_a_day_is_dropped_and_told(
     send(store, webhook)
 
     assert webhook.texts == ["2"]
-    assert "did not accept 1 events within 24 hours" in caplog.text
+    assert "did not accept 1 event within 24 hours" in caplog.text
 
 
 def test_a_full_queue_notes_nothing(

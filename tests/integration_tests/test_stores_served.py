@@ -249,7 +249,7 @@ def test_what_is_left_to_do_for_a_server_that_is_gone_is_told(
         runner_for(gone, store).accept(hola())
 
     assert runner_for(staging, store).run(hola(2)).status == "answered"
-    assert "also what is left: 1 events" in caplog.text
+    assert "also what is left: 1 event," in caplog.text
     store.close()
 
 

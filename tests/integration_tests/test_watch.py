@@ -60,7 +60,7 @@ def watched() -> None:
         f"turn 1: committed; {read}, agent, menu, scripted, commit, {write}, {write}",
         f"turn 2: committed; {read}, agent, commit, {write}",
     ]
-    assert repr(second).startswith("1 turns watched\nturn 1: ")
+    assert repr(second).startswith("1 turn watched\nturn 1: ")
     for told in ("menu", "pizza", "&lt;b&gt;pizza&lt;/b&gt;", "Hi &amp; welcome", "write: message"):
         assert told in html, told
     assert "ValueError: the oven is off" in html

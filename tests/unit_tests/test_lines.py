@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_convsync._lines import cut, one_line, shown, span
+from langchain_convsync._lines import count_of, cut, often, one_line, shown, span
 from langchain_convsync.cli._printable import wrapped
 from langchain_convsync.models import Conversation, InboundEvent, StateUpdate
 from langchain_convsync.surfaces.llm_extraction import _question
@@ -131,3 +131,10 @@ def test_a_line_breaks_between_words_in_a_terminal_and_nowhere_else(
     assert all(each.startswith(" " * 14) for each in shown[1:])
     assert " ".join(" ".join(shown).split()) == " ".join(line.split())
     assert all(len(each) <= columns or key in each for each in shown)
+
+
+def test_how_many_and_how_often_is_said_as_people_do() -> None:
+    """One of something is one."""
+    assert [count_of(number, "turn") for number in (0, 1, 2)] == ["0 turns", "1 turn", "2 turns"]
+    assert [count_of(number, "reply", "replies") for number in (1, 2)] == ["1 reply", "2 replies"]
+    assert [often(number) for number in (1, 2)] == ["once", "2 times"]

@@ -316,7 +316,7 @@ def test_memory_closed_with_work_left_warns(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         store.close()
 
-    assert "1 events and 0 operations still to do" in caplog.text
+    assert "1 event and 0 operations still to do" in caplog.text
     assert telemetry.counted("lost_with_memory") == before + 1
 
 

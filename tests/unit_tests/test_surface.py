@@ -175,6 +175,22 @@ def test_every_exported_name_works_on_a_bare_install() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "unneeded"),
+    [
+        ("import langchain_convsync.workbench.bot", {"fastapi", "sqlalchemy", "jwt"}),
+        ("import langchain_convsync.workbench.page", {"sqlalchemy", "jwt", "langsmith"}),
+        ("import langchain_convsync.workbench.world", {"langsmith"}),
+        ("from langchain_convsync.cli import command_line; command_line()", {"langsmith"}),
+    ],
+)
+def test_nobody_waits_for_what_another_process_needs(code: str, unneeded: set[str]) -> None:
+    """A bot answers sooner without a server's parts, and a command without those of tracing."""
+    loaded = python(f"{code}\nimport json, sys; print(json.dumps([*sys.modules]))")
+
+    assert unneeded & {*json.loads(loaded)} == set()
+
+
+@pytest.mark.parametrize(
     ("extra", "code"),
     [
         ("agents", "from langchain_convsync.middleware import ConvSyncMiddleware"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_convsync._flow import run
-from langchain_convsync.errors import ConfigurationError
+from langchain_convsync.errors import ConfigurationError, MissingExtraError
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.turns import operators
 from langchain_convsync.workbench import Case, cases_in
@@ -225,3 +226,14 @@ def test_a_store_that_keeps_no_words_says_so() -> None:
 
     with pytest.raises(ConfigurationError, match="the store keeps no words of this conversation"):
         kept(inspected, texts=True)
+
+
+def test_a_case_names_what_it_is_read_and_written_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain brings PyYAML today; the extra brings it where LangChain no longer does."""
+    case = Case.read("steps: [{do: pause}]")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+
+    with pytest.raises(MissingExtraError, match=r"pip install 'langchain-convsync\[cli\]'"):
+        Case.read("steps: [{do: pause}]")
+    with pytest.raises(MissingExtraError, match=r"pip install 'langchain-convsync\[cli\]'"):
+        _ = case.yaml

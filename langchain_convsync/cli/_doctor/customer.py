@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
 from langchain_convsync._flow import run
+from langchain_convsync._lines import count_of
 from langchain_convsync.cli._doctor.findings import Area, Finding, safe_name
 from langchain_convsync.client import Api
 from langchain_convsync.errors import (
@@ -172,7 +173,7 @@ def spelled(found: Found, phone: str) -> Finding:
     """How the customer was found."""
     read = found.conversation
     bot, tenant = safe_name(read.bot_id), safe_name(read.subdomain)
-    target = f"bot {bot} of {tenant}, {len(read.messages)} messages"
+    target = f"bot {bot} of {tenant}, {count_of(len(read.messages), 'message')}"
     identity = normalize(phone)
     message = f"{masked(phone)} is found as {_named(found.phone_format, found.spelling)}: {target}"
     if found.spelling != identity:

@@ -9,6 +9,7 @@ from contextlib import closing
 import redis
 
 from langchain_convsync._flow import run
+from langchain_convsync._lines import count_of
 from langchain_convsync.cli._doctor.findings import Area, Finding
 from langchain_convsync.cli._store import existing_store
 from langchain_convsync.errors import ConfigurationError, StoreFormatError, StoreUnavailableError
@@ -141,15 +142,16 @@ def left(backlog: Backlog) -> list[Finding]:
     findings = []
     if backlog.queued or backlog.writes or backlog.replies:
         message = (
-            f"{backlog.queued} events, {backlog.writes} API writes and {backlog.replies} replies "
-            "are not done yet"
+            f"{count_of(backlog.queued, 'event')}, {count_of(backlog.writes, 'API write')} and "
+            f"{count_of(backlog.replies, 'reply', 'replies')} are not done yet"
         )
         advice = f"they are done by a running bot, or by a worker: {_WORKER}"
         findings.append(STORE.warning("left to do", message, advice))
     else:
         findings.append(STORE.ok("left to do", "nothing"))
     if backlog.dead_letters:
-        message = f"{backlog.dead_letters} events, writes or replies wait for your decision"
+        kinds = "event, write or reply waits", "events, writes or replies wait"
+        message = f"{count_of(backlog.dead_letters, *kinds)} for your decision"
         advice = f"convsync dead-letters tells whose and why; mend that first, then {_DECIDE}"
         findings.append(STORE.warning("dead letters", message, advice))
     else:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from langchain_convsync._lines import often
+
 #: The oldest version that has every command of the store's scripts.
 OLDEST = (6, 2)
 
@@ -33,7 +35,7 @@ def risks(info: Mapping[str, Any]) -> list[Risk]:
     if not info.get("aof_enabled", 1):
         found.append(Risk("it keeps no append-only file", "set `appendonly yes`"))
     if late := info.get("aof_delayed_fsync", 0):
-        what = f"its disk was too slow for the append-only file {late} times"
+        what = f"its disk was too slow for the append-only file {often(late)}"
         remedy = "set `appendfsync always`: with everysec a killed server loses up to 2 s then"
         found.append(Risk(what, remedy))
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":

@@ -17,6 +17,7 @@ from langchain_convsync import _forks, _machine, telemetry
 from langchain_convsync import _platform as platform
 from langchain_convsync._checked import Seconds, checked
 from langchain_convsync._flow import Flow, Io, Steps, monotonic, running_loop, sleep
+from langchain_convsync._lines import count_of
 from langchain_convsync.errors import (
     ClosedError,
     ConvSyncError,
@@ -768,10 +769,10 @@ class SQLiteEventStore(_forks.Unpicklable):
         if lost := left.queued + left.writes + left.replies:
             telemetry.count("lost_with_memory", lost)
             logger.warning(
-                "a store in memory is closed with %d events and %d operations still to do; "
+                "a store in memory is closed with %s and %s still to do; "
                 "they are lost: use a file, or Redis",
-                left.queued,
-                left.writes + left.replies,
+                count_of(left.queued, "event"),
+                count_of(left.writes + left.replies, "operation"),
             )
 
 
