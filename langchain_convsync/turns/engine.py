@@ -369,7 +369,7 @@ class Engine:
         if self.record_only:
             return
         with suppress(ConfigurationError):
-            yield from require_served(self.store, self.api.address)
+            yield from self.require_served()
             yield from self.deliveries.finish()
 
     def require_served(self) -> Flow[None]:

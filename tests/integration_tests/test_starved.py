@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -385,9 +384,12 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
     """A store, and how to break it for good."""
     if request.param == "sqlite":
         path = tmp_path / "events.db"
-        locking = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
-        yield f"sqlite:///{path}", lambda: locking.execute("BEGIN EXCLUSIVE")
-        locking.close()
+
+        def take_away() -> None:
+            path.rename(tmp_path / "elsewhere.db")
+            path.mkdir()
+
+        yield f"sqlite:///{path}", take_away
         return
     with RedisServer() as running:
         yield running.url, running.kill9

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -344,3 +345,29 @@ def test_a_forked_child_listens_by_itself(
         recorder = TurnRunner(client=server.client(), store=ours, record_only=True)
         assert recorder.accept(said("Hola")).status == "queued"
         until(lambda: runner.run(said("Hola")).status == "duplicate")
+
+
+def test_a_caller_that_waits_for_another_process_never_waits_for_the_file(
+    server: ReferenceServer, tmp_path: Path
+) -> None:
+    """It only looks: however often the other process commits, no look waits for its turn."""
+    with closing(SQLiteEventStore(tmp_path / "events.db")) as theirs:
+        TurnRunner(record_only=True, client=server.client(), store=theirs).accept(said("Hola"))
+        acquired = theirs.acquire("inbox", "theirs").block()
+        assert acquired is not None
+        with closing(SQLiteEventStore(tmp_path / "events.db")) as ours:
+            caller = TurnRunner(echo(), client=server.client(), store=ours)
+            ours.keys().block()
+            assert ours._sql is not None
+            statements: list[str] = []
+            ours._sql.set_trace_callback(statements.append)
+            with ThreadPoolExecutor() as pool:
+                turn = pool.submit(caller.run, said("Hola"))
+                until(lambda: bool(caller._engine.lookout._calls))
+                theirs.commit_turn(acquired.lease, commit_of(acquired)).block()
+                assert turn.result(PATIENCE).status == "duplicate"
+            begun = [each for each in statements if each.startswith("BEGIN")]
+            caller.close()
+
+    assert len(begun) > 3
+    assert {*begun} == {"BEGIN"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from langchain_convsync.stores import EventStore, RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores.base import Commit
 from tests.redis_server import RedisServer
-from tests.store_cases import KEYS, blocking, event, turn_of
+from tests.store_cases import KEYS, Clock, blocking, commit_of, committed, event, turn_of
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -82,3 +83,52 @@ def test_what_is_packed_comes_back_as_it_was(store: EventStore, fact: str) -> No
     assert not again.differs
     assert store.accept(event("1", digest="adiós")).block().differs
     assert store.accept(event("1"), token="turn").block().status == "new"
+
+
+def test_what_is_finished_adds_nothing_to_what_is_done_next(tmp_path: Path) -> None:
+    """SQLite runs as many instructions for a turn, and for a look at all work, as when empty."""
+    clock = Clock()
+    store = SQLiteEventStore(tmp_path / "events.db", clock=clock, replies_kept=0)
+    empty = [_instructions(store, what, "first") for what in WORK]
+    for number in range(TURNS):
+        committed(store, blocking, f"{number}", writes=0, customer=f"customer {number}")
+
+    full = [_instructions(store, what, "last") for what in WORK]
+    store.close()
+
+    assert dict(zip(WORK, full, strict=True)) == pytest.approx(
+        dict(zip(WORK, empty, strict=True)), rel=0.1
+    )
+
+
+def _answer(store: SQLiteEventStore, who: str) -> None:
+    acquired = store.acquire("inbox", who).block()
+    assert acquired is not None
+    assert store.commit_turn(acquired.lease, commit_of(acquired)).block() == "done"
+
+
+#: What is done for each message, and what `convsync status` and idle workers look at.
+WORK: dict[str, Callable[[SQLiteEventStore, str], object]] = {
+    "accept": lambda store, who: store.accept(event(who, customer=who)).block(),
+    "look": lambda store, _: store.upcoming().block(),
+    "backlog": lambda store, _: store.backlog().block(),
+    "loads": lambda store, _: store.loads().block(),
+    "dead letters": lambda store, _: store.dead_letters().block(),
+    "turn": _answer,
+    "idle": lambda store, who: store.acquire("inbox", who).block(),
+}
+
+
+def _instructions(store: SQLiteEventStore, what: str, who: str) -> int:
+    """How many SQLite's virtual machine runs: the same ones for the same work, however busy."""
+    ran = [0]
+
+    def count() -> None:
+        ran[0] += 1
+
+    store.keys().block()
+    assert store._sql is not None
+    store._sql.set_progress_handler(count, 1)
+    WORK[what](store, who)
+    store._sql.set_progress_handler(None, 1)
+    return ran[0]

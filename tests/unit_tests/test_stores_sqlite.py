@@ -10,11 +10,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from langchain_convsync import stores, telemetry
+from langchain_convsync._flow import Io, arun, run
 from langchain_convsync.errors import (
     ClosedError,
     ConfigurationError,
@@ -23,8 +26,9 @@ from langchain_convsync.errors import (
     StoreUnavailableError,
 )
 from langchain_convsync.stores import AcceptRules, Backlog, SQLiteEventStore, open_store
+from langchain_convsync.stores.base import Acquired
 from langchain_convsync.stores.sqlite.file import StoreClock, begin_writing
-from tests.store_cases import Clock, commit_of, event
+from tests.store_cases import Clock, Do, commit_of, event
 
 pytest_plugins = ("tests.store_fixtures",)
 
@@ -336,6 +340,83 @@ def test_a_store_that_waits_too_long_for_another_process_says_so(
     sql.close()
 
     assert store.accept(event()).block().status == "new"
+
+
+#: What is asked again and again, of a store where one event is being answered.
+LOOKS: dict[str, Callable[[SQLiteEventStore], Io[Any]]] = {
+    "keys": lambda store: store.keys(),
+    "any work": lambda store: store.acquire("inbox", "other"),
+    "work of one": lambda store: store.acquire(
+        "inbox", "other", conversation_key=event().conversation_key
+    ),
+    "what comes": lambda store: store.upcoming([event().conversation_key]),
+    "when": lambda store: store.due("inbox", event().conversation_key),
+    "the event again": lambda store: store.accept(event(), token="other"),
+    "what is left": lambda store: store.backlog(),
+    "by account": lambda store: store.loads(),
+    "a conversation": lambda store: store.view(event().conversation_key),
+    "dead letters": lambda store: store.dead_letters(),
+    "a page of them": lambda store: store.dead_letter_page(),
+    "restrictions": lambda store: store.restrictions(),
+    "accounts": lambda store: store.accounts(),
+    "servers": lambda store: store.serve(),
+}
+
+
+@pytest.mark.parametrize("what", LOOKS)
+@pytest.mark.parametrize("do", [run, lambda step: asyncio.run(arun(step))], ids=["sync", "async"])
+def test_a_look_waits_for_no_process_that_writes(
+    what: str,
+    do: Do,
+    open_file: OpenFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What finds nothing to do takes no turn at the file, and keeps nobody from writing."""
+    monkeypatch.setattr("langchain_convsync.stores.sqlite.file.BUSY", 0.01)
+    store = open_file(Clock())
+    assert store.accept(event(), token="one").block().acquired
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as sql:
+        sql.execute("BEGIN IMMEDIATE")
+        found = do(LOOKS[what](store))
+        sql.execute("ROLLBACK")
+
+    assert found == LOOKS[what](store).block()
+
+
+def test_what_another_process_takes_while_one_looks_is_not_taken_twice(
+    open_file: OpenFile,
+) -> None:
+    """The look is done anew: what it has read is not so any more."""
+    one, other, taken = open_file(), open_file(), list[Acquired | None]()
+    one.accept(event()).block()
+    assert one._sql is not None
+    is_first = "UPDATE events SET starts = starts + 1"
+
+    def between(statement: str) -> None:
+        if statement.startswith(is_first) and not taken:
+            taken.append(other.acquire("inbox", "other").block())
+
+    one._sql.set_trace_callback(between)
+    found = one.acquire("inbox", "one").block()
+    one._sql.set_trace_callback(None)
+
+    assert taken[0] is not None
+    assert found is None
+
+
+def test_a_process_that_only_looks_erases_what_ran_out(open_file: OpenFile) -> None:
+    """Customers' words are not kept because nobody writes."""
+    clock = Clock()
+    store = open_file(clock)
+    acquired = store.accept(event(), token="one").block().acquired
+    assert acquired is not None
+    store.commit_turn(acquired.lease, commit_of(acquired)).block()
+    clock.now += store.retention + 2
+
+    assert store.acquire("inbox", "two").block() is None
+    assert store._sql is not None
+    assert store._sql.execute("SELECT count(*) FROM events").fetchone()[0] == 0
 
 
 def test_a_store_that_is_never_closed_closes_its_file() -> None:

@@ -87,6 +87,7 @@ from langchain_convsync.stores.sqlite.file import (
     begin_writing,
     empty_log,
     path_of,
+    unless_busy,
 )
 from langchain_convsync.stores.sqlite.listening import FileListener
 from langchain_convsync.stores.sqlite.opened import (
@@ -96,7 +97,7 @@ from langchain_convsync.stores.sqlite.opened import (
     State,
     wait_until_written,
 )
-from langchain_convsync.stores.sqlite.transaction import Transaction
+from langchain_convsync.stores.sqlite.transaction import Look, Transaction
 
 logger = logging.getLogger(__name__)
 #: Seconds that a busy event loop collects operations for the next commit.
@@ -193,15 +194,15 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def account(self, account_key: AccountKey, facts: str) -> Io[AccountKey]:
         """See :meth:`EventStore.account`."""
-        return self._step(lambda tx: events.account(tx, account_key, facts))
+        return self._look(lambda tx: events.account(tx, account_key, facts))
 
     def accounts(self) -> Io[dict[AccountKey, str]]:
         """See :meth:`EventStore.accounts`."""
-        return self._step(events.accounts)
+        return self._look(events.accounts)
 
     def serve(self, server: str = "", *, adopt: Adopt = "first") -> Io[tuple[str, ...]]:
         """See :meth:`EventStore.serve`."""
-        return self._step(lambda tx: events.serve(tx, server, adopt))
+        return self._look(lambda tx: events.serve(tx, server, adopt))
 
     def accept(
         self,
@@ -218,11 +219,11 @@ class SQLiteEventStore(_forks.Unpicklable):
             check_names_of(event.names, self._keys)
             return events.accept(tx, event, rules_ms, by=by, token=token or None)
 
-        return self._step(accepted)
+        return self._look(accepted)
 
     def find(self, account_key: AccountKey, source: str, facts: str) -> Io[str | None]:
         """See :meth:`EventStore.find`."""
-        return self._step(lambda tx: events.find(tx, account_key, source, facts))
+        return self._look(lambda tx: events.find(tx, account_key, source, facts))
 
     def amend(
         self, event_key: str, before: str, after: str, *, due: bool = False
@@ -243,11 +244,11 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.acquire`."""
         length = milliseconds(lease)
         if conversation_key is None:
-            return self._step(
+            return self._look(
                 lambda tx: work.acquire_any(tx, queue, token, length, account_concurrency)
             )
         account_of(conversation_key)  # refuses a malformed key
-        return self._step(
+        return self._look(
             lambda tx: queues.acquire(
                 tx, conversation_key, queue, token, length, account_concurrency=account_concurrency
             )
@@ -379,7 +380,7 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def restrictions(self) -> Io[tuple[Restriction, ...]]:
         """See :meth:`EventStore.restrictions`."""
-        return self._step(sending.restrictions)
+        return self._look(sending.restrictions)
 
     def pace(self, lease: Lease, token: str, *, spacing: Mapping[str, float]) -> Io[float | None]:
         """See :meth:`EventStore.pace`."""
@@ -406,11 +407,11 @@ class SQLiteEventStore(_forks.Unpicklable):
     def due(self, queue: QueueName, conversation_key: str) -> Io[float | None]:
         """See :meth:`EventStore.due`."""
         account_of(conversation_key)  # refuses a malformed key
-        return self._step(lambda tx: queues.due_in(tx, conversation_key, queue))
+        return self._look(lambda tx: queues.due_in(tx, conversation_key, queue))
 
     def upcoming(self, conversation_keys: Sequence[str] = ()) -> Io[Upcoming]:
         """See :meth:`EventStore.upcoming`."""
-        return self._step(lambda tx: work.upcoming(tx, conversation_keys))
+        return self._look(lambda tx: work.upcoming(tx, conversation_keys))
 
     def listen(self) -> FileListener:
         """See :meth:`EventStore.listen`."""
@@ -419,17 +420,17 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def backlog(self) -> Io[Backlog]:
         """See :meth:`EventStore.backlog`."""
-        return self._step(work.backlog)
+        return self._look(work.backlog)
 
     def loads(self) -> Io[tuple[Load, ...]]:
         """See :meth:`EventStore.loads`."""
-        return self._step(operators.loads)
+        return self._look(operators.loads)
 
     def view(self, conversation_key: str, *, most: int = 100) -> Io[ConversationView]:
         """See :meth:`EventStore.view`."""
         account_of(conversation_key)  # refuses a malformed key
         check_most(most)
-        return self._step(lambda tx: operators.view(tx, conversation_key, most))
+        return self._look(lambda tx: operators.view(tx, conversation_key, most))
 
     def dead_letters(
         self, conversation_key: str | None = None, *, most: int = 100
@@ -438,7 +439,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         if conversation_key is not None:
             account_of(conversation_key)  # refuses a malformed key
         check_most(most)
-        return self._step(lambda tx: operators.dead_letters(tx, conversation_key, most))
+        return self._look(lambda tx: operators.dead_letters(tx, conversation_key, most))
 
     def dead_letter_page(
         self, page: str = "", *, account_key: AccountKey | None = None, most: int = 100
@@ -446,7 +447,7 @@ class SQLiteEventStore(_forks.Unpicklable):
         """See :meth:`EventStore.dead_letter_page`."""
         check_page(page, r"(operations|events) -?[0-9]{1,19}")
         check_most(most)
-        return self._step(lambda tx: operators.dead_letter_page(tx, page, account_key, most))
+        return self._look(lambda tx: operators.dead_letter_page(tx, page, account_key, most))
 
     def requeue(self, letter: DeadLetter, *, token: str, body: str | None = None) -> Io[str | None]:
         """See :meth:`EventStore.requeue`."""
@@ -540,8 +541,12 @@ class SQLiteEventStore(_forks.Unpicklable):
 
     def _named(self) -> Flow[Keys]:
         if self._file is None:
-            yield from self._step(lambda _tx: None)
+            yield from self._look(lambda _tx: None)
         return self._keys
+
+    def _look(self, operation: Callable[[Transaction], T]) -> Io[T]:
+        """A step that often finds nothing to write: others' transactions hold it up only if not."""
+        return self._step(Look(operation))
 
     def _step(self, operation: Callable[[Transaction], T]) -> Io[T]:
         return Io(self._perform, self._aperform, operation)
@@ -592,16 +597,20 @@ class SQLiteEventStore(_forks.Unpicklable):
     def _transact(self, operations: Sequence[Step]) -> list[Any]:
         """The answers of operations, in one transaction: all are acknowledged by one commit."""
         asked = monotonic()
-        return self._work(
-            lambda opened: self._transacted(opened, operations, waited=monotonic() - asked)
-        )
 
-    def _transacted(
-        self, opened: OpenFile, operations: Sequence[Step], *, waited: float
-    ) -> list[Any]:
-        sql = opened.sql
-        begin_writing(sql, waited)
-        leaves = False
+        def transacted(opened: OpenFile) -> list[Any]:
+            if all(isinstance(operation, Look) for operation in operations):
+                with unless_busy():
+                    opened.sql.execute("BEGIN")  # and where something is written, it goes on so
+                    return self._transacted(opened, operations)
+            begin_writing(opened.sql, waited=monotonic() - asked)
+            return self._transacted(opened, operations)
+
+        return self._work(transacted)
+
+    def _transacted(self, opened: OpenFile, operations: Sequence[Step]) -> list[Any]:
+        """The answers of operations in the transaction that was begun."""
+        sql, leaves = opened.sql, False
         with sql:
             opened.check()
             ticks = round(self._clock.monotonic() * 1000)

@@ -243,7 +243,18 @@ def empty_log(sql: sqlite3.Connection) -> bool:
 
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another process or connection stands in the way for now."""
-    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # whatever the way is in which it is busy
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@contextmanager
+def unless_busy() -> Iterator[None]:
+    """What finds another process in its way is given up."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
 
 
 @contextmanager

@@ -249,8 +249,15 @@ def blob(written: str | None) -> bytes | None:
 
 def follow(tx: Transaction, conversation: str) -> str:
     """The conversation that a name leads to."""
-    query = "UPDATE aliases SET expires = ? WHERE alias = ? AND expires > ? RETURNING conversation"
-    return led_by(conversation, lambda name: tx.one(query, tx.now + tx.retention, name, tx.now))
+
+    def target_of(name: str) -> Any:
+        query = "SELECT conversation FROM aliases WHERE alias = ? AND expires > ?"
+        if alias := tx.one(query, name, tx.now):  # most names are none, and looking writes nothing
+            keep = "UPDATE aliases SET expires = ? WHERE alias = ?"
+            tx.do(keep, tx.now + tx.retention, name)
+        return alias
+
+    return led_by(conversation, target_of)
 
 
 def led_by(name: str, target_of: Callable[[str], Any]) -> str:

@@ -7,13 +7,16 @@ When it is due follows from what else is known of it, so the index of due work i
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from langchain_convsync.stores.base import SOON, QueueName, is_claim
 from langchain_convsync.stores.checks import account_of
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, repr=False)
@@ -107,6 +110,22 @@ def _update(columns: tuple[str, ...]) -> str:
     changes = ", ".join(f"{column} = ?" for column in columns)
     where = "WHERE conversation = ? AND queue = ?"
     return f"UPDATE queues SET {changes} {where}"  # noqa: S608 - our own names
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Generic[T]):
+    """An operation that often finds nothing to write.
+
+    It begins as a read of what is committed, which waits for no other process. With its first write
+    it takes the file for itself; where another process has that, or has written since the read, it
+    is done anew in a transaction that waits for its turn.
+    """
+
+    operation: Callable[[Transaction], T]
+
+    def __call__(self, tx: Transaction) -> T:
+        """Perform it."""
+        return self.operation(tx)
 
 
 @dataclass(slots=True, repr=False)
