@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 #: What tells a forwarded event from a delivery of WAHA's.
 _FORWARDED = frozenset({"event_id", "phone_number"})
+#: The same as the API server spells its own fields: not understood here, and not to be ignored.
+_MISSPELT = {"eventId": "event_id", "phoneNumber": "phone_number"}
 #: Where its words may stand, the customer's own first.
 _WORDS = ("text", "message", "content")
 #: Either of these says something.
@@ -161,7 +163,13 @@ def _forwarded(body: Json) -> InboundEvent | None:
     Raises:
         InvalidEventError: It has the form of one, but not what it needs.
     """
-    if "event" in body or not _FORWARDED & body.keys():
+    if "event" in body:
+        return None
+    if wrong := sorted(_MISSPELT.keys() & body.keys()):
+        raise InvalidEventError(
+            _NEEDED + ", ".join(f"{name}: it is {_MISSPELT[name]}" for name in wrong)
+        )
+    if not _FORWARDED & body.keys():
         return None
     body = _told(body)
     needed = _FORWARDED - ({"phone_number"} if {"chat_id", "lid"} & body.keys() else set())

@@ -250,6 +250,10 @@ def test_a_sender_is_told_what_is_wrong(
         ({"event_id": "1", "phone_number": CUSTOMER, "message": None}, "message"),
         ({"event_id": None, "phone_number": CUSTOMER, "message": "Hola"}, "event_id"),
         (
+            {"eventId": "1", "phoneNumber": CUSTOMER, "message": "Hola"},
+            "eventId: it is event_id, phoneNumber: it is phone_number",
+        ),
+        (
             {"event_id": 17, "phone_number": CUSTOMER, "message": "Hola"},
             "event_id (Input should be a valid string)",
         ),
