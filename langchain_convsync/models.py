@@ -506,7 +506,10 @@ class InboundEvent(BaseModel):
             given = _of_its_group(given)
         if not isinstance(given, Mapping) or info.mode != "python":  # a store's or a server's
             return read(given)
-        if "content" in given and "text" not in given:
+        if "content" in given:
+            if "text" in given:
+                both = "text= and content= are two names of the same: pass one"
+                raise PydanticCustomError("two_texts", "{told}", {"told": both})
             given = {"text" if name == "content" else name: given[name] for name in given}
         event = read(refuse_unknown(cls, given, info))
         if not (event.text.strip() or event.content.strip()):

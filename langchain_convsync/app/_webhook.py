@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from langchain_convsync import _machine, telemetry, waha
 from langchain_convsync._bodies import BodyReader, UnreadBodyError
 from langchain_convsync._flow import arun, running_loop
 from langchain_convsync._forks import Unpicklable
+from langchain_convsync._lines import whole
 from langchain_convsync._platform import now
 from langchain_convsync.errors import (
     InvalidEventError,
@@ -42,8 +44,12 @@ logger = logging.getLogger(__name__)
 
 #: What tells a forwarded event from a delivery of WAHA's.
 _FORWARDED = frozenset({"event_id", "phone_number"})
+#: The same as the API server spells its own fields: not understood here, and not to be ignored.
+_MISSPELT = {"eventId": "event_id", "phoneNumber": "phone_number"}
+#: Where its words may stand, the customer's own first.
+_WORDS = ("text", "message", "content")
 #: Either of these says something.
-_SAYING = frozenset({"message", "media", "notes", "choice", "location", "contacts", "poll_votes"})
+_SAYING = frozenset({*_WORDS, "media", "notes", "choice", "location", "contacts", "poll_votes"})
 #: What is known of a message that says nothing.
 _UNTOLD = {"text": "", "unread_kind": "unknown"}
 _NEEDED = "a forwarded event needs event_id, phone_number and message; see "
@@ -157,21 +163,51 @@ def _forwarded(body: Json) -> InboundEvent | None:
     Raises:
         InvalidEventError: It has the form of one, but not what it needs.
     """
-    if "event" in body or not _FORWARDED & body.keys():
+    if "event" in body:
         return None
+    if wrong := sorted(_MISSPELT.keys() & body.keys()):
+        raise InvalidEventError(
+            _NEEDED + ", ".join(f"{name}: it is {_MISSPELT[name]}" for name in wrong)
+        )
+    if not _FORWARDED & body.keys():
+        return None
+    body = _told(body)
     needed = _FORWARDED - ({"phone_number"} if {"chat_id", "lid"} & body.keys() else set())
     needed |= set() if _SAYING & body.keys() else {"message"}
     if missing := sorted(needed - body.keys()):
         raise InvalidEventError(_NEEDED + ", ".join(missing))
     facts = {name: body[name] for name in InboundEvent.model_fields if name in body}
-    facts["text"] = body.get("text", body.get("message", ""))
+    named = [name for name in _WORDS if name in body]  # the words alone, where others follow
+    for name in named:
+        event = _read({**facts, "text": body[name]}, name)
+        if event.content.strip():
+            return event
+    event = _read({**facts, "text": ""}, "message")
+    # A server that keeps words alone forwards a file, say, as none.
+    return event if event.content.strip() else event.model_copy(update=_UNTOLD)
+
+
+def _told(value: Any) -> Any:
+    """The same without nulls, by which servers tell nothing; what a form asked stays as it is."""
+    if isinstance(value, dict):
+        return {
+            name: inner if name == "params" else _told(inner)
+            for name, inner in value.items()
+            if inner is not None
+        }
+    return [_told(each) for each in value] if isinstance(value, list) else value
+
+
+def _read(facts: Json, words: str) -> InboundEvent:
+    """The event, whose text is called ``words`` where it came from."""
+    # Servers cut texts in the middle of an emoji, too; and they may say more than is known here.
+    written = whole(json.dumps(facts, ensure_ascii=False))
     try:
-        event = InboundEvent.model_validate_json(json.dumps(facts))  # a server may say more
-        # A server that keeps words alone forwards a file, say, as none.
-        return event if event.content.strip() else event.model_copy(update=_UNTOLD)
+        return InboundEvent.model_validate_json(written)
     except ValidationError as error:  # it repeats the values, so it is not a cause of ours
-        names = sorted({str(flaw["loc"][0]) for flaw in error.errors() if flaw["loc"]})
-    raise InvalidEventError(_NEEDED + ", ".join(names))
+        flaws = {str(flaw["loc"][0]): flaw["msg"] for flaw in error.errors() if flaw["loc"]}
+    told = [f"{words if name == 'text' else name} ({flaws[name]})" for name in sorted(flaws)]
+    raise InvalidEventError(_NEEDED + ", ".join(told))
 
 
 def _unsigned(reason: str, *, ends: bool = False) -> _Refusal:

@@ -24,14 +24,16 @@ _TAKEN = "taken by WAHA, and WhatsApp has told nothing of it (message.ack)"
 def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
     """What a program reads; seconds count back from now on the store's clock."""
     from langchain_convsync.outbox.arrival import arrivals
+    from langchain_convsync.turns.reasons import silent_for
 
     view = inspected.view
-    paused = view.paused_until
+    paused, silent = view.paused_until, silent_for(view)
     found: dict[str, Any] = {
         "conversation": view.conversation_key,
         "account": view.conversation_key[:15],
         "turns": view.turns,
         "paused_for": None if paused is None else round(paused - view.now, 3),
+        "paused_by": None if paused is None else "human" if silent is None else "pace",
         "asks": _asked(inspected, texts),
         "queued": _events(inspected),
         "writes": _operations(view.outbox, view.now),
@@ -55,9 +57,11 @@ def facts(inspected: OperatorView, *, texts: bool) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """What people read, line by line."""
     yield f"conversation  {found['conversation']}"
-    paused = found["paused_for"]
+    paused, by = found["paused_for"], found["paused_by"]
     yield f"turns         {found['turns']}"
-    yield f"human         {'no' if paused is None else f'has it for {span(paused)} more'}"
+    yield f"human         {f'has it for {span(paused)} more' if by == 'human' else 'no'}"
+    if by == "pace":
+        yield f"silent        for {span(paused)} more: it went too fast; convsync resume ends that"
     if (asks := found["asks"]) is not None:
         left = "until it is answered" if asks["for"] is None else f"for {span(asks['for'])} more"
         left = f"answered by {asks['answered_by']}" if asks["answered_by"] else left

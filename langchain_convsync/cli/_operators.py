@@ -46,8 +46,8 @@ Reason = Annotated[str, typer.Option(metavar="TEXT", help="Only those whose reas
 
 #: What an erasure in a store cannot reach.
 ELSEWHERE = (
-    "what stays is in Redis' files until it rewrites them, in replicas and backups, at the API "
-    "server, at WAHA and in logs"
+    "what stays is in replicas and backups, in the files of a Redis until it rewrites them, at the "
+    "API server, at WAHA and in logs"
 )
 
 

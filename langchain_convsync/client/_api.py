@@ -15,6 +15,7 @@ from langchain_convsync.client._answers import Question, data_of, parsed
 from langchain_convsync.client._caller import Caller, Pace
 from langchain_convsync.client._exchange import Request
 from langchain_convsync.client._identity import joined, require_same
+from langchain_convsync.client._posted import Posted
 from langchain_convsync.client._tenants import Flights, Key, TenantCache
 from langchain_convsync.errors import (
     APIStatusError,
@@ -100,6 +101,7 @@ class Api(Unpicklable):
         )
         self._tenants = TenantCache(pace.clock)
         self._flights = Flights()
+        self._posted = Posted()
 
     @property
     def base_url(self) -> str:
@@ -197,11 +199,14 @@ class Api(Unpicklable):
             attempts=attempts,
             known_as=known_as,
         )
+        posted = self._posted.number
         try:
-            return (yield from flow)
+            found = yield from flow
         except ConversationNotFoundError:
             self._tenants.forget((target.bot_id or "", identity))
             raise
+        self._posted.miss(found, posted)
+        return found
 
     def _look_up(
         self,
@@ -272,7 +277,9 @@ class Api(Unpicklable):
             raise ConfigurationError(_FORGOTTEN)
         path = f"/agent/conversations/{path_segment(session_id)}/messages"
         request = self._caller.request("POST", path, body, idempotency_key)
-        return (yield from self._write(request, session_id, target, timeout, attempts))
+        answer = yield from self._write(request, session_id, target, timeout, attempts)
+        self._posted.note(session_id, content)
+        return answer
 
     def _write(
         self,

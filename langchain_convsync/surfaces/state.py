@@ -106,10 +106,25 @@ def ask(extractor: Extractor, output: object) -> Flow[Decision]:
         is_async = "the extractor is async: run the agent async, or pass a plain function"
         decision = yield from consult(extractor, output, is_async=is_async)
     for told in _flaws_in(decision):
-        if told not in _warned and len(_warned) < _MOST_WARNINGS:
-            _warned.add(told)
-            logger.warning("What the extractor says is left out: %s", told)
+        _warn("What the extractor says is left out: %s", told)
     return decision
+
+
+def _warn(message: str, told: str) -> None:
+    """Log it once."""
+    if told not in _warned and len(_warned) < _MOST_WARNINGS:
+        _warned.add(told)
+        logger.warning(message, told)
+
+
+def _leave_out(told: str) -> None:
+    telemetry.count("state_rejected")
+    _warn("What a run decides is left out: %s", told)
+
+
+def _shown(key: object) -> str:
+    """A key, if it is a name: it may stand in a log."""
+    return key[:40] if isinstance(key, str) and is_name(key) else "a key that is no name"
 
 
 def _flaws_in(decision: object) -> Iterator[str]:
@@ -123,8 +138,7 @@ def _flaws_in(decision: object) -> Iterator[str]:
     for key, value in decision.items():
         name = SPELLINGS.get(key, key) if isinstance(key, str) else key
         if name not in STATE_TYPES:
-            shown = key if isinstance(key, str) and is_name(key) else "a key that is no name"
-            yield unknown("a state update", "field", shown[:40], STATE_TYPES)
+            yield unknown("a state update", "field", _shown(key), STATE_TYPES)
         elif value is not None and not isinstance(value, STATE_TYPES[name]):
             yield f"{name} is of type {type(value).__name__}"
 
@@ -208,11 +222,26 @@ def as_update(decision: object) -> StateUpdate:
     for key, kind in STATE_TYPES.items():
         value = _field(decision, key)
         if isinstance(value, kind) and value != "":
-            try:
-                fields[key] = as_json(value)
-            except ValueError:
-                telemetry.count("state_rejected")
+            fields[key] = _sendable(key, value)
     return bounded(StateUpdate.model_validate(fields))
+
+
+def _sendable(name: str, value: object) -> Any:
+    """The value as JSON; of a mapping, the entries that can be sent; None where it cannot be."""
+    try:
+        return as_json(value)
+    except ValueError:
+        if not isinstance(value, Mapping):
+            _leave_out(f"{name} cannot be sent as JSON")
+            return None
+    kept: dict[str, Any] = {}
+    for key, inner in value.items():
+        try:
+            kept |= as_json({key: inner})
+        except ValueError:
+            what = f"of type {type(inner).__name__}"
+            _leave_out(f"{name}.{_shown(key)} is {what}, and cannot be sent as JSON")
+    return kept
 
 
 def bounded(update: StateUpdate) -> StateUpdate:
@@ -220,14 +249,13 @@ def bounded(update: StateUpdate) -> StateUpdate:
     changes: dict[str, Any] = {}
     for name in ("intent", "step"):
         if len(getattr(update, name) or "") > LONGEST_NAME:
+            _leave_out(f"{name} is longer than {LONGEST_NAME} characters")
             changes[name] = None
     for name in ("context", "metadata"):
-        if flaw_in_context(getattr(update, name)):
+        if flaw := flaw_in_context(getattr(update, name)):
+            _leave_out(flaw if name == "context" else f"{name}, like context: {flaw}")
             changes[name] = fitting(getattr(update, name))
-    if changes:
-        telemetry.count("state_rejected", len(changes))
-        return update.model_copy(update=changes)
-    return update
+    return update.model_copy(update=changes) if changes else update
 
 
 def _field(decision: object, name: str) -> object:

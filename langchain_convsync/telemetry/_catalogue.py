@@ -99,6 +99,7 @@ _ALL = (
     _counted("write_retries", "Writes to be tried again", "operation", "error"),
     _counted("verifications", "Writes looked up because their end was unknown", "operation"),
     _counted("unverified", "Writes of which no read can tell", "policy"),
+    _counted("messages_forgotten", "Messages that the API server took and did not keep"),
     _counted("messages_moved", "Messages that followed the customer to a new session"),
     _counted("syncs_dropped", "State updates whose session was over"),
     _counted("dead_letters", "Writes and replies that wait for an operator", "operation"),

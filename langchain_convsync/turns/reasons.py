@@ -8,10 +8,13 @@ from langchain_convsync._lines import count_of, often, span
 from langchain_convsync.stores.base import ConversationView, QueuedEvent, QueueView
 from langchain_convsync.turns.handoffs import HandoffEntry
 from langchain_convsync.turns.interrupts import NEVER, WaitingRun
+from langchain_convsync.turns.note import Note
 from langchain_convsync.turns.turn import QueuedMessage
 from langchain_convsync.waha.limits import meanwhile
 
 _NO_WORKER = "due now, and no worker has acquired them: is one running?"
+#: Seconds from a turn's acquiring to its commit, where its agent is not run.
+_COMMIT = 15.0
 
 
 def waiting_in(view: ConversationView) -> tuple[QueuedEvent, WaitingRun] | None:
@@ -35,6 +38,16 @@ def reasons(view: ConversationView) -> Iterator[str]:
             tries = queue.cursor.tries if queue.cursor else 0
             why = f"the first one was tried {often(tries)}" if tries else "they are not due yet"
             yield f"{name}{_known(queue, view.now) or f': {_later(queue, why) or _NO_WORKER}'}"
+
+
+def silent_for(view: ConversationView) -> float | None:
+    """Seconds for which it is paused since it went too fast; None where a human has it, or no one.
+
+    The commit of a silence begins it a little later than the turn has reckoned.
+    """
+    if view.paused_until is None or view.paused_until > Note.read(view.note).pace.until + _COMMIT:
+        return None
+    return view.paused_until - view.now
 
 
 def _known(queue: QueueView, now: float) -> str | None:
@@ -61,11 +74,8 @@ def _of_events(view: ConversationView) -> str:
         left = "" if waiting.life >= NEVER else f", {span(queue.due_in or 0)} more at most"
         by = "the customer has one" if waiting.question is not None else "convsync answer gives one"
         return f"the agent waits for an answer: {subjects}{left}; {by}"
-    if view.paused_until is not None:
-        return (
-            f"a human has the conversation for {span(view.paused_until - view.now)} more: they are "
-            "recorded, not answered; convsync resume gives it back to the agent"
-        )
+    if paused := _paused(view):
+        return paused
     failed = count_of(head.errors, "failed run")
     why = f"after {failed} of the agent" if head.errors else "for more messages"
     if later := _later(queue, why):
@@ -77,6 +87,21 @@ def _of_events(view: ConversationView) -> str:
             "or the workers have other work: start more of them"
         )
     return _NO_WORKER
+
+
+def _paused(view: ConversationView) -> str | None:
+    if view.paused_until is None:
+        return None
+    left = span(view.paused_until - view.now)
+    if silent_for(view) is not None:
+        return (
+            f"it went too fast (max_turns_per_minute=) and is silent for {left} more: they are "
+            "recorded, not answered; convsync resume ends that"
+        )
+    return (
+        f"a human has the conversation for {left} more: they are recorded, not answered; "
+        "convsync resume gives it back to the agent"
+    )
 
 
 def _own_words(view: ConversationView) -> str | None:

@@ -261,7 +261,8 @@ def _is_forwarded(context: Folded, data: Folded) -> bool:
 
 def _quoted(raw: RawMessage, own: frozenset[str], customer: frozenset[str]) -> Quoted | None:
     """The message that is quoted: as WAHA tells it, else as its engine does."""
-    reply = as_object(raw.payload.get("replyTo"))
+    told_of = raw.payload.get("replyTo")  # an id alone, or all of the message
+    reply = {"id": told_of} if isinstance(told_of, str) else as_object(told_of)
     context, data = context_of(raw.message), raw.data
     message = first_object(context.get("quotedmessage"), reply.get("_data"), data.get("quotedmsg"))
     found = (reply.get("id"), context.get("stanzaid"), data.get("quotedstanzaid"))

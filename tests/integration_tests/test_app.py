@@ -218,7 +218,7 @@ def test_what_is_edited_or_taken_back_while_it_waits_is_answered_as_it_is_then(
         (signed({"event_id": 1, "phone_number": CUSTOMER}), 400),
         (signed({"event_id": "1", "phone_number": "nobody", "message": "x"}), 400),
         (signed(b" " * (LARGEST + 1)), 413),
-        (signed({"event_id": "1", "phone_number": CUSTOMER, "text": "Hola"}), 400),
+        (signed({"event_id": "1", "phone_number": CUSTOMER, "body": "Hola"}), 400),
         (signed([]), 200),
         (signed("Hola"), 200),
         (signed(b"null"), 200),
@@ -245,12 +245,26 @@ def test_a_sender_is_told_what_is_wrong(
     [
         ({"phone_number": CUSTOMER, "message": "Hola"}, "event_id"),
         ({"event_id": "1", "message": "Hola"}, "phone_number"),
-        ({"event_id": "1", "phone_number": CUSTOMER, "text": "Hola"}, "message"),
+        ({"event_id": "1", "phone_number": CUSTOMER, "body": "Hola"}, "message"),
         ({"event_id": "1", "phone_number": CUSTOMER}, "message"),
+        ({"event_id": "1", "phone_number": CUSTOMER, "message": None}, "message"),
+        ({"event_id": None, "phone_number": CUSTOMER, "message": "Hola"}, "event_id"),
+        (
+            {"eventId": "1", "phoneNumber": CUSTOMER, "message": "Hola"},
+            "eventId: it is event_id, phoneNumber: it is phone_number",
+        ),
+        (
+            {"event_id": 17, "phone_number": CUSTOMER, "message": "Hola"},
+            "event_id (Input should be a valid string)",
+        ),
+        (
+            {"event_id": "1", "phone_number": CUSTOMER, "message": {"body": "Hola"}},
+            "message (Input should be a valid string)",
+        ),
     ],
 )
 def test_what_a_forwarded_event_lacks_is_named(
-    runner: TurnRunner, given: dict[str, str], missing: str
+    runner: TurnRunner, given: dict[str, Any], missing: str
 ) -> None:
     """An event without words would be answered all the same, and one without an id ignored."""
     with TestClient(create_app(runner, waha_secrets=SECRET)) as web:
@@ -268,8 +282,19 @@ def test_what_a_forwarded_event_lacks_is_named(
         ({"choice": {"id": "b1", "title": "Diavola"}}, "Diavola"),
         ({"location": {"name": "Casa"}}, "[location: Casa]"),
         ({"message": " \n"}, "[a message of a kind this bot cannot read: unknown]"),
+        ({"text": "Hola"}, "Hola"),
+        ({"content": "Hola"}, "Hola"),
+        ({"text": "", "message": "Hola"}, "Hola"),
+        ({"message": "Hola", "quoted": None, "notes": None, "contacts": None}, "Hola"),
+        ({"message": None, "choice": {"id": None, "title": "Diavola"}}, "Diavola"),
+        ({"message": "", "contacts": [{"name": "Ana", "emails": None}]}, "[contact: Ana]"),
+        ({"message": "Rico \ud83c"}, "Rico \ufffd"),
     ],
-    ids=["a note", "a caption", "a choice", "a place", "nothing"],
+    ids=[
+        *("a note", "a caption", "a choice", "a place", "nothing", "words of their own"),
+        *("as the field is called here", "no words of their own", "nulls for what is not there"),
+        *("nulls inside", "nulls in a list", "an emoji cut in half"),
+    ],
 )
 def test_a_forwarded_message_needs_no_words(
     runner: TurnRunner, chats: WahaChats, said: dict[str, Any], heard: str

@@ -207,7 +207,7 @@ def test_forget_asks_and_then_erases(durable_store_url: str) -> None:
     done = ask(durable_store_url, "forget", typed="y\n")
 
     assert (refused.exit_code, kept, done.exit_code) == (1, 0, 0)
-    assert "what stays is in Redis' files until it rewrites them" in done.stdout
+    assert "what stays is in replicas and backups" in done.stdout
     gone = ask(durable_store_url, "show")
     assert gone.exit_code == 1
     assert "the store keeps nothing of this conversation" in gone.stderr

@@ -159,6 +159,32 @@ def test_that_the_agent_fails_is_told_with_its_place(
     assert "secreto" not in why
 
 
+def test_a_silence_is_not_said_to_be_a_humans(
+    server: ReferenceServer, durable_store_url: str
+) -> None:
+    """It ends by itself, and has another cause; a pause of a human is told as one again."""
+
+    def shown() -> str:
+        return cli.invoke(command_line(), ["show", CUSTOMER, "--store", durable_store_url]).output
+
+    with opened(durable_store_url) as store:
+        runner = TurnRunner(echo(), client=server.client(), store=store, max_turns_per_minute=1)
+        held = [runner.run(said(text)).status for text in ("uno", "dos")]
+        runner.accept(said("tres"))
+        silent, (why, *_) = shown(), told(durable_store_url)
+        runner.resume(CUSTOMER)
+        runner.pause(CUSTOMER, seconds=600)
+        by_a_human, (its_why, *_) = shown(), told(durable_store_url)
+
+    assert held == ["answered", "paused"]
+    assert "human         no\n" in silent
+    assert "silent        for " in silent
+    assert "it went too fast (max_turns_per_minute=)" in why
+    assert "human         has it for 10 min more" in by_a_human
+    assert "silent" not in by_a_human
+    assert "a human has the conversation" in its_why
+
+
 @pytest.mark.parametrize(
     ("fate", "cause"),
     [

@@ -12,13 +12,16 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
+from langchain_convsync import telemetry
 from langchain_convsync.chat_history import ConvSyncChatMessageHistory
 from langchain_convsync.client import AsyncConvSyncClient
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.middleware import ConvSyncMiddleware
 from langchain_convsync.models import InboundEvent, StateUpdate
+from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.surfaces.context import in_conversation
+from langchain_convsync.telemetry import _log
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
 from langchain_convsync.tools import AddMessage, SyncState
 from langchain_convsync.turns import TurnRunner
@@ -203,6 +206,50 @@ async def test_a_client_does_not_post_what_would_be_forgotten(world: World) -> N
         await post()
 
     assert world.history == before
+
+
+@pytest.mark.in_turn
+@with_every_surface
+@pytest.mark.parametrize("world", ["by_sync"], indirect=True)
+@sync_and_async
+async def test_a_server_that_forgets_what_is_posted_is_told_of(
+    world: World,
+    surface: Callable[[World, str, str], Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no profile says so: it answers 200 and repeats the message, and the bot forgets."""
+    monkeypatch.setattr(_log, "_causes", _log.Causes())
+    before = telemetry.counted("messages_forgotten")
+    world.client = world.server.client(profile=ServerProfile())
+    world.writes("Hola")
+    world.client.sync_conversation(
+        world.client.get_conversation(PHONE).session_id, StateUpdate(context={"mesa": 4})
+    )
+
+    for text, reply in [("Hola", "¡Hola!"), ("Pago", "Gracias")]:
+        await surface(world, text, reply)
+    world.client.get_conversation(PHONE)
+
+    assert telemetry.counted("messages_forgotten") > before
+    [told] = {each.message for each in caplog.records if "took a message" in each.message}
+    assert 'ServerProfile(history="sync")' in told
+    assert "convsync doctor --phone PHONE --write" in told
+
+
+@with_every_surface
+@pytest.mark.parametrize("world", ["documented", "recording"], indirect=True)
+@sync_and_async
+async def test_a_server_that_keeps_what_is_posted_is_not_accused(
+    world: World, surface: Callable[[World, str, str], Any]
+) -> None:
+    """The same words again are no loss, nor are spaces that it trims."""
+    before = telemetry.counted("messages_forgotten")
+    for text, reply in [("Hola", "¡Hola!"), ("Hola", "¡Hola!"), ("Pago  ", "Gracias")]:
+        await surface(world, text, reply)
+    world.client.get_conversation(PHONE)
+
+    assert telemetry.counted("messages_forgotten") == before
 
 
 @pytest.mark.parametrize("world", ["replacing"], indirect=True)

@@ -171,6 +171,15 @@ ALERTS = (
         ("trouble", "the-api-server-cannot-be-reached-or-something-else-answers"),
     ),
     Alert(
+        "ConvsyncHistoryForgotten",
+        "sum(increase(convsync_messages_forgotten_total[1h])) > 0",
+        "0m",
+        "warning",
+        "The API server does not keep what is posted: the bot forgets what was said",
+        "convsync doctor --phone PHONE --write, with a test customer",
+        ("trouble", "the-bot-forgets-what-was-said"),
+    ),
+    Alert(
         "ConvsyncAnswersLost",
         "sum(rate(convsync_verifications_total[15m]))"
         " > 0.1 * sum(rate(convsync_writes_total[15m]))",

@@ -154,6 +154,11 @@ def test_who_recorded_the_customers_words_is_told_where_it_can_be(
     assert (found.status == "skipped") == (seen is None)
 
 
+def test_an_empty_history_tells_something_only_if_the_customer_has_written() -> None:
+    """A conversation that was made without a message of theirs has one, too."""
+    assert "if the customer has written here" in inbound(conversation()).message
+
+
 @pytest.mark.parametrize(("number", "is_told"), [(1, True), (2, False)])
 def test_one_message_does_not_tell_what_becomes_of_the_next(number: int, is_told: bool) -> None:
     """The server that was observed stores a conversation's first one only."""

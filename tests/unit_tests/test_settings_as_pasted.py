@@ -61,6 +61,14 @@ NO_STORES = {
     "sqlite:///x.db?timeout=30": "without options",
     "x.db?timeout=30": "without options",
     "x.db\ny.db": "path of a file",
+    "redis": "redis://host:6379/0",
+    "localhost": "redis://host:6379/0",
+    "$REDIS_URL": "nothing has replaced",
+    "${REDIS_URL}": "nothing has replaced",
+    "$(REDIS_URL)": "nothing has replaced",
+    "%REDIS_URL%": "nothing has replaced",
+    "{{ redis_url }}": "nothing has replaced",
+    "${DATA}/events.db": "nothing has replaced",
     " ": "not set",
 }
 

@@ -13,6 +13,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import arun, run
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.models import PartialConversation, StateUpdate
+from langchain_convsync.surfaces import state
 from langchain_convsync.surfaces.state import as_update, ask, extract
 from tests.surfaces import calls, ran
 
@@ -200,6 +201,46 @@ def test_a_decision_that_is_no_json_is_rejected_and_counted() -> None:
 
     assert not as_update({"context": {"when": object()}})
     assert telemetry.counted("state_rejected") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("decision", "kept", "told"),
+    [
+        (
+            {"context": {"total": object(), "items": 2}},
+            StateUpdate(context={"items": 2}),
+            "context.total is of type object, and cannot be sent as JSON",
+        ),
+        (
+            {"metadata": {"+51999999999": float("nan"), "lang": "es"}},
+            StateUpdate(metadata={"lang": "es"}),
+            "metadata.a key that is no name is of type float, and cannot be sent as JSON",
+        ),
+        (
+            {"intent": "x" * 201, "step": "paying"},
+            StateUpdate(step="paying"),
+            "intent is longer than 200 characters",
+        ),
+        (
+            {"context": {"all": "x" * 10_001, "items": 2}},
+            StateUpdate(context={"items": 2}),
+            "values of context must not be longer than 10000 characters of JSON",
+        ),
+    ],
+    ids=["an object", "no number", "a long intent", "a long value"],
+)
+def test_what_of_a_decision_cannot_be_sent_is_told_and_the_rest_is_kept(
+    decision: dict[str, Any],
+    kept: StateUpdate,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, by its name: a developer sees why the server does not have it."""
+    monkeypatch.setattr(state, "_warned", set())
+
+    assert [as_update(decision), as_update(decision)] == [kept, kept]
+    assert caplog.messages == [f"What a run decides is left out: {told}"]
 
 
 def test_an_extractor_is_asked_sync_and_async() -> None:

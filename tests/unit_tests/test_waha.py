@@ -442,12 +442,15 @@ def test_the_time_is_read_or_left_out(timestamp: object, expected: datetime | No
     [
         ({"id": "AC77C28A", "participant": JID, "body": "Pizza"}, "AC77C28A"),
         ({"id": f"true_{CUSTOMER}@c.us_AC77C28A"}, "AC77C28A"),
+        (f"true_{CUSTOMER}@c.us_AC77C28A", "AC77C28A"),
+        ("AC77C28A", "AC77C28A"),
+        ("", None),
         ({"id": None}, None),
         (None, None),
     ],
 )
 def test_a_quote_names_the_quoted_message(reply_to: object, expected: str | None) -> None:
-    """Engines write its id bare or in full."""
+    """Engines write its id bare or in full, and some WAHAs nothing else of it."""
     assert inbound(envelope(replyTo=reply_to)).reply_to == expected
 
 

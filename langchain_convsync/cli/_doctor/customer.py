@@ -240,7 +240,7 @@ def inbound(read: Conversation) -> Finding:
     if not said and not agent:
         return CONVERSATION.ok(
             "inbound",
-            "nothing of what the customer wrote is in the history: agents record it",
+            "the history is empty: if the customer has written here, agents record it",
             records_inbound=False,
         )
     if agent or not any(message.role == "user" for message in said):

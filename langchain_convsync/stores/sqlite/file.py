@@ -26,6 +26,14 @@ APPLICATION_ID = 0x6373796E
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 #: What URLs and connection strings have, and names of files hardly: options, credentials.
 _NO_FILE = re.compile(r"://|\?|password=|pwd=|:.*@|[\x00-\x1f]", re.IGNORECASE)
+#: What stands for a variable, in shells, compose files, Kubernetes, on Windows and in templates.
+_VARIABLE = re.compile(r"\$[{(A-Za-z_]|%[A-Za-z_]\w*%|\{\{")
+_UNREPLACED = (
+    "store (or CONVSYNC_STORE_URL) holds a variable that nothing has replaced, such as $REDIS_URL: "
+    "files of variables are read as they are, so write its value"
+)
+#: Names of servers, where each process would get a file of that name.
+_SERVERS = frozenset({"redis", "rediss", "valkey", "valkeys", "localhost"})
 _NOT_A_PATH = (
     "store is neither the path of a file nor a URL that names an event store: for SQLite pass a "
     "path such as convsync.db, or sqlite:///convsync.db without options; for Redis "
@@ -85,10 +93,12 @@ def path_of(given: str | os.PathLike[str]) -> str:
     if not path:
         message = "store names no file: pass a path such as convsync.db, or :memory:"
         raise ConfigurationError(message)
+    if _VARIABLE.search(path):
+        raise ConfigurationError(_UNREPLACED)
     if path == MEMORY or (_DRIVE.match(path) and not _NO_FILE.search(path[2:])):
         return path
     local = path.startswith((".", "/", "~")) and not path.startswith("//")
-    if _NO_FILE.search(path) or (":" in path and not local):
+    if _NO_FILE.search(path) or (":" in path and not local) or path.lower() in _SERVERS:
         raise ConfigurationError(_NOT_A_PATH)
     return path
 
