@@ -142,10 +142,13 @@ class Bot:
         if state != "failed":
             self.start()
         else:  # the user's module does not load: once more when it has changed
-            while not (self._closed or self._changed_files()):
-                time.sleep(LOOK)
+            self._wait_for_change()
             if not self._closed:
                 self.start()
+
+    def _wait_for_change(self) -> None:
+        while not (self._closed or self._changed_files()):
+            time.sleep(LOOK)
 
     def _changed_files(self) -> list[str]:
         """Those of the user's that are not as they were when the process was started."""
