@@ -18,6 +18,7 @@ from hypothesis import settings
 #: A developer's own keys, endpoints and proxies must never reach a test.
 FOREIGN = ("CONVSYNC_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "OTEL_")
 PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+INTEGRATION = Path(__file__).parent / "integration_tests"
 #: Linux keeps files in memory there, and how many bytes must be free.
 IN_MEMORY, ROOM = Path("/dev/shm"), 3 * 2**30
 
@@ -69,10 +70,14 @@ def _seen(shown: Counter[Value], values: list[Value]) -> tuple[int, int]:
 
 
 def take_turns(items: list[pytest.Item]) -> None:
-    """Leave to `make test` as many cases of what is ``in_turn`` as it takes to see every value."""
+    """Leave to `make test` as many cases as it takes to see every value of every parameter.
+
+    Of integration tests, and of what is ``in_turn`` besides: `make test-all` runs all combinations.
+    """
     tests = defaultdict[object, list[tuple[list[Value], pytest.Item]]](list)
     for item in items:
-        if item.get_closest_marker("in_turn") and not item.get_closest_marker("slow"):
+        takes_turns = item.path.is_relative_to(INTEGRATION) or item.get_closest_marker("in_turn")
+        if takes_turns and not item.get_closest_marker("slow"):
             assert isinstance(item, pytest.Function)
             if hasattr(item, "callspec"):
                 values = [*enumerate(item.callspec._idlist)]

@@ -90,7 +90,6 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize("agent", [RunnableLambda(pay), with_tool(), in_parallel()])
 def test_a_failed_run_tells_class_and_place(
@@ -226,7 +225,6 @@ async def later() -> str:
     return WORDS
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize(
     ("output", "told"),

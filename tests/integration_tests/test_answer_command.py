@@ -37,7 +37,6 @@ def says(server: ReferenceServer, url: str, agent: Any, number: int, text: str) 
     return turn
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize(
     ("options", "paid", "told"),
     [

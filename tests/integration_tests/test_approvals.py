@@ -344,7 +344,6 @@ def test_what_was_noted_before_a_decision_is_synced_at_once_and_once(
     assert (server.conversation(CUSTOMER).current_step, syncs(server)) == ("paid", 2)
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("question", [{"total": 25}, [1], True])
 def test_whatever_is_no_text_waits_for_a_human(
     server: ReferenceServer, event_store: EventStore, calls: Calls, question: Any

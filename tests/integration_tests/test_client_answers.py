@@ -47,8 +47,6 @@ from tests.faulty_server import (
     sync_and_async,
 )
 
-pytestmark = pytest.mark.in_turn
-
 
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:

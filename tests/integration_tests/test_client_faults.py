@@ -27,8 +27,6 @@ from tests.faulty_server import (
     trickles,
 )
 
-pytestmark = pytest.mark.in_turn
-
 
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:

@@ -301,7 +301,6 @@ class Expiring:
         return answers(answer.content, answer.status_code)(request)
 
 
-@pytest.mark.in_turn
 @either_answer
 @pytest.mark.parametrize(
     "provider",

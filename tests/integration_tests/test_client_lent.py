@@ -42,8 +42,6 @@ from tests.client_calls import (
 )
 from tests.faulty_server import CLOSE, HANG, FaultyServer, Received, answers, head, sends, trickles
 
-pytestmark = pytest.mark.in_turn
-
 #: Performs one call of an Api that borrows an httpx client, sync or async.
 Lent = Callable[..., Any]
 

@@ -90,7 +90,6 @@ SCRIPTS: dict[str, tuple[list[Act], list[int]]] = {
 }
 
 
-@pytest.mark.in_turn
 @promises.on_sqlite
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCRIPTS)

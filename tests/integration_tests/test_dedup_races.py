@@ -148,7 +148,6 @@ def taken_over(store: EventStore, handle: Callable[[], None]) -> None:
                 return
 
 
-@pytest.mark.in_turn
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows stops no processes")
 @pytest.mark.parametrize(("ending", "told"), [("ends", "FencedError"), ("fails", "RuntimeError")])
 def test_a_process_that_was_stopped_beyond_its_lease_changes_nothing(

@@ -19,8 +19,6 @@ from tests import served
 from tests.served import THREAD, Client, read_by, state, words
 from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
-pytestmark = pytest.mark.in_turn
-
 deepagents = pytest.importorskip("deepagents")
 
 reference, server, client = served.reference, served.server, served.client

@@ -191,7 +191,6 @@ def test_an_endpoint_that_is_not_there_is_no_prefix() -> None:
 OBSERVED = "/api/v1/whatsapp-providers"
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("key", [None, "a-key"])
 @pytest.mark.parametrize(
     "refusal",

@@ -63,7 +63,6 @@ def assert_no_canary(text: str) -> None:
     assert [canary for canary in CANARIES if canary in text] == [], text
 
 
-@pytest.mark.in_turn
 @pytest.mark.usefixtures("no_pause")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("customer", [PHONE, LID, "51944333222@c.us"])

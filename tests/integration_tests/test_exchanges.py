@@ -24,7 +24,7 @@ from tests.graphs import CONSULTED, SHAPES, Shape, remembering
 from tests.served import THREAD, Client, read_by, requests, state, words
 from tests.surfaces import PHONE, TENANT, calls, invoke, sync_and_async
 
-pytestmark = [pytest.mark.in_turn, pytest.mark.usefixtures("no_run_left")]
+pytestmark = pytest.mark.usefixtures("no_run_left")
 
 no_run_left = surfaces.no_run_left
 reference, server, client = served.reference, served.server, served.client

@@ -53,7 +53,6 @@ def own(number: int) -> str:
     return f"tenant{number % len(PHONES)}"
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("lent", ["own", "lent", "lent and used"])
 @pytest.mark.parametrize("operation", ["lookup_tenant", "get_conversation"])
 def test_a_child_gets_its_own_answer(lent: str, operation: str, server: ReferenceServer) -> None:

@@ -30,10 +30,7 @@ from tests.surfaces import PHONE, calls, every_form, perform
 
 History: TypeAlias = BaseChatMessageHistory
 GetHistory: TypeAlias = Callable[[str], History]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
-    pytest.mark.in_turn,
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
 
 @pytest.fixture

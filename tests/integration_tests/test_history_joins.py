@@ -27,8 +27,6 @@ from tests import served
 from tests.served import THREAD, Client, words
 from tests.surfaces import PHONE, invoke, sync_and_async
 
-pytestmark = pytest.mark.in_turn
-
 reference, server, client = served.reference, served.server, served.client
 
 memories = pytest.mark.parametrize("memory", ["stateless", "checkpointed"])

@@ -538,7 +538,6 @@ history.add_messages([HumanMessage("Hola"), AIMessage("from the first process")]
 """
 
 
-@pytest.mark.in_turn
 @on_sqlite
 @pytest.mark.parametrize("by", ["write", "worker"])
 @pytest.mark.parametrize("stage", ["recorded", "committed"])

@@ -278,7 +278,6 @@ def around_a_graph_that_asks(note: Note) -> Runnable[Any, Any]:
     return agent
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize(
     "agent_of",
     [

@@ -141,7 +141,6 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.in_turn
 @promises.on_sqlite
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -129,7 +129,6 @@ ENDLESS: dict[str, Callable[[Looker], Agent]] = {
 }
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("shape", ENDLESS)
 def test_the_deadline_ends_an_agent_that_calls_tools_for_ever(
     shape: str, made: Callable[..., TurnRunner], answer: Answer
@@ -204,7 +203,6 @@ def test_a_turn_takes_fifty_steps_at_most_unless_told_otherwise(
     assert "with_config(recursion_limit=" in str(turn.error)
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize(("allowed", "looked"), [(10, 4), (120, 59)])
 @pytest.mark.parametrize("bound", [False, True])
 def test_a_limit_of_the_users_own_wins(

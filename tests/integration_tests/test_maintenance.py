@@ -36,8 +36,6 @@ from tests.promises import echo, history, said, spoken
 from tests.store_cases import Clock
 from tests.waha_chats import WahaChats, waha_server
 
-pytestmark = pytest.mark.in_turn
-
 #: Seconds that it lasts, and those that pass at most until the next look at the server.
 MINUTE, LOOK = 60.0, 31.0
 HTML = "<html><body>We will be back soon</body></html>"

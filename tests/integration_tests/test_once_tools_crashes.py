@@ -155,7 +155,6 @@ def charged_turn(
     yield turn
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("ends", ["commit", "discard", "forget"])
 @sync_and_async
 def test_no_word_that_a_tool_returned_outlives_its_turn(

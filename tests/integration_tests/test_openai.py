@@ -134,7 +134,6 @@ async def test_the_toolkits_tools_act_through_the_turn(
     assert "restaurant-abc" in results[0]
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize("schema", [Said, SAID_SCHEMA], ids=["pydantic", "json schema"])
 @pytest.mark.parametrize("strategy", [ProviderStrategy, ToolStrategy])
@@ -205,7 +204,6 @@ SPOILT: dict[str, tuple[Spoil, bool, str]] = {
 }
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize("case", SPOILT)
 async def test_an_answer_that_cannot_be_used_ends_in_the_fallback(
@@ -249,7 +247,6 @@ async def test_the_responses_api_answers_as_well(
     assert llmock.last_request.path == "/v1/responses"
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize(
     "case",
@@ -321,7 +318,6 @@ async def test_a_model_that_hangs_ends_in_the_fallback(restaurant: Restaurant, m
     assert restaurant.state == ("menu", "browsing")
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize("memory", [None, InMemorySaver], ids=["stateless", "checkpointed"])
 async def test_an_answer_that_was_cut_off_once_is_asked_for_again(

@@ -24,7 +24,7 @@ from tests.openai_bot import (
 )
 from tests.surfaces import invoke, sync_and_async
 
-pytestmark = [pytest.mark.usefixtures("no_pause"), pytest.mark.in_turn]
+pytestmark = pytest.mark.usefixtures("no_pause")
 reference, restaurant = openai_bot.reference, openai_bot.restaurant
 
 every_version = pytest.mark.parametrize("version", [None, "v0", "responses/v1", "v1"])

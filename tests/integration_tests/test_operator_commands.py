@@ -240,7 +240,6 @@ UNKNOWN: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("command", UNKNOWN)
 @pytest.mark.parametrize("who", [PHONE, "05." + "a" * 12 + "." + "b" * 24])
 def test_a_conversation_that_is_unknown_is_told_in_one_line(

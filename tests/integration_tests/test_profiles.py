@@ -346,7 +346,6 @@ def lossy(loop: asyncio.Runner | None) -> Iterator[Callable[[World, Losing], Any
             loop.run(done)
 
 
-@pytest.mark.in_turn
 @where_writes_are_looked_up
 @pytest.mark.parametrize("applied", [True, False], ids=["applied", "not_applied"])
 @pytest.mark.parametrize("number", range(4))

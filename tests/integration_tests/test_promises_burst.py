@@ -97,7 +97,6 @@ def tasks(runner: TurnRunner, count: int) -> list[Turn]:
     return asyncio.run(burst())
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("burst", [threads, tasks])
 def test_a_burst_is_answered_whole_once_and_in_the_order_in_which_it_was_accepted(

@@ -155,7 +155,6 @@ def assert_no_canary(told: list[str]) -> None:
     assert [text for text in told if any(canary in text for canary in CANARIES)] == []
 
 
-@pytest.mark.in_turn
 @every_form
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.__name__)
 async def test_no_surface_tells_langsmith_the_customer(

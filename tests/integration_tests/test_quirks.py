@@ -131,7 +131,6 @@ def test_exact_phone_finds_what_was_written_and_nothing_else() -> None:
     assert found == [200, 404, 404, 404]
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("asked", [CUSTOMER, JID, "0051 999-999-999", "51999999999", "7@lid"])
 @pytest.mark.parametrize("quirks", [(), ("observed",), *((name,) for name in QUIRKS)])
 def test_what_is_created_is_found_with_the_servers_own_profile(

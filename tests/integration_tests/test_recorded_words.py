@@ -22,7 +22,6 @@ from langchain_convsync.turns.deliveries import Deliveries
 from tests import promises
 from tests.promises import CUSTOMER, Answer, sync_and_async
 
-pytestmark = pytest.mark.in_turn
 server = promises.server
 
 #: Which of the customer's messages the server records by itself, and whether before a turn reads.

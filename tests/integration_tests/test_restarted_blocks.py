@@ -25,8 +25,6 @@ from langchain_convsync.testing import FakeWAHA, ReferenceServer
 from langchain_convsync.turns import Turn
 from tests.promises import CUSTOMER, echo, said
 
-pytestmark = pytest.mark.in_turn
-
 Made = Callable[..., TurnRunner]
 
 

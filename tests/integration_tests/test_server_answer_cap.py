@@ -99,7 +99,6 @@ class Losing(httpx.HTTPTransport):
         raise httpx.ReadError("cut", request=request)
 
 
-@pytest.mark.in_turn
 @pytest.mark.usefixtures("no_pause")
 @pytest.mark.parametrize("quirks", ["keys_ignored", "messages_not_stored", "observed"])
 @pytest.mark.parametrize("cap", [1, 2])

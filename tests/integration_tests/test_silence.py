@@ -56,7 +56,6 @@ def returns(output: object) -> Runnable[Any, Any]:
     return RunnableLambda(lambda _: output)
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize(
     "agent",
@@ -102,7 +101,6 @@ def test_silence_is_recorded_and_nothing_is_sent(
     assert run(event_store.backlog()).dead_letters == 0
 
 
-@pytest.mark.in_turn
 def test_what_a_silent_run_decided_is_synced(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
@@ -115,7 +113,6 @@ def test_what_a_silent_run_decided_is_synced(
     assert server.conversation(CUSTOMER).current_intent == "order"
 
 
-@pytest.mark.in_turn
 def test_a_caller_who_sends_is_told_nothing(
     server: ReferenceServer, event_store: EventStore
 ) -> None:
@@ -128,7 +125,6 @@ def test_a_caller_who_sends_is_told_nothing(
     assert sent == []
 
 
-@pytest.mark.in_turn
 def test_the_next_message_is_answered(server: ReferenceServer, event_store: EventStore) -> None:
     """It sees what was written before."""
     heard: list[list[str]] = []

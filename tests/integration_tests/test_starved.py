@@ -44,7 +44,6 @@ def of_a_model() -> Exception:
     return told
 
 
-@pytest.mark.in_turn
 @sync_and_async
 @pytest.mark.parametrize(
     "error",

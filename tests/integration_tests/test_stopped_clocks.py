@@ -21,8 +21,6 @@ from langchain_convsync.stores.base import EventStore
 from langchain_convsync.testing import ReferenceServer
 from tests.promises import CUSTOMER, said
 
-pytestmark = pytest.mark.in_turn
-
 AT_NIGHT = "2026-01-01 03:00"
 Stopped = Callable[[], AbstractContextManager[Any]]
 STOPPED: dict[str, Stopped] = {

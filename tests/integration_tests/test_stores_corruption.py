@@ -110,7 +110,6 @@ def worked_off(store: EventStore) -> tuple[int, int]:
     return events, writes
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("is_open", [False, True], ids=["before it is opened", "while it is open"])
 @pytest.mark.parametrize("seed", range(40))
 def test_bytes_that_flip_are_told_or_cost_nothing(path: Path, seed: int, is_open: bool) -> None:
@@ -145,7 +144,6 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 every_damage = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 
 
-@pytest.mark.in_turn
 @every_damage
 @pytest.mark.parametrize("is_open", [False, True], ids=["before it is opened", "while it is open"])
 def test_damage_is_told_with_what_to_do(

@@ -87,7 +87,6 @@ def runners(
     ]
 
 
-@pytest.mark.in_turn
 @every_loss
 @sync_and_async
 def test_processes_old_and_new_answer_a_repeated_delivery_once(

@@ -139,7 +139,6 @@ def accepts(store: EventStore, account: str) -> bool:
     return True
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("name", CALLS)
 def test_every_operation_answers_on_a_cluster_as_anywhere(
     cluster: RedisCluster, do: Do, clock: Clock, name: str

@@ -118,7 +118,6 @@ def noticed(store: SQLiteEventStore, do: Do) -> bool:
     return False
 
 
-@pytest.mark.in_turn
 @every_change
 def test_processes_old_and_new_go_by_one_set_of_names(
     store: SQLiteEventStore, path: Path, process: StoreProcess, do: Do, change: Change
@@ -149,7 +148,6 @@ def test_processes_old_and_new_go_by_one_set_of_names(
         assert sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.in_turn
 @every_change
 def test_no_step_that_was_under_way_is_acknowledged(
     store: SQLiteEventStore, path: Path, do: Do, change: Change

@@ -88,7 +88,6 @@ def proxy(server: RedisServer) -> Iterator[DroppingProxy]:
     passing.close()
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize("name", CALLS)
 def test_an_answer_lost_on_the_wire_is_answered_again(
     name: str, server: RedisServer, proxy: DroppingProxy, do: Do, no_pause: None

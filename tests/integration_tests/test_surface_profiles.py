@@ -138,7 +138,6 @@ with_every_surface = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.in_turn
 @with_every_surface
 @on_every_server
 @sync_and_async
@@ -170,7 +169,6 @@ async def test_what_was_said_elsewhere_is_added_wherever_it_is_missing(world: Wo
     assert world.history == [*before, ("user", "Por teléfono: sin cebolla")]
 
 
-@pytest.mark.in_turn
 @on_every_server
 @sync_and_async
 async def test_messages_at_once_do_not_undo_each_other(world: World) -> None:

@@ -35,8 +35,6 @@ from tests.graphs import hand_over
 from tests.served import Client, requests, state, words
 from tests.surfaces import PHONE, calls, invoke, sync_and_async
 
-pytestmark = pytest.mark.in_turn
-
 reference, server, client = served.reference, served.server, served.client
 
 EVENT = InboundEvent(event_id="evt_1", phone_number=PHONE, text="Una pizza")

@@ -225,7 +225,6 @@ async def test_without_an_event_the_state_is_synced_and_the_omission_told(
     assert telemetry.counted("callback_events_unnamed") == before + 1
 
 
-@pytest.mark.in_turn
 @every_handler
 @sync_and_async
 async def test_the_event_of_a_process_that_died_in_its_sync_is_taken_over(
@@ -241,7 +240,6 @@ async def test_the_event_of_a_process_that_died_in_its_sync_is_taken_over(
     assert state(server)[0] == "payment"
 
 
-@pytest.mark.in_turn
 @every_handler
 @sync_and_async
 async def test_an_event_that_another_process_holds_on_to_is_left_to_it(

@@ -39,7 +39,6 @@ from tests.promises import CUSTOMER, Answer, echo, history, said, sync_and_async
 from tests.redis_server import RedisServer
 from tests.surfaces import unreachable
 
-pytestmark = pytest.mark.in_turn
 server = promises.server
 
 BAD_PAYLOADS = {
