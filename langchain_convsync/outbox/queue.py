@@ -55,11 +55,13 @@ class Ended:
         delay: Seconds after which to come back; 0.0 when it is done.
         confirmed: What is still to be noted as confirmed.
         why: Why the rest of it waits.
+        is_all: Whether all that was acquired is delivered.
     """
 
     delay: float = 0.0
     confirmed: Confirmed | None = None
     why: str | None = None
+    is_all: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,7 +175,9 @@ class OperationQueue(ABC, Generic[H]):
         until = self._clock() + budget
         end = until if strict else until + grace
         while self._clock() < until:
-            yield from self.attempt(conversation_key, budget=until - self._clock(), end=end)
+            left = until - self._clock()
+            if (yield from self.attempt(conversation_key, budget=left, end=end)):
+                return True  # what came meanwhile, whoever recorded it delivers
             due = yield from self._store.due(self.name, conversation_key)
             if due is None:
                 return True
@@ -186,16 +190,17 @@ class OperationQueue(ABC, Generic[H]):
 
     def attempt(
         self, conversation_key: str, *, budget: float = 0.0, end: float = math.inf
-    ) -> Flow[None]:
+    ) -> Flow[bool]:
         """Deliver what is due in one conversation now; see :meth:`deliver`."""
         acquired = yield from self._store.acquire(
             self.name, new_token(), conversation_key=conversation_key, lease=self._lease
         )
-        if acquired is not None:
-            yield from self.deliver(acquired, budget=budget, end=end)
+        if acquired is None:
+            return False
+        return (yield from self.deliver(acquired, budget=budget, end=end))
 
-    def deliver(self, acquired: Acquired, *, budget: float, end: float = math.inf) -> Flow[None]:
-        """Deliver a queue that was acquired, and give it back.
+    def deliver(self, acquired: Acquired, *, budget: float, end: float = math.inf) -> Flow[bool]:
+        """Deliver a queue that was acquired, and give it back; whether all of it is delivered.
 
         Nothing is waited for beyond ``budget`` seconds, and no request lasts beyond ``end``.
         """
@@ -204,19 +209,21 @@ class OperationQueue(ABC, Generic[H]):
             with telemetry.timed("delivery", queue=self.name) as timing:
                 timing.note(conversation=acquired.lease.conversation_key)
                 ended = yield from self._work(acquired, self._clock() + budget, end)
-            yield from self._store.release(
+            is_ours = yield from self._store.release(
                 acquired.lease, delay=ended.delay, done=ended.confirmed, why=ended.why
             )
+            return is_ours and ended.is_all
         finally:
             self._delivering.discard(acquired.lease.conversation_key)
 
     def _work(self, acquired: Acquired, until: float, end: float) -> Flow[Ended]:
         """Deliver the queue in order."""
         anchor, offset, confirmed = acquired.anchor, acquired.now - self._clock(), None
+        is_all = True
         for operation in acquired.operations:
             head = yield from self._opened(acquired, operation, anchor, confirmed)
             if head is None:
-                confirmed = None
+                confirmed, is_all = None, False
                 break
             head.end_at, head.offset, head.confirmed = end, offset, confirmed
             try:
@@ -240,7 +247,7 @@ class OperationQueue(ABC, Generic[H]):
                 yield from self._store.set_dead(head.lease, operation.id, reason=str(reason))
                 return Ended()
             anchor, confirmed = head.anchor, head.confirmed
-        return Ended(confirmed=confirmed)
+        return Ended(confirmed=confirmed, is_all=is_all)
 
     def _opened(
         self,

@@ -41,7 +41,7 @@ LOOK_PERIOD = 15.0
 #: Immediate tasks at a time, for each worker: beyond them, work waits for a worker.
 IMMEDIATE_TASKS = 8
 
-Work = Callable[[Acquired], Flow[None]]
+Work = Callable[[Acquired], Flow[object]]
 Ready = Callable[[], Flow[None]]
 
 

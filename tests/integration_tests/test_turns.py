@@ -935,3 +935,34 @@ def test_replies_that_are_left_are_no_writes(
 
     (told,) = [each.getMessage() for each in caplog.records if "Left in the" in each.getMessage()]
     assert "1 reply. The next worker delivers" in told
+
+
+def test_what_a_turn_has_delivered_is_not_asked_for_again(
+    answer: Answer,
+    server: ReferenceServer,
+    event_store: EventStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A turn that writes two messages asks its store six times: each waits for an answer."""
+    asked: list[str] = []
+    steps = ["accept", "find", "view", "acquire", "begin", "confirm", "commit_turn", "release"]
+
+    def counted(name: str) -> Callable[..., Any]:
+        step = getattr(event_store, name)
+
+        def ask(*args: Any, **options: Any) -> Any:
+            asked.append(name)
+            return step(*args, **options)
+
+        return ask
+
+    for name in [*steps, "due", "backlog", "upcoming"]:
+        monkeypatch.setattr(event_store, name, counted(name))
+    runner = TurnRunner(
+        RunnableLambda(lambda _: AIMessage("Hola")), client=server.client(), store=event_store
+    )
+    answer(runner, event(1, "uno"))
+    asked.clear()
+
+    assert answer(runner, event(2, "dos")).status == "answered"
+    assert asked == ["accept", "commit_turn", "acquire", "begin", "begin", "release"]

@@ -117,7 +117,7 @@ def test_what_ended_without_an_answer_is_left_alone_from_its_end_on(
     assert due < 1.0 if keys else due == 60.0
 
 
-def going_on(flow: Flow[None], step: Io[Any]) -> Flow[None]:
+def going_on(flow: Flow[object], step: Io[Any]) -> Flow[None]:
     """The rest of a flow that has yielded this step."""
     while True:
         value = yield from step
