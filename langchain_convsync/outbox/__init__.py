@@ -15,7 +15,7 @@ from langchain_convsync.outbox.compose import (
 from langchain_convsync.outbox.delivery import OnUnverifiable, Outbox
 from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay, target_of
 from langchain_convsync.outbox.replies import Replies
-from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours
+from langchain_convsync.outbox.reply import PendingReply, echo_note, is_ours, said_by, words_like
 from langchain_convsync.outbox.sender import WAHAReply
 
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "overlaid",
     "overlay",
     "replies_of",
+    "said_by",
     "target_of",
     "without_dropped",
+    "words_like",
     "words_of",
     "writes_for",
 ]

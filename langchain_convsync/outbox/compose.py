@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_convsync.models import Conversation, ConversationMessage, StateUpdate
-from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, overlay
+from langchain_convsync.outbox.plan import Anchor, Write, anchor_for, digest, overlay
 from langchain_convsync.outbox.reply import PendingFile, PendingReply, sent_of
 from langchain_convsync.reply import Reply
 from langchain_convsync.stores.base import Acquired, Operation, QueueView
@@ -120,7 +120,11 @@ def replies_of(
         about = {**common, "turn": turn, "expires": reply.expires}
         pending += [
             PendingReply(
-                **about, text=text, file=file, reply_to=None if n or not reply.quote else quoted
+                **about,
+                text=text,
+                file=file,
+                recorded=None if file is None else digest(reply.words),
+                reply_to=None if n or not reply.quote else quoted,
             )
             for n, (text, file) in enumerate(parts)
         ]

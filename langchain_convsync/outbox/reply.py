@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +40,10 @@ TYPED_PER_SECOND = 15.0
 LONGEST_PAUSE = 3.0
 #: Own messages that are remembered per conversation: more than a look back can show.
 REMEMBERED = 200
+#: Of so many of them is known what they say, by a digest: a customer may quote them by their id.
+QUOTABLE = 50
+#: Paragraphs of a history's message among which one of its texts is looked for.
+MOST_PARAGRAPHS = 40
 #: Seconds for which a message counts as ours by its words, where no answer told us its id.
 ECHO_TIME = 600.0
 
@@ -96,6 +101,7 @@ class PendingReply(BaseModel):
         other_chats: The customer's other names: where it goes if that chat is refused for good.
         expires: Seconds after ``decided_at`` for which it is worth sending; None for three hours.
         reply_to: WAHA's id of the message that it quotes.
+        recorded: The digest of what the history holds of a file.
         unless_newer: The number of its turn, where it is not sent once a later one has begun; None
             in what is sent in any case.
     """
@@ -111,6 +117,7 @@ class PendingReply(BaseModel):
     other_chats: tuple[str, ...] = Field(default=(), repr=False)
     expires: float | None = None
     reply_to: str | None = Field(default=None, repr=False)
+    recorded: str | None = None
     unless_newer: int | None = None
 
 
@@ -157,20 +164,22 @@ class ReplyJob(Head):
 
     def anchor_with(self, message_id: str | None) -> str:
         """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
-        sent = message_id or {
-            "digest": digest(self.reply.text),
-            "at": self.cursor.sent_at or self.acquired.now,
-        }
-        return self._anchor_and(sent)
+        words = digest(self.reply.text)
+        if message_id:
+            return self._anchor_and(message_id, {message_id: self.reply.recorded or words})
+        return self._anchor_and({"digest": words, "at": self.cursor.sent_at or self.acquired.now})
 
     @property
     def anchor_without(self) -> str:
         """The anchor once it was decided that the reply is not sent."""
         return self._anchor_and({"dropped": self.operation.id})
 
-    def _anchor_and(self, last: object) -> str:
+    def _anchor_and(self, last: object, says: Mapping[str, str] = MappingProxyType({})) -> str:
         noted = _listed(self.anchor)
-        return json.dumps([*noted, last][-REMEMBERED:])
+        said = [*{**said_by(self.anchor), **says}.items()][-QUOTABLE:]
+        return json.dumps(
+            [*([{"said": dict(said)}] if said else []), *[*noted, last][-REMEMBERED:]]
+        )
 
 
 def plan_reply(
@@ -244,6 +253,30 @@ def is_ours(message_id: str | None, text: str, replies: QueueView, now: float) -
 def sent_ids(anchor: str | None) -> list[str]:
     """Ids of the replies that were sent, oldest first, as far as WAHA told them."""
     return [sent for sent in _before(anchor) if isinstance(sent, str)]
+
+
+def said_by(anchor: str | None) -> dict[str, str]:
+    """What the last replies say, by their ids: the digests of what a history holds of them."""
+    found = None if anchor is None else _json(anchor)
+    noted = [e.get("said") for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+    said = next((each for each in noted if isinstance(each, dict)), {})
+    return {name: words for name, words in said.items() if isinstance(words, str)}
+
+
+def words_like(words: str, said: Iterable[str]) -> str | None:
+    """What a digest is of: a message of a history, or one of the texts that it was sent as.
+
+    Args:
+        words: The digest.
+        said: What the bot said, as a history holds it.
+    """
+    for each in said:
+        parts = each.split("\n\n")[:MOST_PARAGRAPHS]
+        for start in range(len(parts)):
+            for end in range(len(parts), start, -1):
+                if digest(text := "\n\n".join(parts[start:end])) == words:
+                    return text
+    return None
 
 
 def sent_of(turn: str, count: int, replies: QueueView, *, so_far: bool = False) -> int | None:

@@ -157,7 +157,7 @@ class Processor:
         self._agents = Agents(agent, context)
         self._api = api
         self._store = store
-        self._reader = Reader(api, breaker)
+        self._reader = Reader(api, breaker, store)
         self._prepare = prepare
         self._history_limit = history_limit
         self._answers = Answers(store, prepare, resume, interrupt_timeout, log_errors)

@@ -15,8 +15,10 @@ from langchain_convsync.errors import (
     ConversationNotFoundError,
 )
 from langchain_convsync.models import Conversation
+from langchain_convsync.outbox import overlaid, said_by
 from langchain_convsync.outbox.plan import noted_target, require_tenant
 from langchain_convsync.settings import CallTarget
+from langchain_convsync.stores.base import EventStore
 from langchain_convsync.turns.naming import is_named
 from langchain_convsync.turns.result import Attempt, CurrentConversation, Snapshot
 
@@ -35,10 +37,12 @@ class Reader:
     Args:
         api: The API server.
         breaker: Tells whether it has answered lately.
+        store: Knows under which ids the bot's own messages were sent.
     """
 
     api: Api
     breaker: CircuitBreaker
+    store: EventStore
 
     def read(self, attempt: Attempt) -> Flow[None]:
         """Read the conversation, or take the last turn's snapshot where the API does not answer."""
@@ -61,7 +65,10 @@ class Reader:
                 telemetry.count("snapshots_used")
                 attempt.work_on(CurrentConversation(last.conversation))
                 return
-        attempt.batch = attempt.batch.quoting(read.entries)
+        if attempt.batch.quotes_unknown:
+            view = yield from self.store.view(attempt.acquired.lease.conversation_key, most=1)
+            history, sent = overlaid(read, attempt.acquired).entries, said_by(view.replies.anchor)
+            attempt.batch = attempt.batch.quoting(history, sent)
         expected = self.api.profile.records_inbound
         current = CurrentConversation.read(read, attempt.acquired, attempt.batch, expected=expected)
         attempt.work_on(current)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
@@ -22,6 +22,7 @@ from langchain_convsync.models import (
     StoredUpdate,
     zoned,
 )
+from langchain_convsync.outbox import words_like
 from langchain_convsync.reply import Handoff, Reply
 from langchain_convsync.stores.base import QueuedEvent
 from langchain_convsync.surfaces.usage import Usage
@@ -353,16 +354,31 @@ class Batch:
             waiting=self.waiting and self.waiting.known_as(phone_number),
         )
 
-    def quoting(self, history: Iterable[Mapping[str, Any]]) -> Batch:
+    @property
+    def quotes_unknown(self) -> bool:
+        """Whether an event quotes a message of which only the id was told."""
+        return any(event.quotes_unknown for _, event in self.events)
+
+    def quoting(
+        self, history: Sequence[Mapping[str, Any]], sent: Mapping[str, str] | None = None
+    ) -> Batch:
         """The batch with the words of what its events quote, where only an id told of it.
 
-        They are those of another event, or of an entry of the history that has such an id.
+        They are those of another event, of an entry of the history that has such an id, or of one
+        of our own that was sent under it.
+
+        Args:
+            history: The entries, oldest first.
+            sent: What our own messages say, by their ids, see :func:`.outbox.reply.said_by`.
         """
-        if not any(event.quotes_unknown for _, event in self.events):
+        if not self.quotes_unknown:
             return self
+        quoted = {event.quoted.id for _, event in self.events if event.quoted is not None}
+        own = [f"{entry.get('content')}" for entry in history[::-1] if entry.get("role") == "bot"]
         known: dict[str | None, Any] = {
-            waha.stanza_id(event.event_id): event.content for _, event in self.events
+            name: words_like(words, own) for name, words in (sent or {}).items() if name in quoted
         }
+        known |= {waha.stanza_id(event.event_id): event.content for _, event in self.events}
         for entry in history:
             ids = (value for name, value in entry.items() if name not in {"role", "content"})
             known |= {waha.stanza_id(value): entry.get("content") for value in ids}

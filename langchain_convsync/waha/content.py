@@ -157,7 +157,9 @@ def _said(raw: RawMessage) -> Content:
     """What it says by itself, without what it refers to."""
     kind, text = raw.kind, _words(raw)
     place = {k: v for k, v in as_object(raw.payload.get("location")).items() if v is not None}
-    location = location_of(place, raw.node("location")) if place or kind == "location" else None
+    location = None
+    if place or kind == "location":
+        location = location_of(place, raw.node("location"), is_live=raw.is_live)
     contacts = (
         contacts_of(raw.payload, raw.node("contact"))
         if kind == "contact" or raw.payload.get("vCards")

@@ -18,8 +18,8 @@ def context_of(message: Folded) -> Folded:
     return next((found for node in nodes if (found := node.within("contextinfo"))), Folded({}))
 
 
-def location_of(place: Json, node: Folded) -> Location:
-    """The place, as WAHA tells it or else its engine."""
+def location_of(place: Json, node: Folded, *, is_live: bool = False) -> Location:
+    """The place, as WAHA tells it or else its engine; it may be live by its kind alone."""
     told = Folded.of(place)
     degrees = (
         _degrees(told.get("latitude", node.get("degreeslatitude", node.get("lat"))), 90),
@@ -27,7 +27,7 @@ def location_of(place: Json, node: Folded) -> Location:
     )
     latitude, longitude = degrees if None not in degrees else (None, None)
     name, address = (told.texts(key) or node.texts(key) for key in ("name", "address"))
-    is_live = told.get("live") is True or node.get("islive") is True
+    is_live = is_live or told.get("live") is True or node.get("islive") is True
     live_fields = {"sequencenumber", "accuracyinmeters", "timeoffset", "shareduration"}
     return Location(
         latitude=latitude,

@@ -106,6 +106,12 @@ class RawMessage:
         return next((kind for kind in told if kind and kind != "text"), "")
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is a live location, as its kind tells."""
+        told = {*self.message, self.web_type, folded(self._media_type)}
+        return not told.isdisjoint({"livelocation", "livelocationmessage"})
+
+    @property
     def _media_type(self) -> str:
         return "" if self.message else self.data.texts("info.mediatype")
 

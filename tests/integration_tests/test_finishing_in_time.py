@@ -162,6 +162,6 @@ def test_a_missing_conversation_is_asked_for_again_for_three_seconds(
     unused: Any = None
 
     with pytest.raises(ConversationNotFoundError):
-        run(reading.Reader(api, unused)._find(attempt, 10.0))
+        run(reading.Reader(api, unused, unused)._find(attempt, 10.0))
 
     assert asked == pytest.approx([0.0, 0.1, 0.3, 0.7, 1.5, 3.0])

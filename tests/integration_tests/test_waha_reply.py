@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_convsync import SQLiteEventStore, WAHAReply, telemetry, waha
+from langchain_convsync import Reply, SQLiteEventStore, WAHAReply, telemetry, waha
 from langchain_convsync._flow import arun, run
+from langchain_convsync.contents import Quoted
 from langchain_convsync.errors import ConfigurationError
 from langchain_convsync.outbox.sender import OnUnverifiableReply
 from langchain_convsync.stores.base import EventStore
@@ -411,3 +413,48 @@ def test_an_unknown_policy_is_refused() -> None:
     """It names the two."""
     with pytest.raises(ConfigurationError, match="drop"):
         WAHAReply("https://waha.example.com", on_unverifiable="skip")  # type: ignore[arg-type]
+
+
+PDF = "https://example.com/carta.pdf"
+
+
+@sync_and_async
+@pytest.mark.parametrize(
+    ("number", "quoted"),
+    [
+        (1, "*¡Listo!*"),
+        (2, "Una pizza.\n\nGrande."),
+        (3, "Hoy\n[document: carta.pdf]"),
+        (4, "¿Algo más?"),
+        (9, "[an earlier message]"),
+    ],
+)
+def test_what_the_bot_said_is_read_where_it_is_quoted_by_its_id_alone(
+    server: ReferenceServer,
+    event_store: EventStore,
+    chats: WahaChats,
+    url: str,
+    answer: Answer,
+    number: int,
+    quoted: str,
+) -> None:
+    """Each of its messages: older WAHAs do not tell the words, and no store of ours keeps them."""
+    heard: list[str] = []
+
+    def agent(messages: list[BaseMessage]) -> object:
+        heard.append(str(messages[-1].content))
+        if len(heard) > 1:
+            return "¿Algo más?"
+        return Reply(texts=["**¡Listo!**", "Una pizza.\n\nGrande."], file=PDF, caption="Hoy")
+
+    sender = WAHAReply(url, settle=0.0)
+    runner = TurnRunner(
+        RunnableLambda(agent), client=server.client(), store=event_store, reply=sender
+    )
+    answer(runner, said("Hola", chat_id=CHAT))
+    answer(runner, said("¿Y?", chat_id=CHAT))
+    stanza = waha.stanza_id(chats.message(number)["id"]) if number < 9 else "3EB0FFFF"
+    answer(runner, said("¿Seguro?", chat_id=CHAT, quoted=Quoted(id=stanza)))
+
+    shown = "".join(f"> {line}\n" for line in quoted.split("\n"))
+    assert heard == ["Hola", "¿Y?", f"{shown}¿Seguro?"]

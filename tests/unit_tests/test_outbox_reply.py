@@ -14,6 +14,7 @@ from langchain_convsync.outbox.plan import Send, Verify, Wait
 from langchain_convsync.outbox.reply import (
     ECHO_TIME,
     LOOK_BACK,
+    QUOTABLE,
     REMEMBERED,
     SEND_TIME,
     SKEW,
@@ -24,9 +25,11 @@ from langchain_convsync.outbox.reply import (
     echo_of,
     is_ours,
     plan_reply,
+    said_by,
     sent_of,
     standing_in,
     typing_time,
+    words_like,
 )
 from langchain_convsync.stores.base import Acquired, Cursor, Lease, Operation, QueueView
 
@@ -121,6 +124,30 @@ def test_the_ids_of_the_last_replies_are_remembered() -> None:
     assert REPLY.text not in nameless
     saying.anchor = nameless
     assert saying.known == []
+
+
+def test_the_words_of_a_reply_are_found_in_a_history() -> None:
+    """By a digest of them: the whole message, or one of the texts that it was sent as."""
+    lease = Lease(conversation_key="c", queue="replies", token="t", epoch=1, until=0.0)
+    saying = ReplyJob(
+        acquired=Acquired(lease=lease, now=0.0),
+        operation=Operation(id="t1/0", body=""),
+        cursor=Cursor(operation_id="t1/0"),
+        reply=REPLY,
+    )
+    for number in range(QUOTABLE + 1):
+        saying.anchor = saying.anchor_with(f"id {number}")
+    known = said_by(saying.anchor)
+    words = known["id 1"]
+
+    assert len(known) == QUOTABLE
+    assert REPLY.text not in f"{saying.anchor}"
+    assert words_like(words, ["Otra cosa", f"Uno.\n\n{REPLY.text}\n\nDos."]) == REPLY.text
+    assert words_like(words, [REPLY.text]) == REPLY.text
+    assert words_like(words, ["Otra cosa", "\n\n" * 1000]) is None
+    assert (
+        said_by(None) == said_by('["A"]') == said_by("[") == said_by('[{"said": {"a": 1}}]') == {}
+    )
 
 
 def say(anchor: str | None = None, cursor: Cursor | None = None) -> QueueView:

@@ -536,7 +536,7 @@ CONTENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "live location of NOWEB": (
         noweb({"liveLocationMessage": {"degreesLatitude": 1.5, "degreesLongitude": -2}}),
-        "[location: 1.5, -2]",
+        "[live location: 1.5, -2]",
     ),
     "absurd location": (
         envelope(body=None, location={"latitude": "NaN", "longitude": 1e999}),

@@ -237,6 +237,26 @@ def test_an_answer_to_an_invitation_is_an_answer() -> None:
     assert event.reply_to == "3EB0E"
 
 
+@pytest.mark.parametrize(
+    ("data", "place", "shown"),
+    [
+        ({"Message": None, "Info": {"MediaType": "livelocation"}}, None, "[live location]"),
+        ({"Info": {"MediaType": "live_location"}}, (1, 2), "[live location: 1, 2]"),
+        ({"message": {"liveLocationMessage": {"name": "Casa"}}}, None, "[live location: Casa]"),
+        ({"type": "livelocation"}, (1, 2), "[live location: 1, 2]"),
+        ({"Info": {"MediaType": "location"}}, (1, 2), "[location: 1, 2]"),
+    ],
+)
+def test_a_live_location_is_one_by_its_kind_alone(
+    data: dict[str, Any], place: tuple[int, int] | None, shown: str
+) -> None:
+    """GOWS may tell nothing else of it."""
+    body = delivery(data)
+    if place is not None:
+        body["payload"]["location"] = {"latitude": f"{place[0]}", "longitude": f"{place[1]}"}
+    assert inbound(body).content == shown
+
+
 @pytest.mark.parametrize("update", [{"timeOffset": 12}, {"sequenceNumber": "2"}])
 def test_a_live_location_is_one_message_however_often_it_moves(update: dict[str, Any]) -> None:
     """Its moves tell where it is now, and are no turns."""
