@@ -7,7 +7,8 @@ CONSTRAINTS ?= .ci/constraints.txt
 # More arguments for the command behind a target: `make test ARGS="-k outbox -x"`.
 ARGS ?=
 # Processes that share the tests, each with servers of its own; 0 runs them in one, for a debugger.
-WORKERS ?= auto
+# Three for two processors: a test waits for a third of its time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 
 # The tests of what meets LangChain's own classes, by the beginning of their files' names.
 FACING := callbacks chat_history context llm_extraction media messages middleware openai scripted_model state surfaces thread tools

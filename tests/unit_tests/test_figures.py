@@ -56,6 +56,7 @@ FIGURES = [
     ("build/incoming", r"at most ([\d,]+) characters\. A turn", bounds.LONGEST_TEXT),
     ("build/incoming", r"at most ([\d,]+) events", bounds.MOST_EVENTS),
     ("build/incoming", r"events and ([\d,]+) characters", bounds.MOST_CHARACTERS),
+    ("build/incoming", r"the bot's own last (\d+) messages", reply.QUOTABLE),
     ("build/incoming", r"conversation to them for (an hour)", app.TAKEOVER / HOURS),
     ("build/incoming", r"create_app\(takeover=([\d.]+)\)", app.TAKEOVER),
     ("build/incoming", r"come within (ten) seconds of", note.PROMPT),

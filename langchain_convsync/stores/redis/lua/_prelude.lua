@@ -181,7 +181,7 @@ end
 
 -- Whether a reply was sent in a conversation before.
 local function has_sent(conversation)
-  return call('HEXISTS', conversation_record(conversation), 'replies.anchor') == 1
+  return call('HGET', conversation_record(conversation), 'replies.anchor') ~= false
 end
 
 -- Due work ---------------------------------------------------------------------------------------
