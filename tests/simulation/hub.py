@@ -18,6 +18,7 @@ import greenlet
 from langchain_convsync._flow import Io, Polling, Wait
 from langchain_convsync._platform import Joinable, Platform
 from langchain_convsync.stores import heartbeat
+from langchain_convsync.stores.sqlite.transaction import Look
 from langchain_convsync.turns import lookout
 
 #: When a simulation begins.
@@ -369,6 +370,8 @@ def _name_of(step: Io[Any]) -> str:
     if (named := getattr(step._block, "named", None)) is not None:
         return f"{named(*step._arguments)}"
     operation = step._arguments[0] if step._arguments else None
+    if isinstance(operation, Look):
+        operation = operation.operation
     if isinstance(method := getattr(operation, "method", None), str):
         return method
     named = operation if hasattr(operation, "__qualname__") else step._block

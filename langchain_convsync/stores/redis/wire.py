@@ -53,15 +53,22 @@ class Script:
 @cache
 def script(name: str, *, prelude: bool = True) -> Script:
     """One operation's script, with what all operations share in front of it."""
-    folder = resources.files(__package__) / "lua"
     parts = ["_prelude", name] if prelude else [name]
     if name in OPERATORS:
         parts.insert(1, "_operators")
     if name in COMPARING:
         parts.insert(1, "_facts")
-    source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
+    texts = _texts()
+    source = b"\n".join(texts[f"{part}.lua"] for part in parts)
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
     return Script(source, sha.encode())
+
+
+@cache
+def _texts() -> dict[str, bytes]:
+    """All files with parts of scripts, read at once: later, no descriptor may be left for one."""
+    files = (resources.files(__package__) / "lua").iterdir()
+    return {file.name: file.read_bytes() for file in files if file.name.endswith(".lua")}
 
 
 def sha_of(secret: bytes) -> bytes:
