@@ -71,7 +71,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKE
 test: install ## run the tests in random order, but for those that are long by nature: 8 to 10 min on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: install ## run every test in random order: about 30 min on two cores; ARGS=--cov tells which branches none takes
+test-all: install ## run every test in random order: about 35 min on two cores; ARGS=--cov tells which branches none takes
 	@$(MAKE) langgraph || echo 'LangGraph could not be installed, so the tests on its own server will be skipped.'
 	$(PYTEST) $(ARGS)
 
