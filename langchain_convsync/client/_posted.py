@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+from collections import OrderedDict
 from typing import NamedTuple
 
-from langchain_convsync import telemetry
+from langchain_convsync import _forks, telemetry
 from langchain_convsync.models import Conversation
 
 logger = logging.getLogger(__name__)
@@ -29,17 +29,18 @@ class Posted:
     """The last message of each session that the server has taken."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-        self._last: dict[str, _Message] = {}
+        self._lock = _forks.lock()
+        self._last: OrderedDict[str, _Message] = OrderedDict()
         self.number = 0
 
     def note(self, session_id: str, content: str) -> None:
         """The server took a message."""
-        self.number = next(self._numbers)
-        self._last.pop(session_id, None)
-        self._last[session_id] = _Message(self.number, _alike(content))
-        for oldest in list(itertools.islice(self._last, max(0, len(self._last) - _REMEMBERED))):
-            self._last.pop(oldest, None)
+        with self._lock:
+            self.number += 1
+            self._last[session_id] = _Message(self.number, _alike(content))
+            self._last.move_to_end(session_id)
+            while len(self._last) > _REMEMBERED:
+                self._last.popitem(last=False)
 
     def miss(self, read: Conversation, since: int) -> None:
         """Say so where a conversation does not hold it that was asked for after it was taken.
@@ -48,10 +49,11 @@ class Posted:
             read: The conversation.
             since: :attr:`number` when it was asked for.
         """
-        last = self._last.get(read.session_id)
-        if last is None or last.number > since:
-            return
-        self._last.pop(read.session_id, None)  # told once, and read once
+        with self._lock:
+            last = self._last.get(read.session_id)
+            if last is None or last.number > since:
+                return
+            del self._last[read.session_id]  # told once, and read once
         if any(_alike(words.content) == last.words for words in reversed(read.said)):
             return
         telemetry.count("messages_forgotten")

@@ -10,10 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -166,7 +165,7 @@ class ReplyJob(Head):
         """The anchor once the reply was sent under this id; None where WAHA did not tell it."""
         words = digest(self.reply.text)
         if message_id:
-            return self._anchor_and(message_id, {message_id: self.reply.recorded or words})
+            return self._anchor_and(message_id, words=self.reply.recorded or words)
         return self._anchor_and({"digest": words, "at": self.cursor.sent_at or self.acquired.now})
 
     @property
@@ -174,12 +173,12 @@ class ReplyJob(Head):
         """The anchor once it was decided that the reply is not sent."""
         return self._anchor_and({"dropped": self.operation.id})
 
-    def _anchor_and(self, last: object, says: Mapping[str, str] = MappingProxyType({})) -> str:
-        noted = _listed(self.anchor)
-        said = [*{**said_by(self.anchor), **says}.items()][-QUOTABLE:]
-        return json.dumps(
-            [*([{"said": dict(said)}] if said else []), *[*noted, last][-REMEMBERED:]]
-        )
+    def _anchor_and(self, last: Any, words: str | None = None) -> str:
+        noted, said = [*_listed(self.anchor), last][-REMEMBERED:], said_by(self.anchor)
+        if words is not None:
+            said[last] = words
+        says = [{"said": dict([*said.items()][-QUOTABLE:])}] if said else []
+        return json.dumps(says + noted)
 
 
 def plan_reply(

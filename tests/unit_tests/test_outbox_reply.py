@@ -106,15 +106,20 @@ def test_a_chat_that_is_not_read_back_far_enough_tells_nothing() -> None:
     assert found([*newer[1:], own("old", "Hola", seconds=-60)]) is None
 
 
-def test_the_ids_of_the_last_replies_are_remembered() -> None:
-    """So many that a look back shows no other ones; without an id its words stand for it."""
+@pytest.fixture
+def saying() -> ReplyJob:
+    """A reply that is being sent."""
     lease = Lease(conversation_key="c", queue="replies", token="t", epoch=1, until=0.0)
-    saying = ReplyJob(
+    return ReplyJob(
         acquired=Acquired(lease=lease, now=0.0),
         operation=Operation(id="t1/0", body=""),
         cursor=Cursor(operation_id="t1/0"),
         reply=REPLY,
     )
+
+
+def test_the_ids_of_the_last_replies_are_remembered(saying: ReplyJob) -> None:
+    """So many that a look back shows no other ones; without an id its words stand for it."""
     nameless = saying.anchor_with(None)
     for number in range(REMEMBERED + 1):
         saying.anchor = saying.anchor_with(f"id {number}")
@@ -126,15 +131,8 @@ def test_the_ids_of_the_last_replies_are_remembered() -> None:
     assert saying.known == []
 
 
-def test_the_words_of_a_reply_are_found_in_a_history() -> None:
+def test_the_words_of_a_reply_are_found_in_a_history(saying: ReplyJob) -> None:
     """By a digest of them: the whole message, or one of the texts that it was sent as."""
-    lease = Lease(conversation_key="c", queue="replies", token="t", epoch=1, until=0.0)
-    saying = ReplyJob(
-        acquired=Acquired(lease=lease, now=0.0),
-        operation=Operation(id="t1/0", body=""),
-        cursor=Cursor(operation_id="t1/0"),
-        reply=REPLY,
-    )
     for number in range(QUOTABLE + 1):
         saying.anchor = saying.anchor_with(f"id {number}")
     known = said_by(saying.anchor)
