@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks import (
+    abreast,
     apart,
     apis,
     claims,
@@ -47,6 +48,7 @@ CASES: dict[str, Case] = {
     "i": apis.measure,
     "j": apart.measure,
     "k": apart.rest,
+    "m": abreast.measure,
 }
 #: Turns of (h) where nothing else is asked for.
 STEADY = 100_000

@@ -85,9 +85,14 @@ def _setting(kind: str, colour: str, what: str) -> str:
 
 
 @contextmanager
-def answering(place: Place, kind: str, colour: str) -> Iterator[tuple[int, Any, Tell]]:
-    """A process that answers: its id, where it is told of events, and what it tells."""
-    command = [sys.executable, "-m", "tests.benchmarks.apart_run", kind, colour, *place.told()]
+def answering(
+    place: Place, kind: str, colour: str, *, module: str = "apart_run", at_once: bool = True
+) -> Iterator[tuple[int, Any, Tell]]:
+    """A process that answers: its id, where it is told of events, and what it tells until it ends.
+
+    It begins at once, or with the first line that it is told.
+    """
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", kind, colour, *place.told()]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -96,14 +101,23 @@ def answering(place: Place, kind: str, colour: str) -> Iterator[tuple[int, Any, 
 
         def told() -> dict[str, Any]:
             assert process.stdout is not None
-            said: dict[str, Any] = json.loads(process.stdout.readline())
+            said: dict[str, Any] = json.loads(process.stdout.readline().strip() or "{}")
             return said
 
         try:
-            yield told()["pid"], process.stdin, told
+            pid = told()["pid"]
+            if at_once:
+                let_begin(process.stdin)
+            yield pid, process.stdin, told
         finally:
             process.stdin.close()
             process.wait(30)
+
+
+def let_begin(stdin: Any) -> None:
+    """Let a process answer from now on."""
+    stdin.write("begin\n")
+    stdin.flush()
 
 
 def answers(

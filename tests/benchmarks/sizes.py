@@ -28,6 +28,8 @@ class Sizes:
         at_distance: (j) Events per measurement.
         apart_rounds: (j) How often that is done.
         at_rest_for: (k) Seconds.
+        waiting: (m) Messages that lie there when the processes begin.
+        flood: (m) Messages of the tenant that floods.
     """
 
     rounds: int = 5
@@ -48,6 +50,8 @@ class Sizes:
     at_distance: int = 40
     apart_rounds: int = 1
     at_rest_for: float = 20.0
+    waiting: int = 1000
+    flood: int = 3000
 
 
 WHOLE = Sizes()
@@ -68,6 +72,8 @@ QUICK = Sizes(
     requests=50,
     at_distance=8,
     at_rest_for=5.0,
+    waiting=100,
+    flood=300,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
@@ -88,4 +94,6 @@ TINY = Sizes(
     requests=3,
     at_distance=2,
     at_rest_for=1.0,
+    waiting=4,
+    flood=4,
 )

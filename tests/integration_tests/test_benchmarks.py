@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import apart, api_app, apis, imports, memory, plot, webhook
+from tests.benchmarks import abreast, apart, api_app, apis, imports, memory, plot, webhook
 from tests.benchmarks.__main__ import CASES
 from tests.benchmarks.agents import new_agent
 from tests.benchmarks.customers import (
@@ -28,7 +28,7 @@ from tests.benchmarks.sizes import TINY
 from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
 
 #: Cases that start a process for every sample; one sample of each is enough here.
-SLOW = {"f", "g", "h", "i", "j", "k"}
+SLOW = {"f", "g", "h", "i", "j", "k", "m"}
 
 
 class NoWatcher:
@@ -140,6 +140,19 @@ def test_a_second_process_answers_and_tells_when(place: Place, colour: str) -> N
 
     assert len(found) == 2
     assert all(sample["median"] > 0 for sample in found.values())
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("who", ["celery", "sqlite"])
+def test_what_two_processes_do_is_counted_and_is_the_same_work(place: Place, who: str) -> None:
+    """And how long a quiet tenant waits for them."""
+    place.behave()
+
+    worked = abreast.working(place, who, TINY.waiting, 2)
+    waited = abreast.quiet(place, who, TINY, flooded=True)
+
+    assert worked["2 processes"]["turns"] > 0
+    assert 0 < waited[abreast.FLOODED]["median"] <= waited[abreast.FLOODED]["p99"]
 
 
 @pytest.mark.slow  # a process of its own

@@ -90,6 +90,7 @@ SCRIPTS: dict[str, tuple[list[Act], list[int]]] = {
 }
 
 
+@pytest.mark.slow  # processes by the dozen: the simulator tries every step of one
 @promises.on_sqlite
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCRIPTS)

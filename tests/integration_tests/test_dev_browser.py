@@ -20,9 +20,10 @@ sync_api = pytest.importorskip(
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: your system's package chromium"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: your system's package chromium"),
+    pytest.mark.slow,  # a browser: what the page is told is in test_dev
+]
 #: Milliseconds after which what is waited for will not come.
 PATIENCE = 120_000
 
@@ -306,7 +307,6 @@ def facts(turns: int) -> Iterator[dict[str, Any]]:
 CLICKS, SEED = 120, 8
 
 
-@pytest.mark.slow  # one after the other: test_every_button_does_what_it_says_and_loses_nothing
 def test_a_monkey_loses_and_doubles_nothing(browser: Any, alone: Page) -> None:
     """It clicks on whatever there is, in any order; then what is broken is mended."""
     alone.until("worker", state="ready")

@@ -76,6 +76,7 @@ def killed(stage: str, server: ReferenceServer, store_url: str, charges: Path) -
     assert charges.read_text() == "25 "
 
 
+@pytest.mark.slow  # processes by the dozen: the simulator tries every step of one
 @on_sqlite
 @pytest.mark.parametrize(
     ("stage", "unknown", "charged", "status", "told"),

@@ -81,6 +81,7 @@ else:
 """
 
 
+@pytest.mark.slow  # processes by the dozen: the simulator tries every step of one
 @on_sqlite
 @pytest.mark.parametrize(
     ("what", "when"),

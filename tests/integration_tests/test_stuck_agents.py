@@ -346,7 +346,8 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", ["uvicorn", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow  # it hangs for seconds
+@pytest.mark.parametrize("command", ["uvicorn", "worker"])
 def test_tools_that_hang_take_no_thread_from_other_customers(
     command: str, server: ReferenceServer, tmp_path: Path
 ) -> None:
