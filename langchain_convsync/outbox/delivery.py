@@ -12,6 +12,7 @@ from langchain_convsync.client import Api
 from langchain_convsync.client._breaker import CircuitBreaker, is_away
 from langchain_convsync.errors import (
     APIError,
+    APIStatusError,
     AuthenticationError,
     ConversationMismatchError,
     ConversationNotFoundError,
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks whether the messages of an answer were sent that its words wait for.
 FOLLOW_DELAY = 0.5
+#: Tries of a write that is answered with a status of success, and an error: it may be for good.
+PATIENCE = 5
 #: Why a write waits that is to be looked up.
 UNCLEAR = "it may have arrived, and is looked up before it is sent again"
 
@@ -185,17 +188,18 @@ class Outbox(OperationQueue[WriteJob]):
 
     def _failed(self, job: WriteJob, error: APIError) -> Flow[float]:
         """Keep the write for later: to be verified first where it may have been applied."""
-        if not (error.ambiguous or may_pass(error)):
+        is_unclear = error.ambiguous or (is_told_as_success(error) and job.cursor.tries < PATIENCE)
+        if not (is_unclear or may_pass(error)):
             raise Undeliverable(str(error)) from error
         telemetry.count("write_retries", operation=job.write.kind, error=type(error).__name__)
         told, key = "its writes wait for the API server: %s", job.lease.conversation_key
         telemetry.log(logger, logging.WARNING, key, told, error, repeats=True)
         delay = max(backoff(job.cursor.tries), error.retry_after or 0.0)
-        if error.ambiguous and not self._api.profile.idempotency_keys:
+        if is_unclear and not self._api.profile.idempotency_keys:
             delay = max(delay, self._api.profile.settle)  # it ended just now, whenever it began
-        sent_at = job.cursor.sent_at if error.ambiguous else None
+        sent_at = job.cursor.sent_at if is_unclear else None
         job.read = None  # it is old by then
-        job.why = f"{UNCLEAR}: {cause_of(error)}" if error.ambiguous else cause_of(error)
+        job.why = f"{UNCLEAR}: {cause_of(error)}" if is_unclear else cause_of(error)
         yield from self._store_retry(job, delay=delay, sent_at=sent_at)
         return delay
 
@@ -336,8 +340,13 @@ def may_pass(error: APIError, *, reading: bool = False) -> bool:
     if is_away(error) or isinstance(error, InvalidResponseError | AuthenticationError):
         return True
     if reading and error.status_code is not None and error.status_code < 400:
-        return True  # some servers answer 200 when they fail
+        return True
     return passing(error.status_code)
+
+
+def is_told_as_success(error: APIError) -> bool:
+    """Whether an error has a status of success: some servers answer so when they fail."""
+    return type(error) is APIStatusError and error.status_code in range(200, 300)
 
 
 def new_breaker(clock: Callable[[], float] = monotonic) -> CircuitBreaker:
