@@ -16,8 +16,10 @@ from langchain_convsync._lines import count_of
 from langchain_convsync.errors import ConvSyncError
 from langchain_convsync.models import SERVER_KEYS
 from langchain_convsync.stores import EventStore
+from langchain_convsync.stores.base import ConversationView
 from langchain_convsync.turns import operators
 from langchain_convsync.turns.operators import OperatorView
+from langchain_convsync.turns.reasons import silent_for
 from langchain_convsync.turns.result import Snapshot
 from langchain_convsync.turns.turn import QueuedMessage
 from langchain_convsync.workbench.timeline import Timeline
@@ -175,6 +177,13 @@ class Live:
         self.timeline.add("happened", who=name, text=text, tone=tone)
 
 
+def _whose(view: ConversationView) -> tuple[str, str]:
+    """Who answers from now on."""
+    if view.paused_until is None:
+        return "the agent answers again", "good"
+    return ("a human has it", "") if silent_for(view) is None else ("it went too fast", "fault")
+
+
 def changes(before: OperatorView, now: OperatorView, *, texts: bool) -> Iterator[tuple[str, str]]:
     """What happened between two looks: a sentence, and ``good``, ``fault`` or nothing. Pure."""
     was, view = before.view, now.view
@@ -192,7 +201,7 @@ def changes(before: OperatorView, now: OperatorView, *, texts: bool) -> Iterator
     yield from _moves(was.outbox.depth, view.outbox.depth, "write")
     yield from _letters(before, now)
     if (view.paused_until is None) != (was.paused_until is None):
-        yield ("the agent answers again", "good") if was.paused_until else ("a human has it", "")
+        yield _whose(view)
     for queue, other in (
         (view.inbox, was.inbox),
         (view.outbox, was.outbox),

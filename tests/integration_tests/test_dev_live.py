@@ -25,7 +25,9 @@ PHONE = "+51999888777"
 SECRET = "quiero una pizza"
 
 
-def turn(server: ReferenceServer, url: str, number: int, text: str = SECRET) -> None:
+def turn(
+    server: ReferenceServer, url: str, number: int, text: str = SECRET, **settings: Any
+) -> None:
     """One turn in another process's place; one that says boom ends as a dead letter."""
 
     def answer(messages: list[Any]) -> AIMessage:
@@ -40,6 +42,7 @@ def turn(server: ReferenceServer, url: str, number: int, text: str = SECRET) -> 
         max_errors=1,
         fallback_reply="One moment",
         extractor=lambda _: StateUpdate(intent="order", context={"address": SECRET}),
+        **settings,
     )
     runner.run(InboundEvent(event_id=str(number), phone_number=PHONE, text=text))
     runner.close()
@@ -108,6 +111,11 @@ def test_what_happens_between_two_looks_is_told_in_order(tmp_path: Path) -> None
         assert live.timeline.wait(lambda facts: "1 turn committed" in _texts(facts), 60)
         run(operators.pause(store, key, 60))
         assert live.timeline.wait(lambda facts: "a human has it" in _texts(facts), 60)
+        run(operators.pause(store, key, 0))
+        assert live.timeline.wait(lambda facts: "the agent answers again" in _texts(facts), 60)
+        for number in (2, 3):
+            turn(server, url, number, max_turns_per_minute=1)
+        assert live.timeline.wait(lambda facts: "it went too fast" in _texts(facts), 60)
     store.close()
 
 
