@@ -22,6 +22,7 @@ from langchain_convsync.errors import (
     InvalidPhoneNumberError,
     NoInterruptError,
 )
+from langchain_convsync.phone import phone_of
 from langchain_convsync.stores import EventStore
 
 if TYPE_CHECKING:
@@ -282,12 +283,15 @@ def link(
     store: Store = None,
     account: Account = "default",
     *,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Let another id of a customer lead to their conversation, a new BSUID for example."""
     from langchain_convsync.turns import operators
 
     with _place(customer, store, account) as place:
+        if phone_of(customer) and phone_of(alias):
+            _confirm("Are both numbers one customer's? Nothing parts them again.", yes)
         if not run(operators.link(place.store, place.name, alias)):
             message = (
                 "both ids have something under way, or are of two tenants: convsync show tells "

@@ -438,3 +438,17 @@ def test_an_operator_links_two_ids(
     code, _, told = linked(CUSTOMER, "nobody")
     assert code != 0
     assert "expected a phone number" in told
+
+
+def test_two_phone_numbers_are_linked_by_who_says_so(
+    server: ReferenceServer, durable_store_url: str, linked: Callable[..., Any]
+) -> None:
+    """They are mostly two customers, whose words would be one conversation's for ever."""
+    store = open_store(durable_store_url)
+    runner_of(server, store).run(said("Hola"))
+    store.close()
+
+    code, _, told = linked(CUSTOMER, "+51 900 000 001")
+    assert code != 0
+    assert "Are both numbers one customer's?" in told
+    assert linked(CUSTOMER, "+51 900 000 001", "--yes")[0] == 0
