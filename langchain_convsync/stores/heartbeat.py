@@ -53,6 +53,7 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         _heartbeat.remove(self)
+        self._on_lost.clear()  # which hold what was done, and are held by it
         if exc is not None and not isinstance(exc, Exception):
             self.give_back()  # cancelled: no caller is left to wait for I/O
 

@@ -112,6 +112,8 @@ class Stopper(BaseCallbackHandler):
                 self._note()
                 yield
             self._ended = self.reason is None  # what it left running is its own business
+            if self._ended:
+                self._places.clear()  # whose task holds this, by its context
         finally:
             _running.discard(self)
             _stopper.reset(token)

@@ -156,11 +156,12 @@ def test_what_two_processes_do_is_counted_and_is_the_same_work(place: Place, who
 
 
 @pytest.mark.slow  # a process of its own
-def test_memory_is_watched_in_a_process_that_does_nothing_else(place: Place) -> None:
+@pytest.mark.parametrize("colour", apart.COLOURS)
+def test_memory_is_watched_in_a_process_that_does_nothing_else(place: Place, colour: str) -> None:
     """And does the work of every turn."""
     sheet = Sheet("h", "memory", {"at the end": "MB"}, "")
 
-    found = memory.watched(place, "redis", TINY.steady, sheet)
+    found = memory.watched(place, "redis", colour, TINY.steady, sheet)
 
     (points,) = sheet.curves.values()
     assert [turns for turns, _ in points] == [TINY.steady]

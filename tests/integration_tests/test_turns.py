@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -30,8 +31,11 @@ from langchain_convsync.models import InboundEvent, StateUpdate
 from langchain_convsync.settings import ServerProfile
 from langchain_convsync.stores import SQLiteEventStore
 from langchain_convsync.stores.base import EventStore
+from langchain_convsync.stores.heartbeat import Watch
+from langchain_convsync.surfaces.context import TurnRecord
 from langchain_convsync.testing import FakeWAHA, ReferenceServer
 from langchain_convsync.turns import Turn, TurnRunner
+from langchain_convsync.turns.stopping import Stopper
 
 pytestmark = pytest.mark.usefixtures("no_pause")
 
@@ -966,3 +970,33 @@ def test_what_a_turn_has_delivered_is_not_asked_for_again(
 
     assert answer(runner, event(2, "dos")).status == "answered"
     assert asked == ["accept", "commit_turn", "acquire", "begin", "begin", "release"]
+
+
+def test_a_turn_is_gone_once_it_is_over(server: ReferenceServer, event_store: EventStore) -> None:
+    """What holds itself waits for Python's collector, which looks through all there is besides."""
+    events = [event(number, f"Hola {number}") for number in range(10)]
+
+    def answered() -> None:
+        with server.client() as client:
+            runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+            for each in events[:5]:
+                runner.run(each)
+
+    async def awaited() -> None:
+        async with AsyncConvSyncClient(server.base_url, profile=server.profile) as client:
+            runner = TurnRunner(Agent().runnable, client=client, store=event_store)
+            for each in events[5:]:
+                await runner.arun(each)
+
+    gc.disable()
+    try:
+        before = turns_in_memory()
+        answered()
+        asyncio.run(awaited())
+        assert turns_in_memory() <= before
+    finally:
+        gc.enable()
+
+
+def turns_in_memory() -> int:
+    return sum(type(each) in {Watch, Stopper, TurnRecord} for each in gc.get_objects())
