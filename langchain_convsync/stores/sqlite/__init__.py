@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -464,7 +465,11 @@ class SQLiteEventStore(_forks.Unpicklable):
         account_of(conversation_key)  # refuses a malformed key
 
         def erased() -> Flow[bool]:
-            known = yield from self._step(lambda tx: operators.forget(tx, conversation_key))
+            known: bool | None = None
+            while known is None:
+                sought = yield from self._sought(conversation_key)
+                erase = partial(operators.forget, conversation=conversation_key, sought=sought)
+                known = yield from self._step(erase)
             for pause in LOG_PAUSES:
                 if (yield from Io(self._empty_log, self._aempty_log)):
                     return known
@@ -476,6 +481,14 @@ class SQLiteEventStore(_forks.Unpicklable):
             raise StoreUnavailableError(message)
 
         return Steps(erased)
+
+    def _sought(self, conversation_key: str) -> Flow[operators.Sought]:
+        """Where a conversation's events are, looked for in short transactions."""
+        sought: operators.Sought | None = None
+        while sought is None or sought.after < sought.last:
+            look = partial(operators.seek, conversation=conversation_key, sought=sought)
+            sought = yield from self._look(look)
+        return sought
 
     def close(self) -> None:
         """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""

@@ -324,7 +324,7 @@ def _schema() -> list[str]:
 def _add_columns(sql: sqlite3.Connection) -> None:
     """Add what a file of an older version lacks; a process of that version works on."""
     for statement in _schema():
-        if "CREATE TABLE IF NOT EXISTS" in statement:
+        if " IF NOT EXISTS " in statement:
             sql.execute(statement)
     for table, columns in _ADDED.items():
         known = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}
