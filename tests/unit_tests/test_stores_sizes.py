@@ -159,6 +159,30 @@ def _instructions_while_writing(path: Path, *, others: int) -> int:
     return ran[0]
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_a_large_file_is_opened_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is in it, a process begins at once."""
+    path = tmp_path / "events.db"
+    store = SQLiteEventStore(path)
+    finish(store, TURNS)
+    store.close()
+    monkeypatch.setattr("langchain_convsync.stores.sqlite.opened.LARGEST", 100_000)
+    store, before = SQLiteEventStore(path), _bytes_read()
+
+    store.keys().block()
+    read = _bytes_read() - before
+    store.close()
+
+    assert read < 100_000 < path.stat().st_size
+
+
+def _bytes_read() -> int:
+    """From the system's cache too."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 def test_what_runs_out_at_once_is_erased_a_little_at_a_time(tmp_path: Path) -> None:
     """After a week without a process, a message is accepted as fast as if little had run out."""
     clock, ran = Clock(), []

@@ -77,7 +77,6 @@ from langchain_convsync.stores.sqlite.damage import (
     LOOK_PERIOD,
     READ_ERRORS,
     Latch,
-    checked_at,
     is_cut_log,
     is_damage,
     may_be_damage,
@@ -92,10 +91,10 @@ from langchain_convsync.stores.sqlite.file import (
 )
 from langchain_convsync.stores.sqlite.listening import FileListener
 from langchain_convsync.stores.sqlite.opened import (
-    LOOK_OVER,
     NotTheSameError,
     OpenFile,
     State,
+    flaws_of,
     wait_until_written,
 )
 from langchain_convsync.stores.sqlite.transaction import Look, Transaction
@@ -739,7 +738,7 @@ class SQLiteEventStore(_forks.Unpicklable):
             return ""
         self._looked_over = monotonic()
         try:
-            return "; ".join(checked_at(self._path, seconds=LOOK_OVER).flaws)
+            return "; ".join(flaws_of(self._path))
         except READ_ERRORS:
             return ""
 
