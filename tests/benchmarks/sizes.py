@@ -28,6 +28,8 @@ class Sizes:
         at_distance: (j) Events per measurement.
         apart_rounds: (j) How often that is done.
         at_rest_for: (k) Seconds.
+        conversations: (l) Of the full store; each had ten turns.
+        steps: (l) Of each kind per measurement.
     """
 
     rounds: int = 5
@@ -48,6 +50,8 @@ class Sizes:
     at_distance: int = 40
     apart_rounds: int = 1
     at_rest_for: float = 20.0
+    conversations: int = 100_000
+    steps: int = 100
 
 
 WHOLE = Sizes()
@@ -68,6 +72,8 @@ QUICK = Sizes(
     requests=50,
     at_distance=8,
     at_rest_for=5.0,
+    conversations=10_000,
+    steps=50,
 )
 #: For a test of the benchmarks themselves.
 TINY = Sizes(
@@ -88,4 +94,6 @@ TINY = Sizes(
     requests=3,
     at_distance=2,
     at_rest_for=1.0,
+    conversations=2000,
+    steps=5,
 )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from langchain_convsync.stores import EventStore, RedisEventStore, SQLiteEventStore
 from langchain_convsync.stores.base import SHARDS, Commit
@@ -210,14 +211,37 @@ def test_an_acquire_looks_a_few_times_in_redis_whatever_is_in_it(server: RedisSe
     assert looks < SHARDS + 32
 
 
-def _answer(store: SQLiteEventStore, who: str) -> None:
+def test_what_is_finished_adds_no_command_to_what_redis_does_next(server: RedisServer) -> None:
+    """A script asks as often, however much there is; what it asks for, it names."""
+    store = RedisEventStore(server.url)
+    with server.client() as client:
+        empty = [_commands(store, client, what, "first") for what in WORK]
+        finish(store, TURNS)
+        full = [_commands(store, client, what, "last") for what in WORK]
+    store.close()
+
+    # Once in a second the time is noted, too.
+    assert dict(zip(WORK, full, strict=True)) == pytest.approx(
+        dict(zip(WORK, empty, strict=True)), abs=1
+    )
+
+
+def _commands(store: RedisEventStore, client: Redis, what: str, who: str) -> int:
+    """How many commands Redis does, those of its scripts included."""
+    store.keys().block()
+    client.config_resetstat()
+    WORK[what](store, who)
+    return sum(each["calls"] for each in client.info("commandstats").values())
+
+
+def _answer(store: EventStore, who: str) -> None:
     acquired = store.acquire("inbox", who).block()
     assert acquired is not None
     assert store.commit_turn(acquired.lease, commit_of(acquired)).block() == "done"
 
 
 #: What is done for each message, and what `convsync status` and idle workers look at.
-WORK: dict[str, Callable[[SQLiteEventStore, str], object]] = {
+WORK: dict[str, Callable[[EventStore, str], object]] = {
     "accept": lambda store, who: store.accept(event(who, customer=who)).block(),
     "look": lambda store, _: store.upcoming().block(),
     "backlog": lambda store, _: store.backlog().block(),
