@@ -131,8 +131,11 @@ def test_what_is_finished_adds_nothing_to_what_is_done_next(tmp_path: Path) -> N
     )
 
 
-def test_forgetting_holds_up_no_other_by_what_others_have_done(tmp_path: Path) -> None:
+def test_forgetting_holds_up_no_other_by_what_others_have_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As long as the file is taken for writing, SQLite runs as much as if there were little."""
+    monkeypatch.setattr("langchain_convsync.stores.sqlite.operators.LOOKED_THROUGH", 7)
     few = _instructions_while_writing(tmp_path / "few.db", others=5)
     many = _instructions_while_writing(tmp_path / "many.db", others=TURNS)
 
@@ -156,6 +159,9 @@ def _instructions_while_writing(path: Path, *, others: int) -> int:
     store._sql.set_trace_callback(note)
     store._sql.set_progress_handler(count, 1)
     assert store.forget(conversation()).block()
+    store._sql.set_progress_handler(None, 1)
+    assert not store.forget(conversation()).block()
+    assert store.accept(event("mine")).block().status == "new"
     store.close()
     return ran[0]
 

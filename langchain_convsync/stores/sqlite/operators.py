@@ -65,7 +65,7 @@ _NAMES = (
 )
 
 #: Events that are looked through at a time for those of a conversation: for about 20 ms.
-_LOOKED_THROUGH = 20_000
+LOOKED_THROUGH = 20_000
 
 
 def loads(tx: Transaction) -> tuple[Load, ...]:
@@ -253,7 +253,7 @@ def seek(tx: Transaction, conversation: str, sought: Sought | None) -> Sought:
     if sought is None:
         first, last = tx.one("SELECT min(seq), max(seq) FROM events")
         sought = Sought(_names_of(tx, conversation), (first or 0) - 1, last or -1)
-    upto = min(sought.last, sought.after + _LOOKED_THROUGH)
+    upto = min(sought.last, sought.after + LOOKED_THROUGH)
     found = _events_of(tx, sought.names, "seq > ? AND seq <= ?", sought.after, upto)
     return sought._replace(after=upto, found=(*sought.found, *found))
 
