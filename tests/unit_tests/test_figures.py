@@ -115,6 +115,7 @@ FIGURES = [
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
     ("trust/faults", r"the stored reply for (an hour)", REPLIES_KEPT / HOURS),
     ("trust/performance", r"more than (\d+) MiB is not looked over", opened.LARGEST / 1024**2),
+    ("trust/performance", r"SQLite keeps (\d+) MB of a large file", file.CACHE / 1000),
     ("trust/performance", r"at most (\d+) of each kind in a step", events.SWEEP),
     ("trust/performance", r"finished event, ([\d,]+) at a time", operators.LOOKED_THROUGH),
     ("trust/promises", r"more than (\d+) seconds ahead", reply.SKEW),
