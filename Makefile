@@ -95,9 +95,9 @@ chaos: install ## kill everything all the time and count what is lost or doubled
 simulate: install ## the same on one thread in virtual time, 10 ms a turn: TURNS=1000 SEED=0, or ARGS=--exhaustive for every schedule
 	$(BIN)/python -m tests.simulation $(foreach o,TURNS SEED,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
 
-bench: install ## what a turn costs beside what people write by hand: ONLY=a,b ROUNDS=5 TURNS=100000 JSON=bench.json PLOT=bench.png
+bench: install ## what a turn costs beside what people write by hand: ONLY=a,b ROUNDS=5 TURNS=100000 CONVERSATIONS=1000000 JSON=bench.json PLOT=bench.png
 	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --group bench
-	$(BIN)/python -m tests.benchmarks $(foreach o,ONLY ROUNDS TURNS JSON PLOT,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
+	$(BIN)/python -m tests.benchmarks $(foreach o,ONLY ROUNDS TURNS CONVERSATIONS JSON PLOT,$(if $($o),--$(shell echo $o | tr A-Z a-z) $($o))) $(ARGS)
 
 notebooks: install ## run the notebooks and rewrite their outputs in place, which the tests compare
 	$(BIN)/python -m tests.notebooks

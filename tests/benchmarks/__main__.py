@@ -24,6 +24,7 @@ from tests.benchmarks import (
     latency,
     machine,
     memory,
+    millions,
     throughput,
     webhook,
 )
@@ -48,6 +49,7 @@ CASES: dict[str, Case] = {
     "i": apis.measure,
     "j": apart.measure,
     "k": apart.rest,
+    "l": millions.measure,
     "m": abreast.measure,
 }
 #: Turns of (h) where nothing else is asked for.
@@ -89,6 +91,8 @@ def _sizes(given: argparse.Namespace) -> Sizes:
         sizes = replace(sizes, steady=STEADY)
     if given.turns is not None:
         sizes = replace(sizes, steady=given.turns)
+    if given.conversations is not None:
+        sizes = replace(sizes, conversations=given.conversations)
     if given.rounds is not None:
         sizes = replace(
             sizes,
@@ -106,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", type=_cases, default=[*CASES], help=f"of {','.join(CASES)} (default: all)")
     add("--rounds", type=int, help=f"default: {WHOLE.rounds}")
     add("--turns", type=int, help=f"of (h) (default: {WHOLE.steady}, alone {STEADY})")
+    add("--conversations", type=int, help=f"of (l) (default: {WHOLE.conversations})")
     add("--quick", action="store_true", help="small amounts, in less than a minute")
     add("--json", type=Path, metavar="FILE", help="every sample")
     add("--plot", type=Path, metavar="FILE", help="a PNG, if matplotlib is there")

@@ -28,6 +28,8 @@ class Sizes:
         at_distance: (j) Events per measurement.
         apart_rounds: (j) How often that is done.
         at_rest_for: (k) Seconds.
+        conversations: (l) Of the full store; each had ten turns.
+        steps: (l) Of each kind per measurement.
         waiting: (m) Messages that lie there when the processes begin.
         flood: (m) Messages of the tenant that floods.
     """
@@ -50,6 +52,8 @@ class Sizes:
     at_distance: int = 40
     apart_rounds: int = 1
     at_rest_for: float = 20.0
+    conversations: int = 100_000
+    steps: int = 100
     waiting: int = 1000
     flood: int = 3000
 
@@ -72,6 +76,8 @@ QUICK = Sizes(
     requests=50,
     at_distance=8,
     at_rest_for=5.0,
+    conversations=10_000,
+    steps=50,
     waiting=100,
     flood=300,
 )
@@ -94,6 +100,8 @@ TINY = Sizes(
     requests=3,
     at_distance=2,
     at_rest_for=1.0,
+    conversations=2000,
+    steps=5,
     waiting=4,
     flood=4,
 )

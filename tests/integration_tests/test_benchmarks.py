@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,15 +23,18 @@ from tests.benchmarks.customers import (
     require_same_work,
     text_of,
 )
+from tests.benchmarks.filled import TALK, fill_redis, fill_sqlite
 from tests.benchmarks.flows import AGENT_ALONE, AsyncFlow, Flow
 from tests.benchmarks.latency import FLOWS as WAITED_FOR
+from tests.benchmarks.ours import STORES, StoreKind, new_store
 from tests.benchmarks.place import Place, new_place
 from tests.benchmarks.sheet import Sheet
 from tests.benchmarks.sizes import TINY
 from tests.benchmarks.throughput import FLOWS as UNDER_LOAD
+from tests.store_cases import event
 
 #: Cases that start a process for every sample; one sample of each is enough here.
-SLOW = {"f", "g", "h", "i", "j", "k", "m"}
+SLOW = {"f", "g", "h", "i", "j", "k", "l", "m"}
 
 
 class NoWatcher:
@@ -93,6 +99,33 @@ def test_a_flow_that_does_less_work_is_found_out(place: Place) -> None:
     for turns in (1, 3):
         with pytest.raises(OtherWorkError, match="4 of"):
             require_same_work(place, [customer], turns)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_store_is_filled_with_what_the_engine_leaves(place: Place, kind: StoreKind) -> None:
+    """A copied conversation had its turns, its events are known, and its customer is answered."""
+    with place.apart() as own:
+        if kind == "redis":
+            filled = fill_redis(own, own.redis_url, 2, 3)
+        else:
+            filled = fill_sqlite(own, own.sqlite_file, 2, 3)
+        with closing(new_store(own, kind)) as store:
+            original, copy = (
+                store.view(name).block() for name in (filled.talks[1], filled.conversation(5))
+            )
+            event_key = json.loads(copy.note or "")["turn"]
+            known = replace(event("1"), event_key=event_key, conversation_key=copy.conversation_key)
+            again = store.accept(known).block()
+            new = replace(known, event_key=event_key[:-8] + "0" * 8)
+            acquired = store.accept(new, token="turn").block().acquired
+
+    assert filled.conversations == 6
+    assert copy.conversation_key != original.conversation_key
+    assert copy.turns == original.turns == TALK
+    assert (again.status, again.outcome) == ("duplicate", f"answered {event_key}")
+    assert acquired is not None
+    assert acquired.turns == TALK
+    assert acquired.tenant is not None
 
 
 @pytest.mark.slow  # that what is measured is the same work is seen above

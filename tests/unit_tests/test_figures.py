@@ -20,7 +20,7 @@ from langchain_convsync.middleware import ConvSyncMiddleware, _once_results
 from langchain_convsync.outbox import journal, queue, refused, reply
 from langchain_convsync.server import answers, conversation, database, forwards
 from langchain_convsync.stores.base import LONGEST_SNAPSHOT, REPLIES_KEPT, RETENTION
-from langchain_convsync.stores.sqlite import file
+from langchain_convsync.stores.sqlite import events, file, opened, operators
 from langchain_convsync.turns import (
     bounds,
     files,
@@ -114,6 +114,10 @@ FIGURES = [
     ("trust/faults", r"now and then (\d+) s more", reading.SPARE_READ_TIME),
     ("trust/faults", r"waits (\d+) s, then fails", file.BUSY),
     ("trust/faults", r"the stored reply for (an hour)", REPLIES_KEPT / HOURS),
+    ("trust/performance", r"more than (\d+) MiB is not looked over", opened.LARGEST / 1024**2),
+    ("trust/performance", r"SQLite keeps (\d+) MB of a large file", file.CACHE / 1000),
+    ("trust/performance", r"at most (\d+) of each kind in a step", events.SWEEP),
+    ("trust/performance", r"finished event, ([\d,]+) at a time", operators.LOOKED_THROUGH),
     ("trust/promises", r"more than (\d+) seconds ahead", reply.SKEW),
     ("trust/promises", r"a reply by up to (\d+) seconds", reading.SPARE_READ_TIME),
     ("trust/promises", r"After (three) such turns", _breaker.FAILURES_TO_OPEN),

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -76,7 +77,6 @@ from langchain_convsync.stores.sqlite.damage import (
     LOOK_PERIOD,
     READ_ERRORS,
     Latch,
-    checked_at,
     is_cut_log,
     is_damage,
     may_be_damage,
@@ -91,10 +91,10 @@ from langchain_convsync.stores.sqlite.file import (
 )
 from langchain_convsync.stores.sqlite.listening import FileListener
 from langchain_convsync.stores.sqlite.opened import (
-    LOOK_OVER,
     NotTheSameError,
     OpenFile,
     State,
+    flaws_of,
     wait_until_written,
 )
 from langchain_convsync.stores.sqlite.transaction import Look, Transaction
@@ -464,7 +464,11 @@ class SQLiteEventStore(_forks.Unpicklable):
         account_of(conversation_key)  # refuses a malformed key
 
         def erased() -> Flow[bool]:
-            known = yield from self._step(lambda tx: operators.forget(tx, conversation_key))
+            known: bool | None = None
+            while known is None:
+                sought = yield from self._sought(conversation_key)
+                erase = partial(operators.forget, conversation=conversation_key, sought=sought)
+                known = yield from self._step(erase)
             for pause in LOG_PAUSES:
                 if (yield from Io(self._empty_log, self._aempty_log)):
                     return known
@@ -476,6 +480,14 @@ class SQLiteEventStore(_forks.Unpicklable):
             raise StoreUnavailableError(message)
 
         return Steps(erased)
+
+    def _sought(self, conversation_key: str) -> Flow[operators.Sought]:
+        """Where a conversation's events are, looked for in short transactions."""
+        sought: operators.Sought | None = None
+        while sought is None or sought.after < sought.last:
+            look = partial(operators.seek, conversation=conversation_key, sought=sought)
+            sought = yield from self._look(look)
+        return sought
 
     def close(self) -> None:
         """See :meth:`EventStore.close`. What memory still had to do is lost, with a warning."""
@@ -726,7 +738,7 @@ class SQLiteEventStore(_forks.Unpicklable):
             return ""
         self._looked_over = monotonic()
         try:
-            return "; ".join(checked_at(self._path, seconds=LOOK_OVER).flaws)
+            return "; ".join(flaws_of(self._path))
         except READ_ERRORS:
             return ""
 

@@ -44,7 +44,7 @@ from langchain_convsync.stores.sqlite.queues import (
 from langchain_convsync.stores.sqlite.transaction import QueueRow, Transaction
 
 #: How much of each kind an operation erases that ran out: more than it adds, and never long.
-_SWEEP = 20
+SWEEP = 20
 #: At most so many events of one source are compared.
 MOST_TWINS = 16
 #: What runs out: where it is, what names it there, when it does, and what is done then.
@@ -374,7 +374,7 @@ def sweep(tx: Transaction, operations: int) -> bool:
         tx.do(
             f"{erase} WHERE {name} IN"  # noqa: S608 - our own names
             f" (SELECT {name} FROM {table} WHERE {until} <= ? ORDER BY {until} LIMIT ?)",
-            *(tx.now, _SWEEP * operations),
+            *(tx.now, SWEEP * operations),
         )
     return True
 

@@ -52,6 +52,8 @@ _ADDED = {
 }
 #: Seconds to wait for another process's transaction.
 BUSY = 5.0
+#: Kilobytes of a file that are kept: the inner pages of a large one's indexes, which steps share.
+CACHE = 16_000
 #: Bytes of a SQLite file's header: https://www.sqlite.org/fileformat.html.
 SHORTEST = 100
 #: The least of them that are left to a caller who has waited for others of this process.
@@ -198,6 +200,7 @@ def prepare(sql: sqlite3.Connection, clock: StoreClock, known_key: bytes = b"") 
     sql.execute("PRAGMA foreign_keys = ON")
     sql.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only let go
     sql.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
+    sql.execute(f"PRAGMA cache_size = -{CACHE}")
     sql.execute("BEGIN IMMEDIATE")
     with sql:
         version, is_new = _check_format(sql)
@@ -324,7 +327,7 @@ def _schema() -> list[str]:
 def _add_columns(sql: sqlite3.Connection) -> None:
     """Add what a file of an older version lacks; a process of that version works on."""
     for statement in _schema():
-        if "CREATE TABLE IF NOT EXISTS" in statement:
+        if " IF NOT EXISTS " in statement:
             sql.execute(statement)
     for table, columns in _ADDED.items():
         known = {row["name"] for row in sql.execute(f"PRAGMA table_info({table})")}

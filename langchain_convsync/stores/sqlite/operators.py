@@ -5,7 +5,8 @@ Says the same as the Redis scripts of these names.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from langchain_convsync.stores.base import (
     NO_ACCOUNT,
@@ -62,6 +63,9 @@ _NAMES = (
     "WITH RECURSIVE names (name) AS (SELECT ? UNION SELECT alias FROM aliases, names"
     " WHERE aliases.conversation = names.name AND expires > ?) SELECT name FROM names"
 )
+
+#: Events that are looked through at a time for those of a conversation: for about 20 ms.
+LOOKED_THROUGH = 20_000
 
 
 def loads(tx: Transaction) -> tuple[Load, ...]:
@@ -225,12 +229,52 @@ def discard(tx: Transaction, letter: DeadLetter, token: str) -> bool:
     return True
 
 
-def forget(tx: Transaction, conversation: str) -> bool:
-    """Erase everything that is kept of a conversation, and of aliases that lead to it."""
-    known = _is_known(tx, conversation)
-    for row in tx.all(_NAMES, follow(tx, conversation), tx.now):
-        name = row["name"]
-        for table in ("events", "operations", "dead_operations", "pauses", "conversations"):
+class Sought(NamedTuple):
+    """The events of a conversation, as far as they were looked for among all that there are.
+
+    Attributes:
+        names: Its conversation key, and the aliases that lead to it.
+        after: The place behind which to look next.
+        last: The place of the last event when the search began.
+        found: The places of its events.
+    """
+
+    names: tuple[str, ...]
+    after: int
+    last: int
+    found: tuple[int, ...] = ()
+
+
+def seek(tx: Transaction, conversation: str, sought: Sought | None) -> Sought:
+    """Look for a conversation's events among the next of all, since no index finds what is done.
+
+    It writes nothing, hence holds up no other, and there may be millions.
+    """
+    if sought is None:
+        first, last = tx.one("SELECT min(seq), max(seq) FROM events")
+        sought = Sought(_names_of(tx, conversation), (first or 0) - 1, last or -1)
+    upto = min(sought.last, sought.after + LOOKED_THROUGH)
+    found = _events_of(tx, sought.names, "seq > ? AND seq <= ?", sought.after, upto)
+    return sought._replace(after=upto, found=(*sought.found, *found))
+
+
+def forget(tx: Transaction, conversation: str, sought: Sought) -> bool | None:
+    """Erase all that is kept of a conversation, and of aliases that lead to it.
+
+    Whether there was anything; None where it has other names by now than those that were sought.
+    """
+    names = _names_of(tx, conversation)
+    if names != sought.names:
+        return None
+    newer = _events_of(tx, names, "seq > ?", sought.last)
+    waiting = _events_of(tx, names, "state = 'queued'")
+    events = sorted({*sought.found, *newer, *waiting})
+    known = len(names) > 1 or _is_known(tx, names[0], events)
+    for event in events:  # in this order SQLite leaves no copies of what it moves meanwhile
+        ours = f"conversation IN ({_places(names)})"
+        tx.do(f"DELETE FROM events WHERE seq = ? AND {ours}", event, *names)  # noqa: S608 - as below
+    for name in names:
+        for table in ("operations", "dead_operations", "pauses", "conversations"):
             tx.do(f"DELETE FROM {table} WHERE conversation = ?", name)  # noqa: S608 - our own names
         tx.do("DELETE FROM aliases WHERE alias = ?", name)
     for queue in QUEUES:
@@ -238,19 +282,33 @@ def forget(tx: Transaction, conversation: str) -> bool:
     return known
 
 
-def _is_known(tx: Transaction, conversation: str) -> bool:
-    """Whether anything is kept of a name, or of what it leads to, that has not run out."""
-    names = tx.all(_NAMES, follow(tx, conversation), tx.now)
-    return len(names) > 1 or any(
-        tx.one(f"SELECT 1 FROM {table} WHERE conversation = ? AND {kept}", *values)  # noqa: S608
-        for row in names
-        for table, kept, values in (
-            ("events", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
-            ("conversations", "ifnull(expires, ?) > ?", (row["name"], tx.now + 1, tx.now)),
-            ("operations", "TRUE", (row["name"],)),
-            ("dead_operations", "TRUE", (row["name"],)),
-            ("pauses", "until > ?", (row["name"], tx.now)),
-        )
+def _names_of(tx: Transaction, conversation: str) -> tuple[str, ...]:
+    rows = tx.all(_NAMES, _destination(tx, conversation), tx.now)
+    return tuple(row["name"] for row in rows)
+
+
+def _events_of(tx: Transaction, names: Sequence[str], which: str, *values: Any) -> list[int]:
+    query = f"SELECT seq FROM events WHERE conversation IN ({_places(names)}) AND {which}"  # noqa: S608 - our own words
+    return [row["seq"] for row in tx.all(f"{query} ORDER BY seq", *names, *values)]
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _is_known(tx: Transaction, name: str, events: Sequence[int]) -> bool:
+    """Whether any of these events, or what else is kept of a name, has not run out."""
+    lives, at = "ifnull(expires, ?) > ?", (tx.now + 1, tx.now)
+    kept = (
+        ("conversations", lives, at),
+        ("operations", "TRUE", ()),
+        ("dead_operations", "TRUE", ()),
+        ("pauses", "until > ?", (tx.now,)),
+    )
+    done = f"SELECT 1 FROM events WHERE seq = ? AND {lives}"  # noqa: S608 - our own words
+    return any(tx.one(done, event, *at) for event in events) or any(
+        tx.one(f"SELECT 1 FROM {table} WHERE conversation = ? AND {which}", name, *values)  # noqa: S608
+        for table, which, values in kept
     )
 
 

@@ -122,6 +122,7 @@ CREATE INDEX dead_letters ON dead_operations (conversation, seq);
 CREATE TABLE aliases (alias TEXT PRIMARY KEY, conversation TEXT NOT NULL, expires INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
 CREATE INDEX unused ON aliases (expires);
+CREATE INDEX IF NOT EXISTS led ON aliases (conversation);
 
 CREATE TABLE IF NOT EXISTS restrictions ( -- of accounts that send no replies
     account TEXT PRIMARY KEY,
@@ -143,3 +144,4 @@ CREATE TABLE IF NOT EXISTS paces ( -- of an account's messages of a kind
 
 CREATE TABLE pauses (conversation TEXT PRIMARY KEY, until INTEGER NOT NULL) -- given to a human
 STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS over ON pauses (until);

@@ -63,7 +63,9 @@ local function pause_key(conversation) return prefix .. 'pause:' .. conversation
 local function conversation_record(conversation) return prefix .. 'c:' .. conversation end
 local function part_key(conversation, part) return prefix .. 'c:' .. conversation .. ':' .. part end
 local function queue_key(conversation, queue) return part_key(conversation, queue) end
-local function token_key(queue, token) return prefix .. 'token:' .. queue .. ':' .. token end
+-- What a token holds: on one server in one place for all shards, so that who names no conversation looks once.
+local one_place = not store:find('{', 1, true) and store:sub(1, -5) .. '{s00}:'
+local function token_key(queue, token) return (one_place or prefix) .. 'token:' .. queue .. ':' .. token end
 local function ready_key(queue, account) return prefix .. 'ready:' .. queue .. ':' .. account end
 -- Of what is ready, replies to those who have had a message before: all that a cap of new chats lets go.
 local function known_key(account) return prefix .. 'known:' .. account end
@@ -128,6 +130,26 @@ end
 local function ending(text) return (text or ''):sub(-12) end
 local function ended_by(epoch, token) return epoch .. ' ' .. ending(token) end
 
+-- Hexadecimal digits in half as many bytes, eight at a time; what else there is stays as it is.
+local EIGHT = ('[0-9a-f]'):rep(8)
+local function packed(digits)
+  return (digits:gsub(EIGHT, function(eight) return struct.pack('>I4', tonumber(eight, 16)) end))
+end
+local function unpacked(bytes)
+  return (bytes:gsub('....', function(four) return ('%08x'):format((struct.unpack('>I4', four))) end))
+end
+
+-- Facts packed, of each its kind and eight bytes; nil where they are of another form.
+local FACT = '(%l)=(' .. EIGHT .. EIGHT .. ') '
+local function packed_facts(facts)
+  local all = (facts .. ' '):gsub(FACT, function(kind, hash) return kind .. packed(hash) end)
+  return #all * 19 == (#facts + 1) * 9 and all or nil
+end
+local function unpacked_facts(all)
+  local facts = all:gsub('(.)(........)', function(kind, hash) return kind .. '=' .. unpacked(hash) .. ' ' end)
+  return facts:sub(1, -2)
+end
+
 -- What is known of an event; nil where nothing is.
 local function known_event(event)
   local record = event_record(event)
@@ -138,19 +160,31 @@ local function known_event(event)
       by = ending(has[6]), at = number(has[7]) or 0, ended_by = has[8],
     }
   end
-  has = read('HMGET', record, 'c', 'facts', 'd', 'f', 'b', 'a', 'e', 'fact')
+  has = read('HMGET', record, 'c', 'facts', 'd', 'f', 'b', 'a', 'e', 'fact', 'k')
   if not has[1] then return nil end
-  local account = account_of(event) .. '.'
+  local account, name = account_of(event) .. '.', #has[1] == 12 and unpacked(has[1]) or has[1]
+  local facts = has[2] or has[9] and unpacked_facts(has[9]) or ''
   return {
-    state = 'done', conversation = has[1] ~= '' and (#has[1] < #event and account .. has[1] or has[1]) or nil,
-    facts = has[2] or '',
-    digest = has[3], fact = has[4] and has[4]:gsub('\1', account) or has[8], by = has[5] or ending(has[7]),
+    state = 'done', conversation = name ~= '' and (#name < #event and account .. name or name) or nil,
+    facts = facts, digest = has[3] or ending(facts),
+    fact = has[4] and has[4]:gsub('[\1\2]', { ['\1'] = account, ['\2'] = event }) or has[8], by = has[5] or ending(has[7]),
     at = 1000 * (number(has[6]) or 0), ended_by = has[7],
   }
 end
 
+-- Keeps what is known of an event's both sides.
+local function keep_facts(record, state, facts)
+  local packed = state == 'done' and packed_facts(facts)
+  if packed then
+    call('HSET', record, 'k', packed)
+  elseif facts ~= '' then
+    call('HSET', record, 'facts', facts)
+  end
+end
+
 -- Packs what is kept of an event that is done: few and short values, so that Redis holds them in one piece. 'c'
--- is what follows the account in its conversation's key; in its fact, 'f', \1 stands for that account.
+-- is what follows the account in its conversation's key; in its fact, 'f', \1 stands for that account and \2 for
+-- the event. The digest, 'd', is mostly that of the words, with which its facts end.
 local function finish(event, fact, by)
   local record, account = event_record(event), account_of(event) .. '.'
   local has = known_event(event) or { digest = '', facts = '', by = '', at = now } -- its record is gone
@@ -158,14 +192,19 @@ local function finish(event, fact, by)
   if conversation:sub(1, #account) == account then conversation = conversation:sub(#account + 1) end
   fact, by = fact or has.fact, by or has.ended_by or ''
   call('DEL', record)
-  call('HSET', record, 'c', conversation, 'd', has.digest, 'a', math.floor(has.at / 1000), 'e', by)
+  local short = packed(conversation)
+  if #conversation == 24 and #short == 12 then conversation = short end
+  call('HSET', record, 'c', conversation, 'a', math.floor(has.at / 1000), 'e', by)
+  if has.digest ~= ending(has.facts) then call('HSET', record, 'd', has.digest) end
   if has.by ~= ending(by) then call('HSET', record, 'b', has.by) end
   if fact then
-    local place = not fact:find('\1', 1, true) and fact:find(account, 1, true)
-    if place then fact = fact:sub(1, place - 1) .. '\1' .. fact:sub(place + #account) end
+    local mark, what = '\2', event
+    if not fact:find(event, 1, true) then mark, what = '\1', account end
+    local place = not fact:find('[\1\2]') and fact:find(what, 1, true)
+    if place then fact = fact:sub(1, place - 1) .. mark .. fact:sub(place + #what) end
     call('HSET', record, place and 'f' or 'fact', fact)
   end
-  if has.facts ~= '' then call('HSET', record, 'facts', has.facts) end
+  keep_facts(record, 'done', has.facts)
   call('PEXPIRE', record, retention)
 end
 
@@ -288,6 +327,14 @@ local function held_until(conversation, queue, token, epoch)
   if has[1] == token and has[2] == epoch and has[3] then return number(has[3]) end
 end
 
+-- Ends a queue's lease, if it has one.
+local function give_back(conversation, queue)
+  local record = conversation_record(conversation)
+  local token = call('HGET', record, queue .. '.token')
+  if token then call('DEL', token_key(queue, token)) end
+  call('HDEL', record, queue .. '.until', queue .. '.since')
+end
+
 -- Notes why a queue's work waits, unless that is known; nothing where nothing holds it up.
 local function waits(conversation, queue, why)
   local record, named, since = conversation_record(conversation), queue .. '.why', queue .. '.why_since'
@@ -402,7 +449,7 @@ local function bring_along(name, target)
   end
   for left = place, #waiting do call('RPUSH', list, waiting[left]) end
   call('DEL', queue_key(name, 'inbox'))
-  call('HDEL', own, 'inbox.until', 'inbox.since')
+  give_back(name, 'inbox')
   hold(name)
   for _, conversation in ipairs({ target, name }) do -- in this order, so that their account keeps its place
     schedule(conversation, 'inbox')

@@ -18,7 +18,7 @@ end
 local function meet(other)
   prefix = prefix_of(other)
   local has = known_event(other)
-  call('HSET', event_record(other), 'facts', joined(has.facts, facts))
+  keep_facts(event_record(other), has.state, joined(has.facts, facts))
   if account_of(conversation) == account_of(has.conversation) then unite({ has.conversation, conversation }) end
   event = other
 end

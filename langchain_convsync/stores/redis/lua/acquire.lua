@@ -6,16 +6,11 @@ if conversation ~= '' then return acquire(conversation, queue, token, lease, acc
 -- Milliseconds after which what could not be mended is tried again.
 local PATIENCE = 60000
 
-local token_keys = {}
-for i, shard in ipairs(KEYS) do
-  prefix = shard
-  token_keys[i] = token_key(queue, token)
-end
-for i, holding in ipairs(call('MGET', unpack(token_keys))) do
-  prefix = KEYS[i]
-  local has = holding
-    and read('HMGET', conversation_record(holding), queue .. '.token', queue .. '.until')
-  if has and has[1] == token and has[2] then return acquired(holding, queue) end
+local holding = read('GET', token_key(queue, token))
+if type(holding) == 'string' then
+  prefix = prefix_of(holding)
+  local has = read('HMGET', conversation_record(holding), queue .. '.token', queue .. '.until')
+  if has[1] == token and has[2] then return acquired(holding, queue) end
 end
 
 -- The conversation of an account that is next; a cap steps over its first contacts.

@@ -68,7 +68,7 @@ count('queued', -events)
 if tenant then call('HSETNX', record, 'tenant', tenant) end
 if note then call('HSET', record, 'note', note) end
 if pause > 0 then call('SET', pause_key(conversation), now + pause, 'PX', pause) end
-call('HDEL', record, 'inbox.until', 'inbox.since')
+give_back(conversation, 'inbox')
 waits(conversation, 'inbox')
 local is_due = call('HGET', record, 'inbox.held') == '0'
 hold(conversation)

@@ -1,5 +1,5 @@
 -- One step of a walk over all keys: erases what the conversations in the arguments had done by then,
--- and the traces of their leases; answers where to go on, the aliases met that lead to one of them, and
+-- and the note that they were forgotten; answers where to go on, the aliases met that lead to one of them, and
 -- how much of what was done it erased.
 local cursor, by = ARGV[3], tonumber(ARGV[4])
 local wanted, aliases, erased = {}, {}, 0

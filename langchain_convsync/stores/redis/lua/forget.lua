@@ -2,7 +2,7 @@
 -- name stands for where it leads to. Answers the conversation's key, the time, and whether it kept
 -- anything, of which a note under the call's token is left for a repetition of this very call.
 local conversation = ARGV[4] == '1' and follow(ARGV[3]) or ARGV[3]
-local note = token_key('forget', ARGV[5])
+local note = prefix .. 'token:forget:' .. ARGV[5]
 local known = call('GET', note) or is_paused(conversation)
 local waiting = call('LRANGE', queue_key(conversation, 'inbox'), 0, -1)
 for _, event in ipairs(waiting) do call('DEL', event_record(event)) end
@@ -18,6 +18,7 @@ end)
 local replies = operations(conversation, 'replies')
 for i = 1, #replies, 2 do note_left(conversation, 'replies', replies[i]) end
 for _, queue in ipairs(QUEUES) do
+  give_back(conversation, queue)
   call('DEL', queue_key(conversation, queue))
 end
 local kept = call('DEL', conversation_record(conversation), part_key(conversation, 'dead_operations'))

@@ -7,7 +7,7 @@ local has = call('HMGET', record,
   queue .. '.token', queue .. '.epoch', queue .. '.until', queue .. '.not_before')
 if has[1] ~= token or has[2] ~= epoch then return 0 end
 if not has[3] then return 1 end -- given back before
-call('HDEL', record, queue .. '.until', queue .. '.since')
+give_back(conversation, queue)
 if queue == 'replies' then tried_out(account_of(conversation), token) end
 waits(conversation, queue, optional(why))
 call('HSET', record, queue .. '.not_before', math.max(number(has[4]) or 0, now + delay))
