@@ -48,9 +48,9 @@ QUIET, LONGEST_WRITE = 0.2, 10.0
 TICK = 20_000_000
 #: Times that the file itself is looked at, and seconds between: a checkpoint may be under way.
 _LOOKS, _PAUSE = 5, 0.02
-#: Seconds that a file is looked over when it is opened.
+#: Seconds that a file is looked over.
 _LOOK_OVER = 0.5
-#: Bytes of the largest that is: a look reads all of it, and SQLite before 3.41 keeps to no time.
+#: Bytes of the largest that is, unless it fails: SQLite before 3.41 keeps to no time.
 LARGEST = 100 * 1024 * 1024
 _MISPAIRED = (
     "its log {0}-wal is that of another file: where {0} was replaced or restored, move {0}-wal and "
@@ -352,23 +352,20 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
+def look_over(path: str) -> None:
+    """Raise FlawError where a file is damaged; a large one is believed while it can be read."""
+    with suppress(OSError, sqlite3.Error):  # it cannot be looked at now
+        if Path(path).stat().st_size <= LARGEST and (flaws := flaws_of(path)):
+            raise FlawError("; ".join(flaws))
+
+
 def flaws_of(path: str) -> tuple[str, ...]:
-    """What is damaged in a file; nothing of a large one, which is believed while it can be read.
+    """What is damaged in a file, as far as can be seen in a moment.
 
     Raises:
         sqlite3.Error, UnicodeDecodeError: It cannot be looked at now.
     """
-    with suppress(OSError):
-        if Path(path).stat().st_size > LARGEST:
-            return ()
     return checked_at(path, seconds=_LOOK_OVER).flaws
-
-
-def look_over(path: str) -> None:
-    """Raise FlawError where a file is damaged."""
-    with suppress(sqlite3.Error):  # it cannot be looked at now
-        if flaws := flaws_of(path):
-            raise FlawError("; ".join(flaws))
 
 
 def _is_foreign(path: str) -> bool:
@@ -378,6 +375,8 @@ def _is_foreign(path: str) -> bool:
 
 
 def _is_sound(path: str) -> bool:
-    with suppress(sqlite3.Error):  # it cannot be looked at now
-        return not flaws_of(path)
+    try:
+        look_over(path)
+    except FlawError:
+        return False
     return True
