@@ -47,6 +47,7 @@ def breaches(plan: Plan, report: Report) -> list[str]:
     if plan.profile == "kills":
         counted["sends"] = verdict.sends.wrong
     found = [f"{name}: {count}" for name, count in counted.items() if count]
+    found += sorted({each.strip().splitlines()[-1] for each in report.strange})
     return found if report.finished else [*found, f"not finished: {left}"]
 
 

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from langchain_convsync import telemetry
 from langchain_convsync._flow import Io, run
 from langchain_convsync.errors import StoreChangedError, StoreDamagedError, StoreUnavailableError
 from langchain_convsync.stores import NewEvent, SQLiteEventStore
+from langchain_convsync.stores.sqlite import opened
 from langchain_convsync.testing import ReferenceServer
 from langchain_convsync.turns import TurnRunner
 from tests.forks import forked
@@ -104,10 +106,10 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(path: Path, do: Do) -> Iterator[SQLiteEventStore]:
     """The file, open, with more in its log."""
-    opened = SQLiteEventStore(path)
-    do(opened.accept(event("3")))
-    yield opened
-    do(Io(opened.close, opened.aclose))
+    made = SQLiteEventStore(path)
+    do(made.accept(event("3")))
+    yield made
+    do(Io(made.close, made.aclose))
 
 
 def noticed(store: SQLiteEventStore, do: Do) -> bool:
@@ -235,6 +237,29 @@ def test_a_log_without_its_file_is_written_into_no_other(
     restored = SQLiteEventStore(path)
     assert do(restored.backlog()).queued == 1
     restored.close()
+
+
+def test_a_log_that_another_process_writes_out_meanwhile_is_its_files_own(
+    path: Path, process: StoreProcess, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that starts beside a busy one reads the log and the file, one by one."""
+    process.open(path)
+    process.claim("evt_0")
+    content_of, claims = opened._content_of, count(1)
+
+    def read(path: str, *options: str) -> object:
+        content = content_of(path, *options)
+        for _ in range(2):
+            with closing(sqlite3.connect(path)) as sql:
+                sql.execute("PRAGMA wal_checkpoint")
+            process.claim(f"evt_{next(claims)}")
+        return content
+
+    monkeypatch.setattr(opened, "_content_of", read)
+    starting = SQLiteEventStore(path)
+
+    assert do(starting.backlog()).queued > 0
+    starting.close()
 
 
 def test_names_made_for_another_store_are_refused(

@@ -319,7 +319,8 @@ def _check_pair(path: str) -> None:
     with suppress(OSError):
         if not Path(f"{os.path.realpath(path)}-wal").stat().st_size:
             return
-        own, together = _content_of(path), _content_of(path, "mode=ro")
+        # The log first: what it tells of the file holds of all that the file comes to be.
+        together, own = _content_of(path, "mode=ro"), _content_of(path)
         if own is None or together is None:
             return
         if own.key != together.key or own.writes < together.filed:
