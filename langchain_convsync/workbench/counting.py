@@ -38,6 +38,11 @@ class Ledger:
     over: list[Said] = field(default_factory=list)
     given_up: list[Said] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """How many messages of both sides."""
+        return len(self.written) + len(self.read)
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -70,7 +75,7 @@ def tally(
             found[0][found[1]] -= 1
         elif message_id not in ledger.revoked:
             lost += 1
-    sent, doubled = len(ledger.written) + len(ledger.read), sum(heard.values())
+    sent, doubled = ledger.size, sum(heard.values())
     if not settled:
         return Tally(sent, 0, doubled)
     read, colleague = map(bare, ledger.read), map(bare, ledger.colleague)

@@ -196,6 +196,7 @@ class World:
         content = self._content(customer, stanza, text)
         with self._lock:
             self._ledgers[customer.phone_number].written[stanza] = [content]
+            self._on_way[customer.phone_number] += 1  # until its deliveries are
             self._last[customer.phone_number] = stanza
             self._since.setdefault(customer.phone_number, time.time())
         shown = {"text": text, "id": stanza, "quotes": (quoted or {}).get("body")}
@@ -206,6 +207,8 @@ class World:
             if more:
                 delivery["headers"][MORE] = "1"
             self._deliver(customer, delivery, message=stanza, again=number > 0)
+        with self._lock:
+            self._on_way[customer.phone_number] -= 1
         return stanza
 
     def edit(self, customer: Customer, text: str) -> None:
@@ -308,7 +311,7 @@ class World:
         if not self.state(customer)["settled"]:
             message = "something of this conversation still waits: no day passes before it is done"
             raise LookupError(message)
-        with suppress(ConvSyncError):
+        with self._lock, suppress(ConvSyncError):
             kept = self.api.conversation(customer.phone_number)
             if kept.session_id not in self._ended:
                 self.api.expire(kept.session_id)
@@ -415,23 +418,24 @@ class World:
         """One conversation: as the API server has it, what waits and why, and what was counted."""
         number = customer.phone_number
         # What is on its way enters the store before it leaves that, and the other way round.
-        on_way = self._on_way[number]
+        with self._lock:
+            ledger = self._ledgers[number]
+            began, on_way = ledger.size, self._on_way[number]
         key = run(operators.conversation_key_of(self.store, number))
         told = run(operators.inspect_conversation(self.store, key))
         view, on_way = told.view, on_way + self._on_way[number]
         queues = view.inbox, view.outbox, view.replies
         held = any((queue.held_until or 0) > view.now for queue in queues)
-        settled = not (on_way or held or sum(queue.depth for queue in queues))
+        nothing_waits = not (on_way or held or sum(queue.depth for queue in queues))
         found = None
-        with suppress(ConvSyncError):
-            found = self.api.conversation(number)
-        history = [] if found is None else [(each.role, each.content) for each in found.messages]
-        if found is not None and found.session_id in self._ended:
-            history = []
         with self._lock:
-            counted: Tally = tally(
-                self._ledgers[number], history, settled=settled, dead=_held(told.dead_letters)
-            )
+            with suppress(ConvSyncError):
+                found = self.api.conversation(number)
+            history = list[Said]()
+            if found is not None and found.session_id not in self._ended:
+                history = [(each.role, each.content) for each in found.messages]
+            settled = nothing_waits and ledger.size == began
+            counted: Tally = tally(ledger, history, settled=settled, dead=_held(told.dead_letters))
         document = None
         if found is not None:
             self._sessions[found.session_id] = number
