@@ -68,7 +68,7 @@ $(LANGGRAPH)/.installed: pyproject.toml .ci/langgraph.txt
 # What was compiled is kept, also where the environment says otherwise: 8,000 tests are read by each.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: install ## run the tests in random order, but for those that are long by nature: 8 to 10 min on two cores
+test: install ## run the tests in random order, but for those that are long by nature: 7 min on two cores
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: install ## run every test in random order: about 35 min on two cores; ARGS=--cov tells which branches none takes

@@ -7,7 +7,6 @@ what a process that died, or that could not reach the API server, has begun.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from langchain_convsync import telemetry
 from langchain_convsync._flow import Flow, Polling, monotonic, sleep
@@ -405,8 +405,8 @@ class Journal:
 def is_journal(acquired: Acquired) -> bool:
     """Whether these are messages of a history, recorded and not committed yet."""
     try:
-        stored = json.loads(acquired.events[0].payload)
-    except (ValueError, RecursionError):
+        stored = from_json(acquired.events[0].payload)
+    except ValueError:
         return False
     return isinstance(stored, dict) and stored.get("kind") == KIND
 

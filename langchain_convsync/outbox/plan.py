@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from langchain_convsync import telemetry
 from langchain_convsync.errors import ConversationMismatchError
@@ -198,8 +199,8 @@ def tenant_note(conversation: Conversation) -> str:
 
 def noted_target(note: str | None) -> CallTarget | None:
     """The tenant and bot in a :func:`tenant_note`; None where there is none that can be read."""
-    with suppress(ValueError, RecursionError):
-        match json.loads(note or ""):
+    with suppress(ValueError):
+        match from_json(note or ""):
             case [str(subdomain), str(bot_id)]:
                 return CallTarget(subdomain=subdomain, bot_id=bot_id)
     return None

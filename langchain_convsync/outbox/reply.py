@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from langchain_convsync import telemetry
 from langchain_convsync.client import ChatMessage
@@ -316,8 +317,8 @@ def _is_sent(each: object) -> bool:
 
 def _json(stored: str) -> Any:
     try:
-        return json.loads(stored)
-    except (ValueError, RecursionError):
+        return from_json(stored)
+    except ValueError:
         telemetry.count("unreadable", what="anchor")
         return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TypeVar
 from unicodedata import east_asian_width
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from langchain_convsync import telemetry
 from langchain_convsync._lines import cut
@@ -67,10 +67,10 @@ def _characters(payload: str) -> int:
     if len(payload) < 500:  # most are, and need no parsing
         return len(payload)
     try:
-        stored = json.loads(payload)
+        stored = from_json(payload)
         beside = sum(len(str(stored[part])) for part in _PARTS if part in stored)
         return len(stored.get("text", "")) + sum(map(len, stored.get("notes", ()))) + beside
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         return len(payload)  # it cannot be read, which others tell
 
 

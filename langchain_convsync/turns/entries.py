@@ -6,6 +6,7 @@ import json
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 
 class InboxEntry(BaseModel):
@@ -26,11 +27,11 @@ class InboxEntry(BaseModel):
         if f'"{kind}"' not in payload:  # nearly all
             return None
         try:
-            stored = json.loads(payload)
+            stored = from_json(payload)
             if not isinstance(stored, dict) or stored.get("kind") != kind:
                 return None
             return cls.model_validate_json(payload)
-        except (ValueError, RecursionError):  # its turn says that it cannot be read
+        except ValueError:  # its turn says that it cannot be read
             return None
 
     @property

@@ -12,6 +12,8 @@ import pytest
 
 from langchain_convsync.workbench import Case
 
+pytestmark = pytest.mark.slow  # a developer's tool, in a process of its own
+
 #: A bot as it runs in production: everything it names is far away, and would fail here.
 BOT = """
 from langchain_core.messages import AIMessage

@@ -101,6 +101,7 @@ def keyless() -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow  # the simulator ends a process at any step
 @on_sqlite
 @pytest.mark.parametrize(
     ("stage", "status", "reply"),

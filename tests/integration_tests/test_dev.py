@@ -14,6 +14,8 @@ import pytest
 
 from tests.developing import BOT, Page, developing
 
+pytestmark = pytest.mark.slow  # the pages of a developer's tool, in processes of their own
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:

@@ -21,6 +21,8 @@ from langchain_convsync.workbench.live import WHOLE, Live
 from tests.developing import Page, served
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow  # the pages of a developer's tool, in processes of their own
+
 PHONE = "+51999888777"
 SECRET = "quiero una pizza"
 

@@ -59,6 +59,7 @@ def test_the_distributions_are_what_an_index_takes(built: tuple[Path, Path]) -> 
     assert all(langchain_convsync.__version__ in path.name for path in built)
 
 
+@pytest.mark.slow  # an environment of its own
 def test_the_wheel_works_where_it_is_installed(python: Path) -> None:
     """The command, the README's code, and the pages that come along."""
     dependencies = {"PYTHONPATH": get_path("purelib")}  # a path names no editable installation

@@ -31,6 +31,7 @@ print(json.dumps([turn.status, *{*sys.modules} - made]))
 """
 
 
+@pytest.mark.slow  # processes of their own
 @pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
 @pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_runner_that_was_made_has_loaded_what_its_turns_take(

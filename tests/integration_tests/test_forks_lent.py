@@ -22,7 +22,10 @@ from tests.forks import alike, forked
 from tests.redis_server import RedisServer
 from tests.redis_topologies import RedisCluster, WatchedRedis
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+pytestmark = [
+    pytest.mark.slow,  # `test_forks.py` tells that a child gets its own answer
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
+]
 
 FEW = 8
 PHONES = [f"+5199999990{number}" for number in range(4)]

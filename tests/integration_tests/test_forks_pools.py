@@ -20,7 +20,10 @@ import langchain_convsync
 from langchain_convsync.testing import ReferenceServer
 from tests.redis_server import RedisServer
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+pytestmark = [
+    pytest.mark.slow,  # `test_forks.py` tells that a child gets its own answer
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
+]
 
 PHONES = [f"+5199999990{number}" for number in range(4)]
 ASKED = PHONES * 4

@@ -141,6 +141,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow  # the simulator ends a process at any step
 @promises.on_sqlite
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCRIPTS)

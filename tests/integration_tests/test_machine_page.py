@@ -24,6 +24,8 @@ from tests.conftest import FOREIGN
 from tests.pages import commands, files, page
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow  # servers by the half dozen
+
 PAGE = page("start/machine")
 FILES = files(PAGE)
 COMPOSE: dict[str, Any] = yaml.safe_load(FILES["compose.yaml"])

@@ -267,6 +267,7 @@ def test_it_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # processes of their own
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with a signal")
 @pytest.mark.parametrize("death", ["exit", "exception", "kill"])
 def test_it_dies_with_its_process(death: str, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from langchain_convsync.testing.pytest_plugin import convsync_replay
 from langchain_convsync.workbench import Case, Replay
 from tests.developing import BOT
 
+pytestmark = pytest.mark.slow  # a developer's tool, in processes of their own
+
 __all__ = ["convsync_replay"]
 
 PHONE = "+51999888777"

@@ -285,6 +285,7 @@ runner.run(said("Hola"))
 """
 
 
+@pytest.mark.slow  # the simulator ends a process between any two
 @pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whoever_dies_between_two_messages_each_is_sent_once(

@@ -394,6 +394,7 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         yield running.url, running.kill9
 
 
+@pytest.mark.slow  # processes of their own
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
     ("command", "ends", "status"),

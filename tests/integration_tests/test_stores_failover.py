@@ -89,6 +89,7 @@ def missing(store: EventStore, load: Load) -> int:
     return gone
 
 
+@pytest.mark.slow  # servers by the half dozen
 def test_the_sentinels_new_primary_is_found_under_load() -> None:
     """With ``wait_replicas=1`` nothing that was acknowledged is missing."""
     with WatchedRedis() as redis:
@@ -106,6 +107,7 @@ def test_the_sentinels_new_primary_is_found_under_load() -> None:
         store.close()
 
 
+@pytest.mark.slow  # servers by the half dozen
 def test_a_node_of_a_cluster_dies_under_load_and_comes_back(cluster: RedisCluster) -> None:
     """Its append-only file has everything; meanwhile the other nodes' accounts go on."""
     store = open_store(cluster.url)

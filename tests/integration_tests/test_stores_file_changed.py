@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -244,15 +244,15 @@ def test_a_log_that_another_process_writes_out_meanwhile_is_its_files_own(
 ) -> None:
     """A process that starts beside a busy one reads the log and the file, one by one."""
     process.open(path)
-    process.claim("evt_0")
-    content_of, claims = opened._content_of, count(1)
+    process.claim("evt")
+    content_of, claims = opened._content_of, iter(range(4))
 
     def read(path: str, *options: str) -> object:
         content = content_of(path, *options)
-        for _ in range(2):
+        for number in islice(claims, 2):
             with closing(sqlite3.connect(path)) as sql:
                 sql.execute("PRAGMA wal_checkpoint")
-            process.claim(f"evt_{next(claims)}")
+            process.claim(f"evt_{number}")
         return content
 
     monkeypatch.setattr(opened, "_content_of", read)

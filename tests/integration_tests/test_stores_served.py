@@ -121,8 +121,8 @@ def test_workers_rest_where_a_store_is_given_to_another_api_server(
     with runner_for(production, open_store(url)) as first:
         first.run(hola())
         adopt(url, f"{staging.base_url}/api/v1/whatsapp", "--only")
-        until(lambda: "this store serves another" in caplog.text)
         runner_for(staging, store).accept(hola(2))
+        until(lambda: "this store serves another" in caplog.text)
         with pytest.raises(ConfigurationError, match=REFUSED):
             first.accept(hola(3))
     first.store.close()

@@ -118,6 +118,7 @@ with in_conversation(phone, event_id="evt_1"):
 """
 
 
+@pytest.mark.slow  # `test_dedup_races.py` has two processes race
 def test_two_processes_that_answer_an_event_sync_it_once(
     server: ReferenceServer, durable_store_url: str
 ) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
 from langchain_convsync import InboundEvent, SQLiteEventStore, TurnRunner
 from langchain_convsync.testing import ReferenceServer, ScriptedChatModel
+
+pytestmark = pytest.mark.slow  # a developer's tool, in processes of their own
 
 PHONE = "+51999999999"
 

@@ -159,6 +159,7 @@ def test_a_worker_answers_what_is_queued_and_ends_on_sigterm(
     store.close()
 
 
+@pytest.mark.slow  # processes of their own
 @on_sqlite
 def test_an_async_worker_answers_with_a_tool_of_an_mcp_server(
     server: ReferenceServer, durable_store_url: str, tmp_path: Path
@@ -190,6 +191,7 @@ def test_a_worker_ends_on_sigterm_although_its_agent_never_comes_back(
         assert process.wait(timeout=120) == 0
 
 
+@pytest.mark.slow  # processes of their own
 @pytest.mark.parametrize(("transport", "advice"), [("httpx", 1), ("aiohttp", 0)])
 def test_a_worker_recommends_an_aiohttp_that_lies_idle(
     transport: str, advice: int, server: ReferenceServer, tmp_path: Path

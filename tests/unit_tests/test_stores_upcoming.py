@@ -84,7 +84,7 @@ def test_a_hint_tells_when_to_look(store: EventStore, clock: Clock, seconds: flo
     """As soon as something is left: by another process, or by this one for later."""
     listener = store.listen()
     store.keys().block()
-    listener.wait(5.0).block()  # it begins to listen
+    listener.wait(0.2).block()  # it begins to listen
     turn = turn_of(store, blocking, event("1"))
     store.release(turn.lease, delay=seconds).block()
 
