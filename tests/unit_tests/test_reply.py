@@ -66,6 +66,7 @@ def test_texts_and_a_file_are_one_text_in_the_history() -> None:
         ({"caption": "Menú"}, "pass file="),
         ({"file": PNG, "voice": True}, "a voice message is audio"),
         ({"text": "Hola"}, "did you mean texts?"),
+        ({"silent": True}, "Reply.silent is one by itself"),
         ({"texts": ["Hola"], "expires": 0}, "greater than 0"),
     ],
 )
