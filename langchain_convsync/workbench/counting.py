@@ -68,7 +68,11 @@ def tally(
     heard = Counter(_of("user", told))
     waiting = Counter(_of("user", kept))
     lost = 0
-    for message_id, choices in ledger.written.items():
+    # Who may have several words, or none, takes none from those who have just these.
+    written = sorted(
+        ledger.written.items(), key=lambda one: (one[0] in ledger.revoked, len(one[1]))
+    )
+    for message_id, choices in written:
         meant = [bare(each) for each in choices]
         found = next(((c, each) for c in (heard, waiting) for each in meant if c[each] > 0), None)
         if found is not None:

@@ -70,3 +70,10 @@ def test_what_dead_letters_hold_or_an_operator_gave_up_is_neither() -> None:
     given_up.given_up = kept
     assert tally(given_up, [], settled=True) == Tally(3, 0, 0)
     assert tally(ledger(), HISTORY, settled=True, dead=kept) == Tally(3, 0, 0)
+
+
+def test_what_was_taken_back_takes_the_words_of_no_other_message() -> None:
+    """It may stand in the history or not; the other one does."""
+    ledger = Ledger(written={"1": ["card", "cash"], "2": ["cash"]}, revoked={"1"})
+
+    assert tally(ledger, [("user", "cash")], settled=True).lost == 0
