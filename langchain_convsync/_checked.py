@@ -206,9 +206,10 @@ def refuse_unknown(model: type[BaseModel], given: Any, info: ValidationInfo) -> 
     if isinstance(given, Mapping) and info.mode == "python":
         for name in given:
             if name not in model.model_fields:
-                told = unknown(model.__name__, "field", str(name), model.model_fields)
                 if isinstance(getattr(model, str(name), None), model):
                     told = f"{model.__name__}.{name} is one by itself, and no field"
+                else:
+                    told = unknown(model.__name__, "field", str(name), model.model_fields)
                 raise PydanticCustomError("unknown_field", "{told}", {"told": told})
     return given
 

@@ -194,21 +194,18 @@ class World:
             deliveries.append(self.whatsapp.written(customer, stanza, text, lid=True, **said))
         self._said[stanza] = said
         content = self._content(customer, stanza, text)
-        with self._lock:
-            self._ledgers[customer.phone_number].written[stanza] = [content]
-            self._on_way[customer.phone_number] += 1  # until its deliveries are
-            self._last[customer.phone_number] = stanza
-            self._since.setdefault(customer.phone_number, time.time())
         shown = {"text": text, "id": stanza, "quotes": (quoted or {}).get("body")}
         if image:
             shown["image"] = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
-        self._tell("heard", customer, times=len(deliveries), **shown)
-        for number, delivery in enumerate(deliveries):
-            if more:
-                delivery["headers"][MORE] = "1"
-            self._deliver(customer, delivery, message=stanza, again=number > 0)
-        with self._lock:
-            self._on_way[customer.phone_number] -= 1
+        with self._lock:  # whoever counts finds it written and on its way
+            self._ledgers[customer.phone_number].written[stanza] = [content]
+            self._last[customer.phone_number] = stanza
+            self._since.setdefault(customer.phone_number, time.time())
+            self._tell("heard", customer, times=len(deliveries), **shown)
+            for number, delivery in enumerate(deliveries):
+                if more:
+                    delivery["headers"][MORE] = "1"
+                self._deliver(customer, delivery, message=stanza, again=number > 0)
         return stanza
 
     def edit(self, customer: Customer, text: str) -> None:

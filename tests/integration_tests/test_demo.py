@@ -50,7 +50,7 @@ def test_the_demos_json_is_the_state_read_back() -> None:
     assert "once, in order, for the right tenant" in result.stderr
 
 
-@pytest.mark.slow  # an environment of its own
+@pytest.mark.slow  # a process of its own that imports everything
 def test_the_demo_needs_no_more_than_make_installs_for_it() -> None:
     """Whoever runs `make demo` first has not installed the rest."""
     rule = re.search(r"--editable '\.\[([a-z,]+)", MAKEFILE.read_text(encoding="utf-8"))

@@ -586,7 +586,7 @@ for number in range(first, first + 1000):
 """
 
 
-@pytest.mark.slow  # processes by the dozen
+@pytest.mark.slow  # five processes, one after the other
 @on_sqlite
 def test_whenever_its_process_is_killed_what_was_accepted_is_there_once_and_in_order(
     server: ReferenceServer, durable_store_url: str, monkeypatch: pytest.MonkeyPatch

@@ -242,7 +242,7 @@ def forwarded(options: list[str], headers: list[str], monkeypatch: pytest.Monkey
         return [httpx.get(url, headers={"X-Forwarded-For": each}).status_code for each in headers]
 
 
-@pytest.mark.slow  # many processes
+@pytest.mark.slow  # three servers, one after the other
 def test_who_calls_is_not_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new X-Forwarded-For is no new caller, unless it is a proxy's that the settings name."""
     file = tmp_path / "server.toml"

@@ -105,7 +105,7 @@ def test_it_tells_what_it_serves_and_no_secret(
     }
 
 
-@pytest.mark.slow  # a server of its own: the others share one
+@pytest.mark.slow  # servers, one after the other
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to stop politely")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
@@ -118,7 +118,7 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
         assert server.process.wait(timeout=30) == 0
 
 
-@pytest.mark.slow  # a server of its own: the others share one
+@pytest.mark.slow  # servers, one after the other
 def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
     """A write is either answered and kept, or can be repeated with its key and is applied once."""
     options = ["--database-url", f"sqlite:///{tmp_path / 'api.db'}"]
@@ -188,7 +188,7 @@ def test_parallel_syncs_of_several_clients_lose_nothing() -> None:
     assert {f"m{writer}" for writer in range(8)} <= found["metadata"].keys()
 
 
-@pytest.mark.slow  # a server of its own: the others share one
+@pytest.mark.slow  # servers, one after the other
 def test_a_repeated_key_is_answered_with_the_same_bytes_after_a_restart(tmp_path: Path) -> None:
     """Whatever was written in between; numbers and their order are those of the first answer."""
     options = ["--database-url", f"sqlite:///{tmp_path / 'api.db'}"]

@@ -240,7 +240,7 @@ def test_an_outcome_that_cannot_be_read_is_a_duplicate_without_words(
     assert (turn.status, turn.reply) == ("duplicate", None)
 
 
-@pytest.mark.slow  # every place times every kind
+@pytest.mark.slow  # a pytest of its own
 def test_nothing_that_was_stored_is_executed() -> None:
     """In a process of its own: who watches an interpreter cannot stop, and tracing suffers."""
     foreign = ("PYTEST_", "COV_", "COVERAGE_")
